@@ -1,0 +1,41 @@
+"""Differentiable architecture search in JAX: cells, exact second-order hypergradients, and what surrounds them.
+
+>>> import jaxdarts as jd
+>>> space = jd.spaces.darts()
+>>> jd.count_params(space.supernet(width=16, depth=8, num_classes=10), (32, 32, 3))
+1930618
+>>> mix = jd.relax.softmax(space.cells).apply({name: 0 * m for name, m in space.supernet(1, 1, 1).example_mix().items()}, None, 0)
+>>> genotype = space.discretize(mix)
+>>> genotype.normal[:2]
+(('max_pool_3x3', 0), ('max_pool_3x3', 1))
+>>> jd.genotypes.parse(str(genotype)) == genotype
+True
+>>> train = lambda w, a: w**2 - 2 * a * w + a**2
+>>> val = lambda w, a: a * w - 2 * a + 1
+>>> float(jd.hypergrad.unrolled(train, val, -2.0, 2.0, lambda gradient: -2.0 - 0.5 * gradient))
+2.0
+"""
+
+from jaxdarts import algorithms as algorithms
+from jaxdarts import checkpoint as checkpoint
+from jaxdarts import data as data
+from jaxdarts import draw as draw
+from jaxdarts import genotypes as genotypes
+from jaxdarts import hypergrad as hypergrad
+from jaxdarts import metrics as metrics
+from jaxdarts import objectives as objectives
+from jaxdarts import parallel as parallel
+from jaxdarts import perturb as perturb
+from jaxdarts import relax as relax
+from jaxdarts import report as report
+from jaxdarts import spaces as spaces
+from jaxdarts.count import count_params as count_params
+from jaxdarts.count import network_cost as network_cost
+from jaxdarts.genotypes import Genotype as Genotype
+from jaxdarts.search import Algorithm as Algorithm
+from jaxdarts.search import Search as Search
+from jaxdarts.search import SearchState as SearchState
+from jaxdarts.search import bilevel_search as bilevel_search
+from jaxdarts.space import Choices as Choices
+from jaxdarts.space import Space as Space
+from jaxdarts.space import one_hot as one_hot

@@ -1,0 +1,92 @@
+"""Random transformations of image batches, one random key per example.
+
+Every function takes a whole batch, but what happens to an example depends on nothing except its own key. The same
+example is therefore transformed alike in any batch, on any number of devices and on any host. Keys are consumed: a
+key that one of these functions has used must not go into another.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Int, Int32, Key, Shaped, UInt8
+
+
+def example_keys(key: Key[Array, ""], indices: Int[Array, " batch"]) -> Key[Array, " batch"]:
+    """Derives one key per example from the example's place in the data set.
+
+    Args:
+        key: a key of its own for every epoch (or step) and every kind of transformation.
+        indices: each example's index in the data set, not in the batch.
+
+    >>> keys = example_keys(jax.random.key(0), jnp.array([7, 3]))
+    >>> bool(keys[0] == jax.random.fold_in(jax.random.key(0), 7))
+    True
+    """
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, indices)
+
+
+def crop_and_flip(
+    keys: Key[Array, " batch"], images: UInt8[Array, "batch height width channels"], padding: int, flip: bool
+) -> UInt8[Array, "batch height width channels"]:
+    """Shifts every image by up to `padding` pixels and mirrors half of them.
+
+    The shift is torchvision's `RandomCrop(size, padding)`: a window of the image's own size out of the image with
+    `padding` rows and columns of zeros on every side. The zeros are black pixels, since normalisation comes later.
+    With `flip`, every image is then mirrored left to right with probability one half; the shift does not depend on
+    `flip`.
+    """
+    _, height, width, channels = images.shape
+    padded = jnp.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    # One draw holds both offsets and the coin: every further threefry call costs compile time.
+    bounds = jnp.array([2 * padding + 1, 2 * padding + 1, 2], jnp.int32)
+
+    def transform(key: Array, image: Array) -> Array:
+        top, left, coin = jax.random.randint(key, (3,), 0, bounds)
+        window = lax.dynamic_slice(image, (top, left, 0), (height, width, channels))
+        return jnp.where(coin == 1, window[:, ::-1], window) if flip else window
+
+    return jax.vmap(transform)(keys, padded)
+
+
+def normalize(
+    images: UInt8[Array, "batch height width channels"],
+    mean: Float[Array | np.ndarray, " channels"],
+    std: Float[Array | np.ndarray, " channels"],
+) -> Float[Array, "batch height width channels"]:
+    """Scales pixels to [0, 1], then subtracts `mean` and divides by `std`."""
+    mean, std = (jnp.asarray(constant, jnp.float32).reshape(1, 1, 1, -1) for constant in (mean, std))
+    return (images.astype(jnp.float32) / 255 - mean) / std
+
+
+def cutout(
+    keys: Key[Array, " batch"], images: Shaped[Array, "batch height width channels"], length: int
+) -> Shaped[Array, "batch height width channels"]:
+    """Sets a square of every image to zero.
+
+    The centre is uniform over the whole image and the square covers `[centre - length // 2, centre + length // 2)`
+    in both directions, clipped at the borders, as in the authors' code; so a square near a border is smaller, and
+    an odd length covers what the next smaller even one does. Applied after normalisation, zero is the mean colour.
+
+    DeVries & Taylor, `Improved Regularization of Convolutional Neural Networks with Cutout
+    <https://arxiv.org/abs/1708.04552>`_, 2017.
+    """
+    _, height, width, _ = images.shape
+    half = length // 2
+
+    def erase(key: Array, image: Array) -> Array:
+        row, column = jax.random.randint(key, (2,), 0, jnp.array([height, width], jnp.int32))
+        rows, columns = jnp.arange(height), jnp.arange(width)
+        rows = (rows >= row - half) & (rows < row + half)
+        columns = (columns >= column - half) & (columns < column + half)
+        return jnp.where(rows[:, None, None] & columns[None, :, None], jnp.zeros_like(image), image)
+
+    return jax.vmap(erase)(keys, images)
+
+
+def order(key: Key[Array, ""], epoch: int | Int[Array, ""], size: int) -> Int32[Array, " size"]:
+    """The order in which one epoch visits `size` examples: a function of the key and the epoch alone.
+
+    A run that is resumed in epoch n sees what an uninterrupted one sees, without replaying epochs 0 to n - 1.
+    """
+    return jax.random.permutation(jax.random.fold_in(key, epoch), jnp.arange(size, dtype=jnp.int32))

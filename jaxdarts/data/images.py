@@ -1,0 +1,258 @@
+"""Image-classification sets as arrays of bytes in memory: by TFDS name, from an npz file, from a folder of pictures."""
+
+import warnings
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float32, Int32, UInt8
+
+from jaxdarts.data import tfds_source
+from jaxdarts.data.optional import require
+
+_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"}
+_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK"}  # eight bits a channel or fewer
+
+# What published searches normalise by: mean and standard deviation of each channel of the training images.
+_MOMENTS = {
+    "cifar10": ((0.49139968, 0.48215827, 0.44653124), (0.24703233, 0.24348505, 0.26158768)),
+    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    "svhn_cropped": ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
+}
+
+
+class Images(NamedTuple):
+    """Labelled images; the fields have the same length."""
+
+    images: UInt8[np.ndarray, "num height width channels"]
+    labels: Int32[np.ndarray, " num"]
+
+
+class Dataset(NamedTuple):
+    """A training set, a test set, and what both share.
+
+    `mean` and `std` are those of every channel of the training images, with pixels scaled to [0, 1].
+    """
+
+    name: str
+    train: Images
+    test: Images
+    class_names: tuple[str, ...]
+    mean: Float32[np.ndarray, " channels"]
+    std: Float32[np.ndarray, " channels"]
+
+
+def load(name: str, data_dir: str | None = None) -> Dataset:
+    """Loads a data set into memory.
+
+    Args:
+        name: one of
+
+            - `digits`: the 1,797 digits of 8 x 8 pixels that come with scikit-learn; their 17 grey levels v become
+              the bytes round(v * 255 / 16), and a fixed permutation splits them into 1,437 and 360;
+            - the TFDS name of an image-classification set, such as `cifar10`, `cifar100`, `svhn_cropped`, `mnist`,
+              `fashion_mnist`: the splits `train` and `test` (`validation` where there is no `test`), in the
+              official order where TFDS records it, else in TFDS' own. The five named here are downloaded and
+              prepared where necessary; the others need TensorFlow for that, though not to read a folder prepared as
+              `array_record`;
+            - `npz:PATH`: a NumPy archive with the arrays `images_train`, `labels_train`, `images_test`,
+              `labels_test` (or `x_train`, `y_train`, `x_test`, `y_test`): images uint8 [N, H, W, C] or [N, H, W],
+              labels integers from 0;
+            - `folder:PATH`: pictures in `PATH/train/<class>/` and `PATH/test/<class>/` (or `val`, `validation`), or in
+              `PATH/<class>/`, a fifth of which then becomes the test set; shuffled by a fixed permutation.
+        data_dir: where TFDS keeps its folders; by default `$TFDS_DATA_DIR` or `~/tensorflow_datasets`.
+
+    Raises:
+        ValueError: if the name is unknown or the data are not labelled uint8 images of one shape.
+        FileNotFoundError: if there are no such data and they cannot be downloaded.
+        ModuleNotFoundError: if the set needs a package that is missing; tells the pip command.
+
+    >>> load("digits").train.images.shape
+    (1437, 8, 8, 1)
+    """
+    kind, _, path = name.partition(":")
+    if name == "digits":
+        arrays, class_names = _digits()
+    elif kind == "npz" and path:
+        arrays, class_names = _npz(Path(path).expanduser())
+    elif kind == "folder" and path:
+        arrays, class_names = _folder(Path(path).expanduser())
+    else:
+        arrays, class_names = tfds_source.read(name, data_dir)
+    train, test = (
+        _checked(name, split, arrays[f"images_{split}"], arrays[f"labels_{split}"]) for split in ("train", "test")
+    )
+    if train.images.shape[1:] != test.images.shape[1:]:
+        raise ValueError(f"{name}: train images are {train.images.shape[1:]}, but test images {test.images.shape[1:]}")
+    if class_names is None:
+        class_names = tuple(str(label) for label in range(1 + max(train.labels.max(), test.labels.max())))
+    mean, std = _MOMENTS.get(kind) or _moments(train.images)
+    return Dataset(name, train, test, class_names, np.asarray(mean, np.float32), np.asarray(std, np.float32))
+
+
+def split(images: Images, portion: float) -> tuple[Images, Images]:
+    """Splits by index: the first `portion` of the examples, and the rest; both are views.
+
+    Nothing is shuffled, as in the published protocol, whose search trains weights on the first half of the training
+    set and the architecture on the second.
+
+    Raises:
+        ValueError: if either part would be empty.
+
+    >>> first, second = split(Images(np.zeros((5, 1, 1, 1), np.uint8), np.arange(5, dtype=np.int32)), 0.5)
+    >>> first.labels, second.labels
+    (array([0, 1], dtype=int32), array([2, 3, 4], dtype=int32))
+    """
+    size = len(images.labels)
+    count = int(portion * size) if 0 < portion < 1 else 0
+    if not 0 < count < size:
+        raise ValueError(f"portion {portion} of {size} examples leaves a part empty; both parts need an example")
+    return Images(*(field[:count] for field in images)), Images(*(field[count:] for field in images))
+
+
+def _checked(name: str, part: str, images: np.ndarray, labels: np.ndarray) -> Images:
+    if images.dtype != np.uint8:
+        raise ValueError(f"{name}: {part} images are {images.dtype}; needed is uint8 (0 to 255)")
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.ndim != 4:
+        raise ValueError(f"{name}: {part} images have shape {images.shape}; needed is [N, H, W, C] or [N, H, W]")
+    if labels.ndim == 2 and labels.shape[1] == 1:  # as Keras stores them
+        labels = labels[:, 0]
+    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(f"{name}: {part} labels are {labels.dtype} {labels.shape}; needed are integers [N]")
+    if len(images) != len(labels):
+        raise ValueError(f"{name}: {len(images)} {part} images, but {len(labels)} labels")
+    if not images.size:
+        raise ValueError(f"{name}: the {part} images are empty: {images.shape}")
+    if labels.min() < 0:
+        raise ValueError(f"{name}: {part} labels contain {labels.min()}; labels start at 0")
+    return Images(images, labels.astype(np.int32))
+
+
+def _moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    # By histograms: exact, and without a copy of the images in floating point.
+    channels = images.shape[-1]
+    counts = np.stack([np.bincount(images[..., c].reshape(-1), minlength=256) for c in range(channels)])
+    weights = counts / counts.sum(1, keepdims=True)
+    levels = np.arange(256) / 255
+    mean = weights @ levels
+    variance = (weights * (levels - mean[:, None]) ** 2).sum(1)
+    return mean, np.maximum(np.sqrt(variance), 1 / 255)  # at least one grey level: a channel may be constant
+
+
+def _permutation(size: int) -> np.ndarray:
+    # RandomState, whose stream NumPy has frozen for good; default_rng's may change between versions.
+    return np.random.RandomState(0).permutation(size)
+
+
+def _digits() -> tuple[Mapping[str, np.ndarray], None]:
+    images, labels = require("sklearn.datasets", "scikit-learn", "'digits'").load_digits(return_X_y=True)
+    order = _permutation(len(labels))
+    images = np.rint(images * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)[order]
+    return _arrays((images[:1437], labels[order[:1437]]), (images[1437:], labels[order[1437:]])), None
+
+
+def _npz(path: Path) -> tuple[Mapping[str, np.ndarray], None]:
+    if not path.is_file():
+        raise FileNotFoundError(f"npz:{path}: no such file")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            found = [member.removesuffix(".npy") for member in archive.namelist()]
+            keys = {}
+            for part in ("train", "test"):
+                for field, other in (("images", "x"), ("labels", "y")):
+                    key = next((k for k in (f"{field}_{part}", f"{other}_{part}") if k in found), None)
+                    if key is None:
+                        raise ValueError(f"no array {field}_{part} (or {other}_{part}), only {', '.join(found)}")
+                    keys[f"{field}_{part}"] = key
+        # The file is opened here, because np.load leaves it open when it fails.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            return {name: stored[key] for name, key in keys.items()}, None
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"npz:{path}: {error}") from error
+
+
+def _folder(root: Path) -> tuple[Mapping[str, np.ndarray], tuple[str, ...]]:
+    if not root.is_dir():
+        raise FileNotFoundError(f"folder:{root}: no such folder")
+    parts = {name: root / name for name in ("train", "test", "val", "validation") if (root / name).is_dir()}
+    if not parts:
+        class_names = _subfolders(root)
+        files = _files(root, class_names)
+        order = _permutation(len(files))
+        count = int(0.8 * len(files))
+        train, test = ([files[i] for i in part] for part in (order[:count], order[count:]))
+    elif "train" not in parts or len(parts) == 1:
+        raise FileNotFoundError(
+            f"folder:{root} has only {', '.join(parts)}; needed are train, and test, val or validation"
+        )
+    else:
+        class_names = _subfolders(parts.pop("train"))
+        held_out = next(iter(parts.values()))
+        if unknown := sorted(set(_subfolders(held_out)) - set(class_names)):
+            raise ValueError(f"{held_out / unknown[0]} is a class that {root / 'train'} lacks")
+        # Sorted by class, the first half of the training set would lack the last classes.
+        train, test = (
+            [files[i] for i in _permutation(len(files))]
+            for files in (_files(root / "train", class_names), _files(held_out, class_names))
+        )
+    if not train or not test:
+        raise FileNotFoundError(
+            f"folder:{root}: {len(train)} training and {len(test)} test images; needed are files "
+            f"{', '.join(sorted(_SUFFIXES))} in one folder per class"
+        )
+    images = _pictures([file for file, _ in train + test])
+    labels = np.array([label for _, label in train + test], np.int32)
+    count = len(train)
+    return _arrays((images[:count], labels[:count]), (images[count:], labels[count:])), class_names
+
+
+def _subfolders(folder: Path) -> tuple[str, ...]:
+    return tuple(sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")))
+
+
+def _files(folder: Path, class_names: Sequence[str]) -> list[tuple[Path, int]]:
+    return [
+        (file, label)
+        for label, name in enumerate(class_names)
+        if (folder / name).is_dir()
+        for file in sorted((folder / name).iterdir())
+        if file.suffix.lower() in _SUFFIXES and not file.name.startswith(".")
+    ]
+
+
+def _pictures(files: Sequence[Path]) -> np.ndarray:
+    pil = require("PIL.Image", "pillow", "'folder:PATH'")
+    size, modes = None, set()
+    for file in files:
+        try:
+            with pil.open(file) as picture:
+                if size is None:
+                    size = picture.size
+                if picture.size != size:
+                    raise ValueError(
+                        f"{file} has {picture.width} x {picture.height} pixels, but {files[0]} {size[0]} x {size[1]}; "
+                        "all images must have the same size"
+                    )
+                if picture.mode not in _MODES:
+                    raise ValueError(f"{file} has the mode {picture.mode}; needed are 8 bits a channel")
+                modes.add(picture.mode)
+        except (OSError, pil.DecompressionBombError) as error:
+            raise ValueError(f"{file} is no readable image: {error}") from error
+    mode, channels = ("L", 1) if modes <= {"1", "L"} else ("RGB", 3)
+    images = np.empty((len(files), size[1], size[0], channels), np.uint8)
+    with warnings.catch_warnings():
+        # Pillow warns that the transparency of a palette gets lost; the colour beneath is what is wanted here.
+        warnings.filterwarnings("ignore", "Palette images with Transparency", UserWarning)
+        for i, file in enumerate(files):
+            with pil.open(file) as picture:
+                images[i] = np.asarray(picture.convert(mode)).reshape(images.shape[1:])
+    return images
+
+
+def _arrays(train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray]) -> Mapping[str, np.ndarray]:
+    return {"images_train": train[0], "labels_train": train[1], "images_test": test[0], "labels_test": test[1]}

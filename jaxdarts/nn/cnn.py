@@ -1,0 +1,166 @@
+"""The convolutional skeleton: stem, cells with two reductions, global average, linear head."""
+
+import functools
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float
+
+from jaxdarts.nn.cell import cell, weight_shapes
+from jaxdarts.nn.ops import batch_norm, halved, halved_weights
+from jaxdarts.space import Choices
+from jaxdarts.types import Mix
+
+
+class Run(NamedTuple):
+    """Consecutive cells of one kind and width."""
+
+    kind: str
+    repeats: int
+    width: int
+
+
+def runs(width: int, depth: int) -> list[Run]:
+    """The cells of a network, grouped: reductions at depth // 3 and 2 * depth // 3, each of which doubles the width."""
+    out: list[Run] = []
+    for i in range(depth):
+        if i in (depth // 3, 2 * depth // 3):
+            width *= 2
+            out.append(Run("reduce", 1, width))
+        elif out and out[-1].kind == "normal":
+            out[-1] = Run("normal", out[-1].repeats + 1, width)
+        else:
+            out.append(Run("normal", 1, width))
+    return out
+
+
+def uniform(fan_in: int):
+    """PyTorch's default for convolutions: U(-1, 1) / sqrt(fan_in), fan_in = size^2 * in_channels / groups.
+
+    PyTorch 0.3, which the published searches ran on, did not divide by groups, so its depthwise filters started sqrt(channels)
+    times smaller; the batch norm that follows makes the two differ only in effective step size.
+    """
+
+    def init(key, shape):
+        # Drawn in powers of two and cut: an eager init then compiles a dozen draws instead of one for every shape.
+        size = math.prod(shape)
+        draw = jax.random.uniform(key, (1 << (size - 1).bit_length(),), jnp.float32, -1, 1)
+        return (draw[:size] * fan_in**-0.5).reshape(shape)
+
+    return init
+
+
+class Cells(nn.Module):
+    """A run of cells, compiled once however long: weights carry a leading axis over the cells, which a scan consumes.
+
+    For that every cell of the run must see inputs of one shape, so narrower inputs are padded with zero channels (and their
+    preprocessing with zero rows), and an input of double size is `halved` first, as its factorised reduction would do anyway.
+    """
+
+    choices: Choices
+    run: Run
+    dtype: jnp.dtype = jnp.float32
+    axis_name: str | None = None
+    remat: bool = False
+    unroll: int = 1
+
+    @nn.compact
+    def __call__(self, s0, s1, mix):
+        choices, (kind, repeats, width) = self.choices, self.run
+        stride = 2 if kind == "reduce" else 1
+        out_channels = len(choices.concat) * width
+        inputs0 = ([s0.shape[-1], s1.shape[-1]] + [out_channels] * repeats)[:repeats]
+        inputs1 = ([s1.shape[-1]] + [out_channels] * repeats)[:repeats]
+        halve = s0.shape[1] == 2 * s1.shape[1]
+        preprocess = [
+            [self.param(f"preprocess{i}_{n}", uniform(c), (c, width)) for n, c in enumerate(inputs)]
+            for i, inputs in enumerate((inputs0, inputs1))
+        ]
+        weights = {}
+        for op, shapes in weight_shapes(choices, width, stride).items():
+            weights[op] = {}
+            for name, shape in shapes.items():
+                fan_in = int(np.prod(shape[1:3])) if name.startswith("depthwise") else shape[1]
+                weights[op][name] = self.param(f"{op}_{name}", uniform(fan_in), (repeats, *shape))
+        if self.is_initializing():  # Shapes are all that matters: an eager forward pass would compile every operation apart.
+            out = jnp.zeros((s1.shape[0], -(-s1.shape[1] // stride), -(-s1.shape[2] // stride), out_channels), s1.dtype)
+            return (out if repeats > 1 else s1), out
+
+        if halve:
+            s0 = halved(s0)
+            preprocess[0][0] = halved_weights(preprocess[0][0])
+        wide = max(s0.shape[-1], s1.shape[-1], out_channels if repeats > 1 else 0)
+
+        def pad(x, axis):
+            return jnp.pad(x, [(0, wide - x.shape[axis] if a == axis else 0) for a in range(x.ndim)])
+
+        stacked = jax.tree.map(
+            lambda w: w.astype(self.dtype),
+            (*(jnp.stack([pad(w, 0) for w in ws]) for ws in preprocess), weights),
+        )
+        norm = functools.partial(batch_norm, axis_name=self.axis_name)
+
+        def body(carry, xs):
+            s0, s1 = carry
+            weights0, weights1, own = xs
+            x0, x1 = (norm(jnp.einsum("bhwc,cd->bhwd", jax.nn.relu(s), w)) for s, w in ((s0, weights0), (s1, weights1)))
+            out = cell(own, x0, x1, mix, choices, stride, norm)
+            return (s1, pad(out, 3) if repeats > 1 else out), None
+
+        if self.remat:
+            body = jax.checkpoint(body)
+        carry = (pad(s0, 3), pad(s1, 3))
+        if repeats == 1:
+            carry, _ = body(carry, jax.tree.map(lambda w: w[0], stacked))
+            return s1, carry[1]
+        (s0, s1), _ = lax.scan(body, carry, stacked, unroll=min(self.unroll, repeats))
+        return s0[..., :out_channels], s1[..., :out_channels]
+
+
+class Supernet(nn.Module):
+    """The weight-sharing network of a cell space: `apply(params, images, mix) -> logits`.
+
+    Batch norm inside the cells has no scale and shift and always uses the moments of the batch (the paper; the official code
+    switches to running averages for validation). The stem's has both a scale and a shift, as in the official code.
+    """
+
+    cells: Mapping[str, Choices]
+    width: int
+    depth: int
+    num_classes: int
+    stem_multiplier: int = 3
+    dtype: jnp.dtype = jnp.float32
+    axis_name: str | None = None
+    remat: bool = False
+    unroll: int = 1
+
+    def example_mix(self) -> Mix:
+        """A mix of the right shapes, all zero."""
+        return {name: jnp.zeros(choices.shape) for name, choices in self.cells.items()}
+
+    @nn.compact
+    def __call__(self, images: Float[Array, "batch height width channels"], mix: Mix) -> Float[Array, "batch classes"]:
+        stem_width = self.stem_multiplier * self.width
+        kernel = self.param("stem", uniform(9 * images.shape[-1]), (3, 3, images.shape[-1], stem_width))
+        x = lax.conv_general_dilated(
+            images.astype(self.dtype), kernel.astype(self.dtype), (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        scale = self.param("stem_scale", nn.initializers.ones, (stem_width,))
+        bias = self.param("stem_bias", nn.initializers.zeros, (stem_width,))
+        x = batch_norm(x, axis_name=self.axis_name) * scale.astype(self.dtype)[None, None, None] + bias.astype(self.dtype)[None, None, None]
+        s0 = s1 = x
+        for i, run in enumerate(runs(self.width, self.depth)):
+            cells = Cells(
+                self.cells[run.kind], run, self.dtype, self.axis_name, self.remat, self.unroll, name=f"cells{i}_{run.kind}"
+            )
+            s0, s1 = cells(s0, s1, mix[run.kind])
+        features = jnp.mean(s1.astype(jnp.float32), axis=(1, 2))
+        weight = self.param("head", uniform(features.shape[-1]), (features.shape[-1], self.num_classes))
+        bias = self.param("head_bias", uniform(features.shape[-1]), (self.num_classes,))
+        return features @ weight + bias[None]

@@ -1,0 +1,63 @@
+"""Several devices and several seeds: `jax.pmap` over the one, `jax.vmap` over the other.
+
+A search state is replicated over the devices and every batch is split over them; the step averages what it must over the axis
+`AXIS` (`bilevel_search(..., axis_name=AXIS)` and the network's `axis_name`), so that D devices compute what one does on the same
+global batch. Seeds are a leading axis of the state, inside the devices' axis: pmap of vmap, one program for all.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+AXIS = "devices"
+
+
+def over_seeds(function: Callable, in_axes: Any = 0) -> Callable:
+    """Maps a pure function over a leading axis of seeds."""
+    return jax.vmap(function, in_axes=in_axes)
+
+
+def over_devices(function: Callable, devices: Sequence[jax.Device], donate: tuple[int, ...] = ()) -> Callable:
+    """Maps a pure function over a leading axis of devices. The arguments in `donate` give their memory to the results."""
+    return jax.pmap(function, axis_name=AXIS, devices=devices, donate_argnums=donate)
+
+
+def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
+    """Copies a tree to every device: a new leading axis, one entry a device."""
+    mesh = jax.sharding.Mesh(np.array(devices), (AXIS,))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
+
+    def copy(leaf):
+        leaf = jnp.asarray(leaf)
+        shards = [jax.device_put(leaf[None], device) for device in devices]
+        return jax.make_array_from_single_device_arrays((len(devices), *leaf.shape), sharding, shards)
+
+    return jax.tree.map(copy, tree)
+
+
+def first(tree: Any) -> Any:
+    """The first device's copy of a replicated tree."""
+    # Indexing x[0] would gather and slice every leaf; the shard is there already.
+    return jax.tree.map(lambda leaf: leaf.addressable_shards[0].data[0], tree)
+
+
+def stack(trees: Sequence[Any]) -> Any:
+    """One tree of arrays with a new leading axis out of several of the same structure, one a seed."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def split(batch: Array, num_devices: int, axis: int = 0) -> Array:
+    """Splits an axis of a batch over the devices, as a new leading axis.
+
+    Raises:
+        ValueError: if the batch does not divide evenly; every device must weigh the same in an average.
+    """
+    size = batch.shape[axis]
+    if size % num_devices:
+        raise ValueError(f"a batch of {size} does not divide over {num_devices} devices")
+    parts = batch.reshape(*batch.shape[:axis], num_devices, size // num_devices, *batch.shape[axis + 1 :])
+    return jnp.moveaxis(parts, axis, 0)

@@ -1,0 +1,128 @@
+"""Bilevel search: the one step that every algorithm shares."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jaxtyping import Array, Int32, Key
+
+from jaxdarts import hypergrad, perturb
+from jaxdarts.relax import Relaxation
+from jaxdarts.types import Arch, Batch, Carry, Hypergradient, Metrics, Objective, Params, Perturbation
+
+
+class Algorithm(NamedTuple):
+    """Everything that tells one search algorithm from another."""
+
+    relax: Relaxation
+    hypergrad: Hypergradient = hypergrad.first_order
+    perturb: Perturbation = perturb.none
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class SearchState:
+    """All that a search is, between two steps; arrays only, so it can be saved, replicated and mapped over.
+
+    Attributes:
+        step: number of steps taken.
+        key: the search's only random key; every step folds its number into it.
+        params, arch: weights and architecture parameters.
+        carry: what the objective carries along the training and along the validation stream.
+        params_opt, arch_opt: states of the two optimisers.
+    """
+
+    step: Int32[Array, ""]
+    key: Key[Array, ""]
+    params: Params
+    carry: tuple[Carry, Carry]
+    arch: Arch
+    params_opt: optax.OptState
+    arch_opt: optax.OptState
+
+
+class Search(NamedTuple):
+    """init: (key, params[, carry]) -> state. step: (state, training batch, validation batch) -> (state, metrics)."""
+
+    init: Callable[..., SearchState]
+    step: Callable[[SearchState, Batch, Batch], tuple[SearchState, Metrics]]
+
+
+def bilevel_search(
+    objective: Objective,
+    algorithm: Algorithm,
+    params_tx: optax.GradientTransformation,
+    arch_tx: optax.GradientTransformation,
+    *,
+    axis_name: str | None = None,
+) -> Search:
+    """Alternates one architecture step on validation data with one weight step on training data (Algorithm 1 of DARTS).
+
+    Both functions are pure and not jitted.
+
+    Args:
+        objective: the loss of a network as a function of weights and mix; see `jaxdarts.objectives`.
+        algorithm: see `jaxdarts.algorithms`.
+        params_tx, arch_tx: the optimisers of the weights and of the architecture parameters. The unrolled hypergradients
+            differentiate through the very `params_tx`.
+        axis_name: the mapped axis when `step` runs inside `jax.pmap`, each device on its part of the batches. Gradients,
+            hypergradients and metrics are averaged over it; the network must average its batch-norm moments.
+    """
+    relax = algorithm.relax
+
+    def mean(tree):
+        return tree if axis_name is None else lax.pmean(tree, axis_name)
+
+    def init(key: Key[Array, ""], params: Params, carry: tuple[Carry, Carry] = ((), ())) -> SearchState:
+        arch_key, key = jax.random.split(key)
+        arch = relax.init(arch_key)
+        return SearchState(jnp.int32(0), key, params, carry, arch, params_tx.init(params), arch_tx.init(arch))
+
+    def step(state: SearchState, train_batch: Batch, val_batch: Batch) -> tuple[SearchState, Metrics]:
+        # The training key serves the inner step of the hypergradient and the weight step alike: what the former
+        # differentiates through is the step that the latter takes.
+        keys = jax.random.split(jax.random.fold_in(state.key, state.step), 5)
+        arch_mix_key, weight_mix_key, train_key, val_key, perturb_key = keys
+        train_carry, val_carry = state.carry
+
+        def train(params: Params, arch: Arch):
+            return objective(params, relax.apply(arch, arch_mix_key, state.step), train_carry, train_batch, train_key)
+
+        def val(params: Params, arch: Arch):
+            return objective(params, relax.apply(arch, arch_mix_key, state.step), val_carry, val_batch, val_key)
+
+        def update_params(*gradients: Params) -> tuple[Params, optax.OptState]:
+            params, opt_state = state.params, state.params_opt
+            for gradient in gradients:
+                updates, opt_state = params_tx.update(mean(gradient), opt_state, params)
+                params = optax.apply_updates(params, updates)
+            return params, opt_state
+
+        def weight_step(*gradients: Params) -> Params:
+            return update_params(*gradients)[0]
+
+        hypergradient, (val_carry, val_metrics) = algorithm.hypergrad(
+            train, val, state.params, state.arch, weight_step, has_aux=True
+        )
+        updates, arch_opt = arch_tx.update(mean(hypergradient), state.arch_opt, state.arch)
+        arch: Any = optax.apply_updates(state.arch, updates)
+
+        def train_at(params: Params, mix):
+            return objective(params, mix, train_carry, train_batch, train_key)
+
+        mix = relax.apply(arch, weight_mix_key, state.step)
+        mix = algorithm.perturb(mix, lambda mix: train_at(state.params, mix)[0], perturb_key, state.step)
+        gradient, (train_carry, train_metrics) = jax.grad(train_at, has_aux=True)(state.params, mix)
+        params, params_opt = update_params(gradient)
+
+        metrics = {f"train_{name}": value for name, value in train_metrics.items()}
+        metrics |= {f"valid_{name}": value for name, value in val_metrics.items()}
+        metrics["arch_gradient_norm"] = optax.tree.norm(mean(hypergradient))
+        new = SearchState(state.step + 1, state.key, params, (train_carry, val_carry), arch, params_opt, arch_opt)
+        return new, mean(metrics)
+
+    return Search(init, step)

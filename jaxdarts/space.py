@@ -1,0 +1,123 @@
+"""A search space as data: which edges a cell has, which operations each may carry, and a few functions around them."""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Key
+
+from jaxdarts.genotypes import Genotype
+from jaxdarts.types import Mix, Module
+
+
+class Choices(NamedTuple):
+    """One cell of a space, or of a network: then every edge has one operation.
+
+    edges: (source, target) states, ordered by target; states 0 and 1 are the cell's inputs.
+    ops: the candidate operations of each edge, in the order of its row of mixture weights.
+    concat: the states that make up the cell's output.
+    """
+
+    edges: tuple[tuple[int, int], ...]
+    ops: tuple[tuple[str, ...], ...]
+    concat: tuple[int, ...]
+
+    @property
+    def num_nodes(self) -> int:
+        """Number of intermediate nodes."""
+        return max(target for _, target in self.edges) - 1
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Shape of the cell's mix; edges with fewer candidates than others leave the end of their row unused."""
+        return len(self.edges), max(map(len, self.ops))
+
+
+class Space(NamedTuple):
+    """A search space.
+
+    cells: the choices of each cell type.
+    supernet: (width, depth, num_classes, ...) -> the weight-sharing network.
+    discretize: mix -> the genotype that it stands for.
+    sample: key -> a uniformly random genotype.
+    """
+
+    cells: Mapping[str, Choices]
+    supernet: Callable[..., Module]
+    discretize: Callable[[Mix], Genotype]
+    sample: Callable[[Key[Array, ""]], Genotype]
+
+
+def fully_connected(num_nodes: int, ops: tuple[str, ...]) -> Choices:
+    """Every node reads both inputs and every node before it; every edge offers the same operations."""
+    edges = tuple((source, target) for target in range(2, num_nodes + 2) for source in range(target))
+    return Choices(edges, (ops,) * len(edges), tuple(range(2, num_nodes + 2)))
+
+
+def of_genotype(genotype: Genotype) -> dict[str, Choices]:
+    """The cells of a discrete network, as choices among one operation an edge."""
+    cells = {}
+    for name in ("normal", "reduce"):
+        pairs, concat = getattr(genotype, name), getattr(genotype, f"{name}_concat")
+        edges = tuple((source, 2 + i // 2) for i, (_, source) in enumerate(pairs))
+        cells[name] = Choices(edges, tuple((op,) for op, _ in pairs), tuple(concat))
+    return cells
+
+
+def one_hot(cells: Mapping[str, Choices], genotype: Genotype) -> Mix:
+    """The mix that keeps a genotype's operations at weight one and drops everything else.
+
+    Raises:
+        ValueError: if the genotype uses an edge or an operation that the space does not have.
+    """
+    mix = {}
+    for name, choices in cells.items():
+        weights = np.zeros(choices.shape, np.float32)
+        for i, (op, source) in enumerate(getattr(genotype, name)):
+            edge = (source, 2 + i // 2)
+            if edge not in choices.edges or op not in choices.ops[choices.edges.index(edge)]:
+                raise ValueError(f"{name}[{i}] = {(op, source)!r}: the space has no such operation on edge {edge}")
+            e = choices.edges.index(edge)
+            weights[e, choices.ops[e].index(op)] = 1
+        mix[name] = jnp.asarray(weights)
+    return mix
+
+
+def strongest_two(mix: np.ndarray, choices: Choices) -> tuple[tuple[str, int], ...]:
+    """The published derivation of one cell: per node the two strongest edges, each with its strongest operation.
+
+    The strength of an edge is its largest weight of an operation other than `none`. Ties go to the lower source and to the
+    operation that comes first; a node's two edges are listed from strong to weak, not by source.
+
+    quark0/darts, cnn/model_search.py, `genotype`.
+    """
+    pairs: list[tuple[str, int]] = []
+    for node in range(2, choices.num_nodes + 2):
+        best = []
+        for e, (source, target) in enumerate(choices.edges):
+            if target != node:
+                continue
+            weights = [(float(mix[e, k]), op) for k, op in enumerate(choices.ops[e]) if op != "none"]
+            strength, op = max(weights, key=lambda pair: pair[0])  # max and sorted keep the first of equals
+            best.append((strength, source, op))
+        best.sort(key=lambda item: -item[0])
+        pairs += [(op, source) for _, source, op in best[:2]]
+    return tuple(pairs)
+
+
+def random_pairs(rng: np.random.Generator, choices: Choices) -> tuple[tuple[str, int], ...]:
+    """Two distinct edges a node and an operation other than `none` on each, uniformly."""
+    pairs: list[tuple[str, int]] = []
+    for node in range(2, choices.num_nodes + 2):
+        entering = [e for e, edge in enumerate(choices.edges) if edge[1] == node]
+        for e in rng.permutation(entering)[:2]:
+            ops = [op for op in choices.ops[e] if op != "none"]
+            pairs.append((ops[rng.integers(len(ops))], choices.edges[e][0]))
+    return tuple(pairs)
+
+
+def seeded(key: Key[Array, ""]) -> np.random.Generator:
+    """A NumPy generator that a JAX key determines: sampling an architecture is a host's work."""
+    return np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())

@@ -1,0 +1,3 @@
+"""Search spaces, each a function that gives a `Space`."""
+
+from jaxdarts.spaces.darts import darts as darts

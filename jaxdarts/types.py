@@ -1,0 +1,62 @@
+"""The words of the library: what travels between its parts, as aliases and protocols."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from jaxtyping import Array, Float, Int, Key, PyTree
+
+Params = PyTree[Float[Array, "..."]]
+"""Weights of a network."""
+
+Arch = PyTree[Float[Array, "..."]]
+"""Architecture parameters, the papers' alpha: whatever a relaxation turns into a mix."""
+
+Mix = Mapping[str, Float[Array, "edges ops"]]
+"""Weight of every operation on every edge, for each cell type of a space."""
+
+Batch = PyTree[Array]
+Carry = PyTree[Array]
+"""What a network hands from one batch to the next: the hidden state of a recurrent one, nothing for a convolutional one."""
+
+Metrics = dict[str, Float[Array, ""]]
+Step = Int[Array, ""]
+"""Number of weight updates so far; schedules are functions of it."""
+
+Loss = Callable[[Params, Arch], Any]
+"""(weights, architecture) -> scalar, or (scalar, auxiliary output) for a hypergradient that is asked for it by `has_aux`."""
+
+WeightStep = Callable[..., Params]
+"""The real optimiser: the gradients of one step (or of several, in order) -> the weights after it."""
+
+
+class Objective(Protocol):
+    """What a network is trained for, as a function of its weights and its mix: (loss, (carry, metrics))."""
+
+    def __call__(
+        self, params: Params, mix: Mix, carry: Carry, batch: Batch, key: Key[Array, ""]
+    ) -> tuple[Float[Array, ""], tuple[Carry, Metrics]]: ...
+
+
+class Hypergradient(Protocol):
+    """Gradient of the validation loss with respect to the architecture, the weights depending on it or not.
+
+    With `has_aux` both losses return (scalar, auxiliary output), and the result is (gradient, auxiliary output of `val`).
+    """
+
+    def __call__(
+        self, train: Loss, val: Loss, params: Params, arch: Arch, weight_step: WeightStep, *, has_aux: bool = False
+    ) -> Any: ...
+
+
+class Perturbation(Protocol):
+    """Moves the mix before a weight step, given the training loss as a function of the mix."""
+
+    def __call__(self, mix: Mix, loss: Callable[[Mix], Float[Array, ""]], key: Key[Array, ""], step: Step) -> Mix: ...
+
+
+class Module(Protocol):
+    """What the library asks of a network: a Flax module is one."""
+
+    def init(self, key: Key[Array, ""], *inputs: Any) -> Mapping[str, Any]: ...
+
+    def apply(self, variables: Mapping[str, Any], *inputs: Any) -> Any: ...

@@ -1,0 +1,125 @@
+"""Augmentation against a loop over examples in NumPy, and the independence of examples from their batch."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdarts.data import augment
+
+SHAPE = (12, 7, 5, 3)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return jnp.asarray(np.random.RandomState(0).randint(1, 256, SHAPE, np.uint8))  # no zeros: padding stays visible
+
+
+def keys(seed, size):
+    return augment.example_keys(jax.random.key(seed), jnp.arange(size))
+
+
+def windows(image, padding, flip):
+    """Every image that the transformation may produce, by (top, left, flipped)."""
+    padded = np.pad(image, ((padding, padding), (padding, padding), (0, 0)))
+    height, width, _ = image.shape
+    return {
+        (top, left, mirror): padded[top : top + height, left : left + width][:, :: -1 if mirror else 1]
+        for top in range(2 * padding + 1)
+        for left in range(2 * padding + 1)
+        for mirror in ((False, True) if flip else (False,))
+    }
+
+
+def test_example_keys_are_a_function_of_the_index_alone():
+    key = jax.random.key(3)
+    some, all_of_them = augment.example_keys(key, jnp.array([4, 1])), keys(3, 6)
+    chex.assert_trees_all_equal(jax.random.key_data(some), jax.random.key_data(all_of_them[jnp.array([4, 1])]))
+    assert len(np.unique(jax.random.key_data(all_of_them), axis=0)) == 6
+    chex.assert_trees_all_equal(jax.random.key_data(some[0]), jax.random.key_data(jax.random.fold_in(key, 4)))
+
+
+@pytest.mark.parametrize(("padding", "flip"), [(0, False), (0, True), (2, False), (4, True)])
+def test_crop_and_flip_yields_windows_of_the_padded_image(images, padding, flip):
+    out = augment.crop_and_flip(keys(0, len(images)), images, padding, flip)
+    chex.assert_shape(out, SHAPE)
+    assert out.dtype == jnp.uint8
+    for before, after in zip(np.asarray(images), np.asarray(out), strict=True):
+        assert sum(np.array_equal(window, after) for window in windows(before, padding, flip).values()) == 1
+
+
+def test_crop_and_flip_reaches_every_window_equally_often():
+    image = np.arange(1, 10, dtype=np.uint8).reshape(3, 3, 1)
+    repeats = 1800
+    batch = jnp.broadcast_to(jnp.asarray(image), (repeats, 3, 3, 1))
+    out = np.asarray(augment.crop_and_flip(keys(1, repeats), batch, 1, True))
+    counts = [sum(np.array_equal(w, o) for o in out) for w in windows(image, 1, True).values()]
+    assert len(counts) == 18 and sum(counts) == repeats
+    assert min(counts) > 60 and max(counts) < 140  # 100 +- 4 standard deviations
+
+
+def test_flip_leaves_the_shift_alone(images):
+    plain, flipped = (augment.crop_and_flip(keys(2, len(images)), images, 2, flip) for flip in (False, True))
+    same = [bool((a == b).all()) for a, b in zip(plain, flipped, strict=True)]
+    mirrored = [bool((a == b[:, ::-1]).all()) for a, b in zip(plain, flipped, strict=True)]
+    assert all(a or b for a, b in zip(same, mirrored, strict=True)) and any(same) and any(mirrored)
+
+
+def test_normalize(images):
+    mean, std = np.array([0.1, 0.5, 0.9], np.float32), np.array([0.2, 0.3, 0.4], np.float32)
+    out = augment.normalize(images, mean, std)
+    chex.assert_type(out, jnp.float32)
+    chex.assert_trees_all_close(out, (np.asarray(images) / 255.0 - mean) / std, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("length", [0, 4, 5, 40])
+def test_cutout_erases_one_clipped_square(images, length):
+    _, height, width, _ = SHAPE
+    floats = images.astype(jnp.float32)
+    out = np.asarray(augment.cutout(keys(0, len(images)), floats, length))
+    half = length // 2
+    boxes = {
+        (row, column): (max(row - half, 0), min(row + half, height), max(column - half, 0), min(column + half, width))
+        for row in range(height)
+        for column in range(width)
+    }
+    for before, after in zip(np.asarray(floats), out, strict=True):
+        expected = []
+        for top, bottom, left, right in boxes.values():
+            erased = before.copy()
+            erased[top:bottom, left:right] = 0
+            expected.append(erased)
+        assert any(np.array_equal(e, after) for e in expected)
+
+
+def test_cutout_centres_are_uniform_over_the_image():
+    size = 2000
+    out = np.asarray(augment.cutout(keys(5, size), jnp.ones((size, 4, 5, 1)), 2))
+    # The square covers rows and columns [centre - 1, centre + 1): its last row and column tell the centre.
+    rows = [np.flatnonzero((o == 0).any((1, 2)))[-1] for o in out]
+    columns = [np.flatnonzero((o == 0).any((0, 2)))[-1] for o in out]
+    counts = np.histogram2d(rows, columns, bins=(np.arange(5), np.arange(6)))[0]
+    assert counts.min() > 60 and counts.max() < 140  # 20 centres, 100 times each
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [lambda k, x: augment.crop_and_flip(k, x, 2, True), lambda k, x: augment.cutout(k, x, 4)],
+    ids=["crop_and_flip", "cutout"],
+)
+def test_examples_do_not_depend_on_their_batch(images, transform):
+    whole = transform(keys(0, len(images)), images)
+    places = jnp.array([9, 2, 4])
+    part = jax.jit(transform)(augment.example_keys(jax.random.key(0), places), images[places])
+    chex.assert_trees_all_equal(part, whole[places])
+
+
+def test_order_is_a_permutation_per_epoch():
+    key = jax.random.key(0)
+    first, second = augment.order(key, 0, 101), augment.order(key, 1, 101)
+    for permutation in (first, second):
+        assert permutation.dtype == jnp.int32
+        chex.assert_trees_all_equal(jnp.sort(permutation), jnp.arange(101))
+    assert (first != second).any()
+    chex.assert_trees_all_equal(second, jax.jit(augment.order, static_argnums=2)(key, jnp.int32(1), 101))

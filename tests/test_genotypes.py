@@ -1,0 +1,343 @@
+"""Genotypes: published cells, readers of the dialects, the writer, and the rules with the messages that name them."""
+
+import json
+import re
+
+import pytest
+
+from jaxdarts import genotypes
+from jaxdarts.genotypes import Genotype, RecurrentGenotype, check, from_json, parse, to_json
+
+CELLS = {name: genotype for name, genotype in genotypes.PUBLISHED.items() if isinstance(genotype, Genotype)}
+TINY = Genotype((("skip_connect", 0), ("sep_conv_3x3", 1)), (2,), (("max_pool_3x3", 0), ("avg_pool_3x3", 1)), (2,))
+RNN = RecurrentGenotype((("tanh", 0), ("relu", 1)), (1, 2))
+# As the original prints it; written out here so that no helper of the module can hide a slip.
+DARTS_V2_TEXT = (
+    "Genotype(normal=[('sep_conv_3x3', 0), ('sep_conv_3x3', 1), ('sep_conv_3x3', 0), ('sep_conv_3x3', 1), "
+    "('sep_conv_3x3', 1), ('skip_connect', 0), ('skip_connect', 0), ('dil_conv_3x3', 2)], normal_concat=[2, 3, 4, 5], "
+    "reduce=[('max_pool_3x3', 0), ('max_pool_3x3', 1), ('skip_connect', 2), ('max_pool_3x3', 1), ('max_pool_3x3', 0), "
+    "('skip_connect', 2), ('skip_connect', 2), ('max_pool_3x3', 1)], reduce_concat=[2, 3, 4, 5])"
+)
+REST = "normal_concat=[2], reduce=[('max_pool_3x3', 0), ('avg_pool_3x3', 1)], reduce_concat=[2])"
+
+
+def refuses(function, argument, *words):
+    with pytest.raises(ValueError) as error:
+        function(argument)
+    message = str(error.value)
+    assert len(message) < 400, message
+    for word in words:
+        assert word in message, message
+
+
+def nested(genotype):
+    """The text of pt.darts."""
+    fields = genotype._asdict()
+    for name in ("normal", "reduce"):
+        fields[name] = [list(fields[name][i : i + 2]) for i in range(0, len(fields[name]), 2)]
+    return f"Genotype({', '.join(f'{name}={value!r}' for name, value in fields.items())})"
+
+
+def nni(genotype, wrap=False):
+    """NNI's dictionary."""
+    entries = {}
+    for cell in ("normal", "reduce"):
+        for i, (op, source) in enumerate(getattr(genotype, cell)):
+            entries[f"{cell}/op_{2 + i // 2}_{i % 2}"] = op
+            entries[f"{cell}/input_{2 + i // 2}_{i % 2}"] = [source] if wrap else source
+    return entries
+
+
+# ----------------------------------------------------------------------------------------------------------- published
+
+
+def test_published_names():
+    names = {"DARTS_V1", "DARTS_V2", "DARTS", "NASNet", "AmoebaNet", "PC_DARTS_cifar", "PC_DARTS_image", "PCDARTS"}
+    names |= {"PDARTS", "GDAS_V1", "SNAS", "DrNAS_cifar10", "DrNAS_imagenet"}
+    names |= {"RNN_DARTS_V1", "RNN_DARTS_V2", "RNN_ENAS", "penn_random", "penn_pgd"}
+    spaces = ["c10_s5"] + [f"{data}_s{i}" for data in ("c10", "c100", "svhn") for i in (1, 2, 3, 4)]
+    names |= {f"{space}_{kind}" for space in spaces for kind in ("random", "pgd")}
+    assert set(genotypes.PUBLISHED) == names
+    assert all(getattr(genotypes, name) is genotype for name, genotype in genotypes.PUBLISHED.items())
+    assert genotypes.DARTS is genotypes.DARTS_V2 and genotypes.PCDARTS is genotypes.PC_DARTS_cifar
+    assert len(set(genotypes.PUBLISHED.values())) == len(names) - 2
+    with pytest.raises(TypeError):
+        genotypes.PUBLISHED["mine"] = TINY
+
+
+@pytest.mark.parametrize("name", genotypes.PUBLISHED)
+def test_published_reads_back(name):
+    genotype = genotypes.PUBLISHED[name]
+    check(genotype)
+    assert parse(str(genotype)) == parse(repr(genotype)) == from_json(to_json(genotype)) == genotype
+    assert isinstance(parse(str(genotype)), type(genotype))
+    assert {genotype: 1}[parse(str(genotype))] == 1
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_published_reads_back_from_other_dialects(name):
+    genotype = CELLS[name]
+    assert parse(nested(genotype)) == genotype
+    # The dictionary does not hold the concat: all nodes make the output.
+    nodes = tuple(range(2, 2 + len(genotype.normal) // 2))
+    expected = genotype._replace(normal_concat=nodes, reduce_concat=nodes)
+    assert parse(str(nni(genotype))) == parse(f"arch = {nni(genotype, wrap=True)}") == expected
+    assert parse(json.dumps(nni(genotype), indent=1)) == expected
+    assert (expected == genotype) == (name not in ("NASNet", "AmoebaNet"))
+
+
+def test_darts_v2_by_hand():
+    assert str(genotypes.DARTS_V2) == f"{genotypes.DARTS_V2}" == DARTS_V2_TEXT
+    assert genotypes.DARTS_V2.normal[6:] == (("skip_connect", 0), ("dil_conv_3x3", 2))
+
+
+def test_large_cells_by_hand():
+    assert genotypes.AmoebaNet.reduce[-2:] == (("conv_7x1_1x7", 0), ("sep_conv_3x3", 5))
+    assert genotypes.AmoebaNet.reduce_concat == (3, 4, 6) and genotypes.NASNet.normal_concat == (2, 3, 4, 5, 6)
+    assert genotypes.NASNet.normal[6:8] == (("avg_pool_3x3", 0), ("avg_pool_3x3", 0))  # one source twice
+    assert genotypes.RNN_ENAS.concat == (2, 5, 6, 9, 10, 11) and len(genotypes.RNN_ENAS.recurrent) == 11
+    assert genotypes.RNN_DARTS_V2.recurrent[5] == ("sigmoid", 5)
+
+
+def test_skips_of_collapsed_search():
+    assert [op for op, _ in genotypes.svhn_s1_random.normal].count("skip_connect") == 7
+
+
+# ------------------------------------------------------------------------------------------------------------- reading
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        "{}",
+        "DARTS_V2 = {}",
+        "11/22 03:00:01 AM genotype = {}",
+        "2026-11-22 03:00:01,123 INFO best: {}  # epoch 49",
+        "\n\t  {}\n\n",
+    ],
+)
+def test_what_may_stand_around(frame):
+    assert parse(frame.format(DARTS_V2_TEXT)) == genotypes.DARTS_V2
+    assert parse(frame.format(nni(genotypes.DARTS_V2))) == genotypes.DARTS_V2
+
+
+def test_ranges_tuples_and_lines():
+    text = DARTS_V2_TEXT.replace("[2, 3, 4, 5]", "range(2, 6)")
+    assert parse(text) == parse(text.replace("[", "(").replace("]", ")")) == genotypes.DARTS_V2
+    assert parse(text.replace(", ", ",\n  ").replace("Genotype(", "Genotype (\n")) == genotypes.DARTS_V2
+    assert parse("Genotype(recurrent=[('tanh', 0), ('relu', 1)], concat=range(1, 3))") == RNN
+    assert parse("Genotype(recurrent=[['tanh', 0], ['relu', 1]], concat=(2, 1))") == RNN._replace(concat=(2, 1))
+    assert str(RNN) == "Genotype(recurrent=[('tanh', 0), ('relu', 1)], concat=[1, 2])"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "__import__('os').getcwd()",
+        "[('skip_connect', 0), ('sep_conv_3x3', print('seen'))]",
+        "[('skip_connect', 0) for _ in range(2)]",
+        "[('skip_connect', 0)] * 2",
+        "list(range(2))",
+        "OPS",
+        "(lambda: 1)()",
+        "range(2, stop=4)",
+        "range('a')",
+        "range(1, 9, 0)",
+        "f'{print(1)}'",
+    ],
+)
+def test_nothing_is_evaluated(value, capsys):
+    refuses(parse, f"Genotype(normal={value}, {REST}", "must be a literal", "nothing is evaluated")
+    refuses(parse, f"{{'normal/op_2_0': {value}}}", "must be a literal", "nothing is evaluated")
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", ["no genotype in ''", "expected Genotype(...)"]),
+        ("DARTS_V2", ["no genotype in 'DARTS_V2'"]),
+        ("MyGenotype(normal=[])", ["no genotype"]),
+        ("|nor_conv_3x3~0|+|skip_connect~0|none~1|+|none~0|none~1|none~2|", ["NAS-Bench-201", "parse does not read"]),
+        (f"{DARTS_V2_TEXT}\n{DARTS_V2_TEXT}", ["not exactly one complete genotype", "invalid syntax"]),
+        (f"{DARTS_V2_TEXT}, 1", ["more than one genotype"]),
+        (f"{DARTS_V2_TEXT}()", ["more than one genotype"]),
+        (f"os.{DARTS_V2_TEXT}", ["unexpected 'os.' before"]),
+        (f"'{DARTS_V2_TEXT}'", ['unexpected "\'" before']),
+        (f"import os\nx = {DARTS_V2_TEXT}", ["unexpected 'import os\\nx = ' before"]),
+        (DARTS_V2_TEXT[:-1], ["not exactly one complete genotype", "never closed"]),
+        ("Genotype()", ["'normal' is missing", "normal, normal_concat, reduce, reduce_concat"]),
+        ("Genotype([], [], [], [])", ["must be written name=value"]),
+        ("Genotype(**{})", ["must be written name=value"]),
+        ("Genotype(recurrent=[('tanh', 0)])", ["'concat' is missing", "recurrent, concat"]),
+        ("Genotype(normal=1, normal=2)", ["field 'normal' is given twice"]),
+        (f"Genotype(norml=[], {REST}", ["unknown field 'norml'", "did you mean 'normal'?"]),
+        (f"Genotype(normal=[('re\\lu', 0)], {REST}", ["not exactly one complete genotype", "escape"]),
+        ("Genotype(\0)", ["not exactly one complete genotype"]),
+        ("Genotype('\ud800')", ["not exactly one complete genotype"]),
+        (
+            f"Genotype(normal=[[('skip_connect', 0)], [('skip_connect', 0)]], {REST}",
+            ["normal[0] = ", "has 1 pairs", "two"],
+        ),
+        (f"Genotype(normal=[[('noise', 0)] * 3], {REST}", ["must be a literal"]),
+        ("{1, 2}", ["more than one genotype, or something else"]),
+        ("{[]: 1}", ["must be a literal"]),
+        ("{**a}", ["must be a literal"]),
+        ("{}", ["lacks 'normal/op_2_0'"]),
+        ("{'normal': [], 'normal_concat': []}", ["from_json"]),
+        ("{'normal/op_2_0': 'noise', 'normal/op_2_0': 'noise'}", ["a key twice"]),
+        (str(nni(TINY) | {"width": 36}), ["unknown key 'width'", "'normal/op_2_0'"]),
+        (str(nni(TINY) | {3: 36}), ["unknown key 3"]),
+        (str(nni(TINY) | {"normal/op_3_0": "noise"}), ["lacks 'normal/input_3_0'"]),
+        (str(nni(TINY) | {"reduce/input_2_1": [0, 1]}), ["reduce[1] = ('avg_pool_3x3', [0, 1])", "must be an int"]),
+        (
+            str(nni(TINY) | {"reduce/input_2_1": 2}),
+            ["reduce[1] = ('avg_pool_3x3', 2): state 2 may only read states 0 to 1"],
+        ),
+    ],
+)
+def test_malformed_text(text, words):
+    refuses(parse, text, *words)
+
+
+@pytest.mark.parametrize("unit", ["[", "(", "{", "{1:", "-", "not ", "a.", "1+", "1**", "f(", "lambda:", "a[0]"])
+def test_deep_text(unit):
+    for size in (1_000, 99_000):
+        refuses(parse, f"Genotype(normal={unit * (size // len(unit))}1)")
+    refuses(from_json, unit * (99_000 // len(unit)))
+
+
+def test_long_text():
+    refuses(parse, DARTS_V2_TEXT + " " * 100_000, "characters is no genotype; at most 100000")
+    refuses(from_json, " " * 100_001, "100001 characters")
+    refuses(
+        parse, f"Genotype(recurrent=[('{'a' * 90_000}', 0)], concat=[1])", "recurrent[0] = ('aaa", "unknown operation"
+    )
+    for number in ("0x" + "f" * 90_000, "9" * 90_000):
+        refuses(parse, f"Genotype(recurrent=[('tanh', {number})], concat=[1])")
+    refuses(parse, f"Genotype(recurrent=[('tanh', 0)], concat=range(1, {10**30}))", "concat[1] = 2", "states 1 to 1")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", ["'' is not JSON"]),
+        ("{", ["is not JSON"]),
+        ("[]", ["must be a JSON object"]),
+        ("null", ["must be a JSON object"]),
+        ("{}", ["'normal' is missing"]),
+        (to_json(TINY).replace('"reduce":', '"reduced":'), ["unknown field 'reduced'", "did you mean 'reduce'?"]),
+        (to_json(TINY).replace('"reduce":', '"normal":'), ["given twice among normal"]),
+        (to_json(RNN).replace('"concat"', '"normal_concat"'), ["unknown field 'normal_concat'"]),
+        (to_json(TINY).replace('"sep_conv_3x3", 1', '"sep_conv_3x3", 1.0'), ["normal[1]", "must be an int, not float"]),
+        (to_json(TINY).replace('"sep_conv_3x3", 1', '"sep_conv_3x3", true'), ["normal[1]", "must be an int, not bool"]),
+        (to_json(TINY).replace("[2]", "2"), ["normal_concat = 2 must be a tuple"]),
+        (
+            '{"normal": "abcd", "normal_concat": [2], "reduce": [], "reduce_concat": [2]}',
+            ["normal = 'abcd' must be a tuple"],
+        ),
+    ],
+)
+def test_malformed_json(text, words):
+    refuses(from_json, text, *words)
+
+
+def test_json_layout():
+    text = to_json(TINY)
+    assert text.endswith("]\n}\n") and text.count("\n") == 6
+    assert json.loads(text) == {
+        "normal": [["skip_connect", 0], ["sep_conv_3x3", 1]],
+        "normal_concat": [2],
+        "reduce": [["max_pool_3x3", 0], ["avg_pool_3x3", 1]],
+        "reduce_concat": [2],
+    }
+    refuses(to_json, TINY._replace(reduce_concat=()), "reduce_concat = ()")
+
+
+# --------------------------------------------------------------------------------------------------------------- rules
+
+TWO = TINY.normal + (("noise", 1), ("dil_conv_5x5", 2))
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"normal": TWO + (("noise", 0),)}, ["normal has 5 pairs", "every node needs exactly two"]),
+        ({"normal": ()}, ["normal is empty", "one node at least"]),
+        ({"reduce": [*TINY.reduce]}, ["reduce = [('max_pool", "must be a tuple", "parse(str(genotype))"]),
+        ({"normal": (("noise", 0), ["noise", 0])}, ["normal[1] = ['noise', 0]", "a tuple of an operation's name"]),
+        ({"normal": (("noise", 0), ("noise", 0, 1))}, ["normal[1] = ('noise', 0, 1)", "and its source state"]),
+        ({"normal": ((0, "noise"), ("noise", 0))}, ["normal[0] = (0, 'noise')"]),
+        (
+            {"normal": TWO[:3] + (("sep_conv_3x3", 7),)},
+            ["normal[3] = ('sep_conv_3x3', 7): state 3 may only read states 0 to 2"],
+        ),
+        ({"normal": (("noise", 2), ("noise", 0))}, ["normal[0] = ('noise', 2): state 2 may only read states 0 to 1"]),
+        ({"reduce": (("noise", 0), ("noise", -1))}, ["reduce[1] = ('noise', -1): state 2 may only read"]),
+        ({"reduce": (("noise", True), ("noise", 0))}, ["reduce[0] = ('noise', True)", "must be an int, not bool"]),
+        (
+            {"reduce": (("none", 0), ("noise", 0))},
+            ["reduce[0] = ('none', 0)", "'none' is a candidate of searches only"],
+        ),
+        (
+            {"normal": (("sep_conv3x3", 0), ("noise", 0))},
+            ["normal[0] = ('sep_conv3x3', 0): unknown operation (did you mean 'sep_conv_3x3'?); known are"],
+        ),
+        ({"normal": (("tanh", 0), ("noise", 0))}, ["normal[0] = ('tanh', 0): unknown operation"]),
+        ({"normal_concat": ()}, ["normal_concat = ()", "one state at least"]),
+        ({"normal_concat": range(2, 3)}, ["normal_concat = range(2, 3) must be a tuple"]),
+        ({"normal_concat": (1, 2)}, ["normal_concat[0] = 1: the nodes of this cell make states 2 to 2"]),
+        ({"normal": TWO, "normal_concat": (3, 4)}, ["normal_concat[1] = 4", "states 2 to 3"]),
+        ({"normal": TWO, "normal_concat": (2, 3, 2)}, ["normal_concat[2] = 2", "only once"]),
+        ({"reduce_concat": (2.0,)}, ["reduce_concat[0] = 2.0", "must be an int, not float"]),
+    ],
+)
+def test_rules_of_cells(fields, words):
+    genotype = TINY._replace(**fields)
+    refuses(check, genotype, *words)
+    refuses(to_json, genotype, *words)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        (
+            {"recurrent": (("tanh", 0), ("relu", 2))},
+            ["recurrent[1] = ('relu', 2): state 2 may only read states 0 to 1"],
+        ),
+        (
+            {"recurrent": (("tanh", 1), ("relu", 1))},
+            ["recurrent[0] = ('tanh', 1): state 1 may only read states 0 to 0"],
+        ),
+        ({"recurrent": (("none", 0), ("relu", 1))}, ["recurrent[0] = ('none', 0)", "searches only"]),
+        ({"recurrent": (("sigmod", 0), ("relu", 1))}, ["did you mean 'sigmoid'?", "tanh, relu, sigmoid, identity"]),
+        ({"recurrent": (("sep_conv_3x3", 0), ("relu", 1))}, ["recurrent[0] = ('sep_conv_3x3', 0): unknown operation"]),
+        ({"recurrent": (("tanh", 0), ("relu", False))}, ["recurrent[1] = ('relu', False)", "not bool"]),
+        ({"recurrent": ()}, ["recurrent is empty"]),
+        ({"concat": (0, 1)}, ["concat[0] = 0: the nodes of this cell make states 1 to 2"]),
+        ({"concat": (1, 1)}, ["concat[1] = 1", "only once"]),
+    ],
+)
+def test_rules_of_recurrent_cells(fields, words):
+    refuses(check, RNN._replace(**fields), *words)
+
+
+def test_check_with_operations():
+    check(genotypes.DARTS_V2, ("max_pool_3x3", "skip_connect", "sep_conv_3x3", "dil_conv_3x3"))
+    check(genotypes.DARTS_V2, iter(genotypes.OPS))
+    check(RNN, {"tanh", "relu"})
+    with pytest.raises(ValueError, match=re.escape("normal[7] = ('dil_conv_3x3', 2): unknown operation")):
+        check(genotypes.DARTS_V2, ("max_pool_3x3", "skip_connect", "sep_conv_3x3"))
+    with pytest.raises(ValueError, match="searches only"):
+        check(TINY._replace(normal=(("none", 0), ("none", 1))), ("none", *genotypes.OPS))
+
+
+def test_check_of_something_else():
+    refuses(check, DARTS_V2_TEXT, "is not a Genotype or RecurrentGenotype")
+    refuses(check, tuple(TINY), "is not a Genotype or RecurrentGenotype")
+
+
+def test_order_is_kept():
+    genotype = TINY._replace(normal=TWO, normal_concat=(3, 2))
+    assert parse(str(genotype)) == from_json(to_json(genotype)) == genotype
+    assert parse(str(TINY._replace(normal=[*TINY.normal]))) == TINY

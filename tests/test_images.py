@@ -1,0 +1,208 @@
+"""Data sets from scikit-learn, from npz files and from folders of pictures, and the split by index."""
+
+import shutil
+import sys
+
+import numpy as np
+import pytest
+
+from jaxdarts.data import images, optional
+
+RNG = np.random.RandomState(0)
+
+
+def random_images(size, *shape):
+    return RNG.randint(0, 256, (size, *shape), np.uint8)
+
+
+def assert_one_line(error, *words):
+    text = str(error.value)
+    assert "\n" not in text
+    for word in words:
+        assert word in text
+
+
+# ------------------------------------------------------------------------------------------------------------ basics
+
+
+def test_digits():
+    pytest.importorskip("sklearn")
+    digits, again = images.load("digits"), images.load("digits")
+    assert digits.train.images.shape == (1437, 8, 8, 1) and digits.test.images.shape == (360, 8, 8, 1)
+    assert digits.train.images.dtype == np.uint8 and digits.train.labels.dtype == np.int32
+    assert set(np.unique(digits.train.images)) == set(np.rint(np.arange(17) * 255 / 16).astype(int))
+    assert digits.class_names == tuple("0123456789")
+    assert np.bincount(digits.test.labels, minlength=10).min() > 20
+    np.testing.assert_array_equal(digits.train.images, again.train.images)
+    pixels = digits.train.images / 255
+    np.testing.assert_allclose(digits.mean, pixels.mean((0, 1, 2)), rtol=1e-6)
+    np.testing.assert_allclose(digits.std, pixels.std((0, 1, 2)), rtol=1e-6)
+    assert digits.mean.dtype == digits.std.dtype == np.float32
+
+
+def test_split_is_by_index():
+    whole = images.Images(random_images(10, 2, 2, 1), np.arange(10, dtype=np.int32))
+    first, second = images.split(whole, 0.35)
+    assert first.labels.tolist() == [0, 1, 2] and second.labels.tolist() == [3, 4, 5, 6, 7, 8, 9]
+    np.testing.assert_array_equal(np.concatenate([first.images, second.images]), whole.images)
+
+
+@pytest.mark.parametrize("portion", [0.0, 1.0, -0.5, 1.5, 0.05, float("nan")])
+def test_split_refuses_an_empty_part(portion):
+    with pytest.raises(ValueError) as error:
+        images.split(images.Images(random_images(10, 2, 2, 1), np.zeros(10, np.int32)), portion)
+    assert_one_line(error, str(portion), "10")
+
+
+def test_missing_package_tells_the_pip_command():
+    with pytest.raises(ModuleNotFoundError) as error:
+        optional.require("no_such_module", "no-such-package", "reading 'x'")
+    assert_one_line(error, "reading 'x'", "pip install no-such-package")
+
+
+def test_without_tfds_other_sources_work(monkeypatch, tmp_path):
+    for module in ("tensorflow_datasets", "array_record", "importlib_resources", "PIL"):
+        monkeypatch.setitem(sys.modules, module, None)
+    np.savez(tmp_path / "a.npz", **npz_arrays())
+    assert images.load(f"npz:{tmp_path / 'a.npz'}").test.images.shape == (2, 4, 5, 3)
+    with pytest.raises(ModuleNotFoundError) as error:
+        images.load("cifar10", str(tmp_path))
+    assert_one_line(error, "cifar10", "pip install tensorflow-datasets")
+
+
+# --------------------------------------------------------------------------------------------------------------- npz
+
+
+def npz_arrays(**changes):
+    arrays = {
+        "images_train": random_images(6, 4, 5, 3),
+        "labels_train": np.array([0, 1, 2, 0, 1, 2]),
+        "images_test": random_images(2, 4, 5, 3),
+        "labels_test": np.array([3, 1]),
+    }
+    return {k: v for k, v in {**arrays, **changes}.items() if v is not None}
+
+
+def test_npz(tmp_path):
+    arrays = npz_arrays()
+    arrays["images_train"][..., 1] = 7
+    np.savez(tmp_path / "a.npz", **arrays)
+    data = images.load(f"npz:{tmp_path / 'a.npz'}")
+    np.testing.assert_array_equal(data.train.images, arrays["images_train"])
+    np.testing.assert_array_equal(data.test.labels, arrays["labels_test"])
+    assert data.train.labels.dtype == np.int32 and data.class_names == ("0", "1", "2", "3")
+    np.testing.assert_allclose(data.mean[1], 7 / 255, rtol=1e-6)
+    assert data.std[1] == np.float32(1 / 255)  # the floor: this channel is constant
+
+
+def test_npz_grey_and_keras_names(tmp_path):
+    train, test = random_images(6, 4, 5), random_images(2, 4, 5)
+    np.savez(tmp_path / "a.npz", x_train=train, y_train=np.zeros((6, 1), np.uint8), x_test=test, y_test=np.ones(2, int))
+    data = images.load(f"npz:{tmp_path / 'a.npz'}")
+    np.testing.assert_array_equal(data.train.images, train[..., None])
+    assert data.train.labels.tolist() == [0] * 6
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"labels_test": None}, ("labels_test", "y_test", "images_train")),
+        ({"images_train": np.zeros((6, 4, 5, 3), np.float32)}, ("float32", "uint8")),
+        ({"labels_train": np.arange(5)}, ("6", "5")),
+        ({"labels_train": np.array([0, 1, 2, 0, -1, 2])}, ("-1",)),
+        ({"labels_train": np.zeros(6)}, ("float64", "integers")),
+        ({"images_test": random_images(2, 4, 4, 3)}, ("(4, 5, 3)", "(4, 4, 3)")),
+        ({"images_test": random_images(0, 4, 5, 3), "labels_test": np.arange(0)}, ("empty",)),
+        ({"images_test": random_images(2, 5)}, ("(2, 5)", "[N, H, W, C]")),
+        ({"labels_train": np.array([{"not": "an array"}] * 6)}, ("allow_pickle=False",)),
+    ],
+)
+def test_npz_errors(tmp_path, changes, words):
+    path = tmp_path / "a.npz"
+    np.savez(path, **npz_arrays(**changes))
+    with pytest.raises(ValueError) as error:
+        images.load(f"npz:{path}")
+    assert_one_line(error, str(path), *words)
+
+
+def test_npz_of_other_kinds(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        images.load(f"npz:{tmp_path / 'a.npz'}")
+    (tmp_path / "text.npz").write_text("not an archive")
+    np.save(tmp_path / "one.npy", np.zeros(3))
+    for name in ("text.npz", "one.npy"):
+        with pytest.raises(ValueError) as error:
+            images.load(f"npz:{tmp_path / name}")
+        assert_one_line(error, name)
+
+
+# ------------------------------------------------------------------------------------------------------------ folder
+
+
+def write_pictures(folder, count, shape=(4, 5, 3), suffix="png"):
+    from PIL import Image
+
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = random_images(count, *shape)
+    for i, array in enumerate(arrays):
+        Image.fromarray(array.squeeze(-1) if shape[-1] == 1 else array).save(folder / f"{i:03d}.{suffix}")
+    return arrays
+
+
+def pairs(part):
+    return sorted((image.tobytes(), int(label)) for image, label in zip(*part, strict=True))
+
+
+@pytest.mark.parametrize("held_out", ["test", "val", "validation"])
+def test_folder_with_parts(tmp_path, held_out):
+    pytest.importorskip("PIL")
+    train = {name: write_pictures(tmp_path / "train" / name, 20) for name in ("cat", "ant", "bee")}
+    test = write_pictures(tmp_path / held_out / "bee", 3)
+    (tmp_path / "train" / "cat" / "notes.txt").write_text("no picture")
+    data, again = images.load(f"folder:{tmp_path}"), images.load(f"folder:{tmp_path}")
+    assert data.class_names == ("ant", "bee", "cat")
+    expected = [(image.tobytes(), i) for i, name in enumerate(data.class_names) for image in train[name]]
+    assert pairs(data.train) == sorted(expected)
+    assert pairs(data.test) == sorted((image.tobytes(), 1) for image in test)
+    np.testing.assert_array_equal(data.train.labels, again.train.labels)
+    assert all(set(part.labels) == {0, 1, 2} for part in images.split(data.train, 0.5))
+
+
+def test_folder_without_parts_is_split(tmp_path):
+    pytest.importorskip("PIL")
+    written = {name: write_pictures(tmp_path / name, 10, (4, 5, 1), "bmp") for name in ("a", "b")}
+    data = images.load(f"folder:{tmp_path}")
+    assert data.train.images.shape == (16, 4, 5, 1) and data.test.images.shape == (4, 4, 5, 1)
+    expected = sorted((image.tobytes(), i) for i, name in enumerate("ab") for image in written[name])
+    assert sorted(pairs(data.train) + pairs(data.test)) == expected
+
+
+def test_folder_mixes_grey_and_colour(tmp_path):
+    pytest.importorskip("PIL")
+    grey = write_pictures(tmp_path / "a", 5, (4, 5, 1))
+    write_pictures(tmp_path / "b", 5)
+    data = images.load(f"folder:{tmp_path}")
+    part, row = next((p, i) for p in (data.train, data.test) for i, label in enumerate(p.labels) if label == 0)
+    assert any(np.array_equal(part.images[row], np.repeat(image, 3, -1)) for image in grey)
+
+
+def test_folder_errors(tmp_path):
+    pytest.importorskip("PIL")
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        images.load(f"folder:{tmp_path / 'none'}")
+    with pytest.raises(FileNotFoundError, match="0 training and 0 test images"):
+        images.load(f"folder:{tmp_path}")
+    write_pictures(tmp_path / "train" / "a", 4)
+    with pytest.raises(FileNotFoundError, match="has only train"):
+        images.load(f"folder:{tmp_path}")
+    write_pictures(tmp_path / "test" / "b", 1)
+    with pytest.raises(ValueError, match=r"b is a class that .*train lacks"):
+        images.load(f"folder:{tmp_path}")
+    shutil.rmtree(tmp_path / "test" / "b")
+    write_pictures(tmp_path / "test" / "a", 1, (4, 6, 3))
+    with pytest.raises(ValueError) as error:
+        images.load(f"folder:{tmp_path}")
+    assert_one_line(error, str(tmp_path / "test" / "a" / "000.png"), "6 x 4", "5 x 4")
+    (tmp_path / "test" / "a" / "000.png").write_text("broken")
+    with pytest.raises(ValueError, match=r"000\.png is no readable image"):
+        images.load(f"folder:{tmp_path}")
