@@ -8,14 +8,16 @@ that reads on white and on black; a page may overrule it with ``svg { color: inh
 import base64
 import html
 import io
+import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
+from scipy.optimize import isotonic_regression
 
 MINUS = "\N{MINUS SIGN}"
 MONO = "ui-monospace, Menlo, 'DejaVu Sans Mono', Consolas, monospace"
@@ -30,12 +32,12 @@ FAMILIES = (
     ("#5d6470", re.compile("")),
 )
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-_VIRIDIS = "440154 472d7b 3b528b 2c728e 21918c 28ae80 5ec962 addc30 fde725"
-VIRIDIS = np.array([list(bytes.fromhex(color)) for color in _VIRIDIS.split()])
+_ANCHORS = "440154 472d7b 3b528b 2c728e 21918c 28ae80 5ec962 addc30 fde725"
+VIRIDIS = np.array([list(bytes.fromhex(color)) for color in _ANCHORS.split()])
 TITLE = {"font_weight": 600}
 
+Edges = Sequence[tuple[str, int]]
 INPUTS = ("c_{k-2}", "c_{k-1}")
-OUTPUT = "c_{k}"
 
 
 def genotype(genotype) -> dict[str, str]:
@@ -57,12 +59,7 @@ def genotype(genotype) -> dict[str, str]:
 
 
 def cell(
-    edges: Sequence[tuple[str, int]],
-    concat: Sequence[int],
-    *,
-    title: str = "",
-    inputs: Sequence[str] = INPUTS,
-    output: str = OUTPUT,
+    edges: Edges, concat: Sequence[int], *, title: str = "", inputs: Sequence[str] = INPUTS, output: str = "c_{k}"
 ) -> str:
     """Draws one cell from left to right, one labelled curve for each operation.
 
@@ -91,11 +88,10 @@ def cell(
     layout = _layout(triples, concat, num_states, len(inputs))
     names = [*inputs, *(str(i) for i in range(num_states - len(inputs))), output]
     widths = [max(32.0, 8.0 * len(re.sub(r"[_{}]", "", name)) + 16) for name in names]
-    widths += [6.95 * len(triples[e][0]) + 18 if e is not None else 0.0 for e in layout.labels[num_states + 1 :]]
-    x = _columns(layout, widths)
-    top = 40 if title else 12
-    y = [v + top - min(c - h / 2 for c, h in zip(layout.y, layout.height)) for v in layout.y]
-    column = [max(w for w, r in zip(widths, layout.rank) if r == rank) for rank in layout.rank]
+    widths += [6.95 * len(triples[e][0]) + 18 if e is not None else 0.0 for e in layout.labels[len(names) :]]
+    column = [max(widths[u] for u in range(len(widths)) if layout.rank[u] == rank) for rank in layout.rank]
+    x = _columns(layout, column)
+    y = layout.y - np.min(layout.y - layout.height / 2) + (40 if title else 12)
     tails, heads = _ports(layout.chains, len(triples), y)
 
     under, over = [], []
@@ -122,13 +118,12 @@ def cell(
         style = {"rx": 6, "fill_opacity": 0.09, "stroke": "currentColor", "stroke_opacity": 0.7}
         over.append(_tag("rect", x=x[v] - widths[v] / 2, y=y[v] - height / 2, width=widths[v], height=height, **style))
         over.append(_label(x[v], y[v] + 4.5, name, 13, anchor="middle", subscripts=True))
-    if title:
-        over.append(_label(12, 22, title, 14, **TITLE))
+    over += [_label(12, 22, title, 14, **TITLE)] if title else []
     width = max(x[num_states] + widths[num_states] / 2 + 12, 24 + 9 * len(title))
-    return _svg(width, max(v + h / 2 for v, h in zip(y, layout.height)) + 12, under + over, title or "cell")
+    return _svg(width, np.max(y + layout.height / 2) + 12, under + over, title or "cell")
 
 
-def dot(edges: Sequence[tuple[str, int]], concat: Sequence[int], *, inputs: Sequence[str] = INPUTS) -> str:
+def dot(edges: Edges, concat: Sequence[int], *, inputs: Sequence[str] = INPUTS) -> str:
     """Writes one cell in the language of Graphviz; the arguments are those of `cell`.
 
     >>> print(dot([("skip_connect", 0), ("sep_conv_3x3", 1)], [2]))
@@ -142,14 +137,12 @@ def dot(edges: Sequence[tuple[str, int]], concat: Sequence[int], *, inputs: Sequ
       s2 -> out [color=gray];
     }
     """
-
-    def quote(text: str) -> str:
-        return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", " ") + '"'
-
     triples = _triples(edges, concat, len(inputs))
     names = [*inputs, *(str(i) for i in range(len(edges) // len(inputs)))]
-    lines = [f"  s{i} [label={quote(name)}];" for i, name in enumerate(names)]
-    lines += [f"  s{source} -> s{target} [label={quote(op)}];" for op, source, target in triples]
+    lines = [f"  s{i} [label={json.dumps(name, ensure_ascii=False)}];" for i, name in enumerate(names)]
+    lines += [
+        f"  s{source} -> s{target} [label={json.dumps(op, ensure_ascii=False)}];" for op, source, target in triples
+    ]
     lines += [f"  s{state} -> out [color=gray];" for state in concat]
     return "\n".join(["digraph cell {", "  rankdir=LR; node [shape=box];", *lines, "}"])
 
@@ -172,8 +165,8 @@ class _Layout(NamedTuple):
     """Vertices in ranks (columns): the states, the output, then a label or a lane for each rank that an edge passes."""
 
     rank: list[int]
-    height: list[float]
-    y: list[float]
+    height: np.ndarray
+    y: np.ndarray
     labels: list[int | None]  # the edge whose label a vertex is
     labels_at: list[int]  # where in its chain each edge has its label
     chains: list[list[int]]  # the vertices of each edge, then of each concatenated state
@@ -188,7 +181,7 @@ def _layout(triples, concat, num_states: int, num_inputs: int) -> _Layout:
     rank = [2 * k for k in layer] + [2 * max(layer) + 1]
     ins = [sum(t == v for _, _, t in triples) for v in range(num_states)] + [0]
     outs = [sum(s == v for _, s, _ in triples) + (v in concat) for v in range(num_states)] + [len(concat)]
-    height = [max(30.0, 12.0 * (i - 1) + 20, 6.0 * (o - 1) + 18) for i, o in zip(ins, outs)]
+    height = [max(30.0, 12.0 * (i - 1) + 20, 6.0 * (o - 1) + 18) for i, o in zip(ins, outs, strict=True)]
     labels: list[int | None] = [None] * (num_states + 1)
     load = [0] * (rank[-1] + 1)
     chains: list[list[int]] = []
@@ -210,7 +203,7 @@ def _layout(triples, concat, num_states: int, num_inputs: int) -> _Layout:
     # Lanes pull harder than labels, so that long edges run straight.
     is_lane = [v > num_states and labels[v] is None for v in range(len(rank))]
     weights = [(1.0 + 3.0 * is_lane[u]) * (1.0 + 3.0 * is_lane[v]) for u, v in links]
-    return _Layout(rank, height, _coordinates(order, links, weights, height), labels, labels_at, chains)
+    return _Layout(rank, np.array(height), _coordinates(order, links, weights, height), labels, labels_at, chains)
 
 
 def _order(rank, links) -> list[list[int]]:
@@ -242,43 +235,32 @@ def _order(rank, links) -> list[list[int]]:
     return best
 
 
-def _coordinates(order, links, weights, height, gap: float = 9.0) -> list[float]:
+def _coordinates(order, links, weights, height, gap: float = 9.0) -> np.ndarray:
     """Moves every vertex towards the mean of its neighbours, rank by rank, keeping order and distance."""
-    y = [0.0] * len(height)
-    pulls: list[list[tuple[int, float]]] = [[] for _ in height]
-    for (u, v), w in zip(links, weights):
-        pulls[u].append((v, w))
-        pulls[v].append((u, w))
+    y, pull = np.zeros(len(height)), np.zeros((len(height), len(height)))
+    for (u, v), weight in zip(links, weights, strict=True):
+        pull[u, v] += weight
+        pull[v, u] += weight
     for sweep in range(120):
         for column in order if sweep % 2 == 0 else order[::-1]:
-            # Subtracting the least distances turns "keep apart" into "do not decrease": isotonic regression.
+            strength = pull[column].sum(1)
+            wish = np.where(strength > 0, pull[column] @ y / np.maximum(strength, 1e-9), y[column])
+            # Subtracting the least distances turns "keep apart" into "do not decrease".
             offsets = np.cumsum([0.0] + [(height[u] + height[v]) / 2 + gap for u, v in pairwise(column)])
-            blocks: list[list[float]] = []  # [weighted sum, weight, members]
-            for v, offset in zip(column, offsets):
-                weight = sum(w for _, w in pulls[v])
-                wish = sum(w * y[u] for u, w in pulls[v]) / weight if weight else y[v]
-                weight = weight or 1.0
-                blocks.append([weight * (wish - offset), weight, 1])
-                while len(blocks) > 1 and blocks[-2][0] / blocks[-2][1] >= blocks[-1][0] / blocks[-1][1]:
-                    last = blocks.pop()
-                    blocks[-1] = [a + b for a, b in zip(blocks[-1], last)]
-            levels = [s / w for s, w, n in blocks for _ in range(int(n))]
-            for v, level, offset in zip(column, levels, offsets):
-                y[v] = float(level + offset)
+            y[column] = isotonic_regression(wish - offsets, weights=np.maximum(strength, 1e-9)).x + offsets
     return y
 
 
-def _columns(layout: _Layout, widths) -> list[float]:
+def _columns(layout: _Layout, column) -> list[float]:
     """Centres the ranks; the steeper the curves between two of them, the further apart."""
     links = [pair for chain in layout.chains for pair in pairwise(chain)]
     x, right = [], 12.0
     for rank in range(max(layout.rank) + 1):
-        width = max(w for w, r in zip(widths, layout.rank) if r == rank)
         rise = max((abs(layout.y[u] - layout.y[v]) for u, v in links if layout.rank[v] == rank), default=0.0)
         right += min(26 + 0.16 * rise, 70) if rank else 0
-        x.append(right + width / 2)
-        right += width
-    return [x[r] for r in layout.rank]
+        x.append(right + column[layout.rank.index(rank)] / 2)
+        right += column[layout.rank.index(rank)]
+    return [x[rank] for rank in layout.rank]
 
 
 def _ports(chains, num_ops: int, y) -> tuple[list[float], list[float]]:
@@ -371,7 +353,7 @@ def curves(
     row, x = (42, 12.0) if title else (22, 12.0)
     if title and 28 + 8.6 * len(title) + sum(sizes) < right:
         row, x = 22, right - sum(sizes) + 12
-    for i, (name, size) in enumerate(zip(legend, sizes)):
+    for i, (name, size) in enumerate(zip(legend, sizes, strict=True)):
         if x > 12 and x + size - 12 > right + 0.5:
             row, x = row + 18, 12.0
         parts.append(_tag("line", x1=x, x2=x + 14, y1=row - 4, y2=row - 4, **_stroke(i)))
@@ -379,22 +361,20 @@ def curves(
         x += size
     top = row + (36 if ylabel else 18)
     bottom = max(236, top + 140)
-    if ylabel:
-        parts.append(_label(12, top - 16, ylabel, 12))
+    parts += [_label(12, top - 16, ylabel, 12)] if ylabel else []
+    parts += [_label((left + right) / 2, bottom + 36, xlabel, 12, anchor="middle")] if xlabel else []
 
     first, last = (min(finite)[0], max(finite)[0]) if finite else (0.0, 1.0)
     x_of = _scale(first, last, left + 6, right - 6)
     y_of = _scale(ys[0], ys[-1], bottom, top)
-    for value, label in zip(ys, _tick_labels(ys)):
+    for value, label in zip(ys, _tick_labels(ys), strict=True):
         style = {"stroke": "currentColor", "stroke_opacity": 0.5 if value == ys[0] else 0.16}
         parts.append(_tag("path", d=f"M{left:.1f},{y_of(value):.1f}H{right}", **style))
         parts.append(_label(left - 7, y_of(value) + 4, label, 11.5, anchor="end"))
-    for value, label in zip(xs, _tick_labels(xs)):
+    for value, label in zip(xs, _tick_labels(xs), strict=True):
         if first <= value <= last:
             parts.append(_tag("path", d=f"M{x_of(value):.1f},{bottom}v4", stroke="currentColor", stroke_opacity=0.5))
             parts.append(_label(x_of(value), bottom + 17, label, 11.5, anchor="middle"))
-    if xlabel:
-        parts.append(_label((left + right) / 2, bottom + 36, xlabel, 12, anchor="middle"))
     if not finite:
         parts.append(_label((left + right) / 2, (top + bottom) / 2 + 4, "no data", 13, anchor="middle"))
     for i, points in enumerate(series.values()):
@@ -413,13 +393,8 @@ def _stroke(i: int) -> dict[str, object]:
 
 
 def _runs(points) -> list[list[tuple[float, float]]]:
-    runs: list[list[tuple[float, float]]] = [[]]
-    for x, y in points:
-        if math.isfinite(x) and math.isfinite(y):
-            runs[-1].append((x, y))
-        elif runs[-1]:
-            runs.append([])
-    return [run for run in runs if run]
+    runs = groupby(points, lambda point: math.isfinite(point[0]) and math.isfinite(point[1]))
+    return [list(run) for is_finite, run in runs if is_finite]
 
 
 def _scale(low: float, high: float, start: float, stop: float) -> Callable[[float], float]:
@@ -444,7 +419,8 @@ def _ticks(values: Sequence[float], count: int = 5) -> list[float]:
 def _tick_labels(ticks: Sequence[float]) -> list[str]:
     step, largest = ticks[1] - ticks[0], max(map(abs, ticks))
     if largest >= 1e6 or step < 1e-5:
-        return [f"{t:.3g}".replace("e+0", "e").replace("e-0", "e-") for t in ticks]
+        digits = math.ceil(math.log10(largest / step)) + 1
+        return [f"{t:.{digits}g}".replace("e+0", "e").replace("e-0", "e-") for t in ticks]
     decimals = max(0, -math.floor(math.log10(step) + 1e-9))
     return [f"{t:.{decimals}f}".replace("-", MINUS) for t in ticks]
 
@@ -478,14 +454,13 @@ def heatmap(
     if values.ndim != 3 or values.shape[1] != rows:
         raise ValueError(f"values have shape {values.shape}; {rows} row labels need [epochs, {rows}, ops]")
     shared = all(isinstance(name, str) for name in column_labels)
-    ops = [column_labels] * rows if shared else list(column_labels)
+    ops = [list(map(str, names)) for names in ([column_labels] * rows if shared else column_labels)]
     if len(ops) != rows or any(not 0 < len(names) <= values.shape[2] for names in ops):
         raise ValueError(f"each of {rows} edges needs 1 to {values.shape[2]} operation names")
     finite = values[np.isfinite(values)]
     limit = min(_ticks([0.0, float(finite.max())])[-1], 1.0) if finite.size and finite.max() > 0 else 1.0
 
-    column = 6.1 * max((len(name) for names in ops for name in names), default=0) + 8
-    side = 124.0
+    side, column = 124.0, 6.1 * max((len(name) for names in ops for name in names), default=0) + 8
     # Edges that share their operations need the names once a line, others each their own.
     pitch, per_line = (side + 12, 5) if shared else (side + 12 + column, 3)
     parts = [_label(12, 22, title, 14, **TITLE)] if title else []
@@ -502,7 +477,7 @@ def heatmap(
             parts.append(_label(x, y + 11, row_labels[e], 11.5, **TITLE))
             if len(values) and np.isfinite(picture[:, -1]).any():
                 # What an edge ends with is what a reader wants to know first.
-                winner = ops[e][int(np.nanargmax(np.where(np.isfinite(picture[:, -1]), picture[:, -1], np.nan)))]
+                winner = ops[e][int(np.argmax(np.where(np.isfinite(picture[:, -1]), picture[:, -1], -np.inf)))]
                 parts.append(_label(x + side, y + 11, winner, 9.5, anchor="end", font_family=MONO))
             for k, name in enumerate(ops[e] if place == 0 or not shared else ()):
                 parts.append(_label(x - 5, y + 25 + 10 * k, name, 9.5, anchor="end", font_family=MONO))

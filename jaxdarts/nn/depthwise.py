@@ -62,26 +62,35 @@ def depthwise(
 
 
 def _windows(x: Array, geo: Geometry) -> list[Array]:
-    """The input under each tap: size * size arrays [g, 1, batch, out_height, out_width, channels]."""
-    p, s, d = geo.padding, geo.stride, geo.dilation
+    """The padded input under each tap: size * size arrays [g, 1, batch, out_height, out_width, channels]."""
+    s, d = geo.stride, geo.dilation
     height, width = geo.output(geo.height), geo.output(geo.width)
-    # Without the barrier XLA fuses what made x (batch norm, relu) into the sum and recomputes it for every tap.
-    x = lax.optimization_barrier(jnp.pad(x, ((0, 0), (0, 0), (p, p), (p, p), (0, 0))))
     return [
         x[:, None, :, d * i : d * i + s * (height - 1) + 1 : s, d * j : d * j + s * (width - 1) + 1 : s]
         for i, j in geo.taps
     ]
 
 
-def _missing_y(x: Array, w: Array, geo: Geometry) -> Array:
+def _padded(x: Array, geo: Geometry) -> Array:
+    """The input with the zeros around it."""
+    p = geo.padding
+    # Without the barrier XLA fuses what made x (batch norm, relu) into the sum and recomputes it for every tap.
+    return lax.optimization_barrier(jnp.pad(x, ((0, 0), (0, 0), (p, p), (p, p), (0, 0))))
+
+
+def _convolve(padded: Array, w: Array, geo: Geometry) -> Array:
     weights = w[:, :, :, :, None, None, None, :]
-    products = (window * weights[:, :, i, j] for (i, j), window in zip(geo.taps, _windows(x, geo)))
+    products = (window * weights[:, :, i, j] for (i, j), window in zip(geo.taps, _windows(padded, geo)))
     return functools.reduce(jnp.add, products)
+
+
+def _missing_y(x: Array, w: Array, geo: Geometry) -> Array:
+    return _convolve(_padded(x, geo), w, geo)
 
 
 def _missing_w(x: Array, y: Array, geo: Geometry) -> Array:
     y = lax.optimization_barrier(y)
-    products = [window * y for window in _windows(x, geo)]
+    products = [window * y for window in _windows(_padded(x, geo), geo)]
     zero = np.zeros((), y.dtype)
     # One variadic reduction reads y once for all taps; the batch is summed apart, so that the inner loops stay parallel.
     sums = lax.reduce(products, [zero] * len(products), lambda a, b: [u + v for u, v in zip(a, b)], (3, 4))
@@ -90,19 +99,36 @@ def _missing_w(x: Array, y: Array, geo: Geometry) -> Array:
 
 
 def _missing_x(w: Array, y: Array, geo: Geometry) -> Array:
-    """Every kernel on its own, as a convolution of stride 1 with the flipped kernel, then the sum over kernels."""
-    gaps = [(0, n - geo.stride * (m - 1) - 1, geo.stride - 1) for n, m in zip((geo.height, geo.width), y.shape[3:5])]
-    none = (0, 0, 0)
-    # Zeros in the gaps of the stride, and up to the size of x: the padding of a stride-1 convolution is then the same.
-    y = lax.pad(y, np.zeros((), y.dtype), [none, none, none, *gaps, none])
+    """A convolution of stride 1 of y, zeros in the gaps of its stride, with the flipped kernels; summed over kernels.
+
+    One kernel at a time, in a loop, because a loop is opaque to XLA. As a plain sum it would be fused into, and recomputed by,
+    everything that reads the result, several operations' taps at once: loops of 500 taps that no longer vectorise. Nine taps
+    alone do no harm there, and would do in a loop: XLA writes the result of so small a loop with a single thread.
+    """
+    g, k, batch, height, width, channels = y.shape
+    if k == 1 and g == 1 and geo.size > 3 and batch % 2 == 0:
+        # A single iteration would be inlined: let the batch's halves be two groups.
+        halves = _missing_x(jnp.concatenate([w, w]), y.reshape(2, 1, batch // 2, height, width, channels), geo)
+        return halves.reshape(1, batch, *halves.shape[2:])
+    p, s = geo.padding, geo.stride
+    gaps = [(p, p + n - s * (m - 1) - 1, s - 1) for n, m in zip((geo.height, geo.width), (height, width))]
+    y = lax.pad(y, np.zeros((), y.dtype), [(0, 0, 0)] * 3 + gaps + [(0, 0, 0)])
     flipped, geo = w[:, :, ::-1, ::-1], geo._replace(stride=1)
+    if k == 1 and geo.size <= 3:
+        return _convolve(lax.optimization_barrier(y[:, 0]), flipped, geo)[:, 0]
+    y, flipped = (a.reshape(g * k, 1, *a.shape[2:]) for a in (y, flipped))
 
-    def term(k):
-        one = (lax.dynamic_slice_in_dim(a, k, 1, axis=1) for a in (y, flipped))
-        return _missing_y(next(one)[:, 0], next(one), geo)[:, 0]
+    def add(i, total):
+        one, kernel = (lax.dynamic_slice_in_dim(a, i, 1) for a in (y, flipped))
+        term = _convolve(one[:, 0], kernel, geo)[:, 0]
+        if g == 1:
+            return total + term
+        group = i if k == 1 else i // k
+        if k > 1:
+            term += lax.dynamic_slice_in_dim(total, group, 1)
+        return lax.dynamic_update_slice_in_dim(total, term, group, 0)
 
-    # A loop, not a sum: XLA would fuse all kernels' taps, and those of other operations, into one loop too large to vectorise.
-    return lax.fori_loop(1, w.shape[1], lambda k, total: total + term(k), term(0))
+    return lax.fori_loop(0, g * k, add, jnp.zeros((g, batch, geo.height, geo.width, channels), y.dtype))
 
 
 _ARGUMENTS = {"y": "xw", "w": "xy", "x": "wy"}
@@ -113,12 +139,23 @@ def _apply(a: Array, b: Array, *, missing: str, geometry: Geometry) -> Array:
     return _DIRECT[missing](a, b, geometry)
 
 
+def mapped_first(arguments, axes) -> list[Array]:
+    """The arguments of a batching rule with the mapped axis in front, given to those that lack it."""
+    size = next(a.shape[axis] for a, axis in zip(arguments, axes) if axis is not None)
+    return [
+        jnp.broadcast_to(a, (size, *a.shape)) if axis is None else jnp.moveaxis(a, axis, 0)
+        for a, axis in zip(arguments, axes)
+    ]
+
+
 def _batch(arguments, axes, *, missing: str, geometry: Geometry):
     """Folds a mapped axis into the group axis."""
-    size = next(a.shape[axis] for a, axis in zip(arguments, axes) if axis is not batching.not_mapped)
-    moved = [batching.bdim_at_front(a, axis, size) for a, axis in zip(arguments, axes)]
-    out = _form.bind(*(m.reshape(-1, *m.shape[2:]) for m in moved), missing=missing, geometry=geometry)
-    return out.reshape(size, -1, *out.shape[1:]), 0
+    first, second = mapped_first(arguments, axes)
+    size = first.shape[0]
+    out = _form.bind(
+        *(a.reshape(size * a.shape[1], *a.shape[2:]) for a in (first, second)), missing=missing, geometry=geometry
+    )
+    return out.reshape(size, out.shape[0] // size, *out.shape[1:]), 0
 
 
 def _shape(a, b, *, missing: str, geometry: Geometry) -> jax.core.ShapedArray:

@@ -16,6 +16,8 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
 
+from jaxdarts.nn.depthwise import mapped_first
+
 _TAPS = [(i, j) for i in range(3) for j in range(3)]
 
 
@@ -58,8 +60,7 @@ def _transpose(cotangent, x, winner, *, transposed, **params):
 
 
 def _batch(arguments, axes, **params):
-    size = next(a.shape[axis] for a, axis in zip(arguments, axes) if axis is not batching.not_mapped)
-    return _choose.bind(*(batching.bdim_at_front(a, axis, size) for a, axis in zip(arguments, axes)), **params), 0
+    return _choose.bind(*mapped_first(arguments, axes), **params), 0
 
 
 def _shape(x, winner, *, stride, size, transposed):

@@ -1,0 +1,263 @@
+"""What a run writes while it goes: JSON lines, TensorBoard events, a progress line and a text log.
+
+A `Writer` is a pair of functions; `combine` makes one of many.
+"""
+
+import json
+import logging
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO
+
+
+class Writer(NamedTuple):
+    """Takes the metrics of a run, step by step.
+
+    Attributes:
+        write: called with a step and a mapping from names to scalars (Python, NumPy or JAX).
+        close: called once, at the end.
+    """
+
+    write: Callable[[int, Mapping[str, Any]], None]
+    close: Callable[[], None]
+
+
+def combine(*writers: Writer) -> Writer:
+    """Writes to every one of several writers, in order."""
+
+    def write(step: int, values: Mapping[str, Any]) -> None:
+        for writer in writers:
+            writer.write(step, values)
+
+    def close() -> None:
+        for writer in writers:
+            writer.close()
+
+    return Writer(write, close)
+
+
+def json_lines(path: str | os.PathLike, resume_step: int | None = None) -> Writer:
+    """Appends one JSON object a line, `{"step": 3, "epoch": 0, "loss": 2.1}`.
+
+    JSON has no NaN and no infinity: both are written as `null`. Every line is flushed, so a process that is killed
+    loses the line it was writing at most; opening the file again removes such a torso.
+
+    Args:
+        path: the file, made with its folders where it does not exist.
+        resume_step: drop the records of later steps first, so that a run that goes on from a checkpoint of this step
+            leaves no step twice.
+
+    Returns:
+        A `Writer`; it raises ValueError for a value called "step" and TypeError for one that is not a scalar.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        old = path.read_text(encoding="utf-8", errors="replace")
+        lines = [line for line, record in _parse(path, old) if resume_step is None or record["step"] <= resume_step]
+        new = "".join(line + "\n" for line in lines)
+        if new != old:
+            replace_text(path, new)
+    file = path.open("a", encoding="utf-8")
+
+    def write(step: int, values: Mapping[str, Any]) -> None:
+        if "step" in values:
+            raise ValueError(f'values name "step" ({values["step"]}); it is the first argument')
+        record = {"step": int(step)} | {key: _finite(scalar(key, value)) for key, value in values.items()}
+        file.write(json.dumps(record, allow_nan=False) + "\n")
+        file.flush()
+
+    return Writer(write, file.close)
+
+
+def read_json_lines(path: str | os.PathLike) -> list[dict[str, Any]]:
+    """Reads what `json_lines` wrote; a last line that was cut off is left out.
+
+    Raises:
+        ValueError: if any other line is not a record.
+    """
+    path = Path(path)
+    return [record for _, record in _parse(path, path.read_text(encoding="utf-8", errors="replace"))]
+
+
+def _parse(path: Path, text: str) -> list[tuple[str, dict[str, Any]]]:
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    pairs = []
+    for number, line in lines:
+        try:
+            record = json.loads(line)
+            if not isinstance(record, dict) or "step" not in record:
+                raise ValueError('expected an object with a "step"')
+        except ValueError as error:
+            if number == lines[-1][0]:
+                break
+            raise ValueError(f"{path}, line {number}: {error}") from None
+        pairs.append((line, record))
+    return pairs
+
+
+def tensorboard(folder: str | os.PathLike, resume_step: int | None = None) -> Writer:
+    """Writes scalars as TensorBoard events.
+
+    Args:
+        folder: where the event files go.
+        resume_step: hide the events of later steps that an earlier process left.
+
+    Raises:
+        ImportError: if tensorboardX is not installed.
+    """
+    try:
+        # A slow import, and not every run wants it.
+        from tensorboardX import SummaryWriter
+    except ImportError:
+        raise ImportError("TensorBoard events need tensorboardX: pip install tensorboardX") from None
+    purge_step = None if resume_step is None else resume_step + 1
+    events = SummaryWriter(os.fspath(folder), purge_step=purge_step)
+
+    def write(step: int, values: Mapping[str, Any]) -> None:
+        for key, value in values.items():
+            events.add_scalar(key, scalar(key, value), int(step))
+
+    return Writer(write, events.close)
+
+
+def console(
+    total: int, *, every: float = 10.0, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic
+) -> Writer:
+    """Shows progress: a live bar on a terminal, plain lines elsewhere.
+
+    The speed counts from the first write on, so it leaves out compilation.
+
+    Args:
+        total: the step at which the run ends.
+        every: seconds between plain lines at least; the last one always comes.
+        stream: where to write; standard output by default.
+        clock: seconds, for the speed.
+    """
+    stream = sys.stdout if stream is None else stream
+    show, stop = _bar(total, stream) if stream.isatty() else _lines(total, stream, every, clock)
+    first: list[tuple[int, float]] = []
+
+    def write(step: int, values: Mapping[str, Any]) -> None:
+        now, step = clock(), int(step)
+        if not first:
+            first.append((step, now))
+        text = "  ".join(f"{key} {_brief(scalar(key, value))}" for key, value in values.items())
+        steps, seconds = step - first[0][0], now - first[0][1]
+        if steps > 0 and seconds > 0:
+            text += f"  {steps / seconds:.3g} steps/s  {duration((total - step) * seconds / steps)} left"
+        show(step, text.strip())
+
+    return Writer(write, stop)
+
+
+def _bar(total: int, stream: TextIO) -> tuple[Callable[[int, str], None], Callable[[], None]]:
+    # Imported late: plain lines do without it.
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.table import Column
+
+    text = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis"))
+    progress = Progress(BarColumn(24), MofNCompleteColumn(), text, console=Console(file=stream))
+    task = progress.add_task("", total=total)
+    progress.start()
+    return lambda step, line: progress.update(task, completed=step, description=line), progress.stop
+
+
+def _lines(
+    total: int, stream: TextIO, every: float, clock: Callable[[], float]
+) -> tuple[Callable[[int, str], None], Callable[[], None]]:
+    due, pending = -math.inf, ""
+
+    def stop() -> None:
+        nonlocal pending
+        if pending:
+            print(pending, file=stream, flush=True)
+        pending = ""
+
+    def show(step: int, line: str) -> None:
+        nonlocal due, pending
+        pending = f"step {step}/{total}  {line}".rstrip()
+        if clock() >= due:
+            due = clock() + every
+            stop()
+
+    return show, stop
+
+
+def logger(path: str | os.PathLike) -> logging.Logger:
+    """Makes a logger that appends to a file and repeats each message on standard output.
+
+    Lines read `11/22 03:01:14 AM message`, the format that scripts around DARTS parse. The logger stands alone: it
+    is not among those of `logging.getLogger`, so two runs in a process do not mix. End it with `close_logger`.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    log = logging.Logger("jaxdarts", logging.INFO)
+    for handler in (logging.FileHandler(path, encoding="utf-8"), _Stdout()):
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%m/%d %I:%M:%S %p"))
+        log.addHandler(handler)
+    return log
+
+
+def close_logger(log: logging.Logger) -> None:
+    """Closes the files of a logger."""
+    for handler in list(log.handlers):
+        log.removeHandler(handler)
+        handler.close()
+
+
+class _Stdout(logging.Handler):
+    """Looks `sys.stdout` up at each message, so that a live bar, which replaces it, stays below the messages."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            print(self.format(record), file=sys.stdout, flush=True)
+        except Exception:
+            self.handleError(record)
+
+
+def scalar(key: str, value: Any) -> int | float:
+    """Turns a scalar array into a Python number.
+
+    Raises:
+        TypeError: if the value is not a single number.
+    """
+    if getattr(value, "shape", ()) == () and hasattr(value, "item"):
+        value = value.item()
+    if not isinstance(value, (int, float)):
+        raise TypeError(f"{key} is {type(value).__name__} {value!r:.60}; metrics must be scalars")
+    return value
+
+
+def duration(seconds: float) -> str:
+    """Formats a time span.
+
+    >>> duration(5025), duration(61), duration(0.4)
+    ('1:23:45', '1:01', '0:00')
+    """
+    minutes, rest = divmod(max(int(seconds), 0), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
+
+
+def replace_text(path: str | os.PathLike, text: str) -> None:
+    """Writes a file as a whole or not at all: a temporary file beside it, then a rename."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _finite(value: int | float) -> int | float | None:
+    return value if math.isfinite(value) else None
+
+
+def _brief(value: int | float) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,158 @@
+"""One self-contained HTML page about a search: no network, no other file, no script."""
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from markupsafe import Markup
+
+from jaxdarts import draw, metrics
+
+# (title, unit, scale, {name in the chart: key in the records})
+CHARTS = (
+    ("Loss", "", 1.0, {"train": "train_loss", "validation": "valid_loss"}),
+    ("Accuracy", "percent", 100.0, {"train": "train_accuracy", "validation": "valid_accuracy"}),
+    ("Learning rate", "", 1.0, {"learning rate": "learning_rate"}),
+    ("Skip connections", "edges of the found cell", 1.0, {"normal": "skip_normal", "reduction": "skip_reduce"}),
+)
+FINALS = {
+    "train_loss": "Train loss",
+    "valid_loss": "Validation loss",
+    "train_accuracy": "Train accuracy",
+    "valid_accuracy": "Validation accuracy",
+}
+CELLS = {"normal": "Normal cell", "reduce": "Reduction cell", "recurrent": "Recurrent cell"}
+STATES = "0 and 1 are the inputs of the cell, and node n of its drawing is state n + 2"
+RECURRENT_STATES = "0 is the input of the cell, and node n of its drawing is state n + 1"
+
+
+def write(
+    path: str | os.PathLike,
+    *,
+    title: str,
+    config: Mapping[str, Any],
+    records: Sequence[Mapping[str, Any]],
+    genotype: Any,
+    mixes: Mapping[str, np.ndarray],
+    edges: Mapping[str, Sequence[tuple[int, int]]],
+    ops: Mapping[str, Sequence[str] | Sequence[Sequence[str]]],
+    facts: Mapping[str, str | float],
+) -> None:
+    """Writes the report of a run; the same arguments give the same bytes.
+
+    The page leads with the facts and the last losses and accuracies, then shows curves, the found cells, mixture
+    weights over time, the genotype as text and the configuration. What is missing is left out.
+
+    Args:
+        path: the HTML file; it is replaced as a whole or not at all.
+        title: headline.
+        config: settings of the run, shown as a table; nested mappings become dotted names.
+        records: one mapping for each epoch, as read by `metrics.read_json_lines`: `epoch`, `train_loss`, `valid_loss`,
+            `train_accuracy`, `valid_accuracy` (fractions), `learning_rate`, `skip_normal`, `skip_reduce`. Any may be
+            missing or None; others are ignored.
+        genotype: the found `Genotype` or `RecurrentGenotype`.
+        mixes: for each cell its mixture weights `[epochs, edges, ops]`.
+        edges: for each cell of `mixes` its edges (source, target).
+        ops: for each cell of `mixes` the names of its operations, one sequence for all edges or one for each.
+        facts: for the headline: text or numbers by name, say `dataset`, `parameters`, `multiply_adds`, and `wall_time`
+            in seconds.
+
+    Raises:
+        ValueError: if `edges` and `ops` do not fit `mixes`.
+    """
+    source = resources.files("jaxdarts").joinpath("report.html.jinja").read_text(encoding="utf-8")
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    page = environment.from_string(source).render(
+        title=title,
+        facts=_facts(facts, records, genotype),
+        charts=[Markup(svg) for svg in _charts(records)],
+        cells=[Markup(svg) for svg in draw.genotype(genotype).values()],
+        heatmaps=[Markup(_heatmap(cell, mix, edges, ops)) for cell, mix in mixes.items()],
+        states=RECURRENT_STATES if hasattr(genotype, "recurrent") else STATES,
+        genotype=str(genotype),
+        config=list(_flatten(config)),
+    )
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    metrics.replace_text(path, page)
+
+
+def _facts(facts: Mapping[str, Any], records: Sequence[Mapping[str, Any]], genotype: Any) -> list[tuple[str, str]]:
+    """Names and values for the headline: those given first, then those that follow from the rest."""
+    rows = [(_title(key), _show(key, value)) for key, value in facts.items()]
+    if records and "epochs" not in facts:
+        rows.append(("Epochs", str(len(records))))
+    for key, name in FINALS.items():
+        values = [record[key] for record in records if _is_finite(record.get(key))]
+        if values and key not in facts:
+            rows.append((name, _show(key, float(values[-1]))))
+    for cell, name in CELLS.items():
+        pairs = getattr(genotype, cell, None)
+        if pairs is not None and cell != "recurrent":
+            skips = sum(op == "skip_connect" for op, _ in pairs)
+            rows.append((f"Skips, {name.lower()}", f"{skips} of {len(pairs)}"))
+    return rows
+
+
+def _charts(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    charts = []
+    for title, unit, scale, keys in CHARTS:
+        series = {}
+        for name, key in keys.items():
+            values = [record.get(key) for record in records]
+            # A missing value stays in the series as a gap; a series that is all gaps is left out.
+            if any(map(_is_finite, values)):
+                series[name] = [
+                    (_number(record.get("epoch"), i), scale * _number(value, math.nan))
+                    for i, (record, value) in enumerate(zip(records, values, strict=True))
+                ]
+        if series:
+            charts.append(draw.curves(series, title=title, xlabel="epoch", ylabel=unit))
+    return charts
+
+
+def _heatmap(cell: str, mix: np.ndarray, edges: Mapping[str, Any], ops: Mapping[str, Any]) -> str:
+    for name, mapping in (("edges", edges), ("ops", ops)):
+        if cell not in mapping:
+            raise ValueError(f"mixes has a cell {cell!r}, {name} has {sorted(mapping)}; every mix needs both")
+    labels = [f"{source}\N{RIGHTWARDS ARROW}{target}" for source, target in edges[cell]]
+    return draw.heatmap(mix, labels, ops[cell], title=CELLS.get(cell, _title(cell)))
+
+
+def _flatten(config: Mapping[str, Any], prefix: str = ""):
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", str(value)
+
+
+def _show(key: str, value: Any) -> str:
+    if isinstance(value, bool) or not _is_finite(value):
+        return str(value)
+    if key.endswith("wall_time"):
+        return metrics.duration(value)
+    if key.endswith("accuracy"):
+        return f"{100 * value:.2f}\N{NARROW NO-BREAK SPACE}%"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+    return f"{value:.4g}"
+
+
+def _title(key: str) -> str:
+    return key[:1].upper() + key[1:].replace("_", " ")
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def _number(value: Any, default: float) -> float:
+    return value if _is_finite(value) else default

@@ -1,0 +1,151 @@
+import html
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxdarts import genotypes, report
+
+EDGES = [(source, target) for target in range(2, 6) for source in range(target)]
+OPS = ["none", "max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3"]
+OPS.append("dil_conv_5x5")
+
+
+def _arguments(name="DARTS_V2", epochs=50):
+    rng = np.random.default_rng(0)
+    records = [
+        {
+            "step": 391 * epoch,
+            "epoch": epoch,
+            "train_loss": 2.0 / (1 + epoch),
+            "valid_loss": 2.5 / (1 + epoch),
+            "train_accuracy": epoch / 60,
+            "valid_accuracy": epoch / 70,
+            "learning_rate": 0.025 / (1 + epoch),
+            "skip_normal": epoch // 10,
+            "skip_reduce": epoch // 20,
+            "steps_per_second": 3.0,
+        }
+        for epoch in range(1, epochs + 1)
+    ]
+    cells = ("normal", "reduce")
+    return {
+        "title": "A <search> & more",
+        "config": {"dataset": "cifar10", "optim": {"lr": 0.025, "betas": (0.5, 0.999)}, "note": "<b>bold</b>"},
+        "records": records,
+        "genotype": getattr(genotypes, name),
+        "mixes": {cell: rng.dirichlet(np.ones(8), (epochs, 14)) for cell in cells},
+        "edges": {cell: EDGES for cell in cells},
+        "ops": {cell: OPS for cell in cells},
+        "facts": {"dataset": "CIFAR-10", "parameters": 3349342, "multiply_adds": 528_400_000, "wall_time": 5025.0},
+    }
+
+
+def _page(tmp_path, **changes):
+    report.write(tmp_path / "report.html", **(_arguments() | changes))
+    return (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def _fact(page, name):
+    match = re.search(f"<dt>{re.escape(name)}</dt><dd>(.*?)</dd>", page)
+    return match and match[1].replace("\N{NARROW NO-BREAK SPACE}", " ")
+
+
+def test_page_shows_the_run(tmp_path):
+    page = _page(tmp_path)
+    assert "A &lt;search&gt; &amp; more" in page and "<b>" not in page
+    assert str(genotypes.DARTS_V2) in html.unescape(page)
+    for title in ("Loss", "Accuracy", "Learning rate", "Skip connections", "Normal cell", "Reduction cell"):
+        assert f">{title}</text>" in page
+    assert page.count("<svg") == 8
+    assert "<td>(0.5, 0.999)</td>" in page and 'scope="row">optim.lr</th>' in page
+    assert _fact(page, "Parameters") == "3 349 342"
+    assert _fact(page, "Multiply adds") == "528 400 000"
+    assert _fact(page, "Wall time") == "1:23:45"
+    assert _fact(page, "Epochs") == "50"
+    assert _fact(page, "Validation loss") == "0.04902"
+    assert _fact(page, "Validation accuracy") == "71.43 %"
+    assert _fact(page, "Skips, normal cell") == "2 of 8"
+    assert _fact(page, "Skips, reduction cell") == "3 of 8"
+
+
+def test_page_is_self_contained_and_small(tmp_path):
+    page = _page(tmp_path)
+    assert "<script" not in page and "<link" not in page and "@import" not in page and "url(" not in page
+    links = re.findall(r'(?:src|href)="([^"]{0,30})', page)
+    assert links and all(link.startswith("data:image/png;base64,") for link in links)
+    assert len(page) < 300_000
+
+
+def test_page_is_deterministic_and_replaced_as_a_whole(tmp_path):
+    first = _page(tmp_path)
+    assert _page(tmp_path) == first
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+    with pytest.raises(ValueError, match="mixes has a cell 'normal'"):
+        _page(tmp_path, edges={})
+    assert (tmp_path / "report.html").read_text(encoding="utf-8") == first
+
+
+@pytest.mark.parametrize("key", [key for key in _arguments(epochs=1)["records"][0]])
+def test_any_key_may_be_missing_or_null(tmp_path, key):
+    records = _arguments(epochs=4)["records"]
+    for record in records:
+        del record[key]
+    assert "nan" not in _page(tmp_path, records=records)
+    for record in records:
+        record[key] = None
+    assert "nan" not in _page(tmp_path, records=records)
+
+
+def test_a_gap_does_not_hide_the_last_value(tmp_path):
+    records = _arguments(epochs=3)["records"]
+    records[-1]["valid_loss"] = None
+    assert _fact(_page(tmp_path, records=records), "Validation loss") == "0.8333"
+
+
+def test_page_of_nothing_but_a_genotype(tmp_path):
+    page = _page(tmp_path, records=[], mixes={}, edges={}, ops={}, facts={}, config={})
+    assert page.count("<svg") == 2
+    assert "Curves" not in page and "Mixture weights" not in page and "Configuration" not in page
+
+
+def test_page_of_a_recurrent_cell(tmp_path):
+    edges = [(source, target) for target in range(1, 9) for source in range(target)]
+    page = _page(
+        tmp_path,
+        genotype=genotypes.RNN_DARTS_V1,
+        mixes={"recurrent": np.full((5, 36, 5), 0.2)},
+        edges={"recurrent": edges},
+        ops={"recurrent": ["none", "tanh", "relu", "sigmoid", "identity"]},
+    )
+    assert "Recurrent cell" in page and "state n + 1" in page and "Skips," not in page
+
+
+def test_facts_given_win_over_facts_derived(tmp_path):
+    page = _page(tmp_path, facts={"epochs": "25 of 50", "valid_loss": 9.0})
+    assert _fact(page, "Epochs") == "25 of 50" and _fact(page, "Valid loss") == "9"
+    assert _fact(page, "Validation loss") is None
+
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None)
+
+
+@pytest.mark.skipif(BROWSER is None, reason="needs chromium or google-chrome")
+def test_page_in_a_browser(tmp_path):
+    _page(tmp_path)
+    flags = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/profile"]
+    address = f"file://{tmp_path}/report.html"
+    dom = subprocess.run([*flags, "--dump-dom", address], capture_output=True, timeout=60, check=True).stdout.decode()
+    assert str(genotypes.DARTS_V2) in html.unescape(dom)
+    shot = tmp_path / "page.png"
+    subprocess.run(
+        [*flags, "--window-size=1280,1600", f"--screenshot={shot}", address],
+        capture_output=True,
+        timeout=60,
+        check=True,
+    )
+    pixels = np.asarray(Image.open(shot).convert("RGB")).reshape(-1, 3)
+    assert len(np.unique(pixels, axis=0)) > 200
