@@ -21,9 +21,35 @@ def over_seeds(function: Callable, in_axes: Any = 0) -> Callable:
     return jax.vmap(function, in_axes=in_axes)
 
 
-def over_devices(function: Callable, devices: Sequence[jax.Device], donate: tuple[int, ...] = ()) -> Callable:
+def over_devices(function: Callable, devices: Sequence[jax.Device], donate: tuple[int, ...] = ()) -> "OnDevices":
     """Maps a pure function over a leading axis of devices. The arguments in `donate` give their memory to the results."""
-    return jax.pmap(function, axis_name=AXIS, devices=devices, donate_argnums=donate)
+    mapped = jax.pmap(function, axis_name=AXIS, devices=devices, donate_argnums=donate)
+    return OnDevices(mapped, compiler_options(devices[0].platform))
+
+
+def compiler_options(platform: str) -> dict[str, str]:
+    """What XLA should know of our programs: pass it to `jax.jit(..., compiler_options=...)` or `lowered.compile(...)`.
+
+    XLA for CPUs drops every `optimization_barrier` before it fuses. A state of a cell has a dozen readers, and each would then
+    recompute it, pooling and batch norm included. With that pass disabled a supernet's gradient compiles and runs about twice
+    as fast; results are the same.
+    """
+    return {"xla_disable_hlo_passes": "cse_barrier_expander"} if platform == "cpu" else {}
+
+
+class OnDevices:
+    """A function over devices, compiled for the shapes of its first call."""
+
+    def __init__(self, mapped: Any, options: dict[str, str]):
+        self.mapped, self.options, self.compiled = mapped, options, None
+
+    def compile(self, *arguments: Any) -> Any:
+        """Compiles without running; arguments may be `jax.ShapeDtypeStruct`s."""
+        self.compiled = self.mapped.lower(*arguments).compile(compiler_options=self.options)
+        return self.compiled
+
+    def __call__(self, *arguments: Any) -> Any:
+        return (self.compiled or self.compile(*arguments))(*arguments)
 
 
 def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:

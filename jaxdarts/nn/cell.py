@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
 from jaxdarts.nn.ops import OPS, Norm, State
@@ -83,4 +84,7 @@ def cell(weights: Weights, s0: State, s1: State, mix: Float[Array, "edges ops"],
             target = choices.edges[e][1]
             for term in terms[e]:
                 states[target] = term if states[target] is None else states[target] + term
+        if source + 1 >= 2 and source + 1 < len(states):
+            # The next state is complete. It has many readers: computed once for all, and so is its cotangent.
+            states[source + 1] = lax.optimization_barrier(states[source + 1])
     return jnp.concatenate([states[i] for i in choices.concat], axis=-1)

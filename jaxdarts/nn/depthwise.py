@@ -99,36 +99,16 @@ def _missing_w(x: Array, y: Array, geo: Geometry) -> Array:
 
 
 def _missing_x(w: Array, y: Array, geo: Geometry) -> Array:
-    """A convolution of stride 1 of y, zeros in the gaps of its stride, with the flipped kernels; summed over kernels.
-
-    One kernel at a time, in a loop, because a loop is opaque to XLA. As a plain sum it would be fused into, and recomputed by,
-    everything that reads the result, several operations' taps at once: loops of 500 taps that no longer vectorise. Nine taps
-    alone do no harm there, and would do in a loop: XLA writes the result of so small a loop with a single thread.
-    """
+    """A convolution of stride 1 of y, zeros in the gaps of its stride, with the flipped kernels; summed over kernels."""
     g, k, batch, height, width, channels = y.shape
-    if k == 1 and g == 1 and geo.size > 3 and batch % 2 == 0:
-        # A single iteration would be inlined: let the batch's halves be two groups.
-        halves = _missing_x(jnp.concatenate([w, w]), y.reshape(2, 1, batch // 2, height, width, channels), geo)
-        return halves.reshape(1, batch, *halves.shape[2:])
     p, s = geo.padding, geo.stride
     gaps = [(p, p + n - s * (m - 1) - 1, s - 1) for n, m in zip((geo.height, geo.width), (height, width))]
     y = lax.pad(y, np.zeros((), y.dtype), [(0, 0, 0)] * 3 + gaps + [(0, 0, 0)])
-    flipped, geo = w[:, :, ::-1, ::-1], geo._replace(stride=1)
-    if k == 1 and geo.size <= 3:
-        return _convolve(lax.optimization_barrier(y[:, 0]), flipped, geo)[:, 0]
-    y, flipped = (a.reshape(g * k, 1, *a.shape[2:]) for a in (y, flipped))
-
-    def add(i, total):
-        one, kernel = (lax.dynamic_slice_in_dim(a, i, 1) for a in (y, flipped))
-        term = _convolve(one[:, 0], kernel, geo)[:, 0]
-        if g == 1:
-            return total + term
-        group = i if k == 1 else i // k
-        if k > 1:
-            term += lax.dynamic_slice_in_dim(total, group, 1)
-        return lax.dynamic_update_slice_in_dim(total, term, group, 0)
-
-    return lax.fori_loop(0, g * k, add, jnp.zeros((g, batch, geo.height, geo.width, channels), y.dtype))
+    y, flipped = (a.reshape(g * k, *rest) for a, rest in ((y, y.shape[2:]), (w[:, :, ::-1, ::-1], (1, *w.shape[2:]))))
+    terms = _convolve(lax.optimization_barrier(y), flipped, geo._replace(stride=1))
+    # One kernel's taps make a loop that vectorises; with the sum over kernels fused into it, they would not.
+    terms = lax.optimization_barrier(terms).reshape(g, k, batch, geo.height, geo.width, channels)
+    return functools.reduce(jnp.add, [terms[:, i] for i in range(k)])
 
 
 _ARGUMENTS = {"y": "xw", "w": "xy", "x": "wy"}

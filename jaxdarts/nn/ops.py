@@ -49,7 +49,9 @@ def batch_norm(x: Array, gain: Array | None = None, *, axis_name: str | None = N
     scale = lax.rsqrt(jnp.maximum(square - mean * mean, 0) + epsilon)
     if gain is not None:
         scale = scale * gain
-    return (wide * scale - mean * scale).astype(x.dtype)
+    # A few numbers a channel: computed once, not wherever an element of x is normalised.
+    scale, shift = lax.optimization_barrier((scale, mean * scale))
+    return (wide * scale - shift).astype(x.dtype)
 
 
 def pointwise(x: Bundle, weights: Float[Array, "k channels out"]) -> Bundle:
@@ -109,7 +111,7 @@ def _avg_pool(weights, x, stride, norm):
     ones = jnp.ones((1, 1, *x.shape[1:3], 1), x.dtype)
     # The border averages over the pixels that exist (count_include_pad=False).
     count = depthwise(ones, jnp.ones((1, 1, 3, 3, 1), x.dtype), stride=stride)[0]
-    return total / count, True
+    return lax.optimization_barrier(total / count), True
 
 
 def _no_weights(channels, stride):

@@ -39,7 +39,7 @@ def max_pool(
     for i, window in enumerate(windows[1:], 1):
         winner = jnp.where(window > best, jnp.int8(i), winner)
         best = jnp.maximum(window, best)
-    return _choose.bind(x, winner, stride=stride, size=x.shape[-3:-1], transposed=False)
+    return lax.optimization_barrier(_choose.bind(x, winner, stride=stride, size=x.shape[-3:-1], transposed=False))
 
 
 def _gather(x: Array, winner: Array, *, stride: int, size: tuple[int, int], transposed: bool) -> Array:

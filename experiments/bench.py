@@ -1,0 +1,196 @@
+"""Time the steps of a search: python experiments/bench.py --batch_size=16 [--peer=PATH]
+
+Prints one JSON line for each program (weight step, first-order and second-order architecture step): milliseconds, images a
+second, memory, seconds to compile cold and from the persistent cache. With a checkout of quark0/darts as --peer, the same steps
+of that code under PyTorch follow, in its default and in its channels-last layout, and the ratios. Times on a shared machine mean
+little by themselves; the ratios of one run are the result. --output keeps all lines with command, commit, versions and device.
+"""
+
+import dataclasses
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import peer as torch_peer
+import tyro
+
+import jaxdarts as jd
+
+STEPS = ("weight_step", "first_order", "second_order")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Time search steps of the DARTS space on random images, beside the original code if it is there."""
+
+    batch_size: int = 16
+    """Images in a batch."""
+    init_channels: int = 16
+    """Channels of the first cells."""
+    layers: int = 8
+    """Number of cells."""
+    image_size: int = 32
+    """Height and width of the images, in pixels."""
+    steps: tuple[Literal["weight_step", "first_order", "second_order"], ...] = STEPS
+    """Which programs to time."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the supernet's computations."""
+    repeats: int = 5
+    """Timed runs of each program, after one that is not counted; medians are reported."""
+    unroll: int = 1
+    """Cells of a run that are compiled apart; 1 compiles fastest."""
+    peer: str | None = None
+    """Checkout of quark0/darts to time under PyTorch in the same run."""
+    threads: int = os.cpu_count() or 1
+    """PyTorch threads for the peer."""
+    output: str | None = None
+    """JSON file to write everything to."""
+
+
+def programs(config: Config) -> tuple[dict[str, Callable], tuple]:
+    """The three steps as pure functions of (params, optimiser state, alpha, its optimiser state, batches), and arguments."""
+    space = jd.spaces.darts()
+    net = space.supernet(
+        width=config.init_channels, depth=config.layers, num_classes=10, dtype=jnp.dtype(config.dtype), unroll=config.unroll
+    )
+    relax = jd.relax.softmax(space.cells)
+    objective = jd.objectives.classification(net)
+    params_tx = optax.chain(optax.clip_by_global_norm(5.0), optax.add_decayed_weights(3e-4), optax.sgd(0.025, momentum=0.9))
+    arch_tx = optax.chain(optax.add_decayed_weights(1e-3), optax.adam(3e-4, b1=0.5, b2=0.999))
+
+    def loss(params, arch, batch):
+        return objective(params, relax.apply(arch, None, 0), (), batch, None)[0]
+
+    def update(gradient, params, params_opt):
+        updates, params_opt = params_tx.update(gradient, params_opt, params)
+        return optax.apply_updates(params, updates), params_opt
+
+    def weight_step(params, params_opt, arch, arch_opt, train, val):
+        params, params_opt = update(jax.grad(loss)(params, arch, train), params, params_opt)
+        return params, params_opt, arch, arch_opt
+
+    def arch_step(hypergradient):
+        def step(params, params_opt, arch, arch_opt, train, val):
+            gradient = hypergradient(
+                lambda w, a: loss(w, a, train), lambda w, a: loss(w, a, val), params, arch,
+                lambda g: update(g, params, params_opt)[0],
+            )
+            updates, arch_opt = arch_tx.update(gradient, arch_opt, arch)
+            return params, params_opt, optax.apply_updates(arch, updates), arch_opt
+
+        return step
+
+    rng = np.random.default_rng(0)
+
+    def batch():
+        shape = (config.batch_size, config.image_size, config.image_size, 3)
+        labels = rng.integers(0, 10, config.batch_size)
+        return {"image": jnp.asarray(rng.normal(size=shape), jnp.float32), "label": jnp.asarray(labels)}
+
+    params = net.init(jax.random.key(0), batch()["image"][:1], net.example_mix())["params"]
+    arch = relax.init(jax.random.key(1))
+    arguments = (params, params_tx.init(params), arch, arch_tx.init(arch), batch(), batch())
+    steps = {
+        "weight_step": weight_step,
+        "first_order": arch_step(jd.hypergrad.first_order),
+        "second_order": arch_step(jd.hypergrad.unrolled),
+    }
+    return steps, arguments
+
+
+def measure(name: str, config: Config) -> dict[str, Any]:
+    """Compiles one step twice, cold and from the cache, and times it."""
+    steps, arguments = programs(config)
+    function = jax.jit(steps[name], compiler_options=jd.parallel.compiler_options(jax.default_backend()))
+    seconds = []
+    for _ in range(2):
+        jax.clear_caches()
+        start = time.perf_counter()
+        lowered = function.lower(*arguments)
+        traced = time.perf_counter() - start
+        compiled = lowered.compile()
+        seconds.append(time.perf_counter() - start)
+    memory = compiled.memory_analysis()
+    runs = []
+    state = arguments[:4]
+    for _ in range(config.repeats + 1):
+        start = time.perf_counter()
+        state = jax.block_until_ready(compiled(*state, *arguments[4:]))
+        runs.append(1000 * (time.perf_counter() - start))
+    median = statistics.median(runs[1:])
+    return {
+        "what": name,
+        "ms": median,
+        "runs_ms": runs[1:],
+        "images_per_second": 1000 * config.batch_size / median,
+        "temporary_memory_mb": memory.temp_size_in_bytes / 1e6,
+        "compile_seconds_cold": seconds[0],
+        "compile_seconds_cached": seconds[1],
+        "of_which_tracing_seconds": traced,
+        "instructions": compiled.as_text().count(" = "),
+    }
+
+
+def versions() -> dict[str, Any]:
+    """What a result must say about where it comes from."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    packages = ("jax", "jaxlib", "flax", "optax", "numpy")
+    device = jax.local_devices()[0]
+    return {
+        "command": " ".join(["python", *sys.argv]),
+        "commit": commit,
+        "python": platform.python_version(),
+        "versions": {name: metadata.version(name) for name in packages},
+        "device": f"{device.platform}: {device.device_kind}",
+        "cores": os.cpu_count(),
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def main() -> None:
+    config = tyro.cli(Config, description=__doc__)
+    lines: list[dict[str, Any]] = []
+
+    def emit(line: dict[str, Any]) -> None:
+        lines.append(line)
+        print(json.dumps(line), flush=True)
+
+    with tempfile.TemporaryDirectory() as cache:
+        jax.config.update("jax_compilation_cache_dir", cache)
+        for name in config.steps:
+            emit(measure(name, config))
+    if config.peer:
+        ours = {line["what"]: line["ms"] for line in lines}
+        options = {
+            "batch": config.batch_size, "width": config.init_channels, "depth": config.layers, "size": config.image_size,
+            "repeats": config.repeats, "threads": config.threads,
+            "device": "cuda" if jax.default_backend() == "gpu" else "cpu",
+        }
+        for channels_last in (False, True):
+            try:
+                theirs = torch_peer.measure(config.peer, channels_last=channels_last, **options)
+            except RuntimeError as error:
+                sys.exit(f"bench.py: {error}")
+            emit(theirs)
+            emit({"what": "ratio", "layout": theirs["layout"], **{f"{n}_speedup": theirs[f"{n}_ms"] / ours[n] for n in ours}})
+    if config.output:
+        result = {**versions(), "config": dataclasses.asdict(config), "lines": lines}
+        result["config"].pop("peer")
+        Path(config.output).write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""Settings that must be made before JAX starts, and what several test modules share."""
+
+import os
+from pathlib import Path
+
+# Four simulated devices share what cores there are; with fewer threads than devices their collectives can wait for ever.
+os.environ.setdefault("PJRT_NPROC", "16")
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4".strip()
+# Most of the suite's time is XLA's. A compiled program is looked up by its text, so a changed function is compiled afresh.
+_CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "jaxdarts-tests"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+
+import jax  # noqa: E402
+import jaxtyping  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Shapes and types in signatures are checked at run time. Left out: `types` and what names its protocols (they are not
+# runtime-checkable), `search` (JAX rebuilds a dataclass with placeholders for arrays), and modules without arrays.
+CHECKED = [
+    "jaxdarts.nn.depthwise",
+    "jaxdarts.nn.pooling",
+    "jaxdarts.nn.ops",
+    "jaxdarts.parallel",
+    "jaxdarts.relax",
+    "jaxdarts.perturb",
+    "jaxdarts.space",
+    "jaxdarts.spaces",
+    "jaxdarts.data",
+]
+jaxtyping.install_import_hook(CHECKED, "beartype.beartype")
+
+GOLDEN = Path(__file__).parent / "golden"
+
+# Where an operation's weight lies among the modules of the original one (relu, convolution, ...), which number their members.
+_TORCH_INDEX = {"depthwise0": 1, "pointwise0": 2, "depthwise1": 5, "pointwise1": 6}
+
+
+class Golden:
+    """One file of arrays of the original implementation, and its weights in this library's layout."""
+
+    def __init__(self, name: str):
+        self.arrays = dict(np.load(GOLDEN / f"{name}.npz"))
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.arrays[name]
+
+    def matrix(self, *names: str) -> np.ndarray:
+        """1x1 convolutions, side by side in their outputs, as one matrix [in, out]."""
+        return np.concatenate([self[name] for name in names])[:, :, 0, 0].T
+
+    def weight(self, prefix: str, name: str) -> np.ndarray:
+        """One weight of one edge, from the arrays whose names start with `prefix`."""
+        if name == "reduce":
+            return self.matrix(f"{prefix}conv_1.weight", f"{prefix}conv_2.weight")
+        array = f"{prefix}op.{_TORCH_INDEX[name]}.weight"
+        return self[array][:, 0].transpose(1, 2, 0) if name.startswith("depthwise") else self.matrix(array)
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """A reader of the files in tests/golden, by name."""
+    return Golden
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of data sets beside the repository, which a checkout alone does not have."""
+    folder = Path(os.environ.get("JAXDARTS_SHARED", Path(__file__).parents[2] / "shared"))
+    if not folder.is_dir():
+        pytest.skip(f"no data sets at {folder} (JAXDARTS_SHARED names another place)")
+    return folder
+
+
+@pytest.fixture
+def x64():
+    """Double precision, for this test only."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(scope="session")
+def devices():
+    """Four devices."""
+    found = jax.local_devices()
+    if len(found) < 4:
+        pytest.skip(f"{len(found)} devices, 4 needed")
+    return found[:4]

@@ -1,0 +1,122 @@
+"""Operations of the supernet. Oracle: arrays of the original implementation (tests/golden/ops.npz), forward and gradients.
+
+Its `eval/*` cases, with scale and shift in the batch norms and none after pooling, belong to the discrete network.
+"""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import Golden
+
+from jaxdarts.nn.cell import cell
+from jaxdarts.nn.ops import OPS, batch_norm, halved, halved_weights
+from jaxdarts.space import Choices
+
+CASES = sorted({name.rsplit("/", 1)[0] for name in Golden("ops").arrays if name.startswith("search/") and "param" not in name})
+
+
+def assert_close(ours, theirs, tolerance=2e-5):
+    """Within a fraction of the largest entry of every array: gradients of a batch norm cancel."""
+    chex.assert_trees_all_equal_shapes(ours, theirs)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * (np.abs(b).max() + 1e-3)), ours, theirs)
+
+
+def one_edge(op, stride):
+    """An operation as a cell of one node with one edge: with the batch norm that ends it, as the supernet sees it."""
+    choices = Choices(((0, 2),), ((op,),), (2,))
+
+    def apply(weights, x, gain):
+        bundled = {op: {name: w[None] for name, w in weights.items()}}
+        return cell(bundled, x, x, jnp.reshape(gain, (1, 1)), choices, stride, batch_norm)
+
+    return apply
+
+
+def test_the_cases_are_all_there():
+    assert len(CASES) == 20 and {case.split("/")[1] for case in CASES} >= set(OPS)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_golden(case, golden):
+    arrays, (_, op, stride) = golden("ops"), case.split("/")
+    stride = int(stride.removeprefix("stride"))
+    if op == "none":
+        # The library never computes it; this pins what its absence stands for.
+        assert not arrays[f"{case}/y"].any() and not arrays[f"{case}/dx"].any()
+        return
+    if op not in OPS:
+        pytest.skip(f"the library has no {op} yet")
+    x, cotangent = arrays[f"{case}/x"], arrays[f"{case}/cotangent"]
+    names = OPS[op].shapes(x.shape[-1], stride)
+    weights, expected = (
+        {name: arrays.weight(f"{case}/{kind}/", name) for name in names} for kind in ("param", "dparam")
+    )
+    assert {name: w.shape for name, w in weights.items()} == names
+
+    @jax.jit
+    def gradients(weights, x):
+        y, vjp = jax.vjp(lambda *arguments: one_edge(op, stride)(*arguments), weights, x, 1.0)
+        return y, vjp(cotangent)
+
+    y, (dweights, dx, dgain) = gradients(weights, x)
+    assert_close(y, arrays[f"{case}/y"])
+    assert_close(dx, arrays[f"{case}/dx"])
+    assert_close(dweights, expected)
+    np.testing.assert_allclose(dgain, np.vdot(y, cotangent), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("case", ["relu_conv_bn", "factorized_reduce"])
+def test_golden_preprocessing(case, golden):
+    arrays = golden("ops")
+    parts = ["op.1.weight"] if case == "relu_conv_bn" else ["conv_1.weight", "conv_2.weight"]
+    weights, expected = (arrays.matrix(*(f"{case}/{kind}/{part}" for part in parts)) for kind in ("param", "dparam"))
+
+    def apply(x, w):
+        x = jax.nn.relu(x)
+        if case == "factorized_reduce":
+            x, w = halved(x), halved_weights(w)
+        return batch_norm(jnp.einsum("bhwc,cd->bhwd", x, w))
+
+    y, vjp = jax.vjp(apply, jnp.asarray(arrays[f"{case}/x"]), jnp.asarray(weights))
+    assert_close(y, arrays[f"{case}/y"])
+    assert_close(vjp(jnp.asarray(arrays[f"{case}/cotangent"])), (arrays[f"{case}/dx"], expected))
+
+
+def test_halved_needs_even_sizes():
+    for shape in ((1, 5, 4, 2), (1, 4, 5, 2)):
+        with pytest.raises(ValueError, match=f"{shape[1]}x{shape[2]} state"):
+            halved(jnp.zeros(shape))
+
+
+def test_batch_norm_against_numpy(x64):
+    x = np.random.default_rng(0).standard_normal((3, 2, 4, 5, 2)) * 3 + 1
+    gain = np.arange(1.0, 4).reshape(3, 1, 1, 1, 1)
+    mean, variance = (f((1, 2, 3), keepdims=True) for f in (x.mean, x.var))
+    expected = gain * (x - mean) / np.sqrt(variance + 1e-5)
+    np.testing.assert_allclose(batch_norm(jnp.asarray(x), jnp.asarray(gain)), expected, rtol=1e-9, atol=1e-12)
+
+
+def test_batch_norm_of_a_constant_is_zero():
+    y, gradient = jax.value_and_grad(lambda x: jnp.sum(batch_norm(x) ** 2))(jnp.full((2, 4, 4, 3), 7.3))
+    assert abs(y) < 1e-3 and jnp.isfinite(gradient).all()
+
+
+def test_batch_norm_over_devices_is_that_of_the_whole_batch(devices):
+    x = np.random.default_rng(0).standard_normal((8, 4, 4, 2)).astype(np.float32)
+    norm = functools.partial(batch_norm, axis_name="devices")
+    ours = jax.pmap(norm, "devices", devices=devices)(x.reshape(4, 2, 4, 4, 2))
+    np.testing.assert_allclose(ours.reshape(x.shape), batch_norm(jnp.asarray(x)), atol=1e-5)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_bfloat16(op):
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 4, 4, 2)), jnp.bfloat16)
+    weights = {name: jnp.ones(shape, jnp.bfloat16) for name, shape in OPS[op].shapes(2, 2).items()}
+    y = one_edge(op, 2)(weights, x, 1.0)
+    chex.assert_shape(y, (2, 2, 2, 2))
+    assert y.dtype == jnp.bfloat16
+    chex.assert_tree_all_finite(y)
