@@ -2,8 +2,8 @@
 
 Prints one JSON line for each program (weight step, first-order and second-order architecture step): milliseconds, images a
 second, memory, seconds to compile cold and from the persistent cache. With a checkout of quark0/darts as --peer, the same steps
-of that code under PyTorch follow, in its default and in its channels-last layout, and the ratios. Times on a shared machine mean
-little by themselves; the ratios of one run are the result. --output keeps all lines with command, commit, versions and device.
+of that code under PyTorch follow, in its default and in its channels-last layout, and the ratios. Times on a shared machine
+mean little by themselves; the ratios of one run are the result. --output keeps all lines with command, commit, versions and device.
 """
 
 import dataclasses
@@ -64,7 +64,11 @@ def programs(config: Config) -> tuple[dict[str, Callable], tuple]:
     """The three steps as pure functions of (params, optimiser state, alpha, its optimiser state, batches), and arguments."""
     space = jd.spaces.darts()
     net = space.supernet(
-        width=config.init_channels, depth=config.layers, num_classes=10, dtype=jnp.dtype(config.dtype), unroll=config.unroll
+        width=config.init_channels,
+        depth=config.layers,
+        num_classes=10,
+        dtype=jnp.dtype(config.dtype),
+        unroll=config.unroll,
     )
     relax = jd.relax.softmax(space.cells)
     objective = jd.objectives.classification(net)
@@ -85,7 +89,10 @@ def programs(config: Config) -> tuple[dict[str, Callable], tuple]:
     def arch_step(hypergradient):
         def step(params, params_opt, arch, arch_opt, train, val):
             gradient = hypergradient(
-                lambda w, a: loss(w, a, train), lambda w, a: loss(w, a, val), params, arch,
+                lambda w, a: loss(w, a, train),
+                lambda w, a: loss(w, a, val),
+                params,
+                arch,
                 lambda g: update(g, params, params_opt)[0],
             )
             updates, arch_opt = arch_tx.update(gradient, arch_opt, arch)
@@ -175,8 +182,12 @@ def main() -> None:
     if config.peer:
         ours = {line["what"]: line["ms"] for line in lines}
         options = {
-            "batch": config.batch_size, "width": config.init_channels, "depth": config.layers, "size": config.image_size,
-            "repeats": config.repeats, "threads": config.threads,
+            "batch": config.batch_size,
+            "width": config.init_channels,
+            "depth": config.layers,
+            "size": config.image_size,
+            "repeats": config.repeats,
+            "threads": config.threads,
             "device": "cuda" if jax.default_backend() == "gpu" else "cpu",
         }
         for channels_last in (False, True):
@@ -185,7 +196,13 @@ def main() -> None:
             except RuntimeError as error:
                 sys.exit(f"bench.py: {error}")
             emit(theirs)
-            emit({"what": "ratio", "layout": theirs["layout"], **{f"{n}_speedup": theirs[f"{n}_ms"] / ours[n] for n in ours}})
+            emit(
+                {
+                    "what": "ratio",
+                    "layout": theirs["layout"],
+                    **{f"{n}_speedup": theirs[f"{n}_ms"] / ours[n] for n in ours},
+                }
+            )
     if config.output:
         result = {**versions(), "config": dataclasses.asdict(config), "lines": lines}
         result["config"].pop("peer")

@@ -2,8 +2,8 @@
 
 Alternates exact second-order architecture steps with weight steps on the supernet of the DARTS space. Leaves a run
 folder: config.json, log.txt, metrics.jsonl, tensorboard/, alphas.npz, genotype.json, normal.svg, reduce.svg,
-report.html and checkpoints/. Without arguments it searches on scikit-learn's digits, in minutes on a CPU. Interrupted or killed, it
-continues with --resume=RUN, to the very result of a run that nothing interrupted.
+report.html and checkpoints/. Without arguments it searches on scikit-learn's digits, in minutes on a CPU. Interrupted
+or killed, it continues with --resume=RUN, to the very result of a run that nothing interrupted.
 """
 
 import contextlib
@@ -159,9 +159,7 @@ def parse(arguments: list[str]) -> Config:
     else:
         default = PRESETS.get(given["--dataset"]) or dataclasses.replace(CIFAR, dataset=given["--dataset"])
     markers = (tyro.conf.DisallowNone,)  # None is a default only, not a value to give
-    config = tyro.cli(
-        Config, args=arguments, default=default, description=__doc__, use_underscores=True, config=markers
-    )
+    config = tyro.cli(Config, args=arguments, default=default, description=__doc__, use_underscores=True, config=markers)
     if config.resume:
         for field in dataclasses.fields(Config):
             old, new = getattr(default, field.name), getattr(config, field.name)
@@ -322,8 +320,8 @@ def epoch_order(config: Config, program: Program, epoch: int) -> tuple[np.ndarra
         rounds = range(epoch * -(-needed // size), (epoch + 1) * -(-needed // size))
         orders = [[augment.order(jax.random.fold_in(key, part), r, size) for r in rounds] for key in keys]
         indices = np.stack([np.concatenate(order)[:needed] for order in orders])
-        indices = indices.reshape(config.num_seeds, program.steps_per_epoch, config.batch_size).swapaxes(0, 1)
-        out.append(jd.parallel.split(indices, len(program.devices), axis=2))
+        indices = indices.reshape(config.num_seeds, program.steps_per_epoch, len(program.devices), -1)
+        out.append(indices.transpose(2, 1, 0, 3))
     return *out, jd.parallel.replicate(keys, program.devices)
 
 
@@ -371,9 +369,7 @@ def main(arguments: list[str]) -> None:
             if any((folder / name).exists() for name in ("config.json", "metrics.jsonl", "checkpoints")):
                 raise Stop(f"--run_dir={folder}: holds a run; continue it with --resume={folder} or name another", 2)
             folder.mkdir(parents=True, exist_ok=True)
-            saved = {
-                name: value for name, value in dataclasses.asdict(config).items() if name not in ("resume", "run_dir")
-            }
+            saved = {name: value for name, value in dataclasses.asdict(config).items() if name not in ("resume", "run_dir")}
             jd.metrics.replace_text(folder / "config.json", json.dumps(saved, indent=2) + "\n")
         log = jd.metrics.logger(folder / "log.txt")
     except OSError as error:
@@ -388,9 +384,7 @@ def main(arguments: list[str]) -> None:
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        raise Stop(
-            "out of memory: try --remat or a smaller --batch_size; --estimate tells what a step takes"
-        ) from error
+        raise Stop("out of memory: try --remat or a smaller --batch_size; --estimate tells what a step takes") from error
     finally:
         jd.metrics.close_logger(log)
 
@@ -450,7 +444,7 @@ def run(config, dataset, program: Program, folder: Path, log: logging.Logger, ch
         seconds = float(saved.pop("seconds"))
         training = saved
     step, length = int(training["state"].step[0]), program.steps_per_epoch
-    total = min(config.epochs * length, config.max_steps or math.inf)
+    total = min(config.epochs * length, config.max_steps or config.epochs * length)
     # The record of an epoch that --max_steps cut short goes when that epoch goes on.
     kept = step if step >= total else step - step % length
     history = [History(seed_folder, kept, log) for seed_folder in seed_folders(config, folder)]
@@ -458,9 +452,7 @@ def run(config, dataset, program: Program, folder: Path, log: logging.Logger, ch
     log.info("param size = %fMB", num_params(config, training) / 1e6)
     log.info("run folder %s", folder)
     if config.resume:
-        log.info(
-            "resumed at step %d%s", step, f" of {total}" if step < total else ": nothing is left to do but the report"
-        )
+        log.info("resumed at step %d%s", step, f" of {total}" if step < total else ": nothing is left to do but the report")
     bar = jd.metrics.console(total)
     training = jd.parallel.replicate(training, program.devices)
     data = jd.parallel.replicate(program.data, program.devices)
@@ -500,9 +492,7 @@ def run(config, dataset, program: Program, folder: Path, log: logging.Logger, ch
                 reported = step % config.report_freq == 0 or i == last
                 if reported or leaving or now - shown > 1:
                     means, shown = averages(training["sums"], i + 1, step), now
-                    loss, accuracy, top5 = (
-                        float(np.mean(means[f"train_{name}"])) for name in ("loss", "accuracy", "top5")
-                    )
+                    loss, accuracy, top5 = (float(np.mean(means[f"train_{name}"])) for name in ("loss", "accuracy", "top5"))
                     if reported:
                         log.info("train %03d %e %f %f", i, loss, 100 * accuracy, 100 * top5)
                     bar.write(step, {"epoch": epoch, "loss": loss, "accuracy": accuracy})
@@ -523,10 +513,13 @@ def run(config, dataset, program: Program, folder: Path, log: logging.Logger, ch
         if step < config.epochs * length:
             log.info("--max_steps=%d of %d steps are done", config.max_steps, config.epochs * length)
         finish(config, program, dataset, training, data, history, log)
+        for seed_history in history:
+            seed_history.close()
     finally:
         bar.close()
         for seed_history in history:
-            seed_history.close()
+            with contextlib.suppress(OSError):  # a full disk has been told of already
+                seed_history.close()
 
 
 def num_params(config: Config, training) -> int:
@@ -580,7 +573,7 @@ class History:
         self.alphas: dict[str, list[np.ndarray]] = {}
         if resume_step:
             try:
-                with np.load(folder / "alphas.npz", allow_pickle=False) as saved:
+                with open(folder / "alphas.npz", "rb") as file, np.load(file, allow_pickle=False) as saved:
                     kept = saved["step"] <= resume_step
                     self.alphas = {name: list(saved[name][kept]) for name in saved.files}
             except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
@@ -609,8 +602,8 @@ def validate(program: Program, params, mixes, data, config: Config) -> dict[str,
     The official code validates on augmented images; nothing is trained here, so we look at them as they are.
     """
     batches = program.sizes[1] // config.batch_size
-    indices = np.arange(batches * config.batch_size, dtype=np.int32).reshape(batches, -1)
-    indices = jd.parallel.split(indices, len(program.devices), axis=1)
+    indices = np.arange(batches * config.batch_size, dtype=np.int32)
+    indices = indices.reshape(batches, len(program.devices), -1).swapaxes(0, 1)
     sums: dict[str, Any] = {}
     for i in range(batches):
         metrics = jd.parallel.first(program.evaluate(params, mixes, data, indices[:, i]))
@@ -696,8 +689,9 @@ if __name__ == "__main__":
     try:
         main(sys.argv[1:])
     except Stop as stop:
-        print(f"search.py: {stop}", file=sys.stderr)
-        sys.exit(stop.code)
+        print(f"search.py: {stop}", file=sys.stderr, flush=True)
+        # Not sys.exit: after a full disk tensorboardX would try again to write its buffer, and fail with a traceback.
+        os._exit(stop.code)
     except KeyboardInterrupt:
         print("search.py: interrupted before there was anything to save", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)

@@ -58,9 +58,7 @@ def genotype(genotype) -> dict[str, str]:
     }
 
 
-def cell(
-    edges: Edges, concat: Sequence[int], *, title: str = "", inputs: Sequence[str] = INPUTS, output: str = "c_{k}"
-) -> str:
+def cell(edges: Edges, concat: Sequence[int], *, title: str = "", inputs: Sequence[str] = INPUTS, output: str = "c_{k}") -> str:
     """Draws one cell from left to right, one labelled curve for each operation.
 
     Columns of states alternate with columns of labels, and an edge that passes a column gets a lane of its own there.
@@ -140,9 +138,7 @@ def dot(edges: Edges, concat: Sequence[int], *, inputs: Sequence[str] = INPUTS) 
     triples = _triples(edges, concat, len(inputs))
     names = [*inputs, *(str(i) for i in range(len(edges) // len(inputs)))]
     lines = [f"  s{i} [label={json.dumps(name, ensure_ascii=False)}];" for i, name in enumerate(names)]
-    lines += [
-        f"  s{source} -> s{target} [label={json.dumps(op, ensure_ascii=False)}];" for op, source, target in triples
-    ]
+    lines += [f"  s{source} -> s{target} [label={json.dumps(op, ensure_ascii=False)}];" for op, source, target in triples]
     lines += [f"  s{state} -> out [color=gray];" for state in concat]
     return "\n".join(["digraph cell {", "  rankdir=LR; node [shape=box];", *lines, "}"])
 
@@ -326,9 +322,7 @@ def _svg(width: float, height: float, parts: Sequence[str], label: str) -> str:
     return _tag("svg", "\n".join(["", *parts, ""]), xmlns="http://www.w3.org/2000/svg", **size, **text) + "\n"
 
 
-def curves(
-    series: Mapping[str, Sequence[tuple[float, float]]], *, title: str = "", xlabel: str = "", ylabel: str = ""
-) -> str:
+def curves(series: Mapping[str, Sequence[tuple[float, float]]], *, title: str = "", xlabel: str = "", ylabel: str = "") -> str:
     """Draws lines over a common pair of axes.
 
     Args:

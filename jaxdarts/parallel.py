@@ -1,7 +1,7 @@
 """Several devices and several seeds: `jax.pmap` over the one, `jax.vmap` over the other.
 
-A search state is replicated over the devices and every batch is split over them; the step averages what it must over the axis
-`AXIS` (`bilevel_search(..., axis_name=AXIS)` and the network's `axis_name`), so that D devices compute what one does on the same
+A search state is replicated over the devices and every batch is split over them; the step averages what it must over `AXIS`
+(`bilevel_search(..., axis_name=AXIS)` and the network's `axis_name`), so that D devices compute what one does on the same
 global batch. Seeds are a leading axis of the state, inside the devices' axis: pmap of vmap, one program for all.
 """
 
@@ -68,7 +68,7 @@ def stack(trees: Sequence[Any]) -> Any:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
-def split(batch: Array, num_devices: int, axis: int = 0) -> Array:
+def split(batch: Array | np.ndarray, num_devices: int, axis: int = 0) -> Array | np.ndarray:
     """Splits an axis of a batch over the devices, as a new leading axis.
 
     Raises:
@@ -78,4 +78,4 @@ def split(batch: Array, num_devices: int, axis: int = 0) -> Array:
     if size % num_devices:
         raise ValueError(f"a batch of {size} does not divide over {num_devices} devices")
     parts = batch.reshape(*batch.shape[:axis], num_devices, size // num_devices, *batch.shape[axis + 1 :])
-    return jnp.moveaxis(parts, axis, 0)
+    return parts.transpose(axis, *(a for a in range(parts.ndim) if a != axis))

@@ -66,9 +66,7 @@ def write(
         ValueError: if `edges` and `ops` do not fit `mixes`.
     """
     source = resources.files("jaxdarts").joinpath("report.html.jinja").read_text(encoding="utf-8")
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     page = environment.from_string(source).render(
         title=title,
         facts=_facts(facts, records, genotype),

@@ -54,12 +54,15 @@ def derivatives(conv, **geometry):
         gradients, forward = jax.jvp(gradient, (x, w), tangents)
         return conv(x, w, **geometry), gradients, forward, jax.grad(along, argnums=(0, 1))(x, w)
 
-    return jax.jit(everything)
+    # Not under jit: each convolution is one small program then, and most of them serve several times.
+    return everything
 
 
-def assert_all_equal_reference(x, w, **geometry):
-    tangents = tuple(np.random.default_rng(1).standard_normal(a.shape) for a in (x, w))
-    ours = derivatives(depthwise, **geometry)(x, w, tangents)
+def assert_all_equal_reference(x, w, jit=False, **geometry):
+    x, w = jnp.asarray(x), jnp.asarray(w)
+    tangents = tuple(jnp.asarray(np.random.default_rng(1).standard_normal(a.shape)) for a in (x, w))
+    ours = derivatives(depthwise, **geometry)
+    ours = (jax.jit(ours) if jit else ours)(x, w, tangents)
     theirs = derivatives(reference, **geometry)(x, w, tangents)
     chex.assert_trees_all_equal_shapes_and_dtypes(ours, theirs)
     chex.assert_trees_all_close(ours, theirs, rtol=1e-9, atol=1e-11)
@@ -68,26 +71,24 @@ def assert_all_equal_reference(x, w, **geometry):
 
 @pytest.mark.parametrize("size, stride, dilation", GEOMETRIES)
 def test_value_and_derivatives(x64, size, stride, dilation):
-    # An odd height and an even width; three groups and two kernels would hide no mixed-up axis.
-    x, w = arrays(3, 2, 2, 7, 8, 2, size)
+    # An odd height and an even width; all axes that could be mixed up differ in length.
+    x, w = arrays(1, 2, 3, 7, 8, 4, size)
     assert_all_equal_reference(x, w, stride=stride, dilation=dilation)
 
 
-@pytest.mark.parametrize("g, k, batch", [(1, 1, 1), (1, 1, 3), (1, 1, 4), (1, 3, 2), (2, 1, 3)])
+@pytest.mark.parametrize("g, k, batch", [(1, 1, 3), (1, 1, 4), (2, 1, 3), (3, 2, 1)])
 @pytest.mark.parametrize("size", [3, 5])
 def test_groups_and_kernels(x64, g, k, batch, size):
     assert_all_equal_reference(*arrays(g, k, batch, 6, 5, 2, size), stride=2)
 
 
-@pytest.mark.parametrize("height, width", [(1, 1), (2, 3), (1, 8)])
+@pytest.mark.parametrize("height, width", [(1, 1), (2, 3)])
 def test_smaller_than_the_kernel(x64, height, width):
     assert_all_equal_reference(*arrays(1, 2, 1, height, width, 1, 5), stride=2, dilation=2)
 
 
-def test_without_jit(x64):
-    x, w = arrays(2, 2, 2, 5, 6, 2, 3)
-    np.testing.assert_allclose(depthwise(x, w), reference(jnp.asarray(x), w), rtol=1e-12)
-    np.testing.assert_allclose(jax.grad(lambda x: depthwise(x, w).sum())(x), jax.grad(lambda x: reference(x, w).sum())(x))
+def test_under_jit(x64):
+    assert_all_equal_reference(*arrays(2, 2, 2, 5, 6, 2, 3), jit=True, stride=2)
 
 
 @pytest.mark.parametrize("axes", [(0, None), (None, 0), (0, 0), (2, 1), (1, -1)])
@@ -95,7 +96,8 @@ def test_vmap(x64, axes):
     rng = np.random.default_rng(0)
     x, w = rng.standard_normal((2, 2, 5, 4, 3)), rng.standard_normal((2, 2, 3, 3, 3))
     x, w = (
-        a if axis is None else np.stack([a, 2 * a, rng.standard_normal(a.shape)], axis) for a, axis in zip((x, w), axes, strict=True)
+        a if axis is None else np.stack([a, 2 * a, rng.standard_normal(a.shape)], axis)
+        for a, axis in zip((x, w), axes, strict=True)
     )
 
     def gradients(x, w):

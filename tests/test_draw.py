@@ -216,9 +216,7 @@ def test_ticks_are_round(values, labels):
     assert draw._tick_labels(draw._ticks(values)) == labels
 
 
-@pytest.mark.parametrize(
-    "low, high", [(0.9981, 0.9993), (1e6 + 1, 1e6 + 2.5), (-3e-9, 7e-9), (5.0, 5.0), (1e300, 3e300)]
-)
+@pytest.mark.parametrize("low, high", [(0.9981, 0.9993), (1e6 + 1, 1e6 + 2.5), (-3e-9, 7e-9), (5.0, 5.0), (1e300, 3e300)])
 def test_ticks_enclose_the_values(low, high):
     ticks = draw._ticks([low, high])
     assert 2 <= len(ticks) <= 8

@@ -210,9 +210,7 @@ def test_deep_text(unit):
 def test_long_text():
     refuses(parse, DARTS_V2_TEXT + " " * 100_000, "characters is no genotype; at most 100000")
     refuses(from_json, " " * 100_001, "100001 characters")
-    refuses(
-        parse, f"Genotype(recurrent=[('{'a' * 90_000}', 0)], concat=[1])", "recurrent[0] = ('aaa", "unknown operation"
-    )
+    refuses(parse, f"Genotype(recurrent=[('{'a' * 90_000}', 0)], concat=[1])", "recurrent[0] = ('aaa", "unknown operation")
     for number in ("0x" + "f" * 90_000, "9" * 90_000):
         refuses(parse, f"Genotype(recurrent=[('tanh', {number})], concat=[1])")
     refuses(parse, f"Genotype(recurrent=[('tanh', 0)], concat=range(1, {10**30}))", "concat[1] = 2", "states 1 to 1")

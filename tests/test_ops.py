@@ -52,9 +52,7 @@ def test_golden(case, golden):
         pytest.skip(f"the library has no {op} yet")
     x, cotangent = arrays[f"{case}/x"], arrays[f"{case}/cotangent"]
     names = OPS[op].shapes(x.shape[-1], stride)
-    weights, expected = (
-        {name: arrays.weight(f"{case}/{kind}/", name) for name in names} for kind in ("param", "dparam")
-    )
+    weights, expected = ({name: arrays.weight(f"{case}/{kind}/", name) for name in names} for kind in ("param", "dparam"))
     assert {name: w.shape for name, w in weights.items()} == names
 
     @jax.jit

@@ -74,14 +74,14 @@ def test_derivatives(x64, height, width, stride, ties):
 def test_vmap(x64, axis):
     x = np.stack([inputs(5, 6, True), inputs(5, 6, False)], axis)
     gradient = jax.grad(lambda x: jnp.sum(jnp.sin(max_pool(x, 2))))
-    ours = jax.vmap(gradient, in_axes=axis)(x)
-    np.testing.assert_allclose(ours, np.stack([gradient(np.take(x, i, axis)) for i in range(2)]), atol=1e-13)
+    ours = jax.vmap(gradient, in_axes=axis)(jnp.asarray(x))
+    np.testing.assert_allclose(ours, np.stack([gradient(jnp.take(x, i, axis)) for i in range(2)]), atol=1e-13)
 
 
 def test_pmap(devices):
     x = inputs(4, 4, True, batch=4).astype(np.float32)
     gradient = jax.grad(lambda x: jnp.sum(jnp.sin(max_pool(x, 1))))
-    np.testing.assert_allclose(jax.pmap(gradient, devices=devices)(x[:, None])[:, 0], gradient(x), atol=1e-6)
+    np.testing.assert_allclose(jax.pmap(gradient, devices=devices)(x[:, None])[:, 0], gradient(jnp.asarray(x)), atol=1e-6)
 
 
 def test_bfloat16():

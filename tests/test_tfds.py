@@ -93,9 +93,7 @@ def expect(monkeypatch, tfds, name, files, address="http://127.0.0.1:9"):
     for file in files:
         old = next(info for info in builder.url_infos.values() if info.filename == file.name)
         checksum = hashlib.sha256(file.read_bytes()).hexdigest()
-        infos[f"{address}/{file.name}"] = dataclasses.replace(
-            old, checksum=checksum, size=type(old.size)(file.stat().st_size)
-        )
+        infos[f"{address}/{file.name}"] = dataclasses.replace(old, checksum=checksum, size=type(old.size)(file.stat().st_size))
     monkeypatch.setattr(builder, "url_infos", infos)
     for variable in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(variable, raising=False)

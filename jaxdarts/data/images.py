@@ -82,9 +82,7 @@ def load(name: str, data_dir: str | None = None) -> Dataset:
         arrays, class_names = _folder(Path(path).expanduser())
     else:
         arrays, class_names = tfds_source.read(name, data_dir)
-    train, test = (
-        _checked(name, split, arrays[f"images_{split}"], arrays[f"labels_{split}"]) for split in ("train", "test")
-    )
+    train, test = (_checked(name, split, arrays[f"images_{split}"], arrays[f"labels_{split}"]) for split in ("train", "test"))
     if train.images.shape[1:] != test.images.shape[1:]:
         raise ValueError(f"{name}: train images are {train.images.shape[1:]}, but test images {test.images.shape[1:]}")
     if class_names is None:
@@ -187,9 +185,7 @@ def _folder(root: Path) -> tuple[Mapping[str, np.ndarray], tuple[str, ...]]:
         count = int(0.8 * len(files))
         train, test = ([files[i] for i in part] for part in (order[:count], order[count:]))
     elif "train" not in parts or len(parts) == 1:
-        raise FileNotFoundError(
-            f"folder:{root} has only {', '.join(parts)}; needed are train, and test, val or validation"
-        )
+        raise FileNotFoundError(f"folder:{root} has only {', '.join(parts)}; needed are train, and test, val or validation")
     else:
         class_names = _subfolders(parts.pop("train"))
         held_out = next(iter(parts.values()))
@@ -244,7 +240,8 @@ def _pictures(files: Sequence[Path]) -> np.ndarray:
         except (OSError, pil.DecompressionBombError) as error:
             raise ValueError(f"{file} is no readable image: {error}") from error
     mode, channels = ("L", 1) if modes <= {"1", "L"} else ("RGB", 3)
-    images = np.empty((len(files), size[1], size[0], channels), np.uint8)
+    width, height = size or (0, 0)  # the first file set it
+    images = np.empty((len(files), height, width, channels), np.uint8)
     with warnings.catch_warnings():
         # Pillow warns that the transparency of a palette gets lost; the colour beneath is what is wanted here.
         warnings.filterwarnings("ignore", "Palette images with Transparency", UserWarning)

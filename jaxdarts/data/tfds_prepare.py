@@ -129,7 +129,7 @@ def read_cifar(archive: Path, folder: str, files: Mapping[str, list[str]], label
                 raise ValueError(f"{archive}: the {split} split is no whole number of records")
             records = data.reshape(-1, len(label_names) + 3072)
             images = records[:, len(label_names) :].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-            columns = {label: records[:, i] for i, label in enumerate(label_names)}
+            columns: dict[str, Any] = {label: records[:, i] for i, label in enumerate(label_names)}
             columns["id"] = [f"{split}_{i:05d}" for i in range(len(images))]
             splits[split] = Split(images, columns)
     return Contents(splits, {label: [line for line in lines if line] for label, lines in names.items()})
@@ -215,9 +215,10 @@ def _find_by_hand(manual: Path, name: str, infos: Mapping[str, tuple[str, Any]])
 
 
 def _is_cached(folder: Path, url: str, info: Any) -> bool:
+    from etils import epath
     from tensorflow_datasets.core.download import resource
 
-    return resource.is_locally_cached(folder / resource.get_dl_fname(url, info.checksum))
+    return resource.is_locally_cached(epath.Path(folder / resource.get_dl_fname(url, info.checksum)))
 
 
 def _probe(url: str) -> str | None:

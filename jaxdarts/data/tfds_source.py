@@ -49,9 +49,7 @@ def read(name: str, data_dir: str | None) -> tuple[Mapping[str, np.ndarray], tup
     if arrays is None:
         test = next((split for split in ("test", "validation") if split in builder.info.splits), None)
         if test is None or "train" not in builder.info.splits:
-            raise ValueError(
-                f"{name} has the splits {list(builder.info.splits)}; needed are train, and test or validation"
-            )
+            raise ValueError(f"{name} has the splits {list(builder.info.splits)}; needed are train, and test or validation")
         arrays = dict(zip(_ARRAYS, (*_read_split(builder, "train"), *_read_split(builder, test)), strict=True))
         _write_cache(cache, identity, arrays)
     return arrays, class_names
@@ -96,9 +94,7 @@ def _unknown(name: str) -> str:
     names = ["digits", *tfds.list_builders(with_community_datasets=False)]
     if base in names[1:]:
         known = tfds.core.load.builder_cls(base)
-        return (
-            f"{name!r} is no variant of {base}; known are {', '.join([*known.builder_configs] or [str(known.VERSION)])}"
-        )
+        return f"{name!r} is no variant of {base}; known are {', '.join([*known.builder_configs] or [str(known.VERSION)])}"
     near = difflib.get_close_matches(base, names) or [n for n in names if base and n.startswith(base)]
     hint = f"did you mean {' or '.join(near)}?" if near else "tensorflow.org/datasets/catalog lists the names."
     return f"unknown data set {name!r}: {hint} Other sources: digits, npz:PATH, folder:PATH"
@@ -108,13 +104,12 @@ def _check_kind(name: str, builder: Any) -> None:
     from tensorflow_datasets import features
 
     keys = builder.info.supervised_keys
-    kinds = [builder.info.features[key] for key in keys] if keys and len(keys) == 2 else []
+    kinds: list[Any] = [builder.info.features[key] for key in keys] if keys and len(keys) == 2 else []
     if not kinds or type(kinds[0]) is not features.Image or not isinstance(kinds[1], features.ClassLabel):
-        raise ValueError(
-            f"{name} is no image-classification set: its supervised_keys are {keys}, not an image and a class"
-        )
-    if kinds[0].np_dtype != np.uint8:
-        raise ValueError(f"{name} has images of {np.dtype(kinds[0].np_dtype)}; needed is uint8")
+        raise ValueError(f"{name} is no image-classification set: its supervised_keys are {keys}, not an image and a class")
+    dtype: Any = kinds[0].np_dtype
+    if dtype != np.uint8:
+        raise ValueError(f"{name} has images of {np.dtype(dtype)}; needed is uint8")
 
 
 def _read_split(builder: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -188,7 +183,7 @@ def _write_cache(cache: Path, identity: str, arrays: Mapping[str, np.ndarray]) -
     temporary = cache.with_name(f".{cache.stem}-{uuid.uuid4().hex}.npz")
     try:
         try:
-            np.savez(temporary, identity=np.array(identity), **arrays)
+            np.savez(temporary, allow_pickle=False, identity=np.array(identity), **arrays)
             os.replace(temporary, cache)
         finally:
             temporary.unlink(missing_ok=True)

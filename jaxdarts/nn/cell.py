@@ -1,6 +1,7 @@
 """A cell: states computed in order, each a weighted sum of the operations on the edges that enter it."""
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Mapping
 
 import jax.numpy as jnp
 from jax import lax
@@ -39,7 +40,15 @@ def weight_shapes(choices: Choices, channels: int, stride: int) -> dict[str, dic
     return shapes
 
 
-def cell(weights: Weights, s0: State, s1: State, mix: Float[Array, "edges ops"], choices: Choices, stride: int, norm: Norm) -> State:
+def cell(
+    weights: Weights,
+    s0: State,
+    s1: State,
+    mix: Float[Array, "edges ops"],
+    choices: Choices,
+    stride: int,
+    norm: Norm,
+) -> State:
     """The nodes of a cell, concatenated over channels.
 
     Args:
@@ -48,43 +57,41 @@ def cell(weights: Weights, s0: State, s1: State, mix: Float[Array, "edges ops"],
         mix: weight of every operation on every edge.
         choices: edges and candidates.
         stride: 1 for a normal cell, 2 for a reduction cell.
-        norm: normalisation over batch, height and width.
+        norm: normalisation over batch, height and width, `norm(x, gain)`.
 
     Returns:
         [batch, height / stride, width / stride, states in choices.concat * channels].
     """
-    states: list = [s0, s1] + [None] * choices.num_nodes
-    for source in range(len(states) - 1):
-        leaving = [e for e, edge in enumerate(choices.edges) if edge[0] == source]
-        terms: dict[int, list] = {e: [] for e in leaving}
-        bundles = []
-        for op in dict.fromkeys(op for e in leaving for op in choices.ops[e] if op in OPS):
-            rows = edges_of(choices, op)
-            mine = [e for e in rows if e in terms]
-            first = rows.index(mine[0])
-            own = {name: w[first : first + len(mine)] for name, w in weights.get(op, {}).items()}
-            y, ends_in_norm = OPS[op].apply(own, states[source], stride_of(choices, mine[0], stride), norm)
-            amounts = [mix[e, choices.ops[e].index(op)].astype(y.dtype) for e in mine]
-            if y.shape[0] == len(mine) and own:
-                gain = jnp.stack(amounts)[:, None, None, None, None]
-                y = norm(y, gain) if ends_in_norm else y * gain
-                if mine == leaving:
-                    bundles.append(y)
-                else:
-                    for e, one in zip(mine, y):
-                        terms[e].append(one)
-            else:
-                shared = norm(y)[0] if ends_in_norm else y[0]
-                for e, amount in zip(mine, amounts):
-                    terms[e].append(amount * shared)
-        if bundles:
-            for e, one in zip(leaving, sum(bundles)):
-                terms[e].append(one)
-        for e in leaving:
-            target = choices.edges[e][1]
-            for term in terms[e]:
-                states[target] = term if states[target] is None else states[target] + term
-        if source + 1 >= 2 and source + 1 < len(states):
-            # The next state is complete. It has many readers: computed once for all, and so is its cotangent.
-            states[source + 1] = lax.optimization_barrier(states[source + 1])
+    states = [s0, s1]
+    entering: dict[int, list] = {}
+    for source in range(choices.num_nodes + 2):
+        if source >= 2:
+            # A state has many readers: computed once for all of them, and by the barrier's transpose so is its cotangent.
+            states.append(lax.optimization_barrier(functools.reduce(jnp.add, entering[source])))
+        for edge, term in _leaving(source, weights, states[source], mix, choices, stride, norm):
+            entering.setdefault(choices.edges[edge][1], []).append(term)
     return jnp.concatenate([states[i] for i in choices.concat], axis=-1)
+
+
+def _leaving(source, weights, x, mix, choices, stride, norm) -> list[tuple[int, State]]:
+    """What the edges that leave a state carry: (edge, term of its target), several terms an edge."""
+    leaving = [e for e, edge in enumerate(choices.edges) if edge[0] == source]
+    terms, bundle = [], []
+    for op in dict.fromkeys(op for e in leaving for op in choices.ops[e] if op in OPS):
+        rows = edges_of(choices, op)
+        mine = [e for e in rows if e in leaving]
+        first = rows.index(mine[0])
+        own = {name: w[first : first + len(mine)] for name, w in weights.get(op, {}).items()}
+        y, ends_in_norm = OPS[op].apply(own, x, stride_of(choices, mine[0], stride), norm)
+        amounts = [mix[e, choices.ops[e].index(op)].astype(y.dtype) for e in mine]
+        if y.shape[0] == 1:  # One result for all edges: without weights, or there is but one edge.
+            y = norm(y)[0] if ends_in_norm else y[0]
+            terms += [(e, amount * y) for e, amount in zip(mine, amounts)]
+            continue
+        gain = jnp.stack(amounts)[:, None, None, None, None]
+        y = norm(y, gain) if ends_in_norm else y * gain
+        if mine == leaving:
+            bundle.append(y)
+        else:
+            terms += list(zip(mine, y))
+    return terms + (list(zip(leaving, functools.reduce(jnp.add, bundle))) if bundle else [])

@@ -149,15 +149,28 @@ class Supernet(nn.Module):
         stem_width = self.stem_multiplier * self.width
         kernel = self.param("stem", uniform(9 * images.shape[-1]), (3, 3, images.shape[-1], stem_width))
         x = lax.conv_general_dilated(
-            images.astype(self.dtype), kernel.astype(self.dtype), (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+            images.astype(self.dtype),
+            kernel.astype(self.dtype),
+            (1, 1),
+            "SAME",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
         scale = self.param("stem_scale", nn.initializers.ones, (stem_width,))
         bias = self.param("stem_bias", nn.initializers.zeros, (stem_width,))
-        x = batch_norm(x, axis_name=self.axis_name) * scale.astype(self.dtype)[None, None, None] + bias.astype(self.dtype)[None, None, None]
+        x = (
+            batch_norm(x, axis_name=self.axis_name) * scale.astype(self.dtype)[None, None, None]
+            + bias.astype(self.dtype)[None, None, None]
+        )
         s0 = s1 = x
         for i, run in enumerate(runs(self.width, self.depth)):
             cells = Cells(
-                self.cells[run.kind], run, self.dtype, self.axis_name, self.remat, self.unroll, name=f"cells{i}_{run.kind}"
+                self.cells[run.kind],
+                run,
+                self.dtype,
+                self.axis_name,
+                self.remat,
+                self.unroll,
+                name=f"cells{i}_{run.kind}",
             )
             s0, s1 = cells(s0, s1, mix[run.kind])
         features = jnp.mean(s1.astype(jnp.float32), axis=(1, 2))

@@ -2,7 +2,8 @@
 
 A depthwise convolution, its input gradient and its weight gradient are the three ways to leave one argument out of
 
-    T(x, w, y) = sum over g, k, b, h, v, i, j, c of  x[g, b, s h + d i - p, s v + d j - p, c] w[g, k, i, j, c] y[g, k, b, h, v, c]
+    T(x, w, y) = sum over g, k, b, h, v, i, j, c of
+                 x[g, b, s h + d i - p, s v + d j - p, c] w[g, k, i, j, c] y[g, k, b, h, v, c]
 
 (stride s, dilation d, padding p). Each is bilinear in the other two, and the transpose of one with respect to an argument is
 another one of the three. So one primitive with the left-out argument as a parameter is closed under grad, grad of grad, jvp of
@@ -66,8 +67,7 @@ def _windows(x: Array, geo: Geometry) -> list[Array]:
     s, d = geo.stride, geo.dilation
     height, width = geo.output(geo.height), geo.output(geo.width)
     return [
-        x[:, None, :, d * i : d * i + s * (height - 1) + 1 : s, d * j : d * j + s * (width - 1) + 1 : s]
-        for i, j in geo.taps
+        x[:, None, :, d * i : d * i + s * (height - 1) + 1 : s, d * j : d * j + s * (width - 1) + 1 : s] for i, j in geo.taps
     ]
 
 
@@ -115,6 +115,8 @@ _ARGUMENTS = {"y": "xw", "w": "xy", "x": "wy"}
 _DIRECT = {"y": _missing_y, "w": _missing_w, "x": _missing_x}
 
 
+# Jitted, so that each shape is traced once and the program calls it by name: a supernet has thousands of these.
+@functools.partial(jax.jit, static_argnames=("missing", "geometry"))
 def _apply(a: Array, b: Array, *, missing: str, geometry: Geometry) -> Array:
     return _DIRECT[missing](a, b, geometry)
 
@@ -123,8 +125,7 @@ def mapped_first(arguments, axes) -> list[Array]:
     """The arguments of a batching rule with the mapped axis in front, given to those that lack it."""
     size = next(a.shape[axis] for a, axis in zip(arguments, axes) if axis is not None)
     return [
-        jnp.broadcast_to(a, (size, *a.shape)) if axis is None else jnp.moveaxis(a, axis, 0)
-        for a, axis in zip(arguments, axes)
+        jnp.broadcast_to(a, (size, *a.shape)) if axis is None else jnp.moveaxis(a, axis, 0) for a, axis in zip(arguments, axes)
     ]
 
 
@@ -132,9 +133,7 @@ def _batch(arguments, axes, *, missing: str, geometry: Geometry):
     """Folds a mapped axis into the group axis."""
     first, second = mapped_first(arguments, axes)
     size = first.shape[0]
-    out = _form.bind(
-        *(a.reshape(size * a.shape[1], *a.shape[2:]) for a in (first, second)), missing=missing, geometry=geometry
-    )
+    out = _form.bind(*(a.reshape(size * a.shape[1], *a.shape[2:]) for a in (first, second)), missing=missing, geometry=geometry)
     return out.reshape(size, out.shape[0] // size, *out.shape[1:]), 0
 
 
@@ -158,7 +157,7 @@ def _transpose(position: int, cotangent: Array, *arguments, missing: str, geomet
 
 
 _form = Primitive("depthwise")
-_form.def_impl(jax.jit(_apply, static_argnames=("missing", "geometry")))
+_form.def_impl(_apply)
 _form.def_abstract_eval(_shape)
 ad.defbilinear(_form, functools.partial(_transpose, 0), functools.partial(_transpose, 1))
 batching.primitive_batchers[_form] = _batch

@@ -81,7 +81,7 @@ def _separable(size: int, dilations: tuple[int, ...]) -> Op:
     """(relu, depthwise, pointwise, norm) once for each entry of `dilations`; only the first depthwise strides."""
 
     def shapes(channels, stride):
-        depth = {f"depthwise{i}": (size, size, channels) for i in range(len(dilations))}
+        depth: dict[str, tuple[int, ...]] = {f"depthwise{i}": (size, size, channels) for i in range(len(dilations))}
         point = {f"pointwise{i}": (channels, channels) for i in range(len(dilations))}
         return depth | point
 

@@ -2,8 +2,7 @@
 
 The maximum of a window is a choice of one of its nine positions. With the choices held fixed, pooling is linear in its input,
 and so is its transpose; both are written as nine shifted selections, which XLA fuses into one loop. Differentiating the
-selections themselves would scatter through padding instead (8 times slower in a cell on a CPU), and XLA's own `SelectAndScatter`
-is slower still.
+selections themselves would scatter through padding instead (several times slower in a cell on a CPU).
 """
 
 import functools
@@ -24,9 +23,7 @@ _TAPS = [(i, j) for i in range(3) for j in range(3)]
 def _windows(x: Array, fill, stride: int, height: int, width: int) -> list[Array]:
     """The input under each of the nine taps of a 3x3 window with padding 1: nine arrays [..., height, width, channels]."""
     x = jnp.pad(x, [(0, 0)] * (x.ndim - 3) + [(1, 1), (1, 1), (0, 0)], constant_values=fill)
-    return [
-        x[..., i : i + stride * (height - 1) + 1 : stride, j : j + stride * (width - 1) + 1 : stride, :] for i, j in _TAPS
-    ]
+    return [x[..., i : i + stride * (height - 1) + 1 : stride, j : j + stride * (width - 1) + 1 : stride, :] for i, j in _TAPS]
 
 
 def max_pool(
@@ -42,6 +39,7 @@ def max_pool(
     return lax.optimization_barrier(_choose.bind(x, winner, stride=stride, size=x.shape[-3:-1], transposed=False))
 
 
+@functools.partial(jax.jit, static_argnames=("stride", "size", "transposed"))
 def _gather(x: Array, winner: Array, *, stride: int, size: tuple[int, int], transposed: bool) -> Array:
     winner = lax.optimization_barrier(winner)
     if not transposed:
@@ -69,7 +67,7 @@ def _shape(x, winner, *, stride, size, transposed):
 
 
 _choose = Primitive("max_pool_choose")
-_choose.def_impl(jax.jit(_gather, static_argnames=("stride", "size", "transposed")))
+_choose.def_impl(_gather)
 _choose.def_abstract_eval(_shape)
 ad.defjvp(_choose, lambda tangent, x, winner, **params: _choose.bind(tangent, winner, **params), None)
 ad.primitive_transposes[_choose] = _transpose

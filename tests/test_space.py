@@ -1,0 +1,134 @@
+"""Spaces. Oracles: the published derivation rules (ties!) worked out by hand, and the way back from a one-hot mix."""
+
+import collections
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxdarts as jd
+from jaxdarts.spaces import PRIMITIVES
+
+FULL = jd.spaces.darts()
+SPACES = {
+    "darts": FULL,
+    "three nodes, no none": jd.spaces.darts(3, PRIMITIVES[1:]),
+    "none last": jd.spaces.darts(2, ("skip_connect", "sep_conv_3x3", "none")),
+    "one op": jd.spaces.darts(1, ("skip_connect",)),
+}
+
+
+def mix_of(values):
+    return {"normal": jnp.asarray(values), "reduce": jnp.asarray(values)}
+
+
+def sorted_nodes(genotype):
+    """The same genotype, each node's two edges ordered by source: equal strengths are listed in that order."""
+
+    def order(pairs):
+        nodes = [pairs[i : i + 2] for i in range(0, len(pairs), 2)]
+        return tuple(pair for node in nodes for pair in sorted(node, key=lambda pair: pair[1]))
+
+    return genotype._replace(normal=order(genotype.normal), reduce=order(genotype.reduce))
+
+
+def test_equal_weights_take_the_first():
+    genotype = FULL.discretize(mix_of(np.full((14, 8), 1 / 8, np.float32)))
+    assert genotype.normal == genotype.reduce == (("max_pool_3x3", 0), ("max_pool_3x3", 1)) * 4
+    assert genotype.normal_concat == genotype.reduce_concat == (2, 3, 4, 5)
+
+
+def test_edges_are_listed_from_strong_to_weak():
+    mix = np.full((14, 8), 0.1, np.float32)
+    mix[1, 4], mix[0, 3] = 0.9, 0.5  # node 2
+    mix[4, 7], mix[3, 6] = 0.7, 0.8  # node 3: sources 2 and 1
+    mix[8, 2], mix[6, 5], mix[5, 5] = 0.6, 0.6, 0.6  # node 4: sources 3, 1 and 0 tie
+    mix[10, [4, 5]] = 0.3  # node 5: two operations of source 1 tie, then every other edge ties with source 0
+    assert FULL.discretize(mix_of(mix)).normal == (
+        ("sep_conv_3x3", 1),
+        ("skip_connect", 0),
+        ("dil_conv_3x3", 1),
+        ("dil_conv_5x5", 2),
+        ("sep_conv_5x5", 0),
+        ("sep_conv_5x5", 1),
+        ("sep_conv_3x3", 1),
+        ("max_pool_3x3", 0),
+    )
+
+
+def test_none_weakens_an_edge_but_is_never_chosen():
+    alpha = np.zeros((2, 3), np.float32)
+    alpha[0, 2] = 9.0  # none, last of three
+    space = jd.spaces.darts(1, ("skip_connect", "sep_conv_3x3", "none"))
+    genotype = space.discretize({name: jax.nn.softmax(jnp.asarray(alpha)) for name in ("normal", "reduce")})
+    assert genotype.normal == (("skip_connect", 1), ("skip_connect", 0))
+
+
+def test_cells_are_told_apart():
+    mix = mix_of(np.full((14, 8), 0.1, np.float32))
+    mix["reduce"] = mix["reduce"].at[:, 3].set(0.2)
+    genotype = FULL.discretize(mix)
+    assert {op for op, _ in genotype.normal} == {"max_pool_3x3"} and {op for op, _ in genotype.reduce} == {"skip_connect"}
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_one_hot_round_trip(name):
+    space = SPACES[name]
+    for seed in range(20):
+        genotype = space.sample(jax.random.key(seed))
+        mix = jd.one_hot(space.cells, genotype)
+        for cell, weights in mix.items():
+            assert weights.shape == space.cells[cell].shape and set(np.unique(weights)) <= {0.0, 1.0}
+            assert weights.sum() == len(getattr(genotype, cell))
+        assert space.discretize(mix) == sorted_nodes(genotype)
+
+
+def test_one_hot_of_a_published_genotype():
+    mix = jd.one_hot(FULL.cells, jd.genotypes.DARTS_V2)
+    hot = np.argwhere(np.asarray(mix["normal"])).tolist()
+    # Nodes 2 to 5 own the edges from 0, 2, 5 and 9 on.
+    assert hot == [[0, 4], [1, 4], [2, 4], [3, 4], [5, 3], [6, 4], [9, 3], [11, 6]]
+    assert FULL.discretize(mix) == sorted_nodes(jd.genotypes.DARTS_V2)
+
+
+def test_one_hot_refuses_what_the_space_lacks():
+    with pytest.raises(ValueError, match=r"normal\[0\] = \('sep_conv_5x5', 1\).*on edge \(1, 2\)"):
+        jd.one_hot(SPACES["none last"].cells, jd.genotypes.NASNet)
+    with pytest.raises(ValueError, match=r"reduce\[3\].*on edge \(2, 3\)"):
+        genotype = SPACES["none last"].sample(jax.random.key(0))
+        cells = dict(SPACES["none last"].cells)
+        cells["reduce"] = cells["reduce"]._replace(edges=((0, 2), (1, 2), (0, 3), (1, 3), (9, 3)))
+        pairs = (("skip_connect", 0), ("skip_connect", 1), ("skip_connect", 0), ("skip_connect", 2))
+        jd.one_hot(cells, genotype._replace(reduce=pairs))
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_sample_is_valid_and_repeatable(name):
+    space = SPACES[name]
+    for seed in range(10):
+        genotype = space.sample(jax.random.key(seed))
+        assert genotype == space.sample(jax.random.key(seed))
+        jd.genotypes.check(genotype)  # no `none`, no state that a node cannot read
+        for pairs, choices in ((getattr(genotype, cell), space.cells[cell]) for cell in ("normal", "reduce")):
+            assert len(pairs) == 2 * choices.num_nodes
+            assert all(a[1] != b[1] for a, b in zip(pairs[::2], pairs[1::2], strict=True))
+
+
+def test_sample_is_uniform():
+    space = jd.spaces.darts(2, ("none", "max_pool_3x3", "skip_connect"))
+    draws = [space.sample(jax.random.key(seed)) for seed in range(400)]
+    assert len(set(draws)) > 300
+    for cell in ("normal", "reduce"):
+        pairs = [pair for draw in draws for pair in getattr(draw, cell)[2:]]  # node 3: two of three sources, two operations
+        counts = collections.Counter(pairs)
+        assert len(counts) == 6
+        assert all(abs(n - 800 / 6) < 4 * np.sqrt(800 / 6) for n in counts.values())
+
+
+@pytest.mark.parametrize(
+    "num_nodes, ops", [(0, PRIMITIVES), (1, ("none",)), (1, ()), (1, ("skip_connect",) * 2), (1, ("conv",))]
+)
+def test_impossible_spaces(num_nodes, ops):
+    with pytest.raises(ValueError, match="num_nodes is 0" if num_nodes == 0 else "ops are"):
+        jd.spaces.darts(num_nodes, ops)
