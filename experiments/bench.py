@@ -3,7 +3,7 @@
 Prints one JSON line for each program (weight step, first-order and second-order architecture step): milliseconds, images a
 second, memory, seconds to compile cold and from the persistent cache. With a checkout of quark0/darts as --peer, the same steps
 of that code under PyTorch follow, in its default and in its channels-last layout, and the ratios. Times on a shared machine
-mean little by themselves; the ratios of one run are the result. --output keeps all lines with command, commit, versions and device.
+mean little; the ratios of one run are the result. --output keeps all lines, with command, commit, versions, device.
 """
 
 import dataclasses

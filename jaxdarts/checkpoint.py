@@ -20,11 +20,14 @@ def open_folder(folder: str | Path, keep: int = 2) -> Iterator[ocp.CheckpointMan
     Raises:
         CheckpointError: if the folder cannot be made or written.
     """
+    folder = Path(folder).absolute()  # orbax wants absolute paths
+    if folder.exists() and not folder.is_dir():
+        raise CheckpointError(f"cannot use {folder} for checkpoints: it is a file")
     options = ocp.CheckpointManagerOptions(
         max_to_keep=keep, cleanup_tmp_directories=True, enable_async_checkpointing=False, create=True
     )
     try:
-        manager = ocp.CheckpointManager(Path(folder).absolute(), options=options)  # orbax wants absolute paths
+        manager = ocp.CheckpointManager(folder, options=options)
     except OSError as error:
         raise CheckpointError(f"cannot use {folder} for checkpoints: {error}") from error
     try:

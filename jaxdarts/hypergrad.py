@@ -1,8 +1,8 @@
 """Gradients of the validation loss with respect to the architecture: d/da val(w'(a), a).
 
 They differ in what the weights w' are taken to be. `first_order` holds them fixed; the others take one step (or several) of
-the real optimiser on the training loss, w' = weight_step(grad_w train(w, a)), and differentiate through it: exactly (`unrolled`,
-and `unrolled_by_grad`, its definition) or by the paper's `finite_difference`. All share one signature:
+the real optimiser on the training loss, w' = weight_step(grad_w train(w, a)), and differentiate through it: exactly
+(`unrolled`, and `unrolled_by_grad`, its definition) or by the paper's `finite_difference`. All share one signature:
 
     hypergradient(train, val, params, arch, weight_step) -> gradient, shaped like `arch`
 

@@ -1,7 +1,7 @@
 """The words of the library: what travels between its parts, as aliases and protocols."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Array, Float, Int, Key, PyTree
 
@@ -29,6 +29,7 @@ WeightStep = Callable[..., Params]
 """The real optimiser: the gradients of one step (or of several, in order) -> the weights after it."""
 
 
+@runtime_checkable
 class Objective(Protocol):
     """What a network is trained for, as a function of its weights and its mix: (loss, (carry, metrics))."""
 
@@ -37,6 +38,7 @@ class Objective(Protocol):
     ) -> tuple[Float[Array, ""], tuple[Carry, Metrics]]: ...
 
 
+@runtime_checkable
 class Hypergradient(Protocol):
     """Gradient of the validation loss with respect to the architecture, the weights depending on it or not.
 
@@ -48,12 +50,14 @@ class Hypergradient(Protocol):
     ) -> Any: ...
 
 
+@runtime_checkable
 class Perturbation(Protocol):
     """Moves the mix before a weight step, given the training loss as a function of the mix."""
 
     def __call__(self, mix: Mix, loss: Callable[[Mix], Float[Array, ""]], key: Key[Array, ""], step: Step) -> Mix: ...
 
 
+@runtime_checkable
 class Module(Protocol):
     """What the library asks of a network: a Flax module is one."""
 

@@ -1,6 +1,5 @@
 """Checkpoints. Oracle: what was saved, to the bit; and one clear line for whatever can be wrong with a folder."""
 
-import gc
 import os
 
 import chex
@@ -92,18 +91,15 @@ def test_empty_folder(tmp_path):
     assert_one_line(error, str(tmp_path), "no complete checkpoint")
 
 
-# When one array of a tree cannot be read, orbax drops the coroutines that read the others; collected, they warn.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("name, shape", [("w", (4, 2)), ("extra", (2,))], ids=["shape", "structure"])
-def test_another_tree(tmp_path, name, shape):
-    write(tmp_path, 1)
-    like = tree()
-    like["params"][name] = jnp.zeros(shape)
+@pytest.mark.parametrize("like", [{"w": jnp.zeros((4, 2))}, {"w": jnp.zeros((3, 2)), "extra": jnp.zeros(2)}])
+def test_another_tree(tmp_path, like):
+    # A tree of one array: where one of several cannot be read, orbax drops the coroutines that read the others, and they
+    # warn when they are collected, during any later test.
+    with checkpoint.open_folder(tmp_path) as manager:
+        checkpoint.save(manager, 1, {"w": jnp.ones((3, 2))}, CONFIG)
     with pytest.raises(checkpoint.CheckpointError) as error:
         read(tmp_path, like)
     assert_one_line(error, "cannot read checkpoint 1")
-    del error
-    gc.collect()
 
 
 def test_a_folder_that_is_a_file(tmp_path):

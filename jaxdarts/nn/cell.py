@@ -48,7 +48,7 @@ def cell(
     choices: Choices,
     stride: int,
     norm: Norm,
-) -> State:
+) -> Float[Array, "batch out_height out_width out_channels"]:
     """The nodes of a cell, concatenated over channels.
 
     Args:

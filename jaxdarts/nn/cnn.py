@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxdarts.nn.cell import cell, weight_shapes
@@ -65,7 +66,7 @@ class Cells(nn.Module):
 
     choices: Choices
     run: Run
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
     axis_name: str | None = None
     remat: bool = False
     unroll: int = 1
@@ -135,7 +136,7 @@ class Supernet(nn.Module):
     depth: int
     num_classes: int
     stem_multiplier: int = 3
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
     axis_name: str | None = None
     remat: bool = False
     unroll: int = 1
@@ -173,7 +174,7 @@ class Supernet(nn.Module):
                 name=f"cells{i}_{run.kind}",
             )
             s0, s1 = cells(s0, s1, mix[run.kind])
-        features = jnp.mean(s1.astype(jnp.float32), axis=(1, 2))
+        features = jnp.mean(s1.astype(jnp.promote_types(self.dtype, jnp.float32)), axis=(1, 2))
         weight = self.param("head", uniform(features.shape[-1]), (features.shape[-1], self.num_classes))
         bias = self.param("head_bias", uniform(features.shape[-1]), (self.num_classes,))
         return features @ weight + bias[None]
