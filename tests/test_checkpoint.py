@@ -109,7 +109,6 @@ def test_a_folder_that_is_a_file(tmp_path):
     assert_one_line(error, str(tmp_path / "runs"), "Not a directory")
 
 
-@pytest.mark.xfail(strict=True, reason="orbax takes a file for an existing folder: nothing fails before the first save")
 def test_a_folder_that_is_a_file_is_refused_at_once(tmp_path):
     (tmp_path / "runs").write_text("")
     with pytest.raises(checkpoint.CheckpointError, match="cannot use"), checkpoint.open_folder(tmp_path / "runs"):
