@@ -71,7 +71,7 @@ def programs(config: Config) -> tuple[dict[str, Callable], tuple]:
         unroll=config.unroll,
     )
     relax = jd.relax.softmax(space.cells)
-    objective = jd.objectives.classification(net)
+    objective = jax.jit(jd.objectives.classification(net))  # traced once, however many gradients a step takes
     params_tx = optax.chain(optax.clip_by_global_norm(5.0), optax.add_decayed_weights(3e-4), optax.sgd(0.025, momentum=0.9))
     arch_tx = optax.chain(optax.add_decayed_weights(1e-3), optax.adam(3e-4, b1=0.5, b2=0.999))
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from jaxdarts.nn.cell import cell, edges_of, stride_of, weight_shapes
-from jaxdarts.nn.ops import batch_norm, halved, halved_weights
+from jaxdarts.nn.norm import batch_norm
+from jaxdarts.nn.ops import halved, halved_weights
 from jaxdarts.space import Choices, fully_connected
 from jaxdarts.spaces import PRIMITIVES
 
@@ -23,7 +24,7 @@ def jitted_cell(stride):
     @jax.jit
     def value_and_vjp(weights, x0, x1, alpha, cotangent):
         def apply(weights, x0, x1, alpha):
-            return cell(weights, x0, x1, jax.nn.softmax(alpha), DARTS, stride, batch_norm)
+            return cell(weights, jnp.stack([x0, x1]), jax.nn.softmax(alpha), DARTS, stride, batch_norm)
 
         y, vjp = jax.vjp(apply, weights, x0, x1, alpha)
         return y, vjp(cotangent)
@@ -102,15 +103,16 @@ def test_edges_with_different_candidates(stride):
             own = {op: {name: w[rows.index(e)][None] for name, w in weights.get(op, {}).items() if e in rows}}
             single = Choices(((0, 2),), ((op,),), (2,))
             x = states[source]
-            states[target] += cell(own, x, x, mix[e, k][None, None], single, own_stride, batch_norm)
-    ours = cell(weights, s0, s1, mix, choices, stride, batch_norm)
+            states[target] += cell(own, jnp.stack([x, x]), mix[e, k][None, None], single, own_stride, batch_norm)
+    ours = cell(weights, jnp.stack([s0, s1]), mix, choices, stride, batch_norm)
     np.testing.assert_allclose(ours, jnp.concatenate([states[3], states[2]], -1), atol=2e-5)
 
 
 def test_none_adds_nothing():
     choices = fully_connected(1, ("none", "skip_connect"))
     x = jnp.ones((1, 2, 2, 1))
-    gradient = jax.grad(lambda mix: jnp.sum(cell({}, x, 2 * x, mix, choices, 1, batch_norm)))(jnp.full((2, 2), 0.5))
+    inputs = jnp.stack([x, 2 * x])
+    gradient = jax.grad(lambda mix: jnp.sum(cell({}, inputs, mix, choices, 1, batch_norm)))(jnp.full((2, 2), 0.5))
     np.testing.assert_allclose(gradient, [[0, 4], [0, 8]])
 
 

@@ -3,8 +3,6 @@
 Its `eval/*` cases, with scale and shift in the batch norms and none after pooling, belong to the discrete network.
 """
 
-import functools
-
 import chex
 import jax
 import jax.numpy as jnp
@@ -13,7 +11,8 @@ import pytest
 from conftest import Golden
 
 from jaxdarts.nn.cell import cell
-from jaxdarts.nn.ops import OPS, batch_norm, halved, halved_weights
+from jaxdarts.nn.norm import batch_norm
+from jaxdarts.nn.ops import OPS, halved, halved_weights
 from jaxdarts.space import Choices
 
 CASES = sorted({name.rsplit("/", 1)[0] for name in Golden("ops").arrays if name.startswith("search/") and "param" not in name})
@@ -31,7 +30,7 @@ def one_edge(op, stride):
 
     def apply(weights, x, gain):
         bundled = {op: {name: w[None] for name, w in weights.items()}}
-        return cell(bundled, x, x, jnp.reshape(gain, (1, 1)), choices, stride, batch_norm)
+        return cell(bundled, jnp.stack([x, x]), jnp.reshape(gain, (1, 1)), choices, stride, batch_norm)
 
     return apply
 
@@ -88,26 +87,6 @@ def test_halved_needs_even_sizes():
     for shape in ((1, 5, 4, 2), (1, 4, 5, 2)):
         with pytest.raises(ValueError, match=f"{shape[1]}x{shape[2]} state"):
             halved(jnp.zeros(shape))
-
-
-def test_batch_norm_against_numpy(x64):
-    x = np.random.default_rng(0).standard_normal((3, 2, 4, 5, 2)) * 3 + 1
-    gain = np.arange(1.0, 4).reshape(3, 1, 1, 1, 1)
-    mean, variance = (f((1, 2, 3), keepdims=True) for f in (x.mean, x.var))
-    expected = gain * (x - mean) / np.sqrt(variance + 1e-5)
-    np.testing.assert_allclose(batch_norm(jnp.asarray(x), jnp.asarray(gain)), expected, rtol=1e-9, atol=1e-12)
-
-
-def test_batch_norm_of_a_constant_is_zero():
-    y, gradient = jax.value_and_grad(lambda x: jnp.sum(batch_norm(x) ** 2))(jnp.full((2, 4, 4, 3), 7.3))
-    assert abs(y) < 1e-3 and jnp.isfinite(gradient).all()
-
-
-def test_batch_norm_over_devices_is_that_of_the_whole_batch(devices):
-    x = np.random.default_rng(0).standard_normal((8, 4, 4, 2)).astype(np.float32)
-    norm = functools.partial(batch_norm, axis_name="devices")
-    ours = jax.pmap(norm, "devices", devices=devices)(x.reshape(4, 2, 4, 4, 2))
-    np.testing.assert_allclose(ours.reshape(x.shape), batch_norm(jnp.asarray(x)), atol=1e-5)
 
 
 @pytest.mark.parametrize("op", OPS)

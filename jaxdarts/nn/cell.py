@@ -4,10 +4,12 @@ import functools
 from collections.abc import Mapping
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxdarts.nn.ops import OPS, Norm, State
+from jaxdarts.nn.norm import affine
+from jaxdarts.nn.ops import OPS, Norm, States
 from jaxdarts.space import Choices
 
 Weights = Mapping[str, Mapping[str, Array]]
@@ -40,20 +42,24 @@ def weight_shapes(choices: Choices, channels: int, stride: int) -> dict[str, dic
     return shapes
 
 
+def groups_of(choices: Choices) -> list[tuple[int, ...]]:
+    """The source states that are computed together: the two inputs if their edges are alike, then every node."""
+
+    def edges(source):
+        return [(edge[1], choices.ops[e]) for e, edge in enumerate(choices.edges) if edge[0] == source]
+
+    nodes = [(node,) for node in range(2, choices.num_nodes + 2)]
+    return [(0, 1), *nodes] if edges(0) == edges(1) else [(0,), (1,), *nodes]
+
+
 def cell(
-    weights: Weights,
-    s0: State,
-    s1: State,
-    mix: Float[Array, "edges ops"],
-    choices: Choices,
-    stride: int,
-    norm: Norm,
+    weights: Weights, inputs: States, mix: Float[Array, "edges ops"], choices: Choices, stride: int, norm: Norm
 ) -> Float[Array, "batch out_height out_width out_channels"]:
     """The nodes of a cell, concatenated over channels.
 
     Args:
         weights: {op: {weight: [edges of op, ...]}}, rows in the order of `edges_of`.
-        s0, s1: the preprocessed outputs of the two cells before, of equal shape.
+        inputs: [2, batch, height, width, channels], the preprocessed outputs of the two cells before.
         mix: weight of every operation on every edge.
         choices: edges and candidates.
         stride: 1 for a normal cell, 2 for a reduction cell.
@@ -62,36 +68,50 @@ def cell(
     Returns:
         [batch, height / stride, width / stride, states in choices.concat * channels].
     """
-    states = [s0, s1]
+    groups = groups_of(choices)
+    parts = {op: _by_group(own, edges_of(choices, op), choices, groups) for op, own in weights.items()}
     entering: dict[int, list] = {}
-    for source in range(choices.num_nodes + 2):
-        if source >= 2:
-            # A state has many readers: computed once for all of them, and by the barrier's transpose so is its cotangent.
-            states.append(lax.optimization_barrier(functools.reduce(jnp.add, entering[source])))
-        for edge, term in _leaving(source, weights, states[source], mix, choices, stride, norm):
-            entering.setdefault(choices.edges[edge][1], []).append(term)
+    states: dict[int, Array] = {}
+    for i, group in enumerate(groups):
+        x = inputs[group[0] : group[0] + len(group)] if group[0] < 2 else functools.reduce(jnp.add, entering[group[0]])[None]
+        # A state has many readers: computed once for all of them, and by the barrier's transpose so is its cotangent.
+        x = lax.optimization_barrier(x)
+        states |= zip(group, x)
+        for target, term in _leaving(group, {op: own[i] for op, own in parts.items()}, x, mix, choices, stride, norm):
+            entering.setdefault(target, []).append(term)
     return jnp.concatenate([states[i] for i in choices.concat], axis=-1)
 
 
-def _leaving(source, weights, x, mix, choices, stride, norm) -> list[tuple[int, State]]:
-    """What the edges that leave a state carry: (edge, term of its target), several terms an edge."""
-    leaving = [e for e, edge in enumerate(choices.edges) if edge[0] == source]
-    terms, bundle = [], []
-    for op in dict.fromkeys(op for e in leaving for op in choices.ops[e] if op in OPS):
-        rows = edges_of(choices, op)
-        mine = [e for e in rows if e in leaving]
-        first = rows.index(mine[0])
-        own = {name: w[first : first + len(mine)] for name, w in weights.get(op, {}).items()}
-        y, ends_in_norm = OPS[op].apply(own, x, stride_of(choices, mine[0], stride), norm)
-        amounts = [mix[e, choices.ops[e].index(op)].astype(y.dtype) for e in mine]
-        if y.shape[0] == 1:  # One result for all edges: without weights, or there is but one edge.
-            y = norm(y)[0] if ends_in_norm else y[0]
-            terms += [(e, amount * y) for e, amount in zip(mine, amounts)]
-            continue
-        gain = jnp.stack(amounts)[:, None, None, None, None]
-        y = norm(y, gain) if ends_in_norm else y * gain
-        if mine == leaving:
-            bundle.append(y)
+def _by_group(weights: Mapping[str, Array], edges: list[int], choices: Choices, groups) -> list[dict[str, Array]]:
+    """An operation's weights on the edges that leave each group, [group, edge, ...].
+
+    Split, not sliced: the transpose is one concatenation then.
+    """
+    counts = [sum(choices.edges[e][0] in group for e in edges) for group in groups]
+    out: list[dict[str, Array]] = [{} for _ in groups]
+    for name, w in weights.items():
+        bounds = np.minimum(np.cumsum(counts), w.shape[0])  # a reduction cell's skip has weights on its inputs' edges only
+        for own, group, part in zip(out, groups, jnp.split(w, bounds[:-1])):
+            own[name] = part.reshape(len(group), -1, *part.shape[1:])
+    return out
+
+
+def _leaving(group, weights, x, mix, choices, stride, norm) -> list[tuple[int, Array]]:
+    """What the edges that leave a group of states carry: (target, term of it), several terms a target."""
+    leaving = [e for e, edge in enumerate(choices.edges) if edge[0] == group[0]]  # of the first; the others' are alike
+    targets = [choices.edges[e][1] for e in leaving]
+    ops = dict.fromkeys(op for e in leaving for op in choices.ops[e] if op in OPS)
+    terms, bundles = [], []
+    for family in dict.fromkeys(OPS[op].family for op in ops):
+        members = [op for op in ops if OPS[op].family == family]
+        pairs = [(e, op) for op in members for e in edges_of(choices, op) if e in leaving]
+        y, ends_in_norm = family([weights.get(op, {}) for op in members], x, stride_of(choices, leaving[0], stride), norm)
+        rows = [[choices.edges.index((source, choices.edges[e][1])) for e, _ in pairs] for source in group]
+        columns = [choices.ops[e].index(op) for e, op in pairs]
+        gain = mix[np.array(rows), np.array([columns] * len(group))][..., None, None, None, None]
+        y = norm(y, gain) if ends_in_norm else affine(y, gain)
+        if [e for e, _ in pairs] == leaving * len(members):
+            bundles.append(jnp.sum(y.reshape(-1, len(leaving), *y.shape[2:]), 0))
         else:
-            terms += list(zip(mine, y))
-    return terms + (list(zip(leaving, functools.reduce(jnp.add, bundle))) if bundle else [])
+            terms += [(choices.edges[e][1], jnp.sum(y[:, i], 0)) for i, (e, _) in enumerate(pairs)]
+    return terms + (list(zip(targets, functools.reduce(jnp.add, bundles))) if bundles else [])

@@ -14,7 +14,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxdarts.nn.cell import cell, weight_shapes
-from jaxdarts.nn.ops import batch_norm, halved, halved_weights
+from jaxdarts.nn.norm import batch_norm
+from jaxdarts.nn.ops import halved, halved_weights, pointwise
 from jaxdarts.space import Choices
 from jaxdarts.types import Mix
 
@@ -103,25 +104,23 @@ class Cells(nn.Module):
 
         stacked = jax.tree.map(
             lambda w: w.astype(self.dtype),
-            (*(jnp.stack([pad(w, 0) for w in ws]) for ws in preprocess), weights),
+            (jnp.stack([jnp.stack([pad(w, 0) for w in ws]) for ws in preprocess], axis=1), weights),
         )
         norm = functools.partial(batch_norm, axis_name=self.axis_name)
 
         def body(carry, xs):
-            s0, s1 = carry
-            weights0, weights1, own = xs
-            x0, x1 = (norm(jnp.einsum("bhwc,cd->bhwd", jax.nn.relu(s), w)) for s, w in ((s0, weights0), (s1, weights1)))
-            out = cell(own, x0, x1, mix, choices, stride, norm)
-            return (s1, pad(out, 3) if repeats > 1 else out), None
+            own_preprocess, own = xs
+            inputs = norm(pointwise(jax.nn.relu(carry), own_preprocess))
+            out = cell(own, inputs, mix, choices, stride, norm)
+            return jnp.stack([carry[1], pad(out, 3)]) if repeats > 1 else out, None
 
         if self.remat:
             body = jax.checkpoint(body)
-        carry = (pad(s0, 3), pad(s1, 3))
+        carry = jnp.stack([pad(s0, 3), pad(s1, 3)])
         if repeats == 1:
-            carry, _ = body(carry, jax.tree.map(lambda w: w[0], stacked))
-            return s1, carry[1]
-        (s0, s1), _ = lax.scan(body, carry, stacked, unroll=min(self.unroll, repeats))
-        return s0[..., :out_channels], s1[..., :out_channels]
+            return s1, body(carry, jax.tree.map(lambda w: w[0], stacked))[0]
+        carry, _ = lax.scan(body, carry, stacked, unroll=min(self.unroll, repeats))
+        return carry[0, ..., :out_channels], carry[1, ..., :out_channels]
 
 
 class Supernet(nn.Module):

@@ -79,7 +79,8 @@ def _padded(x: Array, geo: Geometry) -> Array:
 
 
 def _convolve(padded: Array, w: Array, geo: Geometry) -> Array:
-    weights = w[:, :, :, :, None, None, None, :]
+    # Behind the barrier the few numbers of a tap are broadcast in the loop that reads them; else XLA may store the broadcast.
+    weights = lax.optimization_barrier(w)[:, :, :, :, None, None, None, :]
     products = (window * weights[:, :, i, j] for (i, j), window in zip(geo.taps, _windows(padded, geo)))
     return functools.reduce(jnp.add, products)
 

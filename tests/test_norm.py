@@ -1,0 +1,94 @@
+"""Batch norm and its trilinear form. Oracles: NumPy in float64; the same formulas left to JAX's own differentiation."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdarts.nn.norm import affine, batch_norm
+
+SHAPE = (3, 2, 4, 5, 2)
+
+
+def plain(x, gain=1.0):
+    """The definition, for JAX to differentiate."""
+    mean, square = (jnp.mean(z, (-4, -3, -2), keepdims=True) for z in (x, x * x))
+    return gain * (x - mean) / jnp.sqrt(square - mean**2 + 1e-5)
+
+
+def draw(*shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape))
+
+
+def test_batch_norm_against_numpy(x64):
+    x = np.random.default_rng(0).standard_normal((3, 2, 4, 5, 2)) * 3 + 1
+    gain = np.arange(1.0, 4).reshape(3, 1, 1, 1, 1)
+    mean, variance = (f((1, 2, 3), keepdims=True) for f in (x.mean, x.var))
+    expected = gain * (x - mean) / np.sqrt(variance + 1e-5)
+    np.testing.assert_allclose(batch_norm(jnp.asarray(x), jnp.asarray(gain)), expected, rtol=1e-9, atol=1e-12)
+
+
+def test_batch_norm_of_a_constant_is_zero():
+    y, gradient = jax.value_and_grad(lambda x: jnp.sum(batch_norm(x) ** 2))(jnp.full((2, 4, 4, 3), 7.3))
+    assert abs(y) < 1e-3 and jnp.isfinite(gradient).all()
+
+
+def test_batch_norm_over_devices_is_that_of_the_whole_batch(devices):
+    x = np.random.default_rng(0).standard_normal((8, 4, 4, 2)).astype(np.float32)
+    norm = functools.partial(batch_norm, axis_name="devices")
+    ours = jax.pmap(norm, "devices", devices=devices)(x.reshape(4, 2, 4, 4, 2))
+    np.testing.assert_allclose(ours.reshape(x.shape), batch_norm(jnp.asarray(x)), atol=1e-5)
+
+
+def test_every_derivative_is_that_of_the_definition(x64):
+    x, gain, v, w = draw(*SHAPE), draw(3, 1, 1, 1, 1), draw(*SHAPE, seed=1), draw(*SHAPE, seed=2)
+
+    def gradient(norm):
+        return jax.grad(lambda x, gain: jnp.sum(jnp.sin(norm(x, gain)) * w), (0, 1))
+
+    def orders(norm):
+        along = functools.partial(jax.jvp, gradient(norm), (x, gain))
+        return (
+            gradient(norm)(x, gain),
+            along((v, gain)),
+            jax.grad(lambda x: jnp.vdot(gradient(norm)(x, gain)[0], v))(x),
+            jax.linearize(gradient(norm), x, gain)[1](v, gain),
+            jax.jvp(lambda x: along((x, gain))[1], (v,), (w,)),
+        )
+
+    chex.assert_trees_all_close(orders(batch_norm), orders(plain), rtol=1e-7, atol=1e-9)
+
+
+def test_one_normalisation_for_many_gains(x64):
+    x, gain = draw(3, 1, *SHAPE[1:]), draw(1, 4, 1, 1, 1, 1, seed=1)
+    ours, back = jax.vjp(batch_norm, x, gain)
+    theirs, back_too = jax.vjp(plain, x, gain)
+    chex.assert_shape(ours, (3, 4, *SHAPE[1:]))
+    chex.assert_trees_all_close((ours, back(ours + 1)), (theirs, back_too(theirs + 1)), rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("shift", [None, 2.0])
+@pytest.mark.parametrize("scale_shape", [(1, 1, 1, 1, 1), (3, 1, 1, 1, 2)])
+def test_affine(scale_shape, shift, x64):
+    x, scale = draw(*SHAPE), draw(*scale_shape, seed=1)
+    shift = None if shift is None else jnp.full(scale_shape, shift)
+    ours, back = jax.vjp(affine, x, scale, shift)
+    theirs, back_too = jax.vjp(lambda x, s, t: x * s + (0 if t is None else t), x, scale, shift)
+    chex.assert_trees_all_close((ours, back(x)), (theirs, back_too(x)), rtol=1e-9)
+
+
+def test_vmap_over_some_arguments(x64):
+    x, gain = draw(4, *SHAPE), draw(3, 1, 1, 1, 1)
+    ours = jax.vmap(jax.grad(lambda x, gain: jnp.sum(batch_norm(x, gain) ** 3)), (0, None))(x, gain)
+    expected = jnp.stack([jax.grad(lambda x: jnp.sum(plain(x, gain) ** 3))(one) for one in x])
+    np.testing.assert_allclose(ours, expected, rtol=1e-7, atol=1e-9)
+
+
+def test_a_narrow_format_is_summed_in_float32():
+    x = jnp.asarray(draw(*SHAPE) + 3, jnp.bfloat16)
+    y, back = jax.vjp(batch_norm, x)
+    assert y.dtype == jnp.bfloat16 and back(y)[0].dtype == jnp.bfloat16
+    np.testing.assert_allclose(y.astype(jnp.float32), plain(x.astype(jnp.float32)), atol=0.02)
