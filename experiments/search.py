@@ -8,16 +8,11 @@ or killed, it continues with --resume=RUN, to the very result of a run that noth
 
 import contextlib
 import dataclasses
-import json
 import logging
 import math
 import os
-import signal
-import sys
-import threading
 import time
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -28,28 +23,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
+import runs
+from runs import Run, Stop
 
 import jaxdarts as jd
 from jaxdarts.data import augment, images
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(runs.Settings):
     """Search a convolutional cell by gradient descent (DARTS). Defaults are those of the data set's preset."""
 
-    dataset: str = "digits"
-    """digits, a TFDS name (cifar10, cifar100, svhn_cropped, mnist, ...), npz:PATH or folder:PATH."""
-    data_dir: str | None = None
-    """Where TFDS keeps its folders; default $TFDS_DATA_DIR or ~/tensorflow_datasets."""
-    run_dir: str | None = None
-    """Folder of the run; default runs/search-<dataset>-<time>."""
-    resume: str | None = None
-    """Run folder to continue from its newest checkpoint; its configuration is taken over."""
     epochs: int = 50
     """Passes over the training half."""
-    max_steps: int = 0
-    """Stop after so many steps, counted from the beginning of the run; 0 for no limit."""
     batch_size: int = 64
     """Images in a training batch, and in a validation batch, over all devices."""
     unrolled: bool = True
@@ -78,32 +64,14 @@ class Config:
     """Multiple of alpha that is added to its gradient."""
     train_portion: float = 0.5
     """Fraction of the training set that trains the weights; the rest trains alpha."""
-    crop_padding: int = 4
-    """Random shifts of the images, in pixels."""
-    flip: bool = True
-    """Mirror half of the images; not for digits."""
-    cutout: bool = False
-    """Erase a square of every training image."""
-    cutout_length: int = 16
-    """Side of that square, in pixels."""
-    seed: int = 2
-    """Determines everything that is random."""
     num_seeds: int = 1
     """Number of searches in one program, with seeds seed, seed + 1, ..."""
-    num_devices: int | None = None
-    """Number of local devices to split batches over; default all."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Number format of the supernet's computations; weights stay float32."""
     remat: bool = False
     """Recompute cells in the backward pass: less memory, more time."""
     estimate: bool = False
     """Only compile the step and print parameters, memory and steps an epoch; trains and writes nothing."""
-    report_freq: int = 50
-    """Steps between log lines."""
-    checkpoint_freq: int = 0
-    """Steps between checkpoints, besides the one after every epoch; 0 for none."""
-    cache_dir: str = str(Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "jaxdarts")
-    """Where compiled programs are kept for the next start; empty for nowhere."""
 
 
 CIFAR = Config(dataset="cifar10")
@@ -129,64 +97,20 @@ PRESETS = {
 }
 """What each data set starts from; any other one starts from CIFAR-10's, the paper's, setting."""
 
-FREE = frozenset("run_dir resume data_dir max_steps num_devices estimate report_freq checkpoint_freq cache_dir".split())
-"""Settings that a resumed run may change: they do not touch what is computed."""
-
-
-class Stop(Exception):
-    """Ends the run with one line; everything written so far stays."""
-
-    def __init__(self, message: str, code: int = 1):
-        super().__init__(" ".join(message.split()))
-        self.code = code
-
-
-def parse(arguments: list[str]) -> Config:
-    """Flags over the configuration of the run to resume, or over the data set's preset."""
-    given = {"--dataset": "digits", "--resume": ""}
-    for i, argument in enumerate(arguments):
-        name, equals, value = argument.partition("=")
-        if name in given:
-            given[name] = value if equals else " ".join(arguments[i + 1 : i + 2])
-    resume = given["--resume"]
-    if resume:
-        path = Path(resume) / "config.json"
-        try:
-            saved = json.loads(path.read_text(encoding="utf-8"))
-            default = Config(**{**saved, "ops": tuple(saved["ops"])})
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise Stop(f"--resume={resume}: not the folder of a run, no usable {path}: {error}", 2) from error
-    else:
-        default = PRESETS.get(given["--dataset"]) or dataclasses.replace(CIFAR, dataset=given["--dataset"])
-    markers = (tyro.conf.DisallowNone,)  # None is a default only, not a value to give
-    config = tyro.cli(Config, args=arguments, default=default, description=__doc__, use_underscores=True, config=markers)
-    if config.resume:
-        for field in dataclasses.fields(Config):
-            old, new = getattr(default, field.name), getattr(config, field.name)
-            if old != new and field.name not in FREE:
-                raise Stop(f"--resume={resume}: the run has {field.name}={old!r}, not {new!r}; leave the flag out", 2)
-        config = dataclasses.replace(config, run_dir=resume)
-    return check(config)
-
 
 def check(config: Config) -> Config:
     """Refuses settings that cannot work, before anything is loaded."""
-    for name in "epochs batch_size init_channels layers nodes num_seeds report_freq learning_rate grad_clip".split():
-        if not getattr(config, name) > 0:  # so that NaN is refused too
-            raise Stop(f"--{name}={getattr(config, name)}: must be positive", 2)
-    names = "max_steps checkpoint_freq crop_padding cutout_length seed learning_rate_min momentum weight_decay"
-    for name in [*names.split(), "arch_learning_rate", "arch_weight_decay"]:
-        if not getattr(config, name) >= 0:
-            raise Stop(f"--{name}={getattr(config, name)}: must not be negative", 2)
+    runs.check_numbers(
+        config,
+        positive="epochs batch_size init_channels layers nodes num_seeds report_freq learning_rate grad_clip",
+        not_negative="max_steps checkpoint_freq crop_padding cutout_length seed learning_rate_min momentum weight_decay "
+        "arch_learning_rate arch_weight_decay",
+    )
     if config.seed + config.num_seeds > 2**31:
         raise Stop(f"--seed={config.seed}: seeds must be below {2**31}", 2)
     if not 0 < config.train_portion < 1:
         raise Stop(f"--train_portion={config.train_portion}: must lie between 0 and 1, both excluded", 2)
-    devices = jax.local_device_count()
-    if config.num_devices is not None and not 1 <= config.num_devices <= devices:
-        raise Stop(f"--num_devices={config.num_devices}: this machine has {devices}", 2)
-    if config.batch_size % (config.num_devices or devices):
-        raise Stop(f"--batch_size={config.batch_size}: does not divide over {config.num_devices or devices} devices", 2)
+    runs.check_devices(config)
     return config
 
 
@@ -235,21 +159,13 @@ def build(config: Config, dataset: images.Dataset, remat: bool | None = None) ->
     except ValueError as error:
         raise Stop(f"--layers={config.layers} do not fit the images of {config.dataset}: {error}", 2) from error
     algorithm = jd.algorithms.darts(space, order=2 if config.unrolled else 1)
-    search = jd.bilevel_search(
-        jd.objectives.classification(net), algorithm, *optimizers(config, steps_per_epoch), axis_name=jd.parallel.AXIS
-    )
+    objective = jax.jit(jd.objectives.classification(net))  # traced once, however many gradients a step takes
+    search = jd.bilevel_search(objective, algorithm, *optimizers(config, steps_per_epoch), axis_name=jd.parallel.AXIS)
 
-    def batch(part, indices, key=None):
-        pixels = part["image"][indices]
-        if key is not None:
-            # What happens to an image depends on the step and its own index, not on the device that it lands on.
-            crop_key, cutout_key = jax.random.split(key)
-            keys = augment.example_keys(crop_key, indices)
-            pixels = augment.crop_and_flip(keys, pixels, config.crop_padding, config.flip)
-        pixels = augment.normalize(pixels, dataset.mean, dataset.std)
-        if key is not None and config.cutout:
-            pixels = augment.cutout(augment.example_keys(cutout_key, indices), pixels, config.cutout_length)
-        return {"image": pixels, "label": part["label"][indices]}
+    cutout_length = config.cutout_length if config.cutout else 0
+    batch = augment.reader(
+        dataset.mean, dataset.std, padding=config.crop_padding, flip=config.flip, cutout_length=cutout_length
+    )
 
     def step(training, data, train_indices, val_indices, data_key):
         state = training["state"]
@@ -260,7 +176,7 @@ def build(config: Config, dataset: images.Dataset, remat: bool | None = None) ->
         return {"state": state, "sums": sums}
 
     def evaluate(params, mix, data, indices):
-        _, (_, metrics) = jd.objectives.classification(net)(params, mix, (), batch(data["val"], indices), None)
+        _, (_, metrics) = objective(params, mix, (), batch(data["val"], indices), None)
         return jax.lax.pmean(metrics, jd.parallel.AXIS)
 
     def init():
@@ -310,7 +226,7 @@ def optimizers(config: Config, steps_per_epoch: int) -> tuple[optax.GradientTran
 
 
 def epoch_order(config: Config, program: Program, epoch: int) -> tuple[np.ndarray, np.ndarray, jax.Array]:
-    """One epoch's batches as indices, [devices, steps, seeds, batch] of either half, and every seed's data key."""
+    """One epoch's batches as indices, [devices, seeds, steps, batch] of either half, and every seed's data key."""
     seeds = config.seed + jnp.arange(config.num_seeds)
     keys = jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), 1))(seeds)
     needed = program.steps_per_epoch * config.batch_size
@@ -320,8 +236,7 @@ def epoch_order(config: Config, program: Program, epoch: int) -> tuple[np.ndarra
         rounds = range(epoch * -(-needed // size), (epoch + 1) * -(-needed // size))
         orders = [[augment.order(jax.random.fold_in(key, part), r, size) for r in rounds] for key in keys]
         indices = np.stack([np.concatenate(order)[:needed] for order in orders])
-        indices = indices.reshape(config.num_seeds, program.steps_per_epoch, len(program.devices), -1)
-        out.append(indices.transpose(2, 1, 0, 3))
+        out.append(jd.parallel.split(indices.reshape(config.num_seeds, -1, config.batch_size), len(program.devices), axis=2))
     return *out, jd.parallel.replicate(keys, program.devices)
 
 
@@ -334,16 +249,9 @@ def estimate(config: Config, dataset: images.Dataset) -> None:
         training = jax.eval_shape(program.init)
         indices = np.zeros((config.num_seeds, config.batch_size // num), np.int32)
         keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), config.num_seeds))
-        arguments = jax.tree.map(
-            lambda x, num=num: jax.ShapeDtypeStruct((num, *x.shape), x.dtype),
-            (training, program.data, indices, indices, keys),
-        )
         start = time.time()
-        memory = program.step.compile(*arguments).memory_analysis()
-        taken = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
-        megabytes.append((taken - memory.alias_size_in_bytes) / 1e6)  # donated arguments count once
-        count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(training["state"].params)) // config.num_seeds
-        print(f"parameters of the supernet   {count:,}")
+        megabytes.append(runs.memory(program.step, num, (training, program.data, indices, indices, keys)))
+        print(f"parameters of the supernet   {num_params(config, training):,}")
         print(f"steps an epoch               {program.steps_per_epoch:,}, {config.epochs} epochs")
         print(f"memory of a step{' (remat)' if remat else '        '}     {megabytes[-1]:,.1f} MB a device")
         print(f"compilation                  {time.time() - start:.0f} s")
@@ -352,95 +260,22 @@ def estimate(config: Config, dataset: images.Dataset) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    config = parse(arguments)
-    if config.cache_dir:
-        jax.config.update("jax_compilation_cache_dir", str(Path(config.cache_dir).expanduser()))
-    try:
-        dataset = images.load(config.dataset, config.data_dir)
-    except (OSError, ValueError, ImportError) as error:
-        raise Stop(f"--dataset={config.dataset}: {error}") from error
+    config = check(runs.parse(arguments, PRESETS, CIFAR, __doc__))
+    runs.use_cache(config)
+    dataset = runs.load(config)
     if config.estimate:
         return estimate(config, dataset)
     program = build(config, dataset)
-    folder = Path(config.run_dir or f"runs/search-{config.dataset.partition(':')[0]}-{time.strftime('%Y%m%d-%H%M%S')}")
-    config = dataclasses.replace(config, run_dir=str(folder))
-    try:
-        if not config.resume:
-            if any((folder / name).exists() for name in ("config.json", "metrics.jsonl", "checkpoints")):
-                raise Stop(f"--run_dir={folder}: holds a run; continue it with --resume={folder} or name another", 2)
-            folder.mkdir(parents=True, exist_ok=True)
-            saved = {name: value for name, value in dataclasses.asdict(config).items() if name not in ("resume", "run_dir")}
-            jd.metrics.replace_text(folder / "config.json", json.dumps(saved, indent=2) + "\n")
-        log = jd.metrics.logger(folder / "log.txt")
-    except OSError as error:
-        raise Stop(f"--run_dir={folder}: cannot write there: {error}") from error
-    try:
-        with jd.checkpoint.open_folder(folder / "checkpoints") as checkpoints, interruptible(folder, log) as asked:
-            run(config, dataset, program, folder, log, checkpoints, asked)
-    except jd.checkpoint.CheckpointError as error:
-        raise Stop(f"{error}; continue with --resume={folder}") from error
-    except OSError as error:
-        raise Stop(f"cannot write into {folder}: {error}; continue with --resume={folder}") from error
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        raise Stop("out of memory: try --remat or a smaller --batch_size; --estimate tells what a step takes") from error
-    finally:
-        jd.metrics.close_logger(log)
+    with runs.open_run(config, "search") as opened:
+        search(dataclasses.replace(config, run_dir=str(opened.folder)), dataset, program, opened)
 
 
-class Asked(NamedTuple):
-    """Signals that came in; `stepped` is set once a step has been taken, so that there is work to save."""
-
-    signals: list[int]
-    stepped: threading.Event
-
-
-@contextlib.contextmanager
-def interruptible(folder: Path, log: logging.Logger) -> Iterator[Asked]:
-    """SIGTERM and Ctrl-C ask to save and leave. A second one ends the process at once, and so does one before any step.
-
-    A thread listens, because Python's own handlers would wait for the compiler, for minutes.
-    """
-    asked = Asked([], threading.Event())
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-
-    def listen() -> None:
-        while number := int.from_bytes(os.read(reader, 1)):
-            if number not in numbers:
-                continue
-            name = signal.Signals(number).name
-            if asked.signals or not asked.stepped.is_set():
-                cursor = "\033[?25h" if sys.stdout.isatty() else ""  # the live bar hides it
-                left = f"{cursor}search.py: {name}: ended at once; continue with --resume={folder}\n"
-                os.write(sys.stderr.fileno(), left.encode())
-                os._exit(128 + number)
-            asked.signals.append(number)
-            log.info("%s: leaving after this step; once more ends at once", name)
-
-    old = {number: signal.signal(number, lambda *_: None) for number in numbers}
-    old_writer = signal.set_wakeup_fd(writer)
-    listener = threading.Thread(target=listen, daemon=True)
-    listener.start()
-    try:
-        yield asked
-    finally:
-        signal.set_wakeup_fd(old_writer)
-        for number, handler in old.items():
-            signal.signal(number, handler)
-        os.close(writer)
-        listener.join()
-        os.close(reader)
-
-
-def run(config, dataset, program: Program, folder: Path, log: logging.Logger, checkpoints, asked: Asked) -> None:
+def search(config: Config, dataset: images.Dataset, program: Program, run: Run) -> None:
     """The search itself: epochs of steps, an evaluation and a checkpoint after each, the report in the end."""
-    frozen = {k: v for k, v in json.loads(json.dumps(dataclasses.asdict(config))).items() if k not in FREE}
+    folder, log, checkpoints, asked = run
     training, seconds = program.init(), 0.0
     if config.resume and checkpoints.latest_step() is not None:
-        saved = jd.checkpoint.restore(checkpoints, {**training, "seconds": jnp.float32(0)}, frozen)
+        saved = jd.checkpoint.restore(checkpoints, {**training, "seconds": jnp.float32(0)}, runs.frozen(config))
         seconds = float(saved.pop("seconds"))
         training = saved
     step, length = int(training["state"].step[0]), program.steps_per_epoch
@@ -461,12 +296,7 @@ def run(config, dataset, program: Program, folder: Path, log: logging.Logger, ch
         tree = jd.parallel.first(training)
         for name, part in (("a weight", tree["state"].params), ("alpha", tree["state"].arch)):
             finite(step, **{name: np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(part)])})
-        jd.checkpoint.save(checkpoints, step, {**tree, "seconds": jnp.float32(seconds)}, frozen)
-
-    def leave() -> Stop:
-        number = asked.signals[0]
-        name = signal.Signals(number).name
-        return Stop(f"{name} at step {step} of {total}: saved; continue with --resume={folder}", 128 + number)
+        jd.checkpoint.save(checkpoints, step, {**tree, "seconds": jnp.float32(seconds)}, runs.frozen(config))
 
     try:
         while step < total:
@@ -482,7 +312,7 @@ def run(config, dataset, program: Program, folder: Path, log: logging.Logger, ch
                 if not asked.stepped.is_set():
                     where = f"; the next start reads {config.cache_dir}" if config.cache_dir else ""
                     log.info("compiling the step, which can take minutes%s", where)
-                training = program.step(training, data, train_indices[:, i], val_indices[:, i], keys)
+                training = program.step(training, data, train_indices[:, :, i], val_indices[:, :, i], keys)
                 step += 1
                 if not asked.stepped.is_set():
                     jax.block_until_ready(training)
@@ -501,25 +331,25 @@ def run(config, dataset, program: Program, folder: Path, log: logging.Logger, ch
                     seconds = time.monotonic() - start
                     save()
                     if leaving:
-                        raise leave()
+                        raise run.leave(step, total)
             seconds = time.monotonic() - start
             finish_epoch(config, program, training, data, means, history, log, epoch, step, lr, seconds)
             if step % length == 0:
                 seconds = 0.0
             save()
             if asked.signals:
-                raise leave()
+                raise run.leave(step, total)
         bar.close()
         if step < config.epochs * length:
             log.info("--max_steps=%d of %d steps are done", config.max_steps, config.epochs * length)
         finish(config, program, dataset, training, data, history, log)
         for seed_history in history:
-            seed_history.close()
+            seed_history.records.close()
     finally:
         bar.close()
         for seed_history in history:
             with contextlib.suppress(OSError):  # a full disk has been told of already
-                seed_history.close()
+                seed_history.records.close()
 
 
 def num_params(config: Config, training) -> int:
@@ -529,12 +359,7 @@ def num_params(config: Config, training) -> int:
 
 def finite(step: int, **values: np.ndarray) -> None:
     """Ends the run where a number is none, so that nothing bad is ever saved."""
-    for name, value in values.items():
-        if not np.all(np.isfinite(value)):
-            raise Stop(
-                f"{name} is not finite at step {step}: start again with a lower --learning_rate or "
-                "--arch_learning_rate; what was saved before is intact"
-            )
+    runs.finite(step, "--learning_rate or --arch_learning_rate", **values)
 
 
 def averages(sums: Any, count: int, step: int) -> dict[str, np.ndarray]:
@@ -558,18 +383,7 @@ class History:
     """
 
     def __init__(self, folder: Path, resume_step: int, log: logging.Logger):
-        self.folder = folder
-        try:
-            self.lines = jd.metrics.json_lines(folder / "metrics.jsonl", resume_step)
-            self.records = jd.metrics.read_json_lines(folder / "metrics.jsonl")
-        except ValueError as error:
-            raise Stop(f"{error}; remove the file to continue without it") from error
-        # Events may have died in a buffer: a resumed run hides the old ones and writes all of them again.
-        events = folder / "tensorboard"
-        self.events = jd.metrics.tensorboard(events, 0 if events.exists() else None)
-        for record in self.records:
-            values = {name: value for name, value in record.items() if name != "step" and value is not None}
-            self.events.write(record["step"], values)
+        self.folder, self.records = folder, runs.Records(folder, resume_step)
         self.alphas: dict[str, list[np.ndarray]] = {}
         if resume_step:
             try:
@@ -589,11 +403,7 @@ class History:
         finally:
             temporary.unlink(missing_ok=True)
         jd.metrics.replace_text(self.folder / "genotype.json", jd.genotypes.to_json(genotype))
-        jd.metrics.combine(self.lines, self.events).write(step, record)
-        self.records = jd.metrics.read_json_lines(self.folder / "metrics.jsonl")
-
-    def close(self) -> None:
-        jd.metrics.combine(self.lines, self.events).close()
+        self.records.write(step, record)
 
 
 def validate(program: Program, params, mixes, data, config: Config) -> dict[str, np.ndarray]:
@@ -602,8 +412,8 @@ def validate(program: Program, params, mixes, data, config: Config) -> dict[str,
     The official code validates on augmented images; nothing is trained here, so we look at them as they are.
     """
     batches = program.sizes[1] // config.batch_size
-    indices = np.arange(batches * config.batch_size, dtype=np.int32)
-    indices = indices.reshape(batches, len(program.devices), -1).swapaxes(0, 1)
+    indices = np.arange(batches * config.batch_size, dtype=np.int32).reshape(batches, -1)
+    indices = jd.parallel.split(indices, len(program.devices), axis=1)
     sums: dict[str, Any] = {}
     for i in range(batches):
         metrics = jd.parallel.first(program.evaluate(params, mixes, data, indices[:, i]))
@@ -665,20 +475,20 @@ def finish(config, program, dataset, training, data, history, log) -> None:
             own.folder / "report.html",
             title=f"Search on {config.dataset}, seed {config.seed + seed}",
             config=dataclasses.asdict(config),
-            records=own.records,
+            records=own.records.all,
             genotype=genotype,
             mixes={name: np.stack(values) for name, values in own.alphas.items() if name in cells},
             edges={name: choices.edges for name, choices in cells.items()},
             ops={name: choices.ops for name, choices in cells.items()},
             facts={
                 "dataset": config.dataset,
-                "epochs": len(own.records),
+                "epochs": len(own.records.all),
                 "supernet_parameters": num_params(config, jd.parallel.first(training)),
                 "parameters": params,
                 "multiply_adds": multiply_adds,
                 "found_cell_supernet_loss": found_loss,
                 "random_cells_supernet_loss": float(np.mean(random_losses)),
-                "wall_time": sum(record["seconds"] for record in own.records),
+                "wall_time": sum(record["seconds"] for record in own.records.all),
             },
         )
         log.info("genotype = %s", genotype)
@@ -686,12 +496,4 @@ def finish(config, program, dataset, training, data, history, log) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except Stop as stop:
-        print(f"search.py: {stop}", file=sys.stderr, flush=True)
-        # Not sys.exit: after a full disk tensorboardX would try again to write its buffer, and fail with a traceback.
-        os._exit(stop.code)
-    except KeyboardInterrupt:
-        print("search.py: interrupted before there was anything to save", file=sys.stderr)
-        sys.exit(128 + signal.SIGINT)
+    runs.start(main)

@@ -30,6 +30,7 @@ from jaxdarts import relax as relax
 from jaxdarts import report as report
 from jaxdarts import spaces as spaces
 from jaxdarts.count import count_params as count_params
+from jaxdarts.count import multiply_adds as multiply_adds
 from jaxdarts.count import network_cost as network_cost
 from jaxdarts.genotypes import Genotype as Genotype
 from jaxdarts.search import Algorithm as Algorithm

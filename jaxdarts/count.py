@@ -3,7 +3,6 @@
 import math
 
 import jax
-import jax.numpy as jnp
 
 from jaxdarts.genotypes import Genotype
 from jaxdarts.nn.cell import stride_of
@@ -14,13 +13,24 @@ from jaxdarts.types import Module
 
 
 def count_params(net: Module, image_shape: tuple[int, int, int]) -> int:
-    """Number of weights of a supernet for images of [height, width, channels]."""
-    shapes = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, *image_shape)), net.example_mix())
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+    """Number of weights of a network for images of [height, width, channels], an auxiliary head not counted.
+
+    >>> from jaxdarts import genotypes, spaces
+    >>> count_params(spaces.darts().network(genotypes.DARTS_V2, width=36, depth=20, num_classes=10), (32, 32, 3))
+    3349342
+    """
+    variables = jax.eval_shape(net.init, jax.random.key(0), *net.example_inputs(image_shape))
+    params = {name: own for name, own in variables["params"].items() if name != "auxiliary_head"}
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 
 def network_cost(
-    genotype: Genotype, width: int, depth: int, num_classes: int, image_shape: tuple[int, int, int]
+    genotype: Genotype,
+    width: int,
+    depth: int,
+    num_classes: int,
+    image_shape: tuple[int, int, int],
+    imagenet: bool = False,
 ) -> tuple[int, int]:
     """Parameters and multiply-adds of the network that a genotype is evaluated as (auxiliary head excluded).
 
@@ -32,23 +42,48 @@ def network_cost(
     3349342
     """
     height, image_width, channels = image_shape
+    params = adds = 0
+
+    def convolution(size: int, before: int, after: int, area: int) -> None:
+        nonlocal params, adds
+        params += size**2 * before * after + 2 * after
+        adds += size**2 * before * after * area
+
     area = height * image_width
-    stem = 3 * width
-    params, adds = 9 * channels * stem + 2 * stem, 9 * channels * stem * area
+    if imagenet:
+        for before, after, factor in ((channels, width // 2, 4), (width // 2, width, 16), (width, width, 64)):
+            convolution(3, before, after, area // factor)
+        area //= 64
+        before = last = width  # channels of the two cells before
+    else:
+        convolution(3, channels, 3 * width, area)
+        before = last = 3 * width
     cells = of_genotype(genotype)
-    before, last = stem, stem  # channels of the two cells before
     for run in runs(width, depth):
         choices, c = cells[run.kind], run.width
         stride = 2 if run.kind == "reduce" else 1
         for _ in range(run.repeats):
             # Halved by the factorised reduction that follows a reduction cell, the older input has this cell's area too.
-            params += (before + last + 4) * c
-            adds += (before + last) * c * area
+            convolution(1, before, c, area)
+            convolution(1, last, c, area)
             out = math.ceil(area / stride**2)
             for e, (op,) in enumerate(choices.ops):
-                for name, shape in OPS[op].shapes(c, stride_of(choices, e, stride)).items():
-                    params += math.prod(shape) + (0 if name.startswith("depthwise") else 2 * c)
-                    adds += math.prod(shape) * out
+                own = stride_of(choices, e, stride)
+                for name, shape in OPS[op].shapes(c, own).items():
+                    params += math.prod(shape) + (0 if name.startswith(("depthwise", "row")) else 2 * c)
+                    adds += math.prod(shape) * out * (own if name.startswith("row") else 1)  # it strides one way only
             area = out
             before, last = last, len(choices.concat) * c
     return params + (last + 1) * num_classes, adds + last * num_classes
+
+
+def multiply_adds(
+    genotype: Genotype, width: int, depth: int, num_classes: int, image_shape: tuple[int, int, int], imagenet: bool = False
+) -> int:
+    """Multiply-adds for one image; the second part of `network_cost`.
+
+    >>> from jaxdarts import genotypes
+    >>> round(multiply_adds(genotypes.DARTS_V2, 36, 20, 10, (32, 32, 3)) / 1e6, 1)
+    528.4
+    """
+    return network_cost(genotype, width, depth, num_classes, image_shape, imagenet)[1]

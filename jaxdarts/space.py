@@ -40,12 +40,14 @@ class Space(NamedTuple):
 
     cells: the choices of each cell type.
     supernet: (width, depth, num_classes, ...) -> the weight-sharing network.
+    network: (genotype, width, depth, num_classes, ...) -> the discrete network, to train from scratch.
     discretize: mix -> the genotype that it stands for.
     sample: key -> a uniformly random genotype.
     """
 
     cells: Mapping[str, Choices]
     supernet: Callable[..., Module]
+    network: Callable[..., Module]
     discretize: Callable[[Mix], Genotype]
     sample: Callable[[Key[Array, ""]], Genotype]
 

@@ -63,6 +63,8 @@ class Golden:
         """One weight of one edge, from the arrays whose names start with `prefix`."""
         if name == "reduce":
             return self.matrix(f"{prefix}conv_1.weight", f"{prefix}conv_2.weight")
+        if name in ("row0", "column0"):
+            return self[f"{prefix}{1 if name == 'row0' else 2}.weight"].transpose(2, 3, 1, 0)
         array = f"{prefix}op.{_TORCH_INDEX[name]}.weight"
         return self[array][:, 0].transpose(1, 2, 0) if name.startswith("depthwise") else self.matrix(array)
 

@@ -10,10 +10,11 @@ import pytest
 
 from jaxdarts.nn.cell import cell, edges_of, stride_of, weight_shapes
 from jaxdarts.nn.norm import batch_norm
-from jaxdarts.nn.ops import halved, halved_weights
+from jaxdarts.nn.ops import Norms, halved, halved_weights
 from jaxdarts.space import Choices, fully_connected
 from jaxdarts.spaces import PRIMITIVES
 
+NORMS = Norms(batch_norm, batch_norm)
 DARTS = fully_connected(4, PRIMITIVES)
 
 
@@ -24,7 +25,7 @@ def jitted_cell(stride):
     @jax.jit
     def value_and_vjp(weights, x0, x1, alpha, cotangent):
         def apply(weights, x0, x1, alpha):
-            return cell(weights, jnp.stack([x0, x1]), jax.nn.softmax(alpha), DARTS, stride, batch_norm)
+            return cell(weights, jnp.stack([x0, x1]), jax.nn.softmax(alpha), DARTS, stride, NORMS)
 
         y, vjp = jax.vjp(apply, weights, x0, x1, alpha)
         return y, vjp(cotangent)
@@ -103,8 +104,8 @@ def test_edges_with_different_candidates(stride):
             own = {op: {name: w[rows.index(e)][None] for name, w in weights.get(op, {}).items() if e in rows}}
             single = Choices(((0, 2),), ((op,),), (2,))
             x = states[source]
-            states[target] += cell(own, jnp.stack([x, x]), mix[e, k][None, None], single, own_stride, batch_norm)
-    ours = cell(weights, jnp.stack([s0, s1]), mix, choices, stride, batch_norm)
+            states[target] += cell(own, jnp.stack([x, x]), mix[e, k][None, None], single, own_stride, NORMS)
+    ours = cell(weights, jnp.stack([s0, s1]), mix, choices, stride, NORMS)
     np.testing.assert_allclose(ours, jnp.concatenate([states[3], states[2]], -1), atol=2e-5)
 
 
@@ -112,7 +113,7 @@ def test_none_adds_nothing():
     choices = fully_connected(1, ("none", "skip_connect"))
     x = jnp.ones((1, 2, 2, 1))
     inputs = jnp.stack([x, 2 * x])
-    gradient = jax.grad(lambda mix: jnp.sum(cell({}, inputs, mix, choices, 1, batch_norm)))(jnp.full((2, 2), 0.5))
+    gradient = jax.grad(lambda mix: jnp.sum(cell({}, inputs, mix, choices, 1, NORMS)))(jnp.full((2, 2), 0.5))
     np.testing.assert_allclose(gradient, [[0, 4], [0, 8]])
 
 

@@ -1,6 +1,6 @@
 """Operations of the supernet. Oracle: arrays of the original implementation (tests/golden/ops.npz), forward and gradients.
 
-Its `eval/*` cases, with scale and shift in the batch norms and none after pooling, belong to the discrete network.
+Its `eval/*` cases, with scale and shift in the batch norms and none after pooling, are those of the discrete network.
 """
 
 import chex
@@ -11,10 +11,11 @@ import pytest
 from conftest import Golden
 
 from jaxdarts.nn.cell import cell
-from jaxdarts.nn.norm import batch_norm
-from jaxdarts.nn.ops import OPS, halved, halved_weights
+from jaxdarts.nn.norm import Running, affine, batch_norm
+from jaxdarts.nn.ops import OPS, Norms, halved, halved_weights
 from jaxdarts.space import Choices
 
+NORMS = Norms(batch_norm, batch_norm)
 CASES = sorted({name.rsplit("/", 1)[0] for name in Golden("ops").arrays if name.startswith("search/") and "param" not in name})
 
 
@@ -30,7 +31,7 @@ def one_edge(op, stride):
 
     def apply(weights, x, gain):
         bundled = {op: {name: w[None] for name, w in weights.items()}}
-        return cell(bundled, jnp.stack([x, x]), jnp.reshape(gain, (1, 1)), choices, stride, batch_norm)
+        return cell(bundled, jnp.stack([x, x]), jnp.reshape(gain, (1, 1)), choices, stride, NORMS)
 
     return apply
 
@@ -47,8 +48,6 @@ def test_golden(case, golden):
         # The library never computes it; this pins what its absence stands for.
         assert not arrays[f"{case}/y"].any() and not arrays[f"{case}/dx"].any()
         return
-    if op not in OPS:
-        pytest.skip(f"the library has no {op} yet")
     x, cotangent = arrays[f"{case}/x"], arrays[f"{case}/cotangent"]
     names = OPS[op].shapes(x.shape[-1], stride)
     weights, expected = ({name: arrays.weight(f"{case}/{kind}/", name) for name in names} for kind in ("param", "dparam"))
@@ -64,6 +63,33 @@ def test_golden(case, golden):
     assert_close(dx, arrays[f"{case}/dx"])
     assert_close(dweights, expected)
     np.testing.assert_allclose(dgain, np.vdot(y, cotangent), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("op", [op for op in OPS])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_golden_of_the_discrete_network(op, stride, golden):
+    arrays, case = golden("ops"), f"eval/{op}/stride{stride}"
+    x, cotangent = (jnp.asarray(arrays[f"{case}/{name}"]) for name in ("x", "cotangent"))
+    names = OPS[op].shapes(x.shape[-1], stride)
+    modules = {"sep": ["op.3", "op.7"], "dil": ["op.3"], "con": ["3"], "ski": ["bn"]}.get(op[:3], []) if names else []
+    own = {kind: {name: jnp.asarray(arrays.weight(f"{case}/{kind}/", name)) for name in names} for kind in ("param", "dparam")}
+    affines = {
+        kind: [{"scale": arrays[f"{case}/{kind}/{m}.weight"], "shift": arrays[f"{case}/{kind}/{m}.bias"]} for m in modules]
+        for kind in ("param", "dparam")
+    }
+
+    def apply(weights, x, affines):
+        still = {"mean": jnp.zeros((1, 1, x.shape[-1])), "variance": jnp.ones((1, 1, x.shape[-1]))}
+        sites = [still | {name: jnp.asarray(value)[None, None] for name, value in site.items()} for site in affines]
+        choices = Choices(((0, 2),), ((op,),), (2,))
+        bundled = {op: {name: w[None] for name, w in weights.items()}}
+        return cell(bundled, jnp.stack([x, x]), jnp.ones((1, 1)), choices, stride, Norms(Running(sites, train=True), affine))
+
+    y, back = jax.vjp(jax.jit(apply), own["param"], x, affines["param"])
+    dweights, dx, daffines = back(cotangent)
+    assert_close(y, arrays[f"{case}/y"])
+    assert_close(dx, arrays[f"{case}/dx"])
+    assert_close((dweights, daffines), (own["dparam"], affines["dparam"]), tolerance=5e-5)
 
 
 @pytest.mark.parametrize("case", ["relu_conv_bn", "factorized_reduce"])

@@ -182,13 +182,16 @@ def test_help_from_the_shell():
 
 
 def test_both_spellings_of_a_flag():
+    def parse(arguments):
+        return script.runs.parse(arguments, script.PRESETS, script.CIFAR, None)
+
     expected = dataclasses.replace(script.PRESETS["mnist"], init_channels=3, ops=("none", "skip_connect"))
     for arguments in (
         ["--dataset=mnist", "--init_channels=3", "--ops", "none", "skip_connect"],
         ["--dataset", "mnist", "--init-channels", "3", "--ops", "none", "skip_connect"],
     ):
-        assert script.parse(arguments) == expected
-    assert script.parse(["--dataset=npz:x"]) == dataclasses.replace(script.CIFAR, dataset="npz:x")
+        assert parse(arguments) == expected
+    assert parse(["--dataset=npz:x"]) == dataclasses.replace(script.CIFAR, dataset="npz:x")
 
 
 @pytest.mark.parametrize(
@@ -341,12 +344,12 @@ def test_max_steps_then_on(whole, tiny, tmp_path, steps):
         ("checkpoint", "save", 1),  # before the first checkpoint: from the beginning
         ("checkpoint", "save", 2),  # in the middle of the second epoch
         ("checkpoint", "save", 5),  # after the first epoch's record
-        ("metrics", "combine", 2),  # after the second epoch's alphas, before its record
+        ("records", "write", 2),  # after the second epoch's alphas, before its record
     ],
 )
 def test_death_between_two_writes(whole, tiny, tmp_path, monkeypatch, owner, name, number):
     with monkeypatch.context() as patch:
-        on_call(patch, getattr(jd, owner), name, number, die)
+        on_call(patch, {"checkpoint": jd.checkpoint, "records": script.runs.Records}[owner], name, number, die)
         with pytest.raises(Killed):
             script.main([*tiny, "--checkpoint_freq=5", f"--run_dir={tmp_path}"])
     script.main([f"--resume={tmp_path}"])

@@ -5,6 +5,8 @@ example is therefore transformed alike in any batch, on any number of devices an
 key that one of these functions has used must not go into another.
 """
 
+from collections.abc import Callable, Mapping
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -90,3 +92,32 @@ def order(key: Key[Array, ""], epoch: int | Int[Array, ""], size: int) -> Int32[
     A run that is resumed in epoch n sees what an uninterrupted one sees, without replaying epochs 0 to n - 1.
     """
     return jax.random.permutation(jax.random.fold_in(key, epoch), jnp.arange(size, dtype=jnp.int32))
+
+
+def reader(
+    mean: Float[Array | np.ndarray, " channels"],
+    std: Float[Array | np.ndarray, " channels"],
+    *,
+    padding: int = 0,
+    flip: bool = False,
+    cutout_length: int = 0,
+) -> Callable[..., dict[str, Array]]:
+    """How a batch is read from a part of a data set that lies on the device.
+
+    Returns:
+        read(part, indices, key=None) -> {"image": normalised float32 images, "label": integers}, from part = {"image": uint8
+        images, "label": integers}. With a key the images are transformed first: what happens to one depends on the key and
+        on its own index, not on the device that it lands on.
+    """
+
+    def read(part: Mapping[str, Array], indices: Int[Array, " batch"], key: Key[Array, ""] | None = None) -> dict[str, Array]:
+        pixels = part["image"][indices]
+        if key is not None:
+            crop_key, cutout_key = jax.random.split(key)
+            pixels = crop_and_flip(example_keys(crop_key, indices), pixels, padding, flip)
+        pixels = normalize(pixels, mean, std)
+        if key is not None and cutout_length:
+            pixels = cutout(example_keys(cutout_key, indices), pixels, cutout_length)
+        return {"image": pixels, "label": part["label"][indices]}
+
+    return read

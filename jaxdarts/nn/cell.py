@@ -8,8 +8,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxdarts.nn.norm import affine
-from jaxdarts.nn.ops import OPS, Norm, States
+from jaxdarts.nn.ops import OPS, Norms, States
 from jaxdarts.space import Choices
 
 Weights = Mapping[str, Mapping[str, Array]]
@@ -53,17 +52,17 @@ def groups_of(choices: Choices) -> list[tuple[int, ...]]:
 
 
 def cell(
-    weights: Weights, inputs: States, mix: Float[Array, "edges ops"], choices: Choices, stride: int, norm: Norm
+    weights: Weights, inputs: States, mix: Float[Array, "edges ops *batch"], choices: Choices, stride: int, norms: Norms
 ) -> Float[Array, "batch out_height out_width out_channels"]:
     """The nodes of a cell, concatenated over channels.
 
     Args:
         weights: {op: {weight: [edges of op, ...]}}, rows in the order of `edges_of`.
         inputs: [2, batch, height, width, channels], the preprocessed outputs of the two cells before.
-        mix: weight of every operation on every edge.
+        mix: weight of every operation on every edge; of every example too where it has an axis for them (drop path).
         choices: edges and candidates.
         stride: 1 for a normal cell, 2 for a reduction cell.
-        norm: normalisation over batch, height and width, `norm(x, gain)`.
+        norms: the batch norms that end the operations.
 
     Returns:
         [batch, height / stride, width / stride, states in choices.concat * channels].
@@ -77,7 +76,7 @@ def cell(
         # A state has many readers: computed once for all of them, and by the barrier's transpose so is its cotangent.
         x = lax.optimization_barrier(x)
         states |= zip(group, x)
-        for target, term in _leaving(group, {op: own[i] for op, own in parts.items()}, x, mix, choices, stride, norm):
+        for target, term in _leaving(group, {op: own[i] for op, own in parts.items()}, x, mix, choices, stride, norms):
             entering.setdefault(target, []).append(term)
     return jnp.concatenate([states[i] for i in choices.concat], axis=-1)
 
@@ -96,20 +95,22 @@ def _by_group(weights: Mapping[str, Array], edges: list[int], choices: Choices, 
     return out
 
 
-def _leaving(group, weights, x, mix, choices, stride, norm) -> list[tuple[int, Array]]:
+def _leaving(group, weights, x, mix, choices, stride, norms) -> list[tuple[int, Array]]:
     """What the edges that leave a group of states carry: (target, term of it), several terms a target."""
-    leaving = [e for e, edge in enumerate(choices.edges) if edge[0] == group[0]]  # of the first; the others' are alike
+    by_source = [[e for e, edge in enumerate(choices.edges) if edge[0] == source] for source in group]
+    leaving = by_source[0]  # the others' are alike
     targets = [choices.edges[e][1] for e in leaving]
     ops = dict.fromkeys(op for e in leaving for op in choices.ops[e] if op in OPS)
     terms, bundles = [], []
     for family in dict.fromkeys(OPS[op].family for op in ops):
         members = [op for op in ops if OPS[op].family == family]
         pairs = [(e, op) for op in members for e in edges_of(choices, op) if e in leaving]
-        y, ends_in_norm = family([weights.get(op, {}) for op in members], x, stride_of(choices, leaving[0], stride), norm)
-        rows = [[choices.edges.index((source, choices.edges[e][1])) for e, _ in pairs] for source in group]
+        y, norm = family([weights.get(op, {}) for op in members], x, stride_of(choices, leaving[0], stride), norms)
+        rows = [[edges[leaving.index(e)] for e, _ in pairs] for edges in by_source]
         columns = [choices.ops[e].index(op) for e, op in pairs]
-        gain = mix[np.array(rows), np.array([columns] * len(group))][..., None, None, None, None]
-        y = norm(y, gain) if ends_in_norm else affine(y, gain)
+        amount = mix[np.array(rows), np.array([columns] * len(group))]  # [group, pairs] or [group, pairs, batch]
+        amount = jnp.expand_dims(amount, tuple(range(amount.ndim, 6)))
+        y = norm(y, amount) if mix.ndim == 2 else norm(y) * amount.astype(y.dtype)
         if [e for e, _ in pairs] == leaving * len(members):
             bundles.append(jnp.sum(y.reshape(-1, len(leaving), *y.shape[2:]), 0))
         else:

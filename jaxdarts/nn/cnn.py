@@ -8,14 +8,13 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxdarts.nn.cell import cell, weight_shapes
-from jaxdarts.nn.norm import batch_norm
-from jaxdarts.nn.ops import halved, halved_weights, pointwise
+from jaxdarts.nn.norm import Running, affine, batch_norm
+from jaxdarts.nn.ops import Norms, halved, halved_weights, pointwise
 from jaxdarts.space import Choices
 from jaxdarts.types import Mix
 
@@ -63,6 +62,8 @@ class Cells(nn.Module):
 
     For that every cell of the run must see inputs of one shape, so narrower inputs are padded with zero channels (and their
     preprocessing with zero rows), and an input of double size is `halved` first, as its factorised reduction would do anyway.
+
+    A discrete network's cells (`discrete`) have batch norms with scale, shift and running averages, and none after pooling.
     """
 
     choices: Choices
@@ -71,15 +72,17 @@ class Cells(nn.Module):
     axis_name: str | None = None
     remat: bool = False
     unroll: int = 1
+    discrete: bool = False
 
     @nn.compact
-    def __call__(self, s0, s1, mix):
+    def __call__(self, s0, s1, mix, train: bool = True):
+        """mix: [edges, ops], or [cells, edges, ops, batch] for a run whose cells and examples differ in it."""
         choices, (kind, repeats, width) = self.choices, self.run
         stride = 2 if kind == "reduce" else 1
         out_channels = len(choices.concat) * width
         inputs0 = ([s0.shape[-1], s1.shape[-1]] + [out_channels] * repeats)[:repeats]
         inputs1 = ([s1.shape[-1]] + [out_channels] * repeats)[:repeats]
-        halve = s0.shape[1] == 2 * s1.shape[1]
+        halve = s0.shape[1:3] != s1.shape[1:3]
         preprocess = [
             [self.param(f"preprocess{i}_{n}", uniform(c), (c, width)) for n, c in enumerate(inputs)]
             for i, inputs in enumerate((inputs0, inputs1))
@@ -88,11 +91,8 @@ class Cells(nn.Module):
         for op, shapes in weight_shapes(choices, width, stride).items():
             weights[op] = {}
             for name, shape in shapes.items():
-                fan_in = int(np.prod(shape[1:3])) if name.startswith("depthwise") else shape[1]
-                weights[op][name] = self.param(f"{op}_{name}", uniform(fan_in), (repeats, *shape))
-        if self.is_initializing():  # Shapes are all that matters: an eager forward pass would compile every operation apart.
-            out = jnp.zeros((s1.shape[0], -(-s1.shape[1] // stride), -(-s1.shape[2] // stride), out_channels), s1.dtype)
-            return (out if repeats > 1 else s1), out
+                init = uniform(math.prod(shape[1:-1]))
+                weights[op][name] = self.param(f"{op}_{name}", init, (repeats, *shape))
 
         if halve:
             s0 = halved(s0)
@@ -106,21 +106,67 @@ class Cells(nn.Module):
             lambda w: w.astype(self.dtype),
             (jnp.stack([jnp.stack([pad(w, 0) for w in ws]) for ws in preprocess], axis=1), weights),
         )
-        norm = functools.partial(batch_norm, axis_name=self.axis_name)
+
+        def one(carry, own, mix, norms):
+            own_preprocess, own = own
+            inputs = norms.conv(pointwise(jax.nn.relu(carry), own_preprocess))
+            return cell(own, inputs, mix, choices, stride, norms)
+
+        carry = jnp.stack([pad(s0, 3), pad(s1, 3)])
+        per_cell = mix if mix.ndim == 4 else None
+        sites = self._sites(
+            functools.partial(one, carry, jax.tree.map(lambda w: w[0], stacked), mix[0] if mix.ndim == 4 else mix)
+        )
+        if self.is_initializing():  # Shapes are all that matters: an eager forward pass would compile every operation apart.
+            out = jnp.zeros((s1.shape[0], -(-s1.shape[1] // stride), -(-s1.shape[2] // stride), out_channels), s1.dtype)
+            return (out if repeats > 1 else s1), out
 
         def body(carry, xs):
-            own_preprocess, own = xs
-            inputs = norm(pointwise(jax.nn.relu(carry), own_preprocess))
-            out = cell(own, inputs, mix, choices, stride, norm)
-            return jnp.stack([carry[1], pad(out, 3)]) if repeats > 1 else out, None
+            own, own_sites, own_mix = xs
+            norm = Running(own_sites, train, self.axis_name) if self.discrete else None
+            batch = functools.partial(batch_norm, axis_name=self.axis_name)
+            out = one(carry, own, mix if own_mix is None else own_mix, Norms(norm, affine) if norm else Norms(batch, batch))
+            return jnp.stack([carry[1], pad(out, 3)]) if repeats > 1 else out, norm.averages if norm else None
 
         if self.remat:
             body = jax.checkpoint(body)
-        carry = jnp.stack([pad(s0, 3), pad(s1, 3)])
+        xs = (stacked, sites, per_cell)
         if repeats == 1:
-            return s1, body(carry, jax.tree.map(lambda w: w[0], stacked))[0]
-        carry, _ = lax.scan(body, carry, stacked, unroll=min(self.unroll, repeats))
-        return carry[0, ..., :out_channels], carry[1, ..., :out_channels]
+            out, averages = body(carry, jax.tree.map(lambda w: w[0], xs))
+            averages = jax.tree.map(lambda x: x[None], averages)
+            s0, s1 = s1, out
+        else:
+            carry, averages = lax.scan(body, carry, xs, unroll=min(self.unroll, repeats))
+            s0, s1 = (s[..., :out_channels] for s in carry)
+        if self.discrete and train and self.is_mutable_collection("batch_stats"):
+            for i, pair in enumerate(averages):
+                for name, value in pair.items():
+                    self.put_variable("batch_stats", f"norm{i}_{name}", value)
+        return s0, s1
+
+    def _sites(self, one) -> list[dict[str, Array]]:
+        """Scale, shift and running averages of the batch norms of a discrete cell, in the order in which it applies them."""
+        if not self.discrete:
+            return []
+        shapes = []
+
+        def look(x, gain=None):
+            shapes.append((self.run.repeats, *x.shape[:-4], x.shape[-1]))
+            return x
+
+        jax.eval_shape(lambda: one(Norms(look, affine)))
+        return [norm_variables(self, f"norm{i}_", shape) for i, shape in enumerate(shapes)]
+
+
+def norm_variables(module: nn.Module, prefix: str, shape: tuple[int, ...]) -> dict[str, Array]:
+    """Scale and shift (parameters), mean and variance (running averages, collection `batch_stats`) of batch norms."""
+    values = {
+        "scale": module.param(f"{prefix}scale", nn.initializers.ones, shape),
+        "shift": module.param(f"{prefix}shift", nn.initializers.zeros, shape),
+    }
+    for name, start in (("mean", jnp.zeros), ("variance", jnp.ones)):
+        values[name] = module.variable("batch_stats", f"{prefix}{name}", start, shape).value
+    return values
 
 
 class Supernet(nn.Module):
@@ -143,6 +189,10 @@ class Supernet(nn.Module):
     def example_mix(self) -> Mix:
         """A mix of the right shapes, all zero."""
         return {name: jnp.zeros(choices.shape) for name, choices in self.cells.items()}
+
+    def example_inputs(self, image_shape: tuple[int, int, int]) -> tuple[Array, Mix]:
+        """What `init` wants, for images of [height, width, channels]."""
+        return jnp.zeros((1, *image_shape)), self.example_mix()
 
     @nn.compact
     def __call__(self, images: Float[Array, "batch height width channels"], mix: Mix) -> Float[Array, "batch classes"]:

@@ -23,28 +23,67 @@ from jaxtyping import Array, Float
 from jaxdarts.nn.depthwise import mapped_first
 
 Images = Float[Array, "*lead batch height width channels"]
-Channels = Float[Array, "*lead 1 1 1 channels"]
+EPSILON = 1e-5
+"""Added to every variance, as in PyTorch."""
 
 
-def batch_norm(x: Images, gain: Array | None = None, *, axis_name: str | None = None, epsilon: float = 1e-5) -> Array:
-    """Normalises with the moments of the batch (biased variance), per channel and per entry of the axes before the batch.
+def moments(x: Images, axis_name: str | None = None) -> tuple[Array, Array]:
+    """Mean and biased variance over batch, height and width, per channel and entry of the axes before the batch.
 
-    Moments are taken in float32 at least and, inside `pmap`, averaged over the devices of `axis_name`. `gain` multiplies the
-    result; as part of the scale it costs nothing, and its gradient comes from sums that the normalisation needs anyway. With
-    more leading entries than `x`, it makes as many results out of one normalisation.
+    Taken in float32 at least and, inside `pmap`, over all devices of `axis_name`.
     """
     count = x.shape[-4] * x.shape[-3] * x.shape[-2]
     square, mean = (total / count for total in _moments.bind(x))
     if axis_name is not None:
         square, mean = lax.pmean((square, mean), axis_name)
-    scale = lax.rsqrt(jnp.maximum(square - mean * mean, 0) + epsilon)
+    return mean, jnp.maximum(square - mean * mean, 0)
+
+
+def batch_norm(x: Images, gain: Array | None = None, *, axis_name: str | None = None, epsilon: float = EPSILON) -> Array:
+    """Normalises with the `moments` of the batch.
+
+    `gain` multiplies the result; as part of the scale it costs nothing, and its gradient comes from sums that the
+    normalisation needs anyway. With more leading entries than `x`, it makes as many results out of one normalisation.
+    """
+    mean, variance = moments(x, axis_name)
+    scale = lax.rsqrt(variance + epsilon)
     if gain is not None:
         scale = scale * gain
     return affine(x, scale, -mean * scale)
 
 
-def affine(x: Images, scale: Array, shift: Array | None = None) -> Array:
+class Running:
+    """Batch norms with scale, shift and running averages, applied in the order of `sites`.
+
+    Args:
+        sites: {"scale", "shift", "mean", "variance"}, each [*lead, channels], for every call to come.
+        train: normalise with the moments of the batch and collect the new running averages in `averages`; else with the
+            running averages.
+        momentum: share of the new moments, PyTorch's convention; the variance is collected unbiased, as there.
+    """
+
+    def __init__(self, sites, train: bool, axis_name: str | None = None, momentum: float = 0.1):
+        self.sites, self.train, self.axis_name, self.momentum = iter(sites), train, axis_name, momentum
+        self.averages: list[dict[str, Array]] = []
+
+    def __call__(self, x: Images, gain: Array | None = None) -> Array:
+        site = {name: value[..., None, None, None, :] for name, value in next(self.sites).items()}
+        mean, variance = site["mean"], site["variance"]
+        if self.train:
+            mean, variance = moments(x, self.axis_name)
+            count = x.shape[-4] * x.shape[-3] * x.shape[-2] * (lax.axis_size(self.axis_name) if self.axis_name else 1)
+            new = {"mean": mean, "variance": variance * (count / max(count - 1, 1))}
+            mixed = {name: (1 - self.momentum) * site[name] + self.momentum * value for name, value in new.items()}
+            self.averages.append({name: jnp.squeeze(value, (-4, -3, -2)) for name, value in mixed.items()})
+        scale = site["scale"] * lax.rsqrt(variance + EPSILON)
+        shift = site["shift"] - mean * scale
+        return affine(x, scale, shift) if gain is None else affine(x, scale * gain, shift * gain)
+
+
+def affine(x: Images, scale: Array | None = None, shift: Array | None = None) -> Array:
     """scale * x + shift, with one number a channel, or one for all (size 1), of each; `x` repeats where they have more rows."""
+    if scale is None:
+        return x
     lead = jnp.broadcast_shapes(x.shape[:-4], scale.shape[:-4])
     numbers = [jnp.broadcast_to(s, (*lead, 1, 1, 1, x.shape[-1])) for s in (scale, shift) if s is not None]
     return _affine.bind(jnp.broadcast_to(x, (*lead, *x.shape[-4:])), *numbers)

@@ -17,18 +17,28 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jaxdarts.nn.depthwise import depthwise
+from jaxdarts.nn.norm import affine
 from jaxdarts.nn.pooling import max_pool
 
 Weights = Mapping[str, Array]
 States = Float[Array, "group batch height width channels"]
 Bundle = Float[Array, "group edges batch out_height out_width out_channels"]
 Norm = Callable[..., Array]
-Family = Callable[[Sequence[Weights], States, int, Norm], tuple[Bundle, bool]]
-"""(weights of each operation, x, stride, norm) -> bundle before the batch norm that ends them, and whether there is one.
+"""norm(x, gain=None) normalises over batch, height and width (axes -4 to -2) and multiplies the result by the gain."""
 
-Its second axis holds the edges of the first operation, then those of the next; or it has one entry that all edges share. The
-cell takes the batch norm together with the mixing weight, since the two are one scale and one shift. `norm` normalises over
-batch, height and width (axes -4 to -2).
+
+class Norms(NamedTuple):
+    """Batch norms of a cell: after convolutions, and after pooling, where only a supernet has one."""
+
+    conv: Norm
+    pool: Norm
+
+
+Family = Callable[[Sequence[Weights], States, int, Norms], tuple[Bundle, Norm]]
+"""(weights of each operation, x, stride, norms) -> bundle before the norm that ends it, and that norm.
+
+The bundle's second axis holds the edges of the first operation, then those of the next; or it has one entry that all edges
+share. The cell applies the norm together with the mixing weight, since the two are one scale and one shift.
 """
 
 
@@ -84,36 +94,51 @@ def _kernels(weights: Sequence[Weights], name: str) -> Array:
 def _separable(*dilations: int) -> Family:
     """(relu, depthwise, pointwise, norm) once for each entry of `dilations`; only the first depthwise strides."""
 
-    def family(weights, x, stride, norm):
+    def family(weights, x, stride, norms):
         y = depthwise(jax.nn.relu(x), _kernels(weights, "depthwise0"), stride=stride, dilation=dilations[0])
         y = pointwise(y, jnp.concatenate([w["pointwise0"] for w in weights], axis=1))
         for i, dilation in enumerate(dilations[1:], 1):
-            x, kernels = jax.nn.relu(norm(y)), _kernels(weights, f"depthwise{i}")
+            x, kernels = jax.nn.relu(norms.conv(y)), _kernels(weights, f"depthwise{i}")
             x, kernels = x.reshape(-1, *x.shape[2:]), kernels.reshape(-1, 1, *kernels.shape[2:])  # each edge a group
             y = depthwise(x, kernels, dilation=dilation).reshape(y.shape)
             y = pointwise(y, jnp.concatenate([w[f"pointwise{i}"] for w in weights], axis=1))
-        return y, True
+        return y, norms.conv
 
     return family
 
 
-def _skip(weights, x, stride, norm):
+def _skip(weights, x, stride, norms):
     if stride == 1:
-        return x[:, None], False
+        return x[:, None], affine
     y = jnp.einsum("gbhwc,gkcd->gkbhwd", halved(jax.nn.relu(x)), halved_weights(weights[0]["reduce"]))
-    return lax.optimization_barrier(y), True
+    return lax.optimization_barrier(y), norms.conv
 
 
-def _max_pool(weights, x, stride, norm):
-    return max_pool(x, stride)[:, None], True
+def _stacked_lines(weights, x, stride, norms):
+    """relu, 1x7 convolution striding over the width, 7x1 over the height, norm (NASNet's and AmoebaNet's cells)."""
+    (own,), bundle = weights, []
+    for g in range(x.shape[0]):
+        for row, column in zip(own["row0"][g], own["column0"][g]):
+            y = _conv(jax.nn.relu(x[g]), row, (1, stride))
+            bundle.append(_conv(y, column, (stride, 1)))
+    return jnp.stack(bundle).reshape(x.shape[0], -1, *bundle[0].shape), norms.conv
 
 
-def _avg_pool(weights, x, stride, norm):
+def _conv(x: Array, kernel: Array, strides: tuple[int, int]) -> Array:
+    pads = [((n - 1) // 2, (n - 1) // 2) for n in kernel.shape[:2]]
+    return lax.conv_general_dilated(x, kernel, strides, pads, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def _max_pool(weights, x, stride, norms):
+    return max_pool(x, stride)[:, None], norms.pool
+
+
+def _avg_pool(weights, x, stride, norms):
     total = depthwise(x, jnp.ones((x.shape[0], 1, 3, 3, x.shape[-1]), x.dtype), stride=stride)
     ones = jnp.ones((1, 1, *x.shape[2:4], 1), x.dtype)
     # The border averages over the pixels that exist (count_include_pad=False).
     count = depthwise(ones, jnp.ones((1, 1, 3, 3, 1), x.dtype), stride=stride)
-    return lax.optimization_barrier(total / count), True
+    return lax.optimization_barrier(total / count), norms.pool
 
 
 def _no_weights(channels, stride):
@@ -129,6 +154,9 @@ OPS: Mapping[str, Op] = {
     "sep_conv_3x3": Op(_separable_shapes(3, 2), _TWICE),
     "sep_conv_5x5": Op(_separable_shapes(5, 2), _TWICE),
     "sep_conv_7x7": Op(_separable_shapes(7, 2), _TWICE),
+    "conv_7x1_1x7": Op(
+        lambda channels, stride: {"row0": (1, 7, channels, channels), "column0": (7, 1, channels, channels)}, _stacked_lines
+    ),
     "dil_conv_3x3": Op(_separable_shapes(3, 1), _DILATED),
     "dil_conv_5x5": Op(_separable_shapes(5, 1), _DILATED),
 }

@@ -5,10 +5,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from jaxdarts import genotypes
 from jaxdarts.genotypes import Genotype
 from jaxdarts.nn.cnn import Supernet
+from jaxdarts.nn.network import Network
 from jaxdarts.nn.ops import OPS
-from jaxdarts.space import Choices, Space, fully_connected, random_pairs, seeded, strongest_two
+from jaxdarts.space import Choices, Space, fully_connected, of_genotype, random_pairs, seeded, strongest_two
 
 PRIMITIVES = (
     "none",
@@ -47,9 +49,20 @@ def darts(num_nodes: int = 4, ops: tuple[str, ...] = PRIMITIVES) -> Space:
     return Space(
         cells=cells,
         supernet=functools.partial(Supernet, cells),
+        network=network,
         discretize=functools.partial(_discretize, cells),
         sample=functools.partial(_sample, cells),
     )
+
+
+def network(genotype: Genotype, width: int, depth: int, num_classes: int, **options) -> Network:
+    """The network of any genotype of two convolutional cells, this space's or NASNet's; `options` as of `nn.network.Network`.
+
+    Raises:
+        ValueError: if the genotype is not sound.
+    """
+    genotypes.check(genotype)
+    return Network(of_genotype(genotype), width, depth, num_classes, **options)
 
 
 def _discretize(cells: Mapping[str, Choices], mix) -> Genotype:

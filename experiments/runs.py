@@ -1,0 +1,286 @@
+"""What the scripts share: flags over presets, the run folder, signals, records that survive a kill, and one-line errors."""
+
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import tyro
+
+import jaxdarts as jd
+from jaxdarts.data import images
+
+FREE = frozenset("run_dir resume data_dir max_steps num_devices estimate report_freq checkpoint_freq cache_dir".split())
+"""Settings that a resumed run may change: they do not touch what is computed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Flags of every script that trains."""
+
+    dataset: str = "digits"
+    """digits, a TFDS name (cifar10, cifar100, svhn_cropped, mnist, ...), npz:PATH or folder:PATH."""
+    data_dir: str | None = None
+    """Where TFDS keeps its folders; default $TFDS_DATA_DIR or ~/tensorflow_datasets."""
+    run_dir: str | None = None
+    """Folder of the run; default runs/<script>-<dataset>-<time>."""
+    resume: str | None = None
+    """Run folder to continue from its newest checkpoint; its configuration is taken over."""
+    max_steps: int = 0
+    """Stop after so many steps, counted from the beginning of the run; 0 for no limit."""
+    crop_padding: int = 4
+    """Random shifts of the images, in pixels."""
+    flip: bool = True
+    """Mirror half of the images; not for digits."""
+    cutout: bool = False
+    """Erase a square of every training image."""
+    cutout_length: int = 16
+    """Side of that square, in pixels."""
+    seed: int = 2
+    """Determines everything that is random."""
+    num_devices: int | None = None
+    """Number of local devices to split batches over; default all."""
+    report_freq: int = 50
+    """Steps between log lines."""
+    checkpoint_freq: int = 0
+    """Steps between checkpoints, besides the one after every epoch; 0 for none."""
+    cache_dir: str = str(Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "jaxdarts")
+    """Where compiled programs are kept for the next start; empty for nowhere."""
+
+
+class Stop(Exception):
+    """Ends the run with one line; everything written so far stays."""
+
+    def __init__(self, message: str, code: int = 1):
+        super().__init__(" ".join(message.split()))
+        self.code = code
+
+
+def parse(arguments: list[str], presets: Mapping[str, Any], fallback: Any, description: str | None) -> Any:
+    """Flags over the configuration of the run to resume, or over the data set's preset.
+
+    Args:
+        arguments: the command line, without the name of the script.
+        presets: a configuration (a frozen dataclass) by data set.
+        fallback: what any other data set starts from.
+        description: the head of `--help`.
+    """
+    given = {"--dataset": next(iter(presets)), "--resume": ""}
+    for i, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name in given:
+            given[name] = value if equals else " ".join(arguments[i + 1 : i + 2])
+    resume, kind = given["--resume"], type(fallback)
+    if resume:
+        path = Path(resume) / "config.json"
+        try:
+            saved = json.loads(path.read_text(encoding="utf-8"))
+            default = kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in saved.items()})
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise Stop(f"--resume={resume}: not the folder of a run, no usable {path}: {error}", 2) from error
+    else:
+        default = presets.get(given["--dataset"]) or dataclasses.replace(fallback, dataset=given["--dataset"])
+    markers = (tyro.conf.DisallowNone,)  # None is a default only, not a value to give
+    config = tyro.cli(kind, args=arguments, default=default, description=description, use_underscores=True, config=markers)
+    if not config.resume:
+        return config
+    for field in dataclasses.fields(kind):
+        old, new = getattr(default, field.name), getattr(config, field.name)
+        if old != new and field.name not in FREE:
+            raise Stop(f"--resume={resume}: the run has {field.name}={old!r}, not {new!r}; leave the flag out", 2)
+    return dataclasses.replace(config, run_dir=resume)
+
+
+def check_numbers(config: Any, positive: str, not_negative: str) -> None:
+    """Refuses settings, named in two lists, that are not positive or that are negative; NaN too."""
+    for name in positive.split():
+        if not getattr(config, name) > 0:
+            raise Stop(f"--{name}={getattr(config, name)}: must be positive", 2)
+    for name in not_negative.split():
+        if not getattr(config, name) >= 0:
+            raise Stop(f"--{name}={getattr(config, name)}: must not be negative", 2)
+
+
+def check_devices(config: Any) -> None:
+    """Refuses more devices than there are, and batches that do not divide over them."""
+    devices = jax.local_device_count()
+    if config.num_devices is not None and not 1 <= config.num_devices <= devices:
+        raise Stop(f"--num_devices={config.num_devices}: this machine has {devices}", 2)
+    if config.batch_size % (config.num_devices or devices):
+        raise Stop(f"--batch_size={config.batch_size}: does not divide over {config.num_devices or devices} devices", 2)
+
+
+def frozen(config: Any) -> dict[str, Any]:
+    """The settings that a checkpoint belongs to, as JSON reads them back."""
+    return {name: value for name, value in json.loads(json.dumps(dataclasses.asdict(config))).items() if name not in FREE}
+
+
+class Asked(NamedTuple):
+    """Signals that came in; `stepped` is set once a step has been taken, so that there is work to save."""
+
+    signals: list[int]
+    stepped: threading.Event
+
+
+class Run(NamedTuple):
+    """An open run: its folder, its log, its checkpoints and what was asked of it."""
+
+    folder: Path
+    log: logging.Logger
+    checkpoints: Any
+    asked: Asked
+
+    def leave(self, step: int, total: int) -> Stop:
+        """The end that a signal asked for, once everything is saved."""
+        number = self.asked.signals[0]
+        name = signal.Signals(number).name
+        return Stop(f"{name} at step {step} of {total}: saved; continue with --resume={self.folder}", 128 + number)
+
+
+@contextlib.contextmanager
+def open_run(config: Any, kind: str) -> Iterator[Run]:
+    """Makes or opens the run folder, and turns what can go wrong in a run into one line."""
+    folder = Path(config.run_dir or f"runs/{kind}-{config.dataset.partition(':')[0]}-{time.strftime('%Y%m%d-%H%M%S')}")
+    try:
+        if not config.resume:
+            if any((folder / name).exists() for name in ("config.json", "metrics.jsonl", "checkpoints")):
+                raise Stop(f"--run_dir={folder}: holds a run; continue it with --resume={folder} or name another", 2)
+            folder.mkdir(parents=True, exist_ok=True)
+            saved = {name: value for name, value in dataclasses.asdict(config).items() if name not in ("resume", "run_dir")}
+            jd.metrics.replace_text(folder / "config.json", json.dumps(saved, indent=2) + "\n")
+        log = jd.metrics.logger(folder / "log.txt")
+    except OSError as error:
+        raise Stop(f"--run_dir={folder}: cannot write there: {error}") from error
+    try:
+        with jd.checkpoint.open_folder(folder / "checkpoints") as checkpoints, interruptible(folder, log) as asked:
+            yield Run(folder, log, checkpoints, asked)
+    except jd.checkpoint.CheckpointError as error:
+        raise Stop(f"{error}; continue with --resume={folder}") from error
+    except OSError as error:
+        raise Stop(f"cannot write into {folder}: {error}; continue with --resume={folder}") from error
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise Stop("out of memory: try --remat or a smaller --batch_size; --estimate tells what a step takes") from error
+    finally:
+        jd.metrics.close_logger(log)
+
+
+@contextlib.contextmanager
+def interruptible(folder: Path, log: logging.Logger) -> Iterator[Asked]:
+    """SIGTERM and Ctrl-C ask to save and leave. A second one ends the process at once, and so does one before any step.
+
+    A thread listens, because Python's own handlers would wait for the compiler, for minutes.
+    """
+    asked = Asked([], threading.Event())
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    script = Path(sys.argv[0]).name
+
+    def listen() -> None:
+        while number := int.from_bytes(os.read(reader, 1)):
+            if number not in numbers:
+                continue
+            name = signal.Signals(number).name
+            if asked.signals or not asked.stepped.is_set():
+                cursor = "\033[?25h" if sys.stdout.isatty() else ""  # the live bar hides it
+                left = f"{cursor}{script}: {name}: ended at once; continue with --resume={folder}\n"
+                os.write(sys.stderr.fileno(), left.encode())
+                os._exit(128 + number)
+            asked.signals.append(number)
+            log.info("%s: leaving after this step; once more ends at once", name)
+
+    old = {number: signal.signal(number, lambda *_: None) for number in numbers}
+    old_writer = signal.set_wakeup_fd(writer)
+    listener = threading.Thread(target=listen, daemon=True)
+    listener.start()
+    try:
+        yield asked
+    finally:
+        signal.set_wakeup_fd(old_writer)
+        for number, handler in old.items():
+            signal.signal(number, handler)
+        os.close(writer)
+        listener.join()
+        os.close(reader)
+
+
+def finite(step: int, flags: str, **values: np.ndarray) -> None:
+    """Ends the run where a number is none, so that nothing bad is ever saved; `flags` are those to lower."""
+    for name, value in values.items():
+        if not np.all(np.isfinite(value)):
+            raise Stop(
+                f"{name} is not finite at step {step}: start again with a lower {flags}; what was saved before is intact"
+            )
+
+
+class Records:
+    """metrics.jsonl and TensorBoard events; a resumed run drops what was written after `resume_step`, its checkpoint."""
+
+    def __init__(self, folder: Path, resume_step: int):
+        self.path = folder / "metrics.jsonl"
+        try:
+            lines = jd.metrics.json_lines(self.path, resume_step)
+            self.all = jd.metrics.read_json_lines(self.path)
+        except ValueError as error:
+            raise Stop(f"{error}; remove the file to continue without it") from error
+        # Events may have died in a buffer: a resumed run hides the old ones and writes all of them again.
+        events = jd.metrics.tensorboard(folder / "tensorboard", 0 if (folder / "tensorboard").exists() else None)
+        for record in self.all:
+            values = {name: value for name, value in record.items() if name != "step" and value is not None}
+            events.write(record["step"], values)
+        self.writer = jd.metrics.combine(lines, events)
+
+    def write(self, step: int, record: Mapping[str, float]) -> None:
+        self.writer.write(step, record)
+        self.all = jd.metrics.read_json_lines(self.path)
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+def load(config: Any) -> images.Dataset:
+    """The images that --dataset and --data_dir name."""
+    try:
+        return images.load(config.dataset, config.data_dir)
+    except (OSError, ValueError, ImportError) as error:
+        raise Stop(f"--dataset={config.dataset}: {error}") from error
+
+
+def memory(step: jd.parallel.OnDevices, num_devices: int, arguments: Any) -> float:
+    """Megabytes that a step takes on a device, from its compilation for arguments of one device's shapes."""
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct((num_devices, *x.shape), x.dtype), arguments)
+    found = step.compile(*abstract).memory_analysis()
+    taken = found.argument_size_in_bytes + found.output_size_in_bytes + found.temp_size_in_bytes
+    return (taken - found.alias_size_in_bytes) / 1e6  # donated arguments count once
+
+
+def use_cache(config: Any) -> None:
+    """Keeps compiled programs for the next start."""
+    if config.cache_dir:
+        jax.config.update("jax_compilation_cache_dir", str(Path(config.cache_dir).expanduser()))
+
+
+def start(main: Callable[[list[str]], None]) -> None:
+    """Runs a script: one line and an exit code for whatever stops it."""
+    script = Path(sys.argv[0]).name
+    try:
+        main(sys.argv[1:])
+    except Stop as stop:
+        print(f"{script}: {stop}", file=sys.stderr, flush=True)
+        # Not sys.exit: after a full disk tensorboardX would try again to write its buffer, and fail with a traceback.
+        os._exit(stop.code)
+    except KeyboardInterrupt:
+        print(f"{script}: interrupted before there was anything to save", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)

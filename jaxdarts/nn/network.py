@@ -1,0 +1,154 @@
+"""The network that a genotype is evaluated as: the skeletons for small images and for ImageNet, auxiliary head, drop path."""
+
+from collections.abc import Mapping
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Key
+
+from jaxdarts.nn.cell import stride_of
+from jaxdarts.nn.cnn import Cells, Run, norm_variables, runs, uniform
+from jaxdarts.nn.norm import Running
+from jaxdarts.space import Choices
+
+
+class ConvNorm(nn.Module):
+    """A convolution and a batch norm with scale, shift and running averages."""
+
+    width: int
+    size: int
+    stride: int = 1
+    padding: str | int = 0
+    norm: bool = True
+    dtype: DTypeLike = jnp.float32
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x, train: bool):
+        shape = (self.size, self.size, x.shape[-1], self.width)
+        kernel = self.param("kernel", uniform(self.size**2 * x.shape[-1]), shape)
+        x = lax.conv_general_dilated(
+            x.astype(self.dtype),
+            kernel.astype(self.dtype),
+            (self.stride, self.stride),
+            [(self.padding, self.padding)] * 2,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        if not self.norm:
+            return x
+        norm = Running([norm_variables(self, "", (self.width,))], train, self.axis_name)
+        y = norm(x)
+        if train and not self.is_initializing() and self.is_mutable_collection("batch_stats"):
+            for name, value in norm.averages[0].items():
+                self.put_variable("batch_stats", name, value)
+        return y
+
+
+class AuxiliaryHead(nn.Module):
+    """A second classifier on the state after the last reduction; used in training only.
+
+    For ImageNet the pooling strides by 2 and the last batch norm is missing: a slip in the authors' code that they kept, and so
+    do we, since published numbers have it.
+    """
+
+    num_classes: int
+    imagenet: bool
+    dtype: DTypeLike = jnp.float32
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x, train: bool):
+        if min(x.shape[1:3]) < 5:
+            raise ValueError(f"the auxiliary head pools 5x5 pixels and its state has {x.shape[1]}x{x.shape[2]}: leave it out")
+        stride = 2 if self.imagenet else 3
+        x = nn.avg_pool(jax.nn.relu(x), (5, 5), (stride, stride))
+        x = jax.nn.relu(ConvNorm(128, 1, dtype=self.dtype, axis_name=self.axis_name, name="narrow")(x, train))
+        last = ConvNorm(768, 2, norm=not self.imagenet, dtype=self.dtype, axis_name=self.axis_name, name="wide")
+        x = jax.nn.relu(last(x, train))
+        return linear(self, x.reshape(x.shape[0], -1).astype(jnp.promote_types(self.dtype, jnp.float32)), self.num_classes)
+
+
+def linear(module: nn.Module, features: Float[Array, "batch features"], num_classes: int) -> Float[Array, "batch classes"]:
+    """A linear classifier, its weights those of `module`."""
+    weight = module.param("head", uniform(features.shape[-1]), (features.shape[-1], num_classes))
+    bias = module.param("head_bias", uniform(features.shape[-1]), (num_classes,))
+    return features @ weight + bias[None]
+
+
+class Network(nn.Module):
+    """A discrete network, `apply(variables, images, train=False, drop_path=None, key=None) -> (logits, auxiliary logits)`.
+
+    Variables are `params` and `batch_stats`, the running averages of the batch norms (momentum 0.1 in PyTorch's sense: the
+    share of the new batch). Auxiliary logits are None unless `auxiliary` and `train`.
+
+    Attributes:
+        cells: the choices of each cell type, one operation an edge (`space.of_genotype`).
+        width: channels of the first cells.
+        depth: number of cells; reductions at a third and two thirds.
+        num_classes: size of the output.
+        auxiliary: with the auxiliary head, for images whose state after the last reduction has at least 5x5 pixels.
+        imagenet: the stem of three strided convolutions instead of one convolution.
+    """
+
+    cells: Mapping[str, Choices]
+    width: int
+    depth: int
+    num_classes: int
+    auxiliary: bool = False
+    imagenet: bool = False
+    dtype: DTypeLike = jnp.float32
+    axis_name: str | None = None
+    remat: bool = False
+    unroll: int = 1
+
+    def example_inputs(self, image_shape: tuple[int, int, int]) -> tuple[Array]:
+        """What `init` wants, for images of [height, width, channels]."""
+        return (jnp.zeros((1, *image_shape)),)
+
+    @nn.compact
+    def __call__(
+        self,
+        images: Float[Array, "batch height width channels"],
+        train: bool = False,
+        drop_path: Float[Array, ""] | float | None = None,
+        key: Key[Array, ""] | None = None,
+    ) -> tuple[Float[Array, "batch classes"], Float[Array, "batch classes"] | None]:
+        def conv(name, width, stride):
+            return ConvNorm(width, 3, stride, 1, dtype=self.dtype, axis_name=self.axis_name, name=name)
+
+        if self.imagenet:
+            x = jax.nn.relu(conv("stem0_0", self.width // 2, 2)(images, train))
+            s0 = conv("stem0_1", self.width, 2)(x, train)
+            s1 = conv("stem1", self.width, 2)(jax.nn.relu(s0), train)
+        else:
+            s0 = s1 = conv("stem", 3 * self.width, 1)(images, train)
+        auxiliary, index = None, 0
+        for i, run in enumerate(runs(self.width, self.depth)):
+            choices = self.cells[run.kind]
+            cells = Cells(choices, run, self.dtype, self.axis_name, self.remat, self.unroll, True, name=f"cells{i}_{run.kind}")
+            mix = jnp.ones(choices.shape)
+            if train and drop_path is not None:
+                mix = drop_paths(jax.random.fold_in(key, i), drop_path, choices, run, images.shape[0])
+            s0, s1 = cells(s0, s1, mix, train)
+            index += run.repeats
+            if self.auxiliary and (train or self.is_initializing()) and index - 1 == 2 * self.depth // 3:
+                head = AuxiliaryHead(self.num_classes, self.imagenet, self.dtype, self.axis_name, name="auxiliary_head")
+                auxiliary = head(s1, train)
+        features = jnp.mean(s1.astype(jnp.promote_types(self.dtype, jnp.float32)), axis=(1, 2))
+        return linear(self, features, self.num_classes), auxiliary
+
+
+def drop_paths(
+    key: Key[Array, ""], rate: Float[Array, ""] | float, choices: Choices, run: Run, batch_size: int
+) -> Float[Array, "cells edges one batch"]:
+    """A mix that leaves out every operation of every example with probability `rate`, and scales what stays by 1 / (1 - rate).
+
+    Identities are never dropped; a skip connection that strides is none (Larsson et al., FractalNet, 2017, as in quark0/darts).
+    """
+    stride = 2 if run.kind == "reduce" else 1
+    kept = [op == "skip_connect" and stride_of(choices, e, stride) == 1 for e, (op,) in enumerate(choices.ops)]
+    draws = jax.random.bernoulli(key, 1 - rate, (run.repeats, len(kept), 1, batch_size)) / (1 - rate)
+    return jnp.where(jnp.array(kept)[None, :, None, None], 1.0, draws)
