@@ -147,10 +147,15 @@ class Run(NamedTuple):
         return Stop(f"{name} at step {step} of {total}: saved; continue with --resume={self.folder}", 128 + number)
 
 
+def folder_of(config: Any, kind: str) -> Path:
+    """The run's folder, named after the script, the data set and the time unless --run_dir names it."""
+    return Path(config.run_dir or f"runs/{kind}-{config.dataset.partition(':')[0]}-{time.strftime('%Y%m%d-%H%M%S')}")
+
+
 @contextlib.contextmanager
 def open_run(config: Any, kind: str) -> Iterator[Run]:
     """Makes or opens the run folder, and turns what can go wrong in a run into one line."""
-    folder = Path(config.run_dir or f"runs/{kind}-{config.dataset.partition(':')[0]}-{time.strftime('%Y%m%d-%H%M%S')}")
+    folder = folder_of(config, kind)
     try:
         if not config.resume:
             if any((folder / name).exists() for name in ("config.json", "metrics.jsonl", "checkpoints")):

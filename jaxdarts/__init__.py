@@ -29,6 +29,7 @@ from jaxdarts import perturb as perturb
 from jaxdarts import relax as relax
 from jaxdarts import report as report
 from jaxdarts import spaces as spaces
+from jaxdarts import train as train
 from jaxdarts.count import count_params as count_params
 from jaxdarts.count import multiply_adds as multiply_adds
 from jaxdarts.count import network_cost as network_cost
@@ -40,3 +41,6 @@ from jaxdarts.search import bilevel_search as bilevel_search
 from jaxdarts.space import Choices as Choices
 from jaxdarts.space import Space as Space
 from jaxdarts.space import one_hot as one_hot
+from jaxdarts.trained import export as export
+from jaxdarts.trained import load as load
+from jaxdarts.trained import read_exported as read_exported

@@ -111,13 +111,13 @@ def reader(
     """
 
     def read(part: Mapping[str, Array], indices: Int[Array, " batch"], key: Key[Array, ""] | None = None) -> dict[str, Array]:
-        pixels = part["image"][indices]
-        if key is not None:
-            crop_key, cutout_key = jax.random.split(key)
-            pixels = crop_and_flip(example_keys(crop_key, indices), pixels, padding, flip)
-        pixels = normalize(pixels, mean, std)
-        if key is not None and cutout_length:
+        pixels, labels = part["image"][indices], part["label"][indices]
+        if key is None:
+            return {"image": normalize(pixels, mean, std), "label": labels}
+        crop_key, cutout_key = jax.random.split(key)
+        pixels = normalize(crop_and_flip(example_keys(crop_key, indices), pixels, padding, flip), mean, std)
+        if cutout_length:
             pixels = cutout(example_keys(cutout_key, indices), pixels, cutout_length)
-        return {"image": pixels, "label": part["label"][indices]}
+        return {"image": pixels, "label": labels}
 
     return read

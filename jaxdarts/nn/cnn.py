@@ -138,8 +138,8 @@ class Cells(nn.Module):
         else:
             carry, averages = lax.scan(body, carry, xs, unroll=min(self.unroll, repeats))
             s0, s1 = (s[..., :out_channels] for s in carry)
-        if self.discrete and train and self.is_mutable_collection("batch_stats"):
-            for i, pair in enumerate(averages):
+        if train and self.is_mutable_collection("batch_stats"):
+            for i, pair in enumerate(averages or []):
                 for name, value in pair.items():
                     self.put_variable("batch_stats", f"norm{i}_{name}", value)
         return s0, s1

@@ -21,7 +21,7 @@ class ConvNorm(nn.Module):
     width: int
     size: int
     stride: int = 1
-    padding: str | int = 0
+    padding: int = 0
     norm: bool = True
     dtype: DTypeLike = jnp.float32
     axis_name: str | None = None
@@ -130,7 +130,7 @@ class Network(nn.Module):
             choices = self.cells[run.kind]
             cells = Cells(choices, run, self.dtype, self.axis_name, self.remat, self.unroll, True, name=f"cells{i}_{run.kind}")
             mix = jnp.ones(choices.shape)
-            if train and drop_path is not None:
+            if train and drop_path is not None and key is not None:
                 mix = drop_paths(jax.random.fold_in(key, i), drop_path, choices, run, images.shape[0])
             s0, s1 = cells(s0, s1, mix, train)
             index += run.repeats

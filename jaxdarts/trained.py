@@ -1,0 +1,102 @@
+"""The hand-off: a trained network as a folder of two plain files, as functions, and as one exported program."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jaxtyping import Array
+
+from jaxdarts import genotypes, metrics
+from jaxdarts.data import augment
+from jaxdarts.nn.network import Network
+from jaxdarts.space import of_genotype
+
+
+class Trained(NamedTuple):
+    """apply: (params, images) -> logits [batch, classes], from uint8 images [batch, height, width, channels] as stored.
+
+    params: weights and running averages, a pytree.
+    """
+
+    apply: Callable[[Any, Array], Array]
+    params: Any
+
+
+def save(folder: str | Path, *, genotype, params: Any, averages: Any, **facts: Any) -> None:
+    """Writes `network.json` and `weights.npz`.
+
+    Args:
+        folder: where to; files of these names are replaced.
+        genotype: the network's cells.
+        params, averages: its variables `params` and `batch_stats`.
+        facts: width, depth, num_classes, imagenet, mean and std (of every channel, pixels scaled to [0, 1]), image_shape,
+            class_names.
+    """
+    flat = flatten_dict({"params": params, "batch_stats": averages}, sep="/")
+    folder = Path(folder)
+    temporary = folder / ".weights.tmp.npz"
+    try:
+        np.savez(temporary, **{name: np.asarray(value) for name, value in flat.items()})
+        temporary.replace(folder / "weights.npz")
+    finally:
+        temporary.unlink(missing_ok=True)
+    metrics.replace_text(folder / "network.json", json.dumps({"genotype": str(genotype), **facts}, indent=1) + "\n")
+
+
+def load(run: str | Path) -> Trained:
+    """A trained cell's network as plain functions.
+
+        apply, params = jaxdarts.load("runs/eval-cifar10-...")
+        logits = jax.jit(apply)(params, images)
+
+    Args:
+        run: a run folder of `experiments/evaluate.py` (of one seed, where it trained several).
+
+    Raises:
+        ValueError: if the folder holds no trained network, or not all of it.
+    """
+    facts, net, params = _read(Path(run))
+
+    def apply(params, images):
+        pixels = augment.normalize(images, np.float32(facts["mean"]), np.float32(facts["std"]))
+        logits, _ = net.apply(params, pixels)
+        return logits
+
+    return Trained(apply, params)
+
+
+def _read(folder: Path) -> tuple[Mapping[str, Any], Network, Any]:
+    try:
+        facts = json.loads((folder / "network.json").read_text(encoding="utf-8"))
+        with np.load(folder / "weights.npz", allow_pickle=False) as file:
+            params = unflatten_dict({name: jnp.asarray(file[name]) for name in file.files}, sep="/")
+        genotype: Any = genotypes.parse(facts["genotype"])
+        net = Network(of_genotype(genotype), facts["width"], facts["depth"], facts["num_classes"], imagenet=facts["imagenet"])
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise ValueError(f"{folder} holds no trained network: {error}") from error
+    params["params"].pop("auxiliary_head", None)
+    params["batch_stats"].pop("auxiliary_head", None)
+    return facts, net, params
+
+
+def export(run: str | Path, path: str | Path, platforms: tuple[str, ...] = ("cpu", "cuda", "tpu")) -> None:
+    """Writes a trained network, weights and all, as one file that needs nothing but JAX to run.
+
+    Any batch size will do later on: it stays symbolic.
+    """
+    facts, _, _ = _read(Path(run))
+    apply, params = load(run)
+    batch = jax.export.symbolic_shape("batch")
+    images = jax.ShapeDtypeStruct((*batch, *facts["image_shape"]), jnp.uint8)
+    exported = jax.export.export(jax.jit(lambda images: apply(params, images)), platforms=platforms)(images)
+    Path(path).write_bytes(exported.serialize())
+
+
+def read_exported(path: str | Path) -> Callable[[Array], Array]:
+    """The function of an exported file: uint8 images [batch, height, width, channels] -> logits [batch, classes]."""
+    return jax.export.deserialize(bytearray(Path(path).read_bytes())).call
