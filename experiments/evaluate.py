@@ -272,10 +272,9 @@ def test(config: Config, program: Program, state, data) -> dict[str, np.ndarray]
     return {name: value / size for name, value in sums.items()}
 
 
-def train(config: Config, genotype: jd.Genotype, dataset: images.Dataset, run: Run) -> dict[str, np.ndarray]:
+def train(config: Config, genotype: jd.Genotype, dataset: images.Dataset, program: Program, run: Run) -> dict[str, np.ndarray]:
     """Trains to the end, or goes on with what was saved; the test set is read after the last step only."""
     folder, log, checkpoints, asked = run
-    program = build(config, genotype, dataset)
     training, seconds = program.init(), 0.0
     if config.resume and checkpoints.latest_step() is not None:
         saved = jd.checkpoint.restore(checkpoints, {**training, "seconds": jnp.float32(0)}, runs.frozen(config))
@@ -429,9 +428,11 @@ def select(config: Config, dataset: images.Dataset, folder: Path) -> jd.Genotype
         )
         if (Path(short.run_dir) / "config.json").exists():
             short = dataclasses.replace(short, resume=short.run_dir)
+        part = dataset._replace(train=fit, test=held)
+        program = build(short, genotype, part)
         with runs.open_run(short, "eval") as opened:
             opened.log.info("candidate %s", name)
-            scores[name] = float(train(short, genotype, dataset._replace(train=fit, test=held), opened)["accuracy"][0])
+            scores[name] = float(train(short, genotype, part, program, opened)["accuracy"][0])
     named = {name: score for name, score in scores.items() if name in config.select}
     for name, score in sorted(scores.items(), key=lambda item: -item[1]):
         print(f"{100 * score:6.2f} % of the held-out images  {name}", flush=True)
@@ -472,9 +473,10 @@ def main(arguments: list[str]) -> None:
         folder = runs.folder_of(config, "eval")
         genotype = select(config, dataset, folder)
         config = dataclasses.replace(config, arch=str(genotype), select=(), run_dir=str(folder))
+    genotype = resolve(config.arch)
+    program = build(config, genotype, dataset)
     with runs.open_run(config, "eval") as opened:
-        config = dataclasses.replace(config, run_dir=str(opened.folder))
-        train(config, resolve(config.arch), dataset, opened)
+        train(dataclasses.replace(config, run_dir=str(opened.folder)), genotype, dataset, program, opened)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,96 @@
+"""The training step. Oracles: the parts written out by hand; one device."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxdarts as jd
+from jaxdarts.train import TrainState, cross_entropy, from_scratch, hits
+
+GENOTYPE = jd.Genotype((("sep_conv_3x3", 0), ("skip_connect", 1)), (2,), (("max_pool_3x3", 0), ("skip_connect", 1)), (2,))
+
+
+def network(**options):
+    return jd.spaces.darts().network(GENOTYPE, 2, 3, 3, **options)
+
+
+def batch(seed=0, size=8):
+    rng = np.random.default_rng(seed)
+    return {
+        "image": jnp.asarray(rng.standard_normal((size, 8, 8, 1)), jnp.float32),
+        "label": jnp.asarray(rng.integers(0, 3, size), jnp.int32),
+    }
+
+
+def start(training, net):
+    return training.init(jax.random.key(1), net.init(jax.random.key(0), batch()["image"]))
+
+
+def test_one_step_is_sgd_on_the_loss():
+    net, tx = network(), optax.sgd(0.1)
+    training = from_scratch(net, tx)
+    state = start(training, net)
+
+    def loss(params):
+        variables = {"params": params, "batch_stats": state.averages}
+        (logits, _), new = net.apply(variables, batch()["image"], True, mutable=["batch_stats"])
+        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, batch()["label"])), new
+
+    (value, averages), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(state.params)
+    new, metrics = jax.jit(training.step)(state, batch())
+    expected = jax.tree.map(lambda p, g: p - 0.1 * g, state.params, gradient)
+    chex.assert_trees_all_close(new.params, expected, atol=1e-5)
+    chex.assert_trees_all_close(new.averages, averages["batch_stats"], atol=1e-5)
+    np.testing.assert_allclose(metrics["loss"], value, rtol=1e-5)
+    assert new.step == 1 and isinstance(new, TrainState)
+
+
+def test_label_smoothing_against_the_definition(x64):
+    logits, labels = jnp.asarray(np.random.default_rng(0).standard_normal((5, 4))), jnp.array([0, 1, 2, 3, 0])
+    log_p = np.asarray(jax.nn.log_softmax(logits))
+    target = 0.9 * np.eye(4)[np.asarray(labels)] + 0.1 / 4
+    np.testing.assert_allclose(cross_entropy(logits, labels, 0.1), -(target * log_p).sum(-1), rtol=1e-10)
+
+
+def test_hits():
+    logits = jnp.array([[9.0, 1, 2, 3, 4, 5], [0.0, 1, 2, 3, 4, 5], [0.0, 1, 2, 3, 4, 5]])
+    found = hits(logits, jnp.array([0, 0, 1]))
+    np.testing.assert_array_equal(found["accuracy"], [1, 0, 0])
+    np.testing.assert_array_equal(found["top5"], [1, 0, 1])
+
+
+def test_devices_take_the_step_of_one(devices):
+    tx = optax.sgd(0.1, momentum=0.9)
+    single, many = network(), network(axis_name="devices")
+    training = from_scratch(single, tx)
+    state = start(training, single)
+    expected, metrics = jax.jit(training.step)(state, batch())
+    step = jax.pmap(from_scratch(many, tx, axis_name="devices").step, "devices", in_axes=(None, 0), devices=devices)
+    ours, ours_metrics = jax.tree.map(
+        lambda x: x[0], step(state, jax.tree.map(lambda x: x.reshape(4, 2, *x.shape[1:]), batch()))
+    )
+    chex.assert_trees_all_close(ours.params, expected.params, atol=1e-5)
+    chex.assert_trees_all_close(ours.averages, expected.averages, atol=1e-5)
+    chex.assert_trees_all_close(ours_metrics, metrics, atol=1e-5)
+
+
+def test_evaluation_weighs_examples_and_leaves_the_state():
+    net = network()
+    training = from_scratch(net, optax.sgd(0.1))
+    state = start(training, net)
+    weights = jnp.array([1.0] * 5 + [0.0] * 3)
+    sums = jax.jit(training.evaluate)(state, batch(), weights)
+    few = jax.jit(training.evaluate)(state, jax.tree.map(lambda x: x[:5], batch()), jnp.ones(5))
+    chex.assert_trees_all_close(sums, few, rtol=1e-5)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.6])
+def test_drop_path_follows_its_schedule(rate):
+    net = network()
+    state = start(from_scratch(net, optax.sgd(0.1)), net)
+    _, plain = jax.jit(from_scratch(net, optax.sgd(0.1)).step)(state, batch())
+    _, dropped = jax.jit(from_scratch(net, optax.sgd(0.1), drop_path=lambda step: rate + 0.0 * step).step)(state, batch())
+    assert np.isclose(plain["loss"], dropped["loss"], atol=1e-5) == (rate == 0)
