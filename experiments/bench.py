@@ -1,7 +1,8 @@
 """Time the steps of a search: python experiments/bench.py --batch_size=16 [--peer=PATH]
 
 Prints one JSON line for each program (weight step, first-order and second-order architecture step): milliseconds, images a
-second, memory, seconds to compile cold and from the persistent cache. With a checkout of quark0/darts as --peer, the same steps
+second, memory, seconds to compile cold and from the persistent cache. --what=evaluate times the training step of DARTS_V2 with its
+auxiliary head instead (drop path off, since the original's needs a GPU). With a checkout of quark0/darts as --peer, the same steps
 of that code under PyTorch follow, in its default and in its channels-last layout, and the ratios. Times on a shared machine
 mean little; the ratios of one run are the result. --output keeps all lines, with command, commit, versions, device.
 """
@@ -24,28 +25,30 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import peer as torch_peer
 import tyro
 
 import jaxdarts as jd
+import peer as torch_peer
 
 STEPS = ("weight_step", "first_order", "second_order")
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Time search steps of the DARTS space on random images, beside the original code if it is there."""
+    """Time steps of the DARTS space on random images, beside the original code if it is there."""
 
+    what: Literal["search", "evaluate"] = "search"
+    """Steps of a search, or of the training of a found cell."""
     batch_size: int = 16
     """Images in a batch."""
-    init_channels: int = 16
-    """Channels of the first cells."""
-    layers: int = 8
-    """Number of cells."""
+    init_channels: int | None = None
+    """Channels of the first cells; default 16 in a search, 36 in an evaluation."""
+    layers: int | None = None
+    """Number of cells; default 8 in a search, 20 in an evaluation."""
     image_size: int = 32
     """Height and width of the images, in pixels."""
     steps: tuple[Literal["weight_step", "first_order", "second_order"], ...] = STEPS
-    """Which programs to time."""
+    """Which programs of a search to time."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the supernet's computations."""
     repeats: int = 5
@@ -118,9 +121,25 @@ def programs(config: Config) -> tuple[dict[str, Callable], tuple]:
     return steps, arguments
 
 
+def training(config: Config) -> tuple[dict[str, Callable], tuple]:
+    """The training step of DARTS_V2 from scratch, and its arguments."""
+    net = (
+        jd.spaces.darts()
+        .network(jd.genotypes.DARTS_V2, config.init_channels, config.layers, 10, auxiliary=True, dtype=jnp.dtype(config.dtype))
+        .clone(unroll=config.unroll)
+    )
+    tx = optax.chain(optax.clip_by_global_norm(5.0), optax.add_decayed_weights(3e-4), optax.sgd(0.025, momentum=0.9))
+    step = jd.train.from_scratch(net, tx)
+    rng = np.random.default_rng(0)
+    images = jnp.asarray(rng.normal(size=(config.batch_size, config.image_size, config.image_size, 3)), jnp.float32)
+    batch = {"image": images, "label": jnp.asarray(rng.integers(0, 10, config.batch_size), jnp.int32)}
+    state = step.init(jax.random.key(0), net.init(jax.random.key(1), images[:1]))
+    return {"train_step": lambda state, batch: (step.step(state, batch)[0],)}, (state, batch)
+
+
 def measure(name: str, config: Config) -> dict[str, Any]:
     """Compiles one step twice, cold and from the cache, and times it."""
-    steps, arguments = programs(config)
+    steps, arguments = (training if config.what == "evaluate" else programs)(config)
     function = jax.jit(steps[name], compiler_options=jd.parallel.compiler_options(jax.default_backend()))
     seconds = []
     for _ in range(2):
@@ -132,10 +151,11 @@ def measure(name: str, config: Config) -> dict[str, Any]:
         seconds.append(time.perf_counter() - start)
     memory = compiled.memory_analysis()
     runs = []
-    state = arguments[:4]
+    kept = 1 if config.what == "evaluate" else 4  # what a step returns, to be given to the next
+    state = arguments[:kept]
     for _ in range(config.repeats + 1):
         start = time.perf_counter()
-        state = jax.block_until_ready(compiled(*state, *arguments[4:]))
+        state = jax.block_until_ready(compiled(*state, *arguments[kept:]))
         runs.append(1000 * (time.perf_counter() - start))
     median = statistics.median(runs[1:])
     return {
@@ -169,6 +189,8 @@ def versions() -> dict[str, Any]:
 
 def main() -> None:
     config = tyro.cli(Config, description=__doc__)
+    width, depth = (36, 20) if config.what == "evaluate" else (16, 8)
+    config = dataclasses.replace(config, init_channels=config.init_channels or width, layers=config.layers or depth)
     lines: list[dict[str, Any]] = []
 
     def emit(line: dict[str, Any]) -> None:
@@ -177,11 +199,12 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as cache:
         jax.config.update("jax_compilation_cache_dir", cache)
-        for name in config.steps:
+        for name in ("train_step",) if config.what == "evaluate" else config.steps:
             emit(measure(name, config))
     if config.peer:
         ours = {line["what"]: line["ms"] for line in lines}
         options = {
+            "what": config.what,
             "batch": config.batch_size,
             "width": config.init_channels,
             "depth": config.layers,

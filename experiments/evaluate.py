@@ -22,12 +22,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import runs
-from runs import Run, Stop
 
 import jaxdarts as jd
+import runs
 from jaxdarts import trained
 from jaxdarts.data import augment, images
+from runs import Run, Stop
 
 
 @dataclasses.dataclass(frozen=True)

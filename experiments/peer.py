@@ -130,6 +130,43 @@ def timings(args: argparse.Namespace) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def train_timings(args: argparse.Namespace) -> dict[str, Any]:
+    """Time the training step of DARTS_V2 with its auxiliary head, drop path off (the original one needs a GPU)."""
+    load(args.peer, args.device)
+    import genotypes
+    from model import NetworkCIFAR
+
+    torch.set_num_threads(args.threads or torch.get_num_threads())
+    torch.backends.cudnn.benchmark = True
+    torch.manual_seed(0)
+    layout = torch.channels_last if args.layout == "channels_last" else torch.contiguous_format
+    model = NetworkCIFAR(args.width, args.classes, args.depth, True, genotypes.DARTS_V2).cuda().to(memory_format=layout)
+    model.drop_path_prob = 0
+    sgd = torch.optim.SGD(model.parameters(), ETA, momentum=MOMENTUM, weight_decay=DECAY)
+    images = torch.randn(args.batch, 3, args.size, args.size).to(args.device, memory_format=layout)
+    labels, loss = torch.randint(args.classes, (args.batch,)).to(args.device), torch.nn.CrossEntropyLoss()
+
+    def step() -> float:
+        start = time.perf_counter()
+        sgd.zero_grad()
+        logits, auxiliary = model(images)
+        (loss(logits, labels) + 0.4 * loss(auxiliary, labels)).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+        sgd.step()
+        if args.device == "cuda":
+            torch.cuda.synchronize()
+        return round((time.perf_counter() - start) * 1e3, 3)
+
+    runs = [step() for _ in range(args.repeats + 1)][1:]
+    return {
+        "what": "peer", "layout": args.layout, **{name: getattr(args, name) for name in SIZES},
+        "train_step_ms": round(statistics.median(runs), 3), "runs": {"train_step_ms": runs},
+        "torch": torch.__version__, "threads": torch.get_num_threads(), "device": args.device,
+        "tf32_convolutions": args.device == "cuda" and torch.backends.cudnn.allow_tf32,
+        "parameters": sum(p.numel() for p in model.parameters()), "peak_memory_mb": peak_megabytes(args.device),
+    }  # fmt: skip
+
+
 def check(args: argparse.Namespace) -> dict[str, Any]:
     """Give the relative error of the original second-order gradient against double backward, in float64."""
     setup = Setup(args)
@@ -186,13 +223,15 @@ def main() -> None:
     parser.add_argument("--channels_last", **layout, help="use that memory format")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves torch's choice")
+    parser.add_argument("--what", choices=("search", "evaluate"), default="search", help="which steps to time")
     parser.add_argument("--check", action="store_true", help="check the hypergradient of a tiny network, no timing")
     args = parser.parse_args()
     if min(getattr(args, name) for name in SIZES) < 1 or args.depth < 3 or args.threads < 0:
         fail("sizes and repeats must be positive, depth at least 3, threads not negative")
     if args.check:
         args.width, args.depth, args.size, args.batch = 4, 3, 8, 8
-    print(json.dumps(check(args) if args.check else timings(args)), flush=True)
+    run = check if args.check else train_timings if args.what == "evaluate" else timings
+    print(json.dumps(run(args)), flush=True)
 
 
 if __name__ == "__main__":

@@ -23,11 +23,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import runs
-from runs import Run, Stop
 
 import jaxdarts as jd
+import runs
 from jaxdarts.data import augment, images
+from runs import Run, Stop
 
 
 @dataclasses.dataclass(frozen=True)

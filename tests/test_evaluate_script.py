@@ -8,11 +8,11 @@ import sys
 import time
 from pathlib import Path
 
-import evaluate as script
 import jax
 import numpy as np
 import pytest
 
+import evaluate as script
 import jaxdarts as jd
 from jaxdarts.data import images
 
