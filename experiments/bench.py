@@ -1,10 +1,11 @@
 """Time the steps of a search: python experiments/bench.py --batch_size=16 [--peer=PATH]
 
 Prints one JSON line for each program (weight step, first-order and second-order architecture step): milliseconds, images a
-second, memory, seconds to compile cold and from the persistent cache. --what=evaluate times the training step of DARTS_V2 with its
-auxiliary head instead (drop path off, since the original's needs a GPU). With a checkout of quark0/darts as --peer, the same steps
-of that code under PyTorch follow, in its default and in its channels-last layout, and the ratios. Times on a shared machine
-mean little; the ratios of one run are the result. --output keeps all lines, with command, commit, versions, device.
+second, memory, seconds to compile cold and from the persistent cache. --what=evaluate times the training step of DARTS_V2
+with its auxiliary head instead (drop path off, since the original's needs a GPU). With a checkout of quark0/darts as --peer,
+the same steps of that code under PyTorch follow, in its default and in its channels-last layout, and the ratios. Times on a
+shared machine mean little; the ratios of one run are the result. --output keeps all lines, with command, commit, versions,
+device.
 """
 
 import dataclasses
