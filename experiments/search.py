@@ -467,7 +467,7 @@ def finish(config, program, dataset, training, data, history, log) -> None:
         found_loss, *random_losses = (float(loss[seed]) for loss in losses)
         low, high = min(random_losses), max(random_losses)
         log.info("supernet loss of the found cell %f, of %d random cells %f to %f", found_loss, len(keys), low, high)
-        for name, svg in jd.draw.genotype(genotype).items():
+        for name, svg in jd.draw.cell(genotype).items():
             jd.metrics.replace_text(own.folder / f"{name}.svg", svg)
         shape, classes = dataset.train.images.shape[1:], len(dataset.class_names)
         params, multiply_adds = jd.network_cost(genotype, 36, 20, classes, shape)

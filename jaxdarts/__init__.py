@@ -10,6 +10,9 @@
 (('max_pool_3x3', 0), ('max_pool_3x3', 1))
 >>> jd.genotypes.parse(str(genotype)) == genotype
 True
+>>> net = space.network(jd.genotypes.DARTS_V2, width=36, depth=20, num_classes=10)
+>>> jd.count_params(net, (32, 32, 3)), round(jd.multiply_adds(jd.genotypes.DARTS_V2, 36, 20, 10, (32, 32, 3)) / 1e6, 1)
+(3349342, 528.4)
 >>> train = lambda w, a: w**2 - 2 * a * w + a**2
 >>> val = lambda w, a: a * w - 2 * a + 1
 >>> float(jd.hypergrad.unrolled(train, val, -2.0, 2.0, lambda gradient: -2.0 - 0.5 * gradient))

@@ -40,7 +40,7 @@ Edges = Sequence[tuple[str, int]]
 INPUTS = ("c_{k-2}", "c_{k-1}")
 
 
-def genotype(genotype) -> dict[str, str]:
+def cell(genotype) -> dict[str, str]:
     """Draws every cell of a genotype.
 
     Args:
@@ -48,17 +48,23 @@ def genotype(genotype) -> dict[str, str]:
 
     Returns:
         SVG text by cell: `normal` and `reduce`, or `recurrent`.
+
+    >>> from jaxdarts import genotypes
+    >>> list(cell(genotypes.DARTS_V2))
+    ['normal', 'reduce']
     """
     if hasattr(genotype, "recurrent"):
         edges, concat = genotype.recurrent, genotype.concat
-        return {"recurrent": cell(edges, concat, inputs=("x_{t}, h_{t-1}",), output="h_{t}", title="Recurrent cell")}
+        return {"recurrent": graph(edges, concat, inputs=("x_{t}, h_{t-1}",), output="h_{t}", title="Recurrent cell")}
     return {
-        "normal": cell(genotype.normal, genotype.normal_concat, title="Normal cell"),
-        "reduce": cell(genotype.reduce, genotype.reduce_concat, title="Reduction cell"),
+        "normal": graph(genotype.normal, genotype.normal_concat, title="Normal cell"),
+        "reduce": graph(genotype.reduce, genotype.reduce_concat, title="Reduction cell"),
     }
 
 
-def cell(edges: Edges, concat: Sequence[int], *, title: str = "", inputs: Sequence[str] = INPUTS, output: str = "c_{k}") -> str:
+def graph(
+    edges: Edges, concat: Sequence[int], *, title: str = "", inputs: Sequence[str] = INPUTS, output: str = "c_{k}"
+) -> str:
     """Draws one cell from left to right, one labelled curve for each operation.
 
     Columns of states alternate with columns of labels, and an edge that passes a column gets a lane of its own there.
@@ -78,7 +84,7 @@ def cell(edges: Edges, concat: Sequence[int], *, title: str = "", inputs: Sequen
     Raises:
         ValueError: if the edges are not a whole number of nodes, or a source or a concatenated state does not exist.
 
-    >>> cell([("skip_connect", 0), ("sep_conv_3x3", 1)], [2]).count("<path")
+    >>> graph([("skip_connect", 0), ("sep_conv_3x3", 1)], [2]).count("<path")
     5
     """
     triples = _triples(edges, concat, len(inputs))

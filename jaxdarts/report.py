@@ -71,7 +71,7 @@ def write(
         title=title,
         facts=_facts(facts, records, genotype),
         charts=[Markup(svg) for svg in _charts(records)],
-        cells=[Markup(svg) for svg in draw.genotype(genotype).values()],
+        cells=[Markup(svg) for svg in draw.cell(genotype).values()],
         heatmaps=[Markup(_heatmap(cell, mix, edges, ops)) for cell, mix in mixes.items()],
         states=RECURRENT_STATES if hasattr(genotype, "recurrent") else STATES,
         genotype=str(genotype),

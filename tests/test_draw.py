@@ -73,7 +73,7 @@ def _overlap(a, b):
 
 @pytest.mark.parametrize("edges, concat", CELLS)
 def test_cell_is_legible(edges, concat):
-    root = ET.fromstring(draw.cell(edges, concat, title="Cell"))
+    root = ET.fromstring(draw.graph(edges, concat, title="Cell"))
     labels, states = _boxes(root)
     nodes = len(edges) // 2
     assert len(labels) == len(edges) and len(states) == nodes + 3
@@ -93,7 +93,7 @@ def test_cell_is_legible(edges, concat):
 
 @pytest.mark.parametrize("edges, concat", CELLS)
 def test_parallel_edges_keep_apart(edges, concat):
-    root = ET.fromstring(draw.cell(edges, concat))
+    root = ET.fromstring(draw.graph(edges, concat))
     lines = [path for path in root.iter(f"{SVG}path") if path.get("stroke-width") == "1.6"]
     for a in range(len(edges)):
         for b in range(a):
@@ -104,7 +104,7 @@ def test_parallel_edges_keep_apart(edges, concat):
 
 
 def test_cell_names_what_it_draws():
-    root = ET.fromstring(draw.cell(genotypes.DARTS_V2.normal, genotypes.DARTS_V2.normal_concat))
+    root = ET.fromstring(draw.graph(genotypes.DARTS_V2.normal, genotypes.DARTS_V2.normal_concat))
     texts = ["".join(text.itertext()) for text in root.iter(f"{SVG}text")]
     ops = [op for op, _ in genotypes.DARTS_V2.normal]
     assert sorted(texts) == sorted([*ops, "ck−2", "ck−1", "0", "1", "2", "3", "ck"])
@@ -123,13 +123,13 @@ def test_colors_tell_families_apart_and_carry_white_text():
 
 def test_cell_is_deterministic_and_takes_lists():
     edges, concat = genotypes.NASNet.reduce, genotypes.NASNet.reduce_concat
-    assert draw.cell(edges, concat) == draw.cell([list(e) for e in edges], list(concat))
+    assert draw.graph(edges, concat) == draw.graph([list(e) for e in edges], list(concat))
 
 
 def test_text_is_escaped():
     nasty = '<script>alert("1")</script>&\x00_{2}'
     for svg in (
-        draw.cell([(nasty, 0), ("a", 1)], [2], title=nasty),
+        draw.graph([(nasty, 0), ("a", 1)], [2], title=nasty),
         draw.curves({nasty: [(0, 1)]}, title=nasty, xlabel=nasty, ylabel=nasty),
         draw.heatmap(np.ones((1, 1, 1)), [nasty], [nasty], title=nasty),
     ):
@@ -148,15 +148,15 @@ def test_text_is_escaped():
         ([("a", 0), ("b", 1)], [3], "concat names state 3"),
     ],
 )
-@pytest.mark.parametrize("function", [draw.cell, draw.dot])
+@pytest.mark.parametrize("function", [draw.graph, draw.dot])
 def test_bad_cells_are_refused(function, edges, concat, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         function(edges, concat)
 
 
 def test_genotype_draws_every_cell():
-    assert list(draw.genotype(genotypes.DARTS_V2)) == ["normal", "reduce"]
-    recurrent = draw.genotype(genotypes.RNN_DARTS_V1)
+    assert list(draw.cell(genotypes.DARTS_V2)) == ["normal", "reduce"]
+    recurrent = draw.cell(genotypes.RNN_DARTS_V1)
     assert list(recurrent) == ["recurrent"]
     labels, states = _boxes(ET.fromstring(recurrent["recurrent"]))
     assert len(labels) == 8 and len(states) == 10
