@@ -68,15 +68,16 @@ def restore(manager: ocp.CheckpointManager, like: Any, config: Mapping[str, Any]
     step = manager.latest_step()
     if step is None:
         raise CheckpointError(f"{manager.directory} has no complete checkpoint")
-    saved = manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore()))["config"]
-    for name in sorted({*saved, *config}):
-        if saved.get(name) != config.get(name):
-            raise CheckpointError(
-                f"checkpoint {step} in {manager.directory} was written with {name}={saved.get(name)!r}, "
-                f"this run has {name}={config.get(name)!r}"
-            )
-    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
     try:
-        return manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)))["state"]
+        saved = manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore()))["config"]
+        differing = [name for name in sorted({*saved, *config}) if saved.get(name) != config.get(name)]
+        if not differing:
+            abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+            return manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)))["state"]
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"cannot read checkpoint {step} in {manager.directory}: {str(error).splitlines()[0]}") from error
+    name = differing[0]
+    raise CheckpointError(
+        f"checkpoint {step} in {manager.directory} was written with {name}={saved.get(name)!r}, "
+        f"this run has {name}={config.get(name)!r}"
+    )

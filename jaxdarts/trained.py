@@ -41,7 +41,8 @@ def save(folder: str | Path, *, genotype, params: Any, averages: Any, **facts: A
     folder = Path(folder)
     temporary = folder / ".weights.tmp.npz"
     try:
-        np.savez(temporary, **{name: np.asarray(value) for name, value in flat.items()})
+        arrays: dict[str, Any] = {name: np.asarray(value) for name, value in flat.items()}
+        np.savez(temporary, **arrays)
         temporary.replace(folder / "weights.npz")
     finally:
         temporary.unlink(missing_ok=True)
@@ -63,7 +64,8 @@ def load(run: str | Path) -> Trained:
     facts, net, params = _read(Path(run))
 
     def apply(params, images):
-        pixels = augment.normalize(images, np.float32(facts["mean"]), np.float32(facts["std"]))
+        mean, std = (np.asarray(facts[name], np.float32) for name in ("mean", "std"))
+        pixels = augment.normalize(images, mean, std)
         logits, _ = net.apply(params, pixels)
         return logits
 
