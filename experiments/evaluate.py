@@ -7,11 +7,11 @@ searches for a short time and goes on with the best one on held-out training ima
 trained network again.
 """
 
+import contextlib
 import dataclasses
 import json
 import math
 import os
-import time
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -272,91 +272,57 @@ def test(config: Config, program: Program, state, data) -> dict[str, np.ndarray]
     return {name: value / size for name, value in sums.items()}
 
 
-def train(config: Config, genotype: jd.Genotype, dataset: images.Dataset, program: Program, run: Run) -> dict[str, np.ndarray]:
-    """Trains to the end, or goes on with what was saved; the test set is read after the last step only."""
-    folder, log, checkpoints, asked = run
-    training, seconds = program.init(), 0.0
-    if config.resume and checkpoints.latest_step() is not None:
-        saved = jd.checkpoint.restore(checkpoints, {**training, "seconds": jnp.float32(0)}, runs.frozen(config))
-        seconds = float(saved.pop("seconds"))
-        training = saved
-    step, length = int(training["state"].step[0]), program.steps_per_epoch
-    total = min(config.epochs * length, config.max_steps or config.epochs * length)
-    records = runs.Records(folder, step if step >= total else step - step % length)
+def train(
+    config: Config, genotype: jd.Genotype, dataset: images.Dataset, program: Program, run: Run, judged: str = "test"
+) -> dict[str, np.ndarray]:
+    """Trains to the end, or goes on with what was saved; `dataset.test`, called `judged`, is read after the last step only."""
+    log, length = run.log, program.steps_per_epoch
+    training, seconds = runs.restored(config, run, program.init())
+    records = runs.Records(run.folder, runs.kept_step(config, int(training["state"].step[0]), length))
     shape = dataset.train.images.shape[1:]
-    params, adds = jd.network_cost(genotype, config.init_channels, config.layers, len(dataset.class_names), shape)
+    cost = jd.network_cost(genotype, config.init_channels, config.layers, len(dataset.class_names), shape)
     log.info("args = %s", repr(config).replace("Config(", "Namespace(", 1))
     log.info("genotype = %s", genotype)
-    log.info("param size = %fMB", params / 1e6)
-    log.info("multiply-adds = %fM", adds / 1e6)
-    jd.metrics.replace_text(folder / "genotype.json", jd.genotypes.to_json(genotype))
-    bar = jd.metrics.console(total)
-    training = jd.parallel.replicate(training, program.devices)
+    log.info("param size = %fMB", cost[0] / 1e6)
+    log.info("multiply-adds = %fM", cost[1] / 1e6)
+    jd.metrics.replace_text(run.folder / "genotype.json", jd.genotypes.to_json(genotype))
     data = jd.parallel.replicate(program.data, program.devices)
     seeds = range(config.seed, config.seed + config.num_seeds)
     keys = jnp.stack([jax.random.fold_in(jax.random.key(seed), 1) for seed in seeds])
+    data_keys = jd.parallel.replicate(jax.vmap(jax.random.fold_in, (0, None))(keys, 2), program.devices)
 
-    def save() -> None:
-        tree = jd.parallel.first(training)
-        weights = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree["state"].params)])
-        runs.finite(step, "--learning_rate", **{"a weight": weights})
-        jd.checkpoint.save(checkpoints, step, {**tree, "seconds": jnp.float32(seconds)}, runs.frozen(config))
+    def begin(epoch):
+        log.info("epoch %d lr %e", epoch, learning_rate(config, epoch, math.cos))
+        orders = [augment.order(key, epoch, program.sizes["train"])[: length * config.batch_size] for key in keys]
+        indices = np.stack(orders).reshape(config.num_seeds, length, -1)
+        indices = jd.parallel.split(indices, len(program.devices), axis=2)
+        return lambda training, i: program.step(training, data, indices[:, :, i], data_keys)
 
-    def averages(count: int) -> dict[str, np.ndarray]:
-        means = {name: np.asarray(value) / count for name, value in jd.parallel.first(training["sums"]).items()}
-        runs.finite(step, "--learning_rate", train_loss=means["loss"])
+    def averages(sums, count, step):
+        means = {f"train_{name}": np.asarray(value) / count for name, value in jd.parallel.first(sums).items()}
+        runs.finite(step, "--learning_rate", train_loss=means["train_loss"])
         return means
 
+    def check(tree, step):
+        weights = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree["state"].params)])
+        runs.finite(step, "--learning_rate", **{"a weight": weights})
+
+    def end(training, means, epoch, step, seconds):
+        record = {name: float(np.mean(value)) for name, value in means.items()}
+        rate = learning_rate(config, epoch, math.cos)
+        records.write(step, {"epoch": epoch, "learning_rate": rate, "seconds": seconds, **record})
+        log.info("train_acc %f", 100 * record["train_accuracy"])
+
     try:
-        while step < total:
-            epoch, position = divmod(step, length)
-            rate = learning_rate(config, epoch, math.cos)
-            log.info("epoch %d lr %e", epoch, rate)
-            start = shown = time.monotonic() - seconds
-            orders = [augment.order(key, epoch, program.sizes["train"])[: length * config.batch_size] for key in keys]
-            indices = np.stack(orders).reshape(config.num_seeds, length, -1)
-            indices = jd.parallel.split(indices, len(program.devices), axis=2)
-            data_keys = jd.parallel.replicate(jax.vmap(jax.random.fold_in, (0, None))(keys, 2), program.devices)
-            if position == 0:
-                training["sums"] = jax.tree.map(jnp.zeros_like, training["sums"])
-            last = min(length, total - epoch * length) - 1
-            for i in range(position, last + 1):
-                training = program.step(training, data, indices[:, :, i], data_keys)
-                step += 1
-                if not asked.stepped.is_set():
-                    jax.block_until_ready(training)
-                    log.info("the first step took %.1f s", time.monotonic() - start - seconds)
-                    asked.stepped.set()
-                leaving, now = bool(asked.signals), time.monotonic()
-                reported = step % config.report_freq == 0 or i == last
-                if reported or leaving or now - shown > 1:
-                    means, shown = averages(i + 1), now
-                    loss, accuracy, top5 = (float(np.mean(means[name])) for name in ("loss", "accuracy", "top5"))
-                    if reported:
-                        log.info("train %03d %e %f %f", i, loss, 100 * accuracy, 100 * top5)
-                    bar.write(step, {"epoch": epoch, "loss": loss, "accuracy": accuracy})
-                if i < last and (leaving or (config.checkpoint_freq and step % config.checkpoint_freq == 0)):
-                    seconds = time.monotonic() - start
-                    save()
-                    if leaving:
-                        raise run.leave(step, total)
-            seconds = time.monotonic() - start
-            record = {f"train_{name}": float(np.mean(value)) for name, value in means.items()}
-            records.write(step, {"epoch": epoch, "learning_rate": rate, "seconds": seconds, **record})
-            log.info("train_acc %f", 100 * record["train_accuracy"])
-            if step % length == 0:
-                seconds = 0.0
-            save()
-            if asked.signals:
-                raise run.leave(step, total)
-        bar.close()
-        return finish(config, genotype, dataset, program, training, data, records, run, (params, adds))
+        training = jd.parallel.replicate(training, program.devices)
+        training = runs.epochs(config, run, training, seconds, length, begin=begin, averages=averages, check=check, end=end)
+        return finish(config, genotype, dataset, program, training, data, records, run, cost, judged)
     finally:
-        bar.close()
-        records.close()
+        with contextlib.suppress(OSError):  # a full disk has been told of already
+            records.close()
 
 
-def finish(config, genotype, dataset, program, training, data, records, run, cost) -> dict[str, np.ndarray]:
+def finish(config, genotype, dataset, program, training, data, records, run, cost, judged) -> dict[str, np.ndarray]:
     """Tests, writes the networks and the report."""
     tested = test(config, program, training["state"], data)
     state = jd.parallel.first(training["state"])
@@ -378,23 +344,24 @@ def finish(config, genotype, dataset, program, training, data, records, run, cos
             std=[float(value) for value in dataset.std],
             class_names=dataset.class_names,
         )
-        run.log.info("seed %d test_acc %f test_error %f", seed, 100 * tested["accuracy"][i], 100 - 100 * tested["accuracy"][i])
+        accuracy = 100 * tested["accuracy"][i]
+        run.log.info("seed %d %s_acc %f error %f", seed, judged, accuracy, 100 - accuracy)
     error = 1 - tested["accuracy"]
     deviation = float(np.std(error, ddof=1)) if config.num_seeds > 1 else math.nan
-    run.log.info("test_acc %f", 100 * float(np.mean(tested["accuracy"])))
+    run.log.info("%s_acc %f", judged, 100 * float(np.mean(tested["accuracy"])))
     summary = f"{100 * float(np.mean(error)):.2f} %" + (
         f" +- {100 * deviation:.2f} % over {len(error)} seeds" if len(error) > 1 else ""
     )
-    run.log.info("test error %s", summary)
+    run.log.info("%s error %s", judged, summary)
     facts = {
         "dataset": config.dataset,
         "parameters": cost[0],
         "multiply_adds": cost[1],
-        "test_error": summary,
+        f"{judged}_error": summary,
         "wall_time": sum(record["seconds"] for record in records.all),
     }
     results = {name: [float(v) for v in value] for name, value in tested.items()}
-    jd.metrics.replace_text(run.folder / "test.json", json.dumps(results, indent=1) + "\n")
+    jd.metrics.replace_text(run.folder / f"{judged}.json", json.dumps(results, indent=1) + "\n")
     jd.report.write(
         run.folder / "report.html",
         title=f"Evaluation on {config.dataset}",
@@ -432,7 +399,7 @@ def select(config: Config, dataset: images.Dataset, folder: Path) -> jd.Genotype
         program = build(short, genotype, part)
         with runs.open_run(short, "eval") as opened:
             opened.log.info("candidate %s", name)
-            scores[name] = float(train(short, genotype, part, program, opened)["accuracy"][0])
+            scores[name] = float(train(short, genotype, part, program, opened, "valid")["accuracy"][0])
     named = {name: score for name, score in scores.items() if name in config.select}
     for name, score in sorted(scores.items(), key=lambda item: -item[1]):
         print(f"{100 * score:6.2f} % of the held-out images  {name}", flush=True)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import tyro
 
@@ -228,6 +229,107 @@ def finite(step: int, flags: str, **values: np.ndarray) -> None:
             raise Stop(
                 f"{name} is not finite at step {step}: start again with a lower {flags}; what was saved before is intact"
             )
+
+
+def restored(config: Any, run: Run, training: Any) -> tuple[Any, float]:
+    """What the newest checkpoint holds, or what a new run starts from; and the seconds that its epoch took so far."""
+    if not config.resume or run.checkpoints.latest_step() is None:
+        return training, 0.0
+    saved = jd.checkpoint.restore(run.checkpoints, {**training, "seconds": jnp.float32(0)}, frozen(config))
+    seconds = float(saved.pop("seconds"))
+    return saved, seconds
+
+
+def kept_step(config: Any, step: int, length: int) -> int:
+    """The records to keep on resuming: that of an epoch which --max_steps cut short goes when that epoch goes on."""
+    return step if step >= total_steps(config, length) else step - step % length
+
+
+def total_steps(config: Any, length: int) -> int:
+    """The step to stop after, at `length` steps an epoch."""
+    return min(config.epochs * length, config.max_steps or config.epochs * length)
+
+
+def epochs(
+    config: Any,
+    run: Run,
+    training: Any,
+    seconds: float,
+    length: int,
+    *,
+    begin: Callable[[int], Callable[[Any, int], Any]],
+    averages: Callable[[Any, int, int], dict[str, np.ndarray]],
+    check: Callable[[Any, int], None],
+    end: Callable[[Any, dict[str, np.ndarray], int, int, float], None],
+) -> Any:
+    """The loop of every training: steps with their log lines, a record and a checkpoint after each epoch, signals heeded.
+
+    Args:
+        config, run: the settings and the open run.
+        training: {"state", "sums"}, replicated over the devices: the state, and sums of metrics since the epoch began.
+        seconds: that the epoch took before.
+        length: steps an epoch.
+        begin: epoch -> (training, place in the epoch) -> training after the step.
+        averages: (sums, their number, step) -> means, train_loss, train_accuracy and train_top5 among them; NaN ends the run.
+        check: (training of one device, step); refuses to save what is not finite.
+        end: (training, means, epoch, step, seconds): writes the epoch down.
+
+    Returns:
+        The training at the end.
+    """
+    log, asked = run.log, run.asked
+    step, total = int(jd.parallel.first(training["state"].step)[0]), total_steps(config, length)
+    bar = jd.metrics.console(total)
+
+    def save() -> None:
+        tree = jd.parallel.first(training)
+        check(tree, step)
+        jd.checkpoint.save(run.checkpoints, step, {**tree, "seconds": jnp.float32(seconds)}, frozen(config))
+
+    try:
+        while step < total:
+            epoch, position = divmod(step, length)
+            start = shown = time.monotonic() - seconds
+            take = begin(epoch)
+            if position == 0:
+                training["sums"] = jax.tree.map(jnp.zeros_like, training["sums"])
+            last = min(length, total - epoch * length) - 1
+            for i in range(position, last + 1):
+                if not asked.stepped.is_set():
+                    where = f"; the next start reads {config.cache_dir}" if config.cache_dir else ""
+                    log.info("compiling the step, which can take minutes%s", where)
+                training = take(training, i)
+                step += 1
+                if not asked.stepped.is_set():
+                    jax.block_until_ready(training)
+                    log.info("the first step took %.1f s", time.monotonic() - start - seconds)
+                    asked.stepped.set()
+                leaving, now = bool(asked.signals), time.monotonic()
+                reported = step % config.report_freq == 0 or i == last
+                if reported or leaving or now - shown > 1:
+                    means, shown = averages(training["sums"], i + 1, step), now
+                    loss, accuracy, top5 = (float(np.mean(means[f"train_{name}"])) for name in ("loss", "accuracy", "top5"))
+                    if reported:
+                        log.info("train %03d %e %f %f", i, loss, 100 * accuracy, 100 * top5)
+                    bar.write(step, {"epoch": epoch, "loss": loss, "accuracy": accuracy})
+                # The last step's checkpoint waits for the epoch's record, which could not be made up for later.
+                if i < last and (leaving or (config.checkpoint_freq and step % config.checkpoint_freq == 0)):
+                    seconds = time.monotonic() - start
+                    save()
+                    if leaving:
+                        raise run.leave(step, total)
+            seconds = time.monotonic() - start
+            end(training, means, epoch, step, seconds)
+            if step % length == 0:
+                seconds = 0.0
+            save()
+            if asked.signals:
+                raise run.leave(step, total)
+        if step < config.epochs * length:
+            log.info("--max_steps=%d of %d steps are done", config.max_steps, config.epochs * length)
+        return training
+    finally:
+        bar.close()
 
 
 class Records:

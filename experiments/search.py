@@ -272,81 +272,37 @@ def main(arguments: list[str]) -> None:
 
 def search(config: Config, dataset: images.Dataset, program: Program, run: Run) -> None:
     """The search itself: epochs of steps, an evaluation and a checkpoint after each, the report in the end."""
-    folder, log, checkpoints, asked = run
-    training, seconds = program.init(), 0.0
-    if config.resume and checkpoints.latest_step() is not None:
-        saved = jd.checkpoint.restore(checkpoints, {**training, "seconds": jnp.float32(0)}, runs.frozen(config))
-        seconds = float(saved.pop("seconds"))
-        training = saved
-    step, length = int(training["state"].step[0]), program.steps_per_epoch
-    total = min(config.epochs * length, config.max_steps or config.epochs * length)
-    # The record of an epoch that --max_steps cut short goes when that epoch goes on.
-    kept = step if step >= total else step - step % length
-    history = [History(seed_folder, kept, log) for seed_folder in seed_folders(config, folder)]
+    folder, log, length = run.folder, run.log, program.steps_per_epoch
+    training, seconds = runs.restored(config, run, program.init())
+    step, total = int(training["state"].step[0]), runs.total_steps(config, length)
+    history = [History(one, runs.kept_step(config, step, length), log) for one in seed_folders(config, folder)]
     log.info("args = %s", repr(config).replace("Config(", "Namespace(", 1))
     log.info("param size = %fMB", num_params(config, training) / 1e6)
     log.info("run folder %s", folder)
     if config.resume:
         log.info("resumed at step %d%s", step, f" of {total}" if step < total else ": nothing is left to do but the report")
-    bar = jd.metrics.console(total)
-    training = jd.parallel.replicate(training, program.devices)
     data = jd.parallel.replicate(program.data, program.devices)
 
-    def save() -> None:
-        tree = jd.parallel.first(training)
+    def begin(epoch):
+        log.info("epoch %d lr %e", epoch, learning_rate(config, epoch, math.cos))
+        train_indices, val_indices, keys = epoch_order(config, program, epoch)
+        return lambda training, i: program.step(training, data, train_indices[:, :, i], val_indices[:, :, i], keys)
+
+    def check(tree, step):
         for name, part in (("a weight", tree["state"].params), ("alpha", tree["state"].arch)):
             finite(step, **{name: np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(part)])})
-        jd.checkpoint.save(checkpoints, step, {**tree, "seconds": jnp.float32(seconds)}, runs.frozen(config))
+
+    def end(training, means, epoch, step, seconds):
+        rate = learning_rate(config, epoch, math.cos)
+        finish_epoch(config, program, training, data, means, history, log, epoch, step, rate, seconds)
 
     try:
-        while step < total:
-            epoch, position = divmod(step, length)
-            lr = learning_rate(config, epoch, math.cos)
-            log.info("epoch %d lr %e", epoch, lr)
-            start = shown = time.monotonic() - seconds
-            train_indices, val_indices, keys = epoch_order(config, program, epoch)
-            if position == 0:
-                training["sums"] = jax.tree.map(jnp.zeros_like, training["sums"])
-            last = min(length, total - epoch * length) - 1
-            for i in range(position, last + 1):
-                if not asked.stepped.is_set():
-                    where = f"; the next start reads {config.cache_dir}" if config.cache_dir else ""
-                    log.info("compiling the step, which can take minutes%s", where)
-                training = program.step(training, data, train_indices[:, :, i], val_indices[:, :, i], keys)
-                step += 1
-                if not asked.stepped.is_set():
-                    jax.block_until_ready(training)
-                    log.info("the first step took %.1f s", time.monotonic() - start - seconds)
-                    asked.stepped.set()
-                leaving, now = bool(asked.signals), time.monotonic()
-                reported = step % config.report_freq == 0 or i == last
-                if reported or leaving or now - shown > 1:
-                    means, shown = averages(training["sums"], i + 1, step), now
-                    loss, accuracy, top5 = (float(np.mean(means[f"train_{name}"])) for name in ("loss", "accuracy", "top5"))
-                    if reported:
-                        log.info("train %03d %e %f %f", i, loss, 100 * accuracy, 100 * top5)
-                    bar.write(step, {"epoch": epoch, "loss": loss, "accuracy": accuracy})
-                # The last step's checkpoint waits for the epoch's record, which could not be made up for later.
-                if i < last and (leaving or (config.checkpoint_freq and step % config.checkpoint_freq == 0)):
-                    seconds = time.monotonic() - start
-                    save()
-                    if leaving:
-                        raise run.leave(step, total)
-            seconds = time.monotonic() - start
-            finish_epoch(config, program, training, data, means, history, log, epoch, step, lr, seconds)
-            if step % length == 0:
-                seconds = 0.0
-            save()
-            if asked.signals:
-                raise run.leave(step, total)
-        bar.close()
-        if step < config.epochs * length:
-            log.info("--max_steps=%d of %d steps are done", config.max_steps, config.epochs * length)
+        training = jd.parallel.replicate(training, program.devices)
+        training = runs.epochs(config, run, training, seconds, length, begin=begin, averages=averages, check=check, end=end)
         finish(config, program, dataset, training, data, history, log)
         for seed_history in history:
             seed_history.records.close()
     finally:
-        bar.close()
         for seed_history in history:
             with contextlib.suppress(OSError):  # a full disk has been told of already
                 seed_history.records.close()
