@@ -133,6 +133,11 @@ def timings(args: argparse.Namespace) -> dict[str, Any]:
 def train_timings(args: argparse.Namespace) -> dict[str, Any]:
     """Time the training step of DARTS_V2 with its auxiliary head, drop path off (the original one needs a GPU)."""
     load(args.peer, args.device)
+    try:
+        import torchvision.transforms  # noqa: F401
+    except ImportError:  # its utils imports it for the data, which are random here
+        sys.modules["torchvision"] = types.ModuleType("torchvision")
+        sys.modules["torchvision.transforms"] = sys.modules["torchvision"].transforms = types.ModuleType("transforms")
     import genotypes
     from model import NetworkCIFAR
 
