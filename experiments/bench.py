@@ -54,8 +54,8 @@ class Config:
     """Of the supernet's computations."""
     repeats: int = 5
     """Timed runs of each program, after one that is not counted; medians are reported."""
-    unroll: int = 1
-    """Cells of a run that are compiled apart; 1 compiles fastest."""
+    unroll: int | None = None
+    """Cells of a run that are compiled apart; default 1 in a search, 6 in an evaluation, as in the scripts."""
     peer: str | None = None
     """Checkout of quark0/darts to time under PyTorch in the same run."""
     threads: int = os.cpu_count() or 1
@@ -190,8 +190,13 @@ def versions() -> dict[str, Any]:
 
 def main() -> None:
     config = tyro.cli(Config, description=__doc__)
-    width, depth = (36, 20) if config.what == "evaluate" else (16, 8)
-    config = dataclasses.replace(config, init_channels=config.init_channels or width, layers=config.layers or depth)
+    width, depth, unroll = (36, 20, 6) if config.what == "evaluate" else (16, 8, 1)
+    config = dataclasses.replace(
+        config,
+        init_channels=config.init_channels or width,
+        layers=config.layers or depth,
+        unroll=config.unroll or unroll,
+    )
     lines: list[dict[str, Any]] = []
 
     def emit(line: dict[str, Any]) -> None:

@@ -70,6 +70,8 @@ class Config(runs.Settings):
     """Number format of the network's computations; weights stay float32."""
     remat: bool = False
     """Recompute cells in the backward pass: less memory, more time."""
+    unroll: int = 6
+    """Cells of a run that are compiled apart: more of them compile longer and, on a CPU, run a fifth faster."""
     select: tuple[str, ...] = ()
     """Architectures (as for --arch) to choose from by a short training, instead of --arch."""
     select_epochs: int = 100
@@ -114,7 +116,7 @@ def check(config: Config) -> Config:
     """Refuses settings that cannot work, before anything is loaded."""
     runs.check_numbers(
         config,
-        positive="epochs batch_size init_channels layers num_seeds report_freq learning_rate grad_clip select_epochs",
+        positive="epochs batch_size init_channels layers num_seeds report_freq learning_rate grad_clip select_epochs unroll",
         not_negative="max_steps checkpoint_freq crop_padding cutout_length seed momentum weight_decay auxiliary_weight "
         "drop_path_prob label_smooth random_cells",
     )
@@ -187,6 +189,7 @@ def build(config: Config, genotype: jd.Genotype, dataset: images.Dataset) -> Pro
         dtype=jnp.dtype(config.dtype),
         axis_name=jd.parallel.AXIS,
         remat=config.remat,
+        unroll=config.unroll,
     )
     alone, image = net.clone(axis_name=None), jnp.zeros((1, *dataset.train.images.shape[1:]))
     try:
