@@ -12,6 +12,7 @@ import dataclasses
 import json
 import math
 import os
+import time
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -80,6 +81,8 @@ class Config(runs.Settings):
     """Fraction of the training images that the short training sees; the rest chooses."""
     random_cells: int = 1
     """Random cells that are trained beside the selected ones, as a baseline."""
+    estimate: bool = False
+    """Only compile the step and print parameters, memory and steps an epoch; trains and writes nothing."""
     test_only: bool = False
     """Only test the network in --checkpoint."""
     checkpoint: str | None = None
@@ -412,6 +415,21 @@ def select(config: Config, dataset: images.Dataset, folder: Path) -> jd.Genotype
     return candidates[best]
 
 
+def estimate(config: Config, genotype: jd.Genotype, dataset: images.Dataset, program: Program) -> None:
+    """Prints what a training would take, from the compiled step; trains nothing."""
+    num, shape = len(program.devices), dataset.train.images.shape[1:]
+    cost = jd.network_cost(genotype, config.init_channels, config.layers, len(dataset.class_names), shape)
+    indices = np.zeros((config.num_seeds, config.batch_size // num), np.int32)
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), config.num_seeds))
+    start = time.time()
+    megabytes = runs.memory(program.step, num, (jax.eval_shape(program.init), program.data, indices, keys))
+    print(f"parameters of the network    {cost[0]:,}")
+    print(f"multiply-adds of an image    {cost[1]:,}")
+    print(f"steps an epoch               {program.steps_per_epoch:,}, {config.epochs} epochs")
+    print(f"memory of a step             {megabytes:,.1f} MB a device")
+    print(f"compilation                  {time.time() - start:.0f} s")
+
+
 def test_again(config: Config) -> None:
     """Tests a trained network on the data set's test images."""
     if not config.checkpoint:
@@ -439,12 +457,14 @@ def main(arguments: list[str]) -> None:
     if not config.select:
         config = dataclasses.replace(config, arch=str(resolve(config.arch)))  # the run folder tells all there is to know
     dataset = runs.load(config)
-    if config.select:
+    if config.select and not config.estimate:
         folder = runs.folder_of(config, "eval")
         genotype = select(config, dataset, folder)
         config = dataclasses.replace(config, arch=str(genotype), select=(), run_dir=str(folder))
     genotype = resolve(config.arch)
     program = build(config, genotype, dataset)
+    if config.estimate:
+        return estimate(config, genotype, dataset, program)
     with runs.open_run(config, "eval") as opened:
         train(dataclasses.replace(config, run_dir=str(opened.folder)), genotype, dataset, program, opened)
 

@@ -157,3 +157,12 @@ def test_loaded_exported_and_tested_again(whole, tmp_path, capsys):
     np.testing.assert_allclose(exported(test.images[:3]), logits[:3], atol=1e-4)
     script.main(["--test_only", f"--checkpoint={whole}"])
     assert f"test_acc {100 * accuracy:f}" in capsys.readouterr().out
+
+
+def test_estimate_trains_and_writes_nothing(tiny, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    script.main([*tiny, "--estimate"])
+    out = capsys.readouterr().out
+    params, adds = jd.network_cost(CELL, 2, 1, 10, (8, 8, 1))
+    assert f"{params:,}" in out and f"{adds:,}" in out and f"{EPOCH}, 2 epochs" in out and "MB a device" in out
+    assert not list(tmp_path.iterdir())
