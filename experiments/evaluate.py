@@ -9,6 +9,7 @@ trained network again.
 
 import contextlib
 import dataclasses
+import difflib
 import json
 import math
 import os
@@ -22,7 +23,6 @@ os.environ.setdefault("PJRT_NPROC", str(max(16, os.cpu_count() or 1)))
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 import jaxdarts as jd
 import runs
@@ -128,7 +128,7 @@ def check(config: Config) -> Config:
             raise Stop(f"--{name}={getattr(config, name)}: must be below 1", 2)
     if not 0 < config.select_portion < 1:
         raise Stop(f"--select_portion={config.select_portion}: must lie between 0 and 1, both excluded", 2)
-    runs.check_devices(config)
+    runs.check_seeds_and_devices(config)
     return config
 
 
@@ -158,8 +158,6 @@ def resolve(arch: str, flag: str = "--arch") -> jd.Genotype:
 
 def nearest(name: str) -> str:
     """The published names that look like one that is not."""
-    import difflib
-
     lower = {known.lower(): known for known in jd.genotypes.PUBLISHED}
     close = [lower[match] for match in difflib.get_close_matches(name.lower()[:64], lower, n=3, cutoff=0.4)]
     return f"; the nearest are {', '.join(close)}" if close else f"; there are {', '.join(jd.genotypes.PUBLISHED)}"
@@ -201,18 +199,9 @@ def build(config: Config, genotype: jd.Genotype, dataset: images.Dataset) -> Pro
         raise Stop(
             f"--layers={config.layers} --auxiliary={config.auxiliary}, images of {config.dataset}: {error}", 2
         ) from error
-
-    def schedule(step):
-        return learning_rate(config, jnp.minimum(step // steps_per_epoch, config.epochs), jnp.cos)
-
-    tx = optax.chain(
-        optax.clip_by_global_norm(config.grad_clip),
-        optax.add_decayed_weights(config.weight_decay),
-        optax.sgd(schedule, momentum=config.momentum),
-    )
     training = jd.train.from_scratch(
         net,
-        tx,
+        runs.weights_optimizer(config, learning_rate, steps_per_epoch),
         # The published rate rises by the epoch, from zero.
         drop_path=(lambda step: config.drop_path_prob * (step // steps_per_epoch) / config.epochs)
         if config.drop_path_prob

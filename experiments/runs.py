@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import tyro
 
 import jaxdarts as jd
@@ -112,13 +113,30 @@ def check_numbers(config: Any, positive: str, not_negative: str) -> None:
             raise Stop(f"--{name}={getattr(config, name)}: must not be negative", 2)
 
 
-def check_devices(config: Any) -> None:
-    """Refuses more devices than there are, and batches that do not divide over them."""
+def check_seeds_and_devices(config: Any) -> None:
+    """Refuses seeds out of range, more devices than there are, and batches that do not divide over them."""
+    if config.seed + config.num_seeds > 2**31:
+        raise Stop(f"--seed={config.seed}: seeds must be below {2**31}", 2)
     devices = jax.local_device_count()
     if config.num_devices is not None and not 1 <= config.num_devices <= devices:
         raise Stop(f"--num_devices={config.num_devices}: this machine has {devices}", 2)
     if config.batch_size % (config.num_devices or devices):
         raise Stop(f"--batch_size={config.batch_size}: does not divide over {config.num_devices or devices} devices", 2)
+
+
+def weights_optimizer(
+    config: Any, learning_rate: Callable[[Any, Any, Callable], Any], steps_per_epoch: int
+) -> optax.GradientTransformation:
+    """The published optimiser of weights; learning_rate: (config, epoch, cosine) -> rate."""
+
+    def schedule(step):
+        return learning_rate(config, jnp.minimum(step // steps_per_epoch, config.epochs), jnp.cos)
+
+    return optax.chain(
+        optax.clip_by_global_norm(config.grad_clip),
+        optax.add_decayed_weights(config.weight_decay),
+        optax.sgd(schedule, momentum=config.momentum),
+    )
 
 
 def frozen(config: Any) -> dict[str, Any]:

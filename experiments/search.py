@@ -106,11 +106,9 @@ def check(config: Config) -> Config:
         not_negative="max_steps checkpoint_freq crop_padding cutout_length seed learning_rate_min momentum weight_decay "
         "arch_learning_rate arch_weight_decay",
     )
-    if config.seed + config.num_seeds > 2**31:
-        raise Stop(f"--seed={config.seed}: seeds must be below {2**31}", 2)
     if not 0 < config.train_portion < 1:
         raise Stop(f"--train_portion={config.train_portion}: must lie between 0 and 1, both excluded", 2)
-    runs.check_devices(config)
+    runs.check_seeds_and_devices(config)
     return config
 
 
@@ -210,19 +208,10 @@ def learning_rate(config: Config, epoch, cos):
 
 def optimizers(config: Config, steps_per_epoch: int) -> tuple[optax.GradientTransformation, ...]:
     """The published optimisers of weights and alpha."""
-
-    def schedule(step):
-        return learning_rate(config, jnp.minimum(step // steps_per_epoch, config.epochs), jnp.cos)
-
-    params_tx = optax.chain(
-        optax.clip_by_global_norm(config.grad_clip),
-        optax.add_decayed_weights(config.weight_decay),
-        optax.sgd(schedule, momentum=config.momentum),
-    )
     arch_tx = optax.chain(
         optax.add_decayed_weights(config.arch_weight_decay), optax.adam(config.arch_learning_rate, b1=0.5, b2=0.999)
     )
-    return params_tx, arch_tx
+    return runs.weights_optimizer(config, learning_rate, steps_per_epoch), arch_tx
 
 
 def epoch_order(config: Config, program: Program, epoch: int) -> tuple[np.ndarray, np.ndarray, jax.Array]:

@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Float
 
 from jaxdarts.types import Module, Objective
 
@@ -20,9 +21,16 @@ def classification(net: Module) -> Objective:
     def objective(params, mix, carry, batch, key):
         logits = net.apply({"params": params}, batch["image"], mix)
         loss = jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]))
-        accuracy = jnp.mean((jnp.argmax(logits, axis=-1) == batch["label"]).astype(loss.dtype))
-        of_label = jnp.take_along_axis(logits, batch["label"][:, None], axis=-1)
-        top5 = jnp.mean((jnp.sum(logits > of_label, axis=-1) < 5).astype(loss.dtype))
-        return loss, (carry, {"loss": loss, "accuracy": accuracy, "top5": top5})
+        means = {name: jnp.mean(value) for name, value in hits(logits, batch["label"]).items()}
+        return loss, (carry, {"loss": loss, **means})
 
     return objective
+
+
+def hits(logits: Float[Array, "batch classes"], labels: Array) -> dict[str, Float[Array, " batch"]]:
+    """For every example: is its label the largest logit (`accuracy`), is it among the five largest (`top5`); one or zero."""
+    of_label = jnp.take_along_axis(logits, labels[:, None], axis=-1)
+    return {
+        "accuracy": (jnp.argmax(logits, axis=-1) == labels).astype(logits.dtype),
+        "top5": (jnp.sum(logits > of_label, axis=-1) < 5).astype(logits.dtype),
+    }

@@ -13,6 +13,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, Key, PyTree
 
+from jaxdarts.objectives import hits
 from jaxdarts.types import Batch, Metrics, Module, Params, Step
 
 
@@ -105,12 +106,3 @@ def cross_entropy(logits: Float[Array, "batch classes"], labels: Array, smoothin
     """Cross-entropy of every example, against its label or against (1 - smoothing) * onehot + smoothing / classes."""
     targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype), smoothing)
     return optax.softmax_cross_entropy(logits, targets)
-
-
-def hits(logits: Float[Array, "batch classes"], labels: Array) -> dict[str, Float[Array, " batch"]]:
-    """For every example: is its label the largest logit (`accuracy`), is it among the five largest (`top5`); one or zero."""
-    of_label = jnp.take_along_axis(logits, labels[:, None], axis=-1)
-    return {
-        "accuracy": (jnp.argmax(logits, axis=-1) == labels).astype(logits.dtype),
-        "top5": (jnp.sum(logits > of_label, axis=-1) < 5).astype(logits.dtype),
-    }

@@ -61,8 +61,10 @@ def load(run: str | Path) -> Trained:
     Raises:
         ValueError: if the folder holds no trained network, or not all of it.
     """
-    facts, net, params = _read(Path(run))
+    return _functions(*_read(Path(run)))
 
+
+def _functions(facts: Mapping[str, Any], net: Network, params: Any) -> Trained:
     def apply(params, images):
         mean, std = (np.asarray(facts[name], np.float32) for name in ("mean", "std"))
         pixels = augment.normalize(images, mean, std)
@@ -91,8 +93,8 @@ def export(run: str | Path, path: str | Path, platforms: tuple[str, ...] = ("cpu
 
     Any batch size will do later on: it stays symbolic.
     """
-    facts, _, _ = _read(Path(run))
-    apply, params = load(run)
+    facts, net, params = _read(Path(run))
+    apply, params = _functions(facts, net, params)
     batch = jax.export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((*batch, *facts["image_shape"]), jnp.uint8)
     exported = jax.export.export(jax.jit(lambda images: apply(params, images)), platforms=platforms)(images)

@@ -169,6 +169,13 @@ def norm_variables(module: nn.Module, prefix: str, shape: tuple[int, ...]) -> di
     return values
 
 
+def linear(module: nn.Module, features: Float[Array, "batch features"], num_classes: int) -> Float[Array, "batch classes"]:
+    """A linear classifier, its weights those of `module`."""
+    weight = module.param("head", uniform(features.shape[-1]), (features.shape[-1], num_classes))
+    bias = module.param("head_bias", uniform(features.shape[-1]), (num_classes,))
+    return features @ weight + bias[None]
+
+
 class Supernet(nn.Module):
     """The weight-sharing network of a cell space: `apply(params, images, mix) -> logits`.
 
@@ -224,6 +231,4 @@ class Supernet(nn.Module):
             )
             s0, s1 = cells(s0, s1, mix[run.kind])
         features = jnp.mean(s1.astype(jnp.promote_types(self.dtype, jnp.float32)), axis=(1, 2))
-        weight = self.param("head", uniform(features.shape[-1]), (features.shape[-1], self.num_classes))
-        bias = self.param("head_bias", uniform(features.shape[-1]), (self.num_classes,))
-        return features @ weight + bias[None]
+        return linear(self, features, self.num_classes)

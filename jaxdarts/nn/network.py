@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
 from jaxdarts.nn.cell import stride_of
-from jaxdarts.nn.cnn import Cells, Run, norm_variables, runs, uniform
+from jaxdarts.nn.cnn import Cells, Run, linear, norm_variables, runs, uniform
 from jaxdarts.nn.norm import Running
 from jaxdarts.space import Choices
 
@@ -69,13 +69,6 @@ class AuxiliaryHead(nn.Module):
         last = ConvNorm(768, 2, norm=not self.imagenet, dtype=self.dtype, axis_name=self.axis_name, name="wide")
         x = jax.nn.relu(last(x, train))
         return linear(self, x.reshape(x.shape[0], -1).astype(jnp.promote_types(self.dtype, jnp.float32)), self.num_classes)
-
-
-def linear(module: nn.Module, features: Float[Array, "batch features"], num_classes: int) -> Float[Array, "batch classes"]:
-    """A linear classifier, its weights those of `module`."""
-    weight = module.param("head", uniform(features.shape[-1]), (features.shape[-1], num_classes))
-    bias = module.param("head_bias", uniform(features.shape[-1]), (num_classes,))
-    return features @ weight + bias[None]
 
 
 class Network(nn.Module):
