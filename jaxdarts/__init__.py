@@ -28,6 +28,7 @@ from jaxdarts import hypergrad as hypergrad
 from jaxdarts import metrics as metrics
 from jaxdarts import objectives as objectives
 from jaxdarts import parallel as parallel
+from jaxdarts import penalty as penalty
 from jaxdarts import perturb as perturb
 from jaxdarts import relax as relax
 from jaxdarts import report as report
@@ -36,6 +37,7 @@ from jaxdarts import train as train
 from jaxdarts.count import count_params as count_params
 from jaxdarts.count import multiply_adds as multiply_adds
 from jaxdarts.count import network_cost as network_cost
+from jaxdarts.count import operation_costs as operation_costs
 from jaxdarts.genotypes import Genotype as Genotype
 from jaxdarts.search import Algorithm as Algorithm
 from jaxdarts.search import Search as Search

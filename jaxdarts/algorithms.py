@@ -1,8 +1,27 @@
-"""The published search algorithms, each one expression over relaxations, hypergradients and perturbations."""
+"""The published search algorithms, each one expression over relaxations, hypergradients, perturbations and penalties.
 
-from jaxdarts import hypergrad, relax
+Defaults are the papers'. What belongs to a network or an optimiser (partial channels, warm-up, learning rates) is not here:
+`experiments/search.py` sets it together with the algorithm. Schedules are functions of the step; `by_epoch` makes them.
+"""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from jaxdarts import hypergrad, penalty, perturb, relax
 from jaxdarts.search import Algorithm
 from jaxdarts.space import Space
+from jaxdarts.types import Schedule
+
+
+def by_epoch(start: float, end: float, epochs: int, steps_per_epoch: int) -> Schedule:
+    """From `start` in the first epoch in equal steps towards `end`, which the epochs after the last have.
+
+    >>> float(by_epoch(0.0, 1.0, epochs=4, steps_per_epoch=10)(19))
+    0.25
+    """
+    return lambda step: start + (end - start) * jnp.minimum(step // steps_per_epoch, epochs) / epochs
 
 
 def darts(space: Space, order: int = 2) -> Algorithm:
@@ -13,6 +32,139 @@ def darts(space: Space, order: int = 2) -> Algorithm:
     Raises:
         ValueError: if `order` is neither 1 nor 2.
     """
+    return Algorithm(relax.softmax(space.cells), _of_order(order))
+
+
+def sdarts_rs(space: Space, epsilon: Schedule) -> Algorithm:
+    """SmoothDARTS with random smoothing: weights are trained at a mix with noise up to `epsilon`, published 0.03 to 0.3.
+
+    Chen & Hsieh, `SmoothDARTS <https://arxiv.org/abs/2002.05283>`_, ICML 2020.
+    """
+    return Algorithm(relax.softmax(space.cells), perturb=perturb.random_noise(space.cells, epsilon))
+
+
+def sdarts_adv(space: Space, epsilon: Schedule, num_steps: int = 7) -> Algorithm:
+    """SmoothDARTS with adversarial perturbation: weights are trained at the worst mix within `epsilon`, published 0.03 to 0.3.
+
+    Chen & Hsieh, `SmoothDARTS <https://arxiv.org/abs/2002.05283>`_, ICML 2020.
+    """
+    return Algorithm(relax.softmax(space.cells), perturb=perturb.adversarial(space.cells, epsilon, num_steps))
+
+
+def milenas(space: Space, order: int = 1, weight: float = 1.0) -> Algorithm:
+    """MiLeNAS: the architecture descends the training loss plus `weight` (the paper's lambda) times the validation loss.
+
+    He, Ye, Shen & Zhang, `MiLeNAS <https://arxiv.org/abs/2003.12238>`_, CVPR 2020. Its code updates the architecture first, as
+    here; Algorithm 1 of the paper the weights.
+
+    Raises:
+        ValueError: if `order` is neither 1 nor 2.
+    """
+    return Algorithm(relax.softmax(space.cells), hypergrad.mixed_level(weight, _of_order(order)))
+
+
+def na_darts(
+    space: Space, num_neighbours: int = 4, distance: int = 1, aggregate: Callable[[Array], Array] = jnp.mean
+) -> Algorithm:
+    """NA-DARTS: the architecture ascends the aggregated performance of itself and `num_neighbours` similar ones.
+
+    Wang, Cao, Li & Kitani, `Neighborhood-Aware NAS <https://arxiv.org/abs/2105.06369>`_, BMVC 2021. A reconstruction: the
+    neighbourhood (`hypergrad.permuted_edges`) and all numbers are ours.
+
+    Raises:
+        ValueError: if a number is out of range.
+    """
+    neighbours = hypergrad.permuted_edges(space.cells, num_neighbours, distance)
+    return Algorithm(relax.softmax(space.cells), hypergrad.neighbourhood(neighbours, aggregate))
+
+
+def a2m(space: Space, radius: float = 1e-2, num_steps: int = 1) -> Algorithm:
+    """FlatDARTS: the architecture descends the validation loss a step uphill from itself; see `hypergrad.flat_minimum`.
+
+    `arXiv 2503.10404 <https://arxiv.org/abs/2503.10404>`_.
+    """
+    return Algorithm(relax.softmax(space.cells), hypergrad.flat_minimum(radius, num_steps))
+
+
+def joint(space: Space) -> Algorithm:
+    """One level: weights and architecture take their steps together on the training loss (DARTS, section 3.3's ablation)."""
+    return Algorithm(relax.softmax(space.cells), hypergrad.single_level, simultaneous=True)
+
+
+def coordinate_descent(space: Space) -> Algorithm:
+    """One level: architecture and weights take turns on the training loss (DARTS, section 3.3's ablation)."""
+    return Algorithm(relax.softmax(space.cells), hypergrad.single_level)
+
+
+def random_sharing(space: Space) -> Algorithm:
+    """Random search with weight sharing: every weight step trains a random cell; one is chosen by validation in the end.
+
+    Li & Talwalkar, `Random Search and Reproducibility for NAS <https://arxiv.org/abs/1902.07638>`_, UAI 2019.
+    """
+    return Algorithm(relax.uniform_path(space.cells))
+
+
+def pc_darts(space: Space) -> Algorithm:
+    """PC-DARTS' edge normalisation, first order; its partial channels are the supernet's (`partial=4`).
+
+    Xu et al., `PC-DARTS <https://arxiv.org/abs/1907.05737>`_, ICLR 2020.
+    """
+    return Algorithm(relax.edge_softmax(space.cells))
+
+
+def gdas(space: Space, temperature: Schedule) -> Algorithm:
+    """GDAS: one drawn operation an edge in each step, published temperature 10 to 0.1.
+
+    The weight step follows the architecture's, each with a draw of its own; the authors' code has them the other way round. All
+    operations are computed, also those of weight zero. A genotype is DARTS' (two edges a node); the authors' may keep two
+    operations of one edge.
+
+    Dong & Yang, `GDAS <https://arxiv.org/abs/1910.04465>`_, CVPR 2019.
+    """
+    return Algorithm(relax.gumbel(space.cells, temperature, hard=True))
+
+
+def snas(space: Space, temperature: Schedule) -> Algorithm:
+    """SNAS: a relaxed draw, one level, published temperature 1 to 0.03. A genotype is DARTS' (two edges a node).
+
+    Xie et al., `SNAS <https://arxiv.org/abs/1812.09926>`_, ICLR 2019.
+    """
+    relaxation = relax.gumbel(space.cells, temperature, scale=1e-2)
+    return Algorithm(relaxation, hypergrad.single_level, simultaneous=True)
+
+
+def drnas(space: Space) -> Algorithm:
+    """DrNAS: mixing weights drawn from learnt Dirichlet distributions, first order.
+
+    The pull towards the uniform distribution is the weight decay of the architecture's optimiser, as in the authors' code.
+
+    Chen et al., `DrNAS <https://arxiv.org/abs/2006.10355>`_, ICLR 2021.
+    """
+    return Algorithm(relax.dirichlet(space.cells))
+
+
+def fair_darts(space: Space, weight: float = 10.0) -> Algorithm:
+    """FairDARTS: independent sigmoids, driven to zero or one by `weight` times the L0-1 loss.
+
+    A genotype keeps two edges a node; the authors' leaves out those whose weight is below 0.85.
+
+    Chu, Zhou, Zhang & Li, `Fair DARTS <https://arxiv.org/abs/1911.12126>`_, ECCV 2020.
+    """
+    return Algorithm(relax.sigmoid(space.cells), penalty=penalty.zero_one(space.cells, weight))
+
+
+def darts_minus(space: Space, amount: Schedule) -> Algorithm:
+    """DARTS-: first order with an auxiliary skip connection beside every edge, its weight `amount` published 1 to 0.
+
+    Chu et al., `DARTS- <https://arxiv.org/abs/2009.01027>`_, ICLR 2021.
+
+    Raises:
+        ValueError: if an edge has no skip connection.
+    """
+    return Algorithm(relax.auxiliary_skip(relax.softmax(space.cells), space.cells, amount))
+
+
+def _of_order(order: int):
     if order not in (1, 2):
-        raise ValueError(f"order is {order}: DARTS has a first-order (1) and a second-order (2) approximation")
-    return Algorithm(relax.softmax(space.cells), hypergrad.unrolled if order == 2 else hypergrad.first_order)
+        raise ValueError(f"order is {order}: there is a first-order (1) and a second-order (2) approximation")
+    return hypergrad.unrolled if order == 2 else hypergrad.first_order

@@ -1,14 +1,18 @@
 """Parameters and multiply-adds, from shapes alone: nothing is computed or allocated."""
 
 import math
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import jax
+import numpy as np
+from jaxtyping import Int
 
 from jaxdarts.genotypes import Genotype
 from jaxdarts.nn.cell import stride_of
 from jaxdarts.nn.cnn import runs
 from jaxdarts.nn.ops import OPS
-from jaxdarts.space import of_genotype
+from jaxdarts.space import Choices, of_genotype
 from jaxdarts.types import Module
 
 
@@ -24,22 +28,26 @@ def count_params(net: Module, image_shape: tuple[int, int, int]) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 
-def network_cost(
-    genotype: Genotype,
+class Costs(NamedTuple):
+    """What a network costs: `fixed` for stem, preprocessing and head; `operations[cell][edge, op]` for an operation on an edge,
+    in all cells of that type together."""
+
+    fixed: int
+    operations: Mapping[str, Int[np.ndarray, "edges ops"]]
+
+
+def operation_costs(
+    cells: Mapping[str, Choices],
     width: int,
     depth: int,
     num_classes: int,
     image_shape: tuple[int, int, int],
     imagenet: bool = False,
-) -> tuple[int, int]:
-    """Parameters and multiply-adds of the network that a genotype is evaluated as (auxiliary head excluded).
+) -> tuple[Costs, Costs]:
+    """Parameters and multiply-adds of everything that a discrete network of these cells may be made of (no auxiliary head).
 
     Its batch norms have a scale and a shift each, and none follows a pooling. Multiply-adds are those of convolutions and the
     linear head for one image, as quark0/darts' figures are usually recounted.
-
-    >>> from jaxdarts import genotypes
-    >>> network_cost(genotypes.DARTS_V2, 36, 20, 10, (32, 32, 3))[0]
-    3349342
     """
     height, image_width, channels = image_shape
     params = adds = 0
@@ -58,7 +66,7 @@ def network_cost(
     else:
         convolution(3, channels, 3 * width, area)
         before = last = 3 * width
-    cells = of_genotype(genotype)
+    op_params, op_adds = ({name: np.zeros(own.shape, np.int64) for name, own in cells.items()} for _ in range(2))
     for run in runs(width, depth):
         choices, c = cells[run.kind], run.width
         stride = 2 if run.kind == "reduce" else 1
@@ -67,14 +75,34 @@ def network_cost(
             convolution(1, before, c, area)
             convolution(1, last, c, area)
             out = math.ceil(area / stride**2)
-            for e, (op,) in enumerate(choices.ops):
+            for e, o in np.argwhere(choices.where(lambda op: op in OPS)).tolist():
                 own = stride_of(choices, e, stride)
-                for name, shape in OPS[op].shapes(c, own).items():
-                    params += math.prod(shape) + (0 if name.startswith(("depthwise", "row")) else 2 * c)
-                    adds += math.prod(shape) * out * (own if name.startswith("row") else 1)  # it strides one way only
+                for name, shape in OPS[choices.ops[e][o]].shapes(c, own).items():
+                    op_params[run.kind][e, o] += math.prod(shape) + (0 if name.startswith(("depthwise", "row")) else 2 * c)
+                    # A row of a stacked pair of lines strides one way only.
+                    op_adds[run.kind][e, o] += math.prod(shape) * out * (own if name.startswith("row") else 1)
             area = out
             before, last = last, len(choices.concat) * c
-    return params + (last + 1) * num_classes, adds + last * num_classes
+    return Costs(params + (last + 1) * num_classes, op_params), Costs(adds + last * num_classes, op_adds)
+
+
+def network_cost(
+    genotype: Genotype,
+    width: int,
+    depth: int,
+    num_classes: int,
+    image_shape: tuple[int, int, int],
+    imagenet: bool = False,
+) -> tuple[int, int]:
+    """Parameters and multiply-adds of the network that a genotype is evaluated as; see `operation_costs`.
+
+    >>> from jaxdarts import genotypes
+    >>> network_cost(genotypes.DARTS_V2, 36, 20, 10, (32, 32, 3))[0]
+    3349342
+    """
+    both = operation_costs(of_genotype(genotype), width, depth, num_classes, image_shape, imagenet)
+    params, adds = (costs.fixed + sum(int(own.sum()) for own in costs.operations.values()) for costs in both)
+    return params, adds
 
 
 def multiply_adds(

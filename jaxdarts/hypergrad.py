@@ -10,21 +10,31 @@ the real optimiser on the training loss, w' = weight_step(grad_w train(w, a)), a
     params, arch: weights w and architecture parameters a.
     weight_step: gradient of the training loss -> weights after the step, clipping, momentum, decay and all.
 
-With `has_aux=True` the losses return (scalar, aux) and the result is (gradient, aux of val), as in `jax.grad`. Inside `pmap`,
-`weight_step` averages the gradients it is given over the devices and the caller averages the result: transposing the average
-inside `weight_step` then averages every other term too.
+With `has_aux=True` the losses return (scalar, aux) and the result is (gradient, aux of val), as in `jax.grad`. What draws at
+random takes a `key`. Inside `pmap` the losses are those of all devices in value and in their gradient by `arch`, and
+`weight_step` averages the gradients it is given: `bilevel_search` hands them over so.
+
+Three more methods change the loss that the architecture descends, and leave the rest to an `inner` hypergradient of that loss:
+`mixed_level` adds the training loss, `neighbourhood` aggregates over similar architectures, `flat_minimum` looks uphill.
 
 Liu, Simonyan & Yang, `DARTS: Differentiable Architecture Search <https://arxiv.org/abs/1806.09055>`_, ICLR 2019.
 """
 
+from collections.abc import Callable, Mapping
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jaxtyping import Array, Float, Key
 
+from jaxdarts.space import Choices
 from jaxdarts.types import Arch, Hypergradient, Loss, Params, WeightStep
 
 
-def first_order(train: Loss, val: Loss, params: Params, arch: Arch, weight_step: WeightStep, *, has_aux: bool = False):
+def first_order(
+    train: Loss, val: Loss, params: Params, arch: Arch, weight_step: WeightStep, *, key=None, has_aux: bool = False
+):
     """The weights do not depend on the architecture (the paper's xi = 0).
 
     >>> val = lambda w, a: a * w - 2 * a + 1
@@ -34,7 +44,7 @@ def first_order(train: Loss, val: Loss, params: Params, arch: Arch, weight_step:
     return jax.grad(val, argnums=1, has_aux=has_aux)(params, arch)
 
 
-def unrolled(train: Loss, val: Loss, params: Params, arch: Arch, weight_step: WeightStep, *, has_aux: bool = False):
+def unrolled(train: Loss, val: Loss, params: Params, arch: Arch, weight_step: WeightStep, *, key=None, has_aux: bool = False):
     """Exact gradient through one optimiser step (Eq. 6-7 of the paper, for any optimiser): the default.
 
     With g(w, a) = grad_w train and v = grad val at w' = weight_step(g), the chain rule gives
@@ -64,7 +74,9 @@ def unrolled(train: Loss, val: Loss, params: Params, arch: Arch, weight_step: We
     return (result, aux) if has_aux else result
 
 
-def unrolled_by_grad(train: Loss, val: Loss, params: Params, arch: Arch, weight_step: WeightStep, *, has_aux: bool = False):
+def unrolled_by_grad(
+    train: Loss, val: Loss, params: Params, arch: Arch, weight_step: WeightStep, *, key=None, has_aux: bool = False
+):
     """The definition: `jax.grad` of the validation loss after the step. Same value as `unrolled`, more memory and time."""
     return unrolled_steps(1)(train, val, params, arch, weight_step, has_aux=has_aux)
 
@@ -80,7 +92,7 @@ def unrolled_steps(num_steps: int) -> Hypergradient:
     if num_steps < 1:
         raise ValueError(f"num_steps is {num_steps}: an unrolled hypergradient takes at least 1 step")
 
-    def hypergradient(train, val, params, arch, weight_step, *, has_aux=False):
+    def hypergradient(train, val, params, arch, weight_step, *, key=None, has_aux=False):
         def after_steps(arch):
             weights, gradients = params, []
             for _ in range(num_steps):
@@ -94,7 +106,9 @@ def unrolled_steps(num_steps: int) -> Hypergradient:
     return hypergradient
 
 
-def finite_difference(train: Loss, val: Loss, params: Params, arch: Arch, weight_step: WeightStep, *, has_aux: bool = False):
+def finite_difference(
+    train: Loss, val: Loss, params: Params, arch: Arch, weight_step: WeightStep, *, key=None, has_aux: bool = False
+):
     """The paper's approximation of `unrolled` (Eq. 8): a central difference of grad_a train, at distance 0.01 in weight space.
 
     Kept for comparison. On networks with relu and max pooling the two points lie across kinks, and the result can be off by
@@ -115,6 +129,149 @@ def finite_difference(train: Loss, val: Loss, params: Params, arch: Arch, weight
 
     result = jax.tree.map(lambda d, up, down: d + (up - down) / (2 * radius), direct, train_arch(1), train_arch(-1))
     return (result, aux) if has_aux else result
+
+
+def single_level(
+    train: Loss, val: Loss, params: Params, arch: Arch, weight_step: WeightStep, *, key=None, has_aux: bool = False
+):
+    """The gradient of the training loss: no second level. The validation loss is only looked at.
+
+    >>> train = lambda w, a: w**2 - 2 * a * w + a**2
+    >>> float(single_level(train, None, -2.0, 2.0, None))
+    8.0
+    """
+    gradient = jax.grad(train, argnums=1, has_aux=has_aux)(params, arch)
+    return (gradient[0], val(params, arch)[1]) if has_aux else gradient
+
+
+def mixed_level(weight: float = 1.0, inner: Hypergradient = first_order) -> Hypergradient:
+    """MiLeNAS: the architecture descends train + weight * val (Eq. 5), `inner` says at which weights.
+
+    Zero is `single_level`, and the larger the weight, the nearer to bilevel optimisation. The paper's second-order formula has
+    the weight on the training term instead; for 1, the value of all published results, they agree, and we follow Eq. 5.
+
+    He, Ye, Shen & Zhang, `MiLeNAS <https://arxiv.org/abs/2003.12238>`_, CVPR 2020.
+
+    >>> train = lambda w, a: w**2 - 2 * a * w + a**2
+    >>> val = lambda w, a: a * w - 2 * a + 1
+    >>> float(mixed_level(3.0)(train, val, -2.0, 2.0, None))
+    -4.0
+    """
+
+    def change(train: Loss, val: Loss, key) -> Loss:
+        def loss(params, arch):
+            (of_train, _), (of_val, aux) = train(params, arch), val(params, arch)
+            return of_train + weight * of_val, aux
+
+        return loss
+
+    return _changed(change, inner)
+
+
+def neighbourhood(
+    neighbours: Callable[[Key[Array, ""], Arch], Arch],
+    aggregate: Callable[[Float[Array, " neighbours"]], Float[Array, ""]] = jnp.mean,
+    inner: Hypergradient = first_order,
+) -> Hypergradient:
+    """NA-DARTS: the architecture ascends the performance of its neighbourhood, not its own.
+
+    The idea is the paper's; of the paper only the abstract was at hand, so neighbourhood and aggregates are a reconstruction.
+
+    Wang, Cao, Li & Kitani, `Neighborhood-Aware Neural Architecture Search <https://arxiv.org/abs/2105.06369>`_, BMVC 2021.
+
+    Args:
+        neighbours: (key, architecture) -> architectures with a leading axis, of which the first is the architecture itself.
+        aggregate: of the performances, which are the losses with the sign changed: `jnp.mean`, `jnp.median`, `jnp.min`, ...
+        inner: the hypergradient of the aggregate.
+    """
+
+    def change(train: Loss, val: Loss, key) -> Loss:
+        def loss(params, arch):
+            # One after another, and each anew in the backward pass: compiled once, with the memory of one.
+            losses, aux = jax.lax.map(jax.checkpoint(lambda one: val(params, one)), neighbours(key, arch))
+            return -aggregate(-losses), jax.tree.map(lambda x: x[0], aux)
+
+        return loss
+
+    return _changed(change, inner)
+
+
+def permuted_edges(
+    cells: Mapping[str, Choices], num_neighbours: int = 4, distance: int = 1
+) -> Callable[[Key[Array, ""], Arch], Arch]:
+    """Neighbours that give other operations to `distance` edges: their rows are rotated by a random number of places.
+
+    A rotated row stands for another operation, stays on the simplex and depends on the architecture linearly, so a gradient
+    flows through. Edges are drawn among those of all cells.
+
+    Args:
+        cells: the space's cells; the architecture is {cell: [edges, ops]}.
+        num_neighbours: besides the architecture itself.
+        distance: edges that change.
+
+    Raises:
+        ValueError: if a number is negative, or there are fewer edges than `distance`.
+    """
+    names = sorted(cells)
+    counts = [len(cells[name].edges) for name in names]
+    if num_neighbours < 0 or not 0 <= distance <= sum(counts):
+        raise ValueError(
+            f"{num_neighbours} neighbours at distance {distance}: neither may be negative, nor the distance above {sum(counts)}"
+        )
+    lengths = np.array([len(ops) for name in names for ops in cells[name].ops])
+
+    def rotated(key, arch):
+        edge_key, shift_key = jax.random.split(key)
+        changed = jax.random.permutation(edge_key, sum(counts)) < distance
+        shifts = jnp.where(changed, jax.random.randint(shift_key, lengths.shape, 1, np.maximum(lengths, 2)), 0)
+        out, row = {}, 0
+        for name, count in zip(names, counts, strict=True):
+            columns, own = np.arange(arch[name].shape[1]), lengths[row : row + count, None]
+            moved = (columns[None] + shifts[row : row + count, None]) % own
+            out[name] = jnp.take_along_axis(arch[name], jnp.where(columns[None] < own, moved, columns[None]), axis=1)
+            row += count
+        return out
+
+    def neighbours(key, arch):
+        others = jax.vmap(rotated, (0, None))(jax.random.split(key, num_neighbours), arch) if num_neighbours else None
+        own = jax.tree.map(lambda a: a[None], dict(arch))
+        return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), own, others) if num_neighbours else own
+
+    return neighbours
+
+
+def flat_minimum(radius: float = 1e-2, num_steps: int = 1, inner: Hypergradient = first_order) -> Hypergradient:
+    """A2M: the validation loss after `num_steps` steps uphill, a -> a + radius * grad val(a), differentiated through.
+
+    The paper's gradient is g + radius * H g at the raised point, H g by a central difference; here it is exact.
+
+    A2M / FlatDARTS, `arXiv 2503.10404 <https://arxiv.org/abs/2503.10404>`_; radius and steps are its code's.
+    """
+
+    def change(train: Loss, val: Loss, key) -> Loss:
+        def loss(params, arch):
+            for _ in range(num_steps):
+                gradient, _ = jax.grad(val, argnums=1, has_aux=True)(params, arch)
+                arch = jax.tree.map(lambda a, g: a + radius * g, arch, gradient)
+            return val(params, arch)
+
+        return loss
+
+    return _changed(change, inner)
+
+
+def _changed(change: Callable, inner: Hypergradient) -> Hypergradient:
+    """`inner` of the loss that `change` makes of train, val and key, all of them losses with auxiliary output."""
+
+    def hypergradient(train, val, params, arch, weight_step, *, key=None, has_aux=False):
+        losses = (train, val) if has_aux else [lambda *args, f=f: (f(*args), ()) for f in (train, val)]
+        inner_key = None
+        if key is not None:
+            key, inner_key = jax.random.split(key)
+        result = inner(losses[0], change(*losses, key), params, arch, weight_step, key=inner_key, has_aux=True)
+        return result if has_aux else result[0]
+
+    return hypergradient
 
 
 def _val_gradients(val: Loss, params: Params, arch: Arch, has_aux: bool):

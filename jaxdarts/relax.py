@@ -4,33 +4,194 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Key
 
 from jaxdarts.space import Choices
-from jaxdarts.types import Arch, Mix, Step
+from jaxdarts.types import Arch, Mix, Schedule, Step
+
+Cells = Mapping[str, Choices]
 
 
 class Relaxation(NamedTuple):
-    """init: key -> architecture parameters. apply: (architecture parameters, key, step) -> mix."""
+    """How an architecture is parametrised.
+
+    init: key -> architecture parameters.
+    apply: (architecture parameters, key, step) -> the mix to train with; it may be drawn at random.
+    derive: architecture parameters -> the mix that they stand for, which is validated and made a genotype of.
+    """
 
     init: Callable[[Key[Array, ""]], Arch]
     apply: Callable[[Arch, Key[Array, ""], Step], Mix]
+    derive: Callable[[Arch], Mix]
 
 
-def softmax(cells: Mapping[str, Choices], scale: float = 1e-3) -> Relaxation:
+def softmax(cells: Cells, scale: float = 1e-3) -> Relaxation:
     """A softmax over the operations of every edge (Eq. 2 of Liu, Simonyan & Yang, DARTS, 2019).
 
     Args:
-        cells: the space's `Space.cells`; every edge of a cell must offer the same number of operations.
+        cells: the space's `Space.cells`.
         scale: deviation of the initial parameters. The paper starts at zero, the official code (followed here) at 1e-3 times
             a standard normal, which also decides the ties of an untrained cell.
     """
 
+    def derive(arch):
+        return {name: _softmax(alpha, cells[name]) for name, alpha in arch.items()}
+
+    return Relaxation(lambda key: _normal(cells, key, scale), lambda arch, key, step: derive(arch), derive)
+
+
+def sigmoid(cells: Cells) -> Relaxation:
+    """Every operation has a weight of its own between 0 and 1; all start at one half.
+
+    Chu, Zhou, Zhang & Li, `Fair DARTS <https://arxiv.org/abs/1911.12126>`_, ECCV 2020.
+    """
+
+    def derive(arch):
+        return {name: jnp.where(cells[name].where(), jax.nn.sigmoid(alpha), 0) for name, alpha in arch.items()}
+
+    return Relaxation(lambda key: _normal(cells, key, 0.0), lambda arch, key, step: derive(arch), derive)
+
+
+def edge_softmax(cells: Cells, scale: float = 1e-3) -> Relaxation:
+    """A softmax over operations times a softmax over the edges that enter a node: parameters {cell: {"ops", "edges"}}.
+
+    Xu et al., `PC-DARTS <https://arxiv.org/abs/1907.05737>`_, ICLR 2020, Eq. 4 (edge normalisation).
+    """
+
     def init(key):
-        keys = jax.random.split(key, len(cells))
-        return {name: scale * jax.random.normal(k, cells[name].shape) for k, name in zip(keys, sorted(cells))}
+        ops_key, edges_key = jax.random.split(key)
+        ops, keys = _normal(cells, ops_key, scale), jax.random.split(edges_key, len(cells))
+        edges = {n: scale * jax.random.normal(k, (len(cells[n].edges),)) for k, n in zip(keys, sorted(cells))}
+        return {name: {"ops": ops[name], "edges": edges[name]} for name in cells}
+
+    def derive(arch):
+        mix = {}
+        for name, own in arch.items():
+            targets = np.array([target for _, target in cells[name].edges])
+            entering = targets[:, None] == targets[None]  # the edges that enter the same node
+            betas = jax.nn.softmax(jnp.where(entering, own["edges"][None], -jnp.inf), axis=1)
+            mix[name] = _softmax(own["ops"], cells[name]) * jnp.diag(betas)[:, None]
+        return mix
+
+    return Relaxation(init, lambda arch, key, step: derive(arch), derive)
+
+
+def gumbel(cells: Cells, temperature: Schedule, hard: bool = False, scale: float = 1e-3) -> Relaxation:
+    """Operations drawn from the softmax by Gumbel noise: softmax((log softmax(a) + g) / temperature).
+
+    Xie et al., `SNAS <https://arxiv.org/abs/1812.09926>`_, ICLR 2019. With `hard` the draw is rounded to one operation and
+    keeps the gradient of the unrounded one: Dong & Yang, `GDAS <https://arxiv.org/abs/1910.04465>`_, CVPR 2019.
+
+    Args:
+        cells: the space's `Space.cells`.
+        temperature: by step.
+        hard: one operation an edge.
+        scale: deviation of the initial parameters.
+    """
+    plain = softmax(cells, scale)
 
     def apply(arch, key, step):
-        return {name: jax.nn.softmax(alpha) for name, alpha in arch.items()}
+        mix, keys = {}, jax.random.split(key, len(arch))
+        for own_key, (name, alpha) in zip(keys, sorted(arch.items())):
+            noise = jax.random.gumbel(own_key, alpha.shape)
+            # The softmax' denominator is the same for a whole row, so `a` serves as its logarithm.
+            soft = _softmax((alpha + noise) / temperature(step), cells[name])
+            one_hot = jax.nn.one_hot(jnp.argmax(soft, axis=1), soft.shape[1], dtype=soft.dtype)
+            mix[name] = one_hot + soft - jax.lax.stop_gradient(soft) if hard else soft
+        return mix
 
-    return Relaxation(init, apply)
+    return plain._replace(apply=apply)
+
+
+def dirichlet(cells: Cells, scale: float = 1e-3) -> Relaxation:
+    """Operations' weights drawn from a Dirichlet distribution with concentrations elu(a) + 1, differentiably.
+
+    A genotype is made of softmax(a), as in the authors' code; on an edge the order is that of the distribution's means.
+
+    Chen et al., `DrNAS <https://arxiv.org/abs/2006.10355>`_, ICLR 2021.
+    """
+
+    def apply(arch, key, step):
+        mix, keys = {}, jax.random.split(key, len(arch))
+        for own_key, (name, alpha) in zip(keys, sorted(arch.items())):
+            logs = jax.random.loggamma(own_key, jax.nn.elu(alpha) + 1)  # weights in logarithms: small ones would underflow
+            mix[name] = _softmax(logs, cells[name])
+        return mix
+
+    return softmax(cells, scale)._replace(apply=apply)
+
+
+def uniform_path(cells: Cells) -> Relaxation:
+    """Nothing to learn: in every step a random genotype, two edges a node and an operation but `none` on each.
+
+    Random search with weight sharing: Li & Talwalkar, `Random Search and Reproducibility for NAS
+    <https://arxiv.org/abs/1902.07638>`_, UAI 2019. What was trained so is derived by validating drawn cells, not from the mix,
+    in which all is equal.
+    """
+
+    def apply(arch, key, step):
+        mix, keys = {}, jax.random.split(key, len(cells))
+        for own_key, (name, choices) in zip(keys, sorted(cells.items())):
+            edge_key, op_key = jax.random.split(own_key)
+            ops = jax.random.categorical(op_key, jnp.where(choices.where(is_kept), 0.0, -jnp.inf))
+            draws = jax.random.uniform(edge_key, (len(choices.edges),))
+            targets = np.array([target for _, target in choices.edges])
+            same = targets[:, None] == targets[None]
+            rank = jnp.sum(same & (draws[None] > draws[:, None]), axis=1)
+            mix[name] = jax.nn.one_hot(ops, choices.shape[1]) * (rank < 2)[:, None]
+        return mix
+
+    def derive(arch):
+        return {name: _softmax(jnp.zeros(choices.shape), choices) for name, choices in cells.items()}
+
+    return Relaxation(lambda key: {}, apply, derive)
+
+
+def annealed(relaxation: Relaxation, temperature: Schedule) -> Relaxation:
+    """Any relaxation at a temperature: its parameters are divided by it before they are applied.
+
+    The DARTS paper's proposal for closing the gap between the relaxed and the discrete cell (section 5).
+    """
+
+    def apply(arch, key, step):
+        return relaxation.apply(jax.tree.map(lambda a: a / temperature(step), arch), key, step)
+
+    return relaxation._replace(apply=apply)
+
+
+def auxiliary_skip(relaxation: Relaxation, cells: Cells, amount: Schedule) -> Relaxation:
+    """A skip connection beside every edge, out of the competition and faded out: `amount` is added to its weight.
+
+    Chu et al., `DARTS- <https://arxiv.org/abs/2009.01027>`_, ICLR 2021. On strided edges the authors give the auxiliary
+    connection weights of its own; here it shares those of the skip connection.
+
+    Raises:
+        ValueError: if an edge has no `skip_connect`.
+    """
+    skips = {name: choices.where(lambda op: op == "skip_connect") for name, choices in cells.items()}
+    for name, own in skips.items():
+        if not own.any(1).all():
+            edge = cells[name].edges[int(np.argmin(own.any(1)))]
+            raise ValueError(f"{name}: edge {edge} offers no skip_connect, whose weight the auxiliary one is added to")
+
+    def apply(arch, key, step):
+        return {name: mix + amount(step) * skips[name] for name, mix in relaxation.apply(arch, key, step).items()}
+
+    return relaxation._replace(apply=apply)
+
+
+def is_kept(op: str) -> bool:
+    """May a genotype have this operation? `none` is the absence of an edge."""
+    return op != "none"
+
+
+def _normal(cells: Cells, key: Key[Array, ""], scale: float) -> Arch:
+    keys = jax.random.split(key, len(cells))
+    return {name: scale * jax.random.normal(k, cells[name].shape) for k, name in zip(keys, sorted(cells))}
+
+
+def _softmax(logits: Array, choices: Choices) -> Array:
+    used = choices.where()
+    return jax.nn.softmax(logits if used.all() else jnp.where(used, logits, -jnp.inf))

@@ -10,17 +10,26 @@ import optax
 from jax import lax
 from jaxtyping import Array, Int32, Key
 
-from jaxdarts import hypergrad, perturb
+from jaxdarts import hypergrad, penalty, perturb
 from jaxdarts.relax import Relaxation
-from jaxdarts.types import Arch, Batch, Carry, Hypergradient, Metrics, Objective, Params, Perturbation
+from jaxdarts.types import Arch, Batch, Carry, Hypergradient, Metrics, Mix, Objective, Params, Penalty, Perturbation
 
 
 class Algorithm(NamedTuple):
-    """Everything that tells one search algorithm from another."""
+    """Everything that tells one search algorithm from another.
+
+    relax: how the architecture is parametrised.
+    hypergrad: the gradient that the architecture descends.
+    perturb: what happens to the mix before a weight step.
+    penalty: what is added to the validation loss.
+    simultaneous: weights take their step at the architecture as it was before its own step, not after.
+    """
 
     relax: Relaxation
     hypergrad: Hypergradient = hypergrad.first_order
     perturb: Perturbation = perturb.none
+    penalty: Penalty = penalty.none
+    simultaneous: bool = False
 
 
 @jax.tree_util.register_dataclass
@@ -85,15 +94,23 @@ def bilevel_search(
     def step(state: SearchState, train_batch: Batch, val_batch: Batch) -> tuple[SearchState, Metrics]:
         # The training key serves the inner step of the hypergradient and the weight step alike: what the former
         # differentiates through is the step that the latter takes.
-        keys = jax.random.split(jax.random.fold_in(state.key, state.step), 5)
-        arch_mix_key, weight_mix_key, train_key, val_key, perturb_key = keys
+        keys = jax.random.split(jax.random.fold_in(state.key, state.step), 6)
+        arch_mix_key, weight_mix_key, train_key, val_key, perturb_key, hypergrad_key = keys
         train_carry, val_carry = state.carry
 
+        def train_at(params: Params, mix: Mix):
+            return objective(params, mix, train_carry, train_batch, train_key)
+
+        # The average of what is the same on all devices is that same; but its transpose averages the gradient.
         def train(params: Params, arch: Arch):
-            return objective(params, relax.apply(arch, arch_mix_key, state.step), train_carry, train_batch, train_key)
+            loss, aux = train_at(params, relax.apply(mean(arch), arch_mix_key, state.step))
+            return mean(loss), aux
 
         def val(params: Params, arch: Arch):
-            return objective(params, relax.apply(arch, arch_mix_key, state.step), val_carry, val_batch, val_key)
+            mix = relax.apply(mean(arch), arch_mix_key, state.step)
+            loss, (carry, metrics) = objective(params, mix, val_carry, val_batch, val_key)
+            extra, about = algorithm.penalty(mix)
+            return mean(loss) + extra, (carry, metrics | about)
 
         def update_params(*gradients: Params) -> tuple[Params, optax.OptState]:
             params, opt_state = state.params, state.params_opt
@@ -106,22 +123,19 @@ def bilevel_search(
             return update_params(*gradients)[0]
 
         hypergradient, (val_carry, val_metrics) = algorithm.hypergrad(
-            train, val, state.params, state.arch, weight_step, has_aux=True
+            train, val, state.params, state.arch, weight_step, key=hypergrad_key, has_aux=True
         )
-        updates, arch_opt = arch_tx.update(mean(hypergradient), state.arch_opt, state.arch)
+        updates, arch_opt = arch_tx.update(hypergradient, state.arch_opt, state.arch)
         arch: Any = optax.apply_updates(state.arch, updates)
 
-        def train_at(params: Params, mix):
-            return objective(params, mix, train_carry, train_batch, train_key)
-
-        mix = relax.apply(arch, weight_mix_key, state.step)
-        mix = algorithm.perturb(mix, lambda mix: train_at(state.params, mix)[0], perturb_key, state.step)
+        mix = relax.apply(state.arch if algorithm.simultaneous else arch, weight_mix_key, state.step)
+        mix = algorithm.perturb(mix, lambda mix: mean(train_at(state.params, mean(mix))[0]), perturb_key, state.step)
         gradient, (train_carry, train_metrics) = jax.grad(train_at, has_aux=True)(state.params, mix)
         params, params_opt = update_params(gradient)
 
         metrics = {f"train_{name}": value for name, value in train_metrics.items()}
         metrics |= {f"valid_{name}": value for name, value in val_metrics.items()}
-        metrics["arch_gradient_norm"] = optax.tree.norm(mean(hypergradient))
+        metrics["arch_gradient_norm"] = optax.tree.norm(hypergradient)
         new = SearchState(state.step + 1, state.key, params, (train_carry, val_carry), arch, params_opt, arch_opt)
         return new, mean(metrics)
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Key
+from jaxtyping import Array, Bool, Key
 
 from jaxdarts.genotypes import Genotype
 from jaxdarts.types import Mix, Module
@@ -33,6 +33,10 @@ class Choices(NamedTuple):
     def shape(self) -> tuple[int, int]:
         """Shape of the cell's mix; edges with fewer candidates than others leave the end of their row unused."""
         return len(self.edges), max(map(len, self.ops))
+
+    def where(self, test: Callable[[str], bool] = lambda op: True) -> Bool[np.ndarray, "edges ops"]:
+        """Where the mix has the weight of an operation that passes a test; nowhere at the unused end of a row."""
+        return np.array([[o < len(ops) and test(ops[o]) for o in range(self.shape[1])] for ops in self.ops])
 
 
 class Space(NamedTuple):

@@ -22,6 +22,10 @@ Metrics = dict[str, Float[Array, ""]]
 Step = Int[Array, ""]
 """Number of weight updates so far; schedules are functions of it."""
 
+Schedule = Callable[[Step], Float[Array, ""] | float]
+Penalty = Callable[[Mix], tuple[Float[Array, ""], Metrics]]
+"""What a mix costs, in units of the validation loss that it is added to, and metrics about it."""
+
 Loss = Callable[[Params, Arch], Any]
 """(weights, architecture) -> scalar, or (scalar, auxiliary output) for a hypergradient that is asked for it by `has_aux`."""
 
@@ -43,10 +47,19 @@ class Hypergradient(Protocol):
     """Gradient of the validation loss with respect to the architecture, the weights depending on it or not.
 
     With `has_aux` both losses return (scalar, auxiliary output), and the result is (gradient, auxiliary output of `val`).
+    Only what draws at random needs the `key`.
     """
 
     def __call__(
-        self, train: Loss, val: Loss, params: Params, arch: Arch, weight_step: WeightStep, *, has_aux: bool = False
+        self,
+        train: Loss,
+        val: Loss,
+        params: Params,
+        arch: Arch,
+        weight_step: WeightStep,
+        *,
+        key: Key[Array, ""] | None = None,
+        has_aux: bool = False,
     ) -> Any: ...
 
 

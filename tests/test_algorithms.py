@@ -14,9 +14,30 @@ from conftest import toy_batch, toy_cells, toy_objective, toy_params
 import jaxdarts as jd
 from jaxdarts import checkpoint, parallel
 
+
+def by_epoch(start, end):
+    return jd.algorithms.by_epoch(start, end, epochs=10, steps_per_epoch=2)
+
+
 ALGORITHMS = {
     "darts, first order": lambda space: jd.algorithms.darts(space, order=1),
     "darts, second order": lambda space: jd.algorithms.darts(space, order=2),
+    "darts, annealed": lambda space: jd.Algorithm(jd.relax.annealed(jd.relax.softmax(space.cells), by_epoch(1.0, 0.1))),
+    "sdarts-rs": lambda space: jd.algorithms.sdarts_rs(space, by_epoch(0.03, 0.3)),
+    "sdarts-adv": lambda space: jd.algorithms.sdarts_adv(space, by_epoch(0.03, 0.3)),
+    "milenas, first order": lambda space: jd.algorithms.milenas(space),
+    "milenas, second order": lambda space: jd.algorithms.milenas(space, order=2),
+    "na-darts": lambda space: jd.algorithms.na_darts(space),
+    "a2m": lambda space: jd.algorithms.a2m(space),
+    "joint": lambda space: jd.algorithms.joint(space),
+    "coordinate descent": lambda space: jd.algorithms.coordinate_descent(space),
+    "random sharing": lambda space: jd.algorithms.random_sharing(space),
+    "pc-darts": lambda space: jd.algorithms.pc_darts(space),
+    "gdas": lambda space: jd.algorithms.gdas(space, by_epoch(10.0, 0.1)),
+    "snas": lambda space: jd.algorithms.snas(space, by_epoch(1.0, 0.03)),
+    "drnas": lambda space: jd.algorithms.drnas(space),
+    "fair darts": lambda space: jd.algorithms.fair_darts(space),
+    "darts-": lambda space: jd.algorithms.darts_minus(space, by_epoch(1.0, 0.0)),
 }
 PARAMS_TX = optax.chain(optax.clip_by_global_norm(5.0), optax.add_decayed_weights(3e-4), optax.sgd(0.05, momentum=0.9))
 ARCH_TX = optax.chain(optax.add_decayed_weights(1e-3), optax.adam(1e-2, b1=0.5))
@@ -69,13 +90,17 @@ def test_finite_and_moves(name):
 
 @every_algorithm
 def test_learns(name):
-    search = search_of(name)
+    """The training loss at the derived mix: what some algorithms train at is drawn anew, or the worst, in every step."""
+    algorithm, search = ALGORITHMS[name](space()), search_of(name)
     state = search.init(jax.random.key(0), toy_params())
-    step = jax.jit(search.step)
-    state, first = step(state, *batches(0))
-    for _ in range(60):
-        state, last = step(state, *batches(0))
-    assert float(last["train_loss"]) < 0.5 * float(first["train_loss"])
+
+    def loss(state):
+        return float(toy_objective(state.params, algorithm.relax.derive(state.arch), (), batches(0)[0], None)[0])
+
+    first, step = loss(state), jax.jit(search.step)
+    for _ in range(200):
+        state, _ = step(state, *batches(0))
+    assert loss(state) < 0.9 * first
 
 
 @every_algorithm
@@ -139,6 +164,100 @@ def test_resumes_bit_for_bit(name, tmp_path):
     resumed, resumed_metrics = advance(step, restored, 2, 4)
     assert_equal(resumed, whole)
     chex.assert_trees_all_equal(resumed_metrics, metrics)
+
+
+# ------------------------------------------------------------------------------------------- one step worked out by hand
+
+# One edge with two operations, one weight: the network gives w p + q at the mix (p, q). Both losses are half the square of its
+# distance to a target, 1 in training and 3 in validation. From w = 2 and alpha = (0, 0) with plain SGD of rate 1 on both:
+#
+#   training    w p + q - 1 = 0.5, so d/dmix = 0.5 (2, 1), d/dalpha = (0.125, -0.125), d/dw = 0.5 p = 0.25
+#   validation  w p + q - 3 = -1.5, so d/dmix = -1.5 (2, 1), d/dalpha = (-0.375, 0.375)
+#   unrolled    w' = 1.75 leaves -1.625: direct -1.625 (1.75, 1) gives d/dalpha = (-0.3046875, 0.3046875); d/dw' = -0.8125, and
+#               d/dw train = (w - 1) p^2 falls with alpha by 0.25: the step adds 0.8125 * 0.25 = 0.203125
+#
+# The weight then descends (w - 1) p^2 at the new p = 1 / (1 + exp(alpha_2 - alpha_1)).
+HAND = jd.Choices(((0, 2),), (("skip_connect", "sep_conv_3x3"),), (2,))
+SLOPES = {
+    "darts, first order": -0.375,
+    "darts, second order": -0.3046875 + 0.203125,
+    "milenas, first order": 0.125 - 0.375,
+    "coordinate descent": 0.125,
+    "joint": 0.125,
+}
+
+
+def hand_search(algorithm):
+    def objective(params, mix, carry, batch, key):
+        loss = 0.5 * (mix["normal"] @ jnp.stack([params, jnp.ones(())]) - batch)[0] ** 2
+        return loss, (carry, {"loss": loss})
+
+    relaxation = algorithm.relax._replace(init=lambda key: {"normal": jnp.zeros((1, 2))})
+    search = jd.bilevel_search(objective, algorithm._replace(relax=relaxation), optax.sgd(1.0), optax.sgd(1.0))
+    return search.step(search.init(jax.random.key(0), jnp.float32(2)), jnp.ones(1), jnp.full(1, 3.0))[0]
+
+
+@pytest.mark.parametrize("name", SLOPES)
+def test_a_step_by_hand(name):
+    state = hand_search(ALGORITHMS[name](space()._replace(cells={"normal": HAND})))
+    slope = SLOPES[name]
+    np.testing.assert_allclose(state.arch["normal"], [[-slope, slope]], rtol=1e-5)
+    p = 0.5 if name == "joint" else 1 / (1 + np.exp(2 * slope))
+    np.testing.assert_allclose(state.params, 2 - p**2, rtol=1e-5)
+
+
+def test_a_perturbed_weight_step_by_hand():
+    """The training loss at (p, q) grows with both, so an attack on both would undo itself; a target of 3 turns the first sign.
+
+    With w = -2: -2 p + q - 1 < 0 has the slopes (+, -) in the mix, so the worst p within 0.1 of its own is p + 0.1.
+    """
+    adversarial = jd.algorithms.sdarts_adv(space()._replace(cells={"normal": HAND}), lambda step: 0.1)
+
+    def objective(params, mix, carry, batch, key):
+        loss = 0.5 * (mix["normal"] @ jnp.stack([params, jnp.ones(())]) - batch)[0] ** 2
+        return loss, (carry, {"loss": loss})
+
+    search = jd.bilevel_search(objective, adversarial, optax.sgd(1.0), optax.set_to_zero())
+    start = search.init(jax.random.key(0), jnp.float32(-2))
+    p = float(adversarial.relax.derive(start.arch)["normal"][0, 0]) + 0.1
+    state, _ = search.step(start, jnp.ones(1), jnp.full(1, 3.0))
+    np.testing.assert_allclose(state.params, -2 - (-2 * p + (1 - p) - 1) * p, rtol=1e-4)
+
+
+LIMITS = {
+    "sdarts-rs, no noise": (lambda s: jd.algorithms.sdarts_rs(s, lambda step: 0.0), "darts, first order"),
+    "sdarts-adv, no noise": (lambda s: jd.algorithms.sdarts_adv(s, lambda step: 0.0), "darts, first order"),
+    "na-darts, distance 0": (lambda s: jd.algorithms.na_darts(s, 1, distance=0), "darts, first order"),
+    "na-darts, no neighbour": (lambda s: jd.algorithms.na_darts(s, 0), "darts, first order"),
+    "a2m, radius 0": (lambda s: jd.algorithms.a2m(s, radius=0.0), "darts, first order"),
+    "darts-, nothing added": (lambda s: jd.algorithms.darts_minus(s, lambda step: 0.0), "darts, first order"),
+    "milenas, lambda 0": (lambda s: jd.algorithms.milenas(s, weight=0.0), "coordinate descent"),
+}
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_limits(name):
+    """What differs from another algorithm by one number is that algorithm at one value of it."""
+    make, other = LIMITS[name]
+    search = jd.bilevel_search(toy_objective, make(space()), PARAMS_TX, ARCH_TX)
+    same = search_of(other)
+    states = [advance(jax.jit(s.step), s.init(jax.random.key(0), toy_params()), 0, 3)[0] for s in (search, same)]
+    assert_close(*states)
+
+
+def test_milenas_with_a_large_lambda_is_first_order_darts():
+    """Adam sees the gradient's direction only."""
+    large = jd.bilevel_search(toy_objective, jd.algorithms.milenas(space(), weight=1e6), PARAMS_TX, optax.adam(1e-2))
+    first = jd.bilevel_search(toy_objective, jd.algorithms.darts(space(), 1), PARAMS_TX, optax.adam(1e-2))
+    states = [advance(jax.jit(s.step), s.init(jax.random.key(0), toy_params()), 0, 3)[0] for s in (large, first)]
+    chex.assert_trees_all_close(states[0].arch, states[1].arch, rtol=1e-4, atol=1e-4)
+
+
+def test_by_epoch():
+    schedule = jd.algorithms.by_epoch(0.03, 0.3, epochs=50, steps_per_epoch=390)
+    # The last epoch's value of xiangning-chen/SmoothDARTS is 0.2946.
+    np.testing.assert_allclose([schedule(s) for s in (0, 389, 390, 50 * 390 - 1)], [0.03, 0.03, 0.0354, 0.2946], rtol=1e-5)
+    np.testing.assert_allclose(schedule(10**6), 0.3, rtol=1e-5)
 
 
 # ----------------------------------------------------------------------------------------------------- a real supernet

@@ -11,6 +11,7 @@ import pytest
 
 import jaxdarts as jd
 from jaxdarts import hypergrad
+from jaxdarts.space import fully_connected
 
 EXACT = {"unrolled": hypergrad.unrolled, "unrolled_by_grad": hypergrad.unrolled_by_grad}
 
@@ -234,3 +235,109 @@ def test_supernet(x64):
     exact, definition, first = map(ours, (*EXACT.values(), hypergrad.first_order))
     assert_close(exact, definition, 1e-9)
     assert float(jnp.abs(exact["reduce"] - first["reduce"]).max()) > 1e-6
+
+
+# ------------------------------------------------------------------------------- losses that the architecture descends
+
+
+CELLS = {"normal": fully_connected(1, ("skip_connect", "sep_conv_3x3")), "reduce": fully_connected(1, ("skip_connect",))}
+ARCH = {"normal": jnp.array([[1.0, 2.0], [3.0, 4.0]]), "reduce": jnp.array([[5.0], [6.0]])}
+
+
+def test_mixed_level_between_its_limits(x64):
+    w, a, step = jnp.float64(-2), jnp.float64(2), lambda gradient: -2 - 0.1 * gradient
+    losses = (closed_form_train, closed_form_val, w, a, step)
+    of_train, of_val = hypergrad.single_level(*losses), hypergrad.first_order(*losses)
+    assert (of_train, of_val) == (8, -4)
+    assert hypergrad.mixed_level(0.0)(*losses) == of_train
+    assert hypergrad.mixed_level(2.0)(*losses) == of_train + 2 * of_val
+    np.testing.assert_allclose(hypergrad.mixed_level(1e9)(*losses) / 1e9, of_val, rtol=1e-8)
+
+
+def test_mixed_level_second_order_is_linear_in_its_losses(x64):
+    """w' = w - rate (2 w - 2 a): d/da of train(w', a) is (2 w' - 2 a) 2 rate + 2 a - 2 w', by hand."""
+    w, a, rate = jnp.float64(-2), jnp.float64(2), 0.1
+    losses = (closed_form_train, closed_form_val, w, a, lambda gradient: w - rate * gradient)
+    stepped = w - rate * (2 * w - 2 * a)
+    of_train = (2 * stepped - 2 * a) * 2 * rate + 2 * a - 2 * stepped
+    result = hypergrad.mixed_level(3.0, hypergrad.unrolled)(*losses)
+    np.testing.assert_allclose(result, of_train + 3 * hypergrad.unrolled(*losses), rtol=1e-12)
+
+
+def test_single_level_looks_at_the_validation_loss(x64):
+    def train(w, a):
+        return closed_form_train(w, a), "of train"
+
+    def val(w, a):
+        return closed_form_val(w, a), "of val"
+
+    assert hypergrad.single_level(train, val, -2.0, 2.0, None, has_aux=True) == (8, "of val")
+
+
+def test_flat_minimum_of_a_quadratic(x64):
+    """val = a H a / 2 + b a: raised k times, a' = a + r (H a + b), and the gradient is (I + r H)^k (H a' + b)."""
+    rng = np.random.default_rng(0)
+    h, b, a = rng.standard_normal((3, 3)), rng.standard_normal(3), rng.standard_normal(3)
+    h = h + h.T
+
+    def val(w, a):
+        return w * (a @ jnp.asarray(h) @ a / 2 + jnp.asarray(b) @ a)
+
+    for num_steps in (1, 3):
+        raised = a
+        for _ in range(num_steps):
+            raised = raised + 0.1 * (h @ raised + b)
+        expected = np.linalg.matrix_power(np.eye(3) + 0.1 * h, num_steps) @ (h @ raised + b)
+        result = hypergrad.flat_minimum(0.1, num_steps)(None, val, 1.0, jnp.asarray(a), None)
+        np.testing.assert_allclose(result, expected, rtol=1e-12)
+    np.testing.assert_allclose(hypergrad.flat_minimum(0.0)(None, val, 1.0, jnp.asarray(a), None), h @ a + b, rtol=1e-12)
+
+
+@pytest.mark.parametrize("aggregate", [jnp.mean, jnp.median, jnp.min, lambda f: jnp.mean(f) - 0.5 * jnp.std(f)])
+@pytest.mark.parametrize("inner", [hypergrad.first_order, hypergrad.unrolled])
+def test_neighbourhood_against_central_differences(x64, aggregate, inner):
+    rng = np.random.default_rng(1)
+    shifts = jnp.asarray(rng.standard_normal((4, 3)))
+    weights = jnp.asarray(rng.standard_normal(3))
+
+    def neighbours(key, arch):
+        return jnp.concatenate([arch[None], arch[None] * (1 + shifts)])
+
+    def train(w, a):
+        return jnp.sum((w - jnp.tanh(a)) ** 2)
+
+    def val(w, a):
+        return jnp.sum(jnp.sin(a * w) ** 2), {"own": jnp.sum(a)}
+
+    def step(gradient):
+        return weights - 0.1 * gradient
+
+    def outer(a):
+        at = weights if inner is hypergrad.first_order else step(jax.grad(train)(weights, a))
+        return -aggregate(-jnp.stack([val(at, one)[0] for one in neighbours(None, a)]))
+
+    arch = jnp.array([0.3, -0.7, 1.1])
+    method = hypergrad.neighbourhood(neighbours, aggregate, inner)
+    result, aux = method(lambda w, a: (train(w, a), {}), val, weights, arch, step, key=jax.random.key(0), has_aux=True)
+    np.testing.assert_allclose(aux["own"], 0.7, rtol=1e-6)
+    for i in range(3):
+        h = 1e-6 * jnp.eye(3)[i]
+        np.testing.assert_allclose(result[i], (outer(arch + h) - outer(arch - h)) / 2e-6, rtol=1e-6, atol=1e-9)
+
+
+def test_permuted_edges_change_as_many_rows_as_they_say():
+    for distance in range(3):
+        neighbours = hypergrad.permuted_edges(CELLS, num_neighbours=20, distance=distance)(jax.random.key(0), ARCH)
+        assert {name: a.shape for name, a in neighbours.items()} == {"normal": (21, 2, 2), "reduce": (21, 2, 1)}
+        for name in ARCH:
+            np.testing.assert_array_equal(neighbours[name][0], ARCH[name])
+        # An edge with one operation may be drawn, but has nothing to change to.
+        np.testing.assert_array_equal(neighbours["reduce"], np.broadcast_to(ARCH["reduce"], (21, 2, 1)))
+        moved = [int(np.sum(np.any(one != ARCH["normal"], axis=1))) for one in np.asarray(neighbours["normal"])]
+        assert max(moved) == distance and set(np.ravel(neighbours["normal"])) == {1.0, 2.0, 3.0, 4.0}
+        for one in np.asarray(neighbours["normal"]):
+            np.testing.assert_array_equal(np.sort(one, axis=1), ARCH["normal"])
+    own = hypergrad.permuted_edges(CELLS, 0, 1)(jax.random.key(0), ARCH)
+    np.testing.assert_array_equal(own["normal"], ARCH["normal"][None])
+    with pytest.raises(ValueError, match="distance 5"):
+        hypergrad.permuted_edges(CELLS, 1, 5)

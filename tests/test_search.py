@@ -60,7 +60,7 @@ def test_a_step_by_hand(function):
 def test_the_unrolled_step_is_the_step_that_follows():
     seen = []
 
-    def spy(train, val, params, arch, weight_step, *, has_aux=False):
+    def spy(train, val, params, arch, weight_step, *, key=None, has_aux=False):
         seen.append(weight_step(jax.grad(train, has_aux=True)(params, arch)[0]))
         return hypergrad.first_order(train, val, params, arch, weight_step, has_aux=has_aux)
 

@@ -1,0 +1,160 @@
+"""Relaxations. Oracles: the papers' formulas in NumPy, and frequencies over many keys where a mix is drawn."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxdarts as jd
+from jaxdarts import relax
+from jaxdarts.space import Choices, fully_connected
+
+# Two nodes: edges (0, 2), (1, 2), (0, 3), (1, 3), (2, 3). The second space offers less on some edges.
+CELLS = {"normal": fully_connected(2, ("none", "skip_connect", "sep_conv_3x3"))}
+RAGGED = {
+    "normal": Choices(
+        CELLS["normal"].edges,
+        (
+            ("skip_connect",),
+            ("none", "skip_connect"),
+            ("skip_connect", "sep_conv_3x3", "dil_conv_3x3"),
+            *[("max_pool_3x3",)] * 2,
+        ),
+        (2, 3),
+    )
+}
+ALPHA = jnp.asarray(np.random.default_rng(0).standard_normal((5, 3)), jnp.float32)
+KEY, STEP = jax.random.key(1), jnp.int32(0)
+
+
+def constant(value):
+    return lambda step: value
+
+
+def softmax(x):
+    e = np.exp(np.asarray(x) - np.max(x, -1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def draws(relaxation, arch, number=4000):
+    apply = jax.jit(jax.vmap(lambda key: relaxation.apply(arch, key, STEP)["normal"]))
+    return np.asarray(apply(jax.random.split(KEY, number)))
+
+
+EVERY = {
+    "softmax": relax.softmax,
+    "sigmoid": relax.sigmoid,
+    "edge_softmax": relax.edge_softmax,
+    "gumbel": lambda cells: relax.gumbel(cells, constant(1.0)),
+    "hard gumbel": lambda cells: relax.gumbel(cells, constant(1.0), hard=True),
+    "dirichlet": relax.dirichlet,
+    "uniform_path": relax.uniform_path,
+    "annealed": lambda cells: relax.annealed(relax.softmax(cells), constant(0.5)),
+}
+
+
+@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("cells", [CELLS, RAGGED], ids=["full", "ragged"])
+def test_mixes_have_the_cells_shape_and_nothing_outside_it(name, cells):
+    relaxation = EVERY[name](cells)
+    arch = relaxation.init(KEY)
+    for mix in (relaxation.apply(arch, KEY, STEP), relaxation.derive(arch)):
+        weights = np.asarray(mix["normal"])
+        assert weights.shape == cells["normal"].shape
+        assert np.all(weights >= -1e-6) and np.all(np.isfinite(weights))
+        assert not weights[~cells["normal"].where()].any()
+    gradient = jax.grad(lambda arch: jnp.sum(relaxation.apply(arch, KEY, STEP)["normal"] ** 2))(arch)
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(gradient))
+
+
+def test_softmax_and_annealed():
+    plain = relax.softmax(CELLS)
+    np.testing.assert_allclose(plain.derive({"normal": ALPHA})["normal"], softmax(ALPHA), rtol=1e-5)
+    cold = relax.annealed(plain, lambda step: 1.0 / (1 + step))
+    np.testing.assert_allclose(cold.apply({"normal": ALPHA}, KEY, 3)["normal"], softmax(4 * ALPHA), rtol=1e-5)
+    np.testing.assert_allclose(cold.derive({"normal": ALPHA})["normal"], softmax(ALPHA), rtol=1e-5)
+
+
+def test_sigmoid_starts_at_one_half():
+    relaxation = relax.sigmoid(CELLS)
+    np.testing.assert_array_equal(relaxation.derive(relaxation.init(KEY))["normal"], np.full((5, 3), 0.5))
+    np.testing.assert_allclose(relaxation.derive({"normal": ALPHA})["normal"], 1 / (1 + np.exp(-ALPHA)), rtol=1e-5)
+
+
+def test_edge_softmax_weighs_the_edges_of_a_node():
+    edges = jnp.array([1.0, 0.0, 0.3, -0.2, 2.0])
+    mix = relax.edge_softmax(CELLS).derive({"normal": {"ops": ALPHA, "edges": edges}})["normal"]
+    betas = np.concatenate([softmax(edges[:2]), softmax(edges[2:])])
+    np.testing.assert_allclose(mix, softmax(ALPHA) * betas[:, None], rtol=1e-5)
+
+
+def test_gumbel_draws_operations_as_often_as_the_softmax_says():
+    drawn = draws(relax.gumbel(CELLS, constant(0.1), hard=True), {"normal": ALPHA})
+    np.testing.assert_allclose(drawn.sum(-1), 1, atol=1e-5)
+    np.testing.assert_allclose(np.sort(drawn, -1)[..., :2], 0, atol=1e-6)
+    np.testing.assert_allclose(drawn.mean(0), softmax(ALPHA), atol=0.04)  # five deviations of 4,000 draws
+
+
+def test_gumbel_by_its_formula_and_the_gradient_of_a_hard_draw():
+    soft, hard = (relax.gumbel(CELLS, constant(0.7), hard) for hard in (False, True))
+    noise = jax.random.gumbel(jax.random.split(KEY, 1)[0], ALPHA.shape)
+    expected = softmax((np.log(softmax(ALPHA)) + np.asarray(noise)) / 0.7)
+    np.testing.assert_allclose(soft.apply({"normal": ALPHA}, KEY, STEP)["normal"], expected, rtol=1e-4)
+    gradients = [
+        jax.grad(lambda alpha, r=r: jnp.sum(r.apply({"normal": alpha}, KEY, STEP)["normal"] * ALPHA))(ALPHA)
+        for r in (soft, hard)
+    ]
+    np.testing.assert_allclose(*gradients, rtol=1e-5)
+
+
+def test_dirichlet_has_its_moments():
+    """Mean c / C and variance m (1 - m) / (C + 1), with concentrations c = elu(alpha) + 1 and their sum C."""
+    drawn = draws(relax.dirichlet(CELLS), {"normal": ALPHA})
+    c = np.where(ALPHA > 0, ALPHA + 1, np.exp(ALPHA))
+    mean = c / c.sum(1, keepdims=True)
+    np.testing.assert_allclose(drawn.sum(-1), 1, rtol=1e-5)
+    np.testing.assert_allclose(drawn.mean(0), mean, atol=0.03)
+    np.testing.assert_allclose(drawn.var(0), mean * (1 - mean) / (c.sum(1, keepdims=True) + 1), atol=0.015)
+
+
+def test_dirichlet_is_differentiable_in_its_mean():
+    relaxation = relax.dirichlet(CELLS)
+
+    def mean(alpha):
+        keys = jax.random.split(KEY, 20_000)
+        return jnp.mean(jax.vmap(lambda key: relaxation.apply({"normal": alpha}, key, STEP)["normal"][0, 0])(keys))
+
+    alpha = ALPHA
+    c = np.where(ALPHA > 0, ALPHA + 1, np.exp(ALPHA))[0]
+    slope = np.where(ALPHA > 0, 1, np.exp(ALPHA))[0]
+    expected = slope * np.array([c[1:].sum(), -c[0], -c[0]]) / c.sum() ** 2
+    np.testing.assert_allclose(jax.jit(jax.grad(mean))(alpha)[0], expected, atol=0.01)
+
+
+def test_uniform_path_draws_sound_cells_uniformly():
+    drawn = draws(relax.uniform_path(CELLS), {})
+    assert set(np.unique(drawn)) == {0.0, 1.0}
+    assert not drawn[..., 0].any()  # none
+    kept = drawn.sum(-1)
+    np.testing.assert_array_equal(kept[:, :2], 1)
+    np.testing.assert_array_equal(kept[:, 2:].sum(1), 2)
+    np.testing.assert_allclose(kept[:, 2:].mean(0), 2 / 3, atol=0.04)
+    np.testing.assert_allclose(drawn[:, 0].mean(0), [0, 0.5, 0.5], atol=0.04)
+
+
+def test_auxiliary_skip_adds_to_the_skip_connection():
+    relaxation = relax.auxiliary_skip(relax.softmax(CELLS), CELLS, lambda step: 1.0 - 0.25 * step)
+    expected = softmax(ALPHA)
+    np.testing.assert_allclose(relaxation.derive({"normal": ALPHA})["normal"], expected, rtol=1e-5)
+    expected[:, 1] += 0.25
+    np.testing.assert_allclose(relaxation.apply({"normal": ALPHA}, KEY, 3)["normal"], expected, rtol=1e-5)
+    with pytest.raises(ValueError, match=r"normal: edge \(0, 3\) offers no skip_connect"):
+        cells = {"normal": CELLS["normal"]._replace(ops=(("skip_connect", "none"),) * 2 + (("none", "max_pool_3x3"),) * 3)}
+        relax.auxiliary_skip(relax.softmax(cells), cells, constant(1.0))
+
+
+def test_derived_mixes_become_genotypes():
+    space = jd.spaces.darts(2, ("none", "skip_connect", "sep_conv_3x3"))
+    for name, make in EVERY.items():
+        relaxation = make(space.cells)
+        assert jd.genotypes.parse(str(space.discretize(relaxation.derive(relaxation.init(KEY))))), name
