@@ -11,7 +11,7 @@ def classification(net: Module) -> Objective:
     """Mean cross-entropy of an image classifier.
 
     Args:
-        net: a Flax module, `net.apply({"params": params}, images, mix) -> logits`.
+        net: a Flax module, `net.apply({"params": params}, images, mix, key) -> logits`.
 
     Returns:
         An objective on batches {"image": [batch, height, width, channels], "label": [batch]}, with the metrics `loss`,
@@ -19,7 +19,7 @@ def classification(net: Module) -> Objective:
     """
 
     def objective(params, mix, carry, batch, key):
-        logits = net.apply({"params": params}, batch["image"], mix)
+        logits = net.apply({"params": params}, batch["image"], mix, key)
         loss = jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]))
         means = {name: jnp.mean(value) for name, value in hits(logits, batch["label"]).items()}
         return loss, (carry, {"loss": loss, **means})

@@ -94,7 +94,9 @@ def from_scratch(
         return TrainState(state.step + 1, state.key, params, averages, opt), metrics
 
     def evaluate(state: TrainState, batch: Batch, weights: Float[Array, " batch"]) -> Metrics:
-        logits, _ = net.apply({"params": state.params, "batch_stats": state.averages}, batch["image"])
+        # One key for good: a network with noise (S4) is evaluated with the same noise every time.
+        variables = {"params": state.params, "batch_stats": state.averages}
+        logits, _ = net.apply(variables, batch["image"], key=jax.random.key(0))
         metrics = {"loss": cross_entropy(logits, batch["label"]), **hits(logits, batch["label"])}
         sums = {name: jnp.sum(weights * value) for name, value in metrics.items()}
         return sums if axis_name is None else lax.psum(sums, axis_name)

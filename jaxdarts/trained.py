@@ -68,7 +68,7 @@ def _functions(facts: Mapping[str, Any], net: Network, params: Any) -> Trained:
     def apply(params, images):
         mean, std = (np.asarray(facts[name], np.float32) for name in ("mean", "std"))
         pixels = augment.normalize(images, mean, std)
-        logits, _ = net.apply(params, pixels)
+        logits, _ = net.apply(params, pixels, key=jax.random.key(0))  # for noise (S4): one key, so that this is a function
         return logits
 
     return Trained(apply, params)

@@ -10,7 +10,7 @@ import jaxdarts as jd
 from jaxdarts.nn.cell import edges_of
 from jaxdarts.nn.cnn import Run, Supernet
 from jaxdarts.nn.network import drop_paths
-from jaxdarts.space import of_genotype
+from jaxdarts.space import Choices, fully_connected, of_genotype
 
 SPACE = jd.spaces.darts()
 # spec: quark0's NetworkCIFAR(36, 10, 20) and NetworkImageNet(48, 1000, 14), auxiliary head excluded; millions.
@@ -80,9 +80,36 @@ def test_converged_averages_evaluate_like_the_batch():
     np.testing.assert_allclose(evaluated, trained, atol=0.03 * float(jnp.abs(trained).max()))
 
 
-def test_the_discrete_network_is_the_supernet_at_one_hot():
+# Every edge has its own candidates, TINY's among them.
+RAGGED = jd.spaces.of_cells(
+    Choices(
+        fully_connected(2, ()).edges,
+        (
+            ("none", "sep_conv_3x3"),
+            ("skip_connect",),
+            ("avg_pool_3x3", "sep_conv_3x3", "max_pool_3x3"),
+            ("none", "dil_conv_3x3"),
+            ("skip_connect", "dil_conv_5x5"),
+        ),
+        (2, 3),
+    ),
+    Choices(
+        fully_connected(2, ()).edges,
+        (
+            ("avg_pool_3x3",),
+            ("dil_conv_3x3", "skip_connect"),
+            ("none", "sep_conv_3x3", "skip_connect"),
+            ("sep_conv_3x3", "sep_conv_5x5"),
+            ("skip_connect", "none"),
+        ),
+        (2, 3),
+    ),
+)
+
+
+@pytest.mark.parametrize("space", [jd.spaces.darts(2), RAGGED], ids=["darts", "ragged"])
+def test_the_discrete_network_is_the_supernet_at_one_hot(space):
     """In the search's normalisation, with shared weights."""
-    space = jd.spaces.darts(2)
     genotype = TINY
     net = space.supernet(width=4, depth=3, num_classes=5)
     x = jnp.asarray(np.random.default_rng(0).standard_normal((4, 8, 8, 3)), jnp.float32)

@@ -16,6 +16,8 @@ from jaxdarts.nn.ops import OPS, Norms, halved, halved_weights
 from jaxdarts.space import Choices
 
 NORMS = Norms(batch_norm, batch_norm)
+# The original has no such operation; tests/test_noise.py is about it.
+KNOWN = [op for op in OPS if op != "noise"]
 CASES = sorted({name.rsplit("/", 1)[0] for name in Golden("ops").arrays if name.startswith("search/") and "param" not in name})
 
 
@@ -37,7 +39,7 @@ def one_edge(op, stride):
 
 
 def test_the_cases_are_all_there():
-    assert len(CASES) == 20 and {case.split("/")[1] for case in CASES} >= set(OPS)
+    assert len(CASES) == 20 and {case.split("/")[1] for case in CASES} >= set(KNOWN)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -65,7 +67,7 @@ def test_golden(case, golden):
     np.testing.assert_allclose(dgain, np.vdot(y, cotangent), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("op", [op for op in OPS])
+@pytest.mark.parametrize("op", KNOWN)
 @pytest.mark.parametrize("stride", [1, 2])
 def test_golden_of_the_discrete_network(op, stride, golden):
     arrays, case = golden("ops"), f"eval/{op}/stride{stride}"
@@ -115,7 +117,7 @@ def test_halved_needs_even_sizes():
             halved(jnp.zeros(shape))
 
 
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("op", KNOWN)
 def test_bfloat16(op):
     x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 4, 4, 2)), jnp.bfloat16)
     weights = {name: jnp.ones(shape, jnp.bfloat16) for name, shape in OPS[op].shapes(2, 2).items()}

@@ -8,14 +8,28 @@ import numpy as np
 import pytest
 
 import jaxdarts as jd
+from jaxdarts.space import Choices
 from jaxdarts.spaces import PRIMITIVES
 
 FULL = jd.spaces.darts()
+RAGGED = Choices(
+    ((0, 2), (1, 2), (0, 3), (1, 3), (2, 3)),
+    (
+        ("none", "sep_conv_3x3"),
+        ("skip_connect",),
+        ("max_pool_3x3", "avg_pool_3x3", "none", "noise"),
+        ("none", "dil_conv_3x3"),
+        ("dil_conv_5x5", "skip_connect"),
+    ),
+    (2, 3),
+)
 SPACES = {
     "darts": FULL,
     "three nodes, no none": jd.spaces.darts(3, PRIMITIVES[1:]),
     "none last": jd.spaces.darts(2, ("skip_connect", "sep_conv_3x3", "none")),
     "one op": jd.spaces.darts(1, ("skip_connect",)),
+    "s1": jd.spaces.s1(),
+    "ragged": jd.spaces.of_cells(RAGGED, RAGGED),
 }
 
 

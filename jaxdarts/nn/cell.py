@@ -3,10 +3,11 @@
 import functools
 from collections.abc import Mapping
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
 from jaxdarts.nn.ops import OPS, Norms, States
 from jaxdarts.space import Choices
@@ -52,7 +53,13 @@ def groups_of(choices: Choices) -> list[tuple[int, ...]]:
 
 
 def cell(
-    weights: Weights, inputs: States, mix: Float[Array, "edges ops *batch"], choices: Choices, stride: int, norms: Norms
+    weights: Weights,
+    inputs: States,
+    mix: Float[Array, "edges ops *batch"],
+    choices: Choices,
+    stride: int,
+    norms: Norms,
+    key: Key[Array, ""] | None = None,
 ) -> Float[Array, "batch out_height out_width out_channels"]:
     """The nodes of a cell, concatenated over channels.
 
@@ -63,11 +70,14 @@ def cell(
         choices: edges and candidates.
         stride: 1 for a normal cell, 2 for a reduction cell.
         norms: the batch norms that end the operations.
+        key: what the noise of every edge is drawn from; for cells with `noise` among their candidates.
 
     Returns:
         [batch, height / stride, width / stride, states in choices.concat * channels].
     """
     groups = groups_of(choices)
+    if key is not None:
+        weights = {**weights, "noise": {"key": jax.random.split(key, len(edges_of(choices, "noise")))}}
     parts = {op: _by_group(own, edges_of(choices, op), choices, groups) for op, own in weights.items()}
     entering: dict[int, list] = {}
     states: dict[int, Array] = {}

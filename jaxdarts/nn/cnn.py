@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
-from jaxdarts.nn.cell import cell, weight_shapes
+from jaxdarts.nn.cell import cell, edges_of, weight_shapes
 from jaxdarts.nn.norm import Running, affine, batch_norm
 from jaxdarts.nn.ops import Norms, halved, halved_weights, pointwise
 from jaxdarts.space import Choices
@@ -75,8 +75,11 @@ class Cells(nn.Module):
     discrete: bool = False
 
     @nn.compact
-    def __call__(self, s0, s1, mix, train: bool = True):
-        """mix: [edges, ops], or [cells, edges, ops, batch] for a run whose cells and examples differ in it."""
+    def __call__(self, s0, s1, mix, train: bool = True, keys=None):
+        """mix: [edges, ops], or [cells, edges, ops, batch] for a run whose cells and examples differ in it.
+
+        keys: [cells], for the cells' noise, or None (`noise_keys`).
+        """
         choices, (kind, repeats, width) = self.choices, self.run
         stride = 2 if kind == "reduce" else 1
         out_channels = len(choices.concat) * width
@@ -107,30 +110,30 @@ class Cells(nn.Module):
             (jnp.stack([jnp.stack([pad(w, 0) for w in ws]) for ws in preprocess], axis=1), weights),
         )
 
-        def one(carry, own, mix, norms):
+        def one(carry, own, mix, key, norms):
             own_preprocess, own = own
             inputs = norms.conv(pointwise(jax.nn.relu(carry), own_preprocess))
-            return cell(own, inputs, mix, choices, stride, norms)
+            return cell(own, inputs, mix, choices, stride, norms, key)
 
         carry = jnp.stack([pad(s0, 3), pad(s1, 3)])
         per_cell = mix if mix.ndim == 4 else None
-        sites = self._sites(
-            functools.partial(one, carry, jax.tree.map(lambda w: w[0], stacked), mix[0] if mix.ndim == 4 else mix)
-        )
+        first, first_key = jax.tree.map(lambda w: w[0], (stacked, keys))
+        sites = self._sites(functools.partial(one, carry, first, mix[0] if mix.ndim == 4 else mix, first_key))
         if self.is_initializing():  # Shapes are all that matters: an eager forward pass would compile every operation apart.
             out = jnp.zeros((s1.shape[0], -(-s1.shape[1] // stride), -(-s1.shape[2] // stride), out_channels), s1.dtype)
             return (out if repeats > 1 else s1), out
 
         def body(carry, xs):
-            own, own_sites, own_mix = xs
+            own, own_sites, own_mix, key = xs
             norm = Running(own_sites, train, self.axis_name) if self.discrete else None
             batch = functools.partial(batch_norm, axis_name=self.axis_name)
-            out = one(carry, own, mix if own_mix is None else own_mix, Norms(norm, affine) if norm else Norms(batch, batch))
+            norms = Norms(norm, affine) if norm else Norms(batch, batch)
+            out = one(carry, own, mix if own_mix is None else own_mix, key, norms)
             return jnp.stack([carry[1], pad(out, 3)]) if repeats > 1 else out, norm.averages if norm else None
 
         if self.remat:
             body = jax.checkpoint(body)
-        xs = (stacked, sites, per_cell)
+        xs = (stacked, sites, per_cell, keys)
         if repeats == 1:
             out, averages = body(carry, jax.tree.map(lambda w: w[0], xs))
             averages = jax.tree.map(lambda x: x[None], averages)
@@ -158,6 +161,24 @@ class Cells(nn.Module):
         return [norm_variables(self, f"norm{i}_", shape) for i, shape in enumerate(shapes)]
 
 
+def noise_keys(
+    key: Key[Array, ""] | None, choices: Choices, run: Run, index: int, axis_name: str | None
+) -> Key[Array, " cells"] | None:
+    """A key for every cell of a network's run number `index`, one that no other device has; None if its cells draw no noise.
+
+    Raises:
+        ValueError: if there is noise and no key.
+    """
+    if not edges_of(choices, "noise"):
+        return None
+    if key is None:
+        raise ValueError("the network has the operation noise: its call needs a random key")
+    if axis_name is not None:
+        key = jax.random.fold_in(key, lax.axis_index(axis_name))
+    # A run's number itself is folded in for its drop path.
+    return jax.random.split(jax.random.fold_in(key, 1_000_000 + index), run.repeats)
+
+
 def norm_variables(module: nn.Module, prefix: str, shape: tuple[int, ...]) -> dict[str, Array]:
     """Scale and shift (parameters), mean and variance (running averages, collection `batch_stats`) of batch norms."""
     values = {
@@ -177,7 +198,9 @@ def linear(module: nn.Module, features: Float[Array, "batch features"], num_clas
 
 
 class Supernet(nn.Module):
-    """The weight-sharing network of a cell space: `apply(params, images, mix) -> logits`.
+    """The weight-sharing network of a cell space: `apply(variables, images, mix, key=None) -> logits`.
+
+    The key is for the noise of S4, drawn anew at every call, and may be left out elsewhere.
 
     Batch norm inside the cells has no scale and shift and always uses the moments of the batch (the paper; the official code
     switches to running averages for validation). The stem's has both a scale and a shift, as in the official code.
@@ -202,7 +225,11 @@ class Supernet(nn.Module):
         return jnp.zeros((1, *image_shape)), self.example_mix()
 
     @nn.compact
-    def __call__(self, images: Float[Array, "batch height width channels"], mix: Mix) -> Float[Array, "batch classes"]:
+    def __call__(
+        self, images: Float[Array, "batch height width channels"], mix: Mix, key: Key[Array, ""] | None = None
+    ) -> Float[Array, "batch classes"]:
+        if self.is_initializing() and key is None:
+            key = jax.random.key(0)  # nothing is drawn from it
         stem_width = self.stem_multiplier * self.width
         kernel = self.param("stem", uniform(9 * images.shape[-1]), (3, 3, images.shape[-1], stem_width))
         x = lax.conv_general_dilated(
@@ -220,8 +247,9 @@ class Supernet(nn.Module):
         )
         s0 = s1 = x
         for i, run in enumerate(runs(self.width, self.depth)):
+            choices = self.cells[run.kind]
             cells = Cells(
-                self.cells[run.kind],
+                choices,
                 run,
                 self.dtype,
                 self.axis_name,
@@ -229,6 +257,6 @@ class Supernet(nn.Module):
                 self.unroll,
                 name=f"cells{i}_{run.kind}",
             )
-            s0, s1 = cells(s0, s1, mix[run.kind])
+            s0, s1 = cells(s0, s1, mix[run.kind], keys=noise_keys(key, choices, run, i, self.axis_name))
         features = jnp.mean(s1.astype(jnp.promote_types(self.dtype, jnp.float32)), axis=(1, 2))
         return linear(self, features, self.num_classes)

@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
 from jaxdarts.nn.cell import stride_of
-from jaxdarts.nn.cnn import Cells, Run, linear, norm_variables, runs, uniform
+from jaxdarts.nn.cnn import Cells, Run, linear, noise_keys, norm_variables, runs, uniform
 from jaxdarts.nn.norm import Running
 from jaxdarts.space import Choices
 
@@ -75,7 +75,8 @@ class Network(nn.Module):
     """A discrete network, `apply(variables, images, train=False, drop_path=None, key=None) -> (logits, auxiliary logits)`.
 
     Variables are `params` and `batch_stats`, the running averages of the batch norms (momentum 0.1 in PyTorch's sense: the
-    share of the new batch). Auxiliary logits are None unless `auxiliary` and `train`.
+    share of the new batch). Auxiliary logits are None unless `auxiliary` and `train`. The key is for drop path, of which there
+    is none without it, and for the noise of cells that have any, in training or not.
 
     Attributes:
         cells: the choices of each cell type, one operation an edge (`space.of_genotype`).
@@ -118,6 +119,8 @@ class Network(nn.Module):
             s1 = conv("stem1", self.width, 2)(jax.nn.relu(s0), train)
         else:
             s0 = s1 = conv("stem", 3 * self.width, 1)(images, train)
+        if self.is_initializing() and key is None:
+            key = jax.random.key(0)  # nothing is drawn from it
         auxiliary, index = None, 0
         for i, run in enumerate(runs(self.width, self.depth)):
             choices = self.cells[run.kind]
@@ -125,7 +128,7 @@ class Network(nn.Module):
             mix = jnp.ones(choices.shape)
             if train and drop_path is not None and key is not None:
                 mix = drop_paths(jax.random.fold_in(key, i), drop_path, choices, run, images.shape[0])
-            s0, s1 = cells(s0, s1, mix, train)
+            s0, s1 = cells(s0, s1, mix, train, noise_keys(key, choices, run, i, self.axis_name))
             index += run.repeats
             if self.auxiliary and (train or self.is_initializing()) and index - 1 == 2 * self.depth // 3:
                 head = AuxiliaryHead(self.num_classes, self.imagenet, self.dtype, self.axis_name, name="auxiliary_head")

@@ -3,7 +3,8 @@
 A group is a few states of one shape whose edges are alike: the two inputs of a cell, or one node. Operations that can be
 computed together form a family: separable convolutions of any size are one bundle, their kernels padded to the largest, since
 what a program takes to compile is its number of instructions and a depthwise convolution is cheap beside what is around it.
-Every edge has its own weights (leading axes group, edge); an operation without weights computes once for all its edges.
+Every edge has its own weights (leading axes group, edge); an operation without weights computes once for all its edges. Noise
+has random keys in their place, one an edge.
 Compositions, strides and paddings follow the DARTS code (quark0/darts, cnn/operations.py); weights are named after what they do
 and laid out [group, edge, (size, size,) in, out].
 """
@@ -141,6 +142,19 @@ def _avg_pool(weights, x, stride, norms):
     return lax.optimization_barrier(total / count), norms.pool
 
 
+def _noise(weights, x, stride, norms):
+    """A standard normal of the output's shape, another one on every edge and for every example; nothing of x but its shape.
+
+    No norm follows, in a supernet neither (RobustDARTS, whose code is followed).
+    """
+    (own,) = weights
+    *batch, height, width, channels = x.shape[1:]
+    shape = (*batch, -(-height // stride), -(-width // stride), channels)
+    draw = jax.vmap(jax.vmap(lambda key: jax.random.normal(key, shape, x.dtype)))
+    # Drawn once, not again in every loop that reads it.
+    return lax.optimization_barrier(draw(own["key"])), affine
+
+
 def _no_weights(channels, stride):
     return {}
 
@@ -159,5 +173,6 @@ OPS: Mapping[str, Op] = {
     ),
     "dil_conv_3x3": Op(_separable_shapes(3, 1), _DILATED),
     "dil_conv_5x5": Op(_separable_shapes(5, 1), _DILATED),
+    "noise": Op(_no_weights, _noise),
 }
 """Every operation but `none`, which is the absence of an edge and computes nothing."""

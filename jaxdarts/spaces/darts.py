@@ -1,4 +1,4 @@
-"""The DARTS space of convolutional cells."""
+"""Spaces of two convolutional cells, and DARTS' own."""
 
 import functools
 from collections.abc import Mapping
@@ -39,13 +39,23 @@ def darts(num_nodes: int = 4, ops: tuple[str, ...] = PRIMITIVES) -> Space:
     >>> len(space.cells["normal"].edges), space.cells["reduce"].shape
     (14, (14, 8))
     """
-    ops = tuple(ops)
     if num_nodes < 1:
         raise ValueError(f"num_nodes is {num_nodes}: a cell has at least 1 intermediate node")
-    unknown = [op for op in ops if op != "none" and op not in OPS]
-    if unknown or len(set(ops)) != len(ops) or not set(ops) - {"none"}:
-        raise ValueError(f"ops are {ops}: they must be different ones of none, {', '.join(OPS)}, and more than none")
-    cells = {name: fully_connected(num_nodes, ops) for name in ("normal", "reduce")}
+    choices = fully_connected(num_nodes, tuple(ops))
+    return of_cells(choices, choices)
+
+
+def of_cells(normal: Choices, reduce: Choices) -> Space:
+    """The space of all pairs of cells that two lists of edges and candidates allow; every edge may have its own candidates.
+
+    A genotype keeps two edges a node, each with its strongest candidate other than `none` (`space.strongest_two`).
+
+    Raises:
+        ValueError: if a node cannot be read off its edges, or an edge has no candidate but `none`, or an unknown one.
+    """
+    cells = {"normal": normal, "reduce": reduce}
+    for name, choices in cells.items():
+        _check(name, choices)
     return Space(
         cells=cells,
         supernet=functools.partial(Supernet, cells),
@@ -53,6 +63,27 @@ def darts(num_nodes: int = 4, ops: tuple[str, ...] = PRIMITIVES) -> Space:
         discretize=functools.partial(_discretize, cells),
         sample=functools.partial(_sample, cells),
     )
+
+
+def _check(name: str, choices: Choices) -> None:
+    edges, ops = choices.edges, choices.ops
+    targets = [target for _, target in edges]
+    in_order = targets == sorted(targets) and len(set(edges)) == len(edges) == len(ops)
+    if not in_order or not all(0 <= source < target for source, target in edges):
+        raise ValueError(
+            f"{name}: edges are {edges}: they must be different pairs (source, later target), ordered by target, with a list of"
+            " ops each"
+        )
+    nodes = range(2, max(targets, default=1) + 1)
+    if not nodes or min(targets) < 2 or any(targets.count(node) < 2 for node in nodes):
+        raise ValueError(f"{name}: edges are {edges}: every node, from 2 on, must have two or more")
+    if not choices.concat or not set(choices.concat) <= set(nodes):
+        raise ValueError(f"{name}: concat is {choices.concat}: it must be some of the nodes 2 to {nodes[-1]}")
+    for edge, own in zip(edges, ops):
+        if len(set(own)) != len(own) or not set(own) <= {"none", *OPS} or not set(own) - {"none"}:
+            raise ValueError(
+                f"{name}, edge {edge}: ops are {own}: they must be different ones of none, {', '.join(OPS)}, and more than none"
+            )
 
 
 def network(genotype: Genotype, width: int, depth: int, num_classes: int, **options) -> Network:
