@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import jaxdarts as jd
-from jaxdarts.nn.cnn import Run, Supernet, runs
+from jaxdarts.nn.cnn import Run, Supernet, drop_edges, runs
 from jaxdarts.space import Choices
 
 
@@ -72,6 +72,42 @@ def test_same_function_scanned_unrolled_and_rematerialised(x64):
     assert float(jnp.abs(results[0][1][1]["normal"]).min()) > 1e-6
     for other in results[1:]:
         chex.assert_trees_all_close(results[0], other, rtol=1e-5, atol=1e-8)
+
+
+def test_dropped_edges():
+    mix = jnp.asarray([[0.25, 0.5], [0.75, 1.0], [0.1, 0.2]])
+    full = np.asarray(drop_edges(jax.random.key(0), 0.25, mix, 2, 4000)) * 0.75 / np.asarray(mix)[None, :, :, None]
+    chex.assert_shape(full, (2, 3, 2, 4000))
+    kept = np.round(full[:, :, 0])
+    np.testing.assert_allclose(full, np.stack([kept, kept], axis=2), atol=1e-6)  # an edge's operations fall together
+    assert set(np.unique(kept)) == {0, 1}
+    np.testing.assert_allclose(kept.mean(-1), 0.75, atol=0.03)
+    assert (np.abs(np.corrcoef(kept.reshape(6, -1)) - np.eye(6)) < 0.07).all()  # every edge of every cell by itself
+
+
+def test_drop_path_of_a_supernet():
+    # One cell of one node: an example's logits are those of the whole batch at that example's mix.
+    net, params = net_and_params(SMALL.supernet(4, 1, 3))
+    x, key, mix = jax.random.normal(jax.random.key(1), (4, 8, 8, 1)), jax.random.key(2), uniform_mix(net)
+    apply = jax.jit(lambda mix, *options: net.apply({"params": params}, x, mix, *options))
+    masked = drop_edges(jax.random.fold_in(key, 0), 0.5, mix["reduce"], 1, 4)
+    assert len(np.unique(masked[0, :, 0], axis=1).T) > 1
+    logits = apply(mix, key, 0.5)
+    for b in range(4):
+        np.testing.assert_allclose(logits[b], apply(mix | {"reduce": masked[0, :, :, b]})[b], atol=1e-5)
+    np.testing.assert_allclose(apply(mix, key, 0.0), apply(mix), atol=1e-5)
+    with pytest.raises(ValueError, match="^drop_path is given without a key"):
+        net.apply({"params": params}, x, mix, None, 0.5)
+
+
+def test_drop_path_differs_by_device():
+    space = jd.spaces.darts(1, ("max_pool_3x3",))
+    _, params = net_and_params(space.supernet(2, 1, 3))
+    net = space.supernet(2, 1, 3, axis_name="devices")
+    x = jax.random.normal(jax.random.key(1), (1, 16, 4, 4, 1))
+    apply = jax.vmap(lambda x: net.apply({"params": params}, x, uniform_mix(net), jax.random.key(0), 0.5), axis_name="devices")
+    one, other = jax.jit(apply)(jnp.concatenate([x, x]))
+    assert not np.allclose(one, other)
 
 
 def test_bfloat16_is_close_to_float32():

@@ -173,10 +173,25 @@ def noise_keys(
         return None
     if key is None:
         raise ValueError("the network has the operation noise: its call needs a random key")
-    if axis_name is not None:
-        key = jax.random.fold_in(key, lax.axis_index(axis_name))
     # A run's number itself is folded in for its drop path.
-    return jax.random.split(jax.random.fold_in(key, 1_000_000 + index), run.repeats)
+    return jax.random.split(jax.random.fold_in(of_device(key, axis_name), 1_000_000 + index), run.repeats)
+
+
+def of_device(key: Key[Array, ""], axis_name: str | None) -> Key[Array, ""]:
+    """A key that no other device of the mapped axis has: each of them has other examples."""
+    return key if axis_name is None else jax.random.fold_in(key, lax.axis_index(axis_name))
+
+
+def drop_edges(
+    key: Key[Array, ""], rate: Float[Array, ""] | float, mix: Float[Array, "edges ops"], num_cells: int, batch_size: int
+) -> Float[Array, "cells edges ops batch"]:
+    """A mix that leaves out every edge of every example with probability `rate`, and scales what stays by 1 / (1 - rate).
+
+    An edge's operations fall together: what is dropped is their sum, identities not excepted, as in RobustDARTS' code (Zela
+    et al., 2020).
+    """
+    kept = jax.random.bernoulli(key, 1 - rate, (num_cells, mix.shape[0], 1, batch_size))
+    return mix[None, :, :, None] * (kept / (1 - rate))
 
 
 def norm_variables(module: nn.Module, prefix: str, shape: tuple[int, ...]) -> dict[str, Array]:
@@ -198,9 +213,10 @@ def linear(module: nn.Module, features: Float[Array, "batch features"], num_clas
 
 
 class Supernet(nn.Module):
-    """The weight-sharing network of a cell space: `apply(variables, images, mix, key=None) -> logits`.
+    """The weight-sharing network of a cell space: `apply(variables, images, mix, key=None, drop_path=None) -> logits`.
 
-    The key is for the noise of S4, drawn anew at every call, and may be left out elsewhere.
+    The key is for noise (S4), drawn anew at every call, and for drop path, and may be left out where there is neither.
+    `drop_path` is the rate, at least 0 and below 1, at which edges are left out, in training; None for never (`drop_edges`).
 
     Batch norm inside the cells has no scale and shift and always uses the moments of the batch (the paper; the official code
     switches to running averages for validation). The stem's has both a scale and a shift, as in the official code.
@@ -226,10 +242,16 @@ class Supernet(nn.Module):
 
     @nn.compact
     def __call__(
-        self, images: Float[Array, "batch height width channels"], mix: Mix, key: Key[Array, ""] | None = None
+        self,
+        images: Float[Array, "batch height width channels"],
+        mix: Mix,
+        key: Key[Array, ""] | None = None,
+        drop_path: Float[Array, ""] | float | None = None,
     ) -> Float[Array, "batch classes"]:
         if self.is_initializing() and key is None:
             key = jax.random.key(0)  # nothing is drawn from it
+        if drop_path is not None and key is None:
+            raise ValueError("drop_path is given without a key: the network's call needs a random key")
         stem_width = self.stem_multiplier * self.width
         kernel = self.param("stem", uniform(9 * images.shape[-1]), (3, 3, images.shape[-1], stem_width))
         x = lax.conv_general_dilated(
@@ -257,6 +279,10 @@ class Supernet(nn.Module):
                 self.unroll,
                 name=f"cells{i}_{run.kind}",
             )
-            s0, s1 = cells(s0, s1, mix[run.kind], keys=noise_keys(key, choices, run, i, self.axis_name))
+            own_mix = mix[run.kind]
+            if drop_path is not None and key is not None:
+                own_key = jax.random.fold_in(of_device(key, self.axis_name), i)
+                own_mix = drop_edges(own_key, drop_path, own_mix, run.repeats, images.shape[0])
+            s0, s1 = cells(s0, s1, own_mix, keys=noise_keys(key, choices, run, i, self.axis_name))
         features = jnp.mean(s1.astype(jnp.promote_types(self.dtype, jnp.float32)), axis=(1, 2))
         return linear(self, features, self.num_classes)
