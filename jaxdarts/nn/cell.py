@@ -9,7 +9,9 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Key
 
+from jaxdarts.nn.norm import affine
 from jaxdarts.nn.ops import OPS, Norms, States
+from jaxdarts.nn.pooling import max_pool_2x2
 from jaxdarts.space import Choices
 
 Weights = Mapping[str, Mapping[str, Array]]
@@ -60,6 +62,7 @@ def cell(
     stride: int,
     norms: Norms,
     key: Key[Array, ""] | None = None,
+    partial: int = 1,
 ) -> Float[Array, "batch out_height out_width out_channels"]:
     """The nodes of a cell, concatenated over channels.
 
@@ -71,6 +74,8 @@ def cell(
         stride: 1 for a normal cell, 2 for a reduction cell.
         norms: the batch norms that end the operations.
         key: what the noise of every edge is drawn from; for cells with `noise` among their candidates.
+        partial: operations see the first channels of a state only, one in `partial`, and have weights for so many; the others
+            bypass them (Xu et al., PC-DARTS, 2020).
 
     Returns:
         [batch, height / stride, width / stride, states in choices.concat * channels].
@@ -80,12 +85,24 @@ def cell(
         weights = {**weights, "noise": {"key": jax.random.split(key, len(edges_of(choices, "noise")))}}
     parts = {op: _by_group(own, edges_of(choices, op), choices, groups) for op, own in weights.items()}
     entering: dict[int, list] = {}
+    bypassing: dict[int, list] = {}
     states: dict[int, Array] = {}
     for i, group in enumerate(groups):
-        x = inputs[group[0] : group[0] + len(group)] if group[0] < 2 else functools.reduce(jnp.add, entering[group[0]])[None]
+        if group[0] < 2:
+            x = inputs[group[0] : group[0] + len(group)]
+        else:
+            x = functools.reduce(jnp.add, entering[group[0]])
+            if partial > 1:
+                # Every edge's output is shuffled alike, so their sum is.
+                x = _shuffled(jnp.concatenate([x, functools.reduce(jnp.add, bypassing[group[0]])], axis=-1), partial)
+            x = x[None]
         # A state has many readers: computed once for all of them, and by the barrier's transpose so is its cotangent.
         x = lax.optimization_barrier(x)
         states |= zip(group, x)
+        if partial > 1:
+            x, rest = jnp.split(x, [x.shape[-1] // partial], axis=-1)
+            for target, term in _around(group, rest, mix, choices, stride):
+                bypassing.setdefault(target, []).append(term)
         for target, term in _leaving(group, {op: own[i] for op, own in parts.items()}, x, mix, choices, stride, norms):
             entering.setdefault(target, []).append(term)
     return jnp.concatenate([states[i] for i in choices.concat], axis=-1)
@@ -103,6 +120,29 @@ def _by_group(weights: Mapping[str, Array], edges: list[int], choices: Choices, 
         for own, group, part in zip(out, groups, jnp.split(w, bounds[:-1])):
             own[name] = part.reshape(len(group), -1, *part.shape[1:])
     return out
+
+
+def _shuffled(x: Array, groups: int) -> Array:
+    """Channels dealt out anew: the first of each group, then the second of each, so that all are seen by and by."""
+    return jnp.swapaxes(x.reshape(*x.shape[:-1], groups, -1), -1, -2).reshape(x.shape)
+
+
+def _around(group, x, mix, choices, stride) -> list[tuple[int, Array]]:
+    """What bypasses the operations on the edges that leave a group of states: (target, term of it).
+
+    PC-DARTS weighs all that an edge carries by the edge's own weight, and its operations by their softmax besides. A network
+    eats the products alone; over an edge they sum to its weight, since a softmax sums to one (`none` counts).
+    """
+    by_source = [[e for e, edge in enumerate(choices.edges) if edge[0] == source] for source in group]
+    leaving = by_source[0]
+    if not leaving:
+        return []
+    if stride_of(choices, leaving[0], stride) == 2:
+        x = max_pool_2x2(x)
+    amount = jnp.sum(mix, axis=1)[np.array(by_source)]  # [group, edges] or [group, edges, batch]
+    amount = jnp.expand_dims(amount, tuple(range(amount.ndim, 6)))
+    y = affine(x[:, None], amount) if mix.ndim == 2 else x[:, None] * amount.astype(x.dtype)
+    return list(zip([choices.edges[e][1] for e in leaving], jnp.sum(y, axis=0)))
 
 
 def _leaving(group, weights, x, mix, choices, stride, norms) -> list[tuple[int, Array]]:

@@ -73,6 +73,7 @@ class Cells(nn.Module):
     remat: bool = False
     unroll: int = 1
     discrete: bool = False
+    partial: int = 1
 
     @nn.compact
     def __call__(self, s0, s1, mix, train: bool = True, keys=None):
@@ -91,7 +92,7 @@ class Cells(nn.Module):
             for i, inputs in enumerate((inputs0, inputs1))
         ]
         weights = {}
-        for op, shapes in weight_shapes(choices, width, stride).items():
+        for op, shapes in weight_shapes(choices, width // self.partial, stride).items():
             weights[op] = {}
             for name, shape in shapes.items():
                 init = uniform(math.prod(shape[1:-1]))
@@ -113,7 +114,7 @@ class Cells(nn.Module):
         def one(carry, own, mix, key, norms):
             own_preprocess, own = own
             inputs = norms.conv(pointwise(jax.nn.relu(carry), own_preprocess))
-            return cell(own, inputs, mix, choices, stride, norms, key)
+            return cell(own, inputs, mix, choices, stride, norms, key, self.partial)
 
         carry = jnp.stack([pad(s0, 3), pad(s1, 3)])
         per_cell = mix if mix.ndim == 4 else None
@@ -218,6 +219,9 @@ class Supernet(nn.Module):
     The key is for noise (S4), drawn anew at every call, and for drop path, and may be left out where there is neither.
     `drop_path` is the rate, at least 0 and below 1, at which edges are left out, in training; None for never (`drop_edges`).
 
+    With `partial` = k operations work on the first k-th of the channels, and the others bypass them (PC-DARTS; `nn.cell`); it
+    divides the width.
+
     Batch norm inside the cells has no scale and shift and always uses the moments of the batch (the paper; the official code
     switches to running averages for validation). The stem's has both a scale and a shift, as in the official code.
     """
@@ -231,6 +235,7 @@ class Supernet(nn.Module):
     axis_name: str | None = None
     remat: bool = False
     unroll: int = 1
+    partial: int = 1
 
     def example_mix(self) -> Mix:
         """A mix of the right shapes, all zero."""
@@ -250,6 +255,8 @@ class Supernet(nn.Module):
     ) -> Float[Array, "batch classes"]:
         if self.is_initializing() and key is None:
             key = jax.random.key(0)  # nothing is drawn from it
+        if self.partial < 1 or self.width % self.partial:
+            raise ValueError(f"partial is {self.partial}: it must divide the width, {self.width}")
         if drop_path is not None and key is None:
             raise ValueError("drop_path is given without a key: the network's call needs a random key")
         stem_width = self.stem_multiplier * self.width
@@ -277,6 +284,7 @@ class Supernet(nn.Module):
                 self.axis_name,
                 self.remat,
                 self.unroll,
+                partial=self.partial,
                 name=f"cells{i}_{run.kind}",
             )
             own_mix = mix[run.kind]

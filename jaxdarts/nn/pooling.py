@@ -39,6 +39,18 @@ def max_pool(
     return lax.optimization_barrier(_choose.bind(x, winner, stride=stride, size=x.shape[-3:-1], transposed=False))
 
 
+def max_pool_2x2(x: Float[Array, "*batch height width channels"]) -> Float[Array, "*batch half_height half_width channels"]:
+    """The maximum of every 2x2 window, side by side: a plain reduction. On a tie the gradient is shared.
+
+    Raises:
+        ValueError: if height or width is odd.
+    """
+    height, width, channels = x.shape[-3:]
+    if height % 2 or width % 2:
+        raise ValueError(f"a 2x2 pooling of a {height}x{width} state: height and width must be even before every reduction")
+    return jnp.max(x.reshape(*x.shape[:-3], height // 2, 2, width // 2, 2, channels), axis=(-4, -2))
+
+
 @functools.partial(jax.jit, static_argnames=("stride", "size", "transposed"))
 def _gather(x: Array, winner: Array, *, stride: int, size: tuple[int, int], transposed: bool) -> Array:
     winner = lax.optimization_barrier(winner)
