@@ -32,6 +32,7 @@ from jaxdarts import penalty as penalty
 from jaxdarts import perturb as perturb
 from jaxdarts import relax as relax
 from jaxdarts import report as report
+from jaxdarts import schedules as schedules
 from jaxdarts import spaces as spaces
 from jaxdarts import train as train
 from jaxdarts.count import count_params as count_params

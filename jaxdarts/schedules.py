@@ -1,0 +1,48 @@
+"""Learning rates of published trainings: the rate of every epoch, as a list of numbers.
+
+The published code changes a rate between epochs only, so these are tables; `jnp.asarray(table)[step // steps_per_epoch]` is
+the optax schedule.
+"""
+
+import numpy as np
+from jaxtyping import Float64
+
+
+def cosine(peak: float, epochs: int) -> Float64[np.ndarray, " epochs"]:
+    """Half a cosine from `peak` towards zero, which epoch number `epochs` would have.
+
+    Loshchilov & Hutter, `SGDR <https://arxiv.org/abs/1608.03983>`_, 2017, without restarts.
+
+    >>> cosine(1.0, 2)
+    array([1. , 0.5])
+    """
+    return 0.5 * peak * (1 + np.cos(np.pi * np.arange(epochs) / epochs))
+
+
+def exponential(peak: float, epochs: int, decay: float = 0.97) -> Float64[np.ndarray, " epochs"]:
+    """`peak`, times `decay` after every epoch: quark0/darts' training on ImageNet.
+
+    >>> exponential(1.0, 3, 0.5)
+    array([1.  , 0.5 , 0.25])
+    """
+    return peak * decay ** np.arange(float(epochs))
+
+
+def linear(peak: float, epochs: int, warmup: int = 0) -> Float64[np.ndarray, " epochs"]:
+    """A line from `peak` to zero over all epochs but the last five, which share out its last step at a fifth of the slope.
+
+    With E epochs the rate of epoch e is peak (E - 5 - e) / (E - 5), and peak (E - e) / (5 (E - 5)) in the last five; the first
+    `warmup` epochs have (e + 1) / warmup of it. This is the training on ImageNet of P-DARTS, PC-DARTS and SmoothDARTS (warm-up
+    of five epochs where the batch is larger than 256). In an early version of P-DARTS' code the last five rates rise by a slip.
+
+    Raises:
+        ValueError: if there are no more than five epochs.
+
+    >>> linear(1.0, 10, warmup=2)
+    array([0.5 , 0.8 , 0.6 , 0.4 , 0.2 , 0.2 , 0.16, 0.12, 0.08, 0.04])
+    """
+    if epochs <= 5:
+        raise ValueError(f"{epochs} epochs: the linear schedule needs more than its last five")
+    epoch = np.arange(epochs)
+    rate = peak * np.where(epochs - epoch > 5, epochs - 5 - epoch, (epochs - epoch) / 5) / (epochs - 5)
+    return rate * np.minimum(1, (epoch + 1) / warmup) if warmup else rate
