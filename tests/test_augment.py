@@ -1,5 +1,7 @@
 """Augmentation against a loop over examples in NumPy, and the independence of examples from their batch."""
 
+import colorsys
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -73,6 +75,56 @@ def test_normalize(images):
     chex.assert_trees_all_close(out, (np.asarray(images) / 255.0 - mean) / std, rtol=1e-5, atol=1e-6)
 
 
+def jittered(image, factors, order):
+    """ColorJitter's definition, pixel by pixel where the hue is concerned."""
+    for kind in order:
+        grey = image @ np.array([0.299, 0.587, 0.114])
+        if kind == 3:
+            flat = []
+            for pixel in image.reshape(-1, 3):
+                hue, saturation, value = colorsys.rgb_to_hsv(*pixel)
+                flat.append(colorsys.hsv_to_rgb((hue + factors[3]) % 1, saturation, value))
+            image = np.array(flat).reshape(image.shape)
+        else:
+            other = (0, grey.mean(), grey[..., None])[kind]
+            image = np.clip(factors[kind] * image + (1 - factors[kind]) * other, 0, 1)
+    return image
+
+
+@pytest.mark.parametrize("jitter", [augment.Jitter(), augment.Jitter(1.5, 0, 0.2, 0.5)])
+def test_color_jitter_is_its_definition(images, jitter):
+    pixels = np.asarray(images) / 255.0
+    pixels[0] = pixels[0, 0, 0, 0]  # one grey image, whose hue is undefined
+    pixels[1, ..., 2] = pixels[1, ..., 0]  # two channels may share the largest value
+    out = jax.jit(augment.color_jitter, static_argnums=2)(keys(4, len(images)), jnp.asarray(pixels, jnp.float32), jitter)
+    chex.assert_type(out, jnp.float32)
+    orders = set()
+    for key, before, after in zip(keys(4, len(images)), pixels, out, strict=True):
+        draws = np.asarray(jax.random.uniform(key, (2, 4)))
+        order = tuple(np.argsort(draws[1]))
+        low = [max(0, 1 - value) for value in jitter[:3]] + [-jitter.hue]
+        high = [1 + value for value in jitter[:3]] + [jitter.hue]
+        np.testing.assert_allclose(after, jittered(before, low + (np.array(high) - low) * draws[0], order), atol=2e-5)
+        orders.add(order)
+    assert len(orders) > 6
+
+
+def test_no_jitter_changes_nothing(images):
+    pixels = images.astype(jnp.float32) / 255
+    out = augment.color_jitter(keys(0, len(images)), pixels, augment.Jitter(0, 0, 0, 0))
+    chex.assert_trees_all_close(out, pixels, atol=1e-6)
+
+
+def test_a_batch_read_ahead_is_transformed_as_one_on_the_device(images):
+    part = {"image": images, "label": jnp.arange(len(images))}
+    indices, key = jnp.array([7, 2, 2]), jax.random.key(1)
+    options = dict(padding=1, flip=True, cutout_length=2, jitter=augment.Jitter())
+    read, apply = (make(np.zeros(3), np.ones(3), **options) for make in (augment.reader, augment.transform))
+    batch = {name: field[indices] for name, field in part.items()}
+    for given in (key, None):
+        chex.assert_trees_all_equal(read(part, indices, given), apply(batch, indices, given))
+
+
 @pytest.mark.parametrize("length", [0, 4, 5, 40])
 def test_cutout_erases_one_clipped_square(images, length):
     _, height, width, _ = SHAPE
@@ -105,14 +157,18 @@ def test_cutout_centres_are_uniform_over_the_image():
 
 @pytest.mark.parametrize(
     "transform",
-    [lambda k, x: augment.crop_and_flip(k, x, 2, True), lambda k, x: augment.cutout(k, x, 4)],
-    ids=["crop_and_flip", "cutout"],
+    [
+        lambda k, x: augment.crop_and_flip(k, x, 2, True),
+        lambda k, x: augment.cutout(k, x, 4),
+        lambda k, x: augment.color_jitter(k, x / 255, augment.Jitter()),
+    ],
+    ids=["crop_and_flip", "cutout", "color_jitter"],
 )
 def test_examples_do_not_depend_on_their_batch(images, transform):
     whole = transform(keys(0, len(images)), images)
     places = jnp.array([9, 2, 4])
     part = jax.jit(transform)(augment.example_keys(jax.random.key(0), places), images[places])
-    chex.assert_trees_all_equal(part, whole[places])
+    chex.assert_trees_all_close(part, whole[places], rtol=0, atol=0 if whole.dtype == jnp.uint8 else 1e-6)
 
 
 def test_order_is_a_permutation_per_epoch():
