@@ -1,5 +1,6 @@
 """Image-classification sets as arrays of bytes in memory: by TFDS name, from an npz file, from a folder of pictures."""
 
+import os
 import warnings
 import zipfile
 import zlib
@@ -13,8 +14,8 @@ from jaxtyping import Float32, Int32, UInt8
 from jaxdarts.data import tfds_source
 from jaxdarts.data.optional import require
 
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"}
-_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK"}  # eight bits a channel or fewer
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"}
+MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK"}  # eight bits a channel or fewer
 
 # What published searches normalise by: mean and standard deviation of each channel of the training images.
 _MOMENTS = {
@@ -30,6 +31,10 @@ class Images(NamedTuple):
     images: UInt8[np.ndarray, "num height width channels"]
     labels: Int32[np.ndarray, " num"]
 
+    @property
+    def num(self) -> int:
+        return len(self.labels)
+
 
 class Dataset(NamedTuple):
     """A training set, a test set, and what both share.
@@ -43,6 +48,12 @@ class Dataset(NamedTuple):
     class_names: tuple[str, ...]
     mean: Float32[np.ndarray, " channels"]
     std: Float32[np.ndarray, " channels"]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels."""
+        _, height, width, channels = self.train.images.shape
+        return height, width, channels
 
 
 def load(name: str, data_dir: str | None = None) -> Dataset:
@@ -104,11 +115,20 @@ def split(images: Images, portion: float) -> tuple[Images, Images]:
     >>> first.labels, second.labels
     (array([0, 1], dtype=int32), array([2, 3, 4], dtype=int32))
     """
-    size = len(images.labels)
+    count = first_part(images.num, portion)
+    return Images(*(field[:count] for field in images)), Images(*(field[count:] for field in images))
+
+
+def first_part(size: int, portion: float) -> int:
+    """How many of `size` examples are the first `portion` of them.
+
+    Raises:
+        ValueError: if that is none or all of them.
+    """
     count = int(portion * size) if 0 < portion < 1 else 0
     if not 0 < count < size:
         raise ValueError(f"portion {portion} of {size} examples leaves a part empty; both parts need an example")
-    return Images(*(field[:count] for field in images)), Images(*(field[count:] for field in images))
+    return count
 
 
 def _checked(name: str, part: str, images: np.ndarray, labels: np.ndarray) -> Images:
@@ -175,6 +195,20 @@ def _npz(path: Path) -> tuple[Mapping[str, np.ndarray], None]:
 
 
 def _folder(root: Path) -> tuple[Mapping[str, np.ndarray], tuple[str, ...]]:
+    train, test, class_names = folder_files(root)
+    images = _pictures([file for file, _ in train + test])
+    labels = np.array([label for _, label in train + test], np.int32)
+    count = len(train)
+    return _arrays((images[:count], labels[:count]), (images[count:], labels[count:])), class_names
+
+
+def folder_files(root: Path) -> tuple[list[tuple[str, int]], list[tuple[str, int]], tuple[str, ...]]:
+    """The training and the test files of `folder:PATH` with their labels, in a fixed order, and the names of the classes.
+
+    Raises:
+        ValueError: if a class has test images only.
+        FileNotFoundError: if there is no such folder, or a part of it is missing or empty.
+    """
     if not root.is_dir():
         raise FileNotFoundError(f"folder:{root}: no such folder")
     parts = {name: root / name for name in ("train", "test", "val", "validation") if (root / name).is_dir()}
@@ -199,29 +233,27 @@ def _folder(root: Path) -> tuple[Mapping[str, np.ndarray], tuple[str, ...]]:
     if not train or not test:
         raise FileNotFoundError(
             f"folder:{root}: {len(train)} training and {len(test)} test images; needed are files "
-            f"{', '.join(sorted(_SUFFIXES))} in one folder per class"
+            f"{', '.join(sorted(SUFFIXES))} in one folder per class"
         )
-    images = _pictures([file for file, _ in train + test])
-    labels = np.array([label for _, label in train + test], np.int32)
-    count = len(train)
-    return _arrays((images[:count], labels[:count]), (images[count:], labels[count:])), class_names
+    return train, test, class_names
 
 
 def _subfolders(folder: Path) -> tuple[str, ...]:
     return tuple(sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")))
 
 
-def _files(folder: Path, class_names: Sequence[str]) -> list[tuple[Path, int]]:
+def _files(folder: Path, class_names: Sequence[str]) -> list[tuple[str, int]]:
+    # Text, since a million Path objects would take a gigabyte.
     return [
-        (file, label)
+        (os.path.join(folder, name, file), label)
         for label, name in enumerate(class_names)
         if (folder / name).is_dir()
-        for file in sorted((folder / name).iterdir())
-        if file.suffix.lower() in _SUFFIXES and not file.name.startswith(".")
+        for file in sorted(os.listdir(folder / name))
+        if os.path.splitext(file)[1].lower() in SUFFIXES and not file.startswith(".")
     ]
 
 
-def _pictures(files: Sequence[Path]) -> np.ndarray:
+def _pictures(files: Sequence[str]) -> np.ndarray:
     pil = require("PIL.Image", "pillow", "'folder:PATH'")
     size, modes = None, set()
     for file in files:
@@ -234,7 +266,7 @@ def _pictures(files: Sequence[Path]) -> np.ndarray:
                         f"{file} has {picture.width} x {picture.height} pixels, but {files[0]} {size[0]} x {size[1]}; "
                         "all images must have the same size"
                     )
-                if picture.mode not in _MODES:
+                if picture.mode not in MODES:
                     raise ValueError(f"{file} has the mode {picture.mode}; needed are 8 bits a channel")
                 modes.add(picture.mode)
         except (OSError, pil.DecompressionBombError) as error:

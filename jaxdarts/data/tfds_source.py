@@ -8,7 +8,7 @@ import os
 import re
 import uuid
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,21 +38,62 @@ def read(name: str, data_dir: str | None) -> tuple[Mapping[str, np.ndarray], tup
         FileNotFoundError: if it is not prepared and cannot be.
         ModuleNotFoundError: if a package is missing; tells the pip command.
     """
-    for module in ("importlib_resources", "PIL", "array_record", "tensorflow_datasets"):
-        require(module, _PACKAGES, f"reading {name!r}")
-    builder = _prepared_builder(name, os.path.expanduser(data_dir) if data_dir else None)
-    class_names = tuple(builder.info.features[builder.info.supervised_keys[1]].names)
+    builder, class_names = opened(name, data_dir)
     folder = Path(builder.data_path)
     cache = folder.parent / f"jaxdarts-{folder.name}.npz"
     identity = _identity(folder)
     arrays = _read_cache(cache, identity)
     if arrays is None:
-        test = next((split for split in ("test", "validation") if split in builder.info.splits), None)
-        if test is None or "train" not in builder.info.splits:
-            raise ValueError(f"{name} has the splits {list(builder.info.splits)}; needed are train, and test or validation")
+        test = held_out(builder)[0]
         arrays = dict(zip(_ARRAYS, (*_read_split(builder, "train"), *_read_split(builder, test)), strict=True))
         _write_cache(cache, identity, arrays)
     return arrays, class_names
+
+
+def opened(name: str, data_dir: str | None) -> tuple[Any, tuple[str, ...]]:
+    """The builder of a set that is prepared, and the names of its classes; errors as in `read`."""
+    for module in ("importlib_resources", "PIL", "array_record", "tensorflow_datasets"):
+        require(module, _PACKAGES, f"reading {name!r}")
+    builder = _prepared_builder(name, os.path.expanduser(data_dir) if data_dir else None)
+    return builder, tuple(builder.info.features[builder.info.supervised_keys[1]].names)
+
+
+def held_out(builder: Any) -> list[str]:
+    """The splits that may be tested on, best first.
+
+    Raises:
+        ValueError: if there is none, or none to train on.
+    """
+    found = [split for split in ("test", "validation") if split in builder.info.splits]
+    if not found or "train" not in builder.info.splits:
+        splits = list(builder.info.splits)
+        raise ValueError(f"{builder.info.full_name} has the splits {splits}; needed are train, and test or validation")
+    return found
+
+
+def random_access(builder: Any, split: str) -> tuple[int, Callable[[int], tuple[bytes, int]]]:
+    """The number of examples of a split, and place -> (image as stored, label), which threads may share.
+
+    Raises:
+        ValueError: if the set is not prepared as `array_record`, or the split is empty.
+    """
+    import tensorflow_datasets as tfds
+
+    if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
+        raise ValueError(
+            f"{builder.data_path} is prepared as {builder.info.file_format.value}; single examples can be read from "
+            "file_format='array_record' only"
+        )
+    image_key, label_key = builder.info.supervised_keys
+    source = builder.as_data_source(split=split, decoders={image_key: tfds.decode.SkipDecoding()})
+    if not len(source):
+        raise ValueError(f"{builder.name}: the split {split} is empty")
+
+    def read(place: int) -> tuple[bytes, int]:
+        record = source[place]
+        return record[image_key], int(record[label_key])
+
+    return len(source), read
 
 
 def _prepared_builder(name: str, data_dir: str | None) -> Any:

@@ -1,0 +1,219 @@
+"""Image sets that stay on a disk: read batch by batch in threads, a few batches before they are asked for.
+
+What is random about an image is a function of (seed, epoch, its place in the set), and the order of the images comes from
+`augment.order`; so a resumed run sees the batches that an uninterrupted one sees.
+"""
+
+import contextlib
+import io
+import math
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float32, Integer
+
+from jaxdarts.data import images, tfds_source
+from jaxdarts.data.optional import require
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of ImageNet's channels, pixels scaled to [0, 1]: what published networks for large images normalise by."""
+
+
+class Unreadable(ValueError):
+    """An image cannot be read; the message is one line that names it."""
+
+
+class Stored(NamedTuple):
+    """Labelled images on a disk.
+
+    num: their number.
+    read: place -> (RGB picture of any size, label); threads may share it. Raises Unreadable.
+    """
+
+    num: int
+    read: Callable[[int], tuple[Any, int]]
+
+
+class Dataset(NamedTuple):
+    """What `images.Dataset` is for images in memory; `image_shape` is [height, width, channels] of the images in a batch."""
+
+    name: str
+    train: Stored
+    test: Stored
+    class_names: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+    mean: Float32[np.ndarray, " channels"]
+    std: Float32[np.ndarray, " channels"]
+
+
+def load(name: str, data_dir: str | None, size: int) -> Dataset:
+    """Finds the images of a set and reads none of them.
+
+    Args:
+        name: `folder:PATH` as for `images.load`, with images of any size; or the TFDS name of an image-classification set that
+            is prepared as `array_record`. Tests use its `test` images, or those of `validation` where it has no labelled ones.
+        data_dir: where TFDS keeps its folders; by default `$TFDS_DATA_DIR` or `~/tensorflow_datasets`.
+        size: height and width that the images are cut to.
+
+    Raises:
+        ValueError: if the set is unknown, or cannot be read in any order.
+        FileNotFoundError: if there are no such data.
+        ModuleNotFoundError: if a package is missing; tells the pip command.
+    """
+    require("PIL.Image", "pillow", f"reading {name!r}")
+    kind, _, path = name.partition(":")
+    if kind == "folder" and path:
+        *files, class_names = images.folder_files(Path(path).expanduser())
+        train, test = (_files(part) for part in files)
+    else:
+        builder, class_names = tfds_source.opened(name, data_dir)
+        train = _split(builder, "train")
+        # The labels of ImageNet's test images are not public; TFDS has them as -1.
+        labelled = (part for part in (_split(builder, held) for held in tfds_source.held_out(builder)) if part.read(0)[1] >= 0)
+        test = next(labelled, None)
+        if test is None:
+            raise ValueError(f"{name} has no labelled images to test on")
+    return Dataset(name, train, test, class_names, (size, size, 3), np.array(MEAN, np.float32), np.array(STD, np.float32))
+
+
+def split(part: Stored, portion: float) -> tuple[Stored, Stored]:
+    """Splits by place, as `images.split` does.
+
+    Raises:
+        ValueError: if either part would be empty.
+    """
+    count = images.first_part(part.num, portion)
+    return Stored(count, part.read), Stored(part.num - count, lambda place: part.read(count + place))
+
+
+@contextlib.contextmanager
+def threads(number: int | None = None) -> Iterator[ThreadPoolExecutor]:
+    """Threads that decode, by default one a core. On leaving, what has not begun is dropped."""
+    pool = ThreadPoolExecutor(number or os.cpu_count())
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def batches(
+    pool: ThreadPoolExecutor,
+    part: Stored,
+    order: Integer[np.ndarray, "steps batch"],
+    size: int,
+    draw: tuple[int, int] | None = None,
+    ahead: int = 2,
+) -> Callable[[int], dict[str, np.ndarray]]:
+    """Batches of images, read in the background.
+
+    Args:
+        pool: from `threads`.
+        part: the images.
+        order: places of the images of every batch.
+        size: height and width to cut them to.
+        draw: (seed, epoch) of random crops, for training; None for the central ones.
+        ahead: how many batches after the one that is asked for are begun.
+
+    Returns:
+        get(i) -> {"image": uint8 [batch, size, size, 3], "label": int32 [batch]}, the images at order[i]. Ask for i in rising
+        order, beginning anywhere. Raises Unreadable.
+    """
+
+    def read(place: int) -> tuple[np.ndarray, int]:
+        picture, label = part.read(place)
+        if draw is None:
+            return np.asarray(central_crop(picture, size)), label
+        return np.asarray(random_crop(picture, size, np.random.RandomState([*draw, place]))), label
+
+    begun: dict[int, list[Future]] = {}
+
+    def get(i: int) -> dict[str, np.ndarray]:
+        for j in range(i, min(i + 1 + ahead, len(order))):
+            if j not in begun:
+                begun[j] = [pool.submit(read, int(place)) for place in order[j]]
+        pixels, labels = zip(*(future.result() for future in begun.pop(i)), strict=True)
+        return {"image": np.stack(pixels), "label": np.array(labels, np.int32)}
+
+    return get
+
+
+# ------------------------------------------------------------------------------------------------------------- crops
+
+
+def random_crop(picture: Any, size: int, random: np.random.RandomState) -> Any:
+    """torchvision's `RandomResizedCrop(size)`: a random rectangle, resized by Pillow's antialiased bilinear filter."""
+    left, top, width, height = random_box(picture.width, picture.height, random)
+    # Cropped first: resize(box=...) would let the filter look beyond the rectangle.
+    return picture.crop((left, top, left + width, top + height)).resize((size, size), _bilinear())
+
+
+def random_box(width: int, height: int, random: np.random.RandomState) -> tuple[int, int, int, int]:
+    """(left, top, width, height) of a rectangle of 8 to 100 % of an image's area and an aspect ratio of 3/4 to 4/3.
+
+    Ten tries with an area that is uniform and a ratio that is uniform on a logarithmic scale, then the largest central
+    rectangle of an allowed ratio. Szegedy et al., `Going Deeper with Convolutions <https://arxiv.org/abs/1409.4842>`_, 2015, in
+    torchvision's form.
+    """
+    for _ in range(10):
+        area = width * height * random.uniform(0.08, 1)
+        ratio = math.exp(random.uniform(math.log(3 / 4), math.log(4 / 3)))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            top = random.randint(0, height - h + 1)
+            return random.randint(0, width - w + 1), top, w, h
+    ratio = min(max(width / height, 3 / 4), 4 / 3)
+    w, h = min(width, round(height * ratio)), min(height, round(width / ratio))
+    return (width - w) // 2, (height - h) // 2, w, h
+
+
+def central_crop(picture: Any, size: int) -> Any:
+    """The shorter side resized to size * 256 / 224, then the centre: `Resize(256)` and `CenterCrop(224)` of torchvision."""
+    width, height = picture.size
+    shorter = round(size * 256 / 224)
+    if width <= height:
+        width, height = shorter, int(shorter * height / width)
+    else:
+        width, height = int(shorter * width / height), shorter
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    return picture.resize((width, height), _bilinear()).crop((left, top, left + size, top + size))
+
+
+def _bilinear() -> Any:
+    return require("PIL.Image", "pillow", "an image").Resampling.BILINEAR
+
+
+# ----------------------------------------------------------------------------------------------------------- sources
+
+
+def _files(files: list[tuple[str, int]]) -> Stored:
+    def read(place: int) -> tuple[Any, int]:
+        file, label = files[place]
+        return _picture(lambda: file, file), label
+
+    return Stored(len(files), read)
+
+
+def _split(builder: Any, name: str) -> Stored:
+    num, record = tfds_source.random_access(builder, name)
+
+    def read(place: int) -> tuple[Any, int]:
+        encoded, label = record(place)
+        return _picture(lambda: io.BytesIO(encoded), f"image {place} of {builder.info.full_name}, {name},"), label
+
+    return Stored(num, read)
+
+
+def _picture(source: Callable[[], Any], name: str) -> Any:
+    pil = require("PIL.Image", "pillow", name)
+    try:
+        with pil.open(source()) as picture:
+            if picture.mode not in images.MODES:
+                raise ValueError(f"the mode is {picture.mode}; needed are 8 bits a channel")
+            # Pillow warns where a palette's transparency gets lost on the way to RGB, and not on this one.
+            return (picture.convert("RGBA") if picture.mode in ("P", "PA") else picture).convert("RGB")
+    except Exception as error:  # Pillow's decoders raise anything on broken data
+        raise Unreadable(f"{name} is no readable image: {error}") from error
