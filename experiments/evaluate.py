@@ -10,8 +10,8 @@ trained network again.
 import contextlib
 import dataclasses
 import difflib
+import functools
 import json
-import math
 import os
 import time
 from pathlib import Path
@@ -27,7 +27,7 @@ import numpy as np
 import jaxdarts as jd
 import runs
 from jaxdarts import trained
-from jaxdarts.data import augment, images
+from jaxdarts.data import augment, feed, images, stream
 from runs import Run, Stop
 
 
@@ -45,6 +45,14 @@ class Config(runs.Settings):
     """Channels of the first cells; every reduction doubles them."""
     layers: int = 20
     """Number of cells; reductions at a third and two thirds."""
+    network: Literal["cifar", "imagenet"] = "cifar"
+    """Stem: one convolution for small images, or three that shrink large ones by a factor of 8."""
+    stream: bool = False
+    """Read images of any size from the disk batch by batch, randomly cropped; for sets that do not fit on the device."""
+    image_size: int = 224
+    """Height and width of streamed images; tests take them out of the middle of 8/7 of that."""
+    color_jitter: bool = False
+    """Change brightness, contrast, saturation and hue of every training image, as published for ImageNet."""
     cutout: bool = True
     """Erase a square of every training image."""
     auxiliary: bool = True
@@ -56,21 +64,16 @@ class Config(runs.Settings):
     label_smooth: float = 0.0
     """Share of the target that is spread over all classes."""
     learning_rate: float = 0.025
-    """Learning rate (SGD) of the first epoch; falls to zero by a cosine over the epochs."""
-    momentum: float = 0.9
-    """Momentum of SGD."""
-    weight_decay: float = 3e-4
-    """Multiple of the weights that is added to their gradient."""
-    grad_clip: float = 5.0
-    """Largest global norm of the gradient."""
+    """Learning rate (SGD) that --schedule starts from."""
+    schedule: Literal["cosine", "exponential", "linear"] = "cosine"
+    """Over the epochs: cosine to zero; times --decay after each; a line to zero, slower in the last five epochs and with five
+    epochs of warm-up where the batch is larger than 256."""
+    decay: float = 0.97
+    """Factor of the exponential schedule."""
     seed: int = 0
     """Determines everything that is random."""
     num_seeds: int = 1
     """Number of trainings in one program, with seeds seed, seed + 1, ...; mean and deviation are reported."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Number format of the network's computations; weights stay float32."""
-    remat: bool = False
-    """Recompute cells in the backward pass: less memory, more time."""
     unroll: int = 6
     """Cells of a run that are compiled apart: more of them compile longer and, on a CPU, run a fifth faster."""
     select: tuple[str, ...] = ()
@@ -81,8 +84,6 @@ class Config(runs.Settings):
     """Fraction of the training images that the short training sees; the rest chooses."""
     random_cells: int = 1
     """Random cells that are trained beside the selected ones, as a baseline."""
-    estimate: bool = False
-    """Only compile the step and print parameters, memory and steps an epoch; trains and writes nothing."""
     test_only: bool = False
     """Only test the network in --checkpoint."""
     checkpoint: str | None = None
@@ -111,15 +112,34 @@ PRESETS = {
     "svhn_cropped": dataclasses.replace(CIFAR, dataset="svhn_cropped"),
     "mnist": dataclasses.replace(CIFAR, dataset="mnist", flip=False, auxiliary=False),
     "fashion_mnist": dataclasses.replace(CIFAR, dataset="fashion_mnist", auxiliary=False),
+    "imagenet": Config(  # the mobile setting
+        dataset="imagenet2012",
+        network="imagenet",
+        stream=True,
+        epochs=250,
+        batch_size=128,
+        init_channels=48,
+        layers=14,
+        learning_rate=0.1,
+        schedule="exponential",
+        weight_decay=3e-5,
+        label_smooth=0.1,
+        drop_path_prob=0.0,
+        crop_padding=0,
+        cutout=False,
+        color_jitter=True,
+        report_freq=100,
+    ),
 }
-"""What each data set starts from; any other one starts from CIFAR-10's, the paper's, setting."""
+"""What the data sets of these names start from, and imagenet2012; any other one starts from the paper's CIFAR-10 setting."""
 
 
 def check(config: Config) -> Config:
     """Refuses settings that cannot work, before anything is loaded."""
     runs.check_numbers(
         config,
-        positive="epochs batch_size init_channels layers num_seeds report_freq learning_rate grad_clip select_epochs unroll",
+        positive="epochs batch_size init_channels layers num_seeds report_freq learning_rate grad_clip select_epochs unroll "
+        "image_size decay",
         not_negative="max_steps checkpoint_freq crop_padding cutout_length seed momentum weight_decay auxiliary_weight "
         "drop_path_prob label_smooth random_cells",
     )
@@ -128,6 +148,11 @@ def check(config: Config) -> Config:
             raise Stop(f"--{name}={getattr(config, name)}: must be below 1", 2)
     if not 0 < config.select_portion < 1:
         raise Stop(f"--select_portion={config.select_portion}: must lie between 0 and 1, both excluded", 2)
+    shortest = min(config.epochs, config.select_epochs) if config.select else config.epochs
+    if config.schedule == "linear" and shortest <= 5:
+        raise Stop(f"--schedule=linear: its last five epochs are slower, so it needs more than {shortest} epochs", 2)
+    if config.stream and config.dataset.partition(":")[0] in ("digits", "npz"):
+        raise Stop(f"--stream: {config.dataset} holds no single images; it takes folder:PATH or a TFDS name", 2)
     runs.check_seeds_and_devices(config)
     return config
 
@@ -170,52 +195,55 @@ class Program(NamedTuple):
     step: Any  # (training, data, indices, data keys) -> training
     evaluate: Any  # (state, data, indices, weights) -> sums of metrics
     devices: list
-    data: Any  # {"train", "test"} on every device
-    sizes: dict[str, int]
     steps_per_epoch: int
 
 
-def build(config: Config, genotype: jd.Genotype, dataset: images.Dataset) -> Program:
+def build(config: Config, genotype: jd.Genotype, dataset: Any) -> Program:
     """Puts the library's parts together for one configuration; `dataset.test` is what `evaluate` sees."""
     devices = jax.local_devices()[: config.num_devices]
-    steps_per_epoch = len(dataset.train.labels) // config.batch_size
+    steps_per_epoch = dataset.train.num // config.batch_size
     if not steps_per_epoch:
-        raise Stop(f"--batch_size={config.batch_size}: larger than the training set, {len(dataset.train.labels)} images", 2)
+        raise Stop(f"--batch_size={config.batch_size}: larger than the training set, {dataset.train.num} images", 2)
+    if config.color_jitter and dataset.image_shape[-1] != 3:
+        raise Stop(f"--color_jitter: the images of {config.dataset} have {dataset.image_shape[-1]} channels, not 3", 2)
     net = jd.spaces.darts().network(
         genotype,
         config.init_channels,
         config.layers,
         len(dataset.class_names),
         auxiliary=config.auxiliary,
+        imagenet=config.network == "imagenet",
         dtype=jnp.dtype(config.dtype),
         axis_name=jd.parallel.AXIS,
         remat=config.remat,
         unroll=config.unroll,
     )
-    alone, image = net.clone(axis_name=None), jnp.zeros((1, *dataset.train.images.shape[1:]))
+    alone, image = net.clone(axis_name=None), jnp.zeros((1, *dataset.image_shape))
     try:
         jax.eval_shape(alone.init, jax.random.key(0), image)
     except ValueError as error:
-        raise Stop(
-            f"--layers={config.layers} --auxiliary={config.auxiliary}, images of {config.dataset}: {error}", 2
-        ) from error
+        flags = " ".join(f"--{name}={getattr(config, name)}" for name in ("layers", "auxiliary", "network"))
+        raise Stop(f"{flags}, images of {'x'.join(map(str, dataset.image_shape))}: {error}", 2) from error
+    table = jnp.asarray(rates(config), jnp.float32)
+
+    def drop_path(step):  # the published rate rises by the epoch, from zero
+        return config.drop_path_prob * (step // steps_per_epoch) / config.epochs
+
     training = jd.train.from_scratch(
         net,
-        runs.weights_optimizer(config, learning_rate, steps_per_epoch),
-        # The published rate rises by the epoch, from zero.
-        drop_path=(lambda step: config.drop_path_prob * (step // steps_per_epoch) / config.epochs)
-        if config.drop_path_prob
-        else None,
+        runs.weights_optimizer(config, lambda epoch: table[epoch], steps_per_epoch),
+        drop_path=drop_path if config.drop_path_prob else None,
         auxiliary_weight=config.auxiliary_weight,
         label_smoothing=config.label_smooth,
         axis_name=jd.parallel.AXIS,
     )
-    read = augment.reader(
+    read = (augment.transform if config.stream else augment.reader)(
         dataset.mean,
         dataset.std,
         padding=config.crop_padding,
         flip=config.flip,
         cutout_length=config.cutout_length if config.cutout else 0,
+        jitter=augment.Jitter() if config.color_jitter else None,
     )
 
     def step(carry, data, indices, data_key):
@@ -235,63 +263,59 @@ def build(config: Config, genotype: jd.Genotype, dataset: images.Dataset) -> Pro
         return {"state": jd.parallel.stack(states), "sums": sums}
 
     over_seeds, over_devices = jd.parallel.over_seeds, jd.parallel.over_devices
-    parts = {"train": dataset.train, "test": dataset.test}
     return Program(
         init=init,
-        step=over_devices(over_seeds(step, (0, None, 0, 0)), devices, donate=(0,)),
+        step=over_devices(over_seeds(step, (0, 0 if config.stream else None, 0, 0)), devices, donate=(0,)),
         evaluate=over_devices(over_seeds(evaluate, (0, None, None, None)), devices),
         devices=devices,
-        data={name: {"image": part.images, "label": part.labels} for name, part in parts.items()},
-        sizes={name: len(part.labels) for name, part in parts.items()},
         steps_per_epoch=steps_per_epoch,
     )
 
 
-def learning_rate(config: Config, epoch, cos):
-    """By epoch; the cosine ends at zero, in the paper and in the official code alike."""
-    return 0.5 * config.learning_rate * (1 + cos(math.pi * epoch / config.epochs))
+def rates(config: Config) -> np.ndarray:
+    """The learning rate of every epoch."""
+    if config.schedule == "cosine":  # ends at zero, in the paper and in the official code alike
+        return jd.schedules.cosine(config.learning_rate, config.epochs)
+    if config.schedule == "exponential":
+        return jd.schedules.exponential(config.learning_rate, config.epochs, config.decay)
+    return jd.schedules.linear(config.learning_rate, config.epochs, warmup=5 if config.batch_size > 256 else 0)
 
 
-def test(config: Config, program: Program, state, data) -> dict[str, np.ndarray]:
-    """Means over all of the test images, [seeds] each; the last batch is filled up with images of weight zero."""
-    size = program.sizes["test"]
-    batches = -(-size // config.batch_size)
-    padded = batches * config.batch_size
-    indices = np.minimum(np.arange(padded), size - 1).astype(np.int32).reshape(batches, -1)
-    weights = (np.arange(padded) < size).astype(np.float32).reshape(batches, -1)
-    indices, weights = (jd.parallel.split(part, len(program.devices), axis=1) for part in (indices, weights))
+def test(config: Config, program: Program, state, fed: feed.Feed, size: int) -> dict[str, np.ndarray]:
+    """Means over all of the `size` test images, [seeds] each."""
+    places, weights = feed.filled_up(size, config.batch_size)
+    data = fed.test(places)
+    indices, weights = (jd.parallel.split(part, len(program.devices), axis=1) for part in (places, weights))
     sums: dict[str, Any] = {}
-    for i in range(batches):
-        metrics = jd.parallel.first(program.evaluate(state, data, indices[:, i], weights[:, i]))
+    for i in range(len(places)):
+        metrics = jd.parallel.first(program.evaluate(state, data(i), indices[:, i], weights[:, i]))
         sums = {name: sums.get(name, 0) + np.asarray(value) for name, value in metrics.items()}
     return {name: value / size for name, value in sums.items()}
 
 
 def train(
-    config: Config, genotype: jd.Genotype, dataset: images.Dataset, program: Program, run: Run, judged: str = "test"
+    config: Config, genotype: jd.Genotype, dataset: Any, program: Program, run: Run, judged: str = "test"
 ) -> dict[str, np.ndarray]:
     """Trains to the end, or goes on with what was saved; `dataset.test`, called `judged`, is read after the last step only."""
-    log, length = run.log, program.steps_per_epoch
+    log, length, table = run.log, program.steps_per_epoch, rates(config)
     training, seconds = runs.restored(config, run, program.init())
     records = runs.Records(run.folder, runs.kept_step(config, int(training["state"].step[0]), length))
-    shape = dataset.train.images.shape[1:]
-    cost = jd.network_cost(genotype, config.init_channels, config.layers, len(dataset.class_names), shape)
+    cost = network_cost(config, genotype, dataset)
     log.info("args = %s", repr(config).replace("Config(", "Namespace(", 1))
     log.info("genotype = %s", genotype)
     log.info("param size = %fMB", cost[0] / 1e6)
     log.info("multiply-adds = %fM", cost[1] / 1e6)
     jd.metrics.replace_text(run.folder / "genotype.json", jd.genotypes.to_json(genotype))
-    data = jd.parallel.replicate(program.data, program.devices)
     seeds = range(config.seed, config.seed + config.num_seeds)
     keys = jnp.stack([jax.random.fold_in(jax.random.key(seed), 1) for seed in seeds])
     data_keys = jd.parallel.replicate(jax.vmap(jax.random.fold_in, (0, None))(keys, 2), program.devices)
 
     def begin(epoch):
-        log.info("epoch %d lr %e", epoch, learning_rate(config, epoch, math.cos))
-        orders = [augment.order(key, epoch, program.sizes["train"])[: length * config.batch_size] for key in keys]
-        indices = np.stack(orders).reshape(config.num_seeds, length, -1)
-        indices = jd.parallel.split(indices, len(program.devices), axis=2)
-        return lambda training, i: program.step(training, data, indices[:, :, i], data_keys)
+        log.info("epoch %d lr %e", epoch, table[epoch])
+        orders = [augment.order(key, epoch, dataset.train.num)[: length * config.batch_size] for key in keys]
+        places = np.stack(orders).reshape(config.num_seeds, length, -1)
+        data, indices = fed.train(places, epoch), jd.parallel.split(places, len(program.devices), axis=2)
+        return lambda training, i: program.step(training, data(i), indices[:, :, i], data_keys)
 
     def averages(sums, count, step):
         means = {f"train_{name}": np.asarray(value) / count for name, value in jd.parallel.first(sums).items()}
@@ -304,22 +328,29 @@ def train(
 
     def end(training, means, epoch, step, seconds):
         record = {name: float(np.mean(value)) for name, value in means.items()}
-        rate = learning_rate(config, epoch, math.cos)
-        records.write(step, {"epoch": epoch, "learning_rate": rate, "seconds": seconds, **record})
+        records.write(step, {"epoch": epoch, "learning_rate": float(table[epoch]), "seconds": seconds, **record})
         log.info("train_acc %f", 100 * record["train_accuracy"])
 
     try:
-        training = jd.parallel.replicate(training, program.devices)
-        training = runs.epochs(config, run, training, seconds, length, begin=begin, averages=averages, check=check, end=end)
-        return finish(config, genotype, dataset, program, training, data, records, run, cost, judged)
+        with stream.threads() as pool:
+            fed = feed.open_feed(pool, dataset, seeds, program.devices)
+            training = jd.parallel.replicate(training, program.devices)
+            training = runs.epochs(config, run, training, seconds, length, begin=begin, averages=averages, check=check, end=end)
+            tested = test(config, program, training["state"], fed, dataset.test.num)
+        return finish(config, genotype, dataset, training, tested, records, run, cost, judged)
     finally:
         with contextlib.suppress(OSError):  # a full disk has been told of already
             records.close()
 
 
-def finish(config, genotype, dataset, program, training, data, records, run, cost, judged) -> dict[str, np.ndarray]:
-    """Tests, writes the networks and the report."""
-    tested = test(config, program, training["state"], data)
+def network_cost(config: Config, genotype: jd.Genotype, dataset: Any) -> tuple[int, int]:
+    """Parameters and multiply-adds."""
+    classes, imagenet = len(dataset.class_names), config.network == "imagenet"
+    return jd.network_cost(genotype, config.init_channels, config.layers, classes, dataset.image_shape, imagenet)
+
+
+def finish(config, genotype, dataset, training, tested, records, run, cost, judged) -> dict[str, np.ndarray]:
+    """Writes the networks and the report."""
     state = jd.parallel.first(training["state"])
     for i, seed in enumerate(range(config.seed, config.seed + config.num_seeds)):
         folder = run.folder if config.num_seeds == 1 else run.folder / f"seed-{seed}"
@@ -333,20 +364,16 @@ def finish(config, genotype, dataset, program, training, data, records, run, cos
             width=config.init_channels,
             depth=config.layers,
             num_classes=len(dataset.class_names),
-            imagenet=False,
-            image_shape=dataset.train.images.shape[1:],
+            imagenet=config.network == "imagenet",
+            image_shape=dataset.image_shape,
             mean=[float(value) for value in dataset.mean],
             std=[float(value) for value in dataset.std],
             class_names=dataset.class_names,
         )
         accuracy = 100 * tested["accuracy"][i]
         run.log.info("seed %d %s_acc %f error %f", seed, judged, accuracy, 100 - accuracy)
-    error = 1 - tested["accuracy"]
-    deviation = float(np.std(error, ddof=1)) if config.num_seeds > 1 else math.nan
     run.log.info("%s_acc %f", judged, 100 * float(np.mean(tested["accuracy"])))
-    summary = f"{100 * float(np.mean(error)):.2f} %" + (
-        f" +- {100 * deviation:.2f} % over {len(error)} seeds" if len(error) > 1 else ""
-    )
+    summary = runs.mean_and_deviation(1 - tested["accuracy"])
     run.log.info("%s error %s", judged, summary)
     facts = {
         "dataset": config.dataset,
@@ -372,10 +399,10 @@ def finish(config, genotype, dataset, program, training, data, records, run, cos
     return tested
 
 
-def select(config: Config, dataset: images.Dataset, folder: Path) -> jd.Genotype:
+def select(config: Config, dataset: Any, folder: Path) -> jd.Genotype:
     """The paper's protocol: a short training of every candidate on a part of the training set, judged on the rest of it."""
     try:
-        fit, held = images.split(dataset.train, config.select_portion)
+        fit, held = (stream if config.stream else images).split(dataset.train, config.select_portion)
     except ValueError as error:
         raise Stop(f"--select_portion={config.select_portion}: {error}", 2) from error
     candidates = {name: resolve(name, "--select") for name in config.select}
@@ -395,23 +422,22 @@ def select(config: Config, dataset: images.Dataset, folder: Path) -> jd.Genotype
         with runs.open_run(short, "eval") as opened:
             opened.log.info("candidate %s", name)
             scores[name] = float(train(short, genotype, part, program, opened, "valid")["accuracy"][0])
-    named = {name: score for name, score in scores.items() if name in config.select}
     for name, score in sorted(scores.items(), key=lambda item: -item[1]):
         print(f"{100 * score:6.2f} % of the held-out images  {name}", flush=True)
-    best = max(named, key=lambda name: named[name])
+    best = max(config.select, key=lambda name: scores[name])
     print(f"selected {best}", flush=True)
     jd.metrics.replace_text(folder / "selection.json", json.dumps({"scores": scores, "selected": best}, indent=1) + "\n")
     return candidates[best]
 
 
-def estimate(config: Config, genotype: jd.Genotype, dataset: images.Dataset, program: Program) -> None:
+def estimate(config: Config, genotype: jd.Genotype, dataset: Any, program: Program) -> None:
     """Prints what a training would take, from the compiled step; trains nothing."""
-    num, shape = len(program.devices), dataset.train.images.shape[1:]
-    cost = jd.network_cost(genotype, config.init_channels, config.layers, len(dataset.class_names), shape)
+    num, cost = len(program.devices), network_cost(config, genotype, dataset)
+    data = feed.shapes(dataset, config.num_seeds, config.batch_size // num)
     indices = np.zeros((config.num_seeds, config.batch_size // num), np.int32)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), config.num_seeds))
     start = time.time()
-    megabytes = runs.memory(program.step, num, (jax.eval_shape(program.init), program.data, indices, keys))
+    megabytes = runs.memory(program.step, num, (jax.eval_shape(program.init), data, indices, keys))
     print(f"parameters of the network    {cost[0]:,}")
     print(f"multiply-adds of an image    {cost[1]:,}")
     print(f"steps an epoch               {program.steps_per_epoch:,}, {config.epochs} epochs")
@@ -427,15 +453,20 @@ def test_again(config: Config) -> None:
         apply, params = jd.load(config.checkpoint)
     except ValueError as error:
         raise Stop(f"--checkpoint={config.checkpoint}: {error}", 2) from error
-    dataset = runs.load(config)
+    if config.stream:
+        config = dataclasses.replace(config, image_size=trained.image_shape(config.checkpoint)[0])
+    dataset = load(config)
     logits = jax.jit(apply, compiler_options=jd.parallel.compiler_options(jax.default_backend()))
-    hits, size = 0, len(dataset.test.labels)
-    for start in range(0, size, config.batch_size):
-        part = dataset.test.images[start : start + config.batch_size]
-        padded = np.concatenate([part, np.repeat(part[-1:], config.batch_size - len(part), 0)])
-        found = np.argmax(np.asarray(logits(params, padded)), -1)[: len(part)]
-        hits += int(np.sum(found == dataset.test.labels[start : start + len(part)]))
-    print(f"test_acc {100 * hits / size:f}")
+    try:
+        accuracy = trained.accuracy(lambda images: logits(params, images), dataset, config.batch_size)
+    except stream.Unreadable as error:
+        raise Stop(str(error)) from error
+    print(f"test_acc {100 * accuracy:f}")
+
+
+def load(config: Config) -> Any:
+    """The data set, in memory or on a disk."""
+    return runs.load(config, functools.partial(stream.load, size=config.image_size)) if config.stream else runs.load(config)
 
 
 def main(arguments: list[str]) -> None:
@@ -445,11 +476,10 @@ def main(arguments: list[str]) -> None:
         return test_again(config)
     if not config.select:
         config = dataclasses.replace(config, arch=str(resolve(config.arch)))  # the run folder tells all there is to know
-    dataset = runs.load(config)
+    dataset = load(config)
     if config.select and not config.estimate:
         folder = runs.folder_of(config, "eval")
-        genotype = select(config, dataset, folder)
-        config = dataclasses.replace(config, arch=str(genotype), select=(), run_dir=str(folder))
+        config = dataclasses.replace(config, arch=str(select(config, dataset, folder)), select=(), run_dir=str(folder))
     genotype = resolve(config.arch)
     program = build(config, genotype, dataset)
     if config.estimate:

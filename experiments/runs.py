@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ import optax
 import tyro
 
 import jaxdarts as jd
-from jaxdarts.data import images
+from jaxdarts.data import images, stream
 
 FREE = frozenset("run_dir resume data_dir max_steps num_devices estimate report_freq checkpoint_freq cache_dir".split())
 """Settings that a resumed run may change: they do not touch what is computed."""
@@ -32,6 +32,8 @@ class Settings:
 
     dataset: str = "digits"
     """digits, a TFDS name (cifar10, cifar100, svhn_cropped, mnist, ...), npz:PATH or folder:PATH."""
+    preset: str | None = None
+    """Name of the preset to start from; default the data set's own."""
     data_dir: str | None = None
     """Where TFDS keeps its folders; default $TFDS_DATA_DIR or ~/tensorflow_datasets."""
     run_dir: str | None = None
@@ -48,6 +50,18 @@ class Settings:
     """Erase a square of every training image."""
     cutout_length: int = 16
     """Side of that square, in pixels."""
+    momentum: float = 0.9
+    """Momentum of SGD, which trains the weights."""
+    weight_decay: float = 3e-4
+    """Multiple of the weights that is added to their gradient."""
+    grad_clip: float = 5.0
+    """Largest global norm of the weights' gradient."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Number format of the network's computations; weights stay float32."""
+    remat: bool = False
+    """Recompute cells in the backward pass: less memory, more time."""
+    estimate: bool = False
+    """Only compile the step and print parameters, memory and steps an epoch; trains and writes nothing."""
     seed: int = 2
     """Determines everything that is random."""
     num_devices: int | None = None
@@ -69,15 +83,15 @@ class Stop(Exception):
 
 
 def parse(arguments: list[str], presets: Mapping[str, Any], fallback: Any, description: str | None) -> Any:
-    """Flags over the configuration of the run to resume, or over the data set's preset.
+    """Flags over the configuration of the run to resume, or over a preset: the one that --preset names, or the data set's own.
 
     Args:
         arguments: the command line, without the name of the script.
-        presets: a configuration (a frozen dataclass) by data set.
-        fallback: what any other data set starts from.
+        presets: configurations (frozen dataclasses) by name; the first one is that of a plain start.
+        fallback: what a data set without a preset starts from.
         description: the head of `--help`.
     """
-    given = {"--dataset": next(iter(presets)), "--resume": ""}
+    given = {"--dataset": "", "--preset": "", "--resume": ""}
     for i, argument in enumerate(arguments):
         name, equals, value = argument.partition("=")
         if name in given:
@@ -91,7 +105,7 @@ def parse(arguments: list[str], presets: Mapping[str, Any], fallback: Any, descr
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise Stop(f"--resume={resume}: not the folder of a run, no usable {path}: {error}", 2) from error
     else:
-        default = presets.get(given["--dataset"]) or dataclasses.replace(fallback, dataset=given["--dataset"])
+        default = preset(given["--preset"], given["--dataset"], presets, fallback)
     markers = (tyro.conf.DisallowNone,)  # None is a default only, not a value to give
     config = tyro.cli(kind, args=arguments, default=default, description=description, use_underscores=True, config=markers)
     if not config.resume:
@@ -101,6 +115,15 @@ def parse(arguments: list[str], presets: Mapping[str, Any], fallback: Any, descr
         if old != new and field.name not in FREE:
             raise Stop(f"--resume={resume}: the run has {field.name}={old!r}, not {new!r}; leave the flag out", 2)
     return dataclasses.replace(config, run_dir=resume)
+
+
+def preset(name: str, dataset: str, presets: Mapping[str, Any], fallback: Any) -> Any:
+    """What the flags are laid over; either text may be empty, for a flag that is not given."""
+    if name and name not in presets:
+        raise Stop(f"--preset={name}: there are {', '.join(presets)}", 2)
+    own = next((found for found in presets.values() if found.dataset == dataset), fallback)
+    found = presets[name] if name else own if dataset else next(iter(presets.values()))
+    return dataclasses.replace(found, dataset=dataset or found.dataset)
 
 
 def check_numbers(config: Any, positive: str, not_negative: str) -> None:
@@ -124,13 +147,11 @@ def check_seeds_and_devices(config: Any) -> None:
         raise Stop(f"--batch_size={config.batch_size}: does not divide over {config.num_devices or devices} devices", 2)
 
 
-def weights_optimizer(
-    config: Any, learning_rate: Callable[[Any, Any, Callable], Any], steps_per_epoch: int
-) -> optax.GradientTransformation:
-    """The published optimiser of weights; learning_rate: (config, epoch, cosine) -> rate."""
+def weights_optimizer(config: Any, rate: Callable[[Any], Any], steps_per_epoch: int) -> optax.GradientTransformation:
+    """The published optimiser of weights; rate: epoch, a traced integer -> learning rate."""
 
     def schedule(step):
-        return learning_rate(config, jnp.minimum(step // steps_per_epoch, config.epochs), jnp.cos)
+        return rate(jnp.minimum(step // steps_per_epoch, config.epochs))
 
     return optax.chain(
         optax.clip_by_global_norm(config.grad_clip),
@@ -190,6 +211,8 @@ def open_run(config: Any, kind: str) -> Iterator[Run]:
             yield Run(folder, log, checkpoints, asked)
     except jd.checkpoint.CheckpointError as error:
         raise Stop(f"{error}; continue with --resume={folder}") from error
+    except stream.Unreadable as error:
+        raise Stop(f"{error}; with the image restored, continue with --resume={folder}") from error
     except OSError as error:
         raise Stop(f"cannot write into {folder}: {error}; continue with --resume={folder}") from error
     except jax.errors.JaxRuntimeError as error:
@@ -238,6 +261,12 @@ def interruptible(folder: Path, log: logging.Logger) -> Iterator[Asked]:
         os.close(writer)
         listener.join()
         os.close(reader)
+
+
+def mean_and_deviation(errors: np.ndarray) -> str:
+    """Of one fraction a seed, in percent; a single one has no deviation."""
+    mean = f"{100 * float(np.mean(errors)):.2f} %"
+    return f"{mean} +- {100 * float(np.std(errors, ddof=1)):.2f} % over {len(errors)} seeds" if len(errors) > 1 else mean
 
 
 def finite(step: int, flags: str, **values: np.ndarray) -> None:
@@ -375,10 +404,10 @@ class Records:
         self.writer.close()
 
 
-def load(config: Any) -> images.Dataset:
-    """The images that --dataset and --data_dir name."""
+def load(config: Any, read: Callable[..., Any] = images.load) -> Any:
+    """The images that --dataset and --data_dir name, by `images.load` or another function of the two."""
     try:
-        return images.load(config.dataset, config.data_dir)
+        return read(config.dataset, config.data_dir)
     except (OSError, ValueError, ImportError) as error:
         raise Stop(f"--dataset={config.dataset}: {error}") from error
 

@@ -14,7 +14,7 @@ import os
 import time
 import zipfile
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 # Simulated devices on few cores deadlock with fewer threads (jax 0.9 and 0.10); read when JAX starts.
 os.environ.setdefault("PJRT_NPROC", str(max(16, os.cpu_count() or 1)))
@@ -52,12 +52,6 @@ class Config(runs.Settings):
     """Learning rate of the weights (SGD) in the first epoch; falls by a cosine over the epochs."""
     learning_rate_min: float = 0.001
     """Learning rate of the weights that the cosine ends at."""
-    momentum: float = 0.9
-    """Momentum of the weights' SGD."""
-    weight_decay: float = 3e-4
-    """Multiple of the weights that is added to their gradient."""
-    grad_clip: float = 5.0
-    """Largest global norm of the weights' gradient."""
     arch_learning_rate: float = 3e-4
     """Learning rate of alpha (Adam), constant."""
     arch_weight_decay: float = 1e-3
@@ -66,12 +60,6 @@ class Config(runs.Settings):
     """Fraction of the training set that trains the weights; the rest trains alpha."""
     num_seeds: int = 1
     """Number of searches in one program, with seeds seed, seed + 1, ..."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Number format of the supernet's computations; weights stay float32."""
-    remat: bool = False
-    """Recompute cells in the backward pass: less memory, more time."""
-    estimate: bool = False
-    """Only compile the step and print parameters, memory and steps an epoch; trains and writes nothing."""
 
 
 CIFAR = Config(dataset="cifar10")
@@ -211,7 +199,7 @@ def optimizers(config: Config, steps_per_epoch: int) -> tuple[optax.GradientTran
     arch_tx = optax.chain(
         optax.add_decayed_weights(config.arch_weight_decay), optax.adam(config.arch_learning_rate, b1=0.5, b2=0.999)
     )
-    return runs.weights_optimizer(config, learning_rate, steps_per_epoch), arch_tx
+    return runs.weights_optimizer(config, lambda epoch: learning_rate(config, epoch, jnp.cos), steps_per_epoch), arch_tx
 
 
 def epoch_order(config: Config, program: Program, epoch: int) -> tuple[np.ndarray, np.ndarray, jax.Array]:

@@ -12,7 +12,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array
 
 from jaxdarts import genotypes, metrics
-from jaxdarts.data import augment
+from jaxdarts.data import augment, feed, images, stream
 from jaxdarts.nn.network import Network
 from jaxdarts.space import of_genotype
 
@@ -86,6 +86,30 @@ def _read(folder: Path) -> tuple[Mapping[str, Any], Network, Any]:
     params["params"].pop("auxiliary_head", None)
     params["batch_stats"].pop("auxiliary_head", None)
     return facts, net, params
+
+
+def accuracy(logits: Callable[[np.ndarray], Array], dataset: images.Dataset | stream.Dataset, batch_size: int = 128) -> float:
+    """Share of the test images of a set, in memory or on a disk, whose largest logit is that of their label.
+
+    Args:
+        logits: uint8 images [batch_size, height, width, channels] -> logits [batch_size, classes].
+        dataset: from `data.images.load` or `data.stream.load`.
+        batch_size: images in a batch; the last one is filled up.
+    """
+    places, weights = feed.filled_up(dataset.test.num, batch_size)
+    hits = 0
+    with stream.threads() as pool:
+        read = feed.host(pool, dataset, places)
+        for i in range(len(places)):
+            batch = read(i)
+            hits += int(np.sum(weights[i] * (np.argmax(np.asarray(logits(batch["image"])), -1) == batch["label"])))
+    return hits / dataset.test.num
+
+
+def image_shape(run: str | Path) -> tuple[int, int, int]:
+    """Height, width and channels of the images that a network was trained on; errors as in `load`."""
+    height, width, channels = _read(Path(run))[0]["image_shape"]
+    return height, width, channels
 
 
 def export(run: str | Path, path: str | Path, platforms: tuple[str, ...] = ("cpu", "cuda", "tpu")) -> None:

@@ -3,6 +3,7 @@
 import math
 import threading
 
+import jax
 import numpy as np
 import pytest
 
@@ -151,7 +152,7 @@ def test_a_feed_stacks_the_seeds_and_splits_over_devices(folder):
     data = stream.load(f"folder:{folder}", None, 16)
     places = np.stack([order(10, 4, 2), order(10, 4, 2)[:, ::-1]])
     with stream.threads(2) as pool:
-        fed = feed.streamed(pool, data, (5, 6), 2)
+        fed = feed.open_feed(pool, data, (5, 6), jax.local_devices()[:2])
         batch, test = fed.train(places, 3)(1)["train"], fed.test(np.arange(8).reshape(1, 8))(0)["test"]
         assert batch["image"].shape == (2, 2, 2, 16, 16, 3) and batch["label"].shape == (2, 2, 2)
         assert test["image"].shape == (2, 4, 16, 16, 3)
