@@ -22,6 +22,7 @@ True
 from jaxdarts import algorithms as algorithms
 from jaxdarts import checkpoint as checkpoint
 from jaxdarts import data as data
+from jaxdarts import derive as derive
 from jaxdarts import draw as draw
 from jaxdarts import genotypes as genotypes
 from jaxdarts import hypergrad as hypergrad

@@ -1,0 +1,102 @@
+"""From a trained supernet to a cell, by looking at validation accuracy instead of at the mix alone.
+
+`Space.discretize` keeps what weighs most. The functions here ask the supernet: `score` takes mixes, {cell: [seeds, edges,
+ops]}, and returns the validation accuracy of every seed's supernet with its own. They decide for all seeds at once, since one
+program evaluates all of them, and return mixes that keep one operation on each of two edges a node: `discretize` reads them
+as they are.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from jaxdarts.relax import is_kept
+from jaxdarts.space import Choices, Space, one_hot, seeded
+
+Mixes = Mapping[str, Float[Array | np.ndarray, "seeds edges ops"]]
+Score = Callable[[Mixes], Float[Array | np.ndarray, " seeds"]]
+
+
+def by_perturbation(
+    cells: Mapping[str, Choices], mixes: Mixes, score: Score, key: Key[Array, ""], tune: Callable[[Mixes], None] | None = None
+) -> Mixes:
+    """DARTS+PT: on every edge the operation whose removal hurts most; then, node by node, the edges whose removal does.
+
+    Edges are decided in random order, from both cells in turn. Removing sets one weight to zero and leaves the others.
+
+    Wang, Cheng, Chen, Tang & Hsieh, `Rethinking Architecture Selection in Differentiable NAS
+    <https://arxiv.org/abs/2108.04392>`_, ICLR 2021, Algorithm 1.
+
+    Args:
+        cells: the space's cells.
+        mixes: the supernets' own.
+        score: see above.
+        key: for the order, which all seeds share.
+        tune: called after every decision with the mixes as they are then, to train the supernets on.
+    """
+
+    def without(row: np.ndarray, op: int) -> np.ndarray:
+        return np.where(np.arange(row.shape[-1]) == op, 0, row)
+
+    return _decide(cells, mixes, score, key, tune, without, lambda scores: np.argmin(scores, axis=0))
+
+
+def by_validation(
+    cells: Mapping[str, Choices], mixes: Mixes, score: Score, key: Key[Array, ""], tune: Callable[[Mixes], None] | None = None
+) -> Mixes:
+    """On every edge the operation that does best alone there; then the edges whose removal hurts most.
+
+    Performance-aware derivation, which the DARTS paper proposes in its conclusion without saying how. This greedy form is ours.
+    Arguments are those of `by_perturbation`.
+    """
+
+    def alone(row: np.ndarray, op: int) -> np.ndarray:
+        return np.broadcast_to(np.arange(row.shape[-1]) == op, row.shape).astype(row.dtype)
+
+    return _decide(cells, mixes, score, key, tune, alone, lambda scores: np.argmax(scores, axis=0))
+
+
+def by_samples(space: Space, score: Score, keys: Sequence[Key[Array, ""]], num_seeds: int) -> Mixes:
+    """The best of so many random cells, one for each key: random search with weight sharing (Li & Talwalkar, UAI 2019)."""
+    drawn = [one_hot(space.cells, space.sample(key)) for key in keys]
+    repeated = [jax.tree.map(lambda m: jnp.broadcast_to(m, (num_seeds, *m.shape)), mix) for mix in drawn]
+    best = np.argmax(np.stack([np.asarray(score(mixes)) for mixes in repeated]), axis=0)
+    return {name: np.stack([np.asarray(drawn[i][name]) for i in best]) for name in space.cells}
+
+
+def _decide(cells, mixes, score, key, tune, trial, choose) -> Mixes:
+    rng, tune = seeded(key), tune or (lambda mixes: None)
+    mixes = {name: np.array(mixes[name]) for name in cells}
+    seeds = np.arange(len(next(iter(mixes.values()))))
+    orders = [[(name, e) for e in rng.permutation(len(choices.edges)).tolist()] for name, choices in sorted(cells.items())]
+    for place in range(max(map(len, orders))):
+        for name, e in (order[place] for order in orders if place < len(order)):
+            row, ops = mixes[name][:, e], np.flatnonzero(cells[name].where(is_kept)[e])
+            scores = [np.asarray(score(_with(mixes, name, e, trial(row, op)))) for op in ops]
+            mixes[name][:, e] = np.eye(row.shape[-1])[ops[choose(np.stack(scores))]]
+        tune(mixes)
+    nodes = [(name, node) for name, c in sorted(cells.items()) for node in sorted({target for _, target in c.edges})]
+    for i in rng.permutation(len(nodes)):
+        name, node = nodes[i]
+        entering = [e for e, (_, target) in enumerate(cells[name].edges) if target == node]
+        left = np.tile(entering, (len(seeds), 1))  # each seed's own
+        while left.shape[1] > 2:
+            scores = []
+            for candidates in left.T:
+                whole = mixes[name].copy()
+                whole[seeds, candidates] = 0
+                scores.append(np.asarray(score({**mixes, name: whole})))
+            spared = np.argmax(np.stack(scores), axis=0)
+            mixes[name][seeds, left[seeds, spared]] = 0
+            left = np.stack([np.delete(own, worst) for own, worst in zip(left, spared)])
+        tune(mixes)
+    return mixes
+
+
+def _with(mixes: Mixes, name: str, edge: int, row: np.ndarray) -> Mixes:
+    whole = np.array(mixes[name])
+    whole[:, edge] = row
+    return {**mixes, name: whole}

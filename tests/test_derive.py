@@ -1,0 +1,78 @@
+"""Derivation by validation accuracy. Oracle: scores made so that the answer is known."""
+
+import jax
+import numpy as np
+import pytest
+
+import jaxdarts as jd
+from jaxdarts import derive
+
+OPS = ("none", "skip_connect", "sep_conv_3x3", "max_pool_3x3")
+SPACE = jd.spaces.darts(3, OPS)
+KEY, SEEDS = jax.random.key(0), 2
+
+
+def worth(seed):
+    """What every operation on every edge adds to the accuracy; `none` would be best, were it allowed."""
+    out = {name: np.random.default_rng([seed, i]).random(c.shape) for i, (name, c) in enumerate(sorted(SPACE.cells.items()))}
+    for values in out.values():
+        values[:, 0] = 2
+    return out
+
+
+def additive(mixes):
+    return np.array([sum(float(np.sum(mixes[name][seed] * worth(seed)[name])) for name in mixes) for seed in range(SEEDS)])
+
+
+def best_cells():
+    """With additive scores: each edge's most valuable operation, each node's two most valuable edges."""
+    mixes = {name: np.stack([worth(seed)[name] for seed in range(SEEDS)]) for name in SPACE.cells}
+    for values in mixes.values():
+        values[..., 0] = 0
+    return [SPACE.discretize({name: values[seed] for name, values in mixes.items()}) for seed in range(SEEDS)]
+
+
+def as_sets(genotype):
+    return [{(op, source, i // 2) for i, (op, source) in enumerate(getattr(genotype, name))} for name in ("normal", "reduce")]
+
+
+@pytest.mark.parametrize("method", [derive.by_perturbation, derive.by_validation])
+def test_finds_the_best_cell_of_every_seed(method):
+    mixes = {name: np.full((SEEDS, *choices.shape), 0.25) for name, choices in SPACE.cells.items()}
+    tuned = []
+    found = method(SPACE.cells, mixes, additive, KEY, tune=tuned.append)
+    for seed, expected in enumerate(best_cells()):
+        genotype = SPACE.discretize({name: values[seed] for name, values in found.items()})
+        assert as_sets(genotype) == as_sets(expected)
+        one_hot = jd.one_hot(SPACE.cells, genotype)
+        for name in one_hot:
+            np.testing.assert_array_equal(found[name][seed], one_hot[name])
+    assert len(tuned) == 9 + 2 * 3  # once for each edge, of both cells in turn, and for each node
+    assert all(np.all(values == 0.25) for values in mixes.values())
+
+
+def test_the_two_differ_where_operations_interact():
+    """A removal asks what the others cannot replace: here b and c replace each other, a is worst alone and missed most."""
+    cells = {"normal": jd.space.fully_connected(1, ("a", "b", "c"))}
+    mixes = {"normal": np.full((1, 2, 3), 1 / 3)}
+
+    def score(mixes):
+        a, b, c = np.moveaxis(np.asarray(mixes["normal"][0]) > 0, -1, 0)
+        return np.array([float(np.sum(3.0 * (a & (b | c)) + 2.0 * (b | c) + 1.0 * a))])
+
+    by_removal = derive.by_perturbation(cells, mixes, score, KEY)["normal"][0]
+    alone = derive.by_validation(cells, mixes, score, KEY)["normal"][0]
+    assert by_removal.argmax(1).tolist() == [0, 0]
+    assert alone.argmax(1).tolist() == [1, 1]
+
+
+def test_best_of_samples():
+    keys = jax.random.split(KEY, 30)
+    found = derive.by_samples(SPACE, additive, keys, SEEDS)
+    for seed in range(SEEDS):
+        scores = []
+        for key in keys:
+            mix = jd.one_hot(SPACE.cells, SPACE.sample(key))
+            scores.append(sum(float(np.sum(mix[name] * worth(seed)[name])) for name in mix))
+        own = sum(float(np.sum(found[name][seed] * worth(seed)[name])) for name in found)
+        np.testing.assert_allclose(own, max(scores), rtol=1e-6)
