@@ -1,0 +1,3 @@
+"""Analyses that tell whether the result of a search is sound."""
+
+from jaxdarts.analysis import curvature as curvature

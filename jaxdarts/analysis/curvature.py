@@ -1,0 +1,130 @@
+"""How sharply the validation loss bends in the architecture parameters, and the early stopping that watches it.
+
+Zela, Elsken, Saikia, Marrakchi, Brox & Hutter, `Understanding and Robustifying Differentiable Architecture Search
+<https://arxiv.org/abs/1909.09656>`_, ICLR 2020: the cells that DARTS finds get worse as the dominant eigenvalue of the Hessian
+grows. They take it of the loss of one validation batch, with the moments of that batch, plus 1/2 1e-3 |arch|^2, the weight
+decay of the architecture parameters. Here `loss` is what the caller makes it: without that term eigenvalues are less by 1e-3.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import SupportsFloat
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, Key
+
+from jaxdarts.types import Arch
+
+Loss = Callable[[Arch], Float[Array, ""]]
+"""Architecture parameters -> scalar, at fixed weights and on fixed images."""
+
+
+def hessian_vector(loss: Loss, arch: Arch, v: Arch) -> Arch:
+    """The Hessian of `loss` at `arch` times `v`, shaped like both: forward over reverse, the work of two to three gradients."""
+    return jax.jvp(jax.grad(loss), (arch,), (v,))[1]
+
+
+def hessian(loss: Loss, arch: Arch) -> Float[Array, "size size"]:
+    """The Hessian over all numbers of `arch`, in the order of `ravel_pytree`: `size` products with a vector, one by one."""
+    flat, unravel = ravel_pytree(arch)
+    return lax.map(lambda v: ravel_pytree(hessian_vector(loss, arch, unravel(v)))[0], jnp.eye(flat.size, dtype=flat.dtype))
+
+
+def dominant_eigenvalue(loss: Loss, arch: Arch, key: Key[Array, ""], num_steps: int = 20) -> Float[Array, ""]:
+    """The eigenvalue of largest magnitude, with its sign, of the Hessian of `loss` at `arch`.
+
+    Published curves show the largest eigenvalue, which is the same unless the most negative one is larger in magnitude; at an
+    architecture that descends its loss the dominant one is positive as a rule.
+
+    Lanczos' method with full re-orthogonalisation: exact from as many steps as `arch` has numbers on; with fewer, never too
+    large in magnitude, and closest for an eigenvalue that stands apart from the others, as the dominant one does.
+
+    Args:
+        loss: see `Loss`.
+        arch: any tree of float arrays.
+        key: what the first direction is drawn from.
+        num_steps: products with the Hessian, of which each takes two to three gradients.
+    """
+    flat, unravel = ravel_pytree(arch)
+    num_steps = min(num_steps, flat.size)
+    tiny = 10 * flat.size * jnp.finfo(flat.dtype).eps
+    first = jax.random.normal(key, flat.shape, flat.dtype)
+
+    def one(carry, i):
+        basis, v = carry
+        basis = basis.at[i].set(v)
+        w = ravel_pytree(hessian_vector(loss, arch, unravel(v)))[0]
+        diagonal, size = v @ w, jnp.linalg.norm(w)
+        for _ in range(2):  # once more for what rounding left of the first time
+            w = w - (basis @ w) @ basis
+        off_diagonal = jnp.linalg.norm(w)
+        # An invariant space is used up: from here on every vector and its row are zero, which adds the eigenvalue zero alone.
+        used_up = off_diagonal <= tiny * size
+        v = jnp.where(used_up, 0, w / jnp.where(used_up, 1, off_diagonal))
+        return (basis, v), (diagonal, jnp.where(used_up, 0, off_diagonal))
+
+    start = jnp.zeros((num_steps, flat.size), flat.dtype), first / jnp.linalg.norm(first)
+    _, (diagonal, off_diagonal) = lax.scan(one, start, jnp.arange(num_steps))
+    beside = jnp.diag(off_diagonal[:-1], 1)
+    values = jnp.linalg.eigvalsh(jnp.diag(diagonal) + beside + beside.T)
+    return values[jnp.argmax(jnp.abs(values))]
+
+
+def local_average(values: Sequence[SupportsFloat] | np.ndarray, window: int = 5) -> np.ndarray:
+    """The mean of every value and its neighbours, half a window on either side; fewer where the series begins and ends.
+
+    A search knows an average half a window later than its value. (RobustDARTS, src/utils.py, `EVLocalAvg`.)
+
+    Raises:
+        ValueError: if the window is even.
+    """
+    if window < 1 or window % 2 == 0:
+        raise ValueError(f"window is {window}: a centred window has an odd number of values")
+    series, half = np.asarray(values, float), window // 2
+    return np.array([series[max(i - half, 0) : i + half + 1].mean() for i in range(len(series))])
+
+
+def stop_epoch(
+    epochs: Sequence[int],
+    eigenvalues: Sequence[SupportsFloat] | np.ndarray,
+    start: int = 10,
+    delta: int = 4,
+    factor: float = 1.3,
+) -> int | None:
+    """The epoch whose architecture to return to if the dominant eigenvalue has grown too fast by now, or None.
+
+    The local average (window 5) over that of `delta` evaluations before must not exceed `factor`. The newest average is centred
+    two evaluations back, so that with one every 2 epochs a search that stops after epoch e returns to epoch e - 4 - 8; not to
+    one before `start`. Of a longer history the first stop counts.
+
+    This is what the authors' code does and its scripts set (DARTS-ES). The paper compares epochs i - 5 and i, and stops where
+    the ratio falls below 0.75, a factor of 1.333; the code's comments name 20 and 2 for `start` and `delta`.
+
+    Args:
+        epochs: when the eigenvalue was taken, evenly spaced. The code takes it once more after a search's last epoch, where
+            there is nothing left to stop: leave that value out, unless it comes too early to be one of the others (49 after 48,
+            46, ...), which is seen and left out here.
+        eigenvalues: one an epoch.
+
+    Raises:
+        ValueError: if the lengths differ, or the epochs are not evenly spaced.
+    """
+    if len(epochs) != len(eigenvalues):
+        raise ValueError(f"{len(epochs)} epochs and {len(eigenvalues)} eigenvalues")
+    gaps = np.diff(epochs)
+    last_is_early = len(gaps) > 1 and 0 < gaps[-1] < gaps[0]
+    count = len(epochs) - int(last_is_early)
+    gaps = gaps[: max(count - 1, 0)]
+    if any(gaps <= 0) or any(gaps != gaps[:1]):
+        raise ValueError(f"epochs are {list(epochs)}: they must be evenly spaced, the last excepted")
+    averages = local_average(eigenvalues[:count])
+    for now in range(delta, count - 2):  # the last two still lack neighbours
+        before = now - delta
+        with np.errstate(divide="ignore", invalid="ignore"):
+            growth = averages[now] / averages[before]
+        if epochs[before] >= start and growth > factor:
+            return epochs[before]
+    return None
