@@ -32,8 +32,8 @@ def linear(peak: float, epochs: int, warmup: int = 0) -> Float64[np.ndarray, " e
     """A line from `peak` to zero over all epochs but the last five, which share out its last step at a fifth of the slope.
 
     With E epochs the rate of epoch e is peak (E - 5 - e) / (E - 5), and peak (E - e) / (5 (E - 5)) in the last five; the first
-    `warmup` epochs have (e + 1) / warmup of it. This is the training on ImageNet of P-DARTS, PC-DARTS and SmoothDARTS (warm-up
-    of five epochs where the batch is larger than 256). In an early version of P-DARTS' code the last five rates rise by a slip.
+    `warmup` epochs have (e + 1) / warmup of it. This is SmoothDARTS' training on ImageNet, with a warm-up of five epochs where
+    the batch is larger than 256. P-DARTS' code differs in the last five epochs, peak (e - E + 6) / (5 (E - 5)), which rises.
 
     Raises:
         ValueError: if there are no more than five epochs.

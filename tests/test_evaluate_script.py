@@ -1,7 +1,9 @@
 """The evaluation script: every way to name a cell, a run and what it leaves, interruption, selection, the hand-off."""
 
+import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +16,7 @@ import pytest
 
 import evaluate as script
 import jaxdarts as jd
-from jaxdarts.data import images
+from jaxdarts.data import images, stream
 
 ROOT = Path(__file__).parents[1]
 CELL = jd.Genotype((("sep_conv_3x3", 0), ("skip_connect", 1)), (2,), (("max_pool_3x3", 0), ("skip_connect", 1)), (2,))
@@ -39,6 +41,34 @@ def whole(tiny, tmp_path_factory):
     """The run that nothing interrupts."""
     folder = tmp_path_factory.mktemp("whole") / "run"
     script.main([*tiny, f"--run_dir={folder}"])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory):
+    """Two classes of JPEGs of many sizes: 26 to train on, six steps an epoch, and 7 to test on."""
+    pil = pytest.importorskip("PIL.Image")
+    root, rng = tmp_path_factory.mktemp("pictures"), np.random.RandomState(0)
+    for part, num in (("train", 26), ("val", 7)):
+        for i in range(num):
+            path = root / part / ("bright", "dark")[i % 2] / f"{i}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pixels = rng.randint(0, 128, (5, 5, 3)) + 127 * (i % 2)
+            pil.fromarray(pixels.astype(np.uint8)).resize((40 + 3 * i, 90 - 2 * i)).save(path)
+    return root
+
+
+@pytest.fixture(scope="session")
+def streaming(tiny, pictures):
+    flags = "--preset=imagenet --no-auxiliary --image_size=32 --batch_size=4 --layers=1 --init_channels=2 --epochs=2"
+    return [*tiny, f"--dataset=folder:{pictures}", *flags.split()]
+
+
+@pytest.fixture(scope="session")
+def streamed(streaming, tmp_path_factory):
+    """The run on streamed images that nothing interrupts."""
+    folder = tmp_path_factory.mktemp("streamed") / "run"
+    script.main([*streaming, f"--run_dir={folder}"])
     return folder
 
 
@@ -91,6 +121,13 @@ def test_every_way_to_name_a_cell(whole, tmp_path):
         (["--test_only"], "--checkpoint"),
         (["--test_only", "--checkpoint=/nowhere"], "holds no trained network"),
         (["--select", "nonsense", "--run_dir=SELECT"], "--select=nonsense"),
+        (["--preset=imagenett"], "--preset=imagenett: there are digits"),
+        (["--stream"], "--stream: digits holds no single images"),
+        (["--color_jitter"], "--color_jitter: the images of digits have 1 channels"),
+        (["--schedule=linear", "--epochs=5"], "needs more than 5 epochs"),
+        (["--schedule=linear", "--epochs=9", "--select_epochs=2", "--select", "DARTS_V1"], "needs more than 2 epochs"),
+        (["--decay=0"], "--decay=0.0: must be positive"),
+        (["--preset=imagenet", "--image_size=0"], "--image_size=0: must be positive"),
     ],
 )
 def test_bad_flags_leave_nothing(flags, message, tmp_path, monkeypatch):
@@ -166,3 +203,100 @@ def test_estimate_trains_and_writes_nothing(tiny, tmp_path, capsys, monkeypatch)
     params, adds = jd.network_cost(CELL, 2, 1, 10, (8, 8, 1))
     assert f"{params:,}" in out and f"{adds:,}" in out and f"{EPOCH}, 2 epochs" in out and "MB a device" in out
     assert not list(tmp_path.iterdir())
+
+
+# Images that stream from a disk
+
+
+def test_presets():
+    def parse(*arguments):
+        return script.runs.parse(list(arguments), script.PRESETS, script.CIFAR, None)
+
+    imagenet = script.PRESETS["imagenet"]
+    assert parse("--dataset=imagenet2012") == imagenet
+    for arguments in (["--preset=imagenet"], ["--preset", "imagenet", "--dataset", "imagenet2012"]):
+        assert parse(*arguments) == dataclasses.replace(imagenet, preset="imagenet")
+    assert parse("--dataset=npz:x", "--preset=mnist") == dataclasses.replace(
+        script.PRESETS["mnist"], dataset="npz:x", preset="mnist"
+    )
+    assert parse() == script.PRESETS["digits"]
+
+
+def test_rates_of_the_published_schedules():
+    imagenet = script.PRESETS["imagenet"]
+    np.testing.assert_allclose(script.rates(imagenet)[[0, 1, 249]], 0.1 * 0.97 ** np.array([0, 1, 249]))
+    later = dataclasses.replace(imagenet, schedule="linear", batch_size=1024, learning_rate=0.5)
+    np.testing.assert_allclose(script.rates(later)[[0, 5, 249]], [0.1, 0.5 * 240 / 245, 0.1 / 245])
+    assert script.rates(dataclasses.replace(later, batch_size=256))[0] == 0.5
+
+
+def test_what_a_streamed_run_leaves(streamed, pictures, capsys):
+    records = jd.metrics.read_json_lines(streamed / "metrics.jsonl")
+    assert [(record["step"], record["learning_rate"]) for record in records] == [(6, 0.1), (12, pytest.approx(0.097))]
+    facts = json.loads((streamed / "network.json").read_text())
+    assert facts["imagenet"] and facts["image_shape"] == [32, 32, 3] and facts["class_names"] == ["bright", "dark"]
+    params, _ = jd.network_cost(CELL, 2, 1, 2, (32, 32, 3), True)
+    assert f"param size = {params / 1e6:f}MB" in (streamed / "log.txt").read_text()
+    apply, params = jd.load(streamed)
+    dataset = stream.load(f"folder:{pictures}", None, 32)
+    accuracy = jd.trained.accuracy(lambda images: jax.jit(apply)(params, images), dataset, 7)
+    assert accuracy == pytest.approx(json.loads((streamed / "test.json").read_text())["accuracy"][0], abs=1e-6)
+    flags = [f"--dataset=folder:{pictures}", "--preset=imagenet", "--batch_size=4"]  # the run knows the size of its images
+    script.main(["--test_only", f"--checkpoint={streamed}", *flags])
+    assert f"test_acc {100 * accuracy:f}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("last", [4, 8])
+def test_a_streamed_run_that_dies_within_an_epoch(streamed, streaming, tmp_path, monkeypatch, last):
+    class Death(BaseException):
+        pass
+
+    def save(manager, step, *rest):
+        real(manager, step, *rest)
+        if step == last:
+            raise Death
+
+    real = jd.checkpoint.save
+    with monkeypatch.context() as patch, pytest.raises(Death):
+        patch.setattr(jd.checkpoint, "save", save)
+        script.main([*streaming, "--checkpoint_freq=4", f"--run_dir={tmp_path}"])
+    assert not (tmp_path / "test.json").exists()
+    script.main([f"--resume={tmp_path}"])
+    assert_same(tmp_path, streamed)
+
+
+def test_streamed_seeds_and_devices(streamed, streaming, devices, tmp_path):
+    script.main([*streaming, "--num_seeds=2", "--num_devices=2", f"--run_dir={tmp_path}"])
+    ours, theirs = (np.load(folder / "weights.npz") for folder in (tmp_path / "seed-0", streamed))
+    for name in theirs.files:
+        np.testing.assert_allclose(ours[name], theirs[name], atol=2e-3)
+
+
+def test_an_image_that_cannot_be_read(streaming, pictures, tmp_path):
+    shutil.copytree(pictures, tmp_path / "pictures")
+    broken = tmp_path / "pictures" / "train" / "dark" / "1.jpg"
+    broken.write_bytes(broken.read_bytes()[:50])
+    text, code = stopped([*streaming, f"--dataset=folder:{tmp_path}/pictures", f"--run_dir={tmp_path}/run"])
+    assert f"{broken} is no readable image" in text and f"--resume={tmp_path}/run" in text and code == 1
+    text, code = stopped([*streaming, f"--dataset=folder:{tmp_path}/none"])
+    assert "none: no such folder" in text
+
+
+def test_estimate_of_a_stream(streaming, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    script.main([*streaming, "--estimate"])
+    out = capsys.readouterr().out
+    assert "6, 2 epochs" in out and f"{jd.network_cost(CELL, 2, 1, 2, (32, 32, 3), True)[1]:,}" in out
+    assert not list(tmp_path.iterdir())
+
+
+def test_images_that_do_not_fit_the_stem(streaming, tmp_path):
+    text, code = stopped([*streaming, "--image_size=36", f"--run_dir={tmp_path}/run"])
+    assert "--network=imagenet, images of 36x36x3" in text and "even" in text and code == 2
+
+
+def test_selection_among_streamed_images(streaming, tmp_path):
+    flags = ["--select_epochs=1", "--epochs=1", "--random_cells=0", "--select", str(CELL)]
+    script.main([*streaming[1:], *flags, f"--run_dir={tmp_path}"])
+    assert json.loads((tmp_path / "selection.json").read_text())["selected"] == str(CELL)
+    assert (tmp_path / "select-0" / "valid.json").exists() and (tmp_path / "test.json").exists()
