@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -82,7 +83,13 @@ class Stop(Exception):
         self.code = code
 
 
-def parse(arguments: list[str], presets: Mapping[str, Any], fallback: Any, description: str | None) -> Any:
+def parse(
+    arguments: list[str],
+    presets: Mapping[str, Any],
+    fallback: Any,
+    description: str | None,
+    starts: Mapping[str, Callable[[Any, str], Any]] = MappingProxyType({}),
+) -> Any:
     """Flags over the configuration of the run to resume, or over a preset: the one that --preset names, or the data set's own.
 
     Args:
@@ -90,8 +97,9 @@ def parse(arguments: list[str], presets: Mapping[str, Any], fallback: Any, descr
         presets: configurations (frozen dataclasses) by name; the first one is that of a plain start.
         fallback: what a data set without a preset starts from.
         description: the head of `--help`.
+        starts: for other flags that change what the rest starts from: (preset, the flag's value or "") -> configuration.
     """
-    given = {"--dataset": "", "--preset": "", "--resume": ""}
+    given = {"--dataset": "", "--preset": "", "--resume": "", **dict.fromkeys(starts, "")}
     for i, argument in enumerate(arguments):
         name, equals, value = argument.partition("=")
         if name in given:
@@ -106,6 +114,8 @@ def parse(arguments: list[str], presets: Mapping[str, Any], fallback: Any, descr
             raise Stop(f"--resume={resume}: not the folder of a run, no usable {path}: {error}", 2) from error
     else:
         default = preset(given["--preset"], given["--dataset"], presets, fallback)
+        for flag, start in starts.items():
+            default = start(default, given[flag])
     markers = (tyro.conf.DisallowNone,)  # None is a default only, not a value to give
     config = tyro.cli(kind, args=arguments, default=default, description=description, use_underscores=True, config=markers)
     if not config.resume:
@@ -307,7 +317,7 @@ def epochs(
     begin: Callable[[int], Callable[[Any, int], Any]],
     averages: Callable[[Any, int, int], dict[str, np.ndarray]],
     check: Callable[[Any, int], None],
-    end: Callable[[Any, dict[str, np.ndarray], int, int, float], None],
+    end: Callable[[Any, dict[str, np.ndarray], int, int, float], str | None],
 ) -> Any:
     """The loop of every training: steps with their log lines, a record and a checkpoint after each epoch, signals heeded.
 
@@ -319,7 +329,7 @@ def epochs(
         begin: epoch -> (training, place in the epoch) -> training after the step.
         averages: (sums, their number, step) -> means, train_loss, train_accuracy and train_top5 among them; NaN ends the run.
         check: (training of one device, step); refuses to save what is not finite.
-        end: (training, means, epoch, step, seconds): writes the epoch down.
+        end: (training, means, epoch, step, seconds): writes the epoch down; returns why to stop here, or None.
 
     Returns:
         The training at the end.
@@ -366,12 +376,15 @@ def epochs(
                     if leaving:
                         raise run.leave(step, total)
             seconds = time.monotonic() - start
-            end(training, means, epoch, step, seconds)
+            reason = end(training, means, epoch, step, seconds)
             if step % length == 0:
                 seconds = 0.0
             save()
             if asked.signals:
                 raise run.leave(step, total)
+            if reason:
+                log.info("the search stops: %s", reason)
+                return training
         if step < config.epochs * length:
             log.info("--max_steps=%d of %d steps are done", config.max_steps, config.epochs * length)
         return training

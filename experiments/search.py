@@ -8,12 +8,10 @@ or killed, it continues with --resume=RUN, to the very result of a run that noth
 
 import contextlib
 import dataclasses
-import logging
 import math
 import os
 import time
-import zipfile
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 # Simulated devices on few cores deadlock with fewer threads (jax 0.9 and 0.10); read when JAX starts.
@@ -24,14 +22,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+import findings
 import jaxdarts as jd
+import methods
 import runs
+from jaxdarts.analysis import curvature
 from jaxdarts.data import augment, images
 from runs import Run, Stop
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(runs.Settings):
+class Config(methods.Options):
     """Search a convolutional cell by gradient descent (DARTS). Defaults are those of the data set's preset."""
 
     epochs: int = 50
@@ -86,6 +87,11 @@ PRESETS = {
 """What each data set starts from; any other one starts from CIFAR-10's, the paper's, setting."""
 
 
+def start_of(preset: Config, algorithm: str) -> Config:
+    """What the flags are laid over: the preset, with the settings of an algorithm."""
+    return dataclasses.replace(preset, **methods.settings(algorithm, small=preset.dataset == "digits"))
+
+
 def check(config: Config) -> Config:
     """Refuses settings that cannot work, before anything is loaded."""
     runs.check_numbers(
@@ -94,8 +100,9 @@ def check(config: Config) -> Config:
         not_negative="max_steps checkpoint_freq crop_padding cutout_length seed learning_rate_min momentum weight_decay "
         "arch_learning_rate arch_weight_decay",
     )
-    if not 0 < config.train_portion < 1:
-        raise Stop(f"--train_portion={config.train_portion}: must lie between 0 and 1, both excluded", 2)
+    if not 0 < config.train_portion <= 1:
+        raise Stop(f"--train_portion={config.train_portion}: must be above 0, and 1 for all images at both levels", 2)
+    methods.check(config)
     runs.check_seeds_and_devices(config)
     return config
 
@@ -104,10 +111,14 @@ class Program(NamedTuple):
     """The pure functions of a search, mapped over seeds and devices, and what they run on."""
 
     space: jd.Space
-    relax: jd.relax.Relaxation
     init: Any  # () -> {"state": SearchState, "sums": metrics}, a leading axis of seeds
     step: Any  # (training, data, train indices, validation indices, data keys) -> training
+    derive: Any  # state -> the mix that it stands for, of every seed
     evaluate: Any  # (params, mix, data, indices) -> metrics
+    eigenvalue: Any  # (state, data, indices) -> dominant eigenvalue of alpha's Hessian
+    tune_init: Any  # params -> optimiser state for `tune`
+    tune: Any  # (params, optimiser state, mix, data, indices, data keys, number) -> the first two after a weight step at a mix
+    order: Callable[[int], tuple]  # epoch -> its batches, as of `epoch_order`
     devices: list
     data: Any
     sizes: tuple[int, int]  # images of the two halves
@@ -117,11 +128,13 @@ class Program(NamedTuple):
 def build(config: Config, dataset: images.Dataset, remat: bool | None = None) -> Program:
     """Puts the library's parts together for one configuration."""
     devices = jax.local_devices()[: config.num_devices]
-    try:
-        train, val = images.split(dataset.train, config.train_portion)
-        space = jd.spaces.darts(config.nodes, config.ops)
-    except ValueError as error:
-        raise Stop(str(error), 2) from error
+    train = val = dataset.train
+    if config.train_portion < 1:
+        try:
+            train, val = images.split(dataset.train, config.train_portion)
+        except ValueError as error:
+            raise Stop(str(error), 2) from error
+    space = methods.space_of(config)
     steps_per_epoch = len(train.labels) // config.batch_size
     if min(len(train.labels), len(val.labels)) < config.batch_size:
         raise Stop(
@@ -136,15 +149,17 @@ def build(config: Config, dataset: images.Dataset, remat: bool | None = None) ->
         dtype=jnp.dtype(config.dtype),
         axis_name=jd.parallel.AXIS,
         remat=config.remat if remat is None else remat,
+        partial=config.partial,
     )
     # Without the mapped axis: a network that is only looked at here, not run.
     alone, image = net.clone(axis_name=None), jnp.zeros((1, *train.images.shape[1:]))
     try:
         params = jax.eval_shape(alone.init, jax.random.key(0), image, net.example_mix())
-        jax.eval_shape(alone.apply, params, image, net.example_mix())
+        jax.eval_shape(alone.apply, params, image, net.example_mix(), jax.random.key(0))
     except ValueError as error:
-        raise Stop(f"--layers={config.layers} do not fit the images of {config.dataset}: {error}", 2) from error
-    algorithm = jd.algorithms.darts(space, order=2 if config.unrolled else 1)
+        sizes = f"--layers={config.layers} --init_channels={config.init_channels}"
+        raise Stop(f"{sizes} do not fit the images of {config.dataset}: {error}", 2) from error
+    algorithm = methods.make(config, space, steps_per_epoch, len(dataset.class_names), train.images.shape[1:])
     objective = jax.jit(jd.objectives.classification(net))  # traced once, however many gradients a step takes
     search = jd.bilevel_search(objective, algorithm, *optimizers(config, steps_per_epoch), axis_name=jd.parallel.AXIS)
 
@@ -153,17 +168,49 @@ def build(config: Config, dataset: images.Dataset, remat: bool | None = None) ->
         dataset.mean, dataset.std, padding=config.crop_padding, flip=config.flip, cutout_length=cutout_length
     )
 
+    ramp = jd.algorithms.by_epoch(0.0, config.drop_path_prob, max(config.epochs - 1, 1), steps_per_epoch)
+
+    def training_batch(part, indices, key, step):
+        rate = {"drop_path": ramp(step)} if config.drop_path_prob else {}
+        return batch(part, indices, key) | rate
+
     def step(training, data, train_indices, val_indices, data_key):
         state = training["state"]
         train_key, val_key = jax.random.split(jax.random.fold_in(data_key, state.step))
-        train_batch = batch(data["train"], train_indices, train_key)
-        state, metrics = search.step(state, train_batch, batch(data["val"], val_indices, val_key))
+        state, metrics = search.step(
+            state,
+            training_batch(data["train"], train_indices, train_key, state.step),
+            training_batch(data["val"], val_indices, val_key, state.step),
+        )
         sums = {name: training["sums"][name] + value for name, value in metrics.items()}
         return {"state": state, "sums": sums}
 
+    noise_key = jax.random.key(0)  # what is validated twice sees the same noise (S4)
+
     def evaluate(params, mix, data, indices):
-        _, (_, metrics) = objective(params, mix, (), batch(data["val"], indices), None)
+        _, (_, metrics) = objective(params, mix, (), batch(data["val"], indices), noise_key)
         return jax.lax.pmean(metrics, jd.parallel.AXIS)
+
+    def eigenvalue(state, data, indices):
+        images = batch(data["val"], indices)
+
+        def loss(arch):
+            arch = jax.lax.pmean(arch, jd.parallel.AXIS)  # its transpose averages the gradient over the devices
+            value = objective(state.params, algorithm.relax.derive(arch), (), images, noise_key)[0]
+            # Zela et al. count the weight decay of alpha in.
+            return jax.lax.pmean(value, jd.parallel.AXIS) + config.arch_weight_decay * optax.tree.norm(arch, squared=True) / 2
+
+        return curvature.dominant_eigenvalue(loss, state.arch, jax.random.fold_in(state.key, state.step))
+
+    # A tenth of the search's learning rate, as DARTS+PT tunes.
+    tune_tx = runs.weights_optimizer(config, lambda epoch: config.learning_rate / 10, steps_per_epoch)
+
+    def tune(params, opt, mix, data, indices, data_key, number):
+        key = jax.random.fold_in(jax.random.fold_in(data_key, 3), number)
+        tuned = batch(data["train"], indices, key)
+        gradient = jax.grad(lambda params: objective(params, mix, (), tuned, key)[0])(params)
+        updates, opt = tune_tx.update(jax.lax.pmean(gradient, jd.parallel.AXIS), opt, params)
+        return optax.apply_updates(params, updates), opt
 
     def init():
         states = []
@@ -171,19 +218,26 @@ def build(config: Config, dataset: images.Dataset, remat: bool | None = None) ->
             params_key, search_key = jax.random.split(jax.random.key(seed))
             states.append(search.init(search_key, alone.init(params_key, image, net.example_mix())["params"]))
         names = [f"{part}_{name}" for part in ("train", "valid") for name in ("loss", "accuracy", "top5")]
+        names += [f"valid_{name}" for name in jax.eval_shape(algorithm.penalty, net.example_mix())[1]]
         sums = {name: jnp.zeros(config.num_seeds) for name in (*names, "arch_gradient_norm")}
         return {"state": jd.parallel.stack(states), "sums": sums}
 
     over_seeds, over_devices = jd.parallel.over_seeds, jd.parallel.over_devices
+    sizes = (len(train.labels), len(val.labels))
     return Program(
         space=space,
-        relax=algorithm.relax,
         init=init,
         step=over_devices(over_seeds(step, (0, None, 0, 0, 0)), devices, donate=(0,)),
+        # The key is there for a relaxation without parameters: something to count the seeds by.
+        derive=lambda state: over_seeds(lambda arch, key: algorithm.relax.derive(arch))(state.arch, state.key),
         evaluate=over_devices(over_seeds(evaluate, (0, 0, None, None)), devices),
+        eigenvalue=over_devices(over_seeds(eigenvalue, (0, None, None)), devices),
+        tune_init=over_devices(over_seeds(tune_tx.init), devices),
+        tune=over_devices(over_seeds(tune, (0, 0, 0, None, 0, 0, None)), devices),
+        order=lambda epoch: epoch_order(config, sizes, len(devices), epoch),
         devices=devices,
         data={name: {"image": part.images, "label": part.labels} for name, part in (("train", train), ("val", val))},
-        sizes=(len(train.labels), len(val.labels)),
+        sizes=sizes,
         steps_per_epoch=steps_per_epoch,
     )
 
@@ -197,24 +251,27 @@ def learning_rate(config: Config, epoch, cos):
 def optimizers(config: Config, steps_per_epoch: int) -> tuple[optax.GradientTransformation, ...]:
     """The published optimisers of weights and alpha."""
     arch_tx = optax.chain(
-        optax.add_decayed_weights(config.arch_weight_decay), optax.adam(config.arch_learning_rate, b1=0.5, b2=0.999)
+        optax.add_decayed_weights(config.arch_weight_decay),
+        optax.adam(config.arch_learning_rate, b1=config.arch_beta1, b2=0.999),
     )
+    if config.arch_warmup:
+        arch_tx = optax.conditionally_mask(arch_tx, lambda step: step >= config.arch_warmup * steps_per_epoch)
     return runs.weights_optimizer(config, lambda epoch: learning_rate(config, epoch, jnp.cos), steps_per_epoch), arch_tx
 
 
-def epoch_order(config: Config, program: Program, epoch: int) -> tuple[np.ndarray, np.ndarray, jax.Array]:
+def epoch_order(config: Config, sizes: tuple[int, int], num_devices: int, epoch: int) -> tuple[np.ndarray, np.ndarray, Any]:
     """One epoch's batches as indices, [devices, seeds, steps, batch] of either half, and every seed's data key."""
     seeds = config.seed + jnp.arange(config.num_seeds)
     keys = jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), 1))(seeds)
-    needed = program.steps_per_epoch * config.batch_size
+    needed = sizes[0] // config.batch_size * config.batch_size
     out = []
-    for part, size in enumerate(program.sizes):
+    for part, size in enumerate(sizes):
         # The validation stream starts over as often as an epoch of the training stream needs.
         rounds = range(epoch * -(-needed // size), (epoch + 1) * -(-needed // size))
         orders = [[augment.order(jax.random.fold_in(key, part), r, size) for r in rounds] for key in keys]
         indices = np.stack([np.concatenate(order)[:needed] for order in orders])
-        out.append(jd.parallel.split(indices.reshape(config.num_seeds, -1, config.batch_size), len(program.devices), axis=2))
-    return *out, jd.parallel.replicate(keys, program.devices)
+        out.append(jd.parallel.split(indices.reshape(config.num_seeds, -1, config.batch_size), num_devices, axis=2))
+    return *out, jd.parallel.replicate(keys, jax.local_devices()[:num_devices])
 
 
 def estimate(config: Config, dataset: images.Dataset) -> None:
@@ -228,7 +285,7 @@ def estimate(config: Config, dataset: images.Dataset) -> None:
         keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), config.num_seeds))
         start = time.time()
         megabytes.append(runs.memory(program.step, num, (training, program.data, indices, indices, keys)))
-        print(f"parameters of the supernet   {num_params(config, training):,}")
+        print(f"parameters of the supernet   {findings.num_params(config, training):,}")
         print(f"steps an epoch               {program.steps_per_epoch:,}, {config.epochs} epochs")
         print(f"memory of a step{' (remat)' if remat else '        '}     {megabytes[-1]:,.1f} MB a device")
         print(f"compilation                  {time.time() - start:.0f} s")
@@ -237,7 +294,7 @@ def estimate(config: Config, dataset: images.Dataset) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    config = check(runs.parse(arguments, PRESETS, CIFAR, __doc__))
+    config = check(runs.parse(arguments, PRESETS, CIFAR, __doc__, {"--algorithm": start_of}))
     runs.use_cache(config)
     dataset = runs.load(config)
     if config.estimate:
@@ -252,31 +309,39 @@ def search(config: Config, dataset: images.Dataset, program: Program, run: Run) 
     folder, log, length = run.folder, run.log, program.steps_per_epoch
     training, seconds = runs.restored(config, run, program.init())
     step, total = int(training["state"].step[0]), runs.total_steps(config, length)
-    history = [History(one, runs.kept_step(config, step, length), log) for one in seed_folders(config, folder)]
+    kept = runs.kept_step(config, step, length)
+    history = [findings.History(one, kept, program.space, log) for one in findings.folders(config, folder)]
     log.info("args = %s", repr(config).replace("Config(", "Namespace(", 1))
-    log.info("param size = %fMB", num_params(config, training) / 1e6)
+    log.info("param size = %fMB", findings.num_params(config, training) / 1e6)
     log.info("run folder %s", folder)
+    jd.metrics.replace_text(folder / "space.json", methods.space_to_json(program.space))
     if config.resume:
         log.info("resumed at step %d%s", step, f" of {total}" if step < total else ": nothing is left to do but the report")
     data = jd.parallel.replicate(program.data, program.devices)
 
     def begin(epoch):
         log.info("epoch %d lr %e", epoch, learning_rate(config, epoch, math.cos))
-        train_indices, val_indices, keys = epoch_order(config, program, epoch)
+        train_indices, val_indices, keys = program.order(epoch)
         return lambda training, i: program.step(training, data, train_indices[:, :, i], val_indices[:, :, i], keys)
 
     def check(tree, step):
         for name, part in (("a weight", tree["state"].params), ("alpha", tree["state"].arch)):
-            finite(step, **{name: np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(part)])})
+            finite(step, **{name: np.concatenate([np.zeros(0), *map(np.ravel, jax.tree.leaves(part))])})
+
+    def averages(sums, count, step):
+        means = {name: np.asarray(value) / count for name, value in jd.parallel.first(sums).items()}
+        finite(step, train_loss=means["train_loss"], valid_loss=means["valid_loss"])
+        return means
 
     def end(training, means, epoch, step, seconds):
-        rate = learning_rate(config, epoch, math.cos)
-        finish_epoch(config, program, training, data, means, history, log, epoch, step, rate, seconds)
+        facts = {"epoch": epoch, "learning_rate": learning_rate(config, epoch, math.cos), "seconds": seconds}
+        return findings.finish_epoch(config, program, training, data, means, history, log, step, facts)
 
     try:
         training = jd.parallel.replicate(training, program.devices)
-        training = runs.epochs(config, run, training, seconds, length, begin=begin, averages=averages, check=check, end=end)
-        finish(config, program, dataset, training, data, history, log)
+        if step == 0 or not findings.stopped(config, history):
+            training = runs.epochs(config, run, training, seconds, length, begin=begin, averages=averages, check=check, end=end)
+        findings.finish(config, program, dataset, training, data, history, log)
         for seed_history in history:
             seed_history.records.close()
     finally:
@@ -285,147 +350,9 @@ def search(config: Config, dataset: images.Dataset, program: Program, run: Run) 
                 seed_history.records.close()
 
 
-def num_params(config: Config, training) -> int:
-    """Weights of one seed's supernet."""
-    return sum(leaf.size for leaf in jax.tree.leaves(training["state"].params)) // config.num_seeds
-
-
 def finite(step: int, **values: np.ndarray) -> None:
     """Ends the run where a number is none, so that nothing bad is ever saved."""
     runs.finite(step, "--learning_rate or --arch_learning_rate", **values)
-
-
-def averages(sums: Any, count: int, step: int) -> dict[str, np.ndarray]:
-    """Means since the epoch began, [seeds] each."""
-    means = {name: np.asarray(value) / count for name, value in jd.parallel.first(sums).items()}
-    finite(step, train_loss=means["train_loss"], valid_loss=means["valid_loss"])
-    return means
-
-
-def seed_folders(config: Config, folder: Path) -> list[Path]:
-    """Where each seed's results go: the run folder itself, or a folder in it where there are several seeds."""
-    if config.num_seeds == 1:
-        return [folder]
-    return [folder / f"seed-{seed}" for seed in range(config.seed, config.seed + config.num_seeds)]
-
-
-class History:
-    """What one seed leaves behind after every epoch: metrics.jsonl, TensorBoard events, alphas.npz, genotype.json.
-
-    A resumed run drops what was written after `resume_step`, its checkpoint; alphas.npz tells the step of every entry.
-    """
-
-    def __init__(self, folder: Path, resume_step: int, log: logging.Logger):
-        self.folder, self.records = folder, runs.Records(folder, resume_step)
-        self.alphas: dict[str, list[np.ndarray]] = {}
-        if resume_step:
-            try:
-                with open(folder / "alphas.npz", "rb") as file, np.load(file, allow_pickle=False) as saved:
-                    kept = saved["step"] <= resume_step
-                    self.alphas = {name: list(saved[name][kept]) for name in saved.files}
-            except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-                log.info("alphas.npz starts anew, the old one cannot be read: %s", error)
-
-    def write(self, step: int, record: dict[str, float], mix: dict[str, np.ndarray], genotype: jd.Genotype) -> None:
-        for name, value in {"step": np.int64(step), **mix}.items():
-            self.alphas.setdefault(name, []).append(value)
-        temporary = self.folder / ".alphas.tmp.npz"
-        try:
-            np.savez(temporary, **{name: np.stack(values) for name, values in self.alphas.items()})
-            os.replace(temporary, self.folder / "alphas.npz")
-        finally:
-            temporary.unlink(missing_ok=True)
-        jd.metrics.replace_text(self.folder / "genotype.json", jd.genotypes.to_json(genotype))
-        self.records.write(step, record)
-
-
-def validate(program: Program, params, mixes, data, config: Config) -> dict[str, np.ndarray]:
-    """Means over the validation half, [seeds] each: the batches' own statistics, no augmentation.
-
-    The official code validates on augmented images; nothing is trained here, so we look at them as they are.
-    """
-    batches = program.sizes[1] // config.batch_size
-    indices = np.arange(batches * config.batch_size, dtype=np.int32).reshape(batches, -1)
-    indices = jd.parallel.split(indices, len(program.devices), axis=1)
-    sums: dict[str, Any] = {}
-    for i in range(batches):
-        metrics = jd.parallel.first(program.evaluate(params, mixes, data, indices[:, i]))
-        sums = {name: sums.get(name, 0) + np.asarray(value) for name, value in metrics.items()}
-    return {name: value / batches for name, value in sums.items()}
-
-
-def mixes_of(program: Program, training) -> dict[str, jax.Array]:
-    """The current mix of every seed, [seeds, edges, ops] for each cell."""
-    state = jd.parallel.first(training["state"])
-    return jax.vmap(program.relax.apply)(state.arch, state.key, state.step)
-
-
-def genotypes_of(program: Program, mixes) -> list[jd.Genotype]:
-    """Every seed's genotype."""
-    mixes = {name: np.asarray(weights) for name, weights in mixes.items()}
-    num_seeds = len(next(iter(mixes.values())))
-    return [program.space.discretize({name: mixes[name][seed] for name in mixes}) for seed in range(num_seeds)]
-
-
-def finish_epoch(config, program, training, data, means, history, log, epoch, step, lr, seconds) -> None:
-    """Validates, derives every seed's genotype and writes it all down."""
-    mixes = mixes_of(program, training)
-    valid = validate(program, training["state"].params, jd.parallel.replicate(mixes, program.devices), data, config)
-    finite(step, valid_loss=valid["loss"])
-    for seed, genotype in enumerate(genotypes_of(program, mixes)):
-        record = {"epoch": epoch, "learning_rate": lr, "seconds": seconds}
-        record |= {name: float(value[seed]) for name, value in means.items() if not name.startswith("valid_")}
-        record |= {f"valid_{name}": float(value[seed]) for name, value in valid.items()}
-        for cell in ("normal", "reduce"):
-            record[f"skip_{cell}"] = sum(op == "skip_connect" for op, _ in getattr(genotype, cell))
-        mix = {name: np.asarray(weights[seed]) for name, weights in mixes.items()}
-        history[seed].write(step, record, mix, genotype)
-        if config.num_seeds > 1:
-            log.info("seed %d", config.seed + seed)
-        log.info("train_acc %f", 100 * record["train_accuracy"])
-        log.info("valid_acc %f", 100 * record["valid_accuracy"])
-        log.info("genotype = %s", genotype)
-
-
-def finish(config, program, dataset, training, data, history, log) -> None:
-    """Compares the found cells with random ones under the shared weights, draws them and writes the reports."""
-    cells, found = program.space.cells, genotypes_of(program, mixes_of(program, training))
-    keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 2), 8)
-    losses = []
-    for candidates in [found, *([program.space.sample(key)] * len(found) for key in keys)]:
-        mixes = jd.parallel.stack([jd.one_hot(cells, genotype) for genotype in candidates])
-        mixes = jd.parallel.replicate(mixes, program.devices)
-        losses.append(validate(program, training["state"].params, mixes, data, config)["loss"])
-    for seed, (genotype, own) in enumerate(zip(found, history, strict=True)):
-        found_loss, *random_losses = (float(loss[seed]) for loss in losses)
-        low, high = min(random_losses), max(random_losses)
-        log.info("supernet loss of the found cell %f, of %d random cells %f to %f", found_loss, len(keys), low, high)
-        for name, svg in jd.draw.cell(genotype).items():
-            jd.metrics.replace_text(own.folder / f"{name}.svg", svg)
-        shape, classes = dataset.train.images.shape[1:], len(dataset.class_names)
-        params, multiply_adds = jd.network_cost(genotype, 36, 20, classes, shape)
-        jd.report.write(
-            own.folder / "report.html",
-            title=f"Search on {config.dataset}, seed {config.seed + seed}",
-            config=dataclasses.asdict(config),
-            records=own.records.all,
-            genotype=genotype,
-            mixes={name: np.stack(values) for name, values in own.alphas.items() if name in cells},
-            edges={name: choices.edges for name, choices in cells.items()},
-            ops={name: choices.ops for name, choices in cells.items()},
-            facts={
-                "dataset": config.dataset,
-                "epochs": len(own.records.all),
-                "supernet_parameters": num_params(config, jd.parallel.first(training)),
-                "parameters": params,
-                "multiply_adds": multiply_adds,
-                "found_cell_supernet_loss": found_loss,
-                "random_cells_supernet_loss": float(np.mean(random_losses)),
-                "wall_time": sum(record["seconds"] for record in own.records.all),
-            },
-        )
-        log.info("genotype = %s", genotype)
-        log.info("report %s", own.folder / "report.html")
 
 
 if __name__ == "__main__":

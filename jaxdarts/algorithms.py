@@ -1,7 +1,8 @@
 """The published search algorithms, each one expression over relaxations, hypergradients, perturbations and penalties.
 
-Defaults are the papers'. What belongs to a network or an optimiser (partial channels, warm-up, learning rates) is not here:
-`experiments/search.py` sets it together with the algorithm. Schedules are functions of the step; `by_epoch` makes them.
+Defaults are the papers'; `order` 1 takes the weights as they are, 2 unrolls the optimiser's step. What belongs to a network or
+an optimiser (partial channels, warm-up, learning rates) is not here: `experiments/methods.py` sets it together with the
+algorithm. Schedules are functions of the step; `by_epoch` makes them.
 """
 
 from collections.abc import Callable
@@ -35,20 +36,20 @@ def darts(space: Space, order: int = 2) -> Algorithm:
     return Algorithm(relax.softmax(space.cells), _of_order(order))
 
 
-def sdarts_rs(space: Space, epsilon: Schedule) -> Algorithm:
+def sdarts_rs(space: Space, epsilon: Schedule, order: int = 1) -> Algorithm:
     """SmoothDARTS with random smoothing: weights are trained at a mix with noise up to `epsilon`, published 0.03 to 0.3.
 
     Chen & Hsieh, `SmoothDARTS <https://arxiv.org/abs/2002.05283>`_, ICML 2020.
     """
-    return Algorithm(relax.softmax(space.cells), perturb=perturb.random_noise(space.cells, epsilon))
+    return Algorithm(relax.softmax(space.cells), _of_order(order), perturb.random_noise(space.cells, epsilon))
 
 
-def sdarts_adv(space: Space, epsilon: Schedule, num_steps: int = 7) -> Algorithm:
+def sdarts_adv(space: Space, epsilon: Schedule, num_steps: int = 7, order: int = 1) -> Algorithm:
     """SmoothDARTS with adversarial perturbation: weights are trained at the worst mix within `epsilon`, published 0.03 to 0.3.
 
     Chen & Hsieh, `SmoothDARTS <https://arxiv.org/abs/2002.05283>`_, ICML 2020.
     """
-    return Algorithm(relax.softmax(space.cells), perturb=perturb.adversarial(space.cells, epsilon, num_steps))
+    return Algorithm(relax.softmax(space.cells), _of_order(order), perturb.adversarial(space.cells, epsilon, num_steps))
 
 
 def milenas(space: Space, order: int = 1, weight: float = 1.0) -> Algorithm:
@@ -64,7 +65,11 @@ def milenas(space: Space, order: int = 1, weight: float = 1.0) -> Algorithm:
 
 
 def na_darts(
-    space: Space, num_neighbours: int = 4, distance: int = 1, aggregate: Callable[[Array], Array] = jnp.mean
+    space: Space,
+    num_neighbours: int = 4,
+    distance: int = 1,
+    aggregate: Callable[[Array], Array] = jnp.mean,
+    order: int = 1,
 ) -> Algorithm:
     """NA-DARTS: the architecture ascends the aggregated performance of itself and `num_neighbours` similar ones.
 
@@ -75,15 +80,15 @@ def na_darts(
         ValueError: if a number is out of range.
     """
     neighbours = hypergrad.permuted_edges(space.cells, num_neighbours, distance)
-    return Algorithm(relax.softmax(space.cells), hypergrad.neighbourhood(neighbours, aggregate))
+    return Algorithm(relax.softmax(space.cells), hypergrad.neighbourhood(neighbours, aggregate, _of_order(order)))
 
 
-def a2m(space: Space, radius: float = 1e-2, num_steps: int = 1) -> Algorithm:
+def a2m(space: Space, radius: float = 1e-2, num_steps: int = 1, order: int = 1) -> Algorithm:
     """FlatDARTS: the architecture descends the validation loss a step uphill from itself; see `hypergrad.flat_minimum`.
 
     `arXiv 2503.10404 <https://arxiv.org/abs/2503.10404>`_.
     """
-    return Algorithm(relax.softmax(space.cells), hypergrad.flat_minimum(radius, num_steps))
+    return Algorithm(relax.softmax(space.cells), hypergrad.flat_minimum(radius, num_steps, _of_order(order)))
 
 
 def joint(space: Space) -> Algorithm:
@@ -104,15 +109,15 @@ def random_sharing(space: Space) -> Algorithm:
     return Algorithm(relax.uniform_path(space.cells))
 
 
-def pc_darts(space: Space) -> Algorithm:
-    """PC-DARTS' edge normalisation, first order; its partial channels are the supernet's (`partial=4`).
+def pc_darts(space: Space, order: int = 1) -> Algorithm:
+    """PC-DARTS' edge normalisation; its partial channels are the supernet's (`partial=4`).
 
     Xu et al., `PC-DARTS <https://arxiv.org/abs/1907.05737>`_, ICLR 2020.
     """
-    return Algorithm(relax.edge_softmax(space.cells))
+    return Algorithm(relax.edge_softmax(space.cells), _of_order(order))
 
 
-def gdas(space: Space, temperature: Schedule) -> Algorithm:
+def gdas(space: Space, temperature: Schedule, order: int = 1) -> Algorithm:
     """GDAS: one drawn operation an edge in each step, published temperature 10 to 0.1.
 
     The weight step follows the architecture's, each with a draw of its own; the authors' code has them the other way round. All
@@ -121,7 +126,7 @@ def gdas(space: Space, temperature: Schedule) -> Algorithm:
 
     Dong & Yang, `GDAS <https://arxiv.org/abs/1910.04465>`_, CVPR 2019.
     """
-    return Algorithm(relax.gumbel(space.cells, temperature, hard=True))
+    return Algorithm(relax.gumbel(space.cells, temperature, hard=True), _of_order(order))
 
 
 def snas(space: Space, temperature: Schedule) -> Algorithm:
@@ -143,25 +148,25 @@ def drnas(space: Space) -> Algorithm:
     return Algorithm(relax.dirichlet(space.cells))
 
 
-def fair_darts(space: Space, weight: float = 10.0) -> Algorithm:
+def fair_darts(space: Space, weight: float = 10.0, order: int = 1) -> Algorithm:
     """FairDARTS: independent sigmoids, driven to zero or one by `weight` times the L0-1 loss.
 
     A genotype keeps two edges a node; the authors' leaves out those whose weight is below 0.85.
 
     Chu, Zhou, Zhang & Li, `Fair DARTS <https://arxiv.org/abs/1911.12126>`_, ECCV 2020.
     """
-    return Algorithm(relax.sigmoid(space.cells), penalty=penalty.zero_one(space.cells, weight))
+    return Algorithm(relax.sigmoid(space.cells), _of_order(order), penalty=penalty.zero_one(space.cells, weight))
 
 
-def darts_minus(space: Space, amount: Schedule) -> Algorithm:
-    """DARTS-: first order with an auxiliary skip connection beside every edge, its weight `amount` published 1 to 0.
+def darts_minus(space: Space, amount: Schedule, order: int = 1) -> Algorithm:
+    """DARTS-: an auxiliary skip connection beside every edge, its weight `amount` published 1 to 0.
 
     Chu et al., `DARTS- <https://arxiv.org/abs/2009.01027>`_, ICLR 2021.
 
     Raises:
         ValueError: if an edge has no skip connection.
     """
-    return Algorithm(relax.auxiliary_skip(relax.softmax(space.cells), space.cells, amount))
+    return Algorithm(relax.auxiliary_skip(relax.softmax(space.cells), space.cells, amount), _of_order(order))
 
 
 def _of_order(order: int):

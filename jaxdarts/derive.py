@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Key
 
 from jaxdarts.relax import is_kept
 from jaxdarts.space import Choices, Space, one_hot, seeded
+from jaxdarts.types import Mix
 
 Mixes = Mapping[str, Float[Array | np.ndarray, "seeds edges ops"]]
 Score = Callable[[Mixes], Float[Array | np.ndarray, " seeds"]]
@@ -65,6 +66,25 @@ def by_samples(space: Space, score: Score, keys: Sequence[Key[Array, ""]], num_s
     repeated = [jax.tree.map(lambda m: jnp.broadcast_to(m, (num_seeds, *m.shape)), mix) for mix in drawn]
     best = np.argmax(np.stack([np.asarray(score(mixes)) for mixes in repeated]), axis=0)
     return {name: np.stack([np.asarray(drawn[i][name]) for i in best]) for name in space.cells}
+
+
+def with_fewer_skips(space: Space, mix: Mix, max_skips: int) -> Mix:
+    """P-DARTS' rule: while the normal cell has more than `max_skips` skip connections, the weakest is taken out of the mix.
+
+    Chen, Xie, Wu & Tian, `Progressive DARTS <https://arxiv.org/abs/1904.12760>`_, ICCV 2019, section 3.3. A space that leaves
+    no other operation keeps its skips.
+    """
+    mix, choices = {name: np.array(weights) for name, weights in mix.items()}, space.cells["normal"]
+    skips = choices.where(lambda op: op == "skip_connect")
+    others = (choices.where(is_kept) & ~skips).any(1)
+    while True:
+        chosen = [(source, 2 + i // 2) for i, (op, source) in enumerate(space.discretize(mix).normal) if op == "skip_connect"]
+        places = [choices.edges.index(edge) for edge in chosen]
+        places = [e for e in places if others[e]]
+        if len(chosen) <= max_skips or not places:
+            return mix
+        weakest = min(places, key=lambda e: mix["normal"][e][skips[e]].max())
+        mix["normal"][weakest][skips[weakest]] = 0
 
 
 def _decide(cells, mixes, score, key, tune, trial, choose) -> Mixes:

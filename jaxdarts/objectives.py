@@ -11,15 +11,16 @@ def classification(net: Module) -> Objective:
     """Mean cross-entropy of an image classifier.
 
     Args:
-        net: a Flax module, `net.apply({"params": params}, images, mix, key) -> logits`.
+        net: a Flax module, `net.apply({"params": params}, images, mix, key, drop_path) -> logits`.
 
     Returns:
         An objective on batches {"image": [batch, height, width, channels], "label": [batch]}, with the metrics `loss`,
-        `accuracy` and `top5` (fractions) and no carry.
+        `accuracy` and `top5` (fractions) and no carry. A batch may hold "drop_path", the rate at which the supernet leaves
+        edges out.
     """
 
     def objective(params, mix, carry, batch, key):
-        logits = net.apply({"params": params}, batch["image"], mix, key)
+        logits = net.apply({"params": params}, batch["image"], mix, key, batch.get("drop_path"))
         loss = jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]))
         means = {name: jnp.mean(value) for name, value in hits(logits, batch["label"]).items()}
         return loss, (carry, {"loss": loss, **means})

@@ -1,0 +1,264 @@
+"""What a search finds and leaves behind: records of every epoch, reasons to stop, the derived cells, the report."""
+
+import dataclasses
+import json
+import logging
+import os
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+import jaxdarts as jd
+import methods
+import runs
+from jaxdarts import derive
+from jaxdarts.analysis import curvature
+from jaxdarts.data import images
+
+PARAMETER_FREE = frozenset(("none", "skip_connect", "max_pool_3x3", "avg_pool_3x3", "noise"))
+
+
+class History:
+    """One seed's folder: metrics.jsonl, TensorBoard events, alphas.npz, genotype.json and sizes.json, after every epoch.
+
+    A resumed run drops what was written after `resume_step`, its checkpoint; alphas.npz tells the step of every entry.
+    """
+
+    def __init__(self, folder: Path, resume_step: int, space: jd.Space, log: logging.Logger):
+        self.folder, self.space, self.records = folder, space, runs.Records(folder, resume_step)
+        self.alphas: dict[str, list[np.ndarray]] = {}
+        if resume_step:
+            try:
+                with open(folder / "alphas.npz", "rb") as file, np.load(file, allow_pickle=False) as saved:
+                    kept = saved["step"] <= resume_step
+                    self.alphas = {name: list(saved[name][kept]) for name in saved.files}
+            except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+                log.info("alphas.npz starts anew, the old one cannot be read: %s", error)
+
+    def write(self, step: int, record: dict[str, float], mix: Mapping[str, np.ndarray], genotype: jd.Genotype) -> None:
+        for name, value in {"step": np.int64(step), **mix}.items():
+            self.alphas.setdefault(name, []).append(value)
+        temporary = self.folder / ".alphas.tmp.npz"
+        try:
+            np.savez(temporary, **{name: np.stack(values) for name, values in self.alphas.items()})
+            os.replace(temporary, self.folder / "alphas.npz")
+        finally:
+            temporary.unlink(missing_ok=True)
+        jd.metrics.replace_text(self.folder / "genotype.json", jd.genotypes.to_json(genotype))
+        self.records.write(step, record)
+        jd.metrics.replace_text(self.folder / "sizes.json", json.dumps(self.sizes(), indent=2) + "\n")
+
+    def mix(self, epoch: int | None = None) -> dict[str, np.ndarray]:
+        """The mix after an epoch, or after the last one."""
+        i = -1 if epoch is None else [record["epoch"] for record in self.rows].index(epoch)
+        return {name: values[i] for name, values in self.alphas.items() if name != "step"}
+
+    @property
+    def rows(self) -> list[dict]:
+        """The records that alphas.npz has entries for."""
+        return self.records.all[-len(self.alphas["step"]) :]
+
+    def sizes(self) -> dict[str, dict]:
+        """The best epoch for every number of convolutions in the two cells (MiLeNAS, section 3.3)."""
+        best: dict[str, dict] = {}
+        for i, record in enumerate(self.rows):
+            genotype = self.space.discretize({name: values[i] for name, values in self.alphas.items() if name != "step"})
+            size = ",".join(str(convolutions(getattr(genotype, cell))) for cell in ("normal", "reduce"))
+            if size not in best or record["valid_accuracy"] > best[size]["valid_accuracy"]:
+                facts = {name: record[name] for name in ("epoch", "valid_accuracy")}
+                best[size] = {**facts, "genotype": str(genotype)}
+        return best
+
+
+def convolutions(pairs) -> int:
+    """Operations of a cell that have weights."""
+    return sum(op not in PARAMETER_FREE for op, _ in pairs)
+
+
+def folders(config: Any, folder: Path) -> list[Path]:
+    """Where each seed's results go: the run folder itself, or a folder in it where there are several seeds."""
+    if config.num_seeds == 1:
+        return [folder]
+    return [folder / f"seed-{seed}" for seed in range(config.seed, config.seed + config.num_seeds)]
+
+
+def validate(program, params, mixes, data, config, max_batches: int = 0) -> dict[str, np.ndarray]:
+    """Means over the validation half, [seeds] each: the batches' own statistics, no augmentation.
+
+    The official code validates on augmented images; nothing is trained here, so we look at them as they are.
+    """
+    batches = program.sizes[1] // config.batch_size
+    batches = min(batches, max_batches or batches)
+    indices = np.arange(batches * config.batch_size, dtype=np.int32).reshape(batches, -1)
+    indices = jd.parallel.split(indices, len(program.devices), axis=1)
+    mixes, sums = jd.parallel.replicate(dict(mixes), program.devices), {}
+    for i in range(batches):
+        metrics = jd.parallel.first(program.evaluate(params, mixes, data, indices[:, i]))
+        sums = {name: sums.get(name, 0) + np.asarray(value) for name, value in metrics.items()}
+    return {name: value / batches for name, value in sums.items()}
+
+
+def finish_epoch(
+    config, program, training, data, means, history: list[History], log, step: int, facts: Mapping[str, float]
+) -> str | None:
+    """Validates, derives every seed's genotype and writes it all down; returns why the search should stop, or None."""
+    epoch, state = facts["epoch"], jd.parallel.first(training["state"])
+    mixes = {name: np.asarray(mix) for name, mix in program.derive(state).items()}
+    valid = validate(program, training["state"].params, mixes, data, config)
+    runs.finite(step, "--learning_rate or --arch_learning_rate", valid_loss=valid["loss"])
+    extra = {}
+    if config.eigenvalue_freq and (epoch % config.eigenvalue_freq == 0 or epoch == config.epochs - 1):
+        last = np.arange(config.batch_size) + (program.sizes[1] // config.batch_size - 1) * config.batch_size
+        last = jd.parallel.split(last.astype(np.int32), len(program.devices))
+        extra["eigenvalue"] = np.asarray(jd.parallel.first(program.eigenvalue(training["state"], data, last)))
+    for seed, own in enumerate(history):
+        mix = {name: values[seed] for name, values in mixes.items()}
+        genotype = program.space.discretize(mix)
+        record = dict(facts)
+        record |= {name: float(value[seed]) for name, value in (means | extra).items() if name != "valid_loss"}
+        record |= {f"valid_{name}": float(value[seed]) for name, value in valid.items()}
+        for cell in ("normal", "reduce"):
+            pairs = getattr(genotype, cell)
+            record[f"skip_{cell}"] = sum(op == "skip_connect" for op, _ in pairs)
+            record[f"parameter_free_{cell}"] = len(pairs) - convolutions(pairs)
+        own.write(step, record, mix, genotype)
+        if config.num_seeds > 1:
+            log.info("seed %d", config.seed + seed)
+        log.info("train_acc %f", 100 * record["train_accuracy"])
+        log.info("valid_acc %f", 100 * record["valid_accuracy"])
+        for name in ("eigenvalue", "valid_expected_cost"):
+            if name in record:
+                log.info("%s %f", name, record[name])
+        log.info("genotype = %s", genotype)
+        if 2 * record["skip_normal"] > len(genotype.normal) or not convolutions(genotype.normal):
+            log.info(
+                "the normal cell degenerates: %d of its %d operations are skip connections, %d have no weights",
+                *(record["skip_normal"], len(genotype.normal), record["parameter_free_normal"]),
+            )
+    return stopped(config, history)
+
+
+def stop_of(config: Any, history: History) -> tuple[int, str] | None:
+    """When a seed's search was to stop: the epoch whose architecture counts, and why. Pure in what was recorded."""
+    records = history.records.all
+    for i, record in enumerate(records):
+        epoch = int(record["epoch"])
+        if config.stop_skips and record["skip_normal"] >= config.stop_skips:
+            return epoch, f"the normal cell has {record['skip_normal']:.0f} skip connections"
+        sizes = [2 * c.num_nodes - record[f"parameter_free_{cell}"] for cell, c in history.space.cells.items()]
+        if config.stop_size and all(size <= limit for size, limit in zip(sizes, config.stop_size, strict=True)):
+            return epoch, f"the cells have {sizes[0]:.0f} and {sizes[1]:.0f} convolutions"
+        if config.stop_eigenvalue and record.get("eigenvalue") is not None and epoch % config.eigenvalue_freq == 0:
+            seen = [r for r in records[: i + 1] if r.get("eigenvalue") is not None and r["epoch"] % config.eigenvalue_freq == 0]
+            epochs, values = [int(r["epoch"]) for r in seen], [r["eigenvalue"] for r in seen]
+            back = curvature.stop_epoch(epochs, values, config.stop_start, factor=config.stop_eigenvalue)
+            if back is not None:
+                return back, f"the dominant eigenvalue has grown {config.stop_eigenvalue} times; back to epoch {back}"
+    return None
+
+
+def stopped(config: Any, history: list[History]) -> str | None:
+    """Why the whole search stops, once every seed has a reason."""
+    stops = [stop_of(config, own) for own in history]
+    return "; ".join(f"epoch {stop[0]}: {stop[1]}" for stop in stops if stop) if all(stops) else None
+
+
+def derived(config, program, training, data, history: list[History], log) -> dict[str, np.ndarray]:
+    """The mixes that become genotypes, [seeds, edges, ops] for each cell, as --derive says."""
+    params = training["state"].params
+    epochs = [stop[0] if (stop := stop_of(config, own)) else None for own in history]
+    own = [history.mix(epoch) for history, epoch in zip(history, epochs, strict=True)]
+    mixes = {name: np.stack([mix[name] for mix in own]) for name in program.space.cells}
+    key = jax.random.fold_in(jax.random.key(config.seed), 3)
+
+    def score(mixes):
+        return validate(program, params, mixes, data, config, config.derive_batches)["accuracy"]
+
+    def tune(mixes):
+        nonlocal params, count, opt
+        for _ in range(config.tune_steps):
+            epoch, i = divmod(count, program.steps_per_epoch)
+            if i == 0:
+                order.clear()
+                order.extend(program.order(config.epochs + epoch))  # an order that the search itself has not seen
+            on_devices = jd.parallel.replicate(dict(mixes), program.devices)
+            params, opt = program.tune(params, opt, on_devices, data, order[0][:, :, i], order[2], count)
+            count += 1
+
+    count, order, cells = 0, [], program.space.cells
+    opt = program.tune_init(params) if config.tune_steps else None
+    if config.derive == "perturbation":
+        mixes = derive.by_perturbation(cells, mixes, score, key, tune)
+    elif config.derive == "validation":
+        mixes = derive.by_validation(cells, mixes, score, key, tune)
+    elif config.derive == "samples":
+        mixes = derive.by_samples(program.space, score, jax.random.split(key, config.num_samples), config.num_seeds)
+    if config.max_skips is not None:
+        restricted = [derive.with_fewer_skips(program.space, mix, config.max_skips) for mix in split_seeds(mixes)]
+        mixes = {name: np.stack([mix[name] for mix in restricted]) for name in cells}
+    return mixes
+
+
+def split_seeds(mixes: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+    """Every seed's own mix."""
+    return [{name: values[seed] for name, values in mixes.items()} for seed in range(len(next(iter(mixes.values()))))]
+
+
+def finish(config, program, dataset: images.Dataset, training, data, history: list[History], log) -> None:
+    """Derives the cells, compares them with random ones under the shared weights, draws them and writes the reports."""
+    space, params = program.space, training["state"].params
+    mixes = derived(config, program, training, data, history, log)
+    found = [space.discretize(mix) for mix in split_seeds(mixes)]
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 2), 8)
+    alone = []
+    for candidates in [found, *([space.sample(key)] * len(found) for key in keys)]:
+        one_hot = jd.parallel.stack([jd.one_hot(space.cells, genotype) for genotype in candidates])
+        alone.append(validate(program, params, one_hot, data, config))
+    for seed, (genotype, own) in enumerate(zip(found, history, strict=True)):
+        found_loss, *random_losses = (float(metrics["loss"][seed]) for metrics in alone)
+        accuracy = float(alone[0]["accuracy"][seed])
+        gap = float(own.records.all[-1]["valid_accuracy"]) - accuracy
+        low, high = min(random_losses), max(random_losses)
+        log.info("supernet loss of the found cell %f, of %d random cells %f to %f", found_loss, len(keys), low, high)
+        log.info("supernet accuracy of the found cell %f, %f below that of the mix", 100 * accuracy, 100 * gap)
+        jd.metrics.replace_text(own.folder / "genotype.json", jd.genotypes.to_json(genotype))
+        for name, svg in jd.draw.cell(genotype).items():
+            jd.metrics.replace_text(own.folder / f"{name}.svg", svg)
+        shape, classes = dataset.train.images.shape[1:], len(dataset.class_names)
+        params_, multiply_adds = jd.network_cost(genotype, *methods.EVALUATED, classes, shape)
+        facts = {
+            "dataset": config.dataset,
+            "algorithm": config.algorithm,
+            "epochs": len(own.records.all),
+            "supernet_parameters": num_params(config, jd.parallel.first(training)),
+            "parameters": params_,
+            "multiply_adds": multiply_adds,
+            "found_cell_supernet_loss": found_loss,
+            "random_cells_supernet_loss": float(np.mean(random_losses)),
+            "found_cell_supernet_accuracy": accuracy,
+            "discretisation_gap_accuracy": gap,
+            "wall_time": sum(record["seconds"] for record in own.records.all),
+        }
+        jd.metrics.replace_text(own.folder / "facts.json", json.dumps(facts, indent=2) + "\n")
+        jd.report.write(
+            own.folder / "report.html",
+            title=f"Search on {config.dataset}, seed {config.seed + seed}",
+            config=dataclasses.asdict(config),
+            records=own.records.all,
+            genotype=genotype,
+            mixes={name: np.stack(values) for name, values in own.alphas.items() if name in space.cells},
+            edges={name: choices.edges for name, choices in space.cells.items()},
+            ops={name: choices.ops for name, choices in space.cells.items()},
+            facts=facts,
+        )
+        log.info("genotype = %s", genotype)
+        log.info("report %s", own.folder / "report.html")
+
+
+def num_params(config: Any, training) -> int:
+    """Weights of one seed's supernet."""
+    return sum(leaf.size for leaf in jax.tree.leaves(training["state"].params)) // config.num_seeds

@@ -1,0 +1,269 @@
+"""The algorithms that `search.py --algorithm` names, each with what its paper searches with."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+import jaxdarts as jd
+import runs
+from runs import Stop
+
+algorithms = jd.algorithms
+EVALUATED = (36, 20)
+"""Width and depth of the network that parameters and multiply-adds are told of: the papers' for evaluation on CIFAR-10."""
+WITHOUT_NONE = jd.spaces.PRIMITIVES[1:]
+
+
+class Method(NamedTuple):
+    """One algorithm.
+
+    make: (configuration, space, order, ramp) -> Algorithm; ramp: (first value, last value) -> schedule over the epochs.
+    always: settings that are part of the method.
+    published: those of its paper's search on CIFAR-10, which a data set with a preset of its own size (digits) does without.
+    """
+
+    make: Callable[[Any, jd.Space, int, Callable], jd.Algorithm]
+    always: Mapping[str, Any] = {}
+    published: Mapping[str, Any] = {}
+
+
+FIRST = {"unrolled": False}
+AGGREGATES: dict[str, Callable] = {
+    "mean": jnp.mean,
+    "median": jnp.median,
+    "minimum": jnp.min,
+    "deviation": lambda performances: jnp.mean(performances) - jnp.std(performances),
+}
+METHODS: dict[str, Method] = {
+    "darts": Method(lambda c, s, order, ramp: algorithms.darts(s, order)),
+    "sdarts_rs": Method(
+        lambda c, s, order, ramp: algorithms.sdarts_rs(s, ramp(min(0.03, c.epsilon_alpha), c.epsilon_alpha), order),
+        FIRST,
+        {"ops": WITHOUT_NONE},
+    ),
+    "sdarts_adv": Method(
+        lambda c, s, order, ramp: algorithms.sdarts_adv(
+            s, ramp(min(0.03, c.epsilon_alpha), c.epsilon_alpha), c.attack_steps, order
+        ),
+        FIRST,
+        {"ops": WITHOUT_NONE},
+    ),
+    "milenas": Method(lambda c, s, order, ramp: algorithms.milenas(s, order, c.lambda_valid), FIRST),
+    "na_darts": Method(
+        lambda c, s, order, ramp: algorithms.na_darts(s, c.neighbours, c.distance, AGGREGATES[c.aggregate], order), FIRST
+    ),
+    "a2m": Method(lambda c, s, order, ramp: algorithms.a2m(s, c.radius, c.radius_steps, order), FIRST),
+    "joint": Method(lambda c, s, order, ramp: algorithms.joint(s), {**FIRST, "train_portion": 1.0}),
+    "coordinate_descent": Method(lambda c, s, order, ramp: algorithms.coordinate_descent(s), {**FIRST, "train_portion": 1.0}),
+    "random_sharing": Method(lambda c, s, order, ramp: algorithms.random_sharing(s), {**FIRST, "derive": "samples"}),
+    "pc_darts": Method(
+        lambda c, s, order, ramp: algorithms.pc_darts(s, order),
+        {**FIRST, "partial": 4},
+        {
+            "batch_size": 256,
+            "learning_rate": 0.1,
+            "learning_rate_min": 0.0,
+            "arch_learning_rate": 6e-4,
+            "arch_warmup": 15,
+        },
+    ),
+    "gdas": Method(
+        lambda c, s, order, ramp: algorithms.gdas(s, ramp(c.tau_start, c.tau_end), order),
+        {**FIRST, "tau_start": 10.0, "tau_end": 0.1},
+        {"epochs": 250, "batch_size": 256, "weight_decay": 5e-4},
+    ),
+    "snas": Method(
+        lambda c, s, order, ramp: algorithms.snas(s, ramp(c.tau_start, c.tau_end)),
+        {**FIRST, "tau_start": 1.0, "tau_end": 0.03, "train_portion": 1.0},
+        {"epochs": 150},
+    ),
+    "drnas": Method(
+        lambda c, s, order, ramp: algorithms.drnas(s),
+        FIRST,
+        {
+            "ops": WITHOUT_NONE,
+            "learning_rate": 0.1,
+            "learning_rate_min": 0.0,
+            "arch_learning_rate": 6e-4,
+            "arch_warmup": 10,
+        },
+    ),
+    "fair_darts": Method(
+        lambda c, s, order, ramp: algorithms.fair_darts(s, c.zero_one_weight, order),
+        FIRST,
+        {
+            "ops": WITHOUT_NONE,
+            "batch_size": 128,
+            "learning_rate": 0.005,
+            "arch_learning_rate": 3e-3,
+            "arch_beta1": 0.9,
+        },
+    ),
+    "darts_minus": Method(lambda c, s, order, ramp: algorithms.darts_minus(s, ramp(c.auxiliary_skip, 0.0), order), FIRST),
+}
+ONE_LEVEL = ("joint", "coordinate_descent", "snas", "drnas", "random_sharing")
+"""Methods without a second-order form: one level, nothing to learn, or a draw whose second derivative JAX does not have."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(runs.Settings):
+    """What an algorithm, its space and the derivation of a cell may be told."""
+
+    algorithm: Literal[tuple(METHODS)] = "darts"  # type: ignore[valid-type]
+    """Search algorithm. It changes what other flags start from; README lists them."""
+    space: Literal["darts", "s1", "s2", "s3", "s4"] = "darts"
+    """Search space: DARTS' own, made of --nodes and --ops, or one of RobustDARTS' four."""
+    candidates: str | None = None
+    """Run folder of a search: keep only its --keep_ops strongest operations on every edge (P-DARTS)."""
+    keep_ops: int = 5
+    """Operations of an edge that --candidates leaves."""
+    partial: int = 1
+    """One in so many channels goes through the operations, the others bypass them (PC-DARTS)."""
+    drop_path_prob: float = 0.0
+    """Rate at which edges are left out in the last epoch; rises linearly from zero (RobustDARTS)."""
+    arch_warmup: int = 0
+    """Epochs in which the weights alone are trained."""
+    arch_beta1: float = 0.5
+    """Adam's first decay rate for alpha."""
+    temperature_end: float = 1.0
+    """Alpha is divided by a temperature that falls from 1 to this over the epochs."""
+    epsilon_alpha: float = 0.3
+    """Largest perturbation of the mix in the last epoch; from 0.03 in the first (sdarts_rs, sdarts_adv)."""
+    attack_steps: int = 7
+    """Steps of an attack (sdarts_adv)."""
+    lambda_valid: float = 1.0
+    """Weight of the validation loss beside the training loss (milenas)."""
+    neighbours: int = 4
+    """Neighbours that an architecture step looks at (na_darts)."""
+    distance: int = 1
+    """Edges in which a neighbour differs (na_darts)."""
+    aggregate: Literal[tuple(AGGREGATES)] = "mean"  # type: ignore[valid-type]
+    """What the neighbourhood's performances are made one of; deviation: mean less one deviation (na_darts)."""
+    radius: float = 1e-2
+    """Length of a step uphill, in gradients (a2m)."""
+    radius_steps: int = 1
+    """Steps uphill (a2m)."""
+    tau_start: float = 10.0
+    """Temperature of the Gumbel softmax in the first epoch (gdas, snas)."""
+    tau_end: float = 0.1
+    """And after the last one."""
+    zero_one_weight: float = 10.0
+    """Weight of the loss that drives every operation to zero or one (fair_darts)."""
+    auxiliary_skip: float = 1.0
+    """Weight of the auxiliary skip connection in the first epoch; falls to zero (darts_minus)."""
+    cost_weight: float = 0.0
+    """Price of exceeding --cost_target by 100 %, in units of the validation loss; 0 for none."""
+    cost_target: float = 3.3
+    """Millions of --cost_of that are free, of the network that is evaluated (36 channels, 20 cells)."""
+    cost_of: Literal["parameters", "multiply_adds"] = "parameters"
+    """What is counted."""
+    eigenvalue_freq: int = 0
+    """Epochs between measurements of the dominant eigenvalue of alpha's Hessian; 0 for never (2 in RobustDARTS)."""
+    stop_eigenvalue: float = 0.0
+    """Stop when that eigenvalue has grown by this factor, and go back to where it had not (1.3 in DARTS-ES); 0 for never."""
+    stop_start: int = 10
+    """Earliest epoch to go back to."""
+    stop_skips: int = 0
+    """Stop when the normal cell has so many skip connections; 0 for never."""
+    stop_size: tuple[int, ...] = ()
+    """Stop when the normal and the reduction cell have at most so many convolutions (6 0 in MiLeNAS); empty for never."""
+    derive: Literal["strongest", "validation", "perturbation", "samples"] = "strongest"
+    """What makes a genotype of the supernet: weights, validation accuracy, that of removals (DARTS+PT), or drawn cells."""
+    derive_batches: int = 0
+    """Validation batches that an accuracy is taken on; 0 for all."""
+    tune_steps: int = 0
+    """Weight steps after every decision of --derive=validation and perturbation."""
+    num_samples: int = 100
+    """Cells that --derive=samples draws."""
+    max_skips: int | None = None
+    """Skip connections that the derived normal cell may keep (2 in P-DARTS)."""
+
+
+def check(config: Options) -> None:
+    """Refuses options that cannot work."""
+    runs.check_numbers(
+        config,
+        positive="partial keep_ops temperature_end attack_steps radius_steps tau_start tau_end cost_target num_samples",
+        not_negative="drop_path_prob arch_warmup arch_beta1 epsilon_alpha lambda_valid neighbours distance radius "
+        "zero_one_weight auxiliary_skip cost_weight eigenvalue_freq stop_eigenvalue stop_start stop_skips derive_batches "
+        "tune_steps",
+    )
+    for name in ("drop_path_prob", "arch_beta1"):
+        if getattr(config, name) >= 1:
+            raise Stop(f"--{name}={getattr(config, name)}: must be below 1", 2)
+    if config.stop_eigenvalue and not config.eigenvalue_freq:
+        raise Stop(f"--stop_eigenvalue={config.stop_eigenvalue}: needs --eigenvalue_freq, 2 in the paper", 2)
+    if config.stop_size and len(config.stop_size) != 2:
+        raise Stop(f"--stop_size={' '.join(map(str, config.stop_size))}: two numbers, of the normal and the reduction cell", 2)
+    if config.max_skips is not None and config.max_skips < 0:
+        raise Stop(f"--max_skips={config.max_skips}: must not be negative", 2)
+
+
+def settings(name: str, small: bool) -> dict[str, Any]:
+    """What a method changes in a preset; `small` for one that is not the papers' setting."""
+    if name not in METHODS:
+        return {}  # the parser of the command line says what there is
+    method = METHODS[name]
+    return {**method.always, **({} if small else method.published), "algorithm": name}
+
+
+def space_of(config: Options) -> jd.Space:
+    """The search space that a configuration asks for."""
+    spaces = {"s1": jd.spaces.s1, "s2": jd.spaces.s2, "s3": jd.spaces.s3, "s4": jd.spaces.s4}
+    try:
+        if config.candidates:
+            return strongest_of(Path(config.candidates), config.keep_ops)
+        return spaces[config.space]() if config.space in spaces else jd.spaces.darts(config.nodes, config.ops)
+    except ValueError as error:
+        raise Stop(str(error), 2) from error
+
+
+def space_to_json(space: jd.Space) -> str:
+    """The edges and candidates of a space, for `strongest_of`."""
+    return json.dumps({name: choices._asdict() for name, choices in space.cells.items()}, indent=2) + "\n"
+
+
+def strongest_of(run: Path, keep: int) -> jd.Space:
+    """The space of a finished search with its strongest operations only, on every edge `keep` of them, in their order."""
+    try:
+        saved = json.loads((run / "space.json").read_text(encoding="utf-8"))
+        with np.load(run / "alphas.npz", allow_pickle=False) as alphas:
+            mixes = {name: alphas[name][-1] for name in saved}
+        cells = []
+        for name in ("normal", "reduce"):
+            edges, ops, concat = (saved[name][field] for field in ("edges", "ops", "concat"))
+            kept = [
+                np.sort(np.argsort(-row[: len(own)], kind="stable")[:keep]) for row, own in zip(mixes[name], ops, strict=True)
+            ]
+            ops = tuple(tuple(own[i] for i in indices) for own, indices in zip(ops, kept, strict=True))
+            cells.append(jd.Choices(tuple(map(tuple, edges)), ops, tuple(concat)))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Stop(f"--candidates={run}: not the folder of a finished search with one seed: {error}", 2) from error
+    return jd.spaces.of_cells(*cells)
+
+
+def make(config: Any, space: jd.Space, steps_per_epoch: int, num_classes: int, shape: tuple[int, int, int]) -> jd.Algorithm:
+    """The algorithm that a configuration asks for, on images of a shape in so many classes."""
+
+    def ramp(first: float, last: float):
+        return algorithms.by_epoch(first, last, config.epochs, steps_per_epoch)
+
+    if config.unrolled and config.algorithm in ONE_LEVEL:
+        raise Stop(f"--unrolled --algorithm={config.algorithm}: there is no second-order form of it; use --no-unrolled", 2)
+    try:
+        algorithm = METHODS[config.algorithm].make(config, space, 2 if config.unrolled else 1, ramp)
+    except ValueError as error:
+        raise Stop(f"--algorithm={config.algorithm}: {error}", 2) from error
+    if config.temperature_end != 1:
+        annealed = jd.relax.annealed(algorithm.relax, ramp(1.0, config.temperature_end))
+        algorithm = algorithm._replace(relax=annealed)
+    if config.cost_weight:
+        costs = jd.operation_costs(space.cells, *EVALUATED, num_classes, shape)[config.cost_of == "multiply_adds"]
+        price = jd.penalty.cost(space.cells, costs, config.cost_target * 1e6, config.cost_weight)
+        algorithm = algorithm._replace(penalty=jd.penalty.both(algorithm.penalty, price))
+    return algorithm
