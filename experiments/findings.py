@@ -186,7 +186,8 @@ def derived(config, program, training, data, history: list[History], log) -> dic
                 order.clear()
                 order.extend(program.order(config.epochs + epoch))  # an order that the search itself has not seen
             on_devices = jd.parallel.replicate(dict(mixes), program.devices)
-            params, opt = program.tune(params, opt, on_devices, data, order[0][:, :, i], order[2], count)
+            number = np.full(len(program.devices), count, np.int32)
+            params, opt = program.tune(params, opt, on_devices, data, order[0][:, :, i], order[2], number)
             count += 1
 
     count, order, cells = 0, [], program.space.cells

@@ -1,0 +1,172 @@
+"""The algorithms and options of the search script, each in a real search of seconds."""
+
+import json
+import types
+
+import jax
+import numpy as np
+import pytest
+import search as script
+
+import findings
+import jaxdarts as jd
+import methods
+from runs import Stop
+
+TINY = "--layers=1 --nodes=2 --ops none skip_connect --init_channels=4 --epochs=2 --num_devices=1".split()
+SHORT = [*TINY, "--max_steps=3"]
+
+
+@pytest.fixture(autouse=True)
+def same_cache():
+    before = jax.config.jax_compilation_cache_dir
+    yield
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+def searched(tmp_path, *flags, base=SHORT):
+    folder = tmp_path / "run"
+    script.main([*base, f"--cache_dir={jax.config.jax_compilation_cache_dir}", f"--run_dir={folder}", *flags])
+    return folder
+
+
+def records(folder):
+    return jd.metrics.read_json_lines(folder / "metrics.jsonl")
+
+
+@pytest.mark.parametrize("name", methods.METHODS)
+def test_every_method_searches(name, tmp_path):
+    folder = searched(tmp_path, f"--algorithm={name}", "--nodes=1")
+    facts = json.loads((folder / "facts.json").read_text())
+    assert facts["algorithm"] == name and np.isfinite(facts["found_cell_supernet_loss"])
+    jd.genotypes.check(jd.genotypes.from_json((folder / "genotype.json").read_text()))
+    assert json.loads((folder / "config.json").read_text())["unrolled"] == (name == "darts")
+    assert name in (folder / "report.html").read_text()
+
+
+def test_second_order_of_others_and_what_has_none(tmp_path):
+    searched(tmp_path, "--algorithm=milenas", "--unrolled")
+    with pytest.raises(Stop, match="--unrolled --algorithm=gdas|--unrolled --algorithm=snas"):
+        script.main([*SHORT, "--algorithm=snas", "--unrolled"])
+
+
+def test_published_settings_hold_for_the_papers_data(tmp_path):
+    def parsed(*flags):
+        return script.runs.parse(list(flags), script.PRESETS, script.CIFAR, "", {"--algorithm": script.start_of})
+
+    config = parsed("--dataset=cifar10", "--algorithm=pc_darts")
+    assert (config.partial, config.batch_size, config.learning_rate, config.arch_warmup) == (4, 256, 0.1, 15)
+    assert parsed("--algorithm=pc_darts").batch_size == script.PRESETS["digits"].batch_size
+    assert parsed("--algorithm=pc_darts").partial == 4
+    assert parsed("--dataset=cifar10", "--algorithm=gdas", "--epochs=7").epochs == 7
+    assert "none" not in parsed("--dataset=cifar10", "--algorithm=sdarts_adv").ops
+    assert parsed("--dataset=cifar10").unrolled
+
+
+@pytest.mark.parametrize(
+    "flags, line",
+    [
+        ("--stop_eigenvalue=1.3", "--eigenvalue_freq"),
+        ("--stop_size 6", "two numbers"),
+        ("--max_skips=-1", "--max_skips=-1"),
+        ("--drop_path_prob=1", "must be below 1"),
+        ("--train_portion=1.5", "must be above 0"),
+        ("--candidates=/nowhere", "--candidates=/nowhere: not the folder"),
+        ("--partial=3", "--init_channels=4"),
+        ("--algorithm=na_darts --distance=99", "--algorithm=na_darts"),
+        ("--algorithm=darts_minus --ops none sep_conv_3x3", "no skip_connect"),
+    ],
+)
+def test_options_that_cannot_work(flags, line):
+    with pytest.raises(Stop) as caught:
+        script.main([*SHORT, *flags.split()])
+    assert line in str(caught.value) and "\n" not in str(caught.value)
+    assert caught.value.code == 2
+
+
+def test_whatever_is_recorded_of_an_epoch(tmp_path):
+    flags = "--no-unrolled --eigenvalue_freq=1 --cost_weight=1 --cost_target=0.1 --drop_path_prob=0.3 --temperature_end=0.5"
+    folder = searched(tmp_path, *flags.split())
+    (record,) = records(folder)
+    assert np.isfinite(record["eigenvalue"]) and record["valid_expected_cost"] > 1e5
+    genotype = jd.genotypes.from_json((folder / "genotype.json").read_text())
+    # Without weights in any candidate the mix has no say in the parameters.
+    np.testing.assert_allclose(record["valid_expected_cost"], jd.network_cost(genotype, 36, 20, 10, (8, 8, 1))[0], rtol=0.5)
+    assert record["skip_normal"] == record["parameter_free_normal"] == 4
+    sizes = json.loads((folder / "sizes.json").read_text())
+    assert list(sizes) == ["0,0"] and jd.genotypes.parse(sizes["0,0"]["genotype"])
+    assert "the normal cell degenerates: 4 of its 4 operations are skip connections" in (folder / "log.txt").read_text()
+
+
+def test_stops_and_stays_stopped(tmp_path):
+    flags = ["--no-unrolled", "--stop_skips=4"]
+    folder = searched(tmp_path, *flags, base=TINY)
+    assert [record["epoch"] for record in records(folder)] == [0]
+    assert "the search stops: epoch 0: the normal cell has 4 skip connections" in (folder / "log.txt").read_text()
+    before = (folder / "genotype.json").read_text(), records(folder)
+    script.main([f"--resume={folder}"])
+    assert ((folder / "genotype.json").read_text(), records(folder)) == before
+
+
+def test_arch_stands_still_while_the_weights_warm_up(tmp_path):
+    folder = searched(tmp_path, "--no-unrolled", "--arch_warmup=1", base=TINY)
+    with np.load(folder / "alphas.npz") as saved:
+        first, second = saved["reduce"]  # the only cell of a network of one
+    assert np.abs(first - 0.5).max() < 2e-3 < np.abs(second - 0.5).max()
+
+
+@pytest.mark.parametrize("way", ["validation", "perturbation --tune_steps=1", "samples --num_samples=3"])
+def test_derivations(way, tmp_path):
+    folder = searched(tmp_path, "--no-unrolled", "--num_seeds=2", "--derive_batches=2", *f"--derive={way}".split())
+    for seed in (2, 3):
+        jd.genotypes.check(jd.genotypes.from_json((folder / f"seed-{seed}" / "genotype.json").read_text()))
+
+
+def test_candidates_of_an_earlier_search(tmp_path):
+    first = searched(tmp_path, "--no-unrolled", "--ops", "none", "skip_connect", "max_pool_3x3", "avg_pool_3x3")
+    with np.load(first / "alphas.npz") as saved:
+        row = saved["normal"][-1][0]
+    second = tmp_path / "second"
+    script.main([*SHORT, "--no-unrolled", f"--candidates={first}", "--keep_ops=2", "--max_skips=1", f"--run_dir={second}"])
+    ops = json.loads((second / "space.json").read_text())["normal"]["ops"]
+    names = ("none", "skip_connect", "max_pool_3x3", "avg_pool_3x3")
+    assert all(len(own) == 2 for own in ops)
+    assert ops[0] == [names[i] for i in sorted(np.argsort(-row, kind="stable")[:2])]
+
+
+def history_of(**columns):
+    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    cells = jd.spaces.darts().cells
+    return types.SimpleNamespace(records=types.SimpleNamespace(all=rows), space=types.SimpleNamespace(cells=cells))
+
+
+def config_of(**changes):
+    default = {"stop_skips": 0, "stop_size": (), "stop_eigenvalue": 0.0, "stop_start": 10, "eigenvalue_freq": 2}
+    return types.SimpleNamespace(**default | changes)
+
+
+def test_reasons_to_stop():
+    epochs = list(range(5))
+    free = {"parameter_free_normal": [0, 1, 2, 2, 3], "parameter_free_reduce": [4, 6, 6, 8, 8]}
+    history = history_of(epoch=epochs, skip_normal=[0, 1, 2, 3, 3], **free)
+    assert findings.stop_of(config_of(), history) is None
+    assert findings.stop_of(config_of(stop_skips=3), history)[0] == 3
+    assert findings.stop_of(config_of(stop_size=(6, 0)), history)[0] == 3  # MiLeNAS' (6, 0)
+    assert findings.stop_of(config_of(stop_size=(1, 0)), history) is None
+    assert (
+        findings.stopped(config_of(stop_skips=3), [history, history_of(epoch=[0], skip_normal=[1], **{k: [0] for k in free})])
+        is None
+    )
+
+
+def test_stop_by_eigenvalue_goes_back():
+    """One value every second epoch that doubles from epoch 20 on; the averages see it late, and the search returns early."""
+    epochs = list(range(0, 50))
+    values = [(0.1 if e < 20 else 0.2) if e % 2 == 0 else None for e in epochs]
+    none = [0] * len(epochs)
+    history = history_of(
+        epoch=epochs, skip_normal=none, parameter_free_normal=none, parameter_free_reduce=none, eigenvalue=values
+    )
+    back, why = findings.stop_of(config_of(stop_eigenvalue=1.3), history)
+    assert back == jd.analysis.curvature.stop_epoch(epochs[::2], values[::2]) == 10
+    assert "back to epoch 10" in why
