@@ -7,6 +7,7 @@ as they are.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -78,7 +79,8 @@ def with_fewer_skips(space: Space, mix: Mix, max_skips: int) -> Mix:
     skips = choices.where(lambda op: op == "skip_connect")
     others = (choices.where(is_kept) & ~skips).any(1)
     while True:
-        chosen = [(source, 2 + i // 2) for i, (op, source) in enumerate(space.discretize(mix).normal) if op == "skip_connect"]
+        genotype: Any = space.discretize(mix)
+        chosen = [(source, 2 + i // 2) for i, (op, source) in enumerate(genotype.normal) if op == "skip_connect"]
         places = [choices.edges.index(edge) for edge in chosen]
         places = [e for e in places if others[e]]
         if len(chosen) <= max_skips or not places:

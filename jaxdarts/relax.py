@@ -124,7 +124,7 @@ def dirichlet(cells: Cells, scale: float = 1e-3) -> Relaxation:
 
 
 def uniform_path(cells: Cells) -> Relaxation:
-    """Nothing to learn: in every step a random genotype, two edges a node and an operation but `none` on each.
+    """Nothing to learn: in every step a random genotype: two edges a node (one in a cell of one input), each with an operation.
 
     Random search with weight sharing: Li & Talwalkar, `Random Search and Reproducibility for NAS
     <https://arxiv.org/abs/1902.07638>`_, UAI 2019. What was trained so is derived by validating drawn cells, not from the mix,
@@ -140,7 +140,7 @@ def uniform_path(cells: Cells) -> Relaxation:
             targets = np.array([target for _, target in choices.edges])
             same = targets[:, None] == targets[None]
             rank = jnp.sum(same & (draws[None] > draws[:, None]), axis=1)
-            mix[name] = jax.nn.one_hot(ops, choices.shape[1]) * (rank < 2)[:, None]
+            mix[name] = jax.nn.one_hot(ops, choices.shape[1]) * (rank < choices.num_inputs)[:, None]
         return mix
 
     def derive(arch):

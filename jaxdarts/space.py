@@ -8,26 +8,28 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Key
 
-from jaxdarts.genotypes import Genotype
+from jaxdarts.genotypes import AnyGenotype, RecurrentGenotype
 from jaxdarts.types import Mix, Module
 
 
 class Choices(NamedTuple):
     """One cell of a space, or of a network: then every edge has one operation.
 
-    edges: (source, target) states, ordered by target; states 0 and 1 are the cell's inputs.
+    edges: (source, target) states, ordered by target; the first states are the cell's inputs.
     ops: the candidate operations of each edge, in the order of its row of mixture weights.
     concat: the states that make up the cell's output.
+    num_inputs: the outputs of the two cells before, or of one only.
     """
 
     edges: tuple[tuple[int, int], ...]
     ops: tuple[tuple[str, ...], ...]
     concat: tuple[int, ...]
+    num_inputs: int = 2
 
     @property
     def num_nodes(self) -> int:
-        """Number of intermediate nodes."""
-        return max(target for _, target in self.edges) - 1
+        """Number of nodes, the states that are no inputs."""
+        return max(target for _, target in self.edges) + 1 - self.num_inputs
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -43,8 +45,8 @@ class Space(NamedTuple):
     """A search space.
 
     cells: the choices of each cell type.
-    supernet: (width, depth, num_classes, ...) -> the weight-sharing network.
-    network: (genotype, width, depth, num_classes, ...) -> the discrete network, to train from scratch.
+    supernet: (width, depth, num_classes, ...) -> the weight-sharing network; (width, vocabulary, ...) of a recurrent cell.
+    network: (genotype, width, depth, num_classes, ...) -> the discrete network, to train from scratch; likewise.
     discretize: mix -> the genotype that it stands for.
     sample: key -> a uniformly random genotype.
     """
@@ -52,8 +54,8 @@ class Space(NamedTuple):
     cells: Mapping[str, Choices]
     supernet: Callable[..., Module]
     network: Callable[..., Module]
-    discretize: Callable[[Mix], Genotype]
-    sample: Callable[[Key[Array, ""]], Genotype]
+    discretize: Callable[[Mix], AnyGenotype]
+    sample: Callable[[Key[Array, ""]], AnyGenotype]
 
 
 def fully_connected(num_nodes: int, ops: tuple[str, ...]) -> Choices:
@@ -62,8 +64,11 @@ def fully_connected(num_nodes: int, ops: tuple[str, ...]) -> Choices:
     return Choices(edges, (ops,) * len(edges), tuple(range(2, num_nodes + 2)))
 
 
-def of_genotype(genotype: Genotype) -> dict[str, Choices]:
+def of_genotype(genotype: AnyGenotype) -> dict[str, Choices]:
     """The cells of a discrete network, as choices among one operation an edge."""
+    if isinstance(genotype, RecurrentGenotype):
+        edges = tuple((source, 1 + i) for i, (_, source) in enumerate(genotype.recurrent))
+        return {"recurrent": Choices(edges, tuple((op,) for op, _ in genotype.recurrent), genotype.concat, num_inputs=1)}
     cells = {}
     for name in ("normal", "reduce"):
         pairs, concat = getattr(genotype, name), getattr(genotype, f"{name}_concat")
@@ -72,35 +77,36 @@ def of_genotype(genotype: Genotype) -> dict[str, Choices]:
     return cells
 
 
-def one_hot(cells: Mapping[str, Choices], genotype: Genotype) -> Mix:
+def one_hot(cells: Mapping[str, Choices], genotype: AnyGenotype) -> Mix:
     """The mix that keeps a genotype's operations at weight one and drops everything else.
 
     Raises:
-        ValueError: if the genotype uses an edge or an operation that the space does not have.
+        ValueError: if the genotype is of another kind, or uses an edge or an operation that the space does not have.
     """
-    mix = {}
+    mix, own = {}, of_genotype(genotype)
+    if cells.keys() != own.keys():
+        raise ValueError(f"the space has the cells {', '.join(cells)}, a {type(genotype).__name__} has {', '.join(own)}")
     for name, choices in cells.items():
         weights = np.zeros(choices.shape, np.float32)
-        for i, (op, source) in enumerate(getattr(genotype, name)):
-            edge = (source, 2 + i // 2)
+        for i, (edge, (op,)) in enumerate(zip(own[name].edges, own[name].ops)):
             if edge not in choices.edges or op not in choices.ops[choices.edges.index(edge)]:
-                raise ValueError(f"{name}[{i}] = {(op, source)!r}: the space has no such operation on edge {edge}")
+                raise ValueError(f"{name}[{i}] = {(op, edge[0])!r}: the space has no such operation on edge {edge}")
             e = choices.edges.index(edge)
             weights[e, choices.ops[e].index(op)] = 1
         mix[name] = jnp.asarray(weights)
     return mix
 
 
-def strongest_two(mix: np.ndarray, choices: Choices) -> tuple[tuple[str, int], ...]:
-    """The published derivation of one cell: per node the two strongest edges, each with its strongest operation.
+def strongest(mix: np.ndarray, choices: Choices, count: int = 2) -> tuple[tuple[str, int], ...]:
+    """The published derivation of one cell: per node the `count` strongest edges, each with its strongest operation.
 
     The strength of an edge is its largest weight of an operation other than `none`. Ties go to the lower source and to the
-    operation that comes first; a node's two edges are listed from strong to weak, not by source.
+    operation that comes first; a node's edges are listed from strong to weak, not by source.
 
-    quark0/darts, cnn/model_search.py, `genotype`.
+    quark0/darts, cnn/model_search.py, `genotype`; rnn/model_search.py for one edge a node.
     """
     pairs: list[tuple[str, int]] = []
-    for node in range(2, choices.num_nodes + 2):
+    for node in range(choices.num_inputs, choices.num_nodes + choices.num_inputs):
         best = []
         for e, (source, target) in enumerate(choices.edges):
             if target != node:
@@ -109,16 +115,16 @@ def strongest_two(mix: np.ndarray, choices: Choices) -> tuple[tuple[str, int], .
             strength, op = max(weights, key=lambda pair: pair[0])  # max and sorted keep the first of equals
             best.append((strength, source, op))
         best.sort(key=lambda item: -item[0])
-        pairs += [(op, source) for _, source, op in best[:2]]
+        pairs += [(op, source) for _, source, op in best[:count]]
     return tuple(pairs)
 
 
-def random_pairs(rng: np.random.Generator, choices: Choices) -> tuple[tuple[str, int], ...]:
-    """Two distinct edges a node and an operation other than `none` on each, uniformly."""
+def random_pairs(rng: np.random.Generator, choices: Choices, count: int = 2) -> tuple[tuple[str, int], ...]:
+    """`count` distinct edges a node and an operation other than `none` on each, uniformly."""
     pairs: list[tuple[str, int]] = []
-    for node in range(2, choices.num_nodes + 2):
+    for node in range(choices.num_inputs, choices.num_nodes + choices.num_inputs):
         entering = [e for e, edge in enumerate(choices.edges) if edge[1] == node]
-        for e in rng.permutation(entering)[:2]:
+        for e in rng.permutation(entering)[:count]:
             ops = [op for op in choices.ops[e] if op != "none"]
             pairs.append((ops[rng.integers(len(ops))], choices.edges[e][0]))
     return tuple(pairs)

@@ -28,6 +28,7 @@ CHECKED = [
     "jaxdarts.nn.ops",
     "jaxdarts.nn.cell",
     "jaxdarts.nn.cnn",
+    "jaxdarts.nn.rnn",
     "jaxdarts.analysis",
     "jaxdarts.count",
     "jaxdarts.parallel",

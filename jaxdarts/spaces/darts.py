@@ -10,7 +10,7 @@ from jaxdarts.genotypes import Genotype
 from jaxdarts.nn.cnn import Supernet
 from jaxdarts.nn.network import Network
 from jaxdarts.nn.ops import OPS
-from jaxdarts.space import Choices, Space, fully_connected, of_genotype, random_pairs, seeded, strongest_two
+from jaxdarts.space import Choices, Space, fully_connected, of_genotype, random_pairs, seeded, strongest
 
 PRIMITIVES = (
     "none",
@@ -48,7 +48,7 @@ def darts(num_nodes: int = 4, ops: tuple[str, ...] = PRIMITIVES) -> Space:
 def of_cells(normal: Choices, reduce: Choices) -> Space:
     """The space of all pairs of cells that two lists of edges and candidates allow; every edge may have its own candidates.
 
-    A genotype keeps two edges a node, each with its strongest candidate other than `none` (`space.strongest_two`).
+    A genotype keeps two edges a node, each with its strongest candidate other than `none` (`space.strongest`).
 
     Raises:
         ValueError: if a node cannot be read off its edges, or an edge has no candidate but `none`, or an unknown one.
@@ -97,7 +97,7 @@ def network(genotype: Genotype, width: int, depth: int, num_classes: int, **opti
 
 
 def _discretize(cells: Mapping[str, Choices], mix) -> Genotype:
-    normal, reduce = (strongest_two(np.asarray(mix[name]), cells[name]) for name in ("normal", "reduce"))
+    normal, reduce = (strongest(np.asarray(mix[name]), cells[name]) for name in ("normal", "reduce"))
     return Genotype(normal, cells["normal"].concat, reduce, cells["reduce"].concat)
 
 
