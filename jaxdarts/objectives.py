@@ -28,6 +28,44 @@ def classification(net: Module) -> Objective:
     return objective
 
 
+def language_model(net: Module, activation: float = 0.0, temporal: float = 1e-3) -> Objective:
+    """Mean cross-entropy of the next word, with two regularisers of the hidden states (Merity et al., 2018, section 4.6).
+
+    Args:
+        net: `nn.rnn.LanguageModel`.
+        activation: multiple of the mean square of the cell's outputs after dropout (AR; alpha in quark0/darts).
+        temporal: multiple of the mean square of their difference from one time to the next, before dropout (TAR; beta).
+
+    Returns:
+        An objective on batches {"tokens": [time, batch], "targets": [time, batch]}, which may also hold "length", the number
+        of times that are no padding, and "regularisation", a factor of both regularisers: 0 for validation, whose loss is the
+        cross-entropy alone. Its metric `loss` is the cross-entropy in nats a word, and it carries the hidden state along,
+        [batch, width], zero at first (`net.start`); no gradient flows into it. Without a key there is no dropout.
+    """
+
+    def objective(params, mix, carry, batch, key):
+        tokens, targets = batch["tokens"], batch["targets"]
+        length = batch.get("length", tokens.shape[0])
+        out = net.apply({"params": params}, tokens, carry, mix, key, batch.get("length"))
+        times = jnp.arange(tokens.shape[0])
+
+        def mean(values, start=0):  # over the times from start to length
+            total = jnp.sum(jnp.where((times >= start) & (times < length), values, 0))
+            return total / jnp.maximum(length - start, 1)
+
+        loss = mean(jnp.mean(optax.softmax_cross_entropy_with_integer_labels(out.logits, targets), axis=1))
+        total = loss
+        for weight, values, start in (
+            (activation, out.dropped, 0),
+            (temporal, out.outputs - jnp.roll(out.outputs, 1, axis=0), 1),
+        ):
+            if weight:
+                total += weight * batch.get("regularisation", 1.0) * mean(jnp.mean(values**2, axis=(1, 2)), start)
+        return total, (out.hidden, {"loss": loss})
+
+    return objective
+
+
 def hits(logits: Float[Array, "batch classes"], labels: Array) -> dict[str, Float[Array, " batch"]]:
     """For every example: is its label the largest logit (`accuracy`), is it among the five largest (`top5`); one or zero."""
     of_label = jnp.take_along_axis(logits, labels[:, None], axis=-1)
