@@ -38,7 +38,7 @@ class Objective(Protocol):
     """What a network is trained for, as a function of its weights and its mix: (loss, (carry, metrics))."""
 
     def __call__(
-        self, params: Params, mix: Mix, carry: Carry, batch: Batch, key: Key[Array, ""]
+        self, params: Params, mix: Mix, carry: Carry, batch: Batch, key: Key[Array, ""] | None
     ) -> tuple[Float[Array, ""], tuple[Carry, Metrics]]: ...
 
 

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int, Int32
+from jaxtyping import Array, Int, Int32
 
 END, RARE = "<eos>", "<unk>"
 PARTS = ("train", "valid", "test")
@@ -142,6 +143,21 @@ def random_windows(
         start += drawn
     starts, lengths = np.array(found, np.int32).T
     return Windows(starts, lengths)
+
+
+def window(
+    stream: Int[Array | np.ndarray, "rows batch"],
+    start: Array | np.integer | int,
+    length: Array | np.integer | int,
+    time: int,
+) -> dict[str, Array]:
+    """A batch of a stream's words and the words after them, padded to `time` rows, so that one program serves all lengths.
+
+    Returns:
+        {"tokens": [time, batch], "targets": [time, batch], "length"}; the first `length` rows count.
+    """
+    rows = jnp.asarray(stream)[jnp.minimum(start + jnp.arange(time + 1), stream.shape[0] - 1)]
+    return {"tokens": rows[:-1], "targets": rows[1:], "length": jnp.asarray(length)}
 
 
 def _read(folders: list[Path], names: list[str]) -> tuple[Path, bytes]:
