@@ -37,6 +37,7 @@ from jaxdarts.count import count_params as count_params
 from jaxdarts.count import multiply_adds as multiply_adds
 from jaxdarts.count import network_cost as network_cost
 from jaxdarts.genotypes import Genotype as Genotype
+from jaxdarts.genotypes import TopologyGenotype as TopologyGenotype
 from jaxdarts.search import Algorithm as Algorithm
 from jaxdarts.search import Search as Search
 from jaxdarts.search import SearchState as SearchState

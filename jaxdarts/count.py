@@ -4,9 +4,10 @@ import math
 
 import jax
 
-from jaxdarts.genotypes import Genotype
+from jaxdarts.genotypes import Genotype, TopologyGenotype
 from jaxdarts.nn.cell import stride_of
 from jaxdarts.nn.cnn import runs
+from jaxdarts.nn.nasbench201 import STAGES
 from jaxdarts.nn.ops import OPS
 from jaxdarts.space import of_genotype
 from jaxdarts.types import Module
@@ -25,7 +26,7 @@ def count_params(net: Module, image_shape: tuple[int, int, int]) -> int:
 
 
 def network_cost(
-    genotype: Genotype,
+    genotype: Genotype | TopologyGenotype,
     width: int,
     depth: int,
     num_classes: int,
@@ -35,12 +36,20 @@ def network_cost(
     """Parameters and multiply-adds of the network that a genotype is evaluated as (auxiliary head excluded).
 
     Its batch norms have a scale and a shift each, and none follows a pooling. Multiply-adds are those of convolutions and the
-    linear head for one image, as quark0/darts' figures are usually recounted.
+    linear head for one image, as quark0/darts' figures are usually recounted. The depth is the number of cells, or of cells a
+    stage for a cell of NAS-Bench-201.
+
+    Raises:
+        ValueError: if `imagenet` is asked for of a cell of NAS-Bench-201, which has one stem only.
 
     >>> from jaxdarts import genotypes
     >>> network_cost(genotypes.DARTS_V2, 36, 20, 10, (32, 32, 3))[0]
     3349342
     """
+    if isinstance(genotype, TopologyGenotype):
+        if imagenet:
+            raise ValueError("a network of NAS-Bench-201 has no stem for ImageNet")
+        return _topology_cost(genotype, width, depth, num_classes, image_shape)
     height, image_width, channels = image_shape
     params = adds = 0
 
@@ -77,8 +86,35 @@ def network_cost(
     return params + (last + 1) * num_classes, adds + last * num_classes
 
 
+def _topology_cost(
+    genotype: TopologyGenotype, width: int, depth: int, num_classes: int, image_shape: tuple[int, int, int]
+) -> tuple[int, int]:
+    height, image_width, channels = image_shape
+    area, last = height * image_width, width * 2 ** (STAGES - 1)
+    convolutions = [(3, channels, width, area)]  # size, channels before and after, pixels
+    norms = [width, last]  # channels of each
+    for i in range(STAGES):
+        c = width * 2**i
+        if i:
+            area //= 4
+            convolutions += [(3, c // 2, c, area), (3, c, c, area), (1, c // 2, c, area)]
+            norms += [c, c]
+        for op, _ in genotype.cell * depth:
+            for size, *_ in OPS[op].shapes(c, 1).values() if op in OPS else ():
+                convolutions.append((size, c, c, area))
+                norms.append(c)
+    params = sum(size**2 * before * after for size, before, after, _ in convolutions) + 2 * sum(norms)
+    adds = sum(size**2 * before * after * area for size, before, after, area in convolutions)
+    return params + (last + 1) * num_classes, adds + last * num_classes
+
+
 def multiply_adds(
-    genotype: Genotype, width: int, depth: int, num_classes: int, image_shape: tuple[int, int, int], imagenet: bool = False
+    genotype: Genotype | TopologyGenotype,
+    width: int,
+    depth: int,
+    num_classes: int,
+    image_shape: tuple[int, int, int],
+    imagenet: bool = False,
 ) -> int:
     """Multiply-adds for one image; the second part of `network_cost`.
 

@@ -28,6 +28,7 @@ CHECKED = [
     "jaxdarts.nn.ops",
     "jaxdarts.nn.cell",
     "jaxdarts.nn.cnn",
+    "jaxdarts.nn.nasbench201",
     "jaxdarts.count",
     "jaxdarts.parallel",
     "jaxdarts.relax",

@@ -16,6 +16,7 @@ from jaxdarts.nn.ops import OPS, Norms, halved, halved_weights
 from jaxdarts.space import Choices
 
 NORMS = Norms(batch_norm, batch_norm)
+DARTS_OPS = [op for op in OPS if not op.startswith("nor_conv")]  # test_nasbench201 has the oracle of the others
 CASES = sorted({name.rsplit("/", 1)[0] for name in Golden("ops").arrays if name.startswith("search/") and "param" not in name})
 
 
@@ -37,7 +38,7 @@ def one_edge(op, stride):
 
 
 def test_the_cases_are_all_there():
-    assert len(CASES) == 20 and {case.split("/")[1] for case in CASES} >= set(OPS)
+    assert len(CASES) == 20 and {case.split("/")[1] for case in CASES} >= set(DARTS_OPS)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -65,7 +66,7 @@ def test_golden(case, golden):
     np.testing.assert_allclose(dgain, np.vdot(y, cotangent), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("op", [op for op in OPS])
+@pytest.mark.parametrize("op", DARTS_OPS)
 @pytest.mark.parametrize("stride", [1, 2])
 def test_golden_of_the_discrete_network(op, stride, golden):
     arrays, case = golden("ops"), f"eval/{op}/stride{stride}"

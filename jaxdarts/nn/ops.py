@@ -4,7 +4,8 @@ A group is a few states of one shape whose edges are alike: the two inputs of a 
 computed together form a family: separable convolutions of any size are one bundle, their kernels padded to the largest, since
 what a program takes to compile is its number of instructions and a depthwise convolution is cheap beside what is around it.
 Every edge has its own weights (leading axes group, edge); an operation without weights computes once for all its edges.
-Compositions, strides and paddings follow the DARTS code (quark0/darts, cnn/operations.py); weights are named after what they do
+Compositions, strides and paddings follow the DARTS code (quark0/darts, cnn/operations.py), those of NAS-Bench-201's "normal"
+convolutions its code (D-X-Y/NAS-Bench-201); weights are named after what they do
 and laid out [group, edge, (size, size,) in, out].
 """
 
@@ -129,6 +130,18 @@ def _conv(x: Array, kernel: Array, strides: tuple[int, int]) -> Array:
     return lax.conv_general_dilated(x, kernel, strides, pads, dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
+def _convolution(weights, x, stride, norms):
+    """relu, convolution, norm: for every size one dense convolution of a state, the edges side by side in its outputs."""
+    x, bundles = jax.nn.relu(x), []
+    for own in weights:
+        bundle = []
+        for state, kernels in zip(x, own["kernel"]):
+            y = _conv(state, jnp.concatenate(list(kernels), axis=-1), (stride, stride))
+            bundle.append(jnp.moveaxis(y.reshape(*y.shape[:-1], -1, kernels.shape[-1]), -2, 0))
+        bundles.append(jnp.stack(bundle))
+    return lax.optimization_barrier(jnp.concatenate(bundles, axis=1)), norms.conv
+
+
 def _max_pool(weights, x, stride, norms):
     return max_pool(x, stride)[:, None], norms.pool
 
@@ -159,5 +172,7 @@ OPS: Mapping[str, Op] = {
     ),
     "dil_conv_3x3": Op(_separable_shapes(3, 1), _DILATED),
     "dil_conv_5x5": Op(_separable_shapes(5, 1), _DILATED),
+    "nor_conv_1x1": Op(lambda channels, stride: {"kernel": (1, 1, channels, channels)}, _convolution),
+    "nor_conv_3x3": Op(lambda channels, stride: {"kernel": (3, 3, channels, channels)}, _convolution),
 }
 """Every operation but `none`, which is the absence of an edge and computes nothing."""
