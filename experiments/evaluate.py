@@ -1,10 +1,11 @@
 """Train a found or published cell from scratch: python experiments/evaluate.py --arch=DARTS_V2 --dataset=cifar10
 
---arch takes a published name, a run folder of search.py, a JSON file, or the text of a genotype. Leaves a run folder:
-config.json, log.txt, metrics.jsonl, tensorboard/, genotype.json, network.json and weights.npz (read by jaxdarts.load),
-report.html and checkpoints/. The test set is looked at once, after the last epoch. --select retrains the cells of several
-searches for a short time and goes on with the best one on held-out training images. --test_only --checkpoint=RUN tests a
-trained network again.
+--arch takes a published name, a run folder of search.py, a JSON file, or the text of a genotype, such as the string of a cell
+of NAS-Bench-201, whose presets are the benchmark's network and training (but gradients are clipped and momentum is not
+Nesterov's). Leaves a run folder: config.json, log.txt, metrics.jsonl, tensorboard/, genotype.json, network.json and weights.npz
+(read by jaxdarts.load), report.html and checkpoints/. The test set is looked at once, after the last epoch. --select retrains
+the cells of several searches for a short time and goes on with the best one on held-out training images. --test_only
+--checkpoint=RUN tests a trained network again.
 """
 
 import contextlib
@@ -30,6 +31,9 @@ from jaxdarts import trained
 from jaxdarts.data import augment, images
 from runs import Run, Stop
 
+Cells = jd.Genotype | jd.TopologyGenotype
+"""What can be trained: two cells, or one of NAS-Bench-201."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Config(runs.Settings):
@@ -42,9 +46,9 @@ class Config(runs.Settings):
     batch_size: int = 96
     """Images in a batch, over all devices."""
     init_channels: int = 36
-    """Channels of the first cells; every reduction doubles them."""
+    """Channels of the first cells; every reduction doubles them. 16 for a cell of NAS-Bench-201."""
     layers: int = 20
-    """Number of cells; reductions at a third and two thirds."""
+    """Number of cells; reductions at a third and two thirds. For a cell of NAS-Bench-201, cells in each of three stages: 5."""
     cutout: bool = True
     """Erase a square of every training image."""
     auxiliary: bool = True
@@ -114,6 +118,37 @@ PRESETS = {
 }
 """What each data set starts from; any other one starts from CIFAR-10's, the paper's, setting."""
 
+BENCHMARK: dict[str, Any] = {
+    "epochs": 200,
+    "batch_size": 256,
+    "init_channels": 16,
+    "layers": 5,
+    "cutout": False,
+    "auxiliary": False,
+    "drop_path_prob": 0.0,
+    "learning_rate": 0.1,
+    "weight_decay": 5e-4,
+}
+"""What is different for a cell of NAS-Bench-201: the network and the training of the benchmark."""
+BENCHMARK_PRESETS = {
+    name: preset if name == "digits" else dataclasses.replace(preset, **BENCHMARK) for name, preset in PRESETS.items()
+}
+
+
+def parse(arguments: list[str]) -> Config:
+    """Flags over the data set's preset for the kind of cell that is to be trained."""
+    config = runs.parse(arguments, PRESETS, CIFAR, __doc__)
+    if config.resume or config.test_only:
+        return config
+    kinds = {type(resolve(name, "--select")) for name in config.select} or {type(resolve(config.arch))}
+    if len(kinds) > 1:
+        raise Stop(
+            "--select: cells of NAS-Bench-201 and others, whose networks have nothing in common; select among one kind", 2
+        )
+    if kinds == {jd.TopologyGenotype}:
+        return runs.parse(arguments, BENCHMARK_PRESETS, dataclasses.replace(CIFAR, **BENCHMARK), __doc__)
+    return config
+
 
 def check(config: Config) -> Config:
     """Refuses settings that cannot work, before anything is loaded."""
@@ -132,7 +167,7 @@ def check(config: Config) -> Config:
     return config
 
 
-def resolve(arch: str, flag: str = "--arch") -> jd.Genotype:
+def resolve(arch: str, flag: str = "--arch") -> Cells:
     """The genotype that a name, a run folder, a file or a text stands for."""
     path = Path(arch)
     try:
@@ -151,7 +186,7 @@ def resolve(arch: str, flag: str = "--arch") -> jd.Genotype:
             raise Stop(f"{flag}={arch}: no such file, and no published cell{nearest(arch)}", 2)
     except (OSError, ValueError) as error:
         raise Stop(f"{flag}={arch}: {error}", 2) from error
-    if not isinstance(genotype, jd.Genotype):
+    if not isinstance(genotype, Cells):
         raise Stop(f"{flag}={arch}: a recurrent cell; this script trains convolutional ones", 2)
     return genotype
 
@@ -175,18 +210,20 @@ class Program(NamedTuple):
     steps_per_epoch: int
 
 
-def build(config: Config, genotype: jd.Genotype, dataset: images.Dataset) -> Program:
+def build(config: Config, genotype: Cells, dataset: images.Dataset) -> Program:
     """Puts the library's parts together for one configuration; `dataset.test` is what `evaluate` sees."""
     devices = jax.local_devices()[: config.num_devices]
     steps_per_epoch = len(dataset.train.labels) // config.batch_size
     if not steps_per_epoch:
         raise Stop(f"--batch_size={config.batch_size}: larger than the training set, {len(dataset.train.labels)} images", 2)
-    net = jd.spaces.darts().network(
+    if config.auxiliary and isinstance(genotype, jd.TopologyGenotype):
+        raise Stop("--auxiliary: a network of NAS-Bench-201 has no auxiliary head; leave it out", 2)
+    net = jd.spaces.of(genotype).network(
         genotype,
         config.init_channels,
         config.layers,
         len(dataset.class_names),
-        auxiliary=config.auxiliary,
+        **({"auxiliary": True} if config.auxiliary else {}),
         dtype=jnp.dtype(config.dtype),
         axis_name=jd.parallel.AXIS,
         remat=config.remat,
@@ -268,7 +305,7 @@ def test(config: Config, program: Program, state, data) -> dict[str, np.ndarray]
 
 
 def train(
-    config: Config, genotype: jd.Genotype, dataset: images.Dataset, program: Program, run: Run, judged: str = "test"
+    config: Config, genotype: Cells, dataset: images.Dataset, program: Program, run: Run, judged: str = "test"
 ) -> dict[str, np.ndarray]:
     """Trains to the end, or goes on with what was saved; `dataset.test`, called `judged`, is read after the last step only."""
     log, length = run.log, program.steps_per_epoch
@@ -372,16 +409,17 @@ def finish(config, genotype, dataset, program, training, data, records, run, cos
     return tested
 
 
-def select(config: Config, dataset: images.Dataset, folder: Path) -> jd.Genotype:
+def select(config: Config, dataset: images.Dataset, folder: Path) -> Cells:
     """The paper's protocol: a short training of every candidate on a part of the training set, judged on the rest of it."""
     try:
         fit, held = images.split(dataset.train, config.select_portion)
     except ValueError as error:
         raise Stop(f"--select_portion={config.select_portion}: {error}", 2) from error
     candidates = {name: resolve(name, "--select") for name in config.select}
+    space = jd.spaces.of(next(iter(candidates.values())))
     keys = jax.random.split(jax.random.key(config.seed), max(config.random_cells, 1))
     for i in range(config.random_cells):
-        candidates[f"random-{i}"] = jd.spaces.darts().sample(keys[i])
+        candidates[f"random-{i}"] = space.sample(keys[i])
     scores = {}
     for i, (name, genotype) in enumerate(candidates.items()):
         # The networks see no test image: what is held out of the training set takes its place.
@@ -404,7 +442,7 @@ def select(config: Config, dataset: images.Dataset, folder: Path) -> jd.Genotype
     return candidates[best]
 
 
-def estimate(config: Config, genotype: jd.Genotype, dataset: images.Dataset, program: Program) -> None:
+def estimate(config: Config, genotype: Cells, dataset: images.Dataset, program: Program) -> None:
     """Prints what a training would take, from the compiled step; trains nothing."""
     num, shape = len(program.devices), dataset.train.images.shape[1:]
     cost = jd.network_cost(genotype, config.init_channels, config.layers, len(dataset.class_names), shape)
@@ -439,7 +477,7 @@ def test_again(config: Config) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    config = check(runs.parse(arguments, PRESETS, CIFAR, __doc__))
+    config = check(parse(arguments))
     runs.use_cache(config)
     if config.test_only:
         return test_again(config)

@@ -103,7 +103,7 @@ class Skeleton(nn.Module):
         return linear(self, features, self.num_classes)
 
 
-def averaged_pairs(x: Images) -> Images:
+def averaged_pairs(x: Images) -> Float[Array, "batch half_height half_width channels"]:
     """2x2 average pooling with stride 2.
 
     Raises:
