@@ -7,6 +7,7 @@ as they are.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -62,29 +63,30 @@ def by_validation(
 
 def by_samples(space: Space, score: Score, keys: Sequence[Key[Array, ""]], num_seeds: int) -> Mixes:
     """The best of so many random cells, one for each key: random search with weight sharing (Li & Talwalkar, UAI 2019)."""
-    drawn = [one_hot(space.cells, space.sample(key)) for key in keys]
+    drawn: list[Any] = [one_hot(space.cells, space.sample(key)) for key in keys]
     repeated = [jax.tree.map(lambda m: jnp.broadcast_to(m, (num_seeds, *m.shape)), mix) for mix in drawn]
     best = np.argmax(np.stack([np.asarray(score(mixes)) for mixes in repeated]), axis=0)
     return {name: np.stack([np.asarray(drawn[i][name]) for i in best]) for name in space.cells}
 
 
-def with_fewer_skips(space: Space, mix: Mix, max_skips: int) -> Mix:
+def with_fewer_skips(space: Space, mix: Mix, max_skips: int) -> Any:
     """P-DARTS' rule: while the normal cell has more than `max_skips` skip connections, the weakest is taken out of the mix.
 
     Chen, Xie, Wu & Tian, `Progressive DARTS <https://arxiv.org/abs/1904.12760>`_, ICCV 2019, section 3.3. A space that leaves
     no other operation keeps its skips.
     """
-    mix, choices = {name: np.array(weights) for name, weights in mix.items()}, space.cells["normal"]
+    left: Any = {name: np.array(weights) for name, weights in mix.items()}
+    choices = space.cells["normal"]
     skips = choices.where(lambda op: op == "skip_connect")
-    others = (choices.where(is_kept) & ~skips).any(1)
+    others = np.any(choices.where(is_kept) & ~skips, axis=1)
     while True:
-        chosen = [(source, 2 + i // 2) for i, (op, source) in enumerate(space.discretize(mix).normal) if op == "skip_connect"]
-        places = [choices.edges.index(edge) for edge in chosen]
-        places = [e for e in places if others[e]]
+        found: Any = space.discretize(left)
+        chosen = [(source, 2 + i // 2) for i, (op, source) in enumerate(found.normal) if op == "skip_connect"]
+        places = [e for e in map(choices.edges.index, chosen) if others[e]]
         if len(chosen) <= max_skips or not places:
-            return mix
-        weakest = min(places, key=lambda e: mix["normal"][e][skips[e]].max())
-        mix["normal"][weakest][skips[weakest]] = 0
+            return left
+        weakest = min(places, key=lambda e: left["normal"][e][skips[e]].max())
+        left["normal"][weakest][skips[weakest]] = 0
 
 
 def _decide(cells, mixes, score, key, tune, trial, choose) -> Mixes:

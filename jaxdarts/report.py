@@ -26,9 +26,9 @@ FINALS = {
     "train_accuracy": "Train accuracy",
     "valid_accuracy": "Validation accuracy",
 }
-CELLS = {"normal": "Normal cell", "reduce": "Reduction cell", "recurrent": "Recurrent cell"}
+CELLS = {"normal": "Normal cell", "reduce": "Reduction cell", "recurrent": "Recurrent cell", "cell": "Cell"}
 STATES = "0 and 1 are the inputs of the cell, and node n of its drawing is state n + 2"
-RECURRENT_STATES = "0 is the input of the cell, and node n of its drawing is state n + 1"
+ONE_INPUT_STATES = "0 is the input of the cell, and node n of its drawing is state n + 1"
 
 
 def write(
@@ -55,7 +55,7 @@ def write(
         records: one mapping for each epoch, as read by `metrics.read_json_lines`: `epoch`, `train_loss`, `valid_loss`,
             `train_accuracy`, `valid_accuracy` (fractions), `learning_rate`, `skip_normal`, `skip_reduce`. Any may be
             missing or None; others are ignored.
-        genotype: the found `Genotype` or `RecurrentGenotype`.
+        genotype: the found `Genotype`, `RecurrentGenotype` or `TopologyGenotype`.
         mixes: for each cell its mixture weights `[epochs, edges, ops]`.
         edges: for each cell of `mixes` its edges (source, target).
         ops: for each cell of `mixes` the names of its operations, one sequence for all edges or one for each.
@@ -73,7 +73,7 @@ def write(
         charts=[Markup(svg) for svg in _charts(records)],
         cells=[Markup(svg) for svg in draw.cell(genotype).values()],
         heatmaps=[Markup(_heatmap(cell, mix, edges, ops)) for cell, mix in mixes.items()],
-        states=RECURRENT_STATES if hasattr(genotype, "recurrent") else STATES,
+        states=STATES if hasattr(genotype, "normal") else ONE_INPUT_STATES,
         genotype=str(genotype),
         config=list(_flatten(config)),
     )

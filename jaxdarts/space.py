@@ -1,33 +1,36 @@
 """A search space as data: which edges a cell has, which operations each may carry, and a few functions around them."""
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Key
 
-from jaxdarts.genotypes import Genotype
+from jaxdarts.genotypes import Genotype, TopologyGenotype
+from jaxdarts.genotypes.cells import all_edges
 from jaxdarts.types import Mix, Module
 
 
 class Choices(NamedTuple):
     """One cell of a space, or of a network: then every edge has one operation.
 
-    edges: (source, target) states, ordered by target; states 0 and 1 are the cell's inputs.
+    edges: (source, target) states, ordered by target; the first states are the cell's inputs.
     ops: the candidate operations of each edge, in the order of its row of mixture weights.
     concat: the states that make up the cell's output.
+    num_inputs: the outputs of the two cells before, or of one only.
     """
 
     edges: tuple[tuple[int, int], ...]
     ops: tuple[tuple[str, ...], ...]
     concat: tuple[int, ...]
+    num_inputs: int = 2
 
     @property
     def num_nodes(self) -> int:
-        """Number of intermediate nodes."""
-        return max(target for _, target in self.edges) - 1
+        """Number of nodes, the states that are no inputs."""
+        return max(target for _, target in self.edges) + 1 - self.num_inputs
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -52,8 +55,8 @@ class Space(NamedTuple):
     cells: Mapping[str, Choices]
     supernet: Callable[..., Module]
     network: Callable[..., Module]
-    discretize: Callable[[Mix], Genotype]
-    sample: Callable[[Key[Array, ""]], Genotype]
+    discretize: Callable[[Mix], Any]
+    sample: Callable[[Key[Array, ""]], Any]
 
 
 def fully_connected(num_nodes: int, ops: tuple[str, ...]) -> Choices:
@@ -62,8 +65,11 @@ def fully_connected(num_nodes: int, ops: tuple[str, ...]) -> Choices:
     return Choices(edges, (ops,) * len(edges), tuple(range(2, num_nodes + 2)))
 
 
-def of_genotype(genotype: Genotype) -> dict[str, Choices]:
+def of_genotype(genotype: Genotype | TopologyGenotype) -> dict[str, Choices]:
     """The cells of a discrete network, as choices among one operation an edge."""
+    if isinstance(genotype, TopologyGenotype):
+        edges = tuple(edge for _, edge in zip(genotype.cell, all_edges()))
+        return {"cell": Choices(edges, tuple((op,) for op, _ in genotype.cell), (edges[-1][1],), num_inputs=1)}
     cells = {}
     for name in ("normal", "reduce"):
         pairs, concat = getattr(genotype, name), getattr(genotype, f"{name}_concat")
@@ -72,19 +78,20 @@ def of_genotype(genotype: Genotype) -> dict[str, Choices]:
     return cells
 
 
-def one_hot(cells: Mapping[str, Choices], genotype: Genotype) -> Mix:
+def one_hot(cells: Mapping[str, Choices], genotype: Genotype | TopologyGenotype) -> Mix:
     """The mix that keeps a genotype's operations at weight one and drops everything else.
 
     Raises:
-        ValueError: if the genotype uses an edge or an operation that the space does not have.
+        ValueError: if the genotype is of another kind, or uses an edge or an operation that the space does not have.
     """
-    mix = {}
+    mix, own = {}, of_genotype(genotype)
+    if cells.keys() != own.keys():
+        raise ValueError(f"the space has the cells {', '.join(cells)}, a {type(genotype).__name__} has {', '.join(own)}")
     for name, choices in cells.items():
         weights = np.zeros(choices.shape, np.float32)
-        for i, (op, source) in enumerate(getattr(genotype, name)):
-            edge = (source, 2 + i // 2)
+        for i, (edge, (op,)) in enumerate(zip(own[name].edges, own[name].ops)):
             if edge not in choices.edges or op not in choices.ops[choices.edges.index(edge)]:
-                raise ValueError(f"{name}[{i}] = {(op, source)!r}: the space has no such operation on edge {edge}")
+                raise ValueError(f"{name}[{i}] = {(op, edge[0])!r}: the space has no such operation on edge {edge}")
             e = choices.edges.index(edge)
             weights[e, choices.ops[e].index(op)] = 1
         mix[name] = jnp.asarray(weights)
