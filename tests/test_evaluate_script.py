@@ -169,6 +169,9 @@ def test_a_cell_of_nasbench201(tiny, tmp_path):
     assert f"param size = {params / 1e6:f}MB" in log and f"genotype = {TOPOLOGY}" in log and TOPOLOGY in page
     test = images.load("digits").test
     apply, params = jd.load(tmp_path / "run")
+    jd.export(tmp_path / "run", tmp_path / "network.bin")
+    exported = jd.read_exported(tmp_path / "network.bin")(test.images[:5])
+    np.testing.assert_allclose(exported, jax.jit(apply)(params, test.images[:5]), atol=1e-4)
     accuracy = float(np.mean(np.argmax(jax.jit(apply)(params, test.images), -1) == test.labels))
     assert accuracy == pytest.approx(json.loads((tmp_path / "run" / "test.json").read_text())["accuracy"][0], abs=1e-6)
 
