@@ -11,14 +11,11 @@ device.
 import dataclasses
 import json
 import os
-import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +27,7 @@ import tyro
 
 import jaxdarts as jd
 import peer as torch_peer
+import runs
 
 STEPS = ("weight_step", "first_order", "second_order")
 
@@ -172,22 +170,6 @@ def measure(name: str, config: Config) -> dict[str, Any]:
     }
 
 
-def versions() -> dict[str, Any]:
-    """What a result must say about where it comes from."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-    packages = ("jax", "jaxlib", "flax", "optax", "numpy")
-    device = jax.local_devices()[0]
-    return {
-        "command": " ".join(["python", *sys.argv]),
-        "commit": commit,
-        "python": platform.python_version(),
-        "versions": {name: metadata.version(name) for name in packages},
-        "device": f"{device.platform}: {device.device_kind}",
-        "cores": os.cpu_count(),
-        "date": time.strftime("%Y-%m-%d"),
-    }
-
-
 def main() -> None:
     config = tyro.cli(Config, description=__doc__)
     width, depth, unroll = (36, 20, 6) if config.what == "evaluate" else (16, 8, 1)
@@ -233,7 +215,7 @@ def main() -> None:
                 }
             )
     if config.output:
-        result = {**versions(), "config": dataclasses.asdict(config), "lines": lines}
+        result = {**runs.versions(), "config": dataclasses.asdict(config), "lines": lines}
         result["config"].pop("peer")
         Path(config.output).write_text(json.dumps(result, indent=1) + "\n")
 

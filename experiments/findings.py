@@ -63,11 +63,11 @@ class History:
         return self.records.all[-len(self.alphas["step"]) :]
 
     def sizes(self) -> dict[str, dict]:
-        """The best epoch for every number of convolutions in the two cells (MiLeNAS, section 3.3)."""
+        """The best epoch for every number of convolutions in the cells (MiLeNAS, section 3.3)."""
         best: dict[str, dict] = {}
         for i, record in enumerate(self.rows):
             genotype = self.space.discretize({name: values[i] for name, values in self.alphas.items() if name != "step"})
-            size = ",".join(str(convolutions(getattr(genotype, cell))) for cell in ("normal", "reduce"))
+            size = ",".join(str(convolutions(getattr(genotype, cell))) for cell in self.space.cells)
             if size not in best or record["valid_accuracy"] > best[size]["valid_accuracy"]:
                 facts = {name: record[name] for name in ("epoch", "valid_accuracy")}
                 best[size] = {**facts, "genotype": str(genotype)}
@@ -121,7 +121,7 @@ def finish_epoch(
         record = dict(facts)
         record |= {name: float(value[seed]) for name, value in (means | extra).items() if name != "valid_loss"}
         record |= {f"valid_{name}": float(value[seed]) for name, value in valid.items()}
-        for cell in ("normal", "reduce"):
+        for cell in program.space.cells:
             pairs = getattr(genotype, cell)
             record[f"skip_{cell}"] = sum(op == "skip_connect" for op, _ in pairs)
             record[f"parameter_free_{cell}"] = len(pairs) - convolutions(pairs)
@@ -134,24 +134,25 @@ def finish_epoch(
             if name in record:
                 log.info("%s %f", name, record[name])
         log.info("genotype = %s", genotype)
-        if 2 * record["skip_normal"] > len(genotype.normal) or not convolutions(genotype.normal):
-            log.info(
-                "the normal cell degenerates: %d of its %d operations are skip connections, %d have no weights",
-                *(record["skip_normal"], len(genotype.normal), record["parameter_free_normal"]),
-            )
+        main = next(iter(program.space.cells))  # the normal cell, where there are two
+        pairs, skips, free = getattr(genotype, main), record[f"skip_{main}"], record[f"parameter_free_{main}"]
+        if 2 * skips > len(pairs) or free == len(pairs):
+            text = "the %s cell degenerates: %d of its %d operations are skip connections, %d have no weights"
+            log.info(text, main, skips, len(pairs), free)
     return stopped(config, history)
 
 
 def stop_of(config: Any, history: History) -> tuple[int, str] | None:
     """When a seed's search was to stop: the epoch whose architecture counts, and why. Pure in what was recorded."""
-    records = history.records.all
+    records, main = history.records.all, next(iter(history.space.cells))
     for i, record in enumerate(records):
         epoch = int(record["epoch"])
-        if config.stop_skips and record["skip_normal"] >= config.stop_skips:
-            return epoch, f"the normal cell has {record['skip_normal']:.0f} skip connections"
-        sizes = [2 * c.num_nodes - record[f"parameter_free_{cell}"] for cell, c in history.space.cells.items()]
+        if config.stop_skips and record[f"skip_{main}"] >= config.stop_skips:
+            return epoch, f"the {main} cell has {record[f'skip_{main}']:.0f} skip connections"
+        lengths = {cell: len(c.edges) if c.kept is None else c.kept * c.num_nodes for cell, c in history.space.cells.items()}
+        sizes = [length - record[f"parameter_free_{cell}"] for cell, length in lengths.items()]
         if config.stop_size and all(size <= limit for size, limit in zip(sizes, config.stop_size, strict=True)):
-            return epoch, f"the cells have {sizes[0]:.0f} and {sizes[1]:.0f} convolutions"
+            return epoch, f"the cells have {' and '.join(f'{size:.0f}' for size in sizes)} convolutions"
         if config.stop_eigenvalue and record.get("eigenvalue") is not None and epoch % config.eigenvalue_freq == 0:
             seen = [r for r in records[: i + 1] if r.get("eigenvalue") is not None and r["epoch"] % config.eigenvalue_freq == 0]
             epochs, values = [int(r["epoch"]) for r in seen], [r["eigenvalue"] for r in seen]
@@ -230,7 +231,7 @@ def finish(config, program, dataset: images.Dataset, training, data, history: li
         for name, svg in jd.draw.cell(genotype).items():
             jd.metrics.replace_text(own.folder / f"{name}.svg", svg)
         shape, classes = dataset.train.images.shape[1:], len(dataset.class_names)
-        params_, multiply_adds = jd.network_cost(genotype, *methods.EVALUATED, classes, shape)
+        params_, multiply_adds = jd.network_cost(genotype, *methods.evaluated(space), classes, shape)
         facts = {
             "dataset": config.dataset,
             "algorithm": config.algorithm,

@@ -14,8 +14,6 @@ import runs
 from runs import Stop
 
 algorithms = jd.algorithms
-EVALUATED = (36, 20)
-"""Width and depth of the network that parameters and multiply-adds are told of: the papers' for evaluation on CIFAR-10."""
 WITHOUT_NONE = jd.spaces.PRIMITIVES[1:]
 
 
@@ -116,8 +114,8 @@ class Options(runs.Settings):
 
     algorithm: Literal[tuple(METHODS)] = "darts"  # type: ignore[valid-type]
     """Search algorithm. It changes what other flags start from; README lists them."""
-    space: Literal["darts", "s1", "s2", "s3", "s4"] = "darts"
-    """Search space: DARTS' own, made of --nodes and --ops, or one of RobustDARTS' four."""
+    space: Literal["darts", "s1", "s2", "s3", "s4", "nasbench201"] = "darts"
+    """Search space: DARTS' own, made of --nodes and --ops, one of RobustDARTS' four, or NAS-Bench-201 (--layers a stage)."""
     candidates: str | None = None
     """Run folder of a search: keep only its --keep_ops strongest operations on every edge (P-DARTS)."""
     keep_ops: int = 5
@@ -198,8 +196,13 @@ def check(config: Options) -> None:
             raise Stop(f"--{name}={getattr(config, name)}: must be below 1", 2)
     if config.stop_eigenvalue and not config.eigenvalue_freq:
         raise Stop(f"--stop_eigenvalue={config.stop_eigenvalue}: needs --eigenvalue_freq, 2 in the paper", 2)
-    if config.stop_size and len(config.stop_size) != 2:
-        raise Stop(f"--stop_size={' '.join(map(str, config.stop_size))}: two numbers, of the normal and the reduction cell", 2)
+    alone = config.space == "nasbench201"
+    if config.stop_size and len(config.stop_size) != (1 if alone else 2):
+        needed = "one number" if alone else "two numbers, of the normal and the reduction cell"
+        raise Stop(f"--stop_size={' '.join(map(str, config.stop_size))}: needed is {needed}", 2)
+    for name in ("partial", "drop_path_prob", "candidates", "max_skips"):
+        if alone and getattr(config, name) not in (1, 0.0, None):
+            raise Stop(f"--{name}={getattr(config, name)}: not in --space=nasbench201", 2)
     if config.max_skips is not None and config.max_skips < 0:
         raise Stop(f"--max_skips={config.max_skips}: must not be negative", 2)
 
@@ -212,9 +215,17 @@ def settings(name: str, small: bool) -> dict[str, Any]:
     return {**method.always, **({} if small else method.published), "algorithm": name}
 
 
+def space_settings(name: str, small: bool) -> dict[str, Any]:
+    """What a space changes in a preset: NAS-Bench-201's searches have five cells a stage."""
+    if name != "nasbench201":
+        return {}
+    return {"space": name, "layers": 1 if small else 5} | ({} if small else {"weight_decay": 5e-4})
+
+
 def space_of(config: Options) -> jd.Space:
     """The search space that a configuration asks for."""
-    spaces = {"s1": jd.spaces.s1, "s2": jd.spaces.s2, "s3": jd.spaces.s3, "s4": jd.spaces.s4}
+    named = ("s1", "s2", "s3", "s4", "nasbench201")
+    spaces = {name: getattr(jd.spaces, name) for name in named}
     try:
         if config.candidates:
             return strongest_of(Path(config.candidates), config.keep_ops)
@@ -247,6 +258,11 @@ def strongest_of(run: Path, keep: int) -> jd.Space:
     return jd.spaces.of_cells(*cells)
 
 
+def evaluated(space: jd.Space) -> tuple[int, int]:
+    """Width and depth of the network that parameters and multiply-adds are told of: the papers' for CIFAR-10."""
+    return (16, 5) if "cell" in space.cells else (36, 20)
+
+
 def make(config: Any, space: jd.Space, steps_per_epoch: int, num_classes: int, shape: tuple[int, int, int]) -> jd.Algorithm:
     """The algorithm that a configuration asks for, on images of a shape in so many classes."""
 
@@ -263,7 +279,7 @@ def make(config: Any, space: jd.Space, steps_per_epoch: int, num_classes: int, s
         annealed = jd.relax.annealed(algorithm.relax, ramp(1.0, config.temperature_end))
         algorithm = algorithm._replace(relax=annealed)
     if config.cost_weight:
-        costs = jd.operation_costs(space.cells, *EVALUATED, num_classes, shape)[config.cost_of == "multiply_adds"]
+        costs = jd.operation_costs(space.cells, *evaluated(space), num_classes, shape)[config.cost_of == "multiply_adds"]
         price = jd.penalty.cost(space.cells, costs, config.cost_target * 1e6, config.cost_weight)
         algorithm = algorithm._replace(penalty=jd.penalty.both(algorithm.penalty, price))
     return algorithm

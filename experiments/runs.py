@@ -5,11 +5,14 @@ import dataclasses
 import json
 import logging
 import os
+import platform
 import signal
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
@@ -431,6 +434,22 @@ def memory(step: jd.parallel.OnDevices, num_devices: int, arguments: Any) -> flo
     found = step.compile(*abstract).memory_analysis()
     taken = found.argument_size_in_bytes + found.output_size_in_bytes + found.temp_size_in_bytes
     return (taken - found.alias_size_in_bytes) / 1e6  # donated arguments count once
+
+
+def versions() -> dict[str, Any]:
+    """What a result must say about where it comes from."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    packages = ("jax", "jaxlib", "flax", "optax", "numpy")
+    device = jax.local_devices()[0]
+    return {
+        "command": " ".join(["python", *sys.argv]),
+        "commit": commit,
+        "python": platform.python_version(),
+        "versions": {name: metadata.version(name) for name in packages},
+        "device": f"{device.platform}: {device.device_kind}",
+        "cores": os.cpu_count(),
+        "date": time.strftime("%Y-%m-%d"),
+    }
 
 
 def use_cache(config: Any) -> None:

@@ -87,9 +87,11 @@ PRESETS = {
 """What each data set starts from; any other one starts from CIFAR-10's, the paper's, setting."""
 
 
-def start_of(preset: Config, algorithm: str) -> Config:
-    """What the flags are laid over: the preset, with the settings of an algorithm."""
-    return dataclasses.replace(preset, **methods.settings(algorithm, small=preset.dataset == "digits"))
+STARTS = {
+    name: lambda preset, value, of=of: dataclasses.replace(preset, **of(value, small=preset.dataset == "digits"))
+    for name, of in (("--space", methods.space_settings), ("--algorithm", methods.settings))
+}
+"""The flags that change what the others start from."""
 
 
 def check(config: Config) -> Config:
@@ -149,7 +151,7 @@ def build(config: Config, dataset: images.Dataset, remat: bool | None = None) ->
         dtype=jnp.dtype(config.dtype),
         axis_name=jd.parallel.AXIS,
         remat=config.remat if remat is None else remat,
-        partial=config.partial,
+        **({"partial": config.partial} if config.partial > 1 else {}),
     )
     # Without the mapped axis: a network that is only looked at here, not run.
     alone, image = net.clone(axis_name=None), jnp.zeros((1, *train.images.shape[1:]))
@@ -294,7 +296,7 @@ def estimate(config: Config, dataset: images.Dataset) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    config = check(runs.parse(arguments, PRESETS, CIFAR, __doc__, {"--algorithm": start_of}))
+    config = check(runs.parse(arguments, PRESETS, CIFAR, __doc__, STARTS))
     runs.use_cache(config)
     dataset = runs.load(config)
     if config.estimate:

@@ -2,8 +2,8 @@
 
 `Space.discretize` keeps what weighs most. The functions here ask the supernet: `score` takes mixes, {cell: [seeds, edges,
 ops]}, and returns the validation accuracy of every seed's supernet with its own. They decide for all seeds at once, since one
-program evaluates all of them, and return mixes that keep one operation on each of two edges a node: `discretize` reads them
-as they are.
+program evaluates all of them, and return mixes that keep one operation on each edge that a genotype keeps: `discretize` reads
+them as they are.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from jaxdarts.relax import is_kept
 from jaxdarts.space import Choices, Space, one_hot, seeded
 from jaxdarts.types import Mix
 
@@ -78,7 +77,7 @@ def with_fewer_skips(space: Space, mix: Mix, max_skips: int) -> Any:
     left: Any = {name: np.array(weights) for name, weights in mix.items()}
     choices = space.cells["normal"]
     skips = choices.where(lambda op: op == "skip_connect")
-    others = np.any(choices.where(is_kept) & ~skips, axis=1)
+    others = np.any(choices.derivable() & ~skips, axis=1)
     while True:
         found: Any = space.discretize(left)
         chosen = [(source, 2 + i // 2) for i, (op, source) in enumerate(found.normal) if op == "skip_connect"]
@@ -96,16 +95,15 @@ def _decide(cells, mixes, score, key, tune, trial, choose) -> Mixes:
     orders = [[(name, e) for e in rng.permutation(len(choices.edges)).tolist()] for name, choices in sorted(cells.items())]
     for place in range(max(map(len, orders))):
         for name, e in (order[place] for order in orders if place < len(order)):
-            row, ops = mixes[name][:, e], np.flatnonzero(cells[name].where(is_kept)[e])
+            row, ops = mixes[name][:, e], np.flatnonzero(cells[name].derivable()[e])
             scores = [np.asarray(score(_with(mixes, name, e, trial(row, op)))) for op in ops]
             mixes[name][:, e] = np.eye(row.shape[-1])[ops[choose(np.stack(scores))]]
         tune(mixes)
-    nodes = [(name, node) for name, c in sorted(cells.items()) for node in sorted({target for _, target in c.edges})]
+    nodes = [(name, edges) for name, c in sorted(cells.items()) if c.kept is not None for edges in c.entering().values()]
     for i in rng.permutation(len(nodes)):
-        name, node = nodes[i]
-        entering = [e for e, (_, target) in enumerate(cells[name].edges) if target == node]
-        left = np.tile(entering, (len(seeds), 1))  # each seed's own
-        while left.shape[1] > 2:
+        name, edges = nodes[i]
+        left = np.tile(edges, (len(seeds), 1))  # each seed's own
+        while left.shape[1] > cells[name].kept:
             scores = []
             for candidates in left.T:
                 whole = mixes[name].copy()

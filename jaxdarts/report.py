@@ -18,7 +18,20 @@ CHARTS = (
     ("Loss", "", 1.0, {"train": "train_loss", "validation": "valid_loss"}),
     ("Accuracy", "percent", 100.0, {"train": "train_accuracy", "validation": "valid_accuracy"}),
     ("Learning rate", "", 1.0, {"learning rate": "learning_rate"}),
-    ("Skip connections", "edges of the found cell", 1.0, {"normal": "skip_normal", "reduction": "skip_reduce"}),
+    (
+        "Skip connections",
+        "edges of the found cell",
+        1.0,
+        {"normal": "skip_normal", "reduction": "skip_reduce", "cell": "skip_cell"},
+    ),
+    (
+        "Operations without weights",
+        "edges of the found cell",
+        1.0,
+        {"normal": "parameter_free_normal", "reduction": "parameter_free_reduce", "cell": "parameter_free_cell"},
+    ),
+    ("Dominant eigenvalue", "of the validation loss's Hessian in alpha", 1.0, {"eigenvalue": "eigenvalue"}),
+    ("Expected cost", "of the network to evaluate", 1.0, {"expected cost": "valid_expected_cost"}),
 )
 FINALS = {
     "train_loss": "Train loss",
@@ -53,8 +66,8 @@ def write(
         title: headline.
         config: settings of the run, shown as a table; nested mappings become dotted names.
         records: one mapping for each epoch, as read by `metrics.read_json_lines`: `epoch`, `train_loss`, `valid_loss`,
-            `train_accuracy`, `valid_accuracy` (fractions), `learning_rate`, `skip_normal`, `skip_reduce`. Any may be
-            missing or None; others are ignored.
+            `train_accuracy`, `valid_accuracy` (fractions), `learning_rate` and others of `CHARTS`. Any may be missing or None;
+            others are ignored.
         genotype: the found `Genotype`, `RecurrentGenotype` or `TopologyGenotype`.
         mixes: for each cell its mixture weights `[epochs, edges, ops]`.
         edges: for each cell of `mixes` its edges (source, target).

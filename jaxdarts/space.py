@@ -20,12 +20,15 @@ class Choices(NamedTuple):
     ops: the candidate operations of each edge, in the order of its row of mixture weights.
     concat: the states that make up the cell's output.
     num_inputs: the outputs of the two cells before, or of one only.
+    kept: edges that a genotype keeps of those that enter a node, with an operation other than `none` on each; None where it
+        keeps all of them and `none` is an operation like the others.
     """
 
     edges: tuple[tuple[int, int], ...]
     ops: tuple[tuple[str, ...], ...]
     concat: tuple[int, ...]
     num_inputs: int = 2
+    kept: int | None = 2
 
     @property
     def num_nodes(self) -> int:
@@ -40,6 +43,15 @@ class Choices(NamedTuple):
     def where(self, test: Callable[[str], bool] = lambda op: True) -> Bool[np.ndarray, "edges ops"]:
         """Where the mix has the weight of an operation that passes a test; nowhere at the unused end of a row."""
         return np.array([[o < len(ops) and test(ops[o]) for o in range(self.shape[1])] for ops in self.ops])
+
+    def derivable(self) -> Bool[np.ndarray, "edges ops"]:
+        """Where the mix has the weight of an operation that a genotype may keep."""
+        return self.where(lambda op: op != "none" or self.kept is None)
+
+    def entering(self) -> dict[int, list[int]]:
+        """The edges that enter each node."""
+        nodes = sorted({target for _, target in self.edges})
+        return {node: [e for e, (_, target) in enumerate(self.edges) if target == node] for node in nodes}
 
 
 class Space(NamedTuple):

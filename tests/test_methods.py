@@ -6,11 +6,11 @@ import types
 import jax
 import numpy as np
 import pytest
-import search as script
 
 import findings
 import jaxdarts as jd
 import methods
+import search as script
 from runs import Stop
 
 TINY = "--layers=1 --nodes=2 --ops none skip_connect --init_channels=4 --epochs=2 --num_devices=1".split()
@@ -52,7 +52,7 @@ def test_second_order_of_others_and_what_has_none(tmp_path):
 
 def test_published_settings_hold_for_the_papers_data(tmp_path):
     def parsed(*flags):
-        return script.runs.parse(list(flags), script.PRESETS, script.CIFAR, "", {"--algorithm": script.start_of})
+        return script.runs.parse(list(flags), script.PRESETS, script.CIFAR, "", script.STARTS)
 
     config = parsed("--dataset=cifar10", "--algorithm=pc_darts")
     assert (config.partial, config.batch_size, config.learning_rate, config.arch_warmup) == (4, 256, 0.1, 15)
@@ -61,6 +61,16 @@ def test_published_settings_hold_for_the_papers_data(tmp_path):
     assert parsed("--dataset=cifar10", "--algorithm=gdas", "--epochs=7").epochs == 7
     assert "none" not in parsed("--dataset=cifar10", "--algorithm=sdarts_adv").ops
     assert parsed("--dataset=cifar10").unrolled
+
+
+@pytest.mark.parametrize("flags", ["", "--algorithm=random_sharing --num_samples=3", "--derive=validation --derive_batches=1"])
+def test_nasbench201(flags, tmp_path):
+    folder = searched(
+        tmp_path, "--space=nasbench201", "--no-unrolled", *flags.split(), base=["--max_steps=2", "--num_devices=1"]
+    )
+    genotype = jd.genotypes.from_json((folder / "genotype.json").read_text())
+    assert isinstance(genotype, jd.TopologyGenotype) and len(genotype.cell) == 6
+    assert {"skip_cell", "parameter_free_cell"} <= set(records(folder)[0])
 
 
 @pytest.mark.parametrize(
@@ -73,6 +83,8 @@ def test_published_settings_hold_for_the_papers_data(tmp_path):
         ("--train_portion=1.5", "must be above 0"),
         ("--candidates=/nowhere", "--candidates=/nowhere: not the folder"),
         ("--partial=3", "--init_channels=4"),
+        ("--space=nasbench201 --max_skips=2", "not in --space=nasbench201"),
+        ("--space=nasbench201 --algorithm=pc_darts", "--partial=4: not in --space=nasbench201"),
         ("--algorithm=na_darts --distance=99", "--algorithm=na_darts"),
         ("--algorithm=darts_minus --ops none sep_conv_3x3", "no skip_connect"),
     ],

@@ -26,7 +26,7 @@ def nasbench201() -> Space:
     |none~0|+|none~0|none~1|+|none~0|none~1|none~2|
     """
     edges = tuple(itertools.islice(all_edges(), 6))
-    cells = {"cell": Choices(edges, (TOPOLOGY_OPS,) * len(edges), (3,), num_inputs=1)}
+    cells = {"cell": Choices(edges, (TOPOLOGY_OPS,) * len(edges), (3,), num_inputs=1, kept=None)}
     return Space(
         cells=cells,
         supernet=functools.partial(Supernet, cells),
