@@ -1,4 +1,4 @@
-"""Compare algorithms: python experiments/compare.py --output=table.json darts sdarts_rs "milenas --lambda_valid=999" -- --num_seeds=3
+"""Compare algorithms: python experiments/compare.py darts sdarts_rs "milenas --lambda_valid=999" -- --num_seeds=3
 
 Every quoted argument is an algorithm of search.py with flags of its own; what follows -- goes to all of them. Each is searched
 with all its seeds in one program, and the table tells, as mean +- deviation over the seeds: validation loss and accuracy of the
@@ -79,11 +79,15 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
     head = ["algorithm", *COLUMNS.values(), "ms/step"]
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     for name, row in rows.items():
-        cells = [
-            f"{np.mean(row[c]):.3f} +- {np.std(row[c], ddof=min(1, len(row[c]) - 1)):.3f}" if c in row else "" for c in COLUMNS
-        ]
+        cells = [mean_and_deviation(row.get(column, [])) for column in COLUMNS]
         lines.append("| " + " | ".join([name, *cells, f"{row['step_ms']:.0f}"]) + " |")
     return "\n".join(lines)
+
+
+def mean_and_deviation(values: list[float]) -> str:
+    """Of one number a seed; a single one has no deviation."""
+    deviation = f" +- {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.3f}{deviation}" if values else ""
 
 
 if __name__ == "__main__":
