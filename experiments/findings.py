@@ -1,6 +1,7 @@
 """What a search finds and leaves behind: records of every epoch, reasons to stop, the derived cells, the report."""
 
 import dataclasses
+import itertools
 import json
 import logging
 import os
@@ -16,7 +17,7 @@ import jaxdarts as jd
 import methods
 import runs
 from jaxdarts import derive
-from jaxdarts.analysis import curvature
+from jaxdarts.analysis import curvature, flatness
 from jaxdarts.data import images
 
 PARAMETER_FREE = frozenset(("none", "skip_connect", "max_pool_3x3", "avg_pool_3x3", "noise"))
@@ -220,6 +221,7 @@ def finish(config, program, dataset: images.Dataset, training, data, history: li
     for candidates in [found, *([space.sample(key)] * len(found) for key in keys)]:
         one_hot = jd.parallel.stack([jd.one_hot(space.cells, genotype) for genotype in candidates])
         alone.append(validate(program, params, one_hot, data, config))
+    flat = neighbourhoods(config, program, params, data, found, alone[0]["accuracy"]) if config.flatness else [{}] * len(found)
     for seed, (genotype, own) in enumerate(zip(found, history, strict=True)):
         found_loss, *random_losses = (float(metrics["loss"][seed]) for metrics in alone)
         accuracy = float(alone[0]["accuracy"][seed])
@@ -243,6 +245,7 @@ def finish(config, program, dataset: images.Dataset, training, data, history: li
             "random_cells_supernet_loss": float(np.mean(random_losses)),
             "found_cell_supernet_accuracy": accuracy,
             "discretisation_gap_accuracy": gap,
+            **flat[seed],
             "wall_time": sum(record["seconds"] for record in own.records.all),
         }
         jd.metrics.replace_text(own.folder / "facts.json", json.dumps(facts, indent=2) + "\n")
@@ -259,6 +262,20 @@ def finish(config, program, dataset: images.Dataset, training, data, history: li
         )
         log.info("genotype = %s", genotype)
         log.info("report %s", own.folder / "report.html")
+
+
+def neighbourhoods(config, program, params, data, found: list, accuracies: np.ndarray) -> list[dict[str, float]]:
+    """How flat every seed's cell is; seeds are evaluated together, neighbour by neighbour."""
+    cells = program.space.cells
+    shells = [flatness.shell(cells, genotype) for genotype in found]
+    scores = []
+    for neighbours in itertools.zip_longest(*shells):
+        one_hot = jd.parallel.stack([jd.one_hot(cells, other or own) for other, own in zip(neighbours, found, strict=True)])
+        scores.append(validate(program, params, one_hot, data, config, config.derive_batches)["accuracy"])
+    return [
+        flatness.flatness(float(accuracy), [float(score[seed]) for score in scores[: len(shell)]])
+        for seed, (accuracy, shell) in enumerate(zip(accuracies, shells, strict=True))
+    ]
 
 
 def num_params(config: Any, training) -> int:

@@ -178,6 +178,8 @@ class Options(runs.Settings):
     """Weight steps after every decision of --derive=validation and perturbation."""
     num_samples: int = 100
     """Cells that --derive=samples draws."""
+    flatness: bool = False
+    """Report how the found cell's neighbours do, which differ in one operation, with the shared weights."""
     max_skips: int | None = None
     """Skip connections that the derived normal cell may keep (2 in P-DARTS)."""
 
