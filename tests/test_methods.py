@@ -129,9 +129,9 @@ def test_arch_stands_still_while_the_weights_warm_up(tmp_path):
 
 @pytest.mark.parametrize("way", ["validation", "perturbation --tune_steps=1", "samples --num_samples=3"])
 def test_derivations(way, tmp_path):
-    folder = searched(
-        tmp_path, "--no-unrolled", "--num_seeds=2", "--derive_batches=2", "--flatness", *f"--derive={way}".split()
-    )
+    ops = ["--ops", "none", "skip_connect", "max_pool_3x3"]
+    flags = ["--no-unrolled", "--num_seeds=2", "--derive_batches=2", "--flatness", *f"--derive={way}".split()]
+    folder = searched(tmp_path, *ops, *flags)
     for seed in (2, 3):
         jd.genotypes.check(jd.genotypes.from_json((folder / f"seed-{seed}" / "genotype.json").read_text()))
         facts = json.loads((folder / f"seed-{seed}" / "facts.json").read_text())
