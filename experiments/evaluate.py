@@ -52,9 +52,12 @@ def build(config: Config, genotype: Cells, dataset: Any) -> Program:
         raise Stop(f"--color_jitter: the images of {config.dataset} have {dataset.image_shape[-1]} channels, not 3", 2)
     options = {"auxiliary": config.auxiliary, "imagenet": config.network == "imagenet"}
     if isinstance(genotype, jd.TopologyGenotype):
-        for flag, name in (("--auxiliary", "auxiliary"), ("--network=imagenet", "imagenet")):
+        for flag, name, part in (
+            ("--auxiliary", "auxiliary", "auxiliary head"),
+            ("--network=imagenet", "imagenet", "such stem"),
+        ):
             if options[name]:
-                raise Stop(f"{flag}: a network of NAS-Bench-201 has none; leave it out", 2)
+                raise Stop(f"{flag}: a network of NAS-Bench-201 has no {part}; leave it out", 2)
         options = {}
     net = jd.spaces.of(genotype).network(
         genotype,

@@ -5,12 +5,14 @@ import itertools
 import json
 import logging
 import os
+import shutil
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import jaxdarts as jd
@@ -85,6 +87,19 @@ def folders(config: Any, folder: Path) -> list[Path]:
     if config.num_seeds == 1:
         return [folder]
     return [folder / f"seed-{seed}" for seed in range(config.seed, config.seed + config.num_seeds)]
+
+
+def forked(config: Any, run: runs.Run, training: Any, length: int) -> Any:
+    """What another run had after --fork_epoch, saved as this run's first checkpoint; its records up to then are taken over."""
+    source, step = Path(config.fork), (config.fork_epoch + 1) * length
+    if not (source / "checkpoints").is_dir():
+        raise runs.Stop(f"--fork={source}: not the folder of a search", 2)
+    with jd.checkpoint.open_folder(source / "checkpoints", keep=None) as checkpoints:
+        saved = jd.checkpoint.restore(checkpoints, {**training, "seconds": jnp.float32(0)}, None, step)
+    for name in ("metrics.jsonl", "alphas.npz"):
+        shutil.copy(source / name, run.folder / name)
+    jd.checkpoint.save(run.checkpoints, step, saved, runs.frozen(config))
+    return {name: saved[name] for name in training}
 
 
 def validate(program, params, mixes, data, config, max_batches: int = 0) -> dict[str, np.ndarray]:

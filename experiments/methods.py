@@ -166,6 +166,12 @@ class Options(runs.Settings):
     """Stop when that eigenvalue has grown by this factor, and go back to where it had not (1.3 in DARTS-ES); 0 for never."""
     stop_start: int = 10
     """Earliest epoch to go back to."""
+    adapt_weight_decay: float = 0.0
+    """After a stop go on from where it goes back to, with so many times the weight decay, up to 0.03 (10 in DARTS-ADA)."""
+    fork: str | None = None
+    """Run folder of a search with one seed to go on from, with other settings and in a folder of its own."""
+    fork_epoch: int = 0
+    """The last epoch to take over from --fork, whose checkpoint must have been kept (--keep_checkpoints=0)."""
     stop_skips: int = 0
     """Stop when the normal cell has so many skip connections; 0 for never."""
     stop_size: tuple[int, ...] = ()
@@ -191,7 +197,7 @@ def check(config: Options) -> None:
         positive="partial keep_ops temperature_end attack_steps radius_steps tau_start tau_end cost_target num_samples",
         not_negative="drop_path_prob arch_warmup arch_beta1 epsilon_alpha lambda_valid neighbours distance radius "
         "zero_one_weight auxiliary_skip cost_weight eigenvalue_freq stop_eigenvalue stop_start stop_skips derive_batches "
-        "tune_steps",
+        "tune_steps adapt_weight_decay fork_epoch",
     )
     for name in ("drop_path_prob", "arch_beta1"):
         if getattr(config, name) >= 1:
@@ -205,6 +211,13 @@ def check(config: Options) -> None:
     for name in ("partial", "drop_path_prob", "candidates", "max_skips"):
         if alone and getattr(config, name) not in (1, 0.0, None):
             raise Stop(f"--{name}={getattr(config, name)}: not in --space=nasbench201", 2)
+    if config.num_seeds > 1 and (config.fork or config.adapt_weight_decay):
+        raise Stop(
+            f"--num_seeds={config.num_seeds}: seeds stop at epochs of their own; --fork and --adapt_weight_decay take one", 2
+        )
+    if config.adapt_weight_decay and (config.keep_checkpoints or not config.stop_eigenvalue):
+        needed = "--stop_eigenvalue, which goes back in time, and --keep_checkpoints=0"
+        raise Stop(f"--adapt_weight_decay={config.adapt_weight_decay}: needs {needed}", 2)
     if config.max_skips is not None and config.max_skips < 0:
         raise Stop(f"--max_skips={config.max_skips}: must not be negative", 2)
 

@@ -27,7 +27,9 @@ import tyro
 import jaxdarts as jd
 from jaxdarts.data import images, stream
 
-FREE = frozenset("run_dir resume data_dir max_steps num_devices estimate report_freq checkpoint_freq cache_dir".split())
+FREE = frozenset(
+    "run_dir resume data_dir max_steps num_devices estimate report_freq checkpoint_freq keep_checkpoints cache_dir".split()
+)
 """Settings that a resumed run may change: they do not touch what is computed."""
 
 
@@ -75,6 +77,8 @@ class Settings:
     """Steps between log lines."""
     checkpoint_freq: int = 0
     """Steps between checkpoints, besides the one after every epoch; 0 for none."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints that are kept; 0 for all."""
     cache_dir: str = str(Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "jaxdarts")
     """Where compiled programs are kept for the next start; empty for nowhere."""
 
@@ -221,7 +225,10 @@ def open_run(config: Any, kind: str) -> Iterator[Run]:
     except OSError as error:
         raise Stop(f"--run_dir={folder}: cannot write there: {error}") from error
     try:
-        with jd.checkpoint.open_folder(folder / "checkpoints") as checkpoints, interruptible(folder, log) as asked:
+        with (
+            jd.checkpoint.open_folder(folder / "checkpoints", config.keep_checkpoints or None) as checkpoints,
+            interruptible(folder, log) as asked,
+        ):
             yield Run(folder, log, checkpoints, asked)
     except jd.checkpoint.CheckpointError as error:
         raise Stop(f"{error}; continue with --resume={folder}") from error

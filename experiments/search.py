@@ -301,15 +301,31 @@ def main(arguments: list[str]) -> None:
     dataset = runs.load(config)
     if config.estimate:
         return estimate(config, dataset)
+    run_search(config, dataset)
+
+
+def run_search(config: Config, dataset: images.Dataset) -> None:
+    """Searches, and again with more weight decay for as long as that is asked for and the search stops early (DARTS-ADA)."""
     program = build(config, dataset)
     with runs.open_run(config, "search") as opened:
-        search(dataclasses.replace(config, run_dir=str(opened.folder)), dataset, program, opened)
+        stop = search(dataclasses.replace(config, run_dir=str(opened.folder)), dataset, program, opened)
+    weight_decay = config.weight_decay * config.adapt_weight_decay
+    if stop and 0 < weight_decay <= 0.03 * 1.001:
+        folder = f"{opened.folder}-decay{weight_decay:g}"
+        changes = {"fork": str(opened.folder), "fork_epoch": stop[0], "weight_decay": weight_decay, "run_dir": folder}
+        resume = folder if os.path.exists(folder) else None
+        run_search(dataclasses.replace(config, **changes, resume=resume), dataset)
 
 
-def search(config: Config, dataset: images.Dataset, program: Program, run: Run) -> None:
-    """The search itself: epochs of steps, an evaluation and a checkpoint after each, the report in the end."""
+def search(config: Config, dataset: images.Dataset, program: Program, run: Run) -> tuple[int, str] | None:
+    """The search itself: epochs of steps, an evaluation and a checkpoint after each, the report in the end.
+
+    Returns where and why it stopped before its last epoch, or None.
+    """
     folder, log, length = run.folder, run.log, program.steps_per_epoch
     training, seconds = runs.restored(config, run, program.init())
+    if config.fork and run.checkpoints.latest_step() is None:
+        training = findings.forked(config, run, training, length)
     step, total = int(training["state"].step[0]), runs.total_steps(config, length)
     kept = runs.kept_step(config, step, length)
     history = [findings.History(one, kept, program.space, log) for one in findings.folders(config, folder)]
@@ -330,11 +346,6 @@ def search(config: Config, dataset: images.Dataset, program: Program, run: Run) 
         for name, part in (("a weight", tree["state"].params), ("alpha", tree["state"].arch)):
             finite(step, **{name: np.concatenate([np.zeros(0), *map(np.ravel, jax.tree.leaves(part))])})
 
-    def averages(sums, count, step):
-        means = {name: np.asarray(value) / count for name, value in jd.parallel.first(sums).items()}
-        finite(step, train_loss=means["train_loss"], valid_loss=means["valid_loss"])
-        return means
-
     def end(training, means, epoch, step, seconds):
         facts = {"epoch": epoch, "learning_rate": learning_rate(config, epoch, math.cos), "seconds": seconds}
         return findings.finish_epoch(config, program, training, data, means, history, log, step, facts)
@@ -346,10 +357,18 @@ def search(config: Config, dataset: images.Dataset, program: Program, run: Run) 
         findings.finish(config, program, dataset, training, data, history, log)
         for seed_history in history:
             seed_history.records.close()
+        return findings.stop_of(config, history[0])
     finally:
         for seed_history in history:
             with contextlib.suppress(OSError):  # a full disk has been told of already
                 seed_history.records.close()
+
+
+def averages(sums: Any, count: int, step: int) -> dict[str, np.ndarray]:
+    """Means since the epoch began, [seeds] each."""
+    means = {name: np.asarray(value) / count for name, value in jd.parallel.first(sums).items()}
+    finite(step, train_loss=means["train_loss"], valid_loss=means["valid_loss"])
+    return means
 
 
 def finite(step: int, **values: np.ndarray) -> None:

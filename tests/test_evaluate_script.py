@@ -150,7 +150,7 @@ def test_a_folder_without_a_genotype(tmp_path):
 
 def test_presets_follow_the_kind_of_cell():
     def start(*arguments):
-        config = script.parse([*arguments])
+        config = recipes.parse([*arguments], None)
         return config.init_channels, config.layers, config.epochs, config.batch_size, config.auxiliary
 
     assert start("--dataset=cifar10") == (36, 20, 600, 96, True)

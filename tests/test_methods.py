@@ -83,6 +83,9 @@ def test_nasbench201(flags, tmp_path):
         ("--train_portion=1.5", "must be above 0"),
         ("--candidates=/nowhere", "--candidates=/nowhere: not the folder"),
         ("--partial=3", "--init_channels=4"),
+        ("--fork=/nowhere", "--fork=/nowhere: not the folder"),
+        ("--adapt_weight_decay=10", "--keep_checkpoints=0"),
+        ("--adapt_weight_decay=10 --num_seeds=2", "--num_seeds=2"),
         ("--space=nasbench201 --max_skips=2", "not in --space=nasbench201"),
         ("--space=nasbench201 --algorithm=pc_darts", "--partial=4: not in --space=nasbench201"),
         ("--algorithm=na_darts --distance=99", "--algorithm=na_darts"),
@@ -118,6 +121,37 @@ def test_stops_and_stays_stopped(tmp_path):
     before = (folder / "genotype.json").read_text(), records(folder)
     script.main([f"--resume={folder}"])
     assert ((folder / "genotype.json").read_text(), records(folder)) == before
+
+
+def test_stops_goes_back_and_goes_on_with_more_weight_decay(tmp_path, monkeypatch):
+    def soon(epochs, values, start, factor):
+        return epochs[0] if len(epochs) > 1 else None
+
+    monkeypatch.setattr(findings.curvature, "stop_epoch", soon)
+    flags = "--no-unrolled --eigenvalue_freq=1 --stop_eigenvalue=1.3 --adapt_weight_decay=10 --keep_checkpoints=0".split()
+    first = searched(tmp_path, *flags, base=TINY)
+    later = [tmp_path / f"run-decay{decay}" for decay in ("0.003", "0.03")]
+    for before, after, decay in zip([first, later[0]], later, [0.003, 0.03], strict=True):
+        config = json.loads((after / "config.json").read_text())
+        assert config["weight_decay"] == pytest.approx(decay) and config["fork"] == str(before)
+        assert records(after)[0] == records(before)[0] and records(after)[1] != records(before)[1]
+    assert not (tmp_path / "run-decay0.3").exists()
+    before = [records(folder) for folder in later]
+    script.main([f"--resume={first}"])
+    assert [records(folder) for folder in later] == before
+
+
+def test_fork_continues_another_search(tmp_path):
+    whole = searched(tmp_path, "--no-unrolled", "--keep_checkpoints=0", base=TINY)
+    fork = tmp_path / "fork"
+    cache = f"--cache_dir={jax.config.jax_compilation_cache_dir}"
+    script.main([*TINY, "--no-unrolled", f"--fork={whole}", "--fork_epoch=0", f"--run_dir={fork}", cache])
+    a, b = records(whole), records(fork)
+    for record in (*a, *b):
+        record.pop("seconds")
+    assert a == b and (whole / "genotype.json").read_text() == (fork / "genotype.json").read_text()
+    with pytest.raises(Stop, match="has no checkpoint of step 110, only 22, 44"):
+        script.main([*TINY, "--no-unrolled", f"--fork={whole}", "--fork_epoch=4", f"--run_dir={tmp_path / 'none'}"])
 
 
 def test_arch_stands_still_while_the_weights_warm_up(tmp_path):
