@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import math
 import os
+import re
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -311,7 +312,7 @@ def run_search(config: Config, dataset: images.Dataset) -> None:
         stop = search(dataclasses.replace(config, run_dir=str(opened.folder)), dataset, program, opened)
     weight_decay = config.weight_decay * config.adapt_weight_decay
     if stop and 0 < weight_decay <= 0.03 * 1.001:
-        folder = f"{opened.folder}-decay{weight_decay:g}"
+        folder = f"{re.sub('-decay[0-9.e-]+$', '', str(opened.folder))}-decay{weight_decay:g}"
         changes = {"fork": str(opened.folder), "fork_epoch": stop[0], "weight_decay": weight_decay, "run_dir": folder}
         resume = folder if os.path.exists(folder) else None
         run_search(dataclasses.replace(config, **changes, resume=resume), dataset)
