@@ -117,12 +117,12 @@ def _charts(records: Sequence[Mapping[str, Any]]) -> list[str]:
     for title, unit, scale, keys in CHARTS:
         series = {}
         for name, key in keys.items():
-            values = [record.get(key) for record in records]
-            # A missing value stays in the series as a gap; a series that is all gaps is left out.
-            if any(map(_is_finite, values)):
+            # What was not measured in an epoch is no point of the series; a value that is none stays in it as a gap. A series
+            # that is all gaps is left out.
+            values = [(i, record, record[key]) for i, record in enumerate(records) if key in record]
+            if any(_is_finite(value) for _, _, value in values):
                 series[name] = [
-                    (_number(record.get("epoch"), i), scale * _number(value, math.nan))
-                    for i, (record, value) in enumerate(zip(records, values, strict=True))
+                    (_number(record.get("epoch"), i), scale * _number(value, math.nan)) for i, record, value in values
                 ]
         if series:
             charts.append(draw.curves(series, title=title, xlabel="epoch", ylabel=unit))
