@@ -2,7 +2,8 @@
 
 Prints one JSON line for each program (weight step, first-order and second-order architecture step): milliseconds, images a
 second, memory, seconds to compile cold and from the persistent cache. --what=evaluate times the training step of DARTS_V2
-with its auxiliary head instead (drop path off, since the original's needs a GPU). With a checkout of quark0/darts as --peer,
+with its auxiliary head instead (drop path off, since the original's needs a GPU), --what=algorithms whole steps of several
+search algorithms, as multiples of a first-order step. With a checkout of quark0/darts as --peer,
 the same steps of that code under PyTorch follow, in its default and in its channels-last layout, and the ratios. Times on a
 shared machine mean little; the ratios of one run are the result. --output keeps all lines, with command, commit, versions,
 device.
@@ -11,14 +12,11 @@ device.
 import dataclasses
 import json
 import os
-import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +28,7 @@ import tyro
 
 import jaxdarts as jd
 import peer as torch_peer
+import runs
 
 STEPS = ("weight_step", "first_order", "second_order")
 
@@ -38,8 +37,8 @@ STEPS = ("weight_step", "first_order", "second_order")
 class Config:
     """Time steps of the DARTS space on random images, beside the original code if it is there."""
 
-    what: Literal["search", "evaluate"] = "search"
-    """Steps of a search, or of the training of a found cell."""
+    what: Literal["search", "evaluate", "algorithms"] = "search"
+    """Steps of a search, of the training of a found cell, or of several search algorithms one after another."""
     batch_size: int = 16
     """Images in a batch."""
     init_channels: int | None = None
@@ -138,6 +137,63 @@ def training(config: Config) -> tuple[dict[str, Callable], tuple]:
     return {"train_step": lambda state, batch: (step.step(state, batch)[0],)}, (state, batch)
 
 
+def algorithms(config: Config) -> list[dict[str, Any]]:
+    """Whole search steps of several algorithms and the dominant eigenvalue, in turns, as multiples of a first-order step."""
+    space = jd.spaces.darts()
+    net = space.supernet(config.init_channels, config.layers, 10, dtype=jnp.dtype(config.dtype), unroll=config.unroll)
+    objective = jax.jit(jd.objectives.classification(net))
+    rng = np.random.default_rng(0)
+    images = jnp.asarray(rng.normal(size=(config.batch_size, config.image_size, config.image_size, 3)), jnp.float32)
+    batch = {"image": images, "label": jnp.asarray(rng.integers(0, 10, config.batch_size), jnp.int32)}
+    params = net.init(jax.random.key(0), images[:1], net.example_mix())["params"]
+    params_tx = optax.chain(optax.clip_by_global_norm(5.0), optax.add_decayed_weights(3e-4), optax.sgd(0.025, momentum=0.9))
+    arch_tx = optax.chain(optax.add_decayed_weights(1e-3), optax.adam(3e-4, b1=0.5, b2=0.999))
+    made = {
+        "darts": jd.algorithms.darts(space, 1),
+        "sdarts_rs": jd.algorithms.sdarts_rs(space, lambda step: 0.3),
+        "sdarts_adv": jd.algorithms.sdarts_adv(space, lambda step: 0.3),
+        "milenas": jd.algorithms.milenas(space),
+        "a2m": jd.algorithms.a2m(space),
+        "na_darts": jd.algorithms.na_darts(space),
+    }
+    calls: dict[str, tuple[Callable, tuple]] = {}
+    for name, algorithm in made.items():
+        search = jd.bilevel_search(objective, algorithm, params_tx, arch_tx)
+        calls[name] = search.step, (search.init(jax.random.key(0), params), batch, batch)
+    relax, arch = made["darts"].relax, made["darts"].relax.init(jax.random.key(1))
+
+    def loss(arch):
+        return objective(params, relax.derive(arch), (), batch, None)[0]
+
+    calls["alpha_gradient"] = jax.grad(loss), (arch,)
+    eigenvalue = jd.analysis.curvature.dominant_eigenvalue
+    calls["eigenvalue"] = lambda arch, key: eigenvalue(loss, arch, key), (arch, jax.random.key(2))
+    options = jd.parallel.compiler_options(jax.default_backend())
+    compiled, compile_seconds = {}, {}
+    for name, (function, arguments) in calls.items():
+        start = time.perf_counter()
+        compiled[name] = jax.jit(function, compiler_options=options).lower(*arguments).compile()
+        compile_seconds[name] = time.perf_counter() - start
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(config.repeats + 1):
+        for name, (_, arguments) in calls.items():
+            start = time.perf_counter()
+            jax.block_until_ready(compiled[name](*arguments))
+            times[name].append(1000 * (time.perf_counter() - start))
+    medians = {name: statistics.median(runs[1:]) for name, runs in times.items()}
+    return [
+        {
+            "what": name,
+            "ms": medians[name],
+            "runs_ms": times[name][1:],
+            "first_order_steps": medians[name] / medians["darts"],
+            "alpha_gradients": medians[name] / medians["alpha_gradient"],
+            "compile_seconds": compile_seconds[name],
+        }
+        for name in calls
+    ]
+
+
 def measure(name: str, config: Config) -> dict[str, Any]:
     """Compiles one step twice, cold and from the cache, and times it."""
     steps, arguments = (training if config.what == "evaluate" else programs)(config)
@@ -172,22 +228,6 @@ def measure(name: str, config: Config) -> dict[str, Any]:
     }
 
 
-def versions() -> dict[str, Any]:
-    """What a result must say about where it comes from."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-    packages = ("jax", "jaxlib", "flax", "optax", "numpy")
-    device = jax.local_devices()[0]
-    return {
-        "command": " ".join(["python", *sys.argv]),
-        "commit": commit,
-        "python": platform.python_version(),
-        "versions": {name: metadata.version(name) for name in packages},
-        "device": f"{device.platform}: {device.device_kind}",
-        "cores": os.cpu_count(),
-        "date": time.strftime("%Y-%m-%d"),
-    }
-
-
 def main() -> None:
     config = tyro.cli(Config, description=__doc__)
     width, depth, unroll = (36, 20, 6) if config.what == "evaluate" else (16, 8, 1)
@@ -205,9 +245,13 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as cache:
         jax.config.update("jax_compilation_cache_dir", cache)
-        for name in ("train_step",) if config.what == "evaluate" else config.steps:
-            emit(measure(name, config))
-    if config.peer:
+        if config.what == "algorithms":
+            for line in algorithms(config):
+                emit(line)
+        else:
+            for name in ("train_step",) if config.what == "evaluate" else config.steps:
+                emit(measure(name, config))
+    if config.peer and config.what != "algorithms":
         ours = {line["what"]: line["ms"] for line in lines}
         options = {
             "what": config.what,
@@ -233,7 +277,7 @@ def main() -> None:
                 }
             )
     if config.output:
-        result = {**versions(), "config": dataclasses.asdict(config), "lines": lines}
+        result = {**runs.versions(), "config": dataclasses.asdict(config), "lines": lines}
         result["config"].pop("peer")
         Path(config.output).write_text(json.dumps(result, indent=1) + "\n")
 

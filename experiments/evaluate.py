@@ -1,21 +1,21 @@
 """Train a found or published cell from scratch: python experiments/evaluate.py --arch=DARTS_V2 --dataset=cifar10
 
---arch takes a published name, a run folder of search.py, a JSON file, or the text of a genotype. Leaves a run folder:
-config.json, log.txt, metrics.jsonl, tensorboard/, genotype.json, network.json and weights.npz (read by jaxdarts.load),
-report.html and checkpoints/. The test set is looked at once, after the last epoch. --select retrains the cells of several
-searches for a short time and goes on with the best one on held-out training images. --test_only --checkpoint=RUN tests a
-trained network again.
+--arch takes a published name, a run folder of search.py, a JSON file, or the text of a genotype, such as the string of a cell
+of NAS-Bench-201, whose presets are the benchmark's network and training (but gradients are clipped and momentum is not
+Nesterov's). Leaves a run folder: config.json, log.txt, metrics.jsonl, tensorboard/, genotype.json, network.json and weights.npz
+(read by jaxdarts.load), report.html and checkpoints/. The test set is looked at once, after the last epoch. --select retrains
+the cells of several searches for a short time and goes on with the best one on held-out training images. --test_only
+--checkpoint=RUN tests a trained network again.
 """
 
 import contextlib
 import dataclasses
-import difflib
 import functools
 import json
 import os
 import time
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 # Simulated devices on few cores deadlock with fewer threads (jax 0.9 and 0.10); read when JAX starts.
 os.environ.setdefault("PJRT_NPROC", str(max(16, os.cpu_count() or 1)))
@@ -28,164 +28,8 @@ import jaxdarts as jd
 import runs
 from jaxdarts import trained
 from jaxdarts.data import augment, feed, images, stream
+from recipes import Cells, Config, check, parse, resolve
 from runs import Run, Stop
-
-
-@dataclasses.dataclass(frozen=True)
-class Config(runs.Settings):
-    """Train one cell from scratch. Defaults are those of the data set's preset."""
-
-    arch: str = "DARTS_V2"
-    """Published name, run folder of search.py, JSON file, or text of a genotype."""
-    epochs: int = 600
-    """Passes over the training set."""
-    batch_size: int = 96
-    """Images in a batch, over all devices."""
-    init_channels: int = 36
-    """Channels of the first cells; every reduction doubles them."""
-    layers: int = 20
-    """Number of cells; reductions at a third and two thirds."""
-    network: Literal["cifar", "imagenet"] = "cifar"
-    """Stem: one convolution for small images, or three that shrink large ones by a factor of 8."""
-    stream: bool = False
-    """Read images of any size from the disk batch by batch, randomly cropped; for sets that do not fit on the device."""
-    image_size: int = 224
-    """Height and width of streamed images; tests take them out of the middle of 8/7 of that."""
-    color_jitter: bool = False
-    """Change brightness, contrast, saturation and hue of every training image, as published for ImageNet."""
-    cutout: bool = True
-    """Erase a square of every training image."""
-    auxiliary: bool = True
-    """Train with an auxiliary head after the second reduction."""
-    auxiliary_weight: float = 0.4
-    """Share of its loss."""
-    drop_path_prob: float = 0.2
-    """Rate at which operations are left out in the last epoch; rises linearly from zero."""
-    label_smooth: float = 0.0
-    """Share of the target that is spread over all classes."""
-    learning_rate: float = 0.025
-    """Learning rate (SGD) that --schedule starts from."""
-    schedule: Literal["cosine", "exponential", "linear"] = "cosine"
-    """Over the epochs: cosine to zero; times --decay after each; a line to zero, slower in the last five epochs and with five
-    epochs of warm-up where the batch is larger than 256."""
-    decay: float = 0.97
-    """Factor of the exponential schedule."""
-    seed: int = 0
-    """Determines everything that is random."""
-    num_seeds: int = 1
-    """Number of trainings in one program, with seeds seed, seed + 1, ...; mean and deviation are reported."""
-    unroll: int = 6
-    """Cells of a run that are compiled apart: more of them compile longer and, on a CPU, run a fifth faster."""
-    select: tuple[str, ...] = ()
-    """Architectures (as for --arch) to choose from by a short training, instead of --arch."""
-    select_epochs: int = 100
-    """Epochs of that training, on --select_portion of the training images."""
-    select_portion: float = 0.5
-    """Fraction of the training images that the short training sees; the rest chooses."""
-    random_cells: int = 1
-    """Random cells that are trained beside the selected ones, as a baseline."""
-    test_only: bool = False
-    """Only test the network in --checkpoint."""
-    checkpoint: str | None = None
-    """Run folder of a trained network, for --test_only."""
-
-
-CIFAR = Config(dataset="cifar10")
-PRESETS = {
-    "digits": Config(
-        epochs=8,
-        batch_size=48,
-        init_channels=8,
-        layers=3,
-        cutout=False,
-        cutout_length=4,
-        auxiliary=False,
-        drop_path_prob=0.0,
-        crop_padding=1,
-        flip=False,
-        report_freq=10,
-        select_epochs=3,
-        learning_rate=0.1,
-    ),
-    "cifar10": CIFAR,
-    "cifar100": dataclasses.replace(CIFAR, dataset="cifar100"),
-    "svhn_cropped": dataclasses.replace(CIFAR, dataset="svhn_cropped"),
-    "mnist": dataclasses.replace(CIFAR, dataset="mnist", flip=False, auxiliary=False),
-    "fashion_mnist": dataclasses.replace(CIFAR, dataset="fashion_mnist", auxiliary=False),
-    "imagenet": Config(  # the mobile setting
-        dataset="imagenet2012",
-        network="imagenet",
-        stream=True,
-        epochs=250,
-        batch_size=128,
-        init_channels=48,
-        layers=14,
-        learning_rate=0.1,
-        schedule="exponential",
-        weight_decay=3e-5,
-        label_smooth=0.1,
-        drop_path_prob=0.0,
-        crop_padding=0,
-        cutout=False,
-        color_jitter=True,
-        report_freq=100,
-    ),
-}
-"""What the data sets of these names start from, and imagenet2012; any other one starts from the paper's CIFAR-10 setting."""
-
-
-def check(config: Config) -> Config:
-    """Refuses settings that cannot work, before anything is loaded."""
-    runs.check_numbers(
-        config,
-        positive="epochs batch_size init_channels layers num_seeds report_freq learning_rate grad_clip select_epochs unroll "
-        "image_size decay",
-        not_negative="max_steps checkpoint_freq crop_padding cutout_length seed momentum weight_decay auxiliary_weight "
-        "drop_path_prob label_smooth random_cells",
-    )
-    for name in ("drop_path_prob", "label_smooth"):
-        if getattr(config, name) >= 1:
-            raise Stop(f"--{name}={getattr(config, name)}: must be below 1", 2)
-    if not 0 < config.select_portion < 1:
-        raise Stop(f"--select_portion={config.select_portion}: must lie between 0 and 1, both excluded", 2)
-    shortest = min(config.epochs, config.select_epochs) if config.select else config.epochs
-    if config.schedule == "linear" and shortest <= 5:
-        raise Stop(f"--schedule=linear: its last five epochs are slower, so it needs more than {shortest} epochs", 2)
-    if config.stream and config.dataset.partition(":")[0] in ("digits", "npz"):
-        raise Stop(f"--stream: {config.dataset} holds no single images; it takes folder:PATH or a TFDS name", 2)
-    runs.check_seeds_and_devices(config)
-    return config
-
-
-def resolve(arch: str, flag: str = "--arch") -> jd.Genotype:
-    """The genotype that a name, a run folder, a file or a text stands for."""
-    path = Path(arch)
-    try:
-        if arch in jd.genotypes.PUBLISHED:
-            genotype = jd.genotypes.PUBLISHED[arch]
-        elif "(" in arch or "{" in arch or "|" in arch:
-            genotype = jd.genotypes.parse(arch)
-        elif path.is_dir():
-            if not (path / "genotype.json").is_file():
-                raise Stop(f"{flag}={arch}: a folder without genotype.json; is it a run of search.py, and one epoch old?", 2)
-            genotype = jd.genotypes.from_json((path / "genotype.json").read_text(encoding="utf-8"))
-        elif path.is_file():
-            text = path.read_text(encoding="utf-8")
-            genotype = jd.genotypes.from_json(text) if path.suffix == ".json" else jd.genotypes.parse(text)
-        else:
-            raise Stop(f"{flag}={arch}: no such file, and no published cell{nearest(arch)}", 2)
-    except (OSError, ValueError) as error:
-        raise Stop(f"{flag}={arch}: {error}", 2) from error
-    if not isinstance(genotype, jd.Genotype):
-        raise Stop(f"{flag}={arch}: a recurrent cell; this script trains convolutional ones", 2)
-    return genotype
-
-
-def nearest(name: str) -> str:
-    """The published names that look like one that is not."""
-    lower = {known.lower(): known for known in jd.genotypes.PUBLISHED}
-    close = [lower[match] for match in difflib.get_close_matches(name.lower()[:64], lower, n=3, cutoff=0.4)]
-    return f"; the nearest are {', '.join(close)}" if close else f"; there are {', '.join(jd.genotypes.PUBLISHED)}"
 
 
 class Program(NamedTuple):
@@ -198,7 +42,7 @@ class Program(NamedTuple):
     steps_per_epoch: int
 
 
-def build(config: Config, genotype: jd.Genotype, dataset: Any) -> Program:
+def build(config: Config, genotype: Cells, dataset: Any) -> Program:
     """Puts the library's parts together for one configuration; `dataset.test` is what `evaluate` sees."""
     devices = jax.local_devices()[: config.num_devices]
     steps_per_epoch = dataset.train.num // config.batch_size
@@ -206,13 +50,21 @@ def build(config: Config, genotype: jd.Genotype, dataset: Any) -> Program:
         raise Stop(f"--batch_size={config.batch_size}: larger than the training set, {dataset.train.num} images", 2)
     if config.color_jitter and dataset.image_shape[-1] != 3:
         raise Stop(f"--color_jitter: the images of {config.dataset} have {dataset.image_shape[-1]} channels, not 3", 2)
-    net = jd.spaces.darts().network(
+    options = {"auxiliary": config.auxiliary, "imagenet": config.network == "imagenet"}
+    if isinstance(genotype, jd.TopologyGenotype):
+        for flag, name, part in (
+            ("--auxiliary", "auxiliary", "auxiliary head"),
+            ("--network=imagenet", "imagenet", "such stem"),
+        ):
+            if options[name]:
+                raise Stop(f"{flag}: a network of NAS-Bench-201 has no {part}; leave it out", 2)
+        options = {}
+    net = jd.spaces.of(genotype).network(
         genotype,
         config.init_channels,
         config.layers,
         len(dataset.class_names),
-        auxiliary=config.auxiliary,
-        imagenet=config.network == "imagenet",
+        **options,
         dtype=jnp.dtype(config.dtype),
         axis_name=jd.parallel.AXIS,
         remat=config.remat,
@@ -294,7 +146,7 @@ def test(config: Config, program: Program, state, fed: feed.Feed, size: int) -> 
 
 
 def train(
-    config: Config, genotype: jd.Genotype, dataset: Any, program: Program, run: Run, judged: str = "test"
+    config: Config, genotype: Cells, dataset: Any, program: Program, run: Run, judged: str = "test"
 ) -> dict[str, np.ndarray]:
     """Trains to the end, or goes on with what was saved; `dataset.test`, called `judged`, is read after the last step only."""
     log, length, table = run.log, program.steps_per_epoch, rates(config)
@@ -399,16 +251,17 @@ def finish(config, genotype, dataset, training, tested, records, run, cost, judg
     return tested
 
 
-def select(config: Config, dataset: Any, folder: Path) -> jd.Genotype:
+def select(config: Config, dataset: Any, folder: Path) -> Cells:
     """The paper's protocol: a short training of every candidate on a part of the training set, judged on the rest of it."""
     try:
         fit, held = (stream if config.stream else images).split(dataset.train, config.select_portion)
     except ValueError as error:
         raise Stop(f"--select_portion={config.select_portion}: {error}", 2) from error
     candidates = {name: resolve(name, "--select") for name in config.select}
+    space = jd.spaces.of(next(iter(candidates.values())))
     keys = jax.random.split(jax.random.key(config.seed), max(config.random_cells, 1))
     for i in range(config.random_cells):
-        candidates[f"random-{i}"] = jd.spaces.darts().sample(keys[i])
+        candidates[f"random-{i}"] = space.sample(keys[i])
     scores = {}
     for i, (name, genotype) in enumerate(candidates.items()):
         # The networks see no test image: what is held out of the training set takes its place.
@@ -430,7 +283,7 @@ def select(config: Config, dataset: Any, folder: Path) -> jd.Genotype:
     return candidates[best]
 
 
-def estimate(config: Config, genotype: jd.Genotype, dataset: Any, program: Program) -> None:
+def estimate(config: Config, genotype: Cells, dataset: Any, program: Program) -> None:
     """Prints what a training would take, from the compiled step; trains nothing."""
     num, cost = len(program.devices), network_cost(config, genotype, dataset)
     data = feed.shapes(dataset, config.num_seeds, config.batch_size // num)
@@ -470,7 +323,7 @@ def load(config: Config) -> Any:
 
 
 def main(arguments: list[str]) -> None:
-    config = check(runs.parse(arguments, PRESETS, CIFAR, __doc__))
+    config = check(parse(arguments, __doc__))
     runs.use_cache(config)
     if config.test_only:
         return test_again(config)

@@ -1,22 +1,25 @@
 """What a search finds and leaves behind: records of every epoch, reasons to stop, the derived cells, the report."""
 
 import dataclasses
+import itertools
 import json
 import logging
 import os
+import shutil
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import jaxdarts as jd
 import methods
 import runs
 from jaxdarts import derive
-from jaxdarts.analysis import curvature
+from jaxdarts.analysis import curvature, flatness
 from jaxdarts.data import images
 
 PARAMETER_FREE = frozenset(("none", "skip_connect", "max_pool_3x3", "avg_pool_3x3", "noise"))
@@ -63,11 +66,11 @@ class History:
         return self.records.all[-len(self.alphas["step"]) :]
 
     def sizes(self) -> dict[str, dict]:
-        """The best epoch for every number of convolutions in the two cells (MiLeNAS, section 3.3)."""
+        """The best epoch for every number of convolutions in the cells (MiLeNAS, section 3.3)."""
         best: dict[str, dict] = {}
         for i, record in enumerate(self.rows):
             genotype = self.space.discretize({name: values[i] for name, values in self.alphas.items() if name != "step"})
-            size = ",".join(str(convolutions(getattr(genotype, cell))) for cell in ("normal", "reduce"))
+            size = ",".join(str(convolutions(getattr(genotype, cell))) for cell in self.space.cells)
             if size not in best or record["valid_accuracy"] > best[size]["valid_accuracy"]:
                 facts = {name: record[name] for name in ("epoch", "valid_accuracy")}
                 best[size] = {**facts, "genotype": str(genotype)}
@@ -84,6 +87,19 @@ def folders(config: Any, folder: Path) -> list[Path]:
     if config.num_seeds == 1:
         return [folder]
     return [folder / f"seed-{seed}" for seed in range(config.seed, config.seed + config.num_seeds)]
+
+
+def forked(config: Any, run: runs.Run, training: Any, length: int) -> Any:
+    """What another run had after --fork_epoch, saved as this run's first checkpoint; its records up to then are taken over."""
+    source, step = Path(config.fork), (config.fork_epoch + 1) * length
+    if not (source / "checkpoints").is_dir():
+        raise runs.Stop(f"--fork={source}: not the folder of a search", 2)
+    with jd.checkpoint.open_folder(source / "checkpoints", keep=None) as checkpoints:
+        saved = jd.checkpoint.restore(checkpoints, {**training, "seconds": jnp.float32(0)}, None, step)
+    for name in ("metrics.jsonl", "alphas.npz"):
+        shutil.copy(source / name, run.folder / name)
+    jd.checkpoint.save(run.checkpoints, step, saved, runs.frozen(config))
+    return {name: saved[name] for name in training}
 
 
 def validate(program, params, mixes, data, config, max_batches: int = 0) -> dict[str, np.ndarray]:
@@ -121,7 +137,7 @@ def finish_epoch(
         record = dict(facts)
         record |= {name: float(value[seed]) for name, value in (means | extra).items() if name != "valid_loss"}
         record |= {f"valid_{name}": float(value[seed]) for name, value in valid.items()}
-        for cell in ("normal", "reduce"):
+        for cell in program.space.cells:
             pairs = getattr(genotype, cell)
             record[f"skip_{cell}"] = sum(op == "skip_connect" for op, _ in pairs)
             record[f"parameter_free_{cell}"] = len(pairs) - convolutions(pairs)
@@ -134,24 +150,25 @@ def finish_epoch(
             if name in record:
                 log.info("%s %f", name, record[name])
         log.info("genotype = %s", genotype)
-        if 2 * record["skip_normal"] > len(genotype.normal) or not convolutions(genotype.normal):
-            log.info(
-                "the normal cell degenerates: %d of its %d operations are skip connections, %d have no weights",
-                *(record["skip_normal"], len(genotype.normal), record["parameter_free_normal"]),
-            )
+        main = next(iter(program.space.cells))  # the normal cell, where there are two
+        pairs, skips, free = getattr(genotype, main), record[f"skip_{main}"], record[f"parameter_free_{main}"]
+        if 2 * skips > len(pairs) or free == len(pairs):
+            text = "the %s cell degenerates: %d of its %d operations are skip connections, %d have no weights"
+            log.info(text, main, skips, len(pairs), free)
     return stopped(config, history)
 
 
 def stop_of(config: Any, history: History) -> tuple[int, str] | None:
     """When a seed's search was to stop: the epoch whose architecture counts, and why. Pure in what was recorded."""
-    records = history.records.all
+    records, main = history.records.all, next(iter(history.space.cells))
     for i, record in enumerate(records):
         epoch = int(record["epoch"])
-        if config.stop_skips and record["skip_normal"] >= config.stop_skips:
-            return epoch, f"the normal cell has {record['skip_normal']:.0f} skip connections"
-        sizes = [2 * c.num_nodes - record[f"parameter_free_{cell}"] for cell, c in history.space.cells.items()]
+        if config.stop_skips and record[f"skip_{main}"] >= config.stop_skips:
+            return epoch, f"the {main} cell has {record[f'skip_{main}']:.0f} skip connections"
+        lengths = {cell: len(c.edges) if c.kept is None else c.kept * c.num_nodes for cell, c in history.space.cells.items()}
+        sizes = [length - record[f"parameter_free_{cell}"] for cell, length in lengths.items()]
         if config.stop_size and all(size <= limit for size, limit in zip(sizes, config.stop_size, strict=True)):
-            return epoch, f"the cells have {sizes[0]:.0f} and {sizes[1]:.0f} convolutions"
+            return epoch, f"the cells have {' and '.join(f'{size:.0f}' for size in sizes)} convolutions"
         if config.stop_eigenvalue and record.get("eigenvalue") is not None and epoch % config.eigenvalue_freq == 0:
             seen = [r for r in records[: i + 1] if r.get("eigenvalue") is not None and r["epoch"] % config.eigenvalue_freq == 0]
             epochs, values = [int(r["epoch"]) for r in seen], [r["eigenvalue"] for r in seen]
@@ -219,6 +236,7 @@ def finish(config, program, dataset: images.Dataset, training, data, history: li
     for candidates in [found, *([space.sample(key)] * len(found) for key in keys)]:
         one_hot = jd.parallel.stack([jd.one_hot(space.cells, genotype) for genotype in candidates])
         alone.append(validate(program, params, one_hot, data, config))
+    flat = neighbourhoods(config, program, params, data, found, alone[0]["accuracy"]) if config.flatness else [{}] * len(found)
     for seed, (genotype, own) in enumerate(zip(found, history, strict=True)):
         found_loss, *random_losses = (float(metrics["loss"][seed]) for metrics in alone)
         accuracy = float(alone[0]["accuracy"][seed])
@@ -230,7 +248,7 @@ def finish(config, program, dataset: images.Dataset, training, data, history: li
         for name, svg in jd.draw.cell(genotype).items():
             jd.metrics.replace_text(own.folder / f"{name}.svg", svg)
         shape, classes = dataset.train.images.shape[1:], len(dataset.class_names)
-        params_, multiply_adds = jd.network_cost(genotype, *methods.EVALUATED, classes, shape)
+        params_, multiply_adds = jd.network_cost(genotype, *methods.evaluated(space), classes, shape)
         facts = {
             "dataset": config.dataset,
             "algorithm": config.algorithm,
@@ -242,6 +260,7 @@ def finish(config, program, dataset: images.Dataset, training, data, history: li
             "random_cells_supernet_loss": float(np.mean(random_losses)),
             "found_cell_supernet_accuracy": accuracy,
             "discretisation_gap_accuracy": gap,
+            **flat[seed],
             "wall_time": sum(record["seconds"] for record in own.records.all),
         }
         jd.metrics.replace_text(own.folder / "facts.json", json.dumps(facts, indent=2) + "\n")
@@ -258,6 +277,20 @@ def finish(config, program, dataset: images.Dataset, training, data, history: li
         )
         log.info("genotype = %s", genotype)
         log.info("report %s", own.folder / "report.html")
+
+
+def neighbourhoods(config, program, params, data, found: list, accuracies: np.ndarray) -> list[dict[str, float]]:
+    """How flat every seed's cell is; seeds are evaluated together, neighbour by neighbour."""
+    cells = program.space.cells
+    shells = [flatness.shell(cells, genotype) for genotype in found]
+    scores = []
+    for neighbours in itertools.zip_longest(*shells):
+        one_hot = jd.parallel.stack([jd.one_hot(cells, other or own) for other, own in zip(neighbours, found, strict=True)])
+        scores.append(validate(program, params, one_hot, data, config, config.derive_batches)["accuracy"])
+    return [
+        flatness.flatness(float(accuracy), [float(score[seed]) for score in scores[: len(shell)]])
+        for seed, (accuracy, shell) in enumerate(zip(accuracies, shells, strict=True))
+    ]
 
 
 def num_params(config: Any, training) -> int:

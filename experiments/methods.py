@@ -14,8 +14,6 @@ import runs
 from runs import Stop
 
 algorithms = jd.algorithms
-EVALUATED = (36, 20)
-"""Width and depth of the network that parameters and multiply-adds are told of: the papers' for evaluation on CIFAR-10."""
 WITHOUT_NONE = jd.spaces.PRIMITIVES[1:]
 
 
@@ -116,8 +114,8 @@ class Options(runs.Settings):
 
     algorithm: Literal[tuple(METHODS)] = "darts"  # type: ignore[valid-type]
     """Search algorithm. It changes what other flags start from; README lists them."""
-    space: Literal["darts", "s1", "s2", "s3", "s4"] = "darts"
-    """Search space: DARTS' own, made of --nodes and --ops, or one of RobustDARTS' four."""
+    space: Literal["darts", "s1", "s2", "s3", "s4", "nasbench201"] = "darts"
+    """Search space: DARTS' own, made of --nodes and --ops, one of RobustDARTS' four, or NAS-Bench-201 (--layers a stage)."""
     candidates: str | None = None
     """Run folder of a search: keep only its --keep_ops strongest operations on every edge (P-DARTS)."""
     keep_ops: int = 5
@@ -168,6 +166,12 @@ class Options(runs.Settings):
     """Stop when that eigenvalue has grown by this factor, and go back to where it had not (1.3 in DARTS-ES); 0 for never."""
     stop_start: int = 10
     """Earliest epoch to go back to."""
+    adapt_weight_decay: float = 0.0
+    """After a stop go on from where it goes back to, with so many times the weight decay, up to 0.03 (10 in DARTS-ADA)."""
+    fork: str | None = None
+    """Run folder of a search with one seed to go on from, with other settings and in a folder of its own."""
+    fork_epoch: int = 0
+    """The last epoch to take over from --fork, whose checkpoint must have been kept (--keep_checkpoints=0)."""
     stop_skips: int = 0
     """Stop when the normal cell has so many skip connections; 0 for never."""
     stop_size: tuple[int, ...] = ()
@@ -180,6 +184,8 @@ class Options(runs.Settings):
     """Weight steps after every decision of --derive=validation and perturbation."""
     num_samples: int = 100
     """Cells that --derive=samples draws."""
+    flatness: bool = False
+    """Report how the found cell's neighbours do, which differ in one operation, with the shared weights."""
     max_skips: int | None = None
     """Skip connections that the derived normal cell may keep (2 in P-DARTS)."""
 
@@ -191,15 +197,27 @@ def check(config: Options) -> None:
         positive="partial keep_ops temperature_end attack_steps radius_steps tau_start tau_end cost_target num_samples",
         not_negative="drop_path_prob arch_warmup arch_beta1 epsilon_alpha lambda_valid neighbours distance radius "
         "zero_one_weight auxiliary_skip cost_weight eigenvalue_freq stop_eigenvalue stop_start stop_skips derive_batches "
-        "tune_steps",
+        "tune_steps adapt_weight_decay fork_epoch",
     )
     for name in ("drop_path_prob", "arch_beta1"):
         if getattr(config, name) >= 1:
             raise Stop(f"--{name}={getattr(config, name)}: must be below 1", 2)
     if config.stop_eigenvalue and not config.eigenvalue_freq:
         raise Stop(f"--stop_eigenvalue={config.stop_eigenvalue}: needs --eigenvalue_freq, 2 in the paper", 2)
-    if config.stop_size and len(config.stop_size) != 2:
-        raise Stop(f"--stop_size={' '.join(map(str, config.stop_size))}: two numbers, of the normal and the reduction cell", 2)
+    alone = config.space == "nasbench201"
+    if config.stop_size and len(config.stop_size) != (1 if alone else 2):
+        needed = "one number" if alone else "two numbers, of the normal and the reduction cell"
+        raise Stop(f"--stop_size={' '.join(map(str, config.stop_size))}: needed is {needed}", 2)
+    for name in ("partial", "drop_path_prob", "candidates", "max_skips"):
+        if alone and getattr(config, name) not in (1, 0.0, None):
+            raise Stop(f"--{name}={getattr(config, name)}: not in --space=nasbench201", 2)
+    if config.num_seeds > 1 and (config.fork or config.adapt_weight_decay):
+        raise Stop(
+            f"--num_seeds={config.num_seeds}: seeds stop at epochs of their own; --fork and --adapt_weight_decay take one", 2
+        )
+    if config.adapt_weight_decay and (config.keep_checkpoints or not config.stop_eigenvalue):
+        needed = "--stop_eigenvalue, which goes back in time, and --keep_checkpoints=0"
+        raise Stop(f"--adapt_weight_decay={config.adapt_weight_decay}: needs {needed}", 2)
     if config.max_skips is not None and config.max_skips < 0:
         raise Stop(f"--max_skips={config.max_skips}: must not be negative", 2)
 
@@ -212,9 +230,17 @@ def settings(name: str, small: bool) -> dict[str, Any]:
     return {**method.always, **({} if small else method.published), "algorithm": name}
 
 
+def space_settings(name: str, small: bool) -> dict[str, Any]:
+    """What a space changes in a preset: NAS-Bench-201's searches have five cells a stage."""
+    if name != "nasbench201":
+        return {}
+    return {"space": name, "layers": 1 if small else 5} | ({} if small else {"weight_decay": 5e-4})
+
+
 def space_of(config: Options) -> jd.Space:
     """The search space that a configuration asks for."""
-    spaces = {"s1": jd.spaces.s1, "s2": jd.spaces.s2, "s3": jd.spaces.s3, "s4": jd.spaces.s4}
+    named = ("s1", "s2", "s3", "s4", "nasbench201")
+    spaces = {name: getattr(jd.spaces, name) for name in named}
     try:
         if config.candidates:
             return strongest_of(Path(config.candidates), config.keep_ops)
@@ -247,6 +273,11 @@ def strongest_of(run: Path, keep: int) -> jd.Space:
     return jd.spaces.of_cells(*cells)
 
 
+def evaluated(space: jd.Space) -> tuple[int, int]:
+    """Width and depth of the network that parameters and multiply-adds are told of: the papers' for CIFAR-10."""
+    return (16, 5) if "cell" in space.cells else (36, 20)
+
+
 def make(config: Any, space: jd.Space, steps_per_epoch: int, num_classes: int, shape: tuple[int, int, int]) -> jd.Algorithm:
     """The algorithm that a configuration asks for, on images of a shape in so many classes."""
 
@@ -263,7 +294,7 @@ def make(config: Any, space: jd.Space, steps_per_epoch: int, num_classes: int, s
         annealed = jd.relax.annealed(algorithm.relax, ramp(1.0, config.temperature_end))
         algorithm = algorithm._replace(relax=annealed)
     if config.cost_weight:
-        costs = jd.operation_costs(space.cells, *EVALUATED, num_classes, shape)[config.cost_of == "multiply_adds"]
+        costs = jd.operation_costs(space.cells, *evaluated(space), num_classes, shape)[config.cost_of == "multiply_adds"]
         price = jd.penalty.cost(space.cells, costs, config.cost_target * 1e6, config.cost_weight)
         algorithm = algorithm._replace(penalty=jd.penalty.both(algorithm.penalty, price))
     return algorithm

@@ -5,11 +5,15 @@ import dataclasses
 import json
 import logging
 import os
+import platform
+import shlex
 import signal
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
@@ -23,7 +27,9 @@ import tyro
 import jaxdarts as jd
 from jaxdarts.data import images, stream
 
-FREE = frozenset("run_dir resume data_dir max_steps num_devices estimate report_freq checkpoint_freq cache_dir".split())
+FREE = frozenset(
+    "run_dir resume data_dir max_steps num_devices estimate report_freq checkpoint_freq keep_checkpoints cache_dir".split()
+)
 """Settings that a resumed run may change: they do not touch what is computed."""
 
 
@@ -71,6 +77,8 @@ class Settings:
     """Steps between log lines."""
     checkpoint_freq: int = 0
     """Steps between checkpoints, besides the one after every epoch; 0 for none."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints that are kept; 0 for all."""
     cache_dir: str = str(Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "jaxdarts")
     """Where compiled programs are kept for the next start; empty for nowhere."""
 
@@ -217,7 +225,10 @@ def open_run(config: Any, kind: str) -> Iterator[Run]:
     except OSError as error:
         raise Stop(f"--run_dir={folder}: cannot write there: {error}") from error
     try:
-        with jd.checkpoint.open_folder(folder / "checkpoints") as checkpoints, interruptible(folder, log) as asked:
+        with (
+            jd.checkpoint.open_folder(folder / "checkpoints", config.keep_checkpoints or None) as checkpoints,
+            interruptible(folder, log) as asked,
+        ):
             yield Run(folder, log, checkpoints, asked)
     except jd.checkpoint.CheckpointError as error:
         raise Stop(f"{error}; continue with --resume={folder}") from error
@@ -431,6 +442,23 @@ def memory(step: jd.parallel.OnDevices, num_devices: int, arguments: Any) -> flo
     found = step.compile(*abstract).memory_analysis()
     taken = found.argument_size_in_bytes + found.output_size_in_bytes + found.temp_size_in_bytes
     return (taken - found.alias_size_in_bytes) / 1e6  # donated arguments count once
+
+
+def versions() -> dict[str, Any]:
+    """What a result must say about where it comes from."""
+    asked = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
+    packages = ("jax", "jaxlib", "flax", "optax", "numpy")
+    device = jax.local_devices()[0]
+    return {
+        "command": shlex.join(["python", f"experiments/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "commit": commit,
+        "python": platform.python_version(),
+        "versions": {name: metadata.version(name) for name in packages},
+        "device": f"{device.platform}: {device.device_kind}",
+        "cores": os.cpu_count(),
+        "date": time.strftime("%Y-%m-%d"),
+    }
 
 
 def use_cache(config: Any) -> None:

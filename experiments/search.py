@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import math
 import os
+import re
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -87,9 +88,11 @@ PRESETS = {
 """What each data set starts from; any other one starts from CIFAR-10's, the paper's, setting."""
 
 
-def start_of(preset: Config, algorithm: str) -> Config:
-    """What the flags are laid over: the preset, with the settings of an algorithm."""
-    return dataclasses.replace(preset, **methods.settings(algorithm, small=preset.dataset == "digits"))
+STARTS = {
+    name: lambda preset, value, of=of: dataclasses.replace(preset, **of(value, small=preset.dataset == "digits"))
+    for name, of in (("--space", methods.space_settings), ("--algorithm", methods.settings))
+}
+"""The flags that change what the others start from."""
 
 
 def check(config: Config) -> Config:
@@ -149,7 +152,7 @@ def build(config: Config, dataset: images.Dataset, remat: bool | None = None) ->
         dtype=jnp.dtype(config.dtype),
         axis_name=jd.parallel.AXIS,
         remat=config.remat if remat is None else remat,
-        partial=config.partial,
+        **({"partial": config.partial} if config.partial > 1 else {}),
     )
     # Without the mapped axis: a network that is only looked at here, not run.
     alone, image = net.clone(axis_name=None), jnp.zeros((1, *train.images.shape[1:]))
@@ -294,20 +297,36 @@ def estimate(config: Config, dataset: images.Dataset) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    config = check(runs.parse(arguments, PRESETS, CIFAR, __doc__, {"--algorithm": start_of}))
+    config = check(runs.parse(arguments, PRESETS, CIFAR, __doc__, STARTS))
     runs.use_cache(config)
     dataset = runs.load(config)
     if config.estimate:
         return estimate(config, dataset)
+    run_search(config, dataset)
+
+
+def run_search(config: Config, dataset: images.Dataset) -> None:
+    """Searches, and again with more weight decay for as long as that is asked for and the search stops early (DARTS-ADA)."""
     program = build(config, dataset)
     with runs.open_run(config, "search") as opened:
-        search(dataclasses.replace(config, run_dir=str(opened.folder)), dataset, program, opened)
+        stop = search(dataclasses.replace(config, run_dir=str(opened.folder)), dataset, program, opened)
+    weight_decay = config.weight_decay * config.adapt_weight_decay
+    if stop and 0 < weight_decay <= 0.03 * 1.001:
+        folder = f"{re.sub('-decay[0-9.e-]+$', '', str(opened.folder))}-decay{weight_decay:g}"
+        changes = {"fork": str(opened.folder), "fork_epoch": stop[0], "weight_decay": weight_decay, "run_dir": folder}
+        resume = folder if os.path.exists(folder) else None
+        run_search(dataclasses.replace(config, **changes, resume=resume), dataset)
 
 
-def search(config: Config, dataset: images.Dataset, program: Program, run: Run) -> None:
-    """The search itself: epochs of steps, an evaluation and a checkpoint after each, the report in the end."""
+def search(config: Config, dataset: images.Dataset, program: Program, run: Run) -> tuple[int, str] | None:
+    """The search itself: epochs of steps, an evaluation and a checkpoint after each, the report in the end.
+
+    Returns where and why it stopped before its last epoch, or None.
+    """
     folder, log, length = run.folder, run.log, program.steps_per_epoch
     training, seconds = runs.restored(config, run, program.init())
+    if config.fork and run.checkpoints.latest_step() is None:
+        training = findings.forked(config, run, training, length)
     step, total = int(training["state"].step[0]), runs.total_steps(config, length)
     kept = runs.kept_step(config, step, length)
     history = [findings.History(one, kept, program.space, log) for one in findings.folders(config, folder)]
@@ -328,11 +347,6 @@ def search(config: Config, dataset: images.Dataset, program: Program, run: Run) 
         for name, part in (("a weight", tree["state"].params), ("alpha", tree["state"].arch)):
             finite(step, **{name: np.concatenate([np.zeros(0), *map(np.ravel, jax.tree.leaves(part))])})
 
-    def averages(sums, count, step):
-        means = {name: np.asarray(value) / count for name, value in jd.parallel.first(sums).items()}
-        finite(step, train_loss=means["train_loss"], valid_loss=means["valid_loss"])
-        return means
-
     def end(training, means, epoch, step, seconds):
         facts = {"epoch": epoch, "learning_rate": learning_rate(config, epoch, math.cos), "seconds": seconds}
         return findings.finish_epoch(config, program, training, data, means, history, log, step, facts)
@@ -344,10 +358,18 @@ def search(config: Config, dataset: images.Dataset, program: Program, run: Run) 
         findings.finish(config, program, dataset, training, data, history, log)
         for seed_history in history:
             seed_history.records.close()
+        return findings.stop_of(config, history[0])
     finally:
         for seed_history in history:
             with contextlib.suppress(OSError):  # a full disk has been told of already
                 seed_history.records.close()
+
+
+def averages(sums: Any, count: int, step: int) -> dict[str, np.ndarray]:
+    """Means since the epoch began, [seeds] each."""
+    means = {name: np.asarray(value) / count for name, value in jd.parallel.first(sums).items()}
+    finite(step, train_loss=means["train_loss"], valid_loss=means["valid_loss"])
+    return means
 
 
 def finite(step: int, **values: np.ndarray) -> None:

@@ -14,8 +14,8 @@ class CheckpointError(RuntimeError):
 
 
 @contextlib.contextmanager
-def open_folder(folder: str | Path, keep: int = 2) -> Iterator[ocp.CheckpointManager]:
-    """A manager of the checkpoints in a folder; keeps the newest `keep`. Removes what a killed save left half written.
+def open_folder(folder: str | Path, keep: int | None = 2) -> Iterator[ocp.CheckpointManager]:
+    """A manager of the checkpoints in a folder; keeps the newest `keep`, or all. Removes what a killed save left half written.
 
     Raises:
         CheckpointError: if the folder cannot be made or written.
@@ -54,22 +54,27 @@ def save(manager: ocp.CheckpointManager, step: int, tree: Any, config: Mapping[s
         ) from error
 
 
-def restore(manager: ocp.CheckpointManager, like: Any, config: Mapping[str, Any]) -> Any:
-    """Reads the newest complete checkpoint.
+def restore(manager: ocp.CheckpointManager, like: Any, config: Mapping[str, Any] | None, step: int | None = None) -> Any:
+    """Reads a complete checkpoint.
 
     Args:
         manager: from `open_folder`.
         like: a tree of the same structure, shapes and types; its values are not used.
-        config: the configuration to continue with.
+        config: the configuration to continue with; None to go on with another one, which `like` has to fit.
+        step: whose checkpoint; None for the newest.
 
     Raises:
         CheckpointError: if there is none, or it was written under another configuration: tells the first difference.
     """
-    step = manager.latest_step()
-    if step is None:
+    kept = manager.all_steps()
+    if not kept:
         raise CheckpointError(f"{manager.directory} has no complete checkpoint")
+    step = max(kept) if step is None else step
+    if step not in kept:
+        raise CheckpointError(f"{manager.directory} has no checkpoint of step {step}, only {', '.join(map(str, sorted(kept)))}")
     try:
         saved = manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore()))["config"]
+        config = saved if config is None else config
         differing = [name for name in sorted({*saved, *config}) if saved.get(name) != config.get(name)]
         if not differing:
             abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)

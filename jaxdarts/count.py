@@ -8,9 +8,10 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
-from jaxdarts.genotypes import Genotype
+from jaxdarts.genotypes import Genotype, TopologyGenotype
 from jaxdarts.nn.cell import stride_of
 from jaxdarts.nn.cnn import runs
+from jaxdarts.nn.nasbench201 import STAGES
 from jaxdarts.nn.ops import OPS
 from jaxdarts.space import Choices, of_genotype
 from jaxdarts.types import Module
@@ -49,8 +50,16 @@ def operation_costs(
     """Parameters and multiply-adds of everything that a discrete network of these cells may be made of (no auxiliary head).
 
     Its batch norms have a scale and a shift each, and none follows a pooling. Multiply-adds are those of convolutions and the
-    linear head for one image, as quark0/darts' figures are usually recounted.
+    linear head for one image, as quark0/darts' figures are usually recounted. The depth is the number of cells, or of cells a
+    stage for cells of NAS-Bench-201.
+
+    Raises:
+        ValueError: if `imagenet` is asked for of a cell of NAS-Bench-201, which has one stem only.
     """
+    if "cell" in cells:
+        if imagenet:
+            raise ValueError("a network of NAS-Bench-201 has no stem for ImageNet")
+        return _topology_costs(cells["cell"], width, depth, num_classes, image_shape)
     height, image_width, channels = image_shape
     params = adds = 0
 
@@ -89,7 +98,7 @@ def operation_costs(
 
 
 def network_cost(
-    genotype: Genotype,
+    genotype: Genotype | TopologyGenotype,
     width: int,
     depth: int,
     num_classes: int,
@@ -107,8 +116,36 @@ def network_cost(
     return params, adds
 
 
+def _topology_costs(
+    choices: Choices, width: int, depth: int, num_classes: int, image_shape: tuple[int, int, int]
+) -> tuple[Costs, Costs]:
+    height, image_width, channels = image_shape
+    area, last = height * image_width, width * 2 ** (STAGES - 1)
+    convolutions = [(3, channels, width, area)]  # size, channels before and after, pixels
+    norms = width + last  # channels of all norms
+    op_params, op_adds = np.zeros(choices.shape, np.int64), np.zeros(choices.shape, np.int64)
+    for i in range(STAGES):
+        c = width * 2**i
+        if i:
+            area //= 4
+            convolutions += [(3, c // 2, c, area), (3, c, c, area), (1, c // 2, c, area)]
+            norms += 2 * c
+        for e, o in np.argwhere(choices.where(lambda op: op in OPS)).tolist():
+            for size, *_ in OPS[choices.ops[e][o]].shapes(c, 1).values():
+                op_params[e, o] += depth * (size**2 * c * c + 2 * c)
+                op_adds[e, o] += depth * size**2 * c * c * area
+    params = sum(size**2 * before * after for size, before, after, _ in convolutions) + 2 * norms
+    adds = sum(size**2 * before * after * area for size, before, after, area in convolutions)
+    return Costs(params + (last + 1) * num_classes, {"cell": op_params}), Costs(adds + last * num_classes, {"cell": op_adds})
+
+
 def multiply_adds(
-    genotype: Genotype, width: int, depth: int, num_classes: int, image_shape: tuple[int, int, int], imagenet: bool = False
+    genotype: Genotype | TopologyGenotype,
+    width: int,
+    depth: int,
+    num_classes: int,
+    image_shape: tuple[int, int, int],
+    imagenet: bool = False,
 ) -> int:
     """Multiply-adds for one image; the second part of `network_cost`.
 

@@ -2,8 +2,8 @@
 
 `Space.discretize` keeps what weighs most. The functions here ask the supernet: `score` takes mixes, {cell: [seeds, edges,
 ops]}, and returns the validation accuracy of every seed's supernet with its own. They decide for all seeds at once, since one
-program evaluates all of them, and return mixes that keep one operation on each of two edges a node: `discretize` reads them
-as they are.
+program evaluates all of them, and return mixes that keep one operation on each edge that a genotype keeps: `discretize` reads
+them as they are.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from jaxdarts.relax import is_kept
 from jaxdarts.space import Choices, Space, one_hot, seeded
 from jaxdarts.types import Mix
 
@@ -63,30 +62,30 @@ def by_validation(
 
 def by_samples(space: Space, score: Score, keys: Sequence[Key[Array, ""]], num_seeds: int) -> Mixes:
     """The best of so many random cells, one for each key: random search with weight sharing (Li & Talwalkar, UAI 2019)."""
-    drawn = [one_hot(space.cells, space.sample(key)) for key in keys]
+    drawn: list[Any] = [one_hot(space.cells, space.sample(key)) for key in keys]
     repeated = [jax.tree.map(lambda m: jnp.broadcast_to(m, (num_seeds, *m.shape)), mix) for mix in drawn]
     best = np.argmax(np.stack([np.asarray(score(mixes)) for mixes in repeated]), axis=0)
     return {name: np.stack([np.asarray(drawn[i][name]) for i in best]) for name in space.cells}
 
 
-def with_fewer_skips(space: Space, mix: Mix, max_skips: int) -> Mix:
+def with_fewer_skips(space: Space, mix: Mix, max_skips: int) -> Any:
     """P-DARTS' rule: while the normal cell has more than `max_skips` skip connections, the weakest is taken out of the mix.
 
     Chen, Xie, Wu & Tian, `Progressive DARTS <https://arxiv.org/abs/1904.12760>`_, ICCV 2019, section 3.3. A space that leaves
     no other operation keeps its skips.
     """
-    mix, choices = {name: np.array(weights) for name, weights in mix.items()}, space.cells["normal"]
+    left: Any = {name: np.array(weights) for name, weights in mix.items()}
+    choices = space.cells["normal"]
     skips = choices.where(lambda op: op == "skip_connect")
-    others = (choices.where(is_kept) & ~skips).any(1)
+    others = np.any(choices.derivable() & ~skips, axis=1)
     while True:
-        genotype: Any = space.discretize(mix)
-        chosen = [(source, 2 + i // 2) for i, (op, source) in enumerate(genotype.normal) if op == "skip_connect"]
-        places = [choices.edges.index(edge) for edge in chosen]
-        places = [e for e in places if others[e]]
+        found: Any = space.discretize(left)
+        chosen = [(source, 2 + i // 2) for i, (op, source) in enumerate(found.normal) if op == "skip_connect"]
+        places = [e for e in map(choices.edges.index, chosen) if others[e]]
         if len(chosen) <= max_skips or not places:
-            return mix
-        weakest = min(places, key=lambda e: mix["normal"][e][skips[e]].max())
-        mix["normal"][weakest][skips[weakest]] = 0
+            return left
+        weakest = min(places, key=lambda e: left["normal"][e][skips[e]].max())
+        left["normal"][weakest][skips[weakest]] = 0
 
 
 def _decide(cells, mixes, score, key, tune, trial, choose) -> Mixes:
@@ -96,16 +95,15 @@ def _decide(cells, mixes, score, key, tune, trial, choose) -> Mixes:
     orders = [[(name, e) for e in rng.permutation(len(choices.edges)).tolist()] for name, choices in sorted(cells.items())]
     for place in range(max(map(len, orders))):
         for name, e in (order[place] for order in orders if place < len(order)):
-            row, ops = mixes[name][:, e], np.flatnonzero(cells[name].where(is_kept)[e])
+            row, ops = mixes[name][:, e], np.flatnonzero(cells[name].derivable()[e])
             scores = [np.asarray(score(_with(mixes, name, e, trial(row, op)))) for op in ops]
             mixes[name][:, e] = np.eye(row.shape[-1])[ops[choose(np.stack(scores))]]
         tune(mixes)
-    nodes = [(name, node) for name, c in sorted(cells.items()) for node in sorted({target for _, target in c.edges})]
+    nodes = [(name, edges) for name, c in sorted(cells.items()) if c.kept is not None for edges in c.entering().values()]
     for i in rng.permutation(len(nodes)):
-        name, node = nodes[i]
-        entering = [e for e, (_, target) in enumerate(cells[name].edges) if target == node]
-        left = np.tile(entering, (len(seeds), 1))  # each seed's own
-        while left.shape[1] > 2:
+        name, edges = nodes[i]
+        left = np.tile(edges, (len(seeds), 1))  # each seed's own
+        while left.shape[1] > cells[name].kept:
             scores = []
             for candidates in left.T:
                 whole = mixes[name].copy()

@@ -19,13 +19,15 @@ import numpy as np
 from PIL import Image
 from scipy.optimize import isotonic_regression
 
+from jaxdarts.genotypes.cells import all_edges
+
 MINUS = "\N{MINUS SIGN}"
 MONO = "ui-monospace, Menlo, 'DejaVu Sans Mono', Consolas, monospace"
 SANS = "system-ui, -apple-system, 'Segoe UI', 'Helvetica Neue', Arial, sans-serif"
 
 # After Okabe & Ito's colour-blind-safe palette; those that carry white text are darkened to a contrast above 4.5.
 FAMILIES = (
-    ("#0067a5", re.compile("sep_conv")),
+    ("#0067a5", re.compile("sep_conv|nor_conv")),
     ("#b84a00", re.compile("dil_conv")),
     ("#00755a", re.compile("pool")),
     ("#99477c", re.compile("skip|none|identity|noise")),
@@ -36,7 +38,7 @@ _ANCHORS = "440154 472d7b 3b528b 2c728e 21918c 28ae80 5ec962 addc30 fde725"
 VIRIDIS = np.array([list(bytes.fromhex(color)) for color in _ANCHORS.split()])
 TITLE = {"font_weight": 600}
 
-Edges = Sequence[tuple[str, int]]
+Edges = Sequence[tuple[str, int] | tuple[str, int, int]]
 INPUTS = ("c_{k-2}", "c_{k-1}")
 
 
@@ -44,15 +46,14 @@ def cell(genotype) -> dict[str, str]:
     """Draws every cell of a genotype.
 
     Args:
-        genotype: a `Genotype`, or a `RecurrentGenotype` with fields `recurrent` and `concat`.
+        genotype: a `Genotype`, `RecurrentGenotype` or `TopologyGenotype`.
 
     Returns:
-        SVG text by cell: `normal` and `reduce`, or `recurrent`.
-
-    >>> from jaxdarts import genotypes
-    >>> list(cell(genotypes.DARTS_V2))
-    ['normal', 'reduce']
+        SVG text by cell: `normal` and `reduce`, or `recurrent`, or `cell`.
     """
+    if hasattr(genotype, "cell"):
+        triples = [(*pair, target) for pair, (_, target) in zip(genotype.cell, all_edges())]
+        return {"cell": graph(triples, [triples[-1][2]], inputs=INPUTS[1:], title="Cell")}
     if hasattr(genotype, "recurrent"):
         edges, concat = genotype.recurrent, genotype.concat
         return {"recurrent": graph(edges, concat, inputs=("x_{t}, h_{t-1}",), output="h_{t}", title="Recurrent cell")}
@@ -72,7 +73,7 @@ def graph(
 
     Args:
         edges: pairs (operation, source state), as many for each node as there are inputs: two in DARTS, one in a
-            recurrent cell.
+            recurrent cell. Or triples (operation, source state, target state), ordered by target; `none` is drawn faintly.
         concat: the states that make the output.
         title: text above the cell.
         inputs: names of the input states; `c_{k-2}` is set with a subscript.
@@ -83,12 +84,9 @@ def graph(
 
     Raises:
         ValueError: if the edges are not a whole number of nodes, or a source or a concatenated state does not exist.
-
-    >>> graph([("skip_connect", 0), ("sep_conv_3x3", 1)], [2]).count("<path")
-    5
     """
     triples = _triples(edges, concat, len(inputs))
-    num_states = len(inputs) + len(edges) // len(inputs)
+    num_states = triples[-1][2] + 1
     layout = _layout(triples, concat, num_states, len(inputs))
     names = [*inputs, *(str(i) for i in range(num_states - len(inputs))), output]
     widths = [max(32.0, 8.0 * len(re.sub(r"[_{}]", "", name)) + 16) for name in names]
@@ -112,8 +110,9 @@ def graph(
             continue
         op, v = triples[e][0], chain[layout.labels_at[e]]
         color, dash = _color(op), "5 3" if _color(op) == _color("skip") else None
-        line = _spline([*points, (tip[0] - 5, tip[1])])
-        under.append(_tag("path", d=line, fill="none", stroke=color, stroke_width=1.6, stroke_dasharray=dash))
+        line, faint = _spline([*points, (tip[0] - 5, tip[1])]), 0.4 if op == "none" else None
+        style = {"stroke": color, "stroke_width": 1.6, "stroke_dasharray": dash, "stroke_opacity": faint}
+        under.append(_tag("path", d=line, fill="none", **style))
         over.append(_tag("path", d=f"M{tip[0] - 7:.1f},{tip[1] - 3.6:.1f}l7,3.6l-7,3.6z", fill=color))
         over.append(_tag("rect", x=x[v] - widths[v] / 2, y=y[v] - 10, width=widths[v], height=20, rx=10, fill=color))
         over.append(_label(x[v], y[v] + 4, op, 11.5, anchor="middle", font_family=MONO, fill="#fff"))
@@ -142,7 +141,7 @@ def dot(edges: Edges, concat: Sequence[int], *, inputs: Sequence[str] = INPUTS) 
     }
     """
     triples = _triples(edges, concat, len(inputs))
-    names = [*inputs, *(str(i) for i in range(len(edges) // len(inputs)))]
+    names = [*inputs, *(str(i) for i in range(triples[-1][2] + 1 - len(inputs)))]
     lines = [f"  s{i} [label={json.dumps(name, ensure_ascii=False)}];" for i, name in enumerate(names)]
     lines += [f"  s{source} -> s{target} [label={json.dumps(op, ensure_ascii=False)}];" for op, source, target in triples]
     lines += [f"  s{state} -> out [color=gray];" for state in concat]
@@ -152,7 +151,8 @@ def dot(edges: Edges, concat: Sequence[int], *, inputs: Sequence[str] = INPUTS) 
 def _triples(edges, concat, num_inputs: int) -> list[tuple[str, int, int]]:
     if not edges or len(edges) % num_inputs:
         raise ValueError(f"{len(edges)} edges; a cell needs {num_inputs} for each node, and one node at least")
-    triples = [(op, int(source), num_inputs + i // num_inputs) for i, (op, source) in enumerate(edges)]
+    targets = ((op, source, target or [num_inputs + i // num_inputs]) for i, (op, source, *target) in enumerate(edges))
+    triples = [(op, int(source), int(*target)) for op, source, target in targets]
     for i, (op, source, target) in enumerate(triples):
         if not 0 <= source < target:
             raise ValueError(f"edge {i} ({op}) feeds state {target} from state {source}; edges must go forward")

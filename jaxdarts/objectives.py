@@ -24,7 +24,8 @@ def classification(net: Module) -> Objective:
     """
 
     def objective(params, mix, carry, batch, key):
-        logits = net.apply({"params": params}, batch["image"], mix, key, batch.get("drop_path"))
+        options = {"drop_path": batch["drop_path"]} if "drop_path" in batch else {}
+        logits = net.apply({"params": params}, batch["image"], mix, key, **options)
         loss = jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]))
         means = {name: jnp.mean(value) for name, value in hits(logits, batch["label"]).items()}
         return loss, (carry, {"loss": loss, **means})

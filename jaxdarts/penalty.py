@@ -7,7 +7,6 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxdarts.count import Costs
-from jaxdarts.relax import is_kept
 from jaxdarts.space import Choices
 from jaxdarts.types import Metrics, Mix, Penalty
 
@@ -64,15 +63,15 @@ def both(first: Penalty, second: Penalty) -> Penalty:
 
 
 def expected_cost(cells: Mapping[str, Choices], costs: Costs, mix: Mix) -> Float[Array, ""]:
-    """Cost of the network whose nodes keep two entering edges each, drawn like their operations in proportion to the mix.
+    """Cost of the network whose nodes keep `kept` entering edges each, drawn like their operations in proportion to the mix.
 
-    `none` is never kept and has no part in it. At the one-hot mix of a genotype this is the genotype's own cost, exactly.
+    What is never kept has no part in it. At the one-hot mix of a genotype this is the genotype's own cost, exactly.
     """
     total = jnp.float32(costs.fixed)
     for name, choices in cells.items():
-        weights = jnp.where(choices.where(is_kept), mix[name], 0)
-        for node in range(2, choices.num_nodes + 2):
-            rows = np.array([target == node for _, target in choices.edges])
-            entering = weights[rows]
-            total += 2 * jnp.sum(entering * costs.operations[name][rows]) / jnp.sum(entering)
+        weights = jnp.where(choices.derivable(), mix[name], 0)
+        for edges in choices.entering().values():
+            rows = np.array(edges)
+            kept = len(edges) if choices.kept is None else choices.kept
+            total += kept * jnp.sum(weights[rows] * costs.operations[name][rows]) / jnp.sum(weights[rows])
     return total

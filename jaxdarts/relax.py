@@ -124,7 +124,7 @@ def dirichlet(cells: Cells, scale: float = 1e-3) -> Relaxation:
 
 
 def uniform_path(cells: Cells) -> Relaxation:
-    """Nothing to learn: in every step a random genotype: two edges a node (one in a cell of one input), each with an operation.
+    """Nothing to learn: in every step the mix of a random genotype.
 
     Random search with weight sharing: Li & Talwalkar, `Random Search and Reproducibility for NAS
     <https://arxiv.org/abs/1902.07638>`_, UAI 2019. What was trained so is derived by validating drawn cells, not from the mix,
@@ -135,12 +135,13 @@ def uniform_path(cells: Cells) -> Relaxation:
         mix, keys = {}, jax.random.split(key, len(cells))
         for own_key, (name, choices) in zip(keys, sorted(cells.items())):
             edge_key, op_key = jax.random.split(own_key)
-            ops = jax.random.categorical(op_key, jnp.where(choices.where(is_kept), 0.0, -jnp.inf))
+            ops = jax.random.categorical(op_key, jnp.where(choices.derivable(), 0.0, -jnp.inf))
             draws = jax.random.uniform(edge_key, (len(choices.edges),))
             targets = np.array([target for _, target in choices.edges])
             same = targets[:, None] == targets[None]
             rank = jnp.sum(same & (draws[None] > draws[:, None]), axis=1)
-            mix[name] = jax.nn.one_hot(ops, choices.shape[1]) * (rank < choices.num_inputs)[:, None]
+            kept = len(targets) if choices.kept is None else choices.kept
+            mix[name] = jax.nn.one_hot(ops, choices.shape[1]) * (rank < kept)[:, None]
         return mix
 
     def derive(arch):
@@ -180,11 +181,6 @@ def auxiliary_skip(relaxation: Relaxation, cells: Cells, amount: Schedule) -> Re
         return {name: mix + amount(step) * skips[name] for name, mix in relaxation.apply(arch, key, step).items()}
 
     return relaxation._replace(apply=apply)
-
-
-def is_kept(op: str) -> bool:
-    """May a genotype have this operation? `none` is the absence of an edge."""
-    return op != "none"
 
 
 def _normal(cells: Cells, key: Key[Array, ""], scale: float) -> Arch:

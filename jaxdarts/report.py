@@ -18,7 +18,20 @@ CHARTS = (
     ("Loss", "", 1.0, {"train": "train_loss", "validation": "valid_loss"}),
     ("Accuracy", "percent", 100.0, {"train": "train_accuracy", "validation": "valid_accuracy"}),
     ("Learning rate", "", 1.0, {"learning rate": "learning_rate"}),
-    ("Skip connections", "edges of the found cell", 1.0, {"normal": "skip_normal", "reduction": "skip_reduce"}),
+    (
+        "Skip connections",
+        "edges of the found cell",
+        1.0,
+        {"normal": "skip_normal", "reduction": "skip_reduce", "cell": "skip_cell"},
+    ),
+    (
+        "Operations without weights",
+        "edges of the found cell",
+        1.0,
+        {"normal": "parameter_free_normal", "reduction": "parameter_free_reduce", "cell": "parameter_free_cell"},
+    ),
+    ("Dominant eigenvalue", "of the validation loss's Hessian in alpha", 1.0, {"eigenvalue": "eigenvalue"}),
+    ("Expected cost", "of the network to evaluate", 1.0, {"expected cost": "valid_expected_cost"}),
 )
 FINALS = {
     "train_loss": "Train loss",
@@ -26,9 +39,9 @@ FINALS = {
     "train_accuracy": "Train accuracy",
     "valid_accuracy": "Validation accuracy",
 }
-CELLS = {"normal": "Normal cell", "reduce": "Reduction cell", "recurrent": "Recurrent cell"}
+CELLS = {"normal": "Normal cell", "reduce": "Reduction cell", "recurrent": "Recurrent cell", "cell": "Cell"}
 STATES = "0 and 1 are the inputs of the cell, and node n of its drawing is state n + 2"
-RECURRENT_STATES = "0 is the input of the cell, and node n of its drawing is state n + 1"
+ONE_INPUT_STATES = "0 is the input of the cell, and node n of its drawing is state n + 1"
 
 
 def write(
@@ -53,9 +66,9 @@ def write(
         title: headline.
         config: settings of the run, shown as a table; nested mappings become dotted names.
         records: one mapping for each epoch, as read by `metrics.read_json_lines`: `epoch`, `train_loss`, `valid_loss`,
-            `train_accuracy`, `valid_accuracy` (fractions), `learning_rate`, `skip_normal`, `skip_reduce`. Any may be
-            missing or None; others are ignored.
-        genotype: the found `Genotype` or `RecurrentGenotype`.
+            `train_accuracy`, `valid_accuracy` (fractions), `learning_rate` and others of `CHARTS`. Any may be missing or None;
+            others are ignored.
+        genotype: the found `Genotype`, `RecurrentGenotype` or `TopologyGenotype`.
         mixes: for each cell its mixture weights `[epochs, edges, ops]`.
         edges: for each cell of `mixes` its edges (source, target).
         ops: for each cell of `mixes` the names of its operations, one sequence for all edges or one for each.
@@ -73,7 +86,7 @@ def write(
         charts=[Markup(svg) for svg in _charts(records)],
         cells=[Markup(svg) for svg in draw.cell(genotype).values()],
         heatmaps=[Markup(_heatmap(cell, mix, edges, ops)) for cell, mix in mixes.items()],
-        states=RECURRENT_STATES if hasattr(genotype, "recurrent") else STATES,
+        states=STATES if hasattr(genotype, "normal") else ONE_INPUT_STATES,
         genotype=str(genotype),
         config=list(_flatten(config)),
     )
@@ -104,12 +117,12 @@ def _charts(records: Sequence[Mapping[str, Any]]) -> list[str]:
     for title, unit, scale, keys in CHARTS:
         series = {}
         for name, key in keys.items():
-            values = [record.get(key) for record in records]
-            # A missing value stays in the series as a gap; a series that is all gaps is left out.
-            if any(map(_is_finite, values)):
+            # What was not measured in an epoch is no point of the series; a value that is none stays in it as a gap. A series
+            # that is all gaps is left out.
+            values = [(i, record, record[key]) for i, record in enumerate(records) if key in record]
+            if any(_is_finite(value) for _, _, value in values):
                 series[name] = [
-                    (_number(record.get("epoch"), i), scale * _number(value, math.nan))
-                    for i, (record, value) in enumerate(zip(records, values, strict=True))
+                    (_number(record.get("epoch"), i), scale * _number(value, math.nan)) for i, record, value in values
                 ]
         if series:
             charts.append(draw.curves(series, title=title, xlabel="epoch", ylabel=unit))

@@ -1,14 +1,15 @@
 """A search space as data: which edges a cell has, which operations each may carry, and a few functions around them."""
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Key
 
-from jaxdarts.genotypes import AnyGenotype, RecurrentGenotype
+from jaxdarts.genotypes import AnyGenotype, RecurrentGenotype, TopologyGenotype
+from jaxdarts.genotypes.cells import all_edges
 from jaxdarts.types import Mix, Module
 
 
@@ -19,12 +20,15 @@ class Choices(NamedTuple):
     ops: the candidate operations of each edge, in the order of its row of mixture weights.
     concat: the states that make up the cell's output.
     num_inputs: the outputs of the two cells before, or of one only.
+    kept: edges that a genotype keeps of those that enter a node, with an operation other than `none` on each; None where it
+        keeps all of them and `none` is an operation like the others.
     """
 
     edges: tuple[tuple[int, int], ...]
     ops: tuple[tuple[str, ...], ...]
     concat: tuple[int, ...]
     num_inputs: int = 2
+    kept: int | None = 2
 
     @property
     def num_nodes(self) -> int:
@@ -40,6 +44,15 @@ class Choices(NamedTuple):
         """Where the mix has the weight of an operation that passes a test; nowhere at the unused end of a row."""
         return np.array([[o < len(ops) and test(ops[o]) for o in range(self.shape[1])] for ops in self.ops])
 
+    def derivable(self) -> Bool[np.ndarray, "edges ops"]:
+        """Where the mix has the weight of an operation that a genotype may keep."""
+        return self.where(lambda op: op != "none" or self.kept is None)
+
+    def entering(self) -> dict[int, list[int]]:
+        """The edges that enter each node."""
+        nodes = sorted({target for _, target in self.edges})
+        return {node: [e for e, (_, target) in enumerate(self.edges) if target == node] for node in nodes}
+
 
 class Space(NamedTuple):
     """A search space.
@@ -54,8 +67,8 @@ class Space(NamedTuple):
     cells: Mapping[str, Choices]
     supernet: Callable[..., Module]
     network: Callable[..., Module]
-    discretize: Callable[[Mix], AnyGenotype]
-    sample: Callable[[Key[Array, ""]], AnyGenotype]
+    discretize: Callable[[Mix], Any]
+    sample: Callable[[Key[Array, ""]], Any]
 
 
 def fully_connected(num_nodes: int, ops: tuple[str, ...]) -> Choices:
@@ -66,9 +79,13 @@ def fully_connected(num_nodes: int, ops: tuple[str, ...]) -> Choices:
 
 def of_genotype(genotype: AnyGenotype) -> dict[str, Choices]:
     """The cells of a discrete network, as choices among one operation an edge."""
+    if isinstance(genotype, TopologyGenotype):
+        edges = tuple(edge for _, edge in zip(genotype.cell, all_edges()))
+        return {"cell": Choices(edges, tuple((op,) for op, _ in genotype.cell), (edges[-1][1],), num_inputs=1)}
     if isinstance(genotype, RecurrentGenotype):
         edges = tuple((source, 1 + i) for i, (_, source) in enumerate(genotype.recurrent))
-        return {"recurrent": Choices(edges, tuple((op,) for op, _ in genotype.recurrent), genotype.concat, num_inputs=1)}
+        ops = tuple((op,) for op, _ in genotype.recurrent)
+        return {"recurrent": Choices(edges, ops, genotype.concat, num_inputs=1, kept=1)}
     cells = {}
     for name in ("normal", "reduce"):
         pairs, concat = getattr(genotype, name), getattr(genotype, f"{name}_concat")
@@ -97,8 +114,8 @@ def one_hot(cells: Mapping[str, Choices], genotype: AnyGenotype) -> Mix:
     return mix
 
 
-def strongest(mix: np.ndarray, choices: Choices, count: int = 2) -> tuple[tuple[str, int], ...]:
-    """The published derivation of one cell: per node the `count` strongest edges, each with its strongest operation.
+def strongest(mix: np.ndarray, choices: Choices) -> tuple[tuple[str, int], ...]:
+    """The published derivation of one cell: per node its `kept` strongest edges, each with its strongest operation.
 
     The strength of an edge is its largest weight of an operation other than `none`. Ties go to the lower source and to the
     operation that comes first; a node's edges are listed from strong to weak, not by source.
@@ -115,16 +132,16 @@ def strongest(mix: np.ndarray, choices: Choices, count: int = 2) -> tuple[tuple[
             strength, op = max(weights, key=lambda pair: pair[0])  # max and sorted keep the first of equals
             best.append((strength, source, op))
         best.sort(key=lambda item: -item[0])
-        pairs += [(op, source) for _, source, op in best[:count]]
+        pairs += [(op, source) for _, source, op in best[: choices.kept]]
     return tuple(pairs)
 
 
-def random_pairs(rng: np.random.Generator, choices: Choices, count: int = 2) -> tuple[tuple[str, int], ...]:
-    """`count` distinct edges a node and an operation other than `none` on each, uniformly."""
+def random_pairs(rng: np.random.Generator, choices: Choices) -> tuple[tuple[str, int], ...]:
+    """As many distinct edges a node as a genotype keeps and an operation other than `none` on each, uniformly."""
     pairs: list[tuple[str, int]] = []
     for node in range(choices.num_inputs, choices.num_nodes + choices.num_inputs):
         entering = [e for e, edge in enumerate(choices.edges) if edge[1] == node]
-        for e in rng.permutation(entering)[:count]:
+        for e in rng.permutation(entering)[: choices.kept]:
             ops = [op for op in choices.ops[e] if op != "none"]
             pairs.append((ops[rng.integers(len(ops))], choices.edges[e][0]))
     return tuple(pairs)

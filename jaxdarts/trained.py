@@ -11,10 +11,9 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array
 
-from jaxdarts import genotypes, metrics
+from jaxdarts import genotypes, metrics, spaces
 from jaxdarts.data import augment, feed, images, stream
-from jaxdarts.nn.network import Network
-from jaxdarts.space import of_genotype
+from jaxdarts.types import Module
 
 
 class Trained(NamedTuple):
@@ -34,8 +33,8 @@ def save(folder: str | Path, *, genotype, params: Any, averages: Any, **facts: A
         folder: where to; files of these names are replaced.
         genotype: the network's cells.
         params, averages: its variables `params` and `batch_stats`.
-        facts: width, depth, num_classes, imagenet, mean and std (of every channel, pixels scaled to [0, 1]), image_shape,
-            class_names.
+        facts: width and depth (as of the space's `network`), num_classes, imagenet, mean and std (of every channel, pixels
+            scaled to [0, 1]), image_shape, class_names.
     """
     flat = flatten_dict({"params": params, "batch_stats": averages}, sep="/")
     folder = Path(folder)
@@ -64,7 +63,7 @@ def load(run: str | Path) -> Trained:
     return _functions(*_read(Path(run)))
 
 
-def _functions(facts: Mapping[str, Any], net: Network, params: Any) -> Trained:
+def _functions(facts: Mapping[str, Any], net: Module, params: Any) -> Trained:
     def apply(params, images):
         mean, std = (np.asarray(facts[name], np.float32) for name in ("mean", "std"))
         pixels = augment.normalize(images, mean, std)
@@ -74,14 +73,15 @@ def _functions(facts: Mapping[str, Any], net: Network, params: Any) -> Trained:
     return Trained(apply, params)
 
 
-def _read(folder: Path) -> tuple[Mapping[str, Any], Network, Any]:
+def _read(folder: Path) -> tuple[Mapping[str, Any], Module, Any]:
     try:
         facts = json.loads((folder / "network.json").read_text(encoding="utf-8"))
         with np.load(folder / "weights.npz", allow_pickle=False) as file:
             params = unflatten_dict({name: jnp.asarray(file[name]) for name in file.files}, sep="/")
-        genotype: Any = genotypes.parse(facts["genotype"])
-        net = Network(of_genotype(genotype), facts["width"], facts["depth"], facts["num_classes"], imagenet=facts["imagenet"])
-    except (OSError, ValueError, KeyError, EOFError) as error:
+        genotype = genotypes.parse(facts["genotype"])
+        options = {"imagenet": True} if facts["imagenet"] else {}  # not every space has that stem
+        net = spaces.of(genotype).network(genotype, facts["width"], facts["depth"], facts["num_classes"], **options)
+    except (OSError, ValueError, TypeError, KeyError, EOFError) as error:
         raise ValueError(f"{folder} holds no trained network: {error}") from error
     params["params"].pop("auxiliary_head", None)
     params["batch_stats"].pop("auxiliary_head", None)

@@ -23,11 +23,13 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # Shapes and types in signatures are checked at run time. Left out: `types` and what names its protocols (they are not
 # runtime-checkable), `search` (JAX rebuilds a dataclass with placeholders for arrays), and modules without arrays.
 CHECKED = [
+    "jaxdarts.nn.convolution",
     "jaxdarts.nn.depthwise",
     "jaxdarts.nn.pooling",
     "jaxdarts.nn.ops",
     "jaxdarts.nn.cell",
     "jaxdarts.nn.cnn",
+    "jaxdarts.nn.nasbench201",
     "jaxdarts.nn.rnn",
     "jaxdarts.analysis",
     "jaxdarts.count",

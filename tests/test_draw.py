@@ -160,6 +160,14 @@ def test_genotype_draws_every_cell():
     assert list(recurrent) == ["recurrent"]
     labels, states = _boxes(ET.fromstring(recurrent["recurrent"]))
     assert len(labels) == 8 and len(states) == 10
+    topology = draw.cell(genotypes.parse("|none~0|+|none~0|skip_connect~1|+|none~0|nor_conv_1x1~1|nor_conv_3x3~2|"))
+    assert list(topology) == ["cell"]
+    root = ET.fromstring(topology["cell"])
+    labels, states = _boxes(root)
+    assert len(labels) == 6 and len(states) == 5
+    assert (
+        sum(path.get("stroke-opacity") == "0.4" and path.get("stroke-width") == "1.6" for path in root.iter(f"{SVG}path")) == 3
+    )
 
 
 def test_dot_quotes():

@@ -16,10 +16,12 @@ import pytest
 
 import evaluate as script
 import jaxdarts as jd
+import recipes
 from jaxdarts.data import images, stream
 
 ROOT = Path(__file__).parents[1]
 CELL = jd.Genotype((("sep_conv_3x3", 0), ("skip_connect", 1)), (2,), (("max_pool_3x3", 0), ("skip_connect", 1)), (2,))
+TOPOLOGY = "|nor_conv_1x1~0|+|skip_connect~0|none~1|"
 EPOCH, TOTAL = 29, 58
 
 
@@ -115,6 +117,10 @@ def test_every_way_to_name_a_cell(whole, tmp_path):
         (["--arch=RNN_DARTS_V1"], "recurrent"),
         ([f"--arch={CELL._replace(normal=(('sep_conv_3x3', 0), ('sep_conv_3x3', 2)))}"], "normal[1]"),
         (["--auxiliary"], "leave it out"),
+        ([f"--arch={TOPOLOGY}", "--auxiliary"], "--auxiliary: a network of NAS-Bench-201 has no auxiliary head"),
+        (["--arch=|nor_conv_3x3~0|+|nor_conv_3x3~0|"], "node 2, '|nor_conv_3x3~0|', has 1 pairs"),
+        ([f"--arch={TOPOLOGY}", "--dataset=npz:nowhere", "--layers=0"], "--layers=0"),
+        (["--select", "DARTS_V2", TOPOLOGY], "--select: cells of NAS-Bench-201 and others"),
         (["--drop_path_prob=1"], "--drop_path_prob=1.0: must be below 1"),
         (["--epochs=0"], "--epochs=0"),
         (["--batch_size=5000", "--num_devices=1"], "larger than the training set"),
@@ -140,6 +146,34 @@ def test_bad_flags_leave_nothing(flags, message, tmp_path, monkeypatch):
 def test_a_folder_without_a_genotype(tmp_path):
     text, code = stopped([f"--arch={tmp_path}"])
     assert "without genotype.json" in text and code == 2
+
+
+def test_presets_follow_the_kind_of_cell():
+    def start(*arguments):
+        config = recipes.parse([*arguments], None)
+        return config.init_channels, config.layers, config.epochs, config.batch_size, config.auxiliary
+
+    assert start("--dataset=cifar10") == (36, 20, 600, 96, True)
+    assert start("--dataset=cifar10", f"--arch={TOPOLOGY}") == (16, 5, 200, 256, False)
+    assert start("--dataset=any", "--select", TOPOLOGY, TOPOLOGY, "--layers=2") == (16, 2, 200, 256, False)
+    assert start(f"--arch={TOPOLOGY}") == start() == (8, 3, 8, 48, False)
+
+
+def test_a_cell_of_nasbench201(tiny, tmp_path):
+    flags = [f"--arch={TOPOLOGY}", *tiny[1:], "--epochs=1", "--drop_path_prob=0.1"]
+    script.main([*flags, f"--run_dir={tmp_path}/run"])
+    genotype = jd.genotypes.parse(TOPOLOGY)
+    assert jd.genotypes.from_json((tmp_path / "run" / "genotype.json").read_text()) == genotype
+    log, page = ((tmp_path / "run" / name).read_text() for name in ("log.txt", "report.html"))
+    params, _ = jd.network_cost(genotype, 2, 1, 10, (8, 8, 1))
+    assert f"param size = {params / 1e6:f}MB" in log and f"genotype = {TOPOLOGY}" in log and TOPOLOGY in page
+    test = images.load("digits").test
+    apply, params = jd.load(tmp_path / "run")
+    jd.export(tmp_path / "run", tmp_path / "network.bin")
+    exported = jd.read_exported(tmp_path / "network.bin")(test.images[:5])
+    np.testing.assert_allclose(exported, jax.jit(apply)(params, test.images[:5]), atol=1e-4)
+    accuracy = float(np.mean(np.argmax(jax.jit(apply)(params, test.images), -1) == test.labels))
+    assert accuracy == pytest.approx(json.loads((tmp_path / "run" / "test.json").read_text())["accuracy"][0], abs=1e-6)
 
 
 def test_resume_is_exact(whole, tiny, tmp_path):
@@ -210,20 +244,20 @@ def test_estimate_trains_and_writes_nothing(tiny, tmp_path, capsys, monkeypatch)
 
 def test_presets():
     def parse(*arguments):
-        return script.runs.parse(list(arguments), script.PRESETS, script.CIFAR, None)
+        return script.runs.parse(list(arguments), recipes.PRESETS, recipes.CIFAR, None)
 
-    imagenet = script.PRESETS["imagenet"]
+    imagenet = recipes.PRESETS["imagenet"]
     assert parse("--dataset=imagenet2012") == imagenet
     for arguments in (["--preset=imagenet"], ["--preset", "imagenet", "--dataset", "imagenet2012"]):
         assert parse(*arguments) == dataclasses.replace(imagenet, preset="imagenet")
     assert parse("--dataset=npz:x", "--preset=mnist") == dataclasses.replace(
-        script.PRESETS["mnist"], dataset="npz:x", preset="mnist"
+        recipes.PRESETS["mnist"], dataset="npz:x", preset="mnist"
     )
-    assert parse() == script.PRESETS["digits"]
+    assert parse() == recipes.PRESETS["digits"]
 
 
 def test_rates_of_the_published_schedules():
-    imagenet = script.PRESETS["imagenet"]
+    imagenet = recipes.PRESETS["imagenet"]
     np.testing.assert_allclose(script.rates(imagenet)[[0, 1, 249]], 0.1 * 0.97 ** np.array([0, 1, 249]))
     later = dataclasses.replace(imagenet, schedule="linear", batch_size=1024, learning_rate=0.5)
     np.testing.assert_allclose(script.rates(later)[[0, 5, 249]], [0.1, 0.5 * 240 / 245, 0.1 / 245])

@@ -1,16 +1,37 @@
-"""Genotypes: published cells, readers of the dialects, the writer, and the rules with the messages that name them."""
+"""Genotypes: published cells, readers and writers of the dialects, and the rules with the messages that name them."""
 
+import csv
+import gzip
 import json
 import re
 
 import pytest
 
 from jaxdarts import genotypes
-from jaxdarts.genotypes import Genotype, RecurrentGenotype, check, from_json, parse, to_json
+from jaxdarts.genotypes import (
+    Genotype,
+    RecurrentGenotype,
+    TopologyGenotype,
+    check,
+    from_json,
+    parse,
+    to_json,
+    to_nested,
+    to_nni,
+)
 
 CELLS = {name: genotype for name, genotype in genotypes.PUBLISHED.items() if isinstance(genotype, Genotype)}
 TINY = Genotype((("skip_connect", 0), ("sep_conv_3x3", 1)), (2,), (("max_pool_3x3", 0), ("avg_pool_3x3", 1)), (2,))
 RNN = RecurrentGenotype((("tanh", 0), ("relu", 1)), (1, 2))
+# The cell of NATS-Bench's size space: all six edges, three operations.
+TOPOLOGY_TEXT = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
+TOPOLOGY = TopologyGenotype(
+    (
+        ("nor_conv_3x3", 0),
+        *(("nor_conv_3x3", 0), ("nor_conv_3x3", 1)),
+        *(("skip_connect", 0), ("nor_conv_3x3", 1), ("nor_conv_3x3", 2)),
+    )
+)
 # As the original prints it; written out here so that no helper of the module can hide a slip.
 DARTS_V2_TEXT = (
     "Genotype(normal=[('sep_conv_3x3', 0), ('sep_conv_3x3', 1), ('sep_conv_3x3', 0), ('sep_conv_3x3', 1), "
@@ -158,7 +179,6 @@ def test_nothing_is_evaluated(value, capsys):
         ("", ["no genotype in ''", "expected Genotype(...)"]),
         ("DARTS_V2", ["no genotype in 'DARTS_V2'"]),
         ("MyGenotype(normal=[])", ["no genotype"]),
-        ("|nor_conv_3x3~0|+|skip_connect~0|none~1|+|none~0|none~1|none~2|", ["NAS-Bench-201", "parse does not read"]),
         (f"{DARTS_V2_TEXT}\n{DARTS_V2_TEXT}", ["not exactly one complete genotype", "invalid syntax"]),
         (f"{DARTS_V2_TEXT}, 1", ["more than one genotype"]),
         (f"{DARTS_V2_TEXT}()", ["more than one genotype"]),
@@ -252,6 +272,97 @@ def test_json_layout():
     refuses(to_json, TINY._replace(reduce_concat=()), "reduce_concat = ()")
 
 
+# ------------------------------------------------------------------------------------------------------------- writing
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_published_written_in_other_dialects(name):
+    genotype = CELLS[name]
+    assert parse(to_nested(genotype)) == genotype
+    if name in ("NASNet", "AmoebaNet"):
+        refuses(to_nni, genotype, "_concat = (4, 5, 6): NNI's dictionary cannot tell it from all nodes", "(2, 3, 4, 5, 6)")
+    else:
+        assert parse(to_nni(genotype)) == genotype
+        assert json.loads(to_nni(genotype)) == nni(genotype)
+
+
+def test_writers_by_hand():
+    assert to_nested(TINY) == (
+        "Genotype(normal=[[('skip_connect', 0), ('sep_conv_3x3', 1)]], normal_concat=[2], "
+        "reduce=[[('max_pool_3x3', 0), ('avg_pool_3x3', 1)]], reduce_concat=[2])"
+    )
+    lines = to_nni(TINY).splitlines()
+    assert lines[:3] == ["{", '  "normal/op_2_0": "skip_connect",', '  "normal/input_2_0": 0,'] and len(lines) == 10
+
+
+def test_what_the_dialects_cannot_express():
+    for other in (RNN, TOPOLOGY):
+        refuses(to_nested, other, f"a {type(other).__name__} has no form as nested lists")
+        refuses(to_nni, other, f"a {type(other).__name__} has no form as NNI's dictionary")
+    refuses(to_nni, TINY._replace(normal=TWO, normal_concat=(3, 2)), "normal_concat = (3, 2)", "all nodes in order, (2, 3)")
+    for writer in (to_nested, to_nni):
+        refuses(writer, TINY._replace(reduce=()), "reduce is empty")
+
+
+# ------------------------------------------------------------------------------------------------------- NAS-Bench-201
+
+
+def test_topology():
+    assert str(TOPOLOGY) == TOPOLOGY_TEXT
+    assert parse(TOPOLOGY_TEXT) == parse(repr(TOPOLOGY)) == from_json(to_json(TOPOLOGY)) == TOPOLOGY
+    assert {TOPOLOGY: 1}[parse(TOPOLOGY_TEXT)] == 1
+    assert parse(f"11/22 03:00:01 AM best = {TOPOLOGY_TEXT}  # index 13714") == TOPOLOGY
+    assert parse("INFO | arch: | none ~ 0 | + | none~0 | skip_connect~1|\n").cell[2] == ("skip_connect", 1)
+
+
+def test_every_string_of_the_benchmark(shared):
+    with gzip.open(shared / "data" / "nasbench201" / "cifar10.csv.gz", "rt") as file:
+        strings = [row["arch_str"] for row in csv.DictReader(file)]
+    found = {parse(string) for string in strings}
+    assert len(strings) == len(found) == 5**6
+    assert {str(genotype) for genotype in found} == set(strings)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("|none~0|+|none~0|", ["node 2, '|none~0|', has 1 pairs; it reads states 0 to 1, each once"]),
+        ("|none~0|none~0|", ["node 1", "has 2 pairs; it reads states 0 to 0"]),
+        ("|none~0|+|none~1|none~0|", ["cell[1] = ('none', 1): node 2 reads states 0 to 1, each once and in this order"]),
+        ("|none~0|+|none~0|none~2|", ["cell[2] = ('none', 2): node 2 reads states 0 to 1"]),
+        ("|nor_conv3x3~0|", ["cell[0] = ('nor_conv3x3', 0): unknown operation (did you mean 'nor_conv_3x3'?); known are none"]),
+        ("|sep_conv_3x3~0|", ["cell[0] = ('sep_conv_3x3', 0): unknown operation"]),
+        ("|none~0|+|none~0|none|", ["node 2", "has 'none'; expected an operation, '~' and its source state"]),
+        ("|none~x|", ["node 1", "has 'none~x'"]),
+        ("|none~0", ["node 1, '|none~0', must stand between bars"]),
+        ("|none~0||none~0|none~1|", ["node 1", "has ''"]),
+        ("|none~0|+", ["node 2, '', must stand between bars"]),
+        ("|none~0|\n|none~0|", ["node 1", "must stand between bars"]),
+        ("arch|none~0|", ["unexpected 'arch' before"]),
+        (f"|none~{'9' * 5000}|", ["has 'none~999"]),
+    ],
+)
+def test_malformed_topology(text, words):
+    refuses(parse, text, *words)
+
+
+@pytest.mark.parametrize(
+    ("cell", "words"),
+    [
+        ((), ["cell is empty"]),
+        ([("none", 0)], ["must be a tuple"]),
+        ((("none", 0), ("none", 0)), ["cell has 2 pairs: node 2 lacks state 1; it reads 0 to 1"]),
+        ((("none", 0), ("none", 1), ("none", 0)), ["cell[1] = ('none', 1): node 2 reads states 0 to 1"]),
+        ((("none", False),), ["cell[0] = ('none', False)", "must be an int, not bool"]),
+        ((("none", 0, 1),), ["cell[0] = ('none', 0, 1)", "and its source state"]),
+    ],
+)
+def test_rules_of_topologies(cell, words):
+    refuses(check, TopologyGenotype(cell), *words)
+    with pytest.raises(ValueError, match="unknown operation"):
+        check(TOPOLOGY, ("none", "skip_connect"))
+
+
 # --------------------------------------------------------------------------------------------------------------- rules
 
 TWO = TINY.normal + (("noise", 1), ("dil_conv_5x5", 2))
@@ -331,8 +442,8 @@ def test_check_with_operations():
 
 
 def test_check_of_something_else():
-    refuses(check, DARTS_V2_TEXT, "is not a Genotype or RecurrentGenotype")
-    refuses(check, tuple(TINY), "is not a Genotype or RecurrentGenotype")
+    refuses(check, DARTS_V2_TEXT, "is not a Genotype, RecurrentGenotype or TopologyGenotype")
+    refuses(check, tuple(TINY), "is not a Genotype, RecurrentGenotype or TopologyGenotype")
 
 
 def test_order_is_kept():

@@ -6,11 +6,11 @@ import types
 import jax
 import numpy as np
 import pytest
-import search as script
 
 import findings
 import jaxdarts as jd
 import methods
+import search as script
 from runs import Stop
 
 TINY = "--layers=1 --nodes=2 --ops none skip_connect --init_channels=4 --epochs=2 --num_devices=1".split()
@@ -52,7 +52,7 @@ def test_second_order_of_others_and_what_has_none(tmp_path):
 
 def test_published_settings_hold_for_the_papers_data(tmp_path):
     def parsed(*flags):
-        return script.runs.parse(list(flags), script.PRESETS, script.CIFAR, "", {"--algorithm": script.start_of})
+        return script.runs.parse(list(flags), script.PRESETS, script.CIFAR, "", script.STARTS)
 
     config = parsed("--dataset=cifar10", "--algorithm=pc_darts")
     assert (config.partial, config.batch_size, config.learning_rate, config.arch_warmup) == (4, 256, 0.1, 15)
@@ -61,6 +61,16 @@ def test_published_settings_hold_for_the_papers_data(tmp_path):
     assert parsed("--dataset=cifar10", "--algorithm=gdas", "--epochs=7").epochs == 7
     assert "none" not in parsed("--dataset=cifar10", "--algorithm=sdarts_adv").ops
     assert parsed("--dataset=cifar10").unrolled
+
+
+@pytest.mark.parametrize("flags", ["", "--algorithm=random_sharing --num_samples=3", "--derive=validation --derive_batches=1"])
+def test_nasbench201(flags, tmp_path):
+    folder = searched(
+        tmp_path, "--space=nasbench201", "--no-unrolled", *flags.split(), base=["--max_steps=2", "--num_devices=1"]
+    )
+    genotype = jd.genotypes.from_json((folder / "genotype.json").read_text())
+    assert isinstance(genotype, jd.TopologyGenotype) and len(genotype.cell) == 6
+    assert {"skip_cell", "parameter_free_cell"} <= set(records(folder)[0])
 
 
 @pytest.mark.parametrize(
@@ -73,6 +83,11 @@ def test_published_settings_hold_for_the_papers_data(tmp_path):
         ("--train_portion=1.5", "must be above 0"),
         ("--candidates=/nowhere", "--candidates=/nowhere: not the folder"),
         ("--partial=3", "--init_channels=4"),
+        ("--fork=/nowhere", "--fork=/nowhere: not the folder"),
+        ("--adapt_weight_decay=10", "--keep_checkpoints=0"),
+        ("--adapt_weight_decay=10 --num_seeds=2", "--num_seeds=2"),
+        ("--space=nasbench201 --max_skips=2", "not in --space=nasbench201"),
+        ("--space=nasbench201 --algorithm=pc_darts", "--partial=4: not in --space=nasbench201"),
         ("--algorithm=na_darts --distance=99", "--algorithm=na_darts"),
         ("--algorithm=darts_minus --ops none sep_conv_3x3", "no skip_connect"),
     ],
@@ -108,6 +123,37 @@ def test_stops_and_stays_stopped(tmp_path):
     assert ((folder / "genotype.json").read_text(), records(folder)) == before
 
 
+def test_stops_goes_back_and_goes_on_with_more_weight_decay(tmp_path, monkeypatch):
+    def soon(epochs, values, start, factor):
+        return epochs[0] if len(epochs) > 1 else None
+
+    monkeypatch.setattr(findings.curvature, "stop_epoch", soon)
+    flags = "--no-unrolled --eigenvalue_freq=1 --stop_eigenvalue=1.3 --adapt_weight_decay=10 --keep_checkpoints=0".split()
+    first = searched(tmp_path, *flags, base=TINY)
+    later = [tmp_path / f"run-decay{decay}" for decay in ("0.003", "0.03")]
+    for before, after, decay in zip([first, later[0]], later, [0.003, 0.03], strict=True):
+        config = json.loads((after / "config.json").read_text())
+        assert config["weight_decay"] == pytest.approx(decay) and config["fork"] == str(before)
+        assert records(after)[0] == records(before)[0] and records(after)[1] != records(before)[1]
+    assert not (tmp_path / "run-decay0.3").exists()
+    before = [records(folder) for folder in later]
+    script.main([f"--resume={first}"])
+    assert [records(folder) for folder in later] == before
+
+
+def test_fork_continues_another_search(tmp_path):
+    whole = searched(tmp_path, "--no-unrolled", "--keep_checkpoints=0", base=TINY)
+    fork = tmp_path / "fork"
+    cache = f"--cache_dir={jax.config.jax_compilation_cache_dir}"
+    script.main([*TINY, "--no-unrolled", f"--fork={whole}", "--fork_epoch=0", f"--run_dir={fork}", cache])
+    a, b = records(whole), records(fork)
+    for record in (*a, *b):
+        record.pop("seconds")
+    assert a == b and (whole / "genotype.json").read_text() == (fork / "genotype.json").read_text()
+    with pytest.raises(Stop, match="has no checkpoint of step 110, only 22, 44"):
+        script.main([*TINY, "--no-unrolled", f"--fork={whole}", "--fork_epoch=4", f"--run_dir={tmp_path / 'none'}"])
+
+
 def test_arch_stands_still_while_the_weights_warm_up(tmp_path):
     folder = searched(tmp_path, "--no-unrolled", "--arch_warmup=1", base=TINY)
     with np.load(folder / "alphas.npz") as saved:
@@ -117,9 +163,13 @@ def test_arch_stands_still_while_the_weights_warm_up(tmp_path):
 
 @pytest.mark.parametrize("way", ["validation", "perturbation --tune_steps=1", "samples --num_samples=3"])
 def test_derivations(way, tmp_path):
-    folder = searched(tmp_path, "--no-unrolled", "--num_seeds=2", "--derive_batches=2", *f"--derive={way}".split())
+    ops = ["--ops", "none", "skip_connect", "max_pool_3x3"]
+    flags = ["--no-unrolled", "--num_seeds=2", "--derive_batches=2", "--flatness", *f"--derive={way}".split()]
+    folder = searched(tmp_path, *ops, *flags)
     for seed in (2, 3):
         jd.genotypes.check(jd.genotypes.from_json((folder / f"seed-{seed}" / "genotype.json").read_text()))
+        facts = json.loads((folder / f"seed-{seed}" / "facts.json").read_text())
+        assert 0 <= facts["neighbours_minimum_accuracy"] <= facts["neighbours_mean_accuracy"] <= 1
 
 
 def test_candidates_of_an_earlier_search(tmp_path):

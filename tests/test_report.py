@@ -124,6 +124,14 @@ def test_page_of_a_recurrent_cell(tmp_path):
     assert "Recurrent cell" in page and "state n + 1" in page and "Skips," not in page
 
 
+def test_page_of_a_topology(tmp_path):
+    genotype = genotypes.parse("|none~0|+|none~0|skip_connect~1|+|none~0|nor_conv_1x1~1|nor_conv_3x3~2|")
+    mixes = {"cell": np.full((5, 6, 5), 0.2)}
+    edges, ops = [(source, target) for target in range(1, 4) for source in range(target)], genotypes.TOPOLOGY_OPS
+    page = _page(tmp_path, genotype=genotype, mixes=mixes, edges={"cell": edges}, ops={"cell": ops})
+    assert "state n + 1" in page and _fact(page, "Skips, cell") == "1 of 6" and str(genotype) in html.unescape(page)
+
+
 def test_facts_given_win_over_facts_derived(tmp_path):
     page = _page(tmp_path, facts={"epochs": "25 of 50", "valid_loss": 9.0})
     assert _fact(page, "Epochs") == "25 of 50" and _fact(page, "Valid loss") == "9"

@@ -27,8 +27,8 @@ def edges_of(choices: Choices, op: str) -> list[int]:
 
 
 def stride_of(choices: Choices, edge: int, stride: int) -> int:
-    """A reduction cell (stride 2) strides on the edges that leave its two inputs only."""
-    return stride if choices.edges[edge][0] < 2 else 1
+    """A reduction cell (stride 2) strides on the edges that leave its inputs only."""
+    return stride if choices.edges[edge][0] < choices.num_inputs else 1
 
 
 def weight_shapes(choices: Choices, channels: int, stride: int) -> dict[str, dict[str, tuple[int, ...]]]:
@@ -45,13 +45,14 @@ def weight_shapes(choices: Choices, channels: int, stride: int) -> dict[str, dic
 
 
 def groups_of(choices: Choices) -> list[tuple[int, ...]]:
-    """The source states that are computed together: the two inputs if their edges are alike, then every node."""
+    """The source states that are computed together: the inputs if their edges are alike, then every node."""
 
     def edges(source):
         return [(edge[1], choices.ops[e]) for e, edge in enumerate(choices.edges) if edge[0] == source]
 
-    nodes = [(node,) for node in range(2, choices.num_nodes + 2)]
-    return [(0, 1), *nodes] if edges(0) == edges(1) else [(0,), (1,), *nodes]
+    inputs = tuple(range(choices.num_inputs))
+    nodes = [(node,) for node in range(choices.num_inputs, choices.num_inputs + choices.num_nodes)]
+    return [inputs, *nodes] if all(edges(i) == edges(0) for i in inputs) else [*((i,) for i in inputs), *nodes]
 
 
 def cell(
@@ -68,7 +69,7 @@ def cell(
 
     Args:
         weights: {op: {weight: [edges of op, ...]}}, rows in the order of `edges_of`.
-        inputs: [2, batch, height, width, channels], the preprocessed outputs of the two cells before.
+        inputs: [inputs, batch, height, width, channels], the (preprocessed) outputs of the cells before.
         mix: weight of every operation on every edge; of every example too where it has an axis for them (drop path).
         choices: edges and candidates.
         stride: 1 for a normal cell, 2 for a reduction cell.
@@ -88,10 +89,11 @@ def cell(
     bypassing: dict[int, list] = {}
     states: dict[int, Array] = {}
     for i, group in enumerate(groups):
-        if group[0] < 2:
+        if group[0] < choices.num_inputs:
             x = inputs[group[0] : group[0] + len(group)]
         else:
-            x = functools.reduce(jnp.add, entering[group[0]])
+            # A node that nothing but `none` enters is zero; only cells without strides have one.
+            x = functools.reduce(jnp.add, entering.get(group[0], [jnp.zeros_like(inputs[0])]))
             if partial > 1:
                 # Every edge's output is shuffled alike, so their sum is.
                 x = _shuffled(jnp.concatenate([x, functools.reduce(jnp.add, bypassing[group[0]])], axis=-1), partial)

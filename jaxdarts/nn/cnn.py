@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -91,13 +91,7 @@ class Cells(nn.Module):
             [self.param(f"preprocess{i}_{n}", uniform(c), (c, width)) for n, c in enumerate(inputs)]
             for i, inputs in enumerate((inputs0, inputs1))
         ]
-        weights = {}
-        for op, shapes in weight_shapes(choices, width // self.partial, stride).items():
-            weights[op] = {}
-            for name, shape in shapes.items():
-                init = uniform(math.prod(shape[1:-1]))
-                weights[op][name] = self.param(f"{op}_{name}", init, (repeats, *shape))
-
+        weights = cell_weights(self, choices, width // self.partial, stride, repeats)
         if halve:
             s0 = halved(s0)
             preprocess[0][0] = halved_weights(preprocess[0][0])
@@ -111,55 +105,86 @@ class Cells(nn.Module):
             (jnp.stack([jnp.stack([pad(w, 0) for w in ws]) for ws in preprocess], axis=1), weights),
         )
 
-        def one(carry, own, mix, key, norms):
-            own_preprocess, own = own
+        def one(carry, own, mix, norms):
+            (own_preprocess, own), key = own
             inputs = norms.conv(pointwise(jax.nn.relu(carry), own_preprocess))
-            return cell(own, inputs, mix, choices, stride, norms, key, self.partial)
+            out = cell(own, inputs, mix, choices, stride, norms, key, self.partial)
+            return jnp.stack([carry[1], pad(out, 3)]) if repeats > 1 else out
 
-        carry = jnp.stack([pad(s0, 3), pad(s1, 3)])
-        per_cell = mix if mix.ndim == 4 else None
-        first, first_key = jax.tree.map(lambda w: w[0], (stacked, keys))
-        sites = self._sites(functools.partial(one, carry, first, mix[0] if mix.ndim == 4 else mix, first_key))
+        carry, stacked = jnp.stack([pad(s0, 3), pad(s1, 3)]), (stacked, keys)
+        sites = norm_sites(self, repeats, one, carry, stacked, mix) if self.discrete else []
         if self.is_initializing():  # Shapes are all that matters: an eager forward pass would compile every operation apart.
             out = jnp.zeros((s1.shape[0], -(-s1.shape[1] // stride), -(-s1.shape[2] // stride), out_channels), s1.dtype)
             return (out if repeats > 1 else s1), out
 
-        def body(carry, xs):
-            own, own_sites, own_mix, key = xs
-            norm = Running(own_sites, train, self.axis_name) if self.discrete else None
-            batch = functools.partial(batch_norm, axis_name=self.axis_name)
-            norms = Norms(norm, affine) if norm else Norms(batch, batch)
-            out = one(carry, own, mix if own_mix is None else own_mix, key, norms)
-            return jnp.stack([carry[1], pad(out, 3)]) if repeats > 1 else out, norm.averages if norm else None
+        out = over_cells(self, one, carry, stacked, sites, mix, train, repeats)
+        return (s1, out) if repeats == 1 else tuple(s[..., :out_channels] for s in out)
 
-        if self.remat:
-            body = jax.checkpoint(body)
-        xs = (stacked, sites, per_cell, keys)
-        if repeats == 1:
-            out, averages = body(carry, jax.tree.map(lambda w: w[0], xs))
-            averages = jax.tree.map(lambda x: x[None], averages)
-            s0, s1 = s1, out
-        else:
-            carry, averages = lax.scan(body, carry, xs, unroll=min(self.unroll, repeats))
-            s0, s1 = (s[..., :out_channels] for s in carry)
-        if train and self.is_mutable_collection("batch_stats"):
-            for i, pair in enumerate(averages or []):
-                for name, value in pair.items():
-                    self.put_variable("batch_stats", f"norm{i}_{name}", value)
-        return s0, s1
 
-    def _sites(self, one) -> list[dict[str, Array]]:
-        """Scale, shift and running averages of the batch norms of a discrete cell, in the order in which it applies them."""
-        if not self.discrete:
-            return []
-        shapes = []
+def cell_weights(module: nn.Module, choices: Choices, width: int, stride: int, repeats: int) -> dict[str, dict[str, Array]]:
+    """The weights of the operations of a run of cells, {op: {name: [cells, edges, ...]}}, each a parameter of `module`."""
+    weights: dict[str, dict[str, Array]] = {}
+    for op, shapes in weight_shapes(choices, width, stride).items():
+        weights[op] = {}
+        for name, shape in shapes.items():
+            init = uniform(math.prod(shape[1:-1]))
+            weights[op][name] = module.param(f"{op}_{name}", init, (repeats, *shape))
+    return weights
 
-        def look(x, gain=None):
-            shapes.append((self.run.repeats, *x.shape[:-4], x.shape[-1]))
-            return x
 
-        jax.eval_shape(lambda: one(Norms(look, affine)))
-        return [norm_variables(self, f"norm{i}_", shape) for i, shape in enumerate(shapes)]
+def norm_sites(module: nn.Module, repeats: int, one, carry, weights, mix) -> list[dict[str, Array]]:
+    """Scale, shift and running averages of the batch norms of discrete cells, in the order in which `one` applies them."""
+    shapes = []
+
+    def look(x, gain=None):
+        shapes.append((repeats, *x.shape[:-4], x.shape[-1]))
+        return x
+
+    own, own_mix = jax.tree.map(lambda w: w[0], weights), mix[0] if mix.ndim == 4 else mix
+    jax.eval_shape(lambda: one(carry, own, own_mix, Norms(look, affine)))
+    return [norm_variables(module, f"norm{i}_", shape) for i, shape in enumerate(shapes)]
+
+
+def over_cells(module: Any, one, carry, weights, sites: list[dict[str, Array]], mix, train: bool, repeats: int):
+    """Applies the cells of a run, compiled once, and keeps the new running averages of their batch norms.
+
+    Args:
+        module: whose `axis_name`, `remat`, `unroll` and `discrete` hold, and whose variables the averages are.
+        one: (carry, weights of a cell, its mix, norms) -> carry.
+        weights: a tree with a leading axis over the cells.
+        sites: of `norm_sites`.
+        mix: [edges, ops], or [cells, edges, ops, batch].
+    """
+    per_cell = mix if mix.ndim == 4 else None
+
+    def body(carry, xs):
+        own, own_sites, own_mix = xs
+        norm = Running(own_sites, train, module.axis_name) if module.discrete else None
+        batch = functools.partial(batch_norm, axis_name=module.axis_name)
+        carry = one(carry, own, mix if own_mix is None else own_mix, Norms(norm, affine) if norm else Norms(batch, batch))
+        return carry, norm.averages if norm else None
+
+    if module.remat:
+        body = jax.checkpoint(body)
+    xs = (weights, sites, per_cell)
+    if repeats == 1:
+        carry, averages = body(carry, jax.tree.map(lambda w: w[0], xs))
+        averages = jax.tree.map(lambda x: x[None], averages)
+    else:
+        carry, averages = lax.scan(body, carry, xs, unroll=min(module.unroll, repeats))
+    if train and module.is_mutable_collection("batch_stats"):
+        for i, pair in enumerate(averages or []):
+            for name, value in pair.items():
+                module.put_variable("batch_stats", f"norm{i}_{name}", value)
+    return carry
+
+
+def norm_parameters(module: nn.Module, prefix: str, shape: tuple[int, ...]) -> dict[str, Array]:
+    """Scale and shift of batch norms."""
+    return {
+        "scale": module.param(f"{prefix}scale", nn.initializers.ones, shape),
+        "shift": module.param(f"{prefix}shift", nn.initializers.zeros, shape),
+    }
 
 
 def noise_keys(
@@ -197,10 +222,7 @@ def drop_edges(
 
 def norm_variables(module: nn.Module, prefix: str, shape: tuple[int, ...]) -> dict[str, Array]:
     """Scale and shift (parameters), mean and variance (running averages, collection `batch_stats`) of batch norms."""
-    values = {
-        "scale": module.param(f"{prefix}scale", nn.initializers.ones, shape),
-        "shift": module.param(f"{prefix}shift", nn.initializers.zeros, shape),
-    }
+    values = norm_parameters(module, prefix, shape)
     for name, start in (("mean", jnp.zeros), ("variance", jnp.ones)):
         values[name] = module.variable("batch_stats", f"{prefix}{name}", start, shape).value
     return values

@@ -10,19 +10,20 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
 from jaxdarts.nn.cell import stride_of
-from jaxdarts.nn.cnn import Cells, Run, linear, noise_keys, norm_variables, runs, uniform
-from jaxdarts.nn.norm import Running
+from jaxdarts.nn.cnn import Cells, Run, linear, noise_keys, norm_parameters, norm_variables, runs, uniform
+from jaxdarts.nn.norm import Running, batch_norm
 from jaxdarts.space import Choices
 
 
 class ConvNorm(nn.Module):
-    """A convolution and a batch norm with scale, shift and running averages."""
+    """A convolution and a `scaled_norm`."""
 
     width: int
     size: int
     stride: int = 1
     padding: int = 0
     norm: bool = True
+    averages: bool = True
     dtype: DTypeLike = jnp.float32
     axis_name: str | None = None
 
@@ -37,14 +38,24 @@ class ConvNorm(nn.Module):
             [(self.padding, self.padding)] * 2,
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
-        if not self.norm:
-            return x
-        norm = Running([norm_variables(self, "", (self.width,))], train, self.axis_name)
-        y = norm(x)
-        if train and not self.is_initializing() and self.is_mutable_collection("batch_stats"):
-            for name, value in norm.averages[0].items():
-                self.put_variable("batch_stats", name, value)
-        return y
+        return scaled_norm(self, x, train, self.axis_name, self.averages) if self.norm else x
+
+
+def scaled_norm(module: nn.Module, x: Array, train: bool, axis_name: str | None, averages: bool = True) -> Array:
+    """A batch norm with scale, shift and running averages, its variables those of `module`.
+
+    Without `averages` it keeps none and always normalises with the moments of the batch, as supernets do.
+    """
+    shape = (x.shape[-1],)
+    if not averages:
+        scale, shift = norm_parameters(module, "", shape).values()
+        return batch_norm(x, scale[None, None, None], shift[None, None, None], axis_name=axis_name)
+    norm = Running([norm_variables(module, "", shape)], train, axis_name)
+    y = norm(x)
+    if train and not module.is_initializing() and module.is_mutable_collection("batch_stats"):
+        for name, value in norm.averages[0].items():
+            module.put_variable("batch_stats", name, value)
+    return y
 
 
 class AuxiliaryHead(nn.Module):

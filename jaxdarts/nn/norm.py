@@ -39,17 +39,25 @@ def moments(x: Images, axis_name: str | None = None) -> tuple[Array, Array]:
     return mean, jnp.maximum(square - mean * mean, 0)
 
 
-def batch_norm(x: Images, gain: Array | None = None, *, axis_name: str | None = None, epsilon: float = EPSILON) -> Array:
+def batch_norm(
+    x: Images,
+    gain: Array | None = None,
+    shift: Array | None = None,
+    *,
+    axis_name: str | None = None,
+    epsilon: float = EPSILON,
+) -> Array:
     """Normalises with the `moments` of the batch.
 
-    `gain` multiplies the result; as part of the scale it costs nothing, and its gradient comes from sums that the
-    normalisation needs anyway. With more leading entries than `x`, it makes as many results out of one normalisation.
+    `gain` multiplies the result and `shift` is added to it; as parts of one scale and shift they cost nothing, and the
+    gradient of the gain comes from sums that the normalisation needs anyway. With more leading entries than `x`, the gain makes
+    as many results out of one normalisation.
     """
     mean, variance = moments(x, axis_name)
     scale = lax.rsqrt(variance + epsilon)
     if gain is not None:
         scale = scale * gain
-    return affine(x, scale, -mean * scale)
+    return affine(x, scale, -mean * scale if shift is None else shift - mean * scale)
 
 
 class Running:

@@ -5,7 +5,8 @@ computed together form a family: separable convolutions of any size are one bund
 what a program takes to compile is its number of instructions and a depthwise convolution is cheap beside what is around it.
 Every edge has its own weights (leading axes group, edge); an operation without weights computes once for all its edges. Noise
 has random keys in their place, one an edge.
-Compositions, strides and paddings follow the DARTS code (quark0/darts, cnn/operations.py); weights are named after what they do
+Compositions, strides and paddings follow the DARTS code (quark0/darts, cnn/operations.py), those of NAS-Bench-201's "normal"
+convolutions its code (D-X-Y/NAS-Bench-201); weights are named after what they do
 and laid out [group, edge, (size, size,) in, out].
 """
 
@@ -17,6 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from jaxdarts.nn.convolution import convolution
 from jaxdarts.nn.depthwise import depthwise
 from jaxdarts.nn.norm import affine
 from jaxdarts.nn.pooling import max_pool
@@ -120,14 +122,21 @@ def _stacked_lines(weights, x, stride, norms):
     (own,), bundle = weights, []
     for g in range(x.shape[0]):
         for row, column in zip(own["row0"][g], own["column0"][g]):
-            y = _conv(jax.nn.relu(x[g]), row, (1, stride))
-            bundle.append(_conv(y, column, (stride, 1)))
+            y = convolution(jax.nn.relu(x[g]), row, (1, stride))
+            bundle.append(convolution(y, column, (stride, 1)))
     return jnp.stack(bundle).reshape(x.shape[0], -1, *bundle[0].shape), norms.conv
 
 
-def _conv(x: Array, kernel: Array, strides: tuple[int, int]) -> Array:
-    pads = [((n - 1) // 2, (n - 1) // 2) for n in kernel.shape[:2]]
-    return lax.conv_general_dilated(x, kernel, strides, pads, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+def _normal_convolution(weights, x, stride, norms):
+    """relu, convolution, norm: for every size one dense convolution of a state, the edges side by side in its outputs."""
+    x, bundles = jax.nn.relu(x), []
+    for own in weights:
+        bundle = []
+        for state, kernels in zip(x, own["kernel"]):
+            y = convolution(state, jnp.concatenate(list(kernels), axis=-1), (stride, stride))
+            bundle.append(jnp.moveaxis(y.reshape(*y.shape[:-1], -1, kernels.shape[-1]), -2, 0))
+        bundles.append(jnp.stack(bundle))
+    return lax.optimization_barrier(jnp.concatenate(bundles, axis=1)), norms.conv
 
 
 def _max_pool(weights, x, stride, norms):
@@ -174,5 +183,7 @@ OPS: Mapping[str, Op] = {
     "dil_conv_3x3": Op(_separable_shapes(3, 1), _DILATED),
     "dil_conv_5x5": Op(_separable_shapes(5, 1), _DILATED),
     "noise": Op(_no_weights, _noise),
+    "nor_conv_1x1": Op(lambda channels, stride: {"kernel": (1, 1, channels, channels)}, _normal_convolution),
+    "nor_conv_3x3": Op(lambda channels, stride: {"kernel": (3, 3, channels, channels)}, _normal_convolution),
 }
 """Every operation but `none`, which is the absence of an edge and computes nothing."""

@@ -41,7 +41,7 @@ def darts_rnn(num_nodes: int = 8, ops: tuple[str, ...] = PRIMITIVES) -> Space:
         raise ValueError(f"ops are {ops}: they must be different ones of none, {', '.join(ACTIVATIONS)}, and more than none")
     nodes = range(1, num_nodes + 1)
     edges = tuple((source, target) for target in nodes for source in range(target))
-    choices = Choices(edges, (ops,) * len(edges), tuple(nodes), num_inputs=1)
+    choices = Choices(edges, (ops,) * len(edges), tuple(nodes), num_inputs=1, kept=1)
     return Space(
         cells={"recurrent": choices},
         supernet=functools.partial(LanguageModel, choices, norm=True),
@@ -64,8 +64,8 @@ def network(genotype: AnyGenotype, width: int, vocabulary: int, **options) -> La
 
 
 def _discretize(choices: Choices, mix) -> RecurrentGenotype:
-    return RecurrentGenotype(strongest(np.asarray(mix["recurrent"]), choices, 1), choices.concat)
+    return RecurrentGenotype(strongest(np.asarray(mix["recurrent"]), choices), choices.concat)
 
 
 def _sample(choices: Choices, key) -> RecurrentGenotype:
-    return RecurrentGenotype(random_pairs(seeded(key), choices, 1), choices.concat)
+    return RecurrentGenotype(random_pairs(seeded(key), choices), choices.concat)

@@ -1,0 +1,62 @@
+"""How much a cell loses when one of its operations changes: the neighbourhood that NA-DARTS and NA-RS look at.
+
+Wang, Cao, Li & Kitani, `Neighborhood-Aware Neural Architecture Search <https://arxiv.org/abs/2105.06369>`_, BMVC 2021, call an
+architecture flat if its neighbours do as well as it does. Of the paper only the abstract was at hand: that neighbours differ in
+the operations of so many edges, and what is reported of them, is a reconstruction.
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxdarts.space import Choices, of_genotype
+
+
+def shell(cells: Mapping[str, Choices], genotype: Any, radius: int = 1) -> list[Any]:
+    """All genotypes that differ from one in the operations of exactly `radius` of its edges, edges staying as they are.
+
+    >>> from jaxdarts import genotypes, spaces
+    >>> cell = genotypes.parse("|nor_conv_3x3~0|+|none~0|none~1|+|skip_connect~0|none~1|none~2|")
+    >>> [len(shell(spaces.nasbench201().cells, cell, radius)) for radius in (1, 2, 3)]
+    [24, 240, 1280]
+
+    Raises:
+        ValueError: if `radius` is not between 1 and the number of edges.
+    """
+    own = of_genotype(genotype)
+    slots = [(name, i, edge) for name in own for i, edge in enumerate(own[name].edges)]
+    if not 1 <= radius <= len(slots):
+        raise ValueError(f"radius is {radius}: the cells have {len(slots)} edges")
+
+    def others(name: str, i: int, edge: tuple[int, int]) -> list[str]:
+        choices, (current, _) = cells[name], getattr(genotype, name)[i]
+        allowed = choices.derivable()[choices.edges.index(edge)]
+        return [op for op, use in zip(choices.ops[choices.edges.index(edge)], allowed) if use and op != current]
+
+    found = []
+    for chosen in itertools.combinations(slots, radius):
+        for ops in itertools.product(*(others(*slot) for slot in chosen)):
+            changed = {name: list(getattr(genotype, name)) for name in own}
+            for (name, i, _), op in zip(chosen, ops, strict=True):
+                changed[name][i] = (op, changed[name][i][1])
+            found.append(genotype._replace(**{name: tuple(pairs) for name, pairs in changed.items()}))
+    return found
+
+
+def flatness(accuracy: float, of_neighbours: Sequence[float]) -> dict[str, float]:
+    """Mean, deviation and minimum of the neighbours' accuracies, and the gap between the cell's own and their mean.
+
+    Empty for a cell without neighbours, where no edge has another candidate.
+    """
+    if not of_neighbours:
+        return {}
+    values = np.asarray(of_neighbours, float)
+    mean = float(values.mean())
+    return {
+        "neighbours_mean_accuracy": mean,
+        "neighbours_deviation": float(values.std()),
+        "neighbours_minimum_accuracy": float(values.min()),
+        "flatness_gap_accuracy": accuracy - mean,
+    }

@@ -1,0 +1,164 @@
+"""The networks of NAS-Bench-201: three stages of cells of one kind, joined by residual blocks that halve the map.
+
+Dong & Yang, `NAS-Bench-201 <https://arxiv.org/abs/2001.00326>`_, ICLR 2020; skeleton and residual block as in its code. A cell
+reads the cell before it and nothing else, keeps its shape, and puts no norm after pooling, in a supernet neither.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Key
+
+from jaxdarts.nn.cell import cell
+from jaxdarts.nn.cnn import Run, cell_weights, linear, norm_sites, over_cells
+from jaxdarts.nn.network import ConvNorm, drop_paths, scaled_norm
+from jaxdarts.nn.norm import affine
+from jaxdarts.space import Choices
+from jaxdarts.types import Mix
+
+STAGES = 3
+
+Images = Float[Array, "batch height width channels"]
+Logits = Float[Array, "batch classes"]
+
+
+class Stage(nn.Module):
+    """Consecutive cells of one width, compiled once however many: weights carry a leading axis, which a scan consumes."""
+
+    choices: Choices
+    depth: int
+    dtype: DTypeLike
+    axis_name: str | None
+    remat: bool
+    unroll: int
+    discrete: bool
+
+    @nn.compact
+    def __call__(self, x: Images, mix: Array, train: bool) -> Images:
+        """mix: [edges, ops], or [cells, edges, ops, batch] where cells and examples differ in it (drop path)."""
+        weights = cell_weights(self, self.choices, x.shape[-1], 1, self.depth)
+        weights = jax.tree.map(lambda w: w.astype(self.dtype), weights)
+
+        def one(x, own, mix, norms):
+            return cell(own, x[None], mix, self.choices, 1, norms._replace(pool=affine))
+
+        sites = norm_sites(self, self.depth, one, x, weights, mix) if self.discrete else []
+        if self.is_initializing():  # Shapes are all that matters.
+            return x
+        return over_cells(self, one, x, weights, sites, mix, train, self.depth)
+
+
+class LastNorm(nn.Module):
+    """A `scaled_norm` alone."""
+
+    averages: bool
+    axis_name: str | None
+
+    @nn.compact
+    def __call__(self, x, train: bool):
+        return scaled_norm(self, x, train, self.axis_name, self.averages)
+
+
+class Skeleton(nn.Module):
+    """What the supernet and the discrete network share.
+
+    Attributes:
+        cells: {"cell": its choices}, in a discrete network one operation an edge (`space.of_genotype`).
+        width: channels of the first stage; each of the other two has twice as many as the one before. 16 in the benchmark.
+        depth: cells a stage, 5 in the benchmark.
+        num_classes: size of the output.
+    """
+
+    cells: Mapping[str, Choices]
+    width: int = 16
+    depth: int = 5
+    num_classes: int = 10
+    dtype: DTypeLike = jnp.float32
+    axis_name: str | None = None
+    remat: bool = False
+    unroll: int = 1
+
+    def logits(self, images: Images, mixes: Sequence[Array], train: bool, discrete: bool) -> Logits:
+        """mixes: one a stage. discrete: with running averages in all batch norms and scale and shift in the cells' too."""
+
+        def conv(name, x, width, size, stride=1):
+            padding, norm = size // 2, size > 1  # the shortcut of a residual block has no norm
+            options = {"norm": norm, "averages": discrete, "dtype": self.dtype, "axis_name": self.axis_name}
+            return ConvNorm(width, size, stride, padding, **options, name=name)(x, train)
+
+        x = conv("stem", images, self.width, 3)
+        for i, mix in enumerate(mixes):
+            if i:
+                width = self.width * 2**i
+                y = conv(f"reduction{i}_first", jax.nn.relu(x), width, 3, stride=2)
+                y = conv(f"reduction{i}_second", jax.nn.relu(y), width, 3)
+                x = y + conv(f"reduction{i}_shortcut", averaged_pairs(x), width, 1)
+            options = (self.dtype, self.axis_name, self.remat, self.unroll, discrete)
+            x = Stage(self.cells["cell"], self.depth, *options, name=f"stage{i}")(x, mix, train)
+        x = jax.nn.relu(LastNorm(discrete, self.axis_name, name="last_norm")(x, train))
+        features = jnp.mean(x.astype(jnp.promote_types(self.dtype, jnp.float32)), axis=(1, 2))
+        return linear(self, features, self.num_classes)
+
+
+def averaged_pairs(x: Images) -> Float[Array, "batch half_height half_width channels"]:
+    """2x2 average pooling with stride 2.
+
+    Raises:
+        ValueError: if height or width is odd.
+    """
+    batch, height, width, channels = x.shape
+    if height % 2 or width % 2:
+        raise ValueError(f"a reduction of a {height}x{width} state: images must have a height and width that 4 divides")
+    return jnp.mean(x.reshape(batch, height // 2, 2, width // 2, 2, channels), axis=(2, 4))
+
+
+class Supernet(Skeleton):
+    """The weight-sharing network: `apply(variables, images, {"cell": [edges, ops]}, key=None) -> logits`.
+
+    The key is not used; every supernet takes one. All norms use the moments of the batch, those of the cells without scale and
+    shift, as in `nn.cnn.Supernet`. In the authors' searches the cells' norms have none either; whether they keep running
+    averages for validation is an option there (track_running_stats), and the norms outside of the cells always do.
+    """
+
+    def example_mix(self) -> Mix:
+        """A mix of the right shapes, all zero."""
+        return {name: jnp.zeros(choices.shape) for name, choices in self.cells.items()}
+
+    def example_inputs(self, image_shape: tuple[int, ...]) -> tuple[Array, Mix]:
+        """What `init` wants, for images of [height, width, channels]."""
+        return jnp.zeros((1, *image_shape)), self.example_mix()
+
+    @nn.compact
+    def __call__(self, images: Images, mix: Mix, key: Key[Array, ""] | None = None) -> Logits:
+        return self.logits(images, [mix["cell"]] * STAGES, train=True, discrete=False)
+
+
+class Network(Skeleton):
+    """A discrete network, `apply(variables, images, train=False, drop_path=None, key=None) -> (logits, None)`.
+
+    Variables are `params` and `batch_stats`, the running averages of the batch norms (momentum 0.1). There is no auxiliary
+    head. The benchmark's trainings drop no paths; those that do keep identities, as `nn.network.Network`.
+    """
+
+    def example_inputs(self, image_shape: tuple[int, ...]) -> tuple[Array]:
+        """What `init` wants, for images of [height, width, channels]."""
+        return (jnp.zeros((1, *image_shape)),)
+
+    @nn.compact
+    def __call__(
+        self,
+        images: Images,
+        train: bool = False,
+        drop_path: Float[Array, ""] | float | None = None,
+        key: Key[Array, ""] | None = None,
+    ) -> tuple[Logits, None]:
+        choices = self.cells["cell"]
+        mixes = [jnp.ones(choices.shape)] * STAGES
+        if train and drop_path is not None and key is not None:
+            runs = [Run("normal", self.depth, self.width * 2**i) for i in range(STAGES)]
+            keys = [jax.random.fold_in(key, i) for i in range(STAGES)]
+            mixes = [drop_paths(key, drop_path, choices, run, images.shape[0]) for key, run in zip(keys, runs)]
+        return self.logits(images, mixes, train, discrete=True), None
