@@ -1,9 +1,9 @@
 """Train a recurrent cell on a text from scratch: python experiments/evaluate.py --arch=DARTS_V2 --dataset=ptb
 
 --arch takes a published recurrent name (DARTS_V1, DARTS_V2, ENAS, penn_random, penn_pgd), a run folder of search.py, a JSON
-file, or the text of a genotype. SGD turns into averaged SGD once the validation loss stops falling. Leaves a run folder: config.json,
-log.txt, metrics.jsonl, tensorboard/, genotype.json, weights.npz (those that validated best), test.json, report.html and
-checkpoints/. The test part is looked at once, after the last epoch.
+file, or the text of a genotype. SGD turns into averaged SGD once the validation loss stops falling. Leaves a run folder:
+config.json, log.txt, metrics.jsonl, tensorboard/, genotype.json, weights.npz (those that validated best), test.json,
+report.html and checkpoints/. The test part is looked at once, after the last epoch.
 """
 
 import contextlib
@@ -59,7 +59,7 @@ class Config(texts.Settings):
 PTB = Config(dataset="ptb")
 PRESETS = {
     "pydoc": Config(
-        epochs=6,
+        epochs=15,
         batch_size=32,
         emsize=64,
         learning_rate=10.0,
@@ -207,10 +207,11 @@ def train(config: Config, genotype: Any, words: text.Text, program: Program, run
         runs.finite(step, "--learning_rate", valid_loss=np.asarray(loss))
         losses = [record["valid_loss"] for record in records.all] + [loss]
         averaging = train_text.averaging_starts(losses, config.nonmono) is not None
-        if averaging and int(state.averaged[0]) == 0:
-            log.info("Switching to ASGD")
-        state = program.judged(state, jnp.float32(loss), jnp.array(averaging))
-        training["state"] = jd.parallel.replicate(state, program.devices)
+        if step == runs.ends(config, lengths)[epoch]:  # one cut short by --max_steps decides nothing
+            if averaging and int(state.averaged[0]) == 0:
+                log.info("Switching to ASGD")
+            state = program.judged(state, jnp.float32(loss), jnp.array(averaging))
+            training["state"] = jd.parallel.replicate(state, program.devices)
         record = {"epoch": epoch, "learning_rate": config.learning_rate, "seconds": seconds, "averaging": float(averaging)}
         record |= {name: float(value[0]) for name, value in means.items()}
         records.write(step, record | {"valid_loss": loss, "valid_perplexity": math.exp(loss)})
