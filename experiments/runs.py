@@ -28,9 +28,10 @@ import jaxdarts as jd
 from jaxdarts.data import images, stream
 
 FREE = frozenset(
-    "run_dir resume data_dir max_steps num_devices estimate report_freq checkpoint_freq keep_checkpoints cache_dir".split()
+    "run_dir resume data_dir max_steps num_devices estimate report_freq checkpoint_freq keep_checkpoints cache_dir "
+    "derive derive_batches tune_steps num_samples max_skips flatness".split()
 )
-"""Settings that a resumed run may change: they do not touch what is computed."""
+"""Settings that a resumed run may change: they do not touch what is trained, only (the second line) what is made of it."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -172,6 +172,15 @@ def test_derivations(way, tmp_path):
         assert 0 <= facts["neighbours_minimum_accuracy"] <= facts["neighbours_mean_accuracy"] <= 1
 
 
+def test_a_finished_search_is_derived_anew(tmp_path):
+    folder = searched(tmp_path, "--no-unrolled", "--ops", "none", "skip_connect", "max_pool_3x3")
+    before = (folder / "metrics.jsonl").read_bytes()
+    script.main([f"--resume={folder}", "--derive=perturbation", "--derive_batches=1"])
+    assert (folder / "metrics.jsonl").read_bytes() == before
+    with pytest.raises(Stop, match="the run has partial=1, not 2"):
+        script.main([f"--resume={folder}", "--partial=2"])
+
+
 def test_candidates_of_an_earlier_search(tmp_path):
     first = searched(tmp_path, "--no-unrolled", "--ops", "none", "skip_connect", "max_pool_3x3", "avg_pool_3x3")
     with np.load(first / "alphas.npz") as saved:
