@@ -36,7 +36,8 @@ def records(folder):
 
 @pytest.mark.parametrize("name", methods.METHODS)
 def test_every_method_searches(name, tmp_path):
-    folder = searched(tmp_path, f"--algorithm={name}", "--nodes=1")
+    folder = searched(tmp_path, f"--algorithm={name}", "--nodes=1", "--eigenvalue_freq=1")
+    assert ("eigenvalue" in records(folder)[0]) == (name != "random_sharing")
     facts = json.loads((folder / "facts.json").read_text())
     assert facts["algorithm"] == name and np.isfinite(facts["found_cell_supernet_loss"])
     jd.genotypes.check(jd.genotypes.from_json((folder / "genotype.json").read_text()))
