@@ -450,9 +450,11 @@ def versions() -> dict[str, Any]:
     asked = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
     packages = ("jax", "jaxlib", "flax", "optax", "numpy")
-    device = jax.local_devices()[0]
+    device, script = jax.local_devices()[0], ("python", f"experiments/{Path(sys.argv[0]).name}")
+    places = ("--output", "--run_dir", "--peer", "--data_dir", "--cache_dir")
     return {
-        "command": shlex.join(["python", f"experiments/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        # Where files lie on this machine is no part of a result.
+        "command": shlex.join([*script, *(flag for flag in sys.argv[1:] if not flag.startswith(places))]),
         "commit": commit,
         "python": platform.python_version(),
         "versions": {name: metadata.version(name) for name in packages},
