@@ -135,20 +135,22 @@ def canonical(genotype: TopologyGenotype) -> str:
     """A text that is the same for cells which the benchmark's authors count as one: 6,466 of the 15,625 are left.
 
     It writes the output as a sum of nested operations, where a skip connection stands for its source, and `none`, or any
-    operation on what `none` gives, for `#`; terms are sorted. That does not find all equal functions: `#` is kept as a term,
-    and a skip connection's sum stays together. Without these two it would be 4,930.
+    operation on `none`, for `#`; terms are sorted. This is their form to the letter (`to_unique_str` of NATS-Bench's and
+    AutoDL-Projects' code), because their count hangs on it: a skip connection's sum is sorted as one term and `#` is kept,
+    so that some equal functions have two texts. Sums that are flat and without `#` leave 4,930.
 
-    >>> a = genotypes.parse("|none~0|+|nor_conv_3x3~0|nor_conv_1x1~1|+|skip_connect~0|none~1|none~2|")
-    >>> b = genotypes.parse("|none~0|+|avg_pool_3x3~0|skip_connect~1|+|skip_connect~0|avg_pool_3x3~1|none~2|")
+    >>> a = genotypes.parse("|none~0|+|nor_conv_3x3~0|nor_conv_1x1~1|+|nor_conv_1x1~0|none~1|none~2|")
+    >>> b = genotypes.parse("|none~0|+|avg_pool_3x3~0|skip_connect~1|+|nor_conv_1x1~0|avg_pool_3x3~1|none~2|")
     >>> canonical(a), canonical(b)
-    ('#+#+x', '#+#+x')
+    ('#+#+(0)@nor_conv_1x1', '#+#+(0)@nor_conv_1x1')
     """
-    sums, terms = {0: "x"}, {}
+    sums: dict[int, str] = {0: "0"}
+    terms: dict[int, list[str]] = {}
     for (op, source), (_, target) in zip(genotype.cell, all_edges()):
         if op == "none" or sums[source] == "#":
             term = "#"
         else:
-            term = sums[source] if op == "skip_connect" else f"{op}({sums[source]})"
+            term = sums[source] if op == "skip_connect" else f"({sums[source]})@{op}"
         terms.setdefault(target, []).append(term)
         sums[target] = "+".join(sorted(terms[target]))
     return sums[max(sums)]
