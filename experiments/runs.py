@@ -211,9 +211,8 @@ def folder_of(config: Any, kind: str) -> Path:
     return Path(config.run_dir or f"runs/{kind}-{config.dataset.partition(':')[0]}-{time.strftime('%Y%m%d-%H%M%S')}")
 
 
-@contextlib.contextmanager
-def open_run(config: Any, kind: str) -> Iterator[Run]:
-    """Makes or opens the run folder, and turns what can go wrong in a run into one line."""
+def open_folder(config: Any, kind: str) -> tuple[Path, logging.Logger]:
+    """Makes or opens the run folder, with its configuration and its log."""
     folder = folder_of(config, kind)
     try:
         if not config.resume:
@@ -222,9 +221,15 @@ def open_run(config: Any, kind: str) -> Iterator[Run]:
             folder.mkdir(parents=True, exist_ok=True)
             saved = {name: value for name, value in dataclasses.asdict(config).items() if name not in ("resume", "run_dir")}
             jd.metrics.replace_text(folder / "config.json", json.dumps(saved, indent=2) + "\n")
-        log = jd.metrics.logger(folder / "log.txt")
+        return folder, jd.metrics.logger(folder / "log.txt")
     except OSError as error:
         raise Stop(f"--run_dir={folder}: cannot write there: {error}") from error
+
+
+@contextlib.contextmanager
+def open_run(config: Any, kind: str) -> Iterator[Run]:
+    """Opens the run, and turns what can go wrong in it into one line."""
+    folder, log = open_folder(config, kind)
     try:
         with (
             jd.checkpoint.open_folder(folder / "checkpoints", config.keep_checkpoints or None) as checkpoints,

@@ -62,6 +62,7 @@ class Space(NamedTuple):
     network: (genotype, width, depth, num_classes, ...) -> the discrete network, to train from scratch.
     discretize: mix -> the genotype that it stands for.
     sample: key -> a uniformly random genotype.
+    mutate: (key, genotype) -> another genotype of the space, which differs in one place; the step of evolutionary searches.
     """
 
     cells: Mapping[str, Choices]
@@ -69,6 +70,7 @@ class Space(NamedTuple):
     network: Callable[..., Module]
     discretize: Callable[[Mix], Any]
     sample: Callable[[Key[Array, ""]], Any]
+    mutate: Callable[[Key[Array, ""], Any], Any]
 
 
 def fully_connected(num_nodes: int, ops: tuple[str, ...]) -> Choices:
@@ -96,18 +98,33 @@ def one_hot(cells: Mapping[str, Choices], genotype: Genotype | TopologyGenotype)
     Raises:
         ValueError: if the genotype is of another kind, or uses an edge or an operation that the space does not have.
     """
-    mix, own = {}, of_genotype(genotype)
+    mix = {}
+    for name, places in locate(cells, genotype).items():
+        weights = np.zeros(cells[name].shape, np.float32)
+        for place in places:
+            weights[place] = 1
+        mix[name] = jnp.asarray(weights)
+    return mix
+
+
+def locate(cells: Mapping[str, Choices], genotype: Genotype | TopologyGenotype) -> dict[str, list[tuple[int, int]]]:
+    """Where each pair of a genotype lies in a space: the number of its edge and, among that edge's, of its operation.
+
+    Raises:
+        ValueError: as `one_hot`.
+    """
+    own = of_genotype(genotype)
     if cells.keys() != own.keys():
         raise ValueError(f"the space has the cells {', '.join(cells)}, a {type(genotype).__name__} has {', '.join(own)}")
+    found: dict[str, list[tuple[int, int]]] = {}
     for name, choices in cells.items():
-        weights = np.zeros(choices.shape, np.float32)
+        found[name] = []
         for i, (edge, (op,)) in enumerate(zip(own[name].edges, own[name].ops)):
             if edge not in choices.edges or op not in choices.ops[choices.edges.index(edge)]:
                 raise ValueError(f"{name}[{i}] = {(op, edge[0])!r}: the space has no such operation on edge {edge}")
             e = choices.edges.index(edge)
-            weights[e, choices.ops[e].index(op)] = 1
-        mix[name] = jnp.asarray(weights)
-    return mix
+            found[name].append((e, choices.ops[e].index(op)))
+    return found
 
 
 def strongest_two(mix: np.ndarray, choices: Choices) -> tuple[tuple[str, int], ...]:
@@ -141,6 +158,29 @@ def random_pairs(rng: np.random.Generator, choices: Choices) -> tuple[tuple[str,
             ops = [op for op in choices.ops[e] if op != "none"]
             pairs.append((ops[rng.integers(len(ops))], choices.edges[e][0]))
     return tuple(pairs)
+
+
+def other_pairs(
+    choices: Choices, pairs: tuple[tuple[str, int], ...], i: int
+) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
+    """What may stand in place of one pair of a cell: with another operation, and with another source.
+
+    The source is never that of the node's other pair. The operation stays with a new source where the new edge offers it, as
+    in all spaces whose edges have the same candidates; elsewhere it is any of the new edge's, since some edges of RobustDARTS'
+    S1 share no candidate with their neighbours and could not be reached otherwise.
+    """
+    (op, source), taken, target = pairs[i], pairs[i ^ 1][1], 2 + i // 2
+
+    def offered(e: int) -> list[str]:
+        return [candidate for candidate in choices.ops[e] if candidate != "none"]
+
+    ops = [(other, source) for other in offered(choices.edges.index((source, target))) if other != op]
+    sources = []
+    for e in choices.entering()[target]:
+        new = choices.edges[e][0]
+        if new not in (source, taken):
+            sources += [(kept, new) for kept in offered(e) if kept == op or op not in choices.ops[e]]
+    return ops, sources
 
 
 def seeded(key: Key[Array, ""]) -> np.random.Generator:

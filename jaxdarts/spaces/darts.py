@@ -10,7 +10,17 @@ from jaxdarts.genotypes import Genotype
 from jaxdarts.nn.cnn import Supernet
 from jaxdarts.nn.network import Network
 from jaxdarts.nn.ops import OPS
-from jaxdarts.space import Choices, Space, fully_connected, of_genotype, random_pairs, seeded, strongest_two
+from jaxdarts.space import (
+    Choices,
+    Space,
+    fully_connected,
+    locate,
+    of_genotype,
+    other_pairs,
+    random_pairs,
+    seeded,
+    strongest_two,
+)
 
 PRIMITIVES = (
     "none",
@@ -62,6 +72,7 @@ def of_cells(normal: Choices, reduce: Choices) -> Space:
         network=network,
         discretize=functools.partial(_discretize, cells),
         sample=functools.partial(_sample, cells),
+        mutate=functools.partial(_mutate, cells),
     )
 
 
@@ -105,3 +116,24 @@ def _sample(cells: Mapping[str, Choices], key) -> Genotype:
     rng = seeded(key)
     normal, reduce = (random_pairs(rng, cells[name]) for name in ("normal", "reduce"))
     return Genotype(normal, cells["normal"].concat, reduce, cells["reduce"].concat)
+
+
+def _mutate(cells: Mapping[str, Choices], key, genotype) -> Genotype:
+    """Another operation or another source in one pair: all pairs of both cells, and the two kinds, are equally likely.
+
+    Real, Aggarwal, Huang & Le, `Regularized Evolution <https://arxiv.org/abs/1802.01548>`_, AAAI 2019, section 3.2, without
+    its rare identity. A draw that leaves no choice, such as the sources of the first node, is drawn again.
+
+    Raises:
+        ValueError: if the genotype is not of this space, or is all of it.
+    """
+    locate(cells, genotype)
+    rng = seeded(key)
+    draws = [(name, i, kind) for name in cells for i in range(len(getattr(genotype, name))) for kind in (0, 1)]
+    for draw in rng.permutation(len(draws)):
+        name, i, kind = draws[draw]
+        pairs = getattr(genotype, name)
+        if changes := other_pairs(cells[name], pairs, i)[kind]:
+            change = changes[rng.integers(len(changes))]
+            return genotype._replace(**{name: (*pairs[:i], change, *pairs[i + 1 :])})
+    raise ValueError("the space has one pair of cells only: there is nothing to mutate into")
