@@ -26,6 +26,8 @@ import numpy as np
 
 import jaxdarts as jd
 import runs
+import text_evaluate
+import texts
 from jaxdarts import trained
 from jaxdarts.data import augment, feed, images, stream
 from recipes import Cells, Config, check, parse, resolve
@@ -323,6 +325,8 @@ def load(config: Config) -> Any:
 
 
 def main(arguments: list[str]) -> None:
+    if texts.asked(arguments):
+        return text_evaluate.main(arguments)
     config = check(parse(arguments, __doc__))
     runs.use_cache(config)
     if config.test_only:

@@ -53,7 +53,8 @@ class History:
             temporary.unlink(missing_ok=True)
         jd.metrics.replace_text(self.folder / "genotype.json", jd.genotypes.to_json(genotype))
         self.records.write(step, record)
-        jd.metrics.replace_text(self.folder / "sizes.json", json.dumps(self.sizes(), indent=2) + "\n")
+        if "valid_accuracy" in record:
+            jd.metrics.replace_text(self.folder / "sizes.json", json.dumps(self.sizes(), indent=2) + "\n")
 
     def mix(self, epoch: int | None = None) -> dict[str, np.ndarray]:
         """The mix after an epoch, or after the last one."""

@@ -109,7 +109,7 @@ ONE_LEVEL = ("joint", "coordinate_descent", "snas", "drnas", "random_sharing")
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(runs.Settings):
+class Options(runs.ImageSettings):
     """What an algorithm, its space and the derivation of a cell may be told."""
 
     algorithm: Literal[tuple(METHODS)] = "darts"  # type: ignore[valid-type]

@@ -14,7 +14,7 @@ Cells = jd.Genotype | jd.TopologyGenotype
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(runs.Settings):
+class Config(runs.ImageSettings):
     """Train one cell from scratch. Defaults are those of the data set's preset."""
 
     arch: str = "DARTS_V2"
@@ -171,7 +171,15 @@ def check(config: Config) -> Config:
 
 
 def resolve(arch: str, flag: str = "--arch") -> Cells:
-    """The genotype that a name, a run folder, a file or a text stands for."""
+    """The convolutional genotype that a name, a run folder, a file or a text stands for."""
+    genotype = named(arch, flag)
+    if not isinstance(genotype, Cells):
+        raise Stop(f"{flag}={arch}: a recurrent cell, which is trained on texts: --dataset=ptb", 2)
+    return genotype
+
+
+def named(arch: str, flag: str = "--arch") -> Any:
+    """The genotype, of any kind, that a name, a run folder, a file or a text stands for."""
     path = Path(arch)
     try:
         if arch in jd.genotypes.PUBLISHED:
@@ -189,8 +197,6 @@ def resolve(arch: str, flag: str = "--arch") -> Cells:
             raise Stop(f"{flag}={arch}: no such file, and no published cell{nearest(arch)}", 2)
     except (OSError, ValueError) as error:
         raise Stop(f"{flag}={arch}: {error}", 2) from error
-    if not isinstance(genotype, Cells):
-        raise Stop(f"{flag}={arch}: a recurrent cell; this script trains convolutional ones", 2)
     return genotype
 
 

@@ -10,7 +10,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
@@ -26,6 +25,7 @@ import tyro
 
 import jaxdarts as jd
 from jaxdarts.data import images, stream
+from signals import Asked, interruptible
 
 FREE = frozenset(
     "run_dir resume data_dir max_steps num_devices estimate report_freq checkpoint_freq keep_checkpoints cache_dir "
@@ -39,27 +39,18 @@ class Settings:
     """Flags of every script that trains."""
 
     dataset: str = "digits"
-    """digits, a TFDS name (cifar10, cifar100, svhn_cropped, mnist, ...), npz:PATH or folder:PATH."""
+    """Images: digits, a TFDS name (cifar10, cifar100, svhn_cropped, mnist, ...), npz:PATH or folder:PATH. Texts: pydoc, ptb,
+    wikitext2 or text:PATH; they have flags of their own (--dataset=ptb --help)."""
     preset: str | None = None
     """Name of the preset to start from; default the data set's own."""
     data_dir: str | None = None
-    """Where TFDS keeps its folders; default $TFDS_DATA_DIR or ~/tensorflow_datasets."""
+    """Where TFDS keeps its folders, default $TFDS_DATA_DIR or ~/tensorflow_datasets; or the folder of ptb or wikitext2."""
     run_dir: str | None = None
     """Folder of the run; default runs/<script>-<dataset>-<time>."""
     resume: str | None = None
     """Run folder to continue from its newest checkpoint; its configuration is taken over."""
     max_steps: int = 0
     """Stop after so many steps, counted from the beginning of the run; 0 for no limit."""
-    crop_padding: int = 4
-    """Random shifts of the images, in pixels."""
-    flip: bool = True
-    """Mirror half of the images; not for digits."""
-    cutout: bool = False
-    """Erase a square of every training image."""
-    cutout_length: int = 16
-    """Side of that square, in pixels."""
-    momentum: float = 0.9
-    """Momentum of SGD, which trains the weights."""
     weight_decay: float = 3e-4
     """Multiple of the weights that is added to their gradient."""
     grad_clip: float = 5.0
@@ -82,6 +73,22 @@ class Settings:
     """Newest checkpoints that are kept; 0 for all."""
     cache_dir: str = str(Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "jaxdarts")
     """Where compiled programs are kept for the next start; empty for nowhere."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageSettings(Settings):
+    """And of those that train on images."""
+
+    crop_padding: int = 4
+    """Random shifts of the images, in pixels."""
+    flip: bool = True
+    """Mirror half of the images; not for digits."""
+    cutout: bool = False
+    """Erase a square of every training image."""
+    cutout_length: int = 16
+    """Side of that square, in pixels."""
+    momentum: float = 0.9
+    """Momentum of SGD, which trains the weights."""
 
 
 class Stop(Exception):
@@ -184,13 +191,6 @@ def frozen(config: Any) -> dict[str, Any]:
     return {name: value for name, value in json.loads(json.dumps(dataclasses.asdict(config))).items() if name not in FREE}
 
 
-class Asked(NamedTuple):
-    """Signals that came in; `stepped` is set once a step has been taken, so that there is work to save."""
-
-    signals: list[int]
-    stepped: threading.Event
-
-
 class Run(NamedTuple):
     """An open run: its folder, its log, its checkpoints and what was asked of it."""
 
@@ -250,46 +250,6 @@ def open_run(config: Any, kind: str) -> Iterator[Run]:
         jd.metrics.close_logger(log)
 
 
-@contextlib.contextmanager
-def interruptible(folder: Path, log: logging.Logger) -> Iterator[Asked]:
-    """SIGTERM and Ctrl-C ask to save and leave. A second one ends the process at once, and so does one before any step.
-
-    A thread listens, because Python's own handlers would wait for the compiler, for minutes.
-    """
-    asked = Asked([], threading.Event())
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    script = Path(sys.argv[0]).name
-
-    def listen() -> None:
-        while number := int.from_bytes(os.read(reader, 1)):
-            if number not in numbers:
-                continue
-            name = signal.Signals(number).name
-            if asked.signals or not asked.stepped.is_set():
-                cursor = "\033[?25h" if sys.stdout.isatty() else ""  # the live bar hides it
-                left = f"{cursor}{script}: {name}: ended at once; continue with --resume={folder}\n"
-                os.write(sys.stderr.fileno(), left.encode())
-                os._exit(128 + number)
-            asked.signals.append(number)
-            log.info("%s: leaving after this step; once more ends at once", name)
-
-    old = {number: signal.signal(number, lambda *_: None) for number in numbers}
-    old_writer = signal.set_wakeup_fd(writer)
-    listener = threading.Thread(target=listen, daemon=True)
-    listener.start()
-    try:
-        yield asked
-    finally:
-        signal.set_wakeup_fd(old_writer)
-        for number, handler in old.items():
-            signal.signal(number, handler)
-        os.close(writer)
-        listener.join()
-        os.close(reader)
-
-
 def mean_and_deviation(errors: np.ndarray) -> str:
     """Of one fraction a seed, in percent; a single one has no deviation."""
     mean = f"{100 * float(np.mean(errors)):.2f} %"
@@ -314,14 +274,32 @@ def restored(config: Any, run: Run, training: Any) -> tuple[Any, float]:
     return saved, seconds
 
 
-def kept_step(config: Any, step: int, length: int) -> int:
+def ends(config: Any, length: int | np.ndarray) -> np.ndarray:
+    """The step at which each epoch ends; `length` is the steps an epoch, one number for all or one for each."""
+    return np.cumsum(np.broadcast_to(length, config.epochs))
+
+
+def place(config: Any, step: int, length: int | np.ndarray) -> tuple[int, int]:
+    """The epoch that a step belongs to, and its place in it."""
+    epoch = int(np.searchsorted(ends(config, length), step, side="right"))
+    return epoch, step - int(ends(config, length)[epoch - 1] if epoch else 0)
+
+
+def kept_step(config: Any, step: int, length: int | np.ndarray) -> int:
     """The records to keep on resuming: that of an epoch which --max_steps cut short goes when that epoch goes on."""
-    return step if step >= total_steps(config, length) else step - step % length
+    return step if step >= total_steps(config, length) else step - place(config, step, length)[1]
 
 
-def total_steps(config: Any, length: int) -> int:
-    """The step to stop after, at `length` steps an epoch."""
-    return min(config.epochs * length, config.max_steps or config.epochs * length)
+def total_steps(config: Any, length: int | np.ndarray) -> int:
+    """The step to stop after."""
+    total = int(ends(config, length)[-1])
+    return min(total, config.max_steps or total)
+
+
+def shown_of_images(means: Mapping[str, np.ndarray]) -> tuple[str, dict[str, float]]:
+    """What a log line and the bar tell of a classifier."""
+    loss, accuracy, top5 = (float(np.mean(means[f"train_{name}"])) for name in ("loss", "accuracy", "top5"))
+    return f"{loss:e} {100 * accuracy:f} {100 * top5:f}", {"loss": loss, "accuracy": accuracy}
 
 
 def epochs(
@@ -329,12 +307,13 @@ def epochs(
     run: Run,
     training: Any,
     seconds: float,
-    length: int,
+    length: int | np.ndarray,
     *,
     begin: Callable[[int], Callable[[Any, int], Any]],
     averages: Callable[[Any, int, int], dict[str, np.ndarray]],
     check: Callable[[Any, int], None],
     end: Callable[[Any, dict[str, np.ndarray], int, int, float], str | None],
+    shown: Callable[[Mapping[str, np.ndarray]], tuple[str, dict[str, float]]] = shown_of_images,
 ) -> Any:
     """The loop of every training: steps with their log lines, a record and a checkpoint after each epoch, signals heeded.
 
@@ -342,11 +321,13 @@ def epochs(
         config, run: the settings and the open run.
         training: {"state", "sums"}, replicated over the devices: the state, and sums of metrics since the epoch began.
         seconds: that the epoch took before.
-        length: steps an epoch.
+        length: steps an epoch, one number for all or one for each.
         begin: epoch -> (training, place in the epoch) -> training after the step.
-        averages: (sums, their number, step) -> means, train_loss, train_accuracy and train_top5 among them; NaN ends the run.
+        averages: (sums, their number, step) -> means, by names that `shown` knows; NaN ends the run.
         check: (training of one device, step); refuses to save what is not finite.
-        end: (training, means, epoch, step, seconds): writes the epoch down; returns why to stop here, or None.
+        end: (training, means, epoch, step, seconds): writes the epoch down, and may change training["state"], which is saved
+            after it; returns why to stop here, or None.
+        shown: means -> a log line's text and the bar's numbers.
 
     Returns:
         The training at the end.
@@ -362,12 +343,12 @@ def epochs(
 
     try:
         while step < total:
-            epoch, position = divmod(step, length)
-            start = shown = time.monotonic() - seconds
+            epoch, position = place(config, step, length)
+            start = told = time.monotonic() - seconds
             take = begin(epoch)
             if position == 0:
                 training["sums"] = jax.tree.map(jnp.zeros_like, training["sums"])
-            last = min(length, total - epoch * length) - 1
+            last = min(int(ends(config, length)[epoch]), total) - (step - position) - 1
             for i in range(position, last + 1):
                 if not asked.stepped.is_set():
                     where = f"; the next start reads {config.cache_dir}" if config.cache_dir else ""
@@ -380,12 +361,12 @@ def epochs(
                     asked.stepped.set()
                 leaving, now = bool(asked.signals), time.monotonic()
                 reported = step % config.report_freq == 0 or i == last
-                if reported or leaving or now - shown > 1:
-                    means, shown = averages(training["sums"], i + 1, step), now
-                    loss, accuracy, top5 = (float(np.mean(means[f"train_{name}"])) for name in ("loss", "accuracy", "top5"))
+                if reported or leaving or now - told > 1:
+                    means, told = averages(training["sums"], i + 1, step), now
+                    line, numbers = shown(means)
                     if reported:
-                        log.info("train %03d %e %f %f", i, loss, 100 * accuracy, 100 * top5)
-                    bar.write(step, {"epoch": epoch, "loss": loss, "accuracy": accuracy})
+                        log.info("train %03d %s", i, line)
+                    bar.write(step, {"epoch": epoch, **numbers})
                 # The last step's checkpoint waits for the epoch's record, which could not be made up for later.
                 if i < last and (leaving or (config.checkpoint_freq and step % config.checkpoint_freq == 0)):
                     seconds = time.monotonic() - start
@@ -394,7 +375,7 @@ def epochs(
                         raise run.leave(step, total)
             seconds = time.monotonic() - start
             reason = end(training, means, epoch, step, seconds)
-            if step % length == 0:
+            if step == ends(config, length)[epoch]:
                 seconds = 0.0
             save()
             if asked.signals:
@@ -402,8 +383,8 @@ def epochs(
             if reason:
                 log.info("the search stops: %s", reason)
                 return training
-        if step < config.epochs * length:
-            log.info("--max_steps=%d of %d steps are done", config.max_steps, config.epochs * length)
+        if step < ends(config, length)[-1]:
+            log.info("--max_steps=%d of %d steps are done", config.max_steps, ends(config, length)[-1])
         return training
     finally:
         bar.close()

@@ -27,6 +27,8 @@ import findings
 import jaxdarts as jd
 import methods
 import runs
+import text_search
+import texts
 from jaxdarts.analysis import curvature
 from jaxdarts.data import augment, images
 from runs import Run, Stop
@@ -297,6 +299,8 @@ def estimate(config: Config, dataset: images.Dataset) -> None:
 
 
 def main(arguments: list[str]) -> None:
+    if texts.asked(arguments):
+        return text_search.main(arguments)
     config = check(runs.parse(arguments, PRESETS, CIFAR, __doc__, STARTS))
     runs.use_cache(config)
     dataset = runs.load(config)

@@ -17,8 +17,10 @@ from jaxdarts.space import Choices, of_genotype
 from jaxdarts.types import Module
 
 
-def count_params(net: Module, image_shape: tuple[int, int, int]) -> int:
+def count_params(net: Module, image_shape: tuple[int, ...] = ()) -> int:
     """Number of weights of a network for images of [height, width, channels], an auxiliary head not counted.
+
+    A language model has no images: leave the shape out.
 
     >>> from jaxdarts import genotypes, spaces
     >>> count_params(spaces.darts().network(genotypes.DARTS_V2, width=36, depth=20, num_classes=10), (32, 32, 3))

@@ -1,10 +1,14 @@
 """Objectives: a network and a loss as one function of weights, mix and batch."""
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jax import lax
+from jaxtyping import Array, Float, Key
 
-from jaxdarts.types import Module, Objective
+from jaxdarts.data import text
+from jaxdarts.types import Batch, Carry, Mix, Module, Objective, Params
 
 
 def classification(net: Module) -> Objective:
@@ -27,6 +31,70 @@ def classification(net: Module) -> Objective:
         return loss, (carry, {"loss": loss, **means})
 
     return objective
+
+
+def language_model(net: Module, activation: float = 0.0, temporal: float = 1e-3) -> Objective:
+    """Mean cross-entropy of the next word, with two regularisers of the hidden states (Merity et al., 2018, section 4.6).
+
+    Args:
+        net: `nn.rnn.LanguageModel`.
+        activation: multiple of the mean square of the cell's outputs after dropout (AR; alpha in quark0/darts).
+        temporal: multiple of the mean square of their difference from one time to the next, before dropout (TAR; beta).
+
+    Returns:
+        An objective on batches {"tokens": [time, batch], "targets": [time, batch]}, which may also hold "length", the number
+        of times that are no padding, and "regularisation", a factor of both regularisers: 0 for validation, whose loss is the
+        cross-entropy alone. Its metric `loss` is the cross-entropy in nats a word, and it carries the hidden state along,
+        [batch, width], zero at first (`net.start`); no gradient flows into it. Without a key there is no dropout.
+    """
+
+    def objective(params: Params, mix: Mix, carry: Carry, batch: Batch, key: Key[Array, ""] | None):
+        tokens, targets = batch["tokens"], batch["targets"]
+        length = batch.get("length", tokens.shape[0])
+        out = net.apply({"params": params}, tokens, carry, mix or None, key, batch.get("length"))
+        times = jnp.arange(tokens.shape[0])
+
+        def mean(values, start=0):  # over the times from start to length
+            total = jnp.sum(jnp.where((times >= start) & (times < length), values, 0))
+            return total / jnp.maximum(length - start, 1)
+
+        loss = mean(jnp.mean(optax.softmax_cross_entropy_with_integer_labels(out.logits, targets), axis=1))
+        total = loss
+        for weight, values, start in (
+            (activation, out.dropped, 0),
+            (temporal, out.outputs - jnp.roll(out.outputs, 1, axis=0), 1),
+        ):
+            if weight:
+                total += weight * batch.get("regularisation", 1.0) * mean(jnp.mean(values**2, axis=(1, 2)), start)
+        return total, (out.hidden, {"loss": loss})
+
+    return objective
+
+
+def over_stream(objective: Objective, length: int) -> Callable[[Params, Mix, Array, Array], Float[Array, ""]]:
+    """Mean cross-entropy in nats a word over a whole stream, from window to window: perplexity is its exponential.
+
+    Args:
+        objective: `language_model(net)`; no dropout here.
+        length: rows of a window, which has no influence on the result, but for the batch norms of a search.
+
+    Returns:
+        (weights, mix, or {} for a discrete cell, hidden state before the first word, stream [rows, batch]) -> the mean over all
+        words but the first of each column. The published figures divide by one row more.
+    """
+
+    def evaluate(params, mix, hidden, stream):
+        rows = stream.shape[0]
+
+        def window(hidden, start):
+            batch = text.window(stream, start, jnp.minimum(length, rows - 1 - start), length)
+            _, (hidden, metrics) = objective(params, mix, hidden, batch, None)
+            return hidden, metrics["loss"] * batch["length"]
+
+        _, sums = lax.scan(window, hidden, jnp.arange(0, rows - 1, length))
+        return jnp.sum(sums) / (rows - 1)
+
+    return evaluate
 
 
 def hits(logits: Float[Array, "batch classes"], labels: Array) -> dict[str, Float[Array, " batch"]]:

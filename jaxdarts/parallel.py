@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array
 
 AXIS = "devices"
@@ -85,3 +86,16 @@ def split(batch: Array | np.ndarray, num_devices: int, axis: int = 0) -> Array |
         raise ValueError(f"a batch of {size} does not divide over {num_devices} devices")
     parts = batch.reshape(*batch.shape[:axis], num_devices, size // num_devices, *batch.shape[axis + 1 :])
     return parts.transpose(axis, *(a for a in range(parts.ndim) if a != axis))
+
+
+def part(x: Array, axis_name: str | None) -> Array:
+    """Inside `pmap`: this device's rows of an array that every device has the whole of (as `split` would give them out)."""
+    if axis_name is None:
+        return x
+    size = x.shape[0] // lax.axis_size(axis_name)
+    return lax.dynamic_slice_in_dim(x, lax.axis_index(axis_name) * size, size)
+
+
+def whole(x: Array, axis_name: str | None) -> Array:
+    """Inside `pmap`: the rows of all devices; undoes `part`."""
+    return x if axis_name is None else lax.all_gather(x, axis_name, tiled=True)

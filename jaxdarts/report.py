@@ -17,6 +17,7 @@ from jaxdarts import draw, metrics
 CHARTS = (
     ("Loss", "", 1.0, {"train": "train_loss", "validation": "valid_loss"}),
     ("Accuracy", "percent", 100.0, {"train": "train_accuracy", "validation": "valid_accuracy"}),
+    ("Perplexity", "", 1.0, {"train": "train_perplexity", "validation": "valid_perplexity"}),
     ("Learning rate", "", 1.0, {"learning rate": "learning_rate"}),
     (
         "Skip connections",
@@ -38,6 +39,7 @@ FINALS = {
     "valid_loss": "Validation loss",
     "train_accuracy": "Train accuracy",
     "valid_accuracy": "Validation accuracy",
+    "valid_perplexity": "Validation perplexity",
 }
 CELLS = {"normal": "Normal cell", "reduce": "Reduction cell", "recurrent": "Recurrent cell", "cell": "Cell"}
 STATES = "0 and 1 are the inputs of the cell, and node n of its drawing is state n + 2"

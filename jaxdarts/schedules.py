@@ -1,10 +1,13 @@
-"""Learning rates of published trainings: the rate of every epoch, as a list of numbers.
+"""Learning rates of published trainings: the rate of every epoch, as a list of numbers; and by the length of a text's window.
 
 The published code changes a rate between epochs only, so these are tables; `jnp.asarray(table)[step // steps_per_epoch]` is
 the optax schedule.
 """
 
+from typing import Any
+
 import numpy as np
+import optax
 from jaxtyping import Float64
 
 
@@ -46,3 +49,20 @@ def linear(peak: float, epochs: int, warmup: int = 0) -> Float64[np.ndarray, " e
     epoch = np.arange(epochs)
     rate = peak * np.where(epochs - epoch > 5, epochs - 5 - epoch, (epochs - epoch) / 5) / (epochs - 5)
     return rate * np.minimum(1, (epoch + 1) / warmup) if warmup else rate
+
+
+def scaled_by_length(length: int) -> optax.GradientTransformationExtraArgs:
+    """Multiplies an update by the training batch's "length" / `length`: last in the chain, so that a decay of weights is too.
+
+    A window twice as long is the mean of twice as many gradients, and counts twice. quark0/darts, rnn/train.py; once its ASGD
+    runs, the factor there is that of the window before.
+
+    >>> import jax.numpy as jnp
+    >>> scaled_by_length(4).update(jnp.ones(1), optax.EmptyState(), None, batch={"length": jnp.int32(3)})[0]
+    Array([0.75], dtype=float32)
+    """
+
+    def update(updates, state, params=None, **extra: Any):
+        return optax.tree.scale(extra["batch"]["length"] / length, updates), state
+
+    return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)

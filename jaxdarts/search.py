@@ -77,11 +77,11 @@ def bilevel_search(
         objective: the loss of a network as a function of weights and mix; see `jaxdarts.objectives`.
         algorithm: see `jaxdarts.algorithms`.
         params_tx, arch_tx: the optimisers of the weights and of the architecture parameters. The unrolled hypergradients
-            differentiate through the very `params_tx`.
+            differentiate through the very `params_tx`, which may look at the training batch: optax' extra argument `batch`.
         axis_name: the mapped axis when `step` runs inside `jax.pmap`, each device on its part of the batches. Gradients,
             hypergradients and metrics are averaged over it; the network must average its batch-norm moments.
     """
-    relax = algorithm.relax
+    relax, params_tx = algorithm.relax, optax.with_extra_args_support(params_tx)
 
     def mean(tree):
         return tree if axis_name is None else lax.pmean(tree, axis_name)
@@ -115,7 +115,7 @@ def bilevel_search(
         def update_params(*gradients: Params) -> tuple[Params, optax.OptState]:
             params, opt_state = state.params, state.params_opt
             for gradient in gradients:
-                updates, opt_state = params_tx.update(mean(gradient), opt_state, params)
+                updates, opt_state = params_tx.update(mean(gradient), opt_state, params, batch=train_batch)
                 params = optax.apply_updates(params, updates)
             return params, opt_state
 

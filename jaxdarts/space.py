@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Key
 
-from jaxdarts.genotypes import Genotype, TopologyGenotype
+from jaxdarts.genotypes import AnyGenotype, RecurrentGenotype, TopologyGenotype
 from jaxdarts.genotypes.cells import all_edges
 from jaxdarts.types import Mix, Module
 
@@ -58,8 +58,8 @@ class Space(NamedTuple):
     """A search space.
 
     cells: the choices of each cell type.
-    supernet: (width, depth, num_classes, ...) -> the weight-sharing network.
-    network: (genotype, width, depth, num_classes, ...) -> the discrete network, to train from scratch.
+    supernet: (width, depth, num_classes, ...) -> the weight-sharing network; (width, vocabulary, ...) of a recurrent cell.
+    network: (genotype, width, depth, num_classes, ...) -> the discrete network, to train from scratch; likewise.
     discretize: mix -> the genotype that it stands for.
     sample: key -> a uniformly random genotype.
     mutate: (key, genotype) -> another genotype of the space, which differs in one place; the step of evolutionary searches.
@@ -79,11 +79,15 @@ def fully_connected(num_nodes: int, ops: tuple[str, ...]) -> Choices:
     return Choices(edges, (ops,) * len(edges), tuple(range(2, num_nodes + 2)))
 
 
-def of_genotype(genotype: Genotype | TopologyGenotype) -> dict[str, Choices]:
+def of_genotype(genotype: AnyGenotype) -> dict[str, Choices]:
     """The cells of a discrete network, as choices among one operation an edge."""
     if isinstance(genotype, TopologyGenotype):
         edges = tuple(edge for _, edge in zip(genotype.cell, all_edges()))
         return {"cell": Choices(edges, tuple((op,) for op, _ in genotype.cell), (edges[-1][1],), num_inputs=1)}
+    if isinstance(genotype, RecurrentGenotype):
+        edges = tuple((source, 1 + i) for i, (_, source) in enumerate(genotype.recurrent))
+        ops = tuple((op,) for op, _ in genotype.recurrent)
+        return {"recurrent": Choices(edges, ops, genotype.concat, num_inputs=1, kept=1)}
     cells = {}
     for name in ("normal", "reduce"):
         pairs, concat = getattr(genotype, name), getattr(genotype, f"{name}_concat")
@@ -92,7 +96,7 @@ def of_genotype(genotype: Genotype | TopologyGenotype) -> dict[str, Choices]:
     return cells
 
 
-def one_hot(cells: Mapping[str, Choices], genotype: Genotype | TopologyGenotype) -> Mix:
+def one_hot(cells: Mapping[str, Choices], genotype: AnyGenotype) -> Mix:
     """The mix that keeps a genotype's operations at weight one and drops everything else.
 
     Raises:
@@ -127,16 +131,16 @@ def locate(cells: Mapping[str, Choices], genotype: Genotype | TopologyGenotype) 
     return found
 
 
-def strongest_two(mix: np.ndarray, choices: Choices) -> tuple[tuple[str, int], ...]:
-    """The published derivation of one cell: per node the two strongest edges, each with its strongest operation.
+def strongest(mix: np.ndarray, choices: Choices) -> tuple[tuple[str, int], ...]:
+    """The published derivation of one cell: per node its `kept` strongest edges, each with its strongest operation.
 
     The strength of an edge is its largest weight of an operation other than `none`. Ties go to the lower source and to the
-    operation that comes first; a node's two edges are listed from strong to weak, not by source.
+    operation that comes first; a node's edges are listed from strong to weak, not by source.
 
-    quark0/darts, cnn/model_search.py, `genotype`.
+    quark0/darts, cnn/model_search.py, `genotype`; rnn/model_search.py for one edge a node.
     """
     pairs: list[tuple[str, int]] = []
-    for node in range(2, choices.num_nodes + 2):
+    for node in range(choices.num_inputs, choices.num_nodes + choices.num_inputs):
         best = []
         for e, (source, target) in enumerate(choices.edges):
             if target != node:
@@ -145,16 +149,16 @@ def strongest_two(mix: np.ndarray, choices: Choices) -> tuple[tuple[str, int], .
             strength, op = max(weights, key=lambda pair: pair[0])  # max and sorted keep the first of equals
             best.append((strength, source, op))
         best.sort(key=lambda item: -item[0])
-        pairs += [(op, source) for _, source, op in best[:2]]
+        pairs += [(op, source) for _, source, op in best[: choices.kept]]
     return tuple(pairs)
 
 
 def random_pairs(rng: np.random.Generator, choices: Choices) -> tuple[tuple[str, int], ...]:
-    """Two distinct edges a node and an operation other than `none` on each, uniformly."""
+    """As many distinct edges a node as a genotype keeps and an operation other than `none` on each, uniformly."""
     pairs: list[tuple[str, int]] = []
-    for node in range(2, choices.num_nodes + 2):
+    for node in range(choices.num_inputs, choices.num_nodes + choices.num_inputs):
         entering = [e for e, edge in enumerate(choices.edges) if edge[1] == node]
-        for e in rng.permutation(entering)[:2]:
+        for e in rng.permutation(entering)[: choices.kept]:
             ops = [op for op in choices.ops[e] if op != "none"]
             pairs.append((ops[rng.integers(len(ops))], choices.edges[e][0]))
     return tuple(pairs)
@@ -165,11 +169,13 @@ def other_pairs(
 ) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
     """What may stand in place of one pair of a cell: with another operation, and with another source.
 
-    The source is never that of the node's other pair. The operation stays with a new source where the new edge offers it, as
+    The source is never that of another pair of the node. The operation stays with a new source where the new edge offers it, as
     in all spaces whose edges have the same candidates; elsewhere it is any of the new edge's, since some edges of RobustDARTS'
     S1 share no candidate with their neighbours and could not be reached otherwise.
     """
-    (op, source), taken, target = pairs[i], pairs[i ^ 1][1], 2 + i // 2
+    (op, source), kept = pairs[i], choices.kept or 1
+    node = i // kept
+    target, taken = node + choices.num_inputs, [own for _, own in pairs[node * kept : (node + 1) * kept]]
 
     def offered(e: int) -> list[str]:
         return [candidate for candidate in choices.ops[e] if candidate != "none"]
@@ -178,9 +184,30 @@ def other_pairs(
     sources = []
     for e in choices.entering()[target]:
         new = choices.edges[e][0]
-        if new not in (source, taken):
-            sources += [(kept, new) for kept in offered(e) if kept == op or op not in choices.ops[e]]
+        if new not in taken:
+            sources += [(other, new) for other in offered(e) if other == op or op not in choices.ops[e]]
     return ops, sources
+
+
+def mutated(cells: Mapping[str, Choices], key: Key[Array, ""], genotype: Any) -> Any:
+    """Another operation or another source in one pair: all pairs of all cells, and the two kinds, are equally likely.
+
+    Real, Aggarwal, Huang & Le, `Regularized Evolution <https://arxiv.org/abs/1802.01548>`_, AAAI 2019, section 3.2, without
+    its rare identity. A draw that leaves no choice, such as the sources of the first node, is drawn again.
+
+    Raises:
+        ValueError: if the genotype is not of this space, or is all of it.
+    """
+    locate(cells, genotype)
+    rng = seeded(key)
+    draws = [(name, i, kind) for name in cells for i in range(len(getattr(genotype, name))) for kind in (0, 1)]
+    for draw in rng.permutation(len(draws)):
+        name, i, kind = draws[draw]
+        pairs = getattr(genotype, name)
+        if changes := other_pairs(cells[name], pairs, i)[kind]:
+            change = changes[rng.integers(len(changes))]
+            return genotype._replace(**{name: (*pairs[:i], change, *pairs[i + 1 :])})
+    raise ValueError("the space has one genotype only: there is nothing to mutate into")
 
 
 def seeded(key: Key[Array, ""]) -> np.random.Generator:

@@ -54,7 +54,7 @@ class Objective(Protocol):
     """What a network is trained for, as a function of its weights and its mix: (loss, (carry, metrics))."""
 
     def __call__(
-        self, params: Params, mix: Mix, carry: Carry, batch: Batch, key: Key[Array, ""]
+        self, params: Params, mix: Mix, carry: Carry, batch: Batch, key: Key[Array, ""] | None
     ) -> tuple[Float[Array, ""], tuple[Carry, Metrics]]: ...
 
 
@@ -96,4 +96,4 @@ class Module(Protocol):
 
     def clone(self, **fields: Any) -> "Module": ...
 
-    def example_inputs(self, image_shape: tuple[int, int, int]) -> tuple[Any, ...]: ...
+    def example_inputs(self, image_shape: tuple[int, ...]) -> tuple[Any, ...]: ...

@@ -5,3 +5,4 @@ from jaxdarts.data import feed as feed
 from jaxdarts.data import images as images
 from jaxdarts.data import stream as stream
 from jaxdarts.data import tabular as tabular
+from jaxdarts.data import text as text

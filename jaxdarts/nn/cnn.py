@@ -263,7 +263,7 @@ class Supernet(nn.Module):
         """A mix of the right shapes, all zero."""
         return {name: jnp.zeros(choices.shape) for name, choices in self.cells.items()}
 
-    def example_inputs(self, image_shape: tuple[int, int, int]) -> tuple[Array, Mix]:
+    def example_inputs(self, image_shape: tuple[int, ...]) -> tuple[Array, Mix]:
         """What `init` wants, for images of [height, width, channels]."""
         return jnp.zeros((1, *image_shape)), self.example_mix()
 

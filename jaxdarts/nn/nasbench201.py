@@ -127,7 +127,7 @@ class Supernet(Skeleton):
         """A mix of the right shapes, all zero."""
         return {name: jnp.zeros(choices.shape) for name, choices in self.cells.items()}
 
-    def example_inputs(self, image_shape: tuple[int, int, int]) -> tuple[Array, Mix]:
+    def example_inputs(self, image_shape: tuple[int, ...]) -> tuple[Array, Mix]:
         """What `init` wants, for images of [height, width, channels]."""
         return jnp.zeros((1, *image_shape)), self.example_mix()
 
@@ -143,7 +143,7 @@ class Network(Skeleton):
     head. The benchmark's trainings drop no paths; those that do keep identities, as `nn.network.Network`.
     """
 
-    def example_inputs(self, image_shape: tuple[int, int, int]) -> tuple[Array]:
+    def example_inputs(self, image_shape: tuple[int, ...]) -> tuple[Array]:
         """What `init` wants, for images of [height, width, channels]."""
         return (jnp.zeros((1, *image_shape)),)
 

@@ -109,7 +109,7 @@ class Network(nn.Module):
     remat: bool = False
     unroll: int = 1
 
-    def example_inputs(self, image_shape: tuple[int, int, int]) -> tuple[Array]:
+    def example_inputs(self, image_shape: tuple[int, ...]) -> tuple[Array]:
         """What `init` wants, for images of [height, width, channels]."""
         return (jnp.zeros((1, *image_shape)),)
 

@@ -5,6 +5,7 @@ from jaxdarts.space import Space
 from jaxdarts.spaces.darts import PRIMITIVES as PRIMITIVES
 from jaxdarts.spaces.darts import darts as darts
 from jaxdarts.spaces.darts import of_cells as of_cells
+from jaxdarts.spaces.darts_rnn import darts_rnn as darts_rnn
 from jaxdarts.spaces.nasbench201 import nasbench201 as nasbench201
 from jaxdarts.spaces.robust import s1 as s1
 from jaxdarts.spaces.robust import s2 as s2

@@ -14,12 +14,11 @@ from jaxdarts.space import (
     Choices,
     Space,
     fully_connected,
-    locate,
+    mutated,
     of_genotype,
-    other_pairs,
     random_pairs,
     seeded,
-    strongest_two,
+    strongest,
 )
 
 PRIMITIVES = (
@@ -58,7 +57,7 @@ def darts(num_nodes: int = 4, ops: tuple[str, ...] = PRIMITIVES) -> Space:
 def of_cells(normal: Choices, reduce: Choices) -> Space:
     """The space of all pairs of cells that two lists of edges and candidates allow; every edge may have its own candidates.
 
-    A genotype keeps two edges a node, each with its strongest candidate other than `none` (`space.strongest_two`).
+    A genotype keeps two edges a node, each with its strongest candidate other than `none` (`space.strongest`).
 
     Raises:
         ValueError: if a node cannot be read off its edges, or an edge has no candidate but `none`, or an unknown one.
@@ -72,7 +71,7 @@ def of_cells(normal: Choices, reduce: Choices) -> Space:
         network=network,
         discretize=functools.partial(_discretize, cells),
         sample=functools.partial(_sample, cells),
-        mutate=functools.partial(_mutate, cells),
+        mutate=functools.partial(mutated, cells),
     )
 
 
@@ -108,7 +107,7 @@ def network(genotype: Genotype, width: int, depth: int, num_classes: int, **opti
 
 
 def _discretize(cells: Mapping[str, Choices], mix) -> Genotype:
-    normal, reduce = (strongest_two(np.asarray(mix[name]), cells[name]) for name in ("normal", "reduce"))
+    normal, reduce = (strongest(np.asarray(mix[name]), cells[name]) for name in ("normal", "reduce"))
     return Genotype(normal, cells["normal"].concat, reduce, cells["reduce"].concat)
 
 
@@ -116,24 +115,3 @@ def _sample(cells: Mapping[str, Choices], key) -> Genotype:
     rng = seeded(key)
     normal, reduce = (random_pairs(rng, cells[name]) for name in ("normal", "reduce"))
     return Genotype(normal, cells["normal"].concat, reduce, cells["reduce"].concat)
-
-
-def _mutate(cells: Mapping[str, Choices], key, genotype) -> Genotype:
-    """Another operation or another source in one pair: all pairs of both cells, and the two kinds, are equally likely.
-
-    Real, Aggarwal, Huang & Le, `Regularized Evolution <https://arxiv.org/abs/1802.01548>`_, AAAI 2019, section 3.2, without
-    its rare identity. A draw that leaves no choice, such as the sources of the first node, is drawn again.
-
-    Raises:
-        ValueError: if the genotype is not of this space, or is all of it.
-    """
-    locate(cells, genotype)
-    rng = seeded(key)
-    draws = [(name, i, kind) for name in cells for i in range(len(getattr(genotype, name))) for kind in (0, 1)]
-    for draw in rng.permutation(len(draws)):
-        name, i, kind = draws[draw]
-        pairs = getattr(genotype, name)
-        if changes := other_pairs(cells[name], pairs, i)[kind]:
-            change = changes[rng.integers(len(changes))]
-            return genotype._replace(**{name: (*pairs[:i], change, *pairs[i + 1 :])})
-    raise ValueError("the space has one pair of cells only: there is nothing to mutate into")

@@ -1,0 +1,58 @@
+"""SIGTERM and Ctrl-C as questions that a training answers between two steps."""
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Asked(NamedTuple):
+    """Signals that came in; `stepped` is set once a step has been taken, so that there is work to save."""
+
+    signals: list[int]
+    stepped: threading.Event
+
+
+@contextlib.contextmanager
+def interruptible(folder: Path, log: logging.Logger) -> Iterator[Asked]:
+    """SIGTERM and Ctrl-C ask to save and leave. A second one ends the process at once, and so does one before any step.
+
+    A thread listens, because Python's own handlers would wait for the compiler, for minutes.
+    """
+    asked = Asked([], threading.Event())
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    script = Path(sys.argv[0]).name
+
+    def listen() -> None:
+        while number := int.from_bytes(os.read(reader, 1)):
+            if number not in numbers:
+                continue
+            name = signal.Signals(number).name
+            if asked.signals or not asked.stepped.is_set():
+                cursor = "\033[?25h" if sys.stdout.isatty() else ""  # the live bar hides it
+                left = f"{cursor}{script}: {name}: ended at once; continue with --resume={folder}\n"
+                os.write(sys.stderr.fileno(), left.encode())
+                os._exit(128 + number)
+            asked.signals.append(number)
+            log.info("%s: leaving after this step; once more ends at once", name)
+
+    old = {number: signal.signal(number, lambda *_: None) for number in numbers}
+    old_writer = signal.set_wakeup_fd(writer)
+    listener = threading.Thread(target=listen, daemon=True)
+    listener.start()
+    try:
+        yield asked
+    finally:
+        signal.set_wakeup_fd(old_writer)
+        for number, handler in old.items():
+            signal.signal(number, handler)
+        os.close(writer)
+        listener.join()
+        os.close(reader)

@@ -1,0 +1,192 @@
+"""The scripts on texts: run folders, interruptions, bad input, devices."""
+
+import json
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+import evaluate
+import jaxdarts as jd
+import runs
+import search
+import text_evaluate
+import text_search
+
+CELL = "Genotype(recurrent=[('tanh', 0)], concat=[1])"
+CALM = ["--learning_rate=1", "--dropout=0.2", "--dropoutx=0.2"]  # what differs in the last bits stays there
+
+
+@pytest.fixture(autouse=True)
+def same_cache():
+    """The scripts name a cache of their own; the suite's is back afterwards."""
+    before = jax.config.jax_compilation_cache_dir
+    yield
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+@pytest.fixture(scope="session")
+def words(tmp_path_factory):
+    """A folder with a text of nine words that follow each other in a circle, now and then a random one."""
+    folder, rng = tmp_path_factory.mktemp("text"), np.random.default_rng(0)
+    for part, size in (("train", 400), ("valid", 90), ("test", 60)):
+        places = np.where(rng.random(size) < 0.8, np.arange(size) % 9, rng.integers(0, 9, size))
+        (folder / f"{part}.txt").write_text(" ".join(f"word{i}" for i in places) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def common(words):
+    cache = f"--cache_dir={jax.config.jax_compilation_cache_dir}"
+    sizes = "--batch_size=8 --emsize=4 --bptt=6 --num_devices=1 --report_freq=3".split()
+    return [f"--dataset=text:{words}", *sizes, cache]
+
+
+@pytest.fixture(scope="session")
+def searched(common):
+    return [*common, "--epochs=2", "--nodes=2", *CALM, "--ops", "none", "tanh", "identity"]
+
+
+@pytest.fixture(scope="session")
+def trained(common):
+    rest = "--epochs=5 --eval_batch_size=3 --deviation=2 --max_seq_len_delta=4 --nonmono=1 --learning_rate=20".split()
+    return [*common, f"--arch={CELL}", *rest]
+
+
+@pytest.fixture(scope="session")
+def whole_search(searched, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("search") / "run"
+    search.main([*searched, f"--run_dir={folder}"])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def whole_training(trained, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("training") / "run"
+    evaluate.main([*trained, f"--run_dir={folder}"])
+    return folder
+
+
+def results(folder):
+    """What interruptions must not change."""
+    records = jd.metrics.read_json_lines(folder / "metrics.jsonl")
+    for record in records:
+        assert record.pop("seconds") >= 0
+    with jd.checkpoint.open_folder(folder / "checkpoints") as checkpoints:
+        step = checkpoints.latest_step()
+        saved = checkpoints.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore()))["state"]
+    saved.pop("seconds")
+    leaves = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(saved):
+        bits = jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+        leaves[jax.tree_util.keystr(path)] = np.asarray(bits)
+    return records, step, leaves
+
+
+def same(one, other):
+    for ours, theirs in zip(results(one)[:2], results(other)[:2]):
+        assert ours == theirs
+    ours, theirs = results(one)[2], results(other)[2]
+    assert ours.keys() == theirs.keys()
+    for name, leaf in ours.items():
+        np.testing.assert_array_equal(leaf, theirs[name], err_msg=name)
+
+
+def test_the_run_folder_of_a_search(whole_search):
+    names = {path.name for path in whole_search.iterdir()}
+    expected = "config.json log.txt metrics.jsonl tensorboard alphas.npz genotype.json recurrent.svg report.html checkpoints"
+    assert names >= set(expected.split())
+    genotype = jd.genotypes.from_json((whole_search / "genotype.json").read_text())
+    assert isinstance(genotype, jd.genotypes.RecurrentGenotype) and len(genotype.recurrent) == 2
+    records, step, leaves = results(whole_search)
+    assert [record["epoch"] for record in records] == [0, 1] and step == records[-1]["step"]
+    assert records[1]["valid_perplexity"] == pytest.approx(np.exp(records[1]["valid_loss"])) and "averaging" not in records[0]
+    assert np.any(leaves["['state'].carry[0]" if "['state'].carry[0]" in leaves else next(k for k in leaves if "carry" in k)])
+    assert "Perplexity" in (whole_search / "report.html").read_text()
+    with np.load(whole_search / "alphas.npz") as saved:
+        assert saved["recurrent"].shape == (2, 3, 3)
+
+
+def test_a_resumed_search_is_the_uninterrupted_one(searched, whole_search, tmp_path):
+    for stop in (4, 11):
+        folder = tmp_path / str(stop)
+        search.main([*searched, f"--run_dir={folder}", f"--max_steps={stop}"])
+        search.main([f"--resume={folder}", "--max_steps=0"])
+        same(folder, whole_search)
+
+
+def test_training_resumed_before_and_after_the_averaging_began(trained, whole_training, tmp_path, capsys):
+    records, total, leaves = results(whole_training)
+    switch = next(i for i, record in enumerate(records) if record["averaging"])
+    assert 0 < switch < len(records) - 1
+    assert "Switching to ASGD" in (whole_training / "log.txt").read_text()
+    best = min(record["valid_loss"] for record in records)
+    assert next(leaf for name, leaf in leaves.items() if "best_loss" in name)[0] == pytest.approx(best)
+    for stop in (records[switch]["step"] - 2, records[switch]["step"] + 1):
+        folder = tmp_path / str(stop)
+        evaluate.main([*trained, f"--run_dir={folder}", f"--max_steps={stop}"])
+        evaluate.main([f"--resume={folder}", "--max_steps=0"])
+        same(folder, whole_training)
+        assert (folder / "test.json").read_text() == (whole_training / "test.json").read_text()
+
+
+def test_what_a_training_leaves(whole_training):
+    found = json.loads((whole_training / "test.json").read_text())
+    assert 1 < found["test_perplexity"] < 30 and found["valid_perplexity"] > 1
+    vocabulary = json.loads((whole_training / "vocabulary.json").read_text())
+    with np.load(whole_training / "weights.npz") as saved:
+        assert saved["embedding"].shape == (len(vocabulary), 4) and set(saved) == {"embedding", "bias", "first", "nodes"}
+
+
+def test_devices_search_what_one_does(searched, whole_search, tmp_path, devices):
+    search.main([*searched, f"--run_dir={tmp_path}/run", "--num_devices=2"])
+    ours, theirs = (jd.metrics.read_json_lines(folder / "metrics.jsonl") for folder in (tmp_path / "run", whole_search))
+    for one, other in zip(ours, theirs, strict=True):
+        assert one["train_loss"] == pytest.approx(other["train_loss"], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "main, flags, message",
+    [
+        (search.main, ["--dataset=text:/nowhere"], "no train.txt in /nowhere"),
+        (search.main, ["--batch_size=160"], "are too short a text for a batch of 160"),
+        (search.main, ["--ops", "tanh", "gelu"], "they must be different ones of none, tanh"),
+        (search.main, ["--dropouth=1"], "--dropouth=1.0: must be at least 0 and below 1"),
+        (search.main, ["--bptt=1"], "--bptt=1: a window has at least 2 rows"),
+        (evaluate.main, ["--arch=NASNet"], "--arch=NASNet: not a recurrent cell"),
+        (evaluate.main, ["--eval_batch_size=50"], "--eval_batch_size=50: 91 words are too short"),
+        (evaluate.main, ["--nonmono=0"], "--nonmono=0: must be positive"),
+    ],
+)
+def test_bad_input_is_one_line(common, main, flags, message):
+    with pytest.raises(runs.Stop, match=message):
+        main([*common, *flags])
+
+
+def test_recurrent_cells_need_texts():
+    with pytest.raises(runs.Stop, match="a recurrent cell, which is trained on texts"):
+        evaluate.main(["--arch=RNN_DARTS_V2", "--dataset=digits"])
+
+
+def test_published_names():
+    assert text_evaluate.resolve("DARTS_V1") == jd.genotypes.RNN_DARTS_V1
+    assert text_evaluate.resolve("ENAS") == text_evaluate.resolve("RNN_ENAS") == jd.genotypes.RNN_ENAS
+    assert text_evaluate.resolve("penn_pgd") == jd.genotypes.penn_pgd
+
+
+def test_published_settings():
+    config = text_search.PTB
+    assert (config.emsize, config.batch_size, config.learning_rate, config.grad_clip) == (300, 256, 20, 0.25)
+    assert text_evaluate.PRESETS["wikitext2"].emsize == 700 and text_evaluate.PTB.dropouts == (0.1, 0.2, 0.75, 0.25, 0.75)
+    assert text_evaluate.paddings(text_evaluate.PTB) == [35, 40, 55]
+    found = text_evaluate.windows(text_evaluate.PTB, 10_000, 0)
+    assert found[:, 1].max() <= 55 and found[:-1, 1].min() >= 5
+    valid = text_search.windows(text_search.PTB, (3631, 288), 0)
+    assert (valid[:, 2] + valid[:, 3] <= 287).all() and (valid[:, 3] >= 1).all()
+
+
+def test_estimates(searched, trained, capsys):
+    search.main([*searched, "--estimate"])
+    evaluate.main([*trained, "--estimate"])
+    assert capsys.readouterr().out.count("steps an epoch") == 2
