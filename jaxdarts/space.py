@@ -111,7 +111,7 @@ def one_hot(cells: Mapping[str, Choices], genotype: AnyGenotype) -> Mix:
     return mix
 
 
-def locate(cells: Mapping[str, Choices], genotype: Genotype | TopologyGenotype) -> dict[str, list[tuple[int, int]]]:
+def locate(cells: Mapping[str, Choices], genotype: AnyGenotype) -> dict[str, list[tuple[int, int]]]:
     """Where each pair of a genotype lies in a space: the number of its edge and, among that edge's, of its operation.
 
     Raises:

@@ -186,7 +186,7 @@ def test_mutation_draws_both_kinds_equally():
 
 
 def test_mutation_refuses_what_it_cannot_do():
-    with pytest.raises(ValueError, match="one pair of cells only"):
+    with pytest.raises(ValueError, match="one genotype only"):
         SPACES["one op"].mutate(jax.random.key(0), SPACES["one op"].sample(jax.random.key(0)))
     with pytest.raises(ValueError, match="the space has no such operation"):
         SPACES["none last"].mutate(jax.random.key(0), jd.genotypes.NASNet)
