@@ -113,7 +113,7 @@ METHODS = {
 }
 SIZE = 5**6
 # Accuracy in percent on CIFAR-10, mean and deviation over 500 runs of 12,000 s: validation and test after 200 epochs.
-# Mellor et al., Neural Architecture Search without Training, ICML 2021, table 2, after Dong & Yang.
+# Mellor et al., Neural Architecture Search without Training, ICML 2021.
 PUBLISHED = {
     "random": {"valid_200": (90.93, 0.36), "test_200": (93.70, 0.36)},
     "rea": {"valid_200": (91.19, 0.31), "test_200": (93.92, 0.30)},
