@@ -128,8 +128,8 @@ def build(config: Config, genotype: jd.genotypes.RecurrentGenotype, words: text.
     def step_of(rows: int):
         def step(carry, data, window):
             state, metrics = training.step(carry["state"], text.window(data, window[0], window[1], rows))
-            sums = {f"train_{name}": value for name, value in metrics.items()}
-            return {"state": state, "sums": {name: carry["sums"][name] + value for name, value in sums.items()}}
+            metrics["loss"] = jnp.where(metrics["reloads"] > 0, 0.0, metrics["loss"])  # a loss that is no number adds nothing
+            return {"state": state, "sums": {name: carry["sums"][name] + metrics[name[6:]] for name in carry["sums"]}}
 
         return over_devices(over_seeds(step, (0, None, None)), devices, donate=(0,))
 
@@ -198,13 +198,17 @@ def train(config: Config, genotype: Any, words: text.Text, program: Program, run
         runs.finite(step, "--learning_rate", **{"a weight": leaves})
 
     def averages(sums, count, step):
-        means = texts.averages(sums, count, step)
-        return means | {"train_reloads": means["train_reloads"] * count}
+        reloads = int(jd.parallel.first(sums)["train_reloads"][0])
+        if reloads > 3 and 2 * reloads >= count:
+            raise Stop(f"the loss is not finite in {reloads} of {count} steps: start again with a lower --learning_rate")
+        return texts.averages(sums, max(count - reloads, 1), step) | {"train_reloads": np.array([reloads])}
 
     def end(training, means, epoch, step, seconds):
         state = jd.parallel.first(training["state"])
         loss = program.losses["valid"](state.average)
         runs.finite(step, "--learning_rate", valid_loss=np.asarray(loss))
+        if means["train_reloads"][0]:
+            log.info("went back to the best weights %d times", means["train_reloads"][0])
         losses = [record["valid_loss"] for record in records.all] + [loss]
         averaging = train_text.averaging_starts(losses, config.nonmono) is not None
         if step == runs.ends(config, lengths)[epoch]:  # one cut short by --max_steps decides nothing

@@ -131,6 +131,12 @@ def test_training_resumed_before_and_after_the_averaging_began(trained, whole_tr
         assert (folder / "test.json").read_text() == (whole_training / "test.json").read_text()
 
 
+def test_a_training_that_diverges_ends_in_one_line(trained, tmp_path):
+    flags = [flag for flag in trained if not flag.startswith("--learning_rate")]
+    with pytest.raises(runs.Stop, match=r"the loss is not finite in \d of \d+ steps: start again with a lower --learning_rate"):
+        evaluate.main([*flags, "--learning_rate=1e30", f"--run_dir={tmp_path}/run"])
+
+
 def test_what_a_training_leaves(whole_training):
     found = json.loads((whole_training / "test.json").read_text())
     assert 1 < found["test_perplexity"] < 30 and found["valid_perplexity"] > 1

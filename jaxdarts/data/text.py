@@ -133,16 +133,17 @@ def random_windows(
     section 5; quark0/darts searches without a deviation and evaluates with 5, and `longest` 20 above `length`.
     """
     rng = np.random.default_rng((seed, epoch))
-    found, start = [], 0
-    while start < rows - 2:
-        drawn = length if rng.random() < 0.95 else length / 2
-        if deviation:
-            drawn = max(shortest, int(rng.normal(drawn, deviation)))
-        drawn = min(int(drawn), longest or int(drawn), rows - 1 - start)
-        found.append((start, drawn))
-        start += drawn
-    starts, lengths = np.array(found, np.int32).T
-    return Windows(starts, lengths)
+    least = max(1, shortest if deviation else length // 2)
+    count = -(-rows // least)  # enough, however short they come out
+    lengths = np.where(rng.random(count) < 0.95, length, length / 2)
+    if deviation:
+        lengths = np.maximum(rng.normal(lengths, deviation).astype(int), least)
+    lengths = np.clip(lengths.astype(int), 1, longest)
+    ends = np.cumsum(lengths)
+    starts = np.append(0, ends[:-1])
+    used = starts < rows - 2
+    starts, lengths = starts[used], np.minimum(lengths, rows - 1 - starts)[used]
+    return Windows(starts.astype(np.int32), lengths.astype(np.int32))
 
 
 def window(
