@@ -162,12 +162,14 @@ def algorithms(config: Config) -> list[dict[str, Any]]:
         calls[name] = search.step, (search.init(jax.random.key(0), params), batch, batch)
     relax, arch = made["darts"].relax, made["darts"].relax.init(jax.random.key(1))
 
-    def loss(arch):
+    def loss(arch, params, batch):
         return objective(params, relax.derive(arch), (), batch, None)[0]
 
-    calls["alpha_gradient"] = jax.grad(loss), (arch,)
-    eigenvalue = jd.analysis.curvature.dominant_eigenvalue
-    calls["eigenvalue"] = lambda arch, key: eigenvalue(loss, arch, key), (arch, jax.random.key(2))
+    def eigenvalue(arch, params, batch, key):
+        return jd.analysis.curvature.dominant_eigenvalue(lambda arch: loss(arch, params, batch), arch, key)
+
+    calls["alpha_gradient"] = jax.grad(loss), (arch, params, batch)
+    calls["eigenvalue"] = eigenvalue, (arch, params, batch, jax.random.key(2))
     options = jd.parallel.compiler_options(jax.default_backend())
     compiled, compile_seconds = {}, {}
     for name, (function, arguments) in calls.items():

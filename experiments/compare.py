@@ -2,8 +2,9 @@
 
 Every quoted argument is an algorithm of search.py with flags of its own; what follows -- goes to all of them. Each is searched
 with all its seeds in one program, and the table tells, as mean +- deviation over the seeds: validation loss and accuracy of the
-supernet; accuracy of the derived cell with the same weights, and the gap between the two; the mean loss of random cells; skip
-connections; the dominant eigenvalue of the validation loss in alpha (with --eigenvalue_freq); milliseconds a step.
+supernet; accuracy of the derived cell with the same weights, and the gap between the two; the mean loss of random cells; how
+much better the cell is than its neighbours (with --flatness); skip connections; the dominant eigenvalue of the validation loss
+in alpha (with --eigenvalue_freq); milliseconds a step.
 """
 
 import argparse
@@ -28,6 +29,7 @@ COLUMNS = {
     "discretisation_gap_accuracy": "gap",
     "found_cell_supernet_loss": "cell loss",
     "random_cells_supernet_loss": "random loss",
+    "flatness_gap_accuracy": "flatness gap",
     "skips": "skips",
     "eigenvalue": "eigenvalue",
 }

@@ -128,7 +128,8 @@ def finish_epoch(
     valid = validate(program, training["state"].params, mixes, data, config)
     runs.finite(step, "--learning_rate or --arch_learning_rate", valid_loss=valid["loss"])
     extra = {}
-    if config.eigenvalue_freq and (epoch % config.eigenvalue_freq == 0 or epoch == config.epochs - 1):
+    learnt = bool(jax.tree.leaves(state.arch))  # random search has no alpha, and no curvature in it
+    if learnt and config.eigenvalue_freq and (epoch % config.eigenvalue_freq == 0 or epoch == config.epochs - 1):
         last = np.arange(config.batch_size) + (program.sizes[1] // config.batch_size - 1) * config.batch_size
         last = jd.parallel.split(last.astype(np.int32), len(program.devices))
         extra["eigenvalue"] = np.asarray(jd.parallel.first(program.eigenvalue(training["state"], data, last)))

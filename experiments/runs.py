@@ -28,9 +28,10 @@ from jaxdarts.data import images, stream
 from signals import Asked, interruptible
 
 FREE = frozenset(
-    "run_dir resume data_dir max_steps num_devices estimate report_freq checkpoint_freq keep_checkpoints cache_dir".split()
+    "run_dir resume data_dir max_steps num_devices estimate report_freq checkpoint_freq keep_checkpoints cache_dir "
+    "derive derive_batches tune_steps num_samples max_skips flatness".split()
 )
-"""Settings that a resumed run may change: they do not touch what is computed."""
+"""Settings that a resumed run may change: they do not touch what is trained, only (the second line) what is made of it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,9 +211,8 @@ def folder_of(config: Any, kind: str) -> Path:
     return Path(config.run_dir or f"runs/{kind}-{config.dataset.partition(':')[0]}-{time.strftime('%Y%m%d-%H%M%S')}")
 
 
-@contextlib.contextmanager
-def open_run(config: Any, kind: str) -> Iterator[Run]:
-    """Makes or opens the run folder, and turns what can go wrong in a run into one line."""
+def open_folder(config: Any, kind: str) -> tuple[Path, logging.Logger]:
+    """Makes or opens the run folder, with its configuration and its log."""
     folder = folder_of(config, kind)
     try:
         if not config.resume:
@@ -221,9 +221,15 @@ def open_run(config: Any, kind: str) -> Iterator[Run]:
             folder.mkdir(parents=True, exist_ok=True)
             saved = {name: value for name, value in dataclasses.asdict(config).items() if name not in ("resume", "run_dir")}
             jd.metrics.replace_text(folder / "config.json", json.dumps(saved, indent=2) + "\n")
-        log = jd.metrics.logger(folder / "log.txt")
+        return folder, jd.metrics.logger(folder / "log.txt")
     except OSError as error:
         raise Stop(f"--run_dir={folder}: cannot write there: {error}") from error
+
+
+@contextlib.contextmanager
+def open_run(config: Any, kind: str) -> Iterator[Run]:
+    """Opens the run, and turns what can go wrong in it into one line."""
+    folder, log = open_folder(config, kind)
     try:
         with (
             jd.checkpoint.open_folder(folder / "checkpoints", config.keep_checkpoints or None) as checkpoints,
@@ -430,9 +436,11 @@ def versions() -> dict[str, Any]:
     asked = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
     packages = ("jax", "jaxlib", "flax", "optax", "numpy")
-    device = jax.local_devices()[0]
+    device, script = jax.local_devices()[0], ("python", f"experiments/{Path(sys.argv[0]).name}")
+    places = ("--output", "--run_dir", "--peer", "--data_dir", "--cache_dir")
     return {
-        "command": shlex.join(["python", f"experiments/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        # Where files lie on this machine is no part of a result.
+        "command": shlex.join([*script, *(flag for flag in sys.argv[1:] if not flag.startswith(places))]),
         "commit": commit,
         "python": platform.python_version(),
         "versions": {name: metadata.version(name) for name in packages},

@@ -24,6 +24,7 @@ from jaxdarts import analysis as analysis
 from jaxdarts import checkpoint as checkpoint
 from jaxdarts import data as data
 from jaxdarts import derive as derive
+from jaxdarts import discrete as discrete
 from jaxdarts import draw as draw
 from jaxdarts import genotypes as genotypes
 from jaxdarts import hypergrad as hypergrad
@@ -54,3 +55,4 @@ from jaxdarts.space import one_hot as one_hot
 from jaxdarts.trained import export as export
 from jaxdarts.trained import load as load
 from jaxdarts.trained import read_exported as read_exported
+from jaxdarts.types import Trial as Trial

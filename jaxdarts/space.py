@@ -62,6 +62,7 @@ class Space(NamedTuple):
     network: (genotype, width, depth, num_classes, ...) -> the discrete network, to train from scratch; likewise.
     discretize: mix -> the genotype that it stands for.
     sample: key -> a uniformly random genotype.
+    mutate: (key, genotype) -> another genotype of the space, which differs in one place; the step of evolutionary searches.
     """
 
     cells: Mapping[str, Choices]
@@ -69,6 +70,7 @@ class Space(NamedTuple):
     network: Callable[..., Module]
     discretize: Callable[[Mix], Any]
     sample: Callable[[Key[Array, ""]], Any]
+    mutate: Callable[[Key[Array, ""], Any], Any]
 
 
 def fully_connected(num_nodes: int, ops: tuple[str, ...]) -> Choices:
@@ -100,18 +102,33 @@ def one_hot(cells: Mapping[str, Choices], genotype: AnyGenotype) -> Mix:
     Raises:
         ValueError: if the genotype is of another kind, or uses an edge or an operation that the space does not have.
     """
-    mix, own = {}, of_genotype(genotype)
+    mix = {}
+    for name, places in locate(cells, genotype).items():
+        weights = np.zeros(cells[name].shape, np.float32)
+        for place in places:
+            weights[place] = 1
+        mix[name] = jnp.asarray(weights)
+    return mix
+
+
+def locate(cells: Mapping[str, Choices], genotype: AnyGenotype) -> dict[str, list[tuple[int, int]]]:
+    """Where each pair of a genotype lies in a space: the number of its edge and, among that edge's, of its operation.
+
+    Raises:
+        ValueError: as `one_hot`.
+    """
+    own = of_genotype(genotype)
     if cells.keys() != own.keys():
         raise ValueError(f"the space has the cells {', '.join(cells)}, a {type(genotype).__name__} has {', '.join(own)}")
+    found: dict[str, list[tuple[int, int]]] = {}
     for name, choices in cells.items():
-        weights = np.zeros(choices.shape, np.float32)
+        found[name] = []
         for i, (edge, (op,)) in enumerate(zip(own[name].edges, own[name].ops)):
             if edge not in choices.edges or op not in choices.ops[choices.edges.index(edge)]:
                 raise ValueError(f"{name}[{i}] = {(op, edge[0])!r}: the space has no such operation on edge {edge}")
             e = choices.edges.index(edge)
-            weights[e, choices.ops[e].index(op)] = 1
-        mix[name] = jnp.asarray(weights)
-    return mix
+            found[name].append((e, choices.ops[e].index(op)))
+    return found
 
 
 def strongest(mix: np.ndarray, choices: Choices) -> tuple[tuple[str, int], ...]:
@@ -145,6 +162,52 @@ def random_pairs(rng: np.random.Generator, choices: Choices) -> tuple[tuple[str,
             ops = [op for op in choices.ops[e] if op != "none"]
             pairs.append((ops[rng.integers(len(ops))], choices.edges[e][0]))
     return tuple(pairs)
+
+
+def other_pairs(
+    choices: Choices, pairs: tuple[tuple[str, int], ...], i: int
+) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
+    """What may stand in place of one pair of a cell: with another operation, and with another source.
+
+    The source is never that of another pair of the node. The operation stays with a new source where the new edge offers it, as
+    in all spaces whose edges have the same candidates; elsewhere it is any of the new edge's, since some edges of RobustDARTS'
+    S1 share no candidate with their neighbours and could not be reached otherwise.
+    """
+    (op, source), kept = pairs[i], choices.kept or 1
+    node = i // kept
+    target, taken = node + choices.num_inputs, [own for _, own in pairs[node * kept : (node + 1) * kept]]
+
+    def offered(e: int) -> list[str]:
+        return [candidate for candidate in choices.ops[e] if candidate != "none"]
+
+    ops = [(other, source) for other in offered(choices.edges.index((source, target))) if other != op]
+    sources = []
+    for e in choices.entering()[target]:
+        new = choices.edges[e][0]
+        if new not in taken:
+            sources += [(other, new) for other in offered(e) if other == op or op not in choices.ops[e]]
+    return ops, sources
+
+
+def mutated(cells: Mapping[str, Choices], key: Key[Array, ""], genotype: Any) -> Any:
+    """Another operation or another source in one pair: all pairs of all cells, and the two kinds, are equally likely.
+
+    Real, Aggarwal, Huang & Le, `Regularized Evolution <https://arxiv.org/abs/1802.01548>`_, AAAI 2019, section 3.2, without
+    its rare identity. A draw that leaves no choice, such as the sources of the first node, is drawn again.
+
+    Raises:
+        ValueError: if the genotype is not of this space, or is all of it.
+    """
+    locate(cells, genotype)
+    rng = seeded(key)
+    draws = [(name, i, kind) for name in cells for i in range(len(getattr(genotype, name))) for kind in (0, 1)]
+    for draw in rng.permutation(len(draws)):
+        name, i, kind = draws[draw]
+        pairs = getattr(genotype, name)
+        if changes := other_pairs(cells[name], pairs, i)[kind]:
+            change = changes[rng.integers(len(changes))]
+            return genotype._replace(**{name: (*pairs[:i], change, *pairs[i + 1 :])})
+    raise ValueError("the space has one genotype only: there is nothing to mutate into")
 
 
 def seeded(key: Key[Array, ""]) -> np.random.Generator:

@@ -1,7 +1,7 @@
 """The words of the library: what travels between its parts, as aliases and protocols."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Array, Float, Int, Key, PyTree
 
@@ -28,6 +28,22 @@ Penalty = Callable[[Mix], tuple[Float[Array, ""], Metrics]]
 
 Loss = Callable[[Params, Arch], Any]
 """(weights, architecture) -> scalar, or (scalar, auxiliary output) for a hypergradient that is asked for it by `has_aux`."""
+
+
+class Trial(NamedTuple):
+    """One evaluation of a discrete architecture.
+
+    genotype: what was evaluated.
+    value: what a search may see and wants large, such as a validation accuracy after a short training, in percent.
+    final: what is only reported, such as the test accuracy after the whole training, in percent; NaN where it is not known.
+    seconds: what the evaluation costs of a budget of time, measured or simulated.
+    """
+
+    genotype: Any
+    value: float
+    final: float
+    seconds: float
+
 
 WeightStep = Callable[..., Params]
 """The real optimiser: the gradients of one step (or of several, in order) -> the weights after it."""

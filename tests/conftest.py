@@ -88,6 +88,13 @@ def shared() -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _forget():
+    """Compiled programs of a module go with it: those of the whole suite would take many gigabytes."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def x64():
     """Double precision, for this test only."""

@@ -36,7 +36,8 @@ def records(folder):
 
 @pytest.mark.parametrize("name", methods.METHODS)
 def test_every_method_searches(name, tmp_path):
-    folder = searched(tmp_path, f"--algorithm={name}", "--nodes=1")
+    folder = searched(tmp_path, f"--algorithm={name}", "--nodes=1", "--eigenvalue_freq=1")
+    assert ("eigenvalue" in records(folder)[0]) == (name != "random_sharing")
     facts = json.loads((folder / "facts.json").read_text())
     assert facts["algorithm"] == name and np.isfinite(facts["found_cell_supernet_loss"])
     jd.genotypes.check(jd.genotypes.from_json((folder / "genotype.json").read_text()))
@@ -170,6 +171,15 @@ def test_derivations(way, tmp_path):
         jd.genotypes.check(jd.genotypes.from_json((folder / f"seed-{seed}" / "genotype.json").read_text()))
         facts = json.loads((folder / f"seed-{seed}" / "facts.json").read_text())
         assert 0 <= facts["neighbours_minimum_accuracy"] <= facts["neighbours_mean_accuracy"] <= 1
+
+
+def test_a_finished_search_is_derived_anew(tmp_path):
+    folder = searched(tmp_path, "--no-unrolled", "--ops", "none", "skip_connect", "max_pool_3x3")
+    before = (folder / "metrics.jsonl").read_bytes()
+    script.main([f"--resume={folder}", "--derive=perturbation", "--derive_batches=1"])
+    assert (folder / "metrics.jsonl").read_bytes() == before
+    with pytest.raises(Stop, match="the run has partial=1, not 2"):
+        script.main([f"--resume={folder}", "--partial=2"])
 
 
 def test_candidates_of_an_earlier_search(tmp_path):

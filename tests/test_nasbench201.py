@@ -130,6 +130,19 @@ def randomised(variables, seed=0):
 IMAGES = np.random.default_rng(1).standard_normal((3, 8, 8, 2))
 
 
+def test_mutation_changes_one_edge_as_the_benchmark_does():
+    genotype = jd.genotypes.parse(CELLS[0])
+    mutants = [SPACE.mutate(jax.random.key(seed), genotype) for seed in range(900)]
+    assert mutants[7] == SPACE.mutate(jax.random.key(7), genotype)
+    assert set(mutants) == set(jd.analysis.flatness.shell(SPACE.cells, genotype))
+    changed = [e for m in mutants for e in range(6) if m.cell[e] != genotype.cell[e]]
+    counts, expected = collections.Counter(changed), np.array([1 / 3, 1 / 6, 1 / 6, 1 / 9, 1 / 9, 1 / 9]) * 900
+    assert len(changed) == 900
+    assert all(abs(counts[e] - n) < 4 * np.sqrt(n) for e, n in enumerate(expected))
+    with pytest.raises(ValueError, match="the space has the cells cell"):
+        SPACE.mutate(jax.random.key(0), jd.genotypes.DARTS_V2)
+
+
 @pytest.mark.parametrize("text", CELLS)
 def test_network_is_what_the_definition_says(text, x64):
     genotype = jd.genotypes.parse(text)

@@ -129,6 +129,69 @@ def test_sample_is_valid_and_repeatable(name):
             assert all(a[1] != b[1] for a, b in zip(pairs[::2], pairs[1::2], strict=True))
 
 
+def differing(a, b):
+    """The pairs in which two genotypes differ."""
+    pairs = [zip(getattr(a, cell), getattr(b, cell), strict=True) for cell in ("normal", "reduce")]
+    return [(old, new) for both in pairs for old, new in both if old != new]
+
+
+@pytest.mark.parametrize("name", [name for name in SPACES if name != "one op"])
+def test_mutation_stays_in_the_space_and_changes_one_place(name):
+    space = SPACES[name]
+    for seed in range(40):
+        genotype = space.sample(jax.random.key(seed))
+        mutant = space.mutate(jax.random.key(seed), genotype)
+        assert mutant == space.mutate(jax.random.key(seed), genotype)
+        jd.one_hot(space.cells, mutant)  # refuses what the space lacks
+        jd.genotypes.check(mutant)
+        assert mutant[1::2] == genotype[1::2]
+        [((old_op, old_source), (op, source))] = differing(genotype, mutant)
+        if name not in ("s1", "ragged"):  # every edge offers the same
+            assert (op == old_op) != (source == old_source)
+        for pairs in (mutant.normal, mutant.reduce):
+            assert all(a[1] != b[1] for a, b in zip(pairs[::2], pairs[1::2], strict=True))
+
+
+def test_mutation_reaches_every_neighbour():
+    space = SPACES["three nodes, no none"]
+    genotype = space.sample(jax.random.key(0))
+    reached = {space.mutate(jax.random.key(seed), genotype) for seed in range(1000)}
+    # Of 12 pairs each has 6 other operations; a node with n sources leaves n - 2 to each of its two pairs: 0, 1 and 2.
+    assert len(reached) == 12 * 6 + 2 * 2 * (0 + 1 + 2)
+
+
+@pytest.mark.parametrize("name", ["ragged", "s1"])
+def test_mutations_connect_a_space_with_candidates_of_their_own(name):
+    space = SPACES[name]
+    seen, genotype = set(), space.sample(jax.random.key(0))
+    for seed in range(600):
+        genotype = space.mutate(jax.random.key(seed), genotype)
+        seen |= {(cell, i // 2, pair) for cell in ("normal", "reduce") for i, pair in enumerate(getattr(genotype, cell))}
+    everything = {
+        (cell, target - 2, (op, source))
+        for cell, choices in space.cells.items()
+        for (source, target), ops in zip(choices.edges, choices.ops, strict=True)
+        for op in ops
+        if op != "none"
+    }
+    assert seen == everything
+
+
+def test_mutation_draws_both_kinds_equally():
+    genotype = FULL.sample(jax.random.key(0))
+    changes = [differing(genotype, FULL.mutate(jax.random.key(seed), genotype))[0] for seed in range(400)]
+    # 14 of 16 pairs have other sources; the two of the first node in each cell have operations only: 4 of 16 draws halve.
+    sources = sum(old[1] != new[1] for old, new in changes) / 400
+    assert abs(sources - (12 / 16 / 2) / (12 / 16 + 4 / 16 / 2)) < 0.1
+
+
+def test_mutation_refuses_what_it_cannot_do():
+    with pytest.raises(ValueError, match="one genotype only"):
+        SPACES["one op"].mutate(jax.random.key(0), SPACES["one op"].sample(jax.random.key(0)))
+    with pytest.raises(ValueError, match="the space has no such operation"):
+        SPACES["none last"].mutate(jax.random.key(0), jd.genotypes.NASNet)
+
+
 def test_sample_is_uniform():
     space = jd.spaces.darts(2, ("none", "max_pool_3x3", "skip_connect"))
     draws = [space.sample(jax.random.key(seed)) for seed in range(400)]

@@ -18,16 +18,16 @@ def network(**options):
     return jd.spaces.darts().network(GENOTYPE, 2, 3, 3, **options)
 
 
-def batch(seed=0, size=8):
+def batch(seed=0, size=8, pixels=8):
     rng = np.random.default_rng(seed)
     return {
-        "image": jnp.asarray(rng.standard_normal((size, 8, 8, 1)), jnp.float32),
+        "image": jnp.asarray(rng.standard_normal((size, pixels, pixels, 1)), jnp.float32),
         "label": jnp.asarray(rng.integers(0, 3, size), jnp.int32),
     }
 
 
-def start(training, net):
-    return training.init(jax.random.key(1), net.init(jax.random.key(0), batch()["image"]))
+def start(training, net, pixels=8):
+    return training.init(jax.random.key(1), net.init(jax.random.key(0), batch(pixels=pixels)["image"]))
 
 
 def test_one_step_is_sgd_on_the_loss():
@@ -63,15 +63,16 @@ def test_hits():
     np.testing.assert_array_equal(found["top5"], [1, 0, 1])
 
 
-def test_devices_take_the_step_of_one(devices):
-    tx = optax.sgd(0.1, momentum=0.9)
-    single, many = network(), network(axis_name="devices")
+@pytest.mark.parametrize("auxiliary", [False, True])
+def test_devices_take_the_step_of_one(devices, auxiliary):
+    tx, pixels = optax.sgd(0.1, momentum=0.9), 32 if auxiliary else 8  # the auxiliary head wants 8x8 after two reductions
+    single, many = (network(auxiliary=auxiliary, axis_name=axis_name) for axis_name in (None, "devices"))
     training = from_scratch(single, tx)
-    state = start(training, single)
-    expected, metrics = jax.jit(training.step)(state, batch())
+    state = start(training, single, pixels)
+    expected, metrics = jax.jit(training.step)(state, batch(pixels=pixels))
     step = jax.pmap(from_scratch(many, tx, axis_name="devices").step, "devices", in_axes=(None, 0), devices=devices)
     ours, ours_metrics = jax.tree.map(
-        lambda x: x[0], step(state, jax.tree.map(lambda x: x.reshape(4, 2, *x.shape[1:]), batch()))
+        lambda x: x[0], step(state, jax.tree.map(lambda x: x.reshape(4, 2, *x.shape[1:]), batch(pixels=pixels)))
     )
     chex.assert_trees_all_close(ours.params, expected.params, atol=1e-5)
     chex.assert_trees_all_close(ours.averages, expected.averages, atol=1e-5)

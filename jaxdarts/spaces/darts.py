@@ -10,7 +10,16 @@ from jaxdarts.genotypes import Genotype
 from jaxdarts.nn.cnn import Supernet
 from jaxdarts.nn.network import Network
 from jaxdarts.nn.ops import OPS
-from jaxdarts.space import Choices, Space, fully_connected, of_genotype, random_pairs, seeded, strongest
+from jaxdarts.space import (
+    Choices,
+    Space,
+    fully_connected,
+    mutated,
+    of_genotype,
+    random_pairs,
+    seeded,
+    strongest,
+)
 
 PRIMITIVES = (
     "none",
@@ -62,6 +71,7 @@ def of_cells(normal: Choices, reduce: Choices) -> Space:
         network=network,
         discretize=functools.partial(_discretize, cells),
         sample=functools.partial(_sample, cells),
+        mutate=functools.partial(mutated, cells),
     )
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from jaxdarts import genotypes
 from jaxdarts.genotypes import AnyGenotype, RecurrentGenotype
 from jaxdarts.nn.rnn import ACTIVATIONS, LanguageModel
-from jaxdarts.space import Choices, Space, of_genotype, random_pairs, seeded, strongest
+from jaxdarts.space import Choices, Space, mutated, of_genotype, random_pairs, seeded, strongest
 
 PRIMITIVES = ("none", "tanh", "relu", "sigmoid", "identity")
 """The candidates in the published order, which is that of the columns of alpha and decides ties."""
@@ -48,6 +48,7 @@ def darts_rnn(num_nodes: int = 8, ops: tuple[str, ...] = PRIMITIVES) -> Space:
         network=network,
         discretize=functools.partial(_discretize, choices),
         sample=functools.partial(_sample, choices),
+        mutate=functools.partial(mutated, {"recurrent": choices}),
     )
 
 

@@ -1,0 +1,269 @@
+"""Searches among discrete architectures: random, evolutionary, by a score, by a policy, by neighbourhoods.
+
+An algorithm is a generator: it yields a genotype and is sent the `Trial` of it, for as long as anybody asks. It is determined
+by its key and by what it is sent. `search` pays for the trials and keeps all of them:
+
+>>> import jax
+>>> from jaxdarts import spaces
+>>> def evaluate(genotype):  # here: how many convolutions; else a table, a supernet, or a training
+...     return Trial(genotype, float(str(genotype).count("conv")), float("nan"), seconds=1.0)
+>>> history = search(regularized_evolution(jax.random.key(0), spaces.nasbench201()), evaluate, evaluations=60)
+>>> len(history), best(history).value
+(60, 6.0)
+"""
+
+import collections
+import itertools
+import math
+from collections.abc import Callable, Generator, Iterable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Key
+
+from jaxdarts.analysis.flatness import shell
+from jaxdarts.space import Space, seeded
+from jaxdarts.types import Trial
+
+Proposals = Generator[Any, Trial, None]
+Score = Callable[[Any], float]
+"""How promising a genotype is, without training; NaN is the worst."""
+
+
+def search(
+    proposals: Proposals, evaluate: Callable[[Any], Trial], *, evaluations: float = math.inf, seconds: float = math.inf
+) -> list[Trial]:
+    """Evaluates what is proposed until the budget, or the proposals, end.
+
+    Args:
+        proposals: the algorithm.
+        evaluate: genotype -> trial.
+        evaluations: how many trials at most.
+        seconds: how much they may take together; the first trial that would take more ends the search and does not count, as
+            in NAS-Bench-201's algorithms. (NATS-Bench's newer ones count it.)
+
+    Returns:
+        All trials in order; empty if the first one does not fit into the budget.
+
+    Raises:
+        ValueError: if the budget is not positive, or not given.
+    """
+    if not (evaluations > 0 and seconds > 0) or evaluations == seconds == math.inf:
+        raise ValueError(f"the budget is {evaluations} evaluations and {seconds} seconds: it must be positive, and finite")
+    history: list[Trial] = []
+    spent = 0.0
+    genotype = next(proposals, None)
+    while genotype is not None and len(history) < evaluations:
+        trial = evaluate(genotype)
+        spent += trial.seconds
+        if spent > seconds:
+            break
+        history.append(trial)
+        try:
+            genotype = proposals.send(trial)
+        except StopIteration:
+            break
+    proposals.close()
+    return history
+
+
+def best(history: Sequence[Trial]) -> Trial:
+    """The trial of the largest value, the first of equals.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    if not history:
+        raise ValueError("not one trial fits into the budget")
+    return max(history, key=lambda trial: _worth(trial.value))
+
+
+def best_so_far(history: Sequence[Trial]) -> list[Trial]:
+    """For every trial the best one until then."""
+    return list(itertools.accumulate(history, lambda old, new: new if _worth(new.value) > _worth(old.value) else old))
+
+
+def _worth(value: float) -> float:
+    return -math.inf if math.isnan(value) else float(value)
+
+
+# ------------------------------------------------------------------------------------------------------------- random
+
+
+def random_search(key: Key[Array, ""], space: Space) -> Proposals:
+    """Independent uniform genotypes, with repetitions."""
+    for n in itertools.count():
+        yield space.sample(jax.random.fold_in(key, n))
+
+
+def samples(key: Key[Array, ""], space: Space, count: int) -> list[Any]:
+    """Independent uniform genotypes, with repetitions: the first ones of `random_search` with the same key."""
+    return list(itertools.islice(random_search(key, space), count))
+
+
+def ranked(candidates: Iterable[Any], score: Score) -> list[Any]:
+    """The candidates from the largest score to the smallest, equal ones in their order, NaN last."""
+    return sorted(candidates, key=lambda genotype: -_worth(score(genotype)))
+
+
+def best_of(key: Key[Array, ""], space: Space, score: Score, candidates: int = 100) -> Proposals:
+    """Evaluates the one genotype, of so many random ones, that a score likes best.
+
+    With the overlap of ReLU patterns as the score: Mellor, Turner, Storkey & Crowley, `Neural Architecture Search without
+    Training <https://arxiv.org/abs/2006.04647>`_, ICML 2021.
+    """
+    _check("candidates", candidates)
+    yield ranked(samples(key, space, candidates), score)[0]
+
+
+def neighbourhood_search(key: Key[Array, ""], space: Space, neighbours: int = 4, radius: int = 1) -> Proposals:
+    """Random genotypes, each followed by so many of its neighbours; `flattest` chooses among them.
+
+    A reconstruction of the NA-RS of Wang, Cao, Li & Kitani, `Neighborhood-Aware Neural Architecture Search
+    <https://arxiv.org/abs/2105.06369>`_, BMVC 2021, of which only the abstract was at hand: radius, number and choice of the
+    neighbours are ours.
+
+    Args:
+        key: what is random.
+        space: where to search.
+        neighbours: drawn without repetition among all that differ in the operations of `radius` edges.
+        radius: see there, and `analysis.flatness.shell`.
+    """
+    _check("neighbours", neighbours)
+    centres, others = jax.random.split(key)
+    rng = seeded(others)
+    for centre in random_search(centres, space):
+        yield centre
+        around = shell(space.cells, centre, radius)
+        if neighbours > len(around):
+            raise ValueError(f"neighbours is {neighbours}: {centre} has {len(around)} at distance {radius}")
+        for i in rng.permutation(len(around))[:neighbours]:
+            yield around[i]
+
+
+def flattest(history: Sequence[Trial], neighbours: int, aggregate: Callable[[np.ndarray], Any] = np.mean) -> Trial:
+    """Of a history of `neighbourhood_search` the centre of the best neighbourhood.
+
+    Args:
+        history: groups of a centre and its neighbours; a last one that the budget has cut off does not take part.
+        neighbours: their number there.
+        aggregate: the values of a centre and its neighbours -> how good the neighbourhood is.
+
+    Raises:
+        ValueError: if not one neighbourhood is complete.
+    """
+    size = 1 + neighbours
+    groups = [history[i : i + size] for i in range(0, len(history) - neighbours, size)]
+    if not groups:
+        raise ValueError(f"the budget ends after {len(history)} trials, before one neighbourhood of {size} is complete")
+    return max(groups, key=lambda group: _worth(aggregate(np.array([trial.value for trial in group]))))[0]
+
+
+# ---------------------------------------------------------------------------------------------------------- evolution
+
+
+def regularized_evolution(key: Key[Array, ""], space: Space, population: int = 10, sample_size: int = 3) -> Proposals:
+    """Mutates the best of a random sample of the living, and lets the oldest die.
+
+    Real, Aggarwal, Huang & Le, `Regularized Evolution for Image Classifier Architecture Search
+    <https://arxiv.org/abs/1802.01548>`_, AAAI 2019, algorithm 1; the defaults are those of NAS-Bench-201.
+
+    Args:
+        key: what is random.
+        space: where to search.
+        population: how many live at a time; the first ones are random.
+        sample_size: how many are drawn, with repetitions, to find a parent among.
+    """
+    _check("population", population)
+    _check("sample_size", sample_size)
+    first, rest = jax.random.split(key)
+    return _evolve(rest, space, samples(first, space, population), sample_size)
+
+
+def assisted_evolution(
+    key: Key[Array, ""], space: Space, score: Score, pool: int = 20, population: int = 10, sample_size: int = 3
+) -> Proposals:
+    """Regularised evolution that starts from the best of a random pool by a score: AREA of Mellor et al., see `best_of`.
+
+    Args:
+        key, space, population, sample_size: as in `regularized_evolution`.
+        score: how promising a genotype is.
+        pool: how many random genotypes are scored.
+    """
+    _check("population", population)
+    _check("sample_size", sample_size)
+    if pool < population:
+        raise ValueError(f"pool is {pool}: fewer than the population, which is {population}")
+    first, rest = jax.random.split(key)
+    return _evolve(rest, space, ranked(samples(first, space, pool), score)[:population], sample_size)
+
+
+def _evolve(key: Key[Array, ""], space: Space, founders: Sequence[Any], sample_size: int) -> Proposals:
+    mutations, tournaments = jax.random.split(key)
+    rng = seeded(tournaments)
+    alive: collections.deque[Trial] = collections.deque(maxlen=len(founders))  # drops the oldest
+    for founder in founders:
+        alive.append((yield founder))
+    for n in itertools.count():
+        parent = best([alive[i] for i in rng.integers(len(alive), size=sample_size)])
+        alive.append((yield space.mutate(jax.random.fold_in(mutations, n), parent.genotype)))
+
+
+# ------------------------------------------------------------------------------------------------------------- policy
+
+
+def reinforce(key: Key[Array, ""], space: Space, learning_rate: float = 0.01, decay: float = 0.9) -> Proposals:
+    """Draws the operation of every edge from probabilities of its own, which ascend the reward above its moving average.
+
+    Williams, Simple Statistical Gradient-Following Algorithms for Connectionist Reinforcement Learning, 1992, as NAS-Bench-201
+    and NATS-Bench use it (AutoDL-Projects, exps/NATS-algos/reinforce.py): Adam, one step a trial.
+
+    Args:
+        key: what is random.
+        space: one whose genotypes keep every edge, such as NAS-Bench-201.
+        learning_rate: of Adam; 0.01 in NATS-Bench, 0.5 in the documentation of NAS-Bench-201.
+        decay: of the average, which starts without bias and includes the present reward.
+
+    Raises:
+        ValueError: if genotypes of the space keep some edges only, since operations do not tell which.
+    """
+    if any(choices.kept is not None for choices in space.cells.values()):
+        raise ValueError("REINFORCE draws an operation for every edge; genotypes of this space keep some edges only")
+    return _reinforce(key, space, optax.adam(learning_rate), decay)
+
+
+def _reinforce(key: Key[Array, ""], space: Space, tx: optax.GradientTransformation, decay: float) -> Proposals:
+    initial, draws = jax.random.split(key)
+    rng = seeded(draws)
+    allowed = {name: choices.derivable() for name, choices in space.cells.items()}
+    noise = dict(zip(allowed, jax.random.split(initial, len(allowed))))
+    logits = {name: 1e-3 * jax.random.normal(noise[name], mask.shape) for name, mask in allowed.items()}
+    state = tx.init(logits)
+
+    def log_probabilities(logits):
+        return {name: jax.nn.log_softmax(jnp.where(allowed[name], logits[name], -jnp.inf)) for name in logits}
+
+    def loss(logits, picks, advantage):
+        own = log_probabilities(logits)
+        return -advantage * sum(jnp.sum(jnp.take_along_axis(own[name], picks[name][:, None], 1)) for name in own)
+
+    average = weight = 0.0
+    while True:
+        mix, picks = {}, {}
+        for name, row in log_probabilities(logits).items():
+            # The largest of log-probabilities with Gumbel noise is a draw from the probabilities.
+            picks[name] = np.argmax(np.asarray(row) + rng.gumbel(size=row.shape), axis=1)
+            mix[name] = np.eye(row.shape[1], dtype=np.float32)[picks[name]]
+        trial = yield space.discretize(mix)
+        average, weight = decay * average + (1 - decay) * trial.value, decay * weight + 1 - decay
+        gradient = jax.grad(loss)(logits, picks, trial.value - average / weight)
+        updates, state = tx.update(gradient, state, logits)
+        logits = optax.apply_updates(logits, updates)
+
+
+def _check(name: str, value: int) -> None:
+    if value < 1:
+        raise ValueError(f"{name} is {value}: it must be at least 1")

@@ -1,0 +1,143 @@
+"""The script of discrete searches: run folder, resume, bad input; the published table, where the data is at hand."""
+
+import importlib.util
+import itertools
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import jaxdarts as jd
+from jaxdarts.genotypes import TOPOLOGY_OPS, TopologyGenotype
+from runs import Stop
+
+SCRIPT = Path(__file__).parents[1] / "experiments" / "discrete.py"
+spec = importlib.util.spec_from_file_location("discrete_script", SCRIPT)
+script = sys.modules["discrete_script"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(script)
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    """All cells, better the more convolutions they have; a hundred seconds of simulated training each."""
+    path = tmp_path_factory.mktemp("table") / "table.csv"
+    lines = ["arch_str,cifar10_valid_12,cifar10_valid_200,cifar10_test_200,train_seconds_200,convs"]
+    for ops in itertools.product(TOPOLOGY_OPS, repeat=6):
+        convs = sum(op.startswith("nor") for op in ops)
+        value = 60 + 4 * convs + ops.count("skip_connect")
+        cell = TopologyGenotype(tuple(zip(ops, (0, 0, 1, 0, 1, 2))))
+        lines.append(f"{cell},{value},{value + 1},{value + 2},{500 * convs + 500},{convs}")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def run(*flags):
+    script.main([*map(str, flags)])
+
+
+def summary(folder):
+    return json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+
+
+def test_run_folder_and_resume(table, tmp_path, capsys):
+    whole, cut, output = tmp_path / "whole", tmp_path / "cut", tmp_path / "rows.json"
+    flags = ["--algorithm=rea", f"--table={table}", "--budget_seconds=3000", "--runs=3"]
+    run(*flags, f"--run_dir={whole}", f"--output={output}")
+    found = summary(whole)
+    assert "test_200: " in capsys.readouterr().out
+    assert found["test_200"]["mean"] == found["valid_12"]["mean"] + 2 == found["valid_200"]["mean"] + 1
+    assert 0 < found["seconds"] <= 3000 and "published" not in found
+    records = jd.metrics.read_json_lines(whole / "history.jsonl")
+    assert [record["run"] for record in records] == sorted(record["run"] for record in records)
+    best = [max(r["value"] for r in records if r["run"] == n) for n in range(3)]
+    assert found["valid_12"] == {"mean": np.mean(best), "deviation": pytest.approx(np.std(best, ddof=1))}
+    assert (whole / "curve.svg").read_text(encoding="utf-8").startswith("<svg")
+    # A run that was killed in its last line ends where the other one does.
+    run(*flags, f"--run_dir={cut}", f"--output={output}")
+    text = (whole / "history.jsonl").read_text(encoding="utf-8")
+    assert (cut / "history.jsonl").read_text(encoding="utf-8") == text
+    (cut / "history.jsonl").write_text(text[: len(text) // 2], encoding="utf-8")
+    (cut / "summary.json").unlink()
+    run(f"--resume={cut}")
+    assert (cut / "history.jsonl").read_text(encoding="utf-8") == text
+    assert summary(cut)["valid_12"] == found["valid_12"]
+    [row] = json.loads(output.read_text(encoding="utf-8"))["rows"]  # of the same settings
+    assert row["test_200"] == found["test_200"]
+    (cut / "history.jsonl").write_text(text.replace('"value": 7', '"value": 1', 1), encoding="utf-8")
+    with pytest.raises(Stop, match="is another one in the table; remove .*history.jsonl to start again"):
+        run(f"--resume={cut}")
+    with pytest.raises(Stop, match="holds a run"):
+        run(*flags, f"--run_dir={whole}")
+
+
+@pytest.mark.parametrize("name", ["random", "area", "best_of", "reinforce", "na_rs"])
+def test_every_algorithm_runs(name, table, tmp_path):
+    flags = ["--score=convs", "--candidates=20", "--budget_evaluations=12", "--runs=2"]
+    run(f"--algorithm={name}", f"--table={table}", f"--run_dir={tmp_path}", *flags)
+    found = summary(tmp_path)
+    assert found["trials"] == (1 if name == "best_of" else 12)
+    assert 60 <= found["valid_12"]["mean"] <= 84
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        ("--algorithm=foo", "--algorithm=foo: there are random, rea"),
+        ("--space=darts", "tables are of nasbench201 only"),
+        ("--table=", "say which file"),
+        ("--table=nowhere.csv", "--table=nowhere.csv: No such file"),
+        ("--budget_seconds=0", "--budget_seconds=0.0: must be positive"),
+        ("--budget_seconds=inf", "must be finite"),
+        ("--budget_evaluations=0", "--budget_evaluations=0: must be positive"),
+        ("--budget_seconds=1", "run 0: not one trial fits into the budget"),
+        ("--runs=0", "--runs=0: must be positive"),
+        ("--seed=-1", "--seed=-1: must not be negative"),
+        ("--algorithm=best_of --candidates=15626", "--candidates=15626: the space has 15625 cells"),
+        ("--algorithm=area --pool=5", "--pool=5: fewer than --population=10"),
+        ("--algorithm=area --score=flops", "no column 'flops'; there are arch_str"),
+        ("--algorithm=na_rs --neighbours=25", "--neighbours=25: a cell has 24 at --radius=1"),
+        ("--algorithm=na_rs --radius=7", "a cell has 0 at --radius=7"),
+        ("--algorithm=na_rs --aggregate=max", "--aggregate=max: there are mean"),
+        ("--algorithm=na_rs --budget_evaluations=3", "run 0: the budget ends after 3 trials"),
+        ("--algorithm=reinforce --ema_decay=1", "--ema_decay=1.0: must be below 1"),
+        ("--dataset=cifar100", "no column 'cifar100_valid_12'"),
+    ],
+)
+def test_bad_input_takes_one_line(flags, message, tmp_path):
+    # One cell will do: what needs all of them is refused before.
+    cell = "|none~0|+|none~0|none~1|+|none~0|none~1|none~2|"
+    header = "arch_str,cifar10_valid_12,cifar10_valid_200,cifar10_test_200,train_seconds_200"
+    small = tmp_path / "small.csv"
+    lines = (
+        f"{TopologyGenotype(tuple(zip(ops, (0, 0, 1, 0, 1, 2))))},1,1,1,900"
+        for ops in itertools.product(TOPOLOGY_OPS, repeat=6)
+    )
+    rows = lines if "fits" in message or "ends after" in message else [f"{cell},1,1,1,900"]
+    small.write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
+    with pytest.raises(Stop) as caught:
+        run(f"--table={small}", f"--run_dir={tmp_path / 'run'}", *flags.split())
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_table_with_gaps(tmp_path):
+    small = tmp_path / "small.csv"
+    small.write_text(
+        "arch_str,cifar10_valid_12,cifar10_valid_200,cifar10_test_200,train_seconds_200\n"
+        "|none~0|+|none~0|none~1|+|none~0|none~1|none~2|,1,1,1,900\n",
+        encoding="utf-8",
+    )
+    flags = [f"--table={small}", f"--run_dir={tmp_path / 'run'}"]
+    done = subprocess.run([sys.executable, str(SCRIPT), *flags], capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert "discrete.py: run 0: the table has 1 cells" in done.stderr
+
+
+def test_published_random_search(shared, tmp_path):
+    """20 runs on the real table: the means are within one published deviation (0.36), which 20 runs shrink to 0.08."""
+    real = shared / "data" / "nasbench201" / "cifar10.csv.gz"
+    run("--algorithm=random", f"--table={real}", "--runs=20", f"--run_dir={tmp_path}")
+    assert summary(tmp_path)["within_one_published_deviation"] == {"valid_200": True, "test_200": True}
+    assert 105 < summary(tmp_path)["trials"] < 114
