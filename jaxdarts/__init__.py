@@ -33,6 +33,7 @@ from jaxdarts import objectives as objectives
 from jaxdarts import parallel as parallel
 from jaxdarts import penalty as penalty
 from jaxdarts import perturb as perturb
+from jaxdarts import proxies as proxies
 from jaxdarts import relax as relax
 from jaxdarts import report as report
 from jaxdarts import schedules as schedules

@@ -1,0 +1,370 @@
+"""Scores of a network that has not been trained; the higher, the better it is said to be.
+
+Each is a pure function of `apply(params, images) -> logits` [batch, classes], which may be any differentiable JAX function, of
+its weights and of one batch: {"image": [batch, height, width, channels], "label": [batch]} or the images alone. Examples may
+have any shape. Nothing is jitted here: jit a score as a function of the mix, and one compilation scores all cells of a space:
+
+>>> import jax
+>>> from jaxdarts import spaces
+>>> space = spaces.nasbench201()
+>>> net = space.supernet(width=2, depth=1, num_classes=2)
+>>> images = jax.random.normal(jax.random.key(0), (3, 4, 4, 1))
+>>> mix = net.example_mix()  # nothing but zeros: no image reaches the output, so all look alike
+>>> params = net.init(jax.random.key(1), images, mix)
+>>> score = jax.jit(lambda mix: linear_regions(lambda params, x: net.apply(params, x, mix), params, images))
+>>> print(score(mix))
+1.0
+
+Norms should use the moments of the batch, as those of supernets do, and of networks with `train=True`. Weights that a one-hot
+mix leaves unused add nothing to a supernet's scores by gradients, but do to `l2_norm` and `parameters`. Compare any score with
+`parameters` and `jaxdarts.operation_costs` before believing in it.
+
+A score that cannot be taken is NaN or -inf, as said with each, and never inf; `discrete.ranked` puts both last. NaN among
+weights or images makes the scores by gradients NaN.
+
+Left out: fisher, which needs the output of every convolution, and zen, which needs other weights and the last map.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
+from jaxtyping import Array, Float, PyTree
+
+from jaxdarts.nn.ops import OPS
+from jaxdarts.types import Batch, Params
+
+Apply = Callable[[Any, Any], Array]
+Score = Float[Array, ""]
+Layers = Callable[[Params], list[Float[Array, "layers weights"]]]
+
+# ---------------------------------------------------------------------------------------------------- rectified units
+
+_CALLS = ("jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "remat2", "checkpoint")
+
+
+def agreements(apply: Apply, params: Params, images: Array) -> Float[Array, "batch batch"]:
+    """For any two examples the number of rectified units that are on for both or off for both: K of `naswot`.
+
+    Units are found in the program of `apply`: `jax.nn.relu`, `relu6` and `max(x, 0)` with a constant 0, also in jitted or
+    rematerialised functions, functions with a derivative of their own, and scans. A rectified array without an axis of the
+    batch, such as a variance, is none. A layer counts if some derivative of the logits by its output is not zero; where the
+    array has axes before that of the batch, as bundles of edges have here, each entry of them is a layer. So, with a one-hot
+    mix, layers on edges of weight zero do not count.
+
+    Two differences from the authors' code. It marks the layers that a backward pass visits, so it counts those that only a
+    multiplication by zero follows, as NAS-Bench-201's `none` is there. And an operation there has a ReLU of its own: a state
+    counts once for each that reads it, here once for all of a family (`nn.ops`). Channels that are zero in all examples and
+    that nothing reads are padding (`nn.cnn.Cells`) and do not count.
+
+    Args:
+        apply: must also take one example more than there are: the two programs tell which axis is the batch's.
+        params: weights.
+        images: [batch, ...].
+
+    Returns:
+        Whole numbers, exact while there are fewer than 2^24 units. Their determinant may want float64, on the host if need be.
+
+    Raises:
+        ValueError: if there are no rectified units, or there are some in a while loop, a branch or another thing that cannot be
+            followed, or where the batch is merged with another axis.
+    """
+    batch = images.shape[0]
+    run = functools.partial(_rectified, apply)
+    _, inputs = jax.eval_shape(run, params, images)
+    _, others = jax.eval_shape(run, params, jax.ShapeDtypeStruct((batch + 1, *images.shape[1:]), images.dtype))
+    axes = [_batch_axis(x.shape, other.shape, batch) for x, other in zip(inputs, others, strict=True)]
+    if all(axis is None for axis in axes):
+        raise ValueError("the network has no rectified units: nothing in its program is max(x, 0)")
+    taps = [None if axis is None else jnp.zeros(x.shape, x.dtype) for x, axis in zip(inputs, axes)]
+    logits, pull, inputs = jax.vjp(lambda taps: _rectified(apply, params, images, taps), taps, has_aux=True)
+    # Any cotangent but ones: the sum over a batch of what a batch norm returns does not depend on what is before it.
+    (slopes,) = pull(jax.random.normal(jax.random.key(0), logits.shape).astype(logits.dtype))
+    return sum(
+        (_agreements(x, slope, axis) for x, slope, axis in zip(inputs, slopes, axes) if axis is not None),
+        start=jnp.zeros((batch, batch)),
+    )
+
+
+def naswot(apply: Apply, params: Params, images: Array) -> Score:
+    """log |det K| of the `agreements` K: how unlike the patterns are in which units are on.
+
+    Mellor, Turner, Storkey & Crowley, `Neural Architecture Search without Training <https://arxiv.org/abs/2006.04647>`_, ICML
+    2021; 128 images without augmentation there, the same for all networks. Arguments and errors as in `agreements`, and so are
+    the differences from the authors' code. Two examples with the same pattern, which NaN makes of all, give -inf, or what
+    rounding leaves of it: a low number.
+    """
+    return jnp.linalg.slogdet(agreements(apply, params, images))[1]
+
+
+def linear_regions(apply: Apply, params: Params, images: Array) -> Score:
+    """The number of different patterns of rectified units among the examples, at least 1.
+
+    Chen, Gong & Wang, `Neural Architecture Search on ImageNet in Four GPU Hours <https://arxiv.org/abs/2102.11535>`_ (TE-NAS),
+    ICLR 2021, which looks at units of maps only, where this takes all. Arguments and errors as in `agreements`.
+    """
+    same = agreements(apply, params, images)
+    return jnp.sum(1 / jnp.sum(same == jnp.diag(same)[:, None], axis=1))
+
+
+def _agreements(x: Array, slope: Array, axis: int) -> Float[Array, "batch batch"]:
+    inner = tuple(range(axis, x.ndim))
+    counts = jnp.any(slope != 0, axis=inner, keepdims=True)
+    if len(inner) > 1:
+        counts &= jnp.any((slope != 0) | (x != 0), axis=inner[:-1], keepdims=True)
+    signs = jnp.moveaxis(jnp.where(counts, jnp.where(x > 0, 1.0, -1.0), 0.0), axis, 0).reshape(x.shape[axis], -1)
+    return (signs @ signs.T + jnp.sum(signs[0] ** 2)) / 2
+
+
+def _batch_axis(shape: Sequence[int], other: Sequence[int], batch: int) -> int | None:
+    """The axis of length `batch` that is longer by one in the other shape, None if the shapes are the same."""
+    differing = [i for i, (a, b) in enumerate(zip(shape, other, strict=True)) if a != b]
+    if not differing:
+        return None
+    if len(differing) > 1 or (shape[differing[0]], other[differing[0]]) != (batch, batch + 1):
+        raise ValueError(f"rectified units of shape {tuple(shape)} have no axis of their own for the batch of {batch}")
+    return differing[0]
+
+
+def _rectified(apply: Apply, params, images, taps: Sequence[Array | None] | None = None) -> tuple[Array, list[Array]]:
+    """The logits and the input of every rectifier, to whose output its tap is added."""
+    program = jax.make_jaxpr(apply)(params, images)
+    inputs: list[Array] = []
+
+    def rectifier(x, y):
+        tap = None if taps is None else taps[len(inputs)]
+        inputs.append(x)
+        return y if tap is None else y + tap
+
+    out = _evaluate(program.jaxpr, program.consts, jax.tree.leaves((params, images)), rectifier)
+    if len(out) != 1:
+        raise ValueError(f"apply returns {len(out)} arrays: it must return the logits alone")
+    return out[0], inputs
+
+
+def _evaluate(jaxpr: Jaxpr, consts: Sequence, arguments: Sequence, rectifier: Callable) -> list:
+    env = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *arguments], strict=True))
+
+    def read(variable):
+        return variable.val if isinstance(variable, Literal) else env[variable]
+
+    for eqn in jaxpr.eqns:
+        values = [read(variable) for variable in eqn.invars]
+        argument = _rectifies(eqn)
+        if argument is not None:
+            out = [rectifier(values[argument], _bind(eqn, values)[0])]
+        elif not any(map(_has_rectifier, _inner(eqn))):
+            out = _bind(eqn, values)
+        elif eqn.primitive.name == "scan":
+            out = _scan(eqn.params, values, rectifier)
+        elif eqn.primitive.name in _CALLS:
+            out = _evaluate(*_opened(_inner(eqn)[0]), values, rectifier)
+        else:
+            raise ValueError(f"there are rectified units in a {eqn.primitive.name}, which cannot be followed")
+        env.update(zip(eqn.outvars, out, strict=True))
+    return [read(variable) for variable in jaxpr.outvars]
+
+
+def _scan(params, values: list, rectifier: Callable) -> list:
+    """Step by step, since a rectifier in it is another layer at each."""
+    first, last = params["num_consts"], params["num_consts"] + params["num_carry"]
+    consts, carry, xs, steps = values[:first], values[first:last], values[last:], range(params["length"])
+    rows: dict[int, list] = {}
+    for i in reversed(steps) if params["reverse"] else steps:
+        out = _evaluate(*_opened(params["jaxpr"]), [*consts, *carry, *(x[i] for x in xs)], rectifier)
+        carry, rows[i] = out[: len(carry)], out[len(carry) :]
+    return [*carry, *(jnp.stack(ys) for ys in zip(*(rows[i] for i in steps)))]
+
+
+def _bind(eqn: JaxprEqn, values: Sequence) -> Sequence:
+    out = eqn.primitive.bind(*values, **eqn.primitive.get_bind_params(eqn.params))
+    return out if eqn.primitive.multiple_results else [out]
+
+
+def _inner(eqn: JaxprEqn) -> list:
+    return [value for value in jax.tree.leaves(eqn.params) if isinstance(value, (Jaxpr, ClosedJaxpr))]
+
+
+def _opened(jaxpr: Jaxpr | ClosedJaxpr) -> tuple[Jaxpr, Sequence]:
+    return (jaxpr.jaxpr, jaxpr.consts) if isinstance(jaxpr, ClosedJaxpr) else (jaxpr, ())
+
+
+def _has_rectifier(jaxpr: Jaxpr | ClosedJaxpr) -> bool:
+    eqns = _opened(jaxpr)[0].eqns
+    return any(_rectifies(eqn) is not None or any(map(_has_rectifier, _inner(eqn))) for eqn in eqns)
+
+
+def _rectifies(eqn: JaxprEqn) -> int | None:
+    """Which argument of an equation it rectifies, None if it does not: `max(x, 0)`, or a call of nothing else.
+
+    Such a call is not opened, since `jax.nn.relu` has a derivative of its own at 0.
+    """
+    if eqn.primitive.name == "max":
+        zero = [isinstance(v, Literal) and not jnp.shape(v.val) and v.val == 0 for v in eqn.invars]
+        return zero.index(False) if sum(zero) == 1 else None
+    inner = _inner(eqn)
+    if eqn.primitive.name not in _CALLS or len(inner) != 1:
+        return None
+    jaxpr, _ = _opened(inner[0])
+    argument = _rectifies(jaxpr.eqns[0]) if len(jaxpr.eqns) == 1 else None
+    x = None if argument is None else jaxpr.eqns[0].invars[argument]
+    return jaxpr.invars.index(x) if x in jaxpr.invars else None
+
+
+# ---------------------------------------------------------------------------------------------------------- gradients
+
+
+def layers(params: PyTree[Array]) -> list[Float[Array, "layers weights"]]:
+    """Weights of convolutions and linear layers, one a row: what the scores by weights see.
+
+    Every array of two axes or more, except those whose name ends in scale, shift or bias. The weights of this library's cells
+    have axes for cells and edges in front, and each entry of them is a layer. For other arrangements give the scores another
+    function; it gets the weights and their gradients alike, so it must be linear.
+    """
+    found = []
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        name = str(getattr(path[-1], "key", path[-1])) if path else ""
+        if leaf.ndim > 1 and not name.endswith(("scale", "shift", "bias")):
+            stacked = 2 if name.startswith(tuple(f"{op}_" for op in OPS)) else 0
+            found.append(leaf.reshape(math.prod(leaf.shape[:stacked]), -1))
+    return found
+
+
+def parameters(params: PyTree[Array]) -> int:
+    """The number of all weights: the baseline that a score has to beat."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+
+
+def _gradient(apply: Apply, batch: Batch) -> Callable[[Params], Params]:
+    """Of the mean cross-entropy."""
+
+    def loss(params):
+        logits = apply(params, batch["image"])
+        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]))
+
+    return jax.grad(loss)
+
+
+def _total(function: Callable[..., Array], *trees: Params, layers: Layers) -> Score:
+    """The sum over all layers of a function of their weights (and gradients), [layers, weights] -> [layers, ...].
+
+    NaN where it is infinite: that is an overflow, which must not rank first.
+    """
+    rows = zip(*(layers(tree) for tree in trees), strict=True)
+    total = sum((jnp.sum(function(*row)) for row in rows), start=jnp.zeros(()))
+    return jnp.where(jnp.isinf(total), jnp.nan, total)
+
+
+def _norms(rows: Float[Array, "layers weights"]) -> Float[Array, " layers"]:
+    return jnp.linalg.norm(rows, axis=1)
+
+
+def l2_norm(apply: Apply, params: Params, batch: Batch, layers: Layers = layers) -> Score:
+    """The sum of the norms of all layers' weights; of the arguments only `params` and `layers` matter.
+
+    This and `grad_norm`, `plain`, `snip` and `grasp` follow Abdelfattah, Mehrotra, Dudziak & Lane, `Zero-Cost Proxies for
+    Lightweight NAS <https://arxiv.org/abs/2101.08134>`_, ICLR 2021, with the mean cross-entropy of one batch as the loss. They
+    are 0 for a network without layers (see `layers`).
+    """
+    return _total(_norms, params, layers=layers)
+
+
+def grad_norm(apply: Apply, params: Params, batch: Batch, layers: Layers = layers) -> Score:
+    """The sum of the norms of all layers' gradients; see `l2_norm`. 0 if nothing reaches the output."""
+    return _total(_norms, _gradient(apply, batch)(params), layers=layers)
+
+
+def plain(apply: Apply, params: Params, batch: Batch, layers: Layers = layers) -> Score:
+    """The sum of weight times gradient; see `l2_norm`. Rounding, in layers that a batch norm follows: it is invariant there."""
+    return _total(jnp.multiply, params, _gradient(apply, batch)(params), layers=layers)
+
+
+def snip(apply: Apply, params: Params, batch: Batch, layers: Layers = layers) -> Score:
+    """The sum of |weight times gradient| (Lee, Ajanthan & Torr, ICLR 2019); see `l2_norm`. 0 if nothing reaches the output."""
+    return _total(lambda w, g: jnp.abs(w * g), params, _gradient(apply, batch)(params), layers=layers)
+
+
+def grasp(apply: Apply, params: Params, batch: Batch, layers: Layers = layers) -> Score:
+    """Minus the sum of weight times (Hessian times gradient) (Wang, Zhang & Grosse, ICLR 2020); see `l2_norm`.
+
+    The Hessian is that of the layers' weights. 0, which is no low score here, if nothing reaches the output.
+    """
+    gradient = _gradient(apply, batch)
+    fixed = gradient(params)
+    product = jax.grad(lambda params: _total(jnp.multiply, fixed, gradient(params), layers=layers))(params)
+    return -_total(jnp.multiply, params, product, layers=layers)
+
+
+def synflow(apply: Apply, params: Params, images: Array, layers: Layers = layers) -> Score:
+    """The sum of |weight times derivative of the summed logits|, for absolute weights and one image of ones.
+
+    Tanaka, Kunin, Yamins & Ganguli, NeurIPS 2020, as in the zero-cost proxies (`l2_norm`), in float64 where that is enabled, as
+    there. NaN where it overflows, as it does in float32 for deep networks without norms.
+
+    What `apply` does is done, its norms too: this is the variant `synflow_bn`, with the moments of that image or with the
+    running averages, as `apply` has it, these not made absolute. For the published variant give an `apply` without norms.
+
+    Args:
+        images: [batch, ...]; only the shape of an example matters.
+    """
+    absolute = jax.tree.map(lambda w: jnp.abs(w).astype(jnp.result_type(float)), params)
+    ones = jnp.ones((1, *images.shape[1:]), jnp.result_type(float))
+    flow = jax.grad(lambda params: jnp.sum(apply(params, ones)))(absolute)
+    return _total(lambda w, g: jnp.abs(w * g), absolute, flow, layers=layers)
+
+
+# ---------------------------------------------------------------------------------------------- one row for each example
+
+
+def _correlations(apply: Apply, params: Params, images: Array) -> Float[Array, "batch batch"]:
+    slopes = jax.grad(lambda images: jnp.sum(apply(params, images)))(images)
+    return jnp.corrcoef(slopes.reshape(images.shape[0], -1))
+
+
+def jacob_cov(apply: Apply, params: Params, images: Array) -> Score:
+    """Minus the sum of ln(v + 1e-5) + 1 / (v + 1e-5) over the eigenvalues v of the correlations of the examples' Jacobians.
+
+    The Jacobian of an example is the derivative of the sum of all logits with respect to it, [batch, pixels]. The score of the
+    first version of the paper of `naswot`, under its later name. NaN if a Jacobian is constant, as where no image reaches the
+    logits, or if rounding makes an eigenvalue fall below -1e-5; equal examples score about -1e5.
+    """
+    shifted = jnp.linalg.eigvalsh(_correlations(apply, params, images)) + 1e-5
+    return -jnp.sum(jnp.log(shifted) + 1 / shifted)
+
+
+def epe_nas(apply: Apply, params: Params, batch: Batch) -> Score:
+    """The sum over classes of |sum of ln(|c| + 1e-5)|, c the correlations of the Jacobians (`jacob_cov`) of its examples.
+
+    Lopes, Alirezazadeh & Alexandre, `EPE-NAS <https://arxiv.org/abs/2102.08099>`_, 2021, the formula for up to 100 classes. NaN
+    if a Jacobian is constant.
+
+    Raises:
+        ValueError: for more classes.
+    """
+    classes = jax.eval_shape(apply, params, batch["image"]).shape[-1]
+    if classes > 100:
+        raise ValueError(f"the logits have {classes} classes: EPE-NAS has another formula for more than 100")
+    logs = jnp.log(jnp.abs(_correlations(apply, params, batch["image"])) + 1e-5)
+    members = jax.nn.one_hot(batch["label"], classes, dtype=logs.dtype)
+    return jnp.sum(jnp.abs(jnp.einsum("ic,ij,jc->c", members, logs, members)))
+
+
+def ntk_condition(apply: Apply, params: Params, images: Array, layers: Layers = layers) -> Score:
+    """Minus the ratio of the largest eigenvalue of the neural tangent kernel to the smallest: -1 at best.
+
+    The kernel, [batch, batch], has the products of the gradients of the examples' summed logits. Chen, Gong & Wang, ICLR 2021
+    (see `linear_regions`). -inf where rounding leaves no positive smallest eigenvalue, and for NaN.
+    """
+    logits, pull = jax.vjp(lambda params: jnp.sum(apply(params, images), axis=1), params)
+
+    def row(cotangent):
+        return jnp.concatenate([own.ravel() for own in layers(pull(cotangent)[0])])
+
+    gradients = jax.lax.map(row, jnp.eye(logits.shape[0], dtype=logits.dtype))
+    values = jnp.linalg.eigvalsh(gradients @ gradients.T)
+    return jnp.where(values[0] > 0, -values[-1] / values[0], -jnp.inf)
