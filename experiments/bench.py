@@ -280,7 +280,8 @@ def main() -> None:
             )
     if config.output:
         result = {**runs.versions(), "config": dataclasses.asdict(config), "lines": lines}
-        result["config"].pop("peer")
+        for place in ("peer", "output"):  # where files lie on this machine is no part of a result
+            result["config"].pop(place)
         Path(config.output).write_text(json.dumps(result, indent=1) + "\n")
 
 
