@@ -186,7 +186,7 @@ def stopped(config: Any, history: list[History]) -> str | None:
     return "; ".join(f"epoch {stop[0]}: {stop[1]}" for stop in stops if stop) if all(stops) else None
 
 
-def derived(config, program, training, data, history: list[History], log) -> dict[str, np.ndarray]:
+def derived(config, program, training, data, history: list[History]) -> dict[str, np.ndarray]:
     """The mixes that become genotypes, [seeds, edges, ops] for each cell, as --derive says."""
     params = training["state"].params
     epochs = [stop[0] if (stop := stop_of(config, own)) else None for own in history]
@@ -231,7 +231,7 @@ def split_seeds(mixes: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
 def finish(config, program, dataset: images.Dataset, training, data, history: list[History], log) -> None:
     """Derives the cells, compares them with random ones under the shared weights, draws them and writes the reports."""
     space, params = program.space, training["state"].params
-    mixes = derived(config, program, training, data, history, log)
+    mixes = derived(config, program, training, data, history)
     found = [space.discretize(mix) for mix in split_seeds(mixes)]
     keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 2), 8)
     alone = []
@@ -246,9 +246,6 @@ def finish(config, program, dataset: images.Dataset, training, data, history: li
         low, high = min(random_losses), max(random_losses)
         log.info("supernet loss of the found cell %f, of %d random cells %f to %f", found_loss, len(keys), low, high)
         log.info("supernet accuracy of the found cell %f, %f below that of the mix", 100 * accuracy, 100 * gap)
-        jd.metrics.replace_text(own.folder / "genotype.json", jd.genotypes.to_json(genotype))
-        for name, svg in jd.draw.cell(genotype).items():
-            jd.metrics.replace_text(own.folder / f"{name}.svg", svg)
         shape, classes = dataset.train.images.shape[1:], len(dataset.class_names)
         params_, multiply_adds = jd.network_cost(genotype, *methods.evaluated(space), classes, shape)
         facts = {
@@ -265,20 +262,29 @@ def finish(config, program, dataset: images.Dataset, training, data, history: li
             **flat[seed],
             "wall_time": sum(record["seconds"] for record in own.records.all),
         }
-        jd.metrics.replace_text(own.folder / "facts.json", json.dumps(facts, indent=2) + "\n")
-        jd.report.write(
-            own.folder / "report.html",
-            title=f"Search on {config.dataset}, seed {config.seed + seed}",
-            config=dataclasses.asdict(config),
-            records=own.records.all,
-            genotype=genotype,
-            mixes={name: np.stack(values) for name, values in own.alphas.items() if name in space.cells},
-            edges={name: choices.edges for name, choices in space.cells.items()},
-            ops={name: choices.ops for name, choices in space.cells.items()},
-            facts=facts,
-        )
-        log.info("genotype = %s", genotype)
-        log.info("report %s", own.folder / "report.html")
+        write_result(config, own, genotype, config.seed + seed, facts, log)
+
+
+def write_result(config: Any, own: History, genotype: Any, seed: int, facts: dict[str, Any], log: logging.Logger) -> None:
+    """Writes the derived cell of one seed, as JSON and drawn, the facts about it and the report; images and texts alike."""
+    folder, cells = own.folder, own.space.cells
+    jd.metrics.replace_text(folder / "genotype.json", jd.genotypes.to_json(genotype))
+    for name, svg in jd.draw.cell(genotype).items():
+        jd.metrics.replace_text(folder / f"{name}.svg", svg)
+    jd.metrics.replace_text(folder / "facts.json", json.dumps(facts, indent=2) + "\n")
+    jd.report.write(
+        folder / "report.html",
+        title=f"Search on {config.dataset}, seed {seed}",
+        config=dataclasses.asdict(config),
+        records=own.records.all,
+        genotype=genotype,
+        mixes={name: np.stack(values) for name, values in own.alphas.items() if name in cells},
+        edges={name: choices.edges for name, choices in cells.items()},
+        ops={name: choices.ops for name, choices in cells.items()},
+        facts=facts,
+    )
+    log.info("genotype = %s", genotype)
+    log.info("report %s", folder / "report.html")
 
 
 def neighbourhoods(config, program, params, data, found: list, accuracies: np.ndarray) -> list[dict[str, float]]:

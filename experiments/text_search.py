@@ -7,7 +7,6 @@ download; ptb and wikitext2 are read from --data_dir.
 
 import contextlib
 import dataclasses
-import json
 import math
 import time
 from typing import Any, Literal, NamedTuple
@@ -257,15 +256,12 @@ def validate(program: Program, training: Any, mixes: Any) -> float:
 
 def finish(config: Config, words: text.Text, program: Program, training: Any, history: findings.History, log: Any) -> None:
     """Derives the cell, compares it with random ones under the shared weights, draws it and writes the report."""
-    space, folder = program.space, history.folder
+    space = program.space
     genotype = space.discretize(history.mix())
     keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 2), 8)
     cells = [genotype, *map(space.sample, keys)]
     found, *others = (validate(program, training, texts.stacked(jd.one_hot(space.cells, cell))) for cell in cells)
     log.info("supernet loss of the found cell %f, of %d random cells %f to %f", found, len(keys), min(others), max(others))
-    jd.metrics.replace_text(folder / "genotype.json", jd.genotypes.to_json(genotype))
-    for name, svg in jd.draw.cell(genotype).items():
-        jd.metrics.replace_text(folder / f"{name}.svg", svg)
     facts = {
         "dataset": config.dataset,
         "algorithm": config.algorithm,
@@ -276,17 +272,4 @@ def finish(config: Config, words: text.Text, program: Program, training: Any, hi
         "random_cells_supernet_loss": float(np.mean(others)),
         "wall_time": sum(record["seconds"] for record in history.records.all),
     }
-    jd.metrics.replace_text(folder / "facts.json", json.dumps(facts, indent=2) + "\n")
-    jd.report.write(
-        folder / "report.html",
-        title=f"Search on {config.dataset}, seed {config.seed}",
-        config=dataclasses.asdict(config),
-        records=history.records.all,
-        genotype=genotype,
-        mixes={name: np.stack(values) for name, values in history.alphas.items() if name in space.cells},
-        edges={name: choices.edges for name, choices in space.cells.items()},
-        ops={name: choices.ops for name, choices in space.cells.items()},
-        facts=facts,
-    )
-    log.info("genotype = %s", genotype)
-    log.info("report %s", folder / "report.html")
+    findings.write_result(config, history, genotype, config.seed, facts, log)
