@@ -4,7 +4,6 @@ import dataclasses
 import itertools
 import json
 import logging
-import os
 import shutil
 import zipfile
 from collections.abc import Mapping
@@ -45,12 +44,8 @@ class History:
     def write(self, step: int, record: dict[str, float], mix: Mapping[str, np.ndarray], genotype: jd.Genotype) -> None:
         for name, value in {"step": np.int64(step), **mix}.items():
             self.alphas.setdefault(name, []).append(value)
-        temporary = self.folder / ".alphas.tmp.npz"
-        try:
-            np.savez(temporary, **{name: np.stack(values) for name, values in self.alphas.items()})
-            os.replace(temporary, self.folder / "alphas.npz")
-        finally:
-            temporary.unlink(missing_ok=True)
+        arrays = {name: np.stack(values) for name, values in self.alphas.items()}
+        jd.metrics.replace_arrays(self.folder / "alphas.npz", arrays)
         jd.metrics.replace_text(self.folder / "genotype.json", jd.genotypes.to_json(genotype))
         self.records.write(step, record)
         if "valid_accuracy" in record:

@@ -38,13 +38,7 @@ def save(folder: str | Path, *, genotype, params: Any, averages: Any, **facts: A
     """
     flat = flatten_dict({"params": params, "batch_stats": averages}, sep="/")
     folder = Path(folder)
-    temporary = folder / ".weights.tmp.npz"
-    try:
-        arrays: dict[str, Any] = {name: np.asarray(value) for name, value in flat.items()}
-        np.savez(temporary, **arrays)
-        temporary.replace(folder / "weights.npz")
-    finally:
-        temporary.unlink(missing_ok=True)
+    metrics.replace_arrays(folder / "weights.npz", flat)
     metrics.replace_text(folder / "network.json", json.dumps({"genotype": str(genotype), **facts}, indent=1) + "\n")
 
 
