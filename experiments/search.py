@@ -350,7 +350,7 @@ def search(config: Config, dataset: images.Dataset, program: Program, run: Run) 
         training = jd.parallel.replicate(training, program.devices)
         if step == 0 or not findings.stopped(config, history):
             training = runs.epochs(config, run, training, seconds, length, begin=begin, averages=averages, check=check, end=end)
-        findings.finish(config, program, dataset, training, data, history, log)
+        findings.finish(config, program, dataset, training, data, history, run)
         for seed_history in history:
             seed_history.records.close()
         return findings.stop_of(config, history[0])

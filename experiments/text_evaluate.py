@@ -11,7 +11,7 @@ import dataclasses
 import json
 import math
 import time
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -54,6 +54,9 @@ class Config(texts.Settings):
     """Steps between log lines."""
     seed: int = 1267
     """Determines everything that is random."""
+
+    num_seeds: ClassVar[int] = 1
+    """Of a training: another seed has other windows, and epochs with another number of steps."""
 
 
 PTB = Config(dataset="ptb")

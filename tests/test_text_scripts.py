@@ -1,6 +1,7 @@
 """The scripts on texts: run folders, interruptions, bad input, devices."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 import evaluate
 import jaxdarts as jd
+import methods
 import runs
 import search
 import text_evaluate
@@ -114,6 +116,75 @@ def test_a_resumed_search_is_the_uninterrupted_one(searched, whole_search, tmp_p
         search.main([*searched, f"--run_dir={folder}", f"--max_steps={stop}"])
         search.main([f"--resume={folder}", "--max_steps=0"])
         same(folder, whole_search)
+
+
+@pytest.fixture(scope="session")
+def tiny(common):
+    return [*common, "--epochs=1", "--nodes=2", "--bptt=3", "--emsize=2", *CALM, "--ops", "tanh", "identity"]
+
+
+@pytest.mark.parametrize("name", [name for name in methods.METHODS if name not in methods.ONLY_ON_IMAGES])
+def test_every_method_searches_and_goes_on(name, tiny, tmp_path):
+    """By second order where there is one."""
+    flags = [f"--algorithm={name}", "--attack_steps=1", "--neighbours=1", "--num_samples=2", "--arch_warmup=0"]
+    flags += [] if name in methods.ONE_LEVEL else ["--unrolled"]
+    folder = tmp_path / "run"
+    search.main([*tiny, *flags, f"--run_dir={folder}", "--max_steps=2"])
+    with np.load(folder / "alphas.npz") as saved:
+        before = saved["recurrent"][-1]
+    search.main([f"--resume={folder}", "--max_steps=0"])
+    (record,), step, _ = results(folder)
+    assert step == record["step"] > 2 and np.isfinite(record["train_loss"]) and record["valid_perplexity"] > 1
+    facts = json.loads((folder / "facts.json").read_text())
+    assert facts["algorithm"] == name and np.isfinite(facts["found_cell_supernet_loss"])
+    genotype = jd.genotypes.from_json((folder / "genotype.json").read_text())
+    jd.genotypes.check(genotype)
+    with np.load(folder / "alphas.npz") as saved:
+        assert (saved["recurrent"][-1] != before).any() == (name != "random_sharing")
+
+
+def test_methods_start_from_their_settings(tiny):
+    def parsed(*flags):
+        return runs.parse(list(flags), text_search.PRESETS, text_search.PTB, "", text_search.STARTS)
+
+    assert parsed().unrolled and not parsed("--algorithm=milenas").unrolled
+    assert parsed("--algorithm=snas").tau_start == 1 and parsed("--algorithm=random_sharing").derive == "samples"
+    assert parsed("--dataset=ptb", "--algorithm=drnas").learning_rate == 20 and parsed().arch_beta1 == 0.9
+
+
+@pytest.mark.parametrize("name", methods.ONLY_ON_IMAGES)
+def test_methods_that_are_not_for_recurrent_cells(name, tiny):
+    with pytest.raises(runs.Stop, match=f"--algorithm={name}: not for recurrent cells: .*[a-z]$"):
+        search.main([*tiny, f"--algorithm={name}"])
+
+
+def test_seeds_in_one_program_equal_their_own_runs(tiny, tmp_path):
+    flags = [*tiny, "--algorithm=gdas", "--derive=validation"]
+    search.main([*flags, "--num_seeds=2", f"--run_dir={tmp_path}/both", "--max_steps=4"])
+    search.main([f"--resume={tmp_path}/both", "--max_steps=0"])
+    losses = []
+    for seed in (3, 4):
+        alone, own = tmp_path / f"alone-{seed}", tmp_path / "both" / f"seed-{seed}"
+        search.main([*flags, f"--seed={seed}", f"--run_dir={alone}"])
+        (record,), (expected,) = (jd.metrics.read_json_lines(folder / "metrics.jsonl") for folder in (own, alone))
+        for name in ("step", "train_loss", "valid_loss", "arch_gradient_norm"):
+            assert record[name] == pytest.approx(expected[name], rel=1e-4)
+        with np.load(own / "alphas.npz") as ours, np.load(alone / "alphas.npz") as theirs:
+            np.testing.assert_allclose(ours["recurrent"], theirs["recurrent"], atol=1e-5)
+        assert (own / "genotype.json").read_text() == (alone / "genotype.json").read_text()
+        losses.append(json.loads((own / "facts.json").read_text())["found_cell_supernet_loss"])
+        assert (own / "report.html").exists()
+    assert losses[0] != pytest.approx(losses[1], abs=1e-5)
+    best = tmp_path / "both" / f"seed-{3 + int(losses[1] < losses[0])}"
+    assert (tmp_path / "both" / "genotype.json").read_text() == (best / "genotype.json").read_text()
+
+
+@pytest.mark.parametrize("derive", ["perturbation", "samples"])
+def test_a_finished_search_is_derived_in_another_way(derive, whole_search, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(whole_search, folder)
+    search.main([f"--resume={folder}", f"--derive={derive}", "--num_samples=3"])
+    jd.genotypes.check(jd.genotypes.from_json((folder / "genotype.json").read_text()))
 
 
 def test_training_resumed_before_and_after_the_averaging_began(trained, whole_training, tmp_path, capsys):
