@@ -255,8 +255,9 @@ def replace_text(path: str | os.PathLike, text: str) -> None:
 
 def replace_arrays(path: str | os.PathLike, arrays: Mapping[str, Any]) -> None:
     """Writes arrays by name as an npz file, as a whole or not at all."""
+    converted: dict[str, Any] = {name: np.asarray(value) for name, value in arrays.items()}
     with _replaced(path) as temporary, temporary.open("wb") as file:  # np.savez would add a suffix to a name
-        np.savez(file, **{name: np.asarray(value) for name, value in arrays.items()})
+        np.savez(file, **converted)
 
 
 @contextlib.contextmanager
