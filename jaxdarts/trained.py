@@ -80,7 +80,8 @@ def _functions(facts: Mapping[str, Any], net: Any, params: Any) -> Trained:
         return logits
 
     def predict(params, tokens, hidden=None):
-        out = net.apply({"params": params}, tokens, net.start(tokens.shape[1]) if hidden is None else hidden)
+        start = net.start(tokens.shape[1]) if hidden is None else jnp.asarray(hidden)
+        out = net.apply({"params": params}, jnp.asarray(tokens), start)
         return out.logits, out.hidden
 
     return Trained(predict if "num_words" in facts else classify, params)

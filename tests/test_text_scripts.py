@@ -4,6 +4,7 @@ import json
 import shutil
 
 import jax
+import jaxtyping
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
@@ -123,7 +124,8 @@ def test_a_resumed_search_is_the_uninterrupted_one(searched, whole_search, tmp_p
 
 @pytest.fixture(scope="session")
 def tiny(common):
-    return [*common, "--epochs=1", "--nodes=2", "--bptt=3", "--emsize=2", *CALM, "--ops", "tanh", "identity"]
+    sizes = "--epochs=1 --nodes=2 --bptt=3 --emsize=2".split()
+    return [*common, *sizes, *CALM, "--ops", "tanh", "identity"]
 
 
 @pytest.mark.parametrize("name", [name for name in methods.METHODS if name not in methods.ONLY_ON_IMAGES])
@@ -131,7 +133,7 @@ def test_every_method_searches(name, tiny, tmp_path):
     folder = tmp_path / "run"
     search.main([*tiny, f"--algorithm={name}", "--attack_steps=1", "--neighbours=1", "--num_samples=2", f"--run_dir={folder}"])
     (record,) = jd.metrics.read_json_lines(folder / "metrics.jsonl")
-    assert record["step"] > 20 and np.isfinite(record["train_loss"]) and record["valid_perplexity"] > 1
+    assert record["step"] > 10 and np.isfinite(record["train_loss"]) and record["valid_perplexity"] > 1
     facts = json.loads((folder / "facts.json").read_text())
     assert facts["algorithm"] == name and np.isfinite(facts["found_cell_supernet_loss"])
     jd.genotypes.check(jd.genotypes.from_json((folder / "genotype.json").read_text()))
@@ -144,7 +146,7 @@ def test_methods_go_on_where_they_were(flags, tiny, tmp_path):
     """Whatever the shape of alpha, and of what its optimiser keeps."""
     flags = [*tiny, *flags.split(), "--num_samples=2"]
     search.main([*flags, f"--run_dir={tmp_path}/whole"])
-    search.main([*flags, f"--run_dir={tmp_path}/parts", "--max_steps=21"])
+    search.main([*flags, f"--run_dir={tmp_path}/parts", "--max_steps=9"])
     search.main([f"--resume={tmp_path}/parts", "--max_steps=0"])
     same(tmp_path / "parts", tmp_path / "whole")
     assert (tmp_path / "parts" / "genotype.json").read_text() == (tmp_path / "whole" / "genotype.json").read_text()
@@ -214,7 +216,7 @@ def test_a_training_that_diverges_ends_in_one_line(trained_flags, tmp_path):
         evaluate.main([*flags, "--learning_rate=1e30", f"--run_dir={tmp_path}/run"])
 
 
-def test_a_trained_model_loaded_exported_and_tested_again(whole_training, words, tmp_path, capsys):
+def test_a_trained_model_loaded_exported_and_tested_again(whole_training, words, tmp_path, capsys, monkeypatch):
     found = json.loads((whole_training / "test.json").read_text())
     assert 1 < found["test_perplexity"] < 30 and found["valid_perplexity"] > 1
     loaded = text.load(f"text:{words}")
@@ -234,7 +236,9 @@ def test_a_trained_model_loaded_exported_and_tested_again(whole_training, words,
     np.testing.assert_allclose(np.concatenate([half, rest]), logits, atol=1e-5)
     np.testing.assert_allclose(last, hidden, atol=1e-5)
 
-    jd.export(whole_training, tmp_path / "model.bin")
+    with monkeypatch.context() as patch:  # symbolic sizes are no `int`s, which the checks of annotations insist on
+        patch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+        jd.export(whole_training, tmp_path / "model.bin")
     exported = jd.read_exported(tmp_path / "model.bin")
     for tokens in (column[:-1], column[:8].reshape(4, 2)):
         start = np.zeros((tokens.shape[1], 4), np.float32)
@@ -268,7 +272,9 @@ def test_random_cells_beside_the_found_one(trained_flags, whole_training, tmp_pa
 
     with monkeypatch.context() as patch:  # the run's own cell, then the first random one
         whole = text_evaluate.train
-        patch.setattr(text_evaluate, "train", lambda own, *rest: (broken if own.run_dir.endswith("random-0") else whole)(own, *rest))
+        patch.setattr(
+            text_evaluate, "train", lambda own, *rest: (broken if own.run_dir.endswith("random-0") else whole)(own, *rest)
+        )
         with pytest.raises(runs.Stop, match=f"continue with --resume={folder}$"):
             evaluate.main([f"--resume={folder}", "--random_cells=1"])
     assert started == [f"{folder}/random-0"]
