@@ -24,10 +24,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxdarts as jd
-import outcomes
 import runs
 import text_evaluate
 import texts
+import trainings
 from jaxdarts import trained
 from jaxdarts.data import augment, feed, images, stream
 from recipes import Cells, Config, check, parse, resolve
@@ -231,7 +231,7 @@ def finish(config, genotype, dataset, training, tested, records, run, cost, judg
     run.log.info("%s error %s", judged, summary)
     facts = {"parameters": cost[0], "multiply_adds": cost[1], f"{judged}_error": summary}
     results = {name: [float(v) for v in value] for name, value in tested.items()}
-    outcomes.write_result(config, run, records.all, genotype, judged, results, facts)
+    trainings.write_result(config, run, records.all, genotype, judged, results, facts)
     return tested
 
 
@@ -242,16 +242,16 @@ def select(config: Config, dataset: Any, folder: Path) -> Cells:
     except ValueError as error:
         raise Stop(f"--select_portion={config.select_portion}: {error}", 2) from error
     candidates: dict[str, Cells] = {name: resolve(name, "--select") for name in config.select}
-    candidates |= outcomes.random_cells(config, next(iter(candidates.values())))
+    candidates |= trainings.random_cells(config, next(iter(candidates.values())))
     part = dataset._replace(train=fit, test=held)  # no test image: what is held out of the training set takes its place
     short = dataclasses.replace(config, epochs=config.select_epochs, select=(), num_seeds=1)
 
     def held_out(own: Config, genotype: Cells, run: Run) -> float:
         return float(train(own, genotype, part, build(own, genotype, part), run, "valid")["accuracy"][0])
 
-    scores = outcomes.trained(short, folder, "select", candidates, held_out)
+    scores = trainings.trained(short, folder, "select", candidates, held_out)
     show = "{:6.2%} of the held-out images".format
-    return candidates[outcomes.selected(folder, scores, config.select, max, show)]
+    return candidates[trainings.selected(folder, scores, config.select, max, show)]
 
 
 def estimate(config: Config, genotype: Cells, dataset: Any, program: Program) -> None:

@@ -22,9 +22,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxdarts as jd
-import outcomes
 import runs
 import texts
+import trainings
 from jaxdarts import train_text, trained
 from jaxdarts.data import text
 from jaxdarts.genotypes import RecurrentGenotype
@@ -172,21 +172,21 @@ def finish(config, genotype, words, program, state, records, run, size: int, par
     params = {name: leaf[0] for name, leaf in best.items()}
     trained.save_language_model(run.folder, genotype=genotype, params=params, vocabulary=words.vocabulary)
     facts = {"parameters": size, **perplexities}
-    outcomes.write_result(config, run, records.all, genotype, judged, perplexities, facts)
+    trainings.write_result(config, run, records.all, genotype, judged, perplexities, facts)
     return perplexities
 
 
 def select(config: Config, words: text.Text, folder: Path) -> RecurrentGenotype:
     """A short training of every candidate; the one with the lowest validation perplexity goes on."""
     candidates = {name: resolve(name, "--select") for name in config.select}
-    candidates |= outcomes.random_cells(config, next(iter(candidates.values())))
+    candidates |= trainings.random_cells(config, next(iter(candidates.values())))
     short = dataclasses.replace(config, epochs=config.select_epochs, select=(), random_cells=0)
 
     def valid(own: Config, genotype: RecurrentGenotype, run: Run) -> float:
         return train(own, genotype, words, build(own, genotype, words), run, ("valid",))["valid_perplexity"]
 
-    scores = outcomes.trained(short, folder, "select", candidates, valid)
-    return candidates[outcomes.selected(folder, scores, config.select, min, "validation perplexity {:9.2f}".format)]
+    scores = trainings.trained(short, folder, "select", candidates, valid)
+    return candidates[trainings.selected(folder, scores, config.select, min, "validation perplexity {:9.2f}".format)]
 
 
 def baseline(config: Config, genotype: RecurrentGenotype, words: text.Text, folder: Path, own: dict[str, float]) -> None:
@@ -195,9 +195,9 @@ def baseline(config: Config, genotype: RecurrentGenotype, words: text.Text, fold
     def train_one(short: Config, cell: RecurrentGenotype, run: Run) -> dict[str, float]:
         return train(short, cell, words, build(short, cell, words), run)
 
-    cells, alone = outcomes.random_cells(config, genotype), dataclasses.replace(config, random_cells=0)
+    cells, alone = trainings.random_cells(config, genotype), dataclasses.replace(config, random_cells=0)
     try:
-        results = {"--arch": own, **outcomes.trained(alone, folder, "random", cells, train_one)}
+        results = {"--arch": own, **trainings.trained(alone, folder, "random", cells, train_one)}
     except Stop as stop:  # going on with this run goes on with the random cells
         raise Stop(re.sub(r"(--resume=.*)[/\\]random-\d+$", r"\1", str(stop)), stop.code) from stop
     print("perplexity: valid       test")
