@@ -125,23 +125,24 @@ def test_a_resumed_search_is_the_uninterrupted_one(searched, whole_search, tmp_p
 @pytest.fixture(scope="session")
 def tiny(common):
     sizes = "--epochs=1 --nodes=2 --bptt=3 --emsize=2".split()
-    return [*common, *sizes, *CALM, "--ops", "tanh", "identity"]
+    return [*common, *sizes, *CALM, "--ops", "relu", "identity"]
 
 
 @pytest.mark.parametrize("name", [name for name in methods.METHODS if name not in methods.ONLY_ON_IMAGES])
 def test_every_method_searches(name, tiny, tmp_path):
     folder = tmp_path / "run"
-    search.main([*tiny, f"--algorithm={name}", "--attack_steps=1", "--neighbours=1", "--num_samples=2", f"--run_dir={folder}"])
+    few = "--attack_steps=1 --neighbours=1 --num_samples=2 --arch_learning_rate=0.1".split()
+    search.main([*tiny, f"--algorithm={name}", *few, f"--run_dir={folder}"])
     (record,) = jd.metrics.read_json_lines(folder / "metrics.jsonl")
     assert record["step"] > 10 and np.isfinite(record["train_loss"]) and record["valid_perplexity"] > 1
     facts = json.loads((folder / "facts.json").read_text())
     assert facts["algorithm"] == name and np.isfinite(facts["found_cell_supernet_loss"])
     jd.genotypes.check(jd.genotypes.from_json((folder / "genotype.json").read_text()))
     with np.load(folder / "alphas.npz") as saved:
-        assert (np.abs(saved["recurrent"] - 0.5).max() > 1e-3) == (name != "random_sharing")
+        assert (np.abs(saved["recurrent"] - 0.5).max() > 0.01) == (name != "random_sharing")
 
 
-@pytest.mark.parametrize("flags", ["--algorithm=gdas --unrolled --arch_warmup=1 --epochs=2", "--algorithm=random_sharing"])
+@pytest.mark.parametrize("flags", ["--algorithm=gdas --arch_warmup=1 --epochs=2", "--algorithm=random_sharing"])
 def test_methods_go_on_where_they_were(flags, tiny, tmp_path):
     """Whatever the shape of alpha, and of what its optimiser keeps."""
     flags = [*tiny, *flags.split(), "--num_samples=2"]
