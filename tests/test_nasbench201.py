@@ -372,8 +372,6 @@ def test_genotypes_of_another_kind():
         jd.one_hot(jd.spaces.darts(1).cells, jd.genotypes.parse(CELLS[0]))
     assert jd.spaces.of(jd.genotypes.RNN_DARTS_V1).cells == jd.spaces.darts_rnn().cells
     assert jd.spaces.of(jd.genotypes.RNN_ENAS).cells["recurrent"].num_nodes == 11
-    with pytest.raises(ValueError, match="a tuple is of no space"):
-        jd.spaces.of(())
     assert set(jd.spaces.of(jd.genotypes.DARTS_V2).cells) == {"normal", "reduce"}
     with pytest.raises(ValueError, match=r"cell\[1\] = \('none', 1\)"):
         SPACE.network(jd.TopologyGenotype((("none", 0), ("none", 1), ("none", 0))))
