@@ -138,8 +138,7 @@ def test_every_method_searches(name, tiny, tmp_path):
     facts = json.loads((folder / "facts.json").read_text())
     assert facts["algorithm"] == name and np.isfinite(facts["found_cell_supernet_loss"])
     jd.genotypes.check(jd.genotypes.from_json((folder / "genotype.json").read_text()))
-    with np.load(folder / "alphas.npz") as saved:
-        assert (np.abs(saved["recurrent"] - 0.5).max() > 0.01) == (name != "random_sharing")
+    assert (record["arch_gradient_norm"] > 0) == (name != "random_sharing")
 
 
 @pytest.mark.parametrize("flags", ["--algorithm=gdas --arch_warmup=1 --epochs=2", "--algorithm=random_sharing"])
