@@ -11,7 +11,6 @@ the cells of several searches for a short time and goes on with the best one on 
 import contextlib
 import dataclasses
 import functools
-import json
 import os
 import time
 from pathlib import Path
@@ -28,6 +27,7 @@ import jaxdarts as jd
 import runs
 import text_evaluate
 import texts
+import trainings
 from jaxdarts import trained
 from jaxdarts.data import augment, feed, images, stream
 from recipes import Cells, Config, check, parse, resolve
@@ -229,27 +229,9 @@ def finish(config, genotype, dataset, training, tested, records, run, cost, judg
     run.log.info("%s_acc %f", judged, 100 * float(np.mean(tested["accuracy"])))
     summary = runs.mean_and_deviation(1 - tested["accuracy"])
     run.log.info("%s error %s", judged, summary)
-    facts = {
-        "dataset": config.dataset,
-        "parameters": cost[0],
-        "multiply_adds": cost[1],
-        f"{judged}_error": summary,
-        "wall_time": sum(record["seconds"] for record in records.all),
-    }
+    facts = {"parameters": cost[0], "multiply_adds": cost[1], f"{judged}_error": summary}
     results = {name: [float(v) for v in value] for name, value in tested.items()}
-    jd.metrics.replace_text(run.folder / f"{judged}.json", json.dumps(results, indent=1) + "\n")
-    jd.report.write(
-        run.folder / "report.html",
-        title=f"Evaluation on {config.dataset}",
-        config=dataclasses.asdict(config),
-        records=records.all,
-        genotype=genotype,
-        mixes={},
-        edges={},
-        ops={},
-        facts=facts,
-    )
-    run.log.info("report %s", run.folder / "report.html")
+    trainings.write_result(config, run, records.all, genotype, judged, results, facts)
     return tested
 
 
@@ -259,30 +241,17 @@ def select(config: Config, dataset: Any, folder: Path) -> Cells:
         fit, held = (stream if config.stream else images).split(dataset.train, config.select_portion)
     except ValueError as error:
         raise Stop(f"--select_portion={config.select_portion}: {error}", 2) from error
-    candidates = {name: resolve(name, "--select") for name in config.select}
-    space = jd.spaces.of(next(iter(candidates.values())))
-    keys = jax.random.split(jax.random.key(config.seed), max(config.random_cells, 1))
-    for i in range(config.random_cells):
-        candidates[f"random-{i}"] = space.sample(keys[i])
-    scores = {}
-    for i, (name, genotype) in enumerate(candidates.items()):
-        # The networks see no test image: what is held out of the training set takes its place.
-        short = dataclasses.replace(
-            config, arch=str(genotype), epochs=config.select_epochs, select=(), num_seeds=1, run_dir=str(folder / f"select-{i}")
-        )
-        if (Path(short.run_dir) / "config.json").exists():
-            short = dataclasses.replace(short, resume=short.run_dir)
-        part = dataset._replace(train=fit, test=held)
-        program = build(short, genotype, part)
-        with runs.open_run(short, "eval") as opened:
-            opened.log.info("candidate %s", name)
-            scores[name] = float(train(short, genotype, part, program, opened, "valid")["accuracy"][0])
-    for name, score in sorted(scores.items(), key=lambda item: -item[1]):
-        print(f"{100 * score:6.2f} % of the held-out images  {name}", flush=True)
-    best = max(config.select, key=lambda name: scores[name])
-    print(f"selected {best}", flush=True)
-    jd.metrics.replace_text(folder / "selection.json", json.dumps({"scores": scores, "selected": best}, indent=1) + "\n")
-    return candidates[best]
+    candidates: dict[str, Cells] = {name: resolve(name, "--select") for name in config.select}
+    candidates |= trainings.random_cells(config, next(iter(candidates.values())))
+    part = dataset._replace(train=fit, test=held)  # no test image: what is held out of the training set takes its place
+    short = dataclasses.replace(config, epochs=config.select_epochs, select=(), num_seeds=1)
+
+    def held_out(own: Config, genotype: Cells, run: Run) -> float:
+        return float(train(own, genotype, part, build(own, genotype, part), run, "valid")["accuracy"][0])
+
+    scores = trainings.trained(short, folder, "select", candidates, held_out)
+    show = "{:6.2%} of the held-out images".format
+    return candidates[trainings.selected(folder, scores, config.select, max, show)]
 
 
 def estimate(config: Config, genotype: Cells, dataset: Any, program: Program) -> None:
@@ -306,10 +275,11 @@ def test_again(config: Config) -> None:
         raise Stop("--test_only: name the run with --checkpoint=RUN", 2)
     try:
         apply, params = jd.load(config.checkpoint)
+        shape = trained.image_shape(config.checkpoint)
     except ValueError as error:
         raise Stop(f"--checkpoint={config.checkpoint}: {error}", 2) from error
     if config.stream:
-        config = dataclasses.replace(config, image_size=trained.image_shape(config.checkpoint)[0])
+        config = dataclasses.replace(config, image_size=shape[0])
     dataset = load(config)
     logits = jax.jit(apply, compiler_options=jd.parallel.compiler_options(jax.default_backend()))
     try:

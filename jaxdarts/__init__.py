@@ -40,6 +40,7 @@ from jaxdarts import schedules as schedules
 from jaxdarts import spaces as spaces
 from jaxdarts import train as train
 from jaxdarts import train_text as train_text
+from jaxdarts import trained as trained
 from jaxdarts.count import count_params as count_params
 from jaxdarts.count import multiply_adds as multiply_adds
 from jaxdarts.count import network_cost as network_cost
