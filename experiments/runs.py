@@ -29,9 +29,10 @@ from signals import Asked, interruptible
 
 FREE = frozenset(
     "run_dir resume data_dir max_steps num_devices estimate report_freq checkpoint_freq keep_checkpoints cache_dir "
-    "derive derive_batches tune_steps num_samples max_skips flatness".split()
+    "derive derive_batches tune_steps num_samples max_skips flatness "
+    "size balance machines mixture adanet_lambda adanet_beta iterations output".split()
 )
-"""Settings that a resumed run may change: they do not touch what is trained, only (the second line) what is made of it."""
+"""Settings that a resumed run may change: they do not touch what is trained, only (but for the first line) what is made of it."""
 
 
 @dataclasses.dataclass(frozen=True)

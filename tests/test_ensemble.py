@@ -172,7 +172,7 @@ def test_prs_removes_one_in_half_of_the_cases():
 
 
 def by_hand():
-    """Six examples of class 1 of two. Member 0 is right, 1 all but once, 2 is very sure and wrong on three, 3 is right but timid."""
+    """Six examples of class 1. Member 0 is right, 1 all but once, 2 is wrong on three and very sure, 3 is right but timid."""
     sure, wrong, timid = [0.3, 0.7], [1.0, 0.0], [0.45, 0.55]
     probabilities = np.array([[sure] * 6, [sure] * 5 + [[0.6, 0.4]], [wrong] * 3 + [sure] * 3, [timid] * 6])
     return probabilities, np.ones(6, int)
