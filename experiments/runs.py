@@ -32,7 +32,7 @@ FREE = frozenset(
     "derive derive_batches tune_steps num_samples max_skips flatness "
     "size balance machines mixture adanet_lambda adanet_beta iterations output".split()
 )
-"""Settings that a resumed run may change: they do not touch what is trained, only (but for the first line) what is made of it."""
+"""Settings that a resumed run may change: they do not touch what is trained, only (after the first line) what is made of it."""
 
 
 @dataclasses.dataclass(frozen=True)
