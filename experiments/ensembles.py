@@ -376,10 +376,6 @@ def main(arguments: list[str]) -> None:
         raise Stop(f"cannot write: {error}; continue with --resume={folder}") from error
     except KeyboardInterrupt:
         raise Stop(f"interrupted; continue with --resume={folder}", 130) from None
-    except Stop as stop:
-        if stop.code < 128:
-            raise
-        raise Stop(f"{stop}, and the whole ensemble with --resume={folder}", stop.code) from stop
     finally:
         jd.metrics.close_logger(log)
 

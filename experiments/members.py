@@ -130,7 +130,7 @@ def cell(config: Any, name: str, genotype: recipes.Cells, seed: int, folder: Pat
     if not (folder / "valid.json").exists():
         dataset = parts.dataset._replace(train=parts.fit, test=parts.held)
         program = evaluate.build(own, genotype, dataset)
-        with runs.open_run(own, "eval") as opened:
+        with runs.open_run(own, "eval", folder.parent) as opened:
             opened.log.info("member %s", name)
             evaluate.train(own, genotype, dataset, program, opened, "valid")
     seeds = [folder / f"seed-{seed + i}" for i in range(config.num_seeds)] if config.num_seeds > 1 else [folder]

@@ -1,9 +1,9 @@
 """Ensembles of sub-architectures: how much their members know of each other, which of them to keep, how to weigh them.
 
-Bian, Song, Du, Yao & Chen, `Sub-Architecture Ensemble Pruning in Neural Architecture Search <https://arxiv.org/abs/1910.00370>`_
-(SAEP), 2022. Only the abstract and the introduction were at hand: the formulas are those of the authors' code, in which what is
-called a member's variable X is its hard prediction on every example. Information is in nats; frequencies are of the examples
-given, and what would divide by zero, or take the logarithm of zero, gets 1e-18 instead, as there.
+Bian et al., `Sub-Architecture Ensemble Pruning in Neural Architecture Search <https://arxiv.org/abs/1910.00370>`_ (SAEP), 2022.
+Only the abstract and the introduction were at hand: the formulas are those of the authors' code (eustomaqua/SAEP). A member's
+variable X is its hard prediction on every example. Information is in nats; frequencies are of the examples given, and where a
+denominator, or what is taken the logarithm of, is zero, it is 1e-18 instead, as there.
 
 Information and criteria are a host's work on small tables, in NumPy and in double precision; mixtures are JAX.
 
@@ -287,8 +287,8 @@ def objective(
 ) -> Float[Array, ""]:
     """Cross-entropy of the mixture of the logits, plus the sum of penalty times absolute weight.
 
-    With penalties lambda * r_j + beta, r_j the complexity of member j: equation 4 of Cortes et al., `AdaNet
-    <https://arxiv.org/abs/1607.01097>`_, ICML 2017, with a cross-entropy as in their code and SAEP's.
+    With penalties lambda * r_j + beta, r_j the complexity of member j, this is the objective of Cortes et al., `AdaNet
+    <https://arxiv.org/abs/1607.01097>`_, ICML 2017, for a softmax.
     """
     return jnp.mean(cross_entropy(mixture(logits, weights), labels)) + jnp.sum(penalties * jnp.abs(weights))
 
@@ -307,8 +307,7 @@ def learned_weights(
     """The weights that minimise `objective`, which is convex, from uniform ones.
 
     Accelerated proximal gradient steps (Beck & Teboulle, 2009): penalised weights become exactly zero, and there is no learning
-    rate. The authors take RMSProp, whose minimum is the same. Members' logits, but for a constant an example, should not all be
-    zero.
+    rate. The authors' code takes RMSProp; the minimum is the same.
     """
     centred = logits - jnp.mean(logits, -1, keepdims=True)  # a constant for all classes changes no cross-entropy
     # The Hessian of a cross-entropy in the logits is at most 1/2, so this bounds that in the weights.

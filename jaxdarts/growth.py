@@ -1,8 +1,7 @@
 """An ensemble that grows: one sub-architecture at a time, the next may be deeper, and it is pruned while it grows.
 
-Cortes, Gonzalvo, Kuznetsov, Mohri & Yang, `AdaNet <https://arxiv.org/abs/1607.01097>`_, ICML 2017, with the generator of its
-tutorials and of SAEP's code (`jaxdarts.ensemble`): two candidates in every iteration, as deep as the last one added, and one
-deeper.
+Cortes, Gonzalvo, Kuznetsov, Mohri & Yang, `AdaNet <https://arxiv.org/abs/1607.01097>`_, ICML 2017, with the dense generator of
+SAEP's code (`jaxdarts.ensemble`): two candidates in every iteration, as deep as the last one added, and one deeper.
 """
 
 import itertools

@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import shutil
+import signal
 
 import jax
 import numpy as np
@@ -103,32 +105,36 @@ def test_going_on_trains_nothing_and_prunes_anew(whole, tmp_path):
     assert logs == {path: path.read_bytes() for path in whole.glob("member-*/log.txt")}
 
 
-def test_a_killed_one_goes_on_to_the_same(whole, tiny, cell, tmp_path):
-    evaluate_train, calls = evaluate.train, []
+def test_a_killed_one_goes_on_to_the_same(whole, tmp_path, monkeypatch):
+    """Ctrl-C while the last member trains."""
 
-    def dies(*arguments):
-        if calls:
-            raise KeyboardInterrupt
-        calls.append(1)
-        return evaluate_train(*arguments)
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
 
     folder = tmp_path / "run"
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(evaluate.Stop, match=f"--resume={folder}") as caught:
-        patch.setattr(evaluate, "train", dies)
-        evaluate.main([f"--ensemble={cell},{cell},{cell}", "--num_seeds=2", *tiny, f"--run_dir={folder}"])
+    shutil.copytree(whole, folder)
+    shutil.rmtree(folder / "member-2")
+    (folder / "ensemble.json").unlink()
+    with monkeypatch.context() as patch, pytest.raises(evaluate.Stop, match=f"interrupted; .*--resume={folder}") as caught:
+        patch.setattr(evaluate, "train", interrupted)
+        evaluate.main([f"--resume={folder}"])
     assert caught.value.code == 130 and not (folder / "ensemble.json").exists()
     evaluate.main([f"--resume={folder}"])
     assert rows(folder) == rows(whole)
 
 
-def test_a_signal_names_the_ensemble(cell, cache, tmp_path, monkeypatch):
-    def left(*arguments):
-        raise evaluate.Stop("SIGTERM at step 1 of 2: saved; continue with --resume=member", 143)
+def test_a_signal_names_the_ensemble(tiny, cell, tmp_path, monkeypatch):
+    """And not the member in whose training it comes."""
 
-    monkeypatch.setattr(ensembles, "measured", left)
-    with pytest.raises(evaluate.Stop, match=f"and the whole ensemble with --resume={tmp_path}/run") as caught:
-        evaluate.main([f"--ensemble={cell},{cell}", f"--run_dir={tmp_path}/run", "--num_devices=1", cache])
-    assert caught.value.code == 143
+    def interrupted(config, genotype, dataset, program, run, judged):
+        run.asked.signals.append(signal.SIGTERM)
+        raise run.leave(1, 2)
+
+    monkeypatch.setattr(evaluate, "build", lambda *arguments: None)
+    monkeypatch.setattr(evaluate, "train", interrupted)
+    with pytest.raises(evaluate.Stop, match=f"SIGTERM at step 1 of 2: saved; continue with --resume={tmp_path}/run$") as caught:
+        evaluate.main([f"--ensemble={cell},{cell}", *tiny, f"--run_dir={tmp_path}/run"])
+    assert caught.value.code == 143 and (tmp_path / "run" / "member-0" / "config.json").exists()
 
 
 def test_networks_of_evaluation_runs_and_cells_together(whole, tiny, cell, tmp_path):
@@ -169,11 +175,11 @@ def test_checkpoints_of_a_supernet(cache, tmp_path):
 
 
 def test_growing_dense_networks(cache, tmp_path):
-    flags = ["--num_devices=1", "--iterations=4", "--dense_steps=30", "--hidden=4", "--num_seeds=2", cache]
+    flags = ["--num_devices=1", "--iterations=4", "--dense_steps=30", "--hidden=4", cache]
     evaluate.main(["--ensemble=grow:dense", *flags, f"--run_dir={tmp_path}/run"])
     found = rows(tmp_path / "run")
-    assert [facts["size"] for facts in found["full"]] == [4, 4]
-    assert [facts["size"] for facts in found["pie_0.5"]] == [3, 3]  # one goes before the fourth comes
+    assert [facts["size"] for facts in found["full"]] == [4]
+    assert [facts["size"] for facts in found["pie_0.5"]] == [3]  # one goes before the fourth comes
     for facts in found["full"]:
         assert all(deeper - depth in (0, 1) for depth, deeper in itertools.pairwise([0, *facts["depths"]]))
     assert "best_member" not in found

@@ -1,4 +1,4 @@
-"""Dense networks, the sub-architectures of AdaNet's tutorials and of SAEP."""
+"""Dense networks, the sub-architectures of SAEP's first generator."""
 
 import flax.linen as nn
 import jax
