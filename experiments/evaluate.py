@@ -5,7 +5,7 @@ of NAS-Bench-201, whose presets are the benchmark's network and training (but gr
 Nesterov's). Leaves a run folder: config.json, log.txt, metrics.jsonl, tensorboard/, genotype.json, network.json and weights.npz
 (read by jaxdarts.load), report.html and checkpoints/. The test set is looked at once, after the last epoch. --select retrains
 the cells of several searches for a short time and goes on with the best one on held-out training images. --test_only
---checkpoint=RUN tests a trained network again.
+--checkpoint=RUN tests a trained network again. --ensemble=RUN,RUN,... trains an ensemble, prunes and tests it (ensembles.py).
 """
 
 import contextlib
@@ -30,7 +30,7 @@ import texts
 import trainings
 from jaxdarts import trained
 from jaxdarts.data import augment, feed, images, stream
-from recipes import Cells, Config, check, parse, resolve
+from recipes import Cells, Config, check, ensemble_asked, parse, resolve
 from runs import Run, Stop
 
 
@@ -297,6 +297,10 @@ def load(config: Config) -> Any:
 def main(arguments: list[str]) -> None:
     if texts.asked(arguments):
         return text_evaluate.main(arguments)
+    if ensemble_asked(arguments):
+        import ensembles  # late, since it trains its members by this module
+
+        return ensembles.main(arguments)
     config = check(parse(arguments, __doc__))
     runs.use_cache(config)
     if config.test_only:

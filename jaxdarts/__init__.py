@@ -26,7 +26,9 @@ from jaxdarts import data as data
 from jaxdarts import derive as derive
 from jaxdarts import discrete as discrete
 from jaxdarts import draw as draw
+from jaxdarts import ensemble as ensemble
 from jaxdarts import genotypes as genotypes
+from jaxdarts import growth as growth
 from jaxdarts import hypergrad as hypergrad
 from jaxdarts import metrics as metrics
 from jaxdarts import objectives as objectives
