@@ -86,9 +86,12 @@ def conduct(
 
     def take(run: int, starts: Starts, history: History | None) -> None:
         waiting.extend(_Job(run, number, proposal) for number, proposal in starts)
-        if history is not None:  # the run is over, and what it still has in flight does not count
+        if history is not None:  # the run is over, and what it still has to do or in flight does not count
             histories[run] = history
-            opened.pop(run, None)
+            del opened[run]
+            others = [job for job in waiting if job.run != run]
+            waiting.clear()
+            waiting.extend(others)
             for future in [future for future, job in flying.items() if job.run == run]:
                 future.cancel()
                 del flying[future]
