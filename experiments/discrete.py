@@ -54,7 +54,7 @@ class Config(evaluations.Options):
     """best_of: random cells that are scored."""
     scores: str = ""
     """area, best_of: CSV file with arch_str and the column --score; default the table. Scoring takes no simulated time."""
-    starters: int = 48
+    starters: int = 32
     """halving: random cells that start at a time."""
     lengths: tuple[int, ...] = (12, 200)
     """halving: epochs of training, rising; of n cells n times the ratio of one length to the next go on."""

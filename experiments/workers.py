@@ -1,6 +1,7 @@
 """Where trials run: in this process, in processes beside it, or on a cluster that dask.distributed has been started on."""
 
 import contextlib
+import math
 import multiprocessing
 import os
 import signal
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 from jaxdarts.studies import Here
 from runs import Stop
 
-SECONDS = 10
+SECONDS = 30
 """How long a scheduler, and its first worker, may take to answer."""
 
 
@@ -20,11 +21,11 @@ class Workers(NamedTuple):
     """Somewhere for trials to run.
 
     open: a context that gives an executor; once more after it has broken.
-    slots: trials that can run at a time.
+    slots: trials to hand out at a time.
     """
 
     open: Callable[[], contextlib.AbstractContextManager[Executor]]
-    slots: int
+    slots: float
 
 
 def find(workers: int, scheduler: str) -> Workers:
@@ -41,7 +42,7 @@ def find(workers: int, scheduler: str) -> Workers:
                 raise Stop(
                     f"--scheduler={scheduler}: no worker has joined it; start some: dask worker {scheduler}", 2
                 ) from None
-            return Workers(lambda: cluster(scheduler), sum(found.nthreads().values()))
+            return Workers(lambda: cluster(scheduler), math.inf)  # others may join; what they cannot take waits there
     return Workers(lambda: processes(workers), workers) if workers else Workers(Here, 1)
 
 

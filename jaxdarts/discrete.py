@@ -301,7 +301,7 @@ def _evolve(key: Key[Array, ""], space: Space, founders: Sequence[Any], sample_s
 # ------------------------------------------------------------------------------------------------------------ halving
 
 
-def successive_halving(key: Key[Array, ""], space: Space, candidates: int = 48, epochs: Sequence[int] = (12, 200)) -> Proposals:
+def successive_halving(key: Key[Array, ""], space: Space, candidates: int = 32, epochs: Sequence[int] = (12, 200)) -> Proposals:
     """Trains many random genotypes shortly, the best of them longer, and so on; then starts over, for as long as asked.
 
     Of n genotypes at one length, n times the ratio of that length to the next go on, rounded down, and one at least: every

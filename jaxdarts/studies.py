@@ -53,7 +53,7 @@ def conduct(
     evaluate: Callable[..., Trial],
     open_executor: Callable[[], contextlib.AbstractContextManager[Executor]],
     *,
-    slots: int = 1,
+    slots: float = 1,
     recorded: Mapping[int, Sequence[tuple[int, Trial]]] | None = None,
     finished: Callable[[int, int, Trial], None] = lambda run, number, trial: None,
     retries: int = 2,
@@ -64,7 +64,7 @@ def conduct(
         schedules: the searches (runs), see `discrete.schedule`. One more starts when there is nothing else to do.
         evaluate: genotype -> trial, or (genotype, epochs) -> trial; what goes to other processes must be importable there.
         open_executor: a context that gives an executor. When that breaks, because a process has died, another one is opened.
-        slots: trials in flight at a time, over all runs.
+        slots: trials to hand out at a time, over all runs; infinite for an executor that queues what it cannot take.
         recorded: {run: [(number, trial), ...]} of an interrupted study, in the order in which they finished. They are not
             evaluated again: the algorithm is told of them as it was then, and goes on.
         finished: called with (run, number, trial) for every trial that is not in `recorded`, before anything else happens; also

@@ -109,7 +109,6 @@ def test_a_score_of_untrained_networks(cache, monkeypatch):
 def test_a_short_training_is_that_of_the_script(cache, tmp_path):
     options = Options(evaluate="training", epochs=2, batch_size=96, cache_dir=cache, **SMALL)
     found = evaluations.trial(options, CELL, 1)
-    assert found == evaluations.trial(options, CELL, 1)._replace(final=found.final, seconds=found.seconds)
     assert found.epochs == 1 and found.seconds > 0
     dataset = images.load("digits")
     fit, held = images.split(dataset.train, 0.5)
