@@ -18,7 +18,7 @@ from runs import Stop
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "experiments" / "discrete.py"
-FLAGS = ["--algorithm=rea", "--budget_evaluations=25", "--runs=4"]
+FLAGS = ["--cache_dir=", "--algorithm=rea", "--budget_evaluations=25", "--runs=4"]
 
 
 @pytest.fixture(scope="module")
