@@ -118,12 +118,14 @@ def conduct(
                 except BrokenExecutor:
                     lose(job)
                     broken = True
-            done = [] if broken else wait(flying, return_when=FIRST_COMPLETED).done
-            for future in sorted(done, key=lambda future: flying[future][:2]):
+            if not broken:
+                wait(flying, return_when=FIRST_COMPLETED)
+            # What has gone well comes first: nothing of it is lost if something else ends the study.
+            done = [(_error(future), future) for future in flying if future.done()]
+            for error, future in sorted(done, key=lambda pair: (pair[0] is not None, flying[pair[1]][:2])):
                 job = flying.pop(future, None)
                 if job is None:  # its run has just ended
                     continue
-                error = _error(future)
                 if isinstance(error, (BrokenExecutor, CancelledError)):
                     lose(job)
                     broken = True

@@ -169,6 +169,19 @@ def test_a_trial_that_fails_ends_the_study():
     assert len(reported) == 7
 
 
+def test_what_finished_beside_a_failure_counts():
+    def failing(genotype):
+        if genotype == "a":
+            raise ValueError("no such thing")
+        return deadly(None, genotype)
+
+    reported = []
+    steps = discrete.schedule((letter for letter in "abz"), evaluations=3, concurrent=3)
+    with pytest.raises(studies.Failure, match=r"^run 0, trial 0 \(a\): no such thing$"):
+        conduct([steps], failing, here, slots=3, finished=lambda run, number, trial: reported.append(number))
+    assert reported == [1, 2]
+
+
 def test_a_process_that_dies(tmp_path):
     def processes():
         return concurrent.futures.ProcessPoolExecutor(2, multiprocessing.get_context("spawn"))
