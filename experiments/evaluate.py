@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -160,16 +161,10 @@ def train(
     log.info("param size = %fMB", cost[0] / 1e6)
     log.info("multiply-adds = %fM", cost[1] / 1e6)
     jd.metrics.replace_text(run.folder / "genotype.json", jd.genotypes.to_json(genotype))
-    seeds = range(config.seed, config.seed + config.num_seeds)
-    keys = jnp.stack([jax.random.fold_in(jax.random.key(seed), 1) for seed in seeds])
-    data_keys = jd.parallel.replicate(jax.vmap(jax.random.fold_in, (0, None))(keys, 2), program.devices)
 
     def begin(epoch):
         log.info("epoch %d lr %e", epoch, table[epoch])
-        orders = [augment.order(key, epoch, dataset.train.num)[: length * config.batch_size] for key in keys]
-        places = np.stack(orders).reshape(config.num_seeds, length, -1)
-        data, indices = fed.train(places, epoch), jd.parallel.split(places, len(program.devices), axis=2)
-        return lambda training, i: program.step(training, data(i), indices[:, :, i], data_keys)
+        return steps(epoch)
 
     def averages(sums, count, step):
         means = {f"train_{name}": np.asarray(value) / count for name, value in jd.parallel.first(sums).items()}
@@ -187,7 +182,8 @@ def train(
 
     try:
         with stream.threads() as pool:
-            fed = feed.open_feed(pool, dataset, seeds, program.devices)
+            fed = feed.open_feed(pool, dataset, seeds_of(config), program.devices)
+            steps = epochs_of(config, program, fed, dataset.train.num)
             training = jd.parallel.replicate(training, program.devices)
             training = runs.epochs(config, run, training, seconds, length, begin=begin, averages=averages, check=check, end=end)
             tested = test(config, program, training["state"], fed, dataset.test.num)
@@ -195,6 +191,26 @@ def train(
     finally:
         with contextlib.suppress(OSError):  # a full disk has been told of already
             records.close()
+
+
+def seeds_of(config: Config) -> range:
+    """The seeds that are trained in one program."""
+    return range(config.seed, config.seed + config.num_seeds)
+
+
+def epochs_of(config: Config, program: Program, fed: feed.Feed, size: int) -> Callable[[int], Callable[[Any, int], Any]]:
+    """epoch -> (training, place in the epoch) -> training after the step, over `size` images in the epoch's own order."""
+    keys = jnp.stack([jax.random.fold_in(jax.random.key(seed), 1) for seed in seeds_of(config)])
+    data_keys = jd.parallel.replicate(jax.vmap(jax.random.fold_in, (0, None))(keys, 2), program.devices)
+    length = program.steps_per_epoch
+
+    def begin(epoch):
+        orders = [augment.order(key, epoch, size)[: length * config.batch_size] for key in keys]
+        places = np.stack(orders).reshape(config.num_seeds, length, -1)
+        data, indices = fed.train(places, epoch), jd.parallel.split(places, len(program.devices), axis=2)
+        return lambda training, i: program.step(training, data(i), indices[:, :, i], data_keys)
+
+    return begin
 
 
 def network_cost(config: Config, genotype: jd.Genotype, dataset: Any) -> tuple[int, int]:

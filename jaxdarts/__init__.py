@@ -40,6 +40,7 @@ from jaxdarts import relax as relax
 from jaxdarts import report as report
 from jaxdarts import schedules as schedules
 from jaxdarts import spaces as spaces
+from jaxdarts import studies as studies
 from jaxdarts import train as train
 from jaxdarts import train_text as train_text
 from jaxdarts import trained as trained
