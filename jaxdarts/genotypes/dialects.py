@@ -178,7 +178,7 @@ def _nni_fields(entries: dict[Any, Any]) -> dict[str, Any]:
 
 
 def _assemble(fields: Mapping[str, Any]) -> AnyGenotype:
-    kind = next((kind for kind in KINDS if fields.keys() & {*kind._fields}), Genotype)
+    kind = next((kind for kind in reversed(KINDS) if fields.keys() & {*kind._fields}), Genotype)
     names = kind._fields
     for name in fields:
         if name not in names:

@@ -30,8 +30,8 @@ def check(genotype: AnyGenotype, ops: Iterable[str] | None = None) -> None:
     Args:
         genotype: what to look at.
         ops: what it may name: operations, or channels of a `SizeGenotype`; all that its kind has if None (`OPS`, `ACTIVATIONS`,
-            `TOPOLOGY_OPS`, `SIZES`, `GRAPH_OPS`). `none` is no part of a `Genotype` or a `RecurrentGenotype`, where only a
-            search knows it, unless it is named here.
+            `TOPOLOGY_OPS`, `SIZES`, `GRAPH_OPS`). `none` is never part of a `Genotype` or a `RecurrentGenotype`: only a search
+            knows it there.
 
     Raises:
         ValueError: if a rule is broken; the message names the pair and the rule.
@@ -60,7 +60,7 @@ def _check_cell(name: str, pairs: Any, concat_name: str, concat: Any, num_inputs
         raise ValueError(f"{name} has {len(pairs)} pairs; every node needs exactly two")
     for i, pair in enumerate(pairs):
         where = f"{name}[{i}] = {reprlib.repr(pair)}"
-        if isinstance(pair, tuple) and pair[:1] == ("none",) and "none" not in ops:
+        if isinstance(pair, tuple) and pair[:1] == ("none",):
             raise ValueError(f"{where}: 'none' is a candidate of searches only, no part of a genotype")
         _check_pair(where, pair, ops)
         target = num_inputs + i // num_inputs
