@@ -262,6 +262,7 @@ def to_json(genotype: AnyGenotype) -> str:
     Raises:
         ValueError: if the genotype is not a cell.
 
+    >>> from jaxdarts.genotypes import RecurrentGenotype
     >>> print(to_json(RecurrentGenotype((("tanh", 0), ("relu", 1)), (1, 2))), end="")
     {
       "recurrent": [["tanh", 0], ["relu", 1]],
