@@ -228,10 +228,13 @@ def reinforce(key: Key[Array, ""], space: Space, learning_rate: float = 0.01, de
         decay: of the average, which starts without bias and includes the present reward.
 
     Raises:
-        ValueError: if genotypes of the space keep some edges only, since operations do not tell which.
+        ValueError: if genotypes of the space keep some edges only, since operations do not tell which, or if it has no rows of
+            single choices.
     """
     if any(choices.kept is not None for choices in space.cells.values()):
         raise ValueError("REINFORCE draws an operation for every edge; genotypes of this space keep some edges only")
+    if not space.cells or any(choices.picks for choices in space.cells.values()):
+        raise ValueError("REINFORCE draws one candidate a row; this space is no list of such rows")
     return _reinforce(key, space, optax.adam(learning_rate), decay)
 
 

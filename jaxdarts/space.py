@@ -121,14 +121,14 @@ def _size_chain(genotype: SizeGenotype) -> dict[str, Choices]:
 
 
 def _graph_rows(genotype: GraphGenotype) -> dict[str, Choices]:
-    """Rows as NAS-Bench-1Shot1 has them; a vertex that reads all vertices before it has none for its sources."""
+    """Rows as NAS-Bench-1Shot1 has them, each at its vertex; one that reads all before it has none for its sources."""
     last = len(genotype.ops) - 1
     sources = {v: tuple(str(w) for w in range(v) if genotype.matrix[w][v]) for v in range(1, last + 1)}
     chosen = {v: own for v, own in sources.items() if len(own) < v}
 
     def rows(targets):
         ops = tuple(chosen[v] for v in targets)
-        return Choices(tuple((0, v) for v in targets), ops, (last,), num_inputs=1, kept=None, picks=tuple(map(len, ops)))
+        return Choices(tuple((v, v) for v in targets), ops, (last,), num_inputs=1, kept=None, picks=tuple(map(len, ops)))
 
     vertices = range(1, last)
     return {
@@ -185,6 +185,20 @@ def locate(cells: Mapping[str, Choices], genotype: AnyGenotype) -> dict[str, lis
                 if rows.count(e) != needed:
                     raise ValueError(f"{name}, edge {edge}: the genotype has {rows.count(e)} of its operations, not {needed}")
     return found
+
+
+def with_operation(genotype: AnyGenotype, name: str, i: int, op: str) -> Any:
+    """The genotype with another operation in row `i` of one of its cells, as `of_genotype` numbers them."""
+
+    def put(row: tuple, i: int, entry: Any) -> tuple:
+        return (*row[:i], entry, *row[i + 1 :])
+
+    if isinstance(genotype, SizeGenotype):
+        return genotype._replace(channels=put(genotype.channels, i, int(op)))
+    if isinstance(genotype, GraphGenotype):
+        return genotype._replace(ops=put(genotype.ops, i + 1, op))  # the first vertex is the input
+    pairs = getattr(genotype, name)
+    return genotype._replace(**{name: put(pairs, i, (op, pairs[i][1]))})
 
 
 def strongest(mix: np.ndarray, choices: Choices) -> tuple[tuple[str, int], ...]:

@@ -7,6 +7,7 @@ depend on the graph, so the two do not share weights.
 
 import functools
 import itertools
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -97,7 +98,7 @@ class Stage(nn.Module):
         weights: dict[str, Any] = {"projection": {"kernel": jnp.stack(padded), **own_norm}}
         for op, axes in KERNELS.items():
             shape = (self.depth, blocks, *axes, self.width, self.width)
-            kernel = self.param(f"{op}_kernel", uniform(self.width * max(1, len(axes) and axes[0] * axes[1])), shape)
+            kernel = self.param(f"{op}_kernel", uniform(math.prod(axes) * self.width), shape)
             weights[op] = {"kernel": kernel, **norm_parameters(self, f"{op}_", (self.depth, blocks, self.width))}
         weights = jax.tree.map(lambda w: w.astype(self.dtype), weights)
         mix = jax.tree.map(lambda m: m.astype(self.dtype), dict(mix))
@@ -107,7 +108,7 @@ class Stage(nn.Module):
 
         def body(x, own):
             y = one_shot_cell(own, x, mix, self.cells, norm)
-            return jnp.pad(y, [(0, 0)] * 3 + [(0, wide - out)]), None
+            return jnp.pad(y, [(0, 0)] * 3 + [(0, max(0, wide - out))]), None  # a single cell may narrow its input or widen it
 
         body = jax.checkpoint(body) if self.remat else body
         x = jnp.pad(x, [(0, 0)] * 3 + [(0, wide - x.shape[-1])])

@@ -27,8 +27,8 @@ Images = Float[Array, "batch height width channels"]
 
 def convolutions(before: int, after: int) -> list[tuple[str, int, int, int]]:
     """The convolutions of a cell: (operation, size, source state, target state); a skip is one where the width changes."""
-    edges = [(op, *edge) for (op, _), edge in zip(CELL.cell, all_edges())]
-    return [(op, 1 if op == _SKIP else 3, *edge) for op, *edge in edges if op == _CONV or before != after]
+    edges = [(op, source, target) for (op, _), (source, target) in zip(CELL.cell, all_edges())]
+    return [(op, 1 if op == _SKIP else 3, source, target) for op, source, target in edges if op == _CONV or before != after]
 
 
 class Network(nn.Module):

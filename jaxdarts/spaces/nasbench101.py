@@ -20,8 +20,8 @@ def nasbench101() -> Space:
     `sample` draws 21 fair edges and five operations anew until the graph is sound, as the benchmark's own random search does:
     it is uniform over the sound descriptions with seven vertices, not over cells, of which many have several. `mutate` changes
     one place of such a description, an edge or an operation, the two kinds equally likely and all places of a kind, anew until
-    the result is sound. (The benchmark's evolution changes every place with some probability, one edge and one operation on
-    average.) What it changes may not matter to the cell. A smaller graph gets vertices first that nothing reads.
+    the result is sound. (The benchmark's own evolution flips each edge with probability 1/7 and changes each operation with
+    probability 1/5.) What it changes may not matter to the cell. A smaller graph gets vertices first that nothing reads.
     """
     return Space(cells={}, supernet=_supernet, network=network, discretize=_discretize, sample=_sample, mutate=_mutate)
 

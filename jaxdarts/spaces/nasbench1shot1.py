@@ -49,7 +49,7 @@ def _of_parents(*parents: int) -> Space:
     def rows(targets):
         ops = tuple(tuple(map(str, range(target))) for target in targets)
         picks = tuple(parents[target - 1] for target in targets)
-        return Choices(tuple((0, target) for target in targets), ops, (last,), num_inputs=1, kept=None, picks=picks)
+        return Choices(tuple((target, target) for target in targets), ops, (last,), num_inputs=1, kept=None, picks=picks)
 
     blocks = range(1, last)
     cells = {
