@@ -49,7 +49,7 @@ def search(
         All trials in order; empty if the first one does not fit into the budget.
 
     Raises:
-        ValueError: if the budget is not positive, or not given.
+        ValueError: if the budget is not positive, or not given, or is one of seconds that trials do not tell.
     """
     if not (evaluations > 0 and seconds > 0) or evaluations == seconds == math.inf:
         raise ValueError(f"the budget is {evaluations} evaluations and {seconds} seconds: it must be positive, and finite")
@@ -58,6 +58,8 @@ def search(
     genotype = next(proposals, None)
     while genotype is not None and len(history) < evaluations:
         trial = evaluate(genotype)
+        if math.isnan(trial.seconds) and seconds < math.inf:
+            raise ValueError(f"{genotype}: what its trial takes is not known; give a budget of evaluations, not of seconds")
         spent += trial.seconds
         if spent > seconds:
             break
