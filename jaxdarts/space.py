@@ -183,7 +183,7 @@ def locate(cells: Mapping[str, Choices], genotype: AnyGenotype) -> dict[str, lis
             rows = [e for e, _ in found[name]]
             for e, (edge, needed) in enumerate(zip(choices.edges, choices.picks or [1] * len(choices.edges))):
                 if rows.count(e) != needed:
-                    raise ValueError(f"{name}, edge {edge}: the genotype has {rows.count(e)} of its operations, not {needed}")
+                    raise ValueError(f"{name}, edge {edge}: the genotype does not keep {needed} of the space's candidates")
     return found
 
 

@@ -37,7 +37,9 @@ def nats_size() -> Space:
     )
 
 
-def network(genotype: SizeGenotype, width: None = None, depth: None = None, num_classes: int = 10, **options) -> Network:
+def network(
+    genotype: SizeGenotype, width: int | None = None, depth: int | None = None, num_classes: int = 10, **options
+) -> Network:
     """The network of a genotype; `options` as of `nn.nats_size.Network`.
 
     Raises:
