@@ -48,7 +48,7 @@ class Table(Mapping[GraphGenotype, Row]):
         """rows: fingerprint -> (adjacency, operations, row), graphs as the file writes them, which takes less memory."""
         self._rows = rows
 
-    def __getitem__(self, genotype: GraphGenotype) -> Row:
+    def __getitem__(self, genotype: Any) -> Row:
         try:
             genotypes.check(genotype)
             if isinstance(genotype, GraphGenotype):
