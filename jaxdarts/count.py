@@ -103,15 +103,15 @@ def operation_costs(
 
 def network_cost(
     genotype: AnyGenotype,
-    width: int,
-    depth: int,
+    width: int | None,
+    depth: int | None,
     num_classes: int,
     image_shape: tuple[int, int, int],
     imagenet: bool = False,
 ) -> tuple[int, int]:
     """Parameters and multiply-adds of the network that a genotype is evaluated as; see `operation_costs`.
 
-    Width and depth are what they are for the space's `network`.
+    Width and depth are what they are for the space's `network`; of sizes, which are the genotype's own, nothing.
 
     >>> from jaxdarts import genotypes
     >>> network_cost(genotypes.DARTS_V2, 36, 20, 10, (32, 32, 3))[0]
@@ -124,6 +124,8 @@ def network_cost(
         if imagenet:
             raise ValueError(f"the network of a {type(genotype).__name__} has no stem for ImageNet")
         return _WHOLE[type(genotype)](genotype, width, depth, num_classes, image_shape)
+    if width is None or depth is None:
+        raise ValueError(f"width is {width}, depth {depth}: the network of a {type(genotype).__name__} has both")
     both = operation_costs(of_genotype(genotype), width, depth, num_classes, image_shape, imagenet)
     params, adds = (costs.fixed + sum(int(own.sum()) for own in costs.operations.values()) for costs in both)
     return params, adds
@@ -209,8 +211,8 @@ def _topology_costs(
 
 def multiply_adds(
     genotype: AnyGenotype,
-    width: int,
-    depth: int,
+    width: int | None,
+    depth: int | None,
     num_classes: int,
     image_shape: tuple[int, int, int],
     imagenet: bool = False,

@@ -23,7 +23,7 @@ SPACE = jd.spaces.nats_size()
 def test_parameters_are_the_benchmarks(text, parameters):
     genotype = parse(text)
     assert jd.count_params(SPACE.network(genotype), (32, 32, 3)) == parameters
-    assert jd.network_cost(genotype, 1, 1, 10, (32, 32, 3))[0] == parameters
+    assert jd.network_cost(genotype, None, None, 10, (32, 32, 3))[0] == parameters
 
 
 def test_multiply_adds():
@@ -31,7 +31,7 @@ def test_multiply_adds():
     cells = 5 * 9 * a * a, 9 * (2 * b * c + 3 * c * c) + b * c, 9 * (2 * d * e + 3 * e * e) + d * e
     blocks = 9 * (a * b + b * b) + a * b, 9 * (c * d + d * d) + c * d
     adds = 1024 * (27 * a + cells[0]) + 256 * (blocks[0] + cells[1]) + 64 * (blocks[1] + cells[2]) + 10 * e
-    assert jd.multiply_adds(SizeGenotype((a, b, c, d, e)), 1, 1, 10, (32, 32, 3)) == adds
+    assert jd.multiply_adds(SizeGenotype((a, b, c, d, e)), None, None, 10, (32, 32, 3)) == adds
 
 
 def test_the_cell_is_the_benchmarks():
