@@ -154,11 +154,9 @@ def parse(arguments: list[str], description: str | None) -> Config:
     own = [flag for flag in arguments if re.match(r"--(init[_-]channels|layers)\b", flag)]
     if kind is jd.SizeGenotype and own:
         raise Stop(f"{own[0]}: the genotype itself says how wide and deep its network is", 2)
-    presets = {
-        name: preset if name == "digits" else dataclasses.replace(preset, **BENCHMARKS[kind])
-        for name, preset in PRESETS.items()
-    }
-    return runs.parse(arguments, presets, dataclasses.replace(CIFAR, **BENCHMARKS[kind]), description)
+    changes = BENCHMARKS[kind]
+    presets = {name: preset if name == "digits" else dataclasses.replace(preset, **changes) for name, preset in PRESETS.items()}
+    return runs.parse(arguments, presets, dataclasses.replace(CIFAR, **changes), description)
 
 
 def size_of(config: Config, genotype: Any) -> tuple[int | None, int | None]:

@@ -104,8 +104,8 @@ def write(
 
 
 def drawn(genotype: Any) -> dict[str, str]:
-    """The cells of a genotype as SVG by name; none of a graph of NAS-Bench-101, whose operations lie on no edge."""
-    return {} if hasattr(genotype, "matrix") else draw.cell(genotype)
+    """The cells of a genotype as SVG by name; none of graphs and sizes, which have no operations on edges."""
+    return draw.cell(genotype) if any(hasattr(genotype, name) for name in ("normal", "recurrent", "cell")) else {}
 
 
 def _facts(facts: Mapping[str, Any], records: Sequence[Mapping[str, Any]], genotype: Any) -> list[tuple[str, str]]:
