@@ -94,7 +94,8 @@ def reference(variables, images, genotype, width, depth, train):
 @pytest.mark.parametrize("genotype", [graph("010101 001110 000001 000001 000000 000000", MP, C3, C1, C1)])
 def test_network_equals_its_definition(genotype, x64):
     """An addition of wider and narrower states, loose vertices, an edge from input to output, and the running averages."""
-    net, images = SPACE.network(genotype, 5, 2, 3, dtype=jnp.float64), np.random.default_rng(0).normal(size=(3, 8, 8, 2))
+    net = SPACE.network(genotype, 5, 2, 3, dtype=jnp.float64)
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(3, 8, 8, 2)))
     variables = net.init(jax.random.key(0), images)
     rng = np.random.default_rng(1)
     variables = jax.tree.map(lambda v: jnp.asarray(rng.uniform(0.5, 1.5, v.shape)) * (v if v.ndim > 2 else 1), variables)
@@ -102,9 +103,9 @@ def test_network_equals_its_definition(genotype, x64):
     still, ((trained, auxiliary), updated) = apply(variables, images)
     assert auxiliary is None
     numbers = jax.tree.map(np.asarray, variables)
-    expected, _ = reference(numbers, images, pruned(genotype), 5, 2, False)
+    expected, _ = reference(numbers, np.asarray(images), pruned(genotype), 5, 2, False)
     np.testing.assert_allclose(still, expected, rtol=1e-9)
-    expected, moments = reference(numbers, images, pruned(genotype), 5, 2, True)
+    expected, moments = reference(numbers, np.asarray(images), pruned(genotype), 5, 2, True)
     np.testing.assert_allclose(trained, expected, rtol=1e-9)
     for (scope, prefix, place), pair in moments.items():
         for name, new in zip(("mean", "variance"), pair, strict=True):

@@ -71,15 +71,15 @@ def test_network_equals_its_definition(x64):
     """Cells that keep their width and cells that change it; training and running averages."""
     channels = (2, 3, 4, 5, 5)
     net, rng = Network(channels, 3, dtype=jnp.float64), np.random.default_rng(0)
-    images = rng.normal(size=(3, 8, 8, 2))
+    images = jnp.asarray(rng.normal(size=(3, 8, 8, 2)))
     variables = net.init(jax.random.key(0), images)
     variables = jax.tree.map(lambda v: jnp.asarray(rng.uniform(0.5, 1.5, v.shape)) * (v if v.ndim > 1 else 1), variables)
     still, (trained, _) = jax.jit(lambda v: (net.apply(v, images)[0], net.apply(v, images, True, mutable=["batch_stats"])[0]))(
         variables
     )
     numbers = jax.tree.map(np.asarray, variables)
-    np.testing.assert_allclose(still, reference(numbers, images, channels, False), rtol=1e-9)
-    np.testing.assert_allclose(trained, reference(numbers, images, channels, True), rtol=1e-9)
+    np.testing.assert_allclose(still, reference(numbers, np.asarray(images), channels, False), rtol=1e-9)
+    np.testing.assert_allclose(trained, reference(numbers, np.asarray(images), channels, True), rtol=1e-9)
     with pytest.raises(ValueError, match="drops nothing"):
         net.apply(variables, images, True, 0.1)
 

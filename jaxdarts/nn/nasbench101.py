@@ -24,6 +24,7 @@ MOMENTUM = 0.003
 KERNELS = {"conv3x3-bn-relu": 3, "conv1x1-bn-relu": 1}
 
 Images = Float[Array, "batch height width channels"]
+Out = Float[Array, "batch height width out_channels"]
 
 
 def vertex_channels(graph: GraphGenotype, before: int, after: int) -> tuple[int, ...]:
@@ -66,7 +67,7 @@ def weight_shapes(graph: GraphGenotype, before: int, after: int) -> dict[str, tu
     return shapes
 
 
-def module(weights, x: Images, graph: GraphGenotype, channels: tuple[int, ...], norm) -> Images:
+def module(weights, x: Images, graph: GraphGenotype, channels: tuple[int, ...], norm) -> Out:
     """One module: every vertex sums what it reads, the output concatenates it; the input is projected for each reader.
 
     Args:
@@ -108,7 +109,7 @@ class Modules(nn.Module):
     discrete: bool = True
 
     @nn.compact
-    def __call__(self, x: Images, train: bool) -> Images:
+    def __call__(self, x: Images, train: bool) -> Out:
         before = x.shape[-1]
         channels = vertex_channels(self.graph, before, self.width)
         weights = {}

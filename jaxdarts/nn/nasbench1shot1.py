@@ -28,13 +28,12 @@ from jaxdarts.space import Choices
 from jaxdarts.types import Mix
 
 Images = Float[Array, "batch height width channels"]
+Out = Float[Array, "batch height width out_channels"]
 KERNELS = {"conv3x3-bn-relu": (3, 3), "conv1x1-bn-relu": ()}
 """Leading axes of an operation's kernel, before its input and output channels; the pooling has none."""
 
 
-def one_shot_cell(
-    weights: Mapping[str, Mapping[str, Array]], x: Images, mix: Mix, cells: Mapping[str, Choices], norm
-) -> Images:
+def one_shot_cell(weights: Mapping[str, Mapping[str, Array]], x: Images, mix: Mix, cells: Mapping[str, Choices], norm) -> Out:
     """A cell: every block sums what it reads, by weights where it has a choice, and mixes its operations; the output weighs
     the blocks, concatenates them and adds its own projection of the cell's input.
 
@@ -85,7 +84,7 @@ class Stage(nn.Module):
     unroll: int
 
     @nn.compact
-    def __call__(self, x: Images, mix: Mix) -> Images:
+    def __call__(self, x: Images, mix: Mix) -> Out:
         blocks = len(self.cells["ops"].edges)
         out = blocks * self.width
         widths = [x.shape[-1], *[out] * (self.depth - 1)]

@@ -81,7 +81,7 @@ class _Layer(nn.Module):
     axis_name: str | None
 
     @nn.compact
-    def __call__(self, x: Images, train: bool) -> Images:
+    def __call__(self, x: Images, train: bool) -> Float[Array, "batch out_height out_width out_channels"]:
         def conv(name, x, size, stride=1, norm=True):
             options = {"norm": norm, "dtype": self.dtype, "axis_name": self.axis_name}
             return ConvNorm(self.width, size, stride, size // 2, **options, name=name)(x, train)
