@@ -29,7 +29,7 @@ from signals import Asked, interruptible
 
 FREE = frozenset(
     "run_dir resume data_dir max_steps num_devices estimate report_freq checkpoint_freq keep_checkpoints cache_dir "
-    "derive derive_batches tune_steps num_samples max_skips flatness".split()
+    "derive derive_batches tune_steps num_samples max_skips flatness count table output".split()
 )
 """Settings that a resumed run may change: they do not touch what is trained, only (the second line) what is made of it."""
 

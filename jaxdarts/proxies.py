@@ -91,6 +91,34 @@ def agreements(apply: Apply, params: Params, images: Array) -> Float[Array, "bat
     )
 
 
+def declared(apply: Callable[..., tuple[Array, Any]], params: Params, images: Array) -> Float[Array, "batch batch"]:
+    """K of `naswot` from the units that a network itself names, another `agreements`.
+
+    Args:
+        apply: (params, images) -> (logits, units), as that of `nn.nasbench201.Picked`: for several layers of one shape which
+            units are on, [layers, batch, ...], and how often each layer counts, [layers].
+        params, images: as in `agreements`.
+
+    Returns:
+        As `agreements`.
+    """
+    batch = images.shape[0]
+
+    def layer(total, own):
+        on, count = own
+
+        def counted():
+            signs = jnp.where(on, 1.0, -1.0).reshape(batch, -1)
+            return total + count * (signs @ signs.T + signs.shape[1]) / 2
+
+        return jax.lax.cond(count != 0, counted, lambda: total), None
+
+    total = jnp.zeros((batch, batch))
+    for group in apply(params, images)[1]:
+        total, _ = jax.lax.scan(layer, total, group)
+    return total
+
+
 def naswot(apply: Apply, params: Params, images: Array) -> Score:
     """log |det K| of the `agreements` K: how unlike the patterns are in which units are on.
 

@@ -4,25 +4,31 @@ Dong & Yang, `NAS-Bench-201 <https://arxiv.org/abs/2001.00326>`_, ICLR 2020; ske
 reads the cell before it and nothing else, keeps its shape, and puts no norm after pooling, in a supernet neither.
 """
 
-from collections.abc import Mapping, Sequence
+import functools
+import operator
+from collections.abc import Callable, Mapping, Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
-from jaxdarts.nn.cell import cell
+from jaxdarts.nn.cell import cell, edges_of
 from jaxdarts.nn.cnn import Run, cell_weights, linear, norm_sites, over_cells
 from jaxdarts.nn.network import ConvNorm, drop_paths, scaled_norm
-from jaxdarts.nn.norm import affine
+from jaxdarts.nn.norm import affine, batch_norm
+from jaxdarts.nn.ops import OPS, Norms
 from jaxdarts.space import Choices
-from jaxdarts.types import Mix
+from jaxdarts.types import Mix, Params
 
 STAGES = 3
 
 Images = Float[Array, "batch height width channels"]
 Logits = Float[Array, "batch classes"]
+Units = list[tuple[Bool[Array, "layers batch *unit"], Float[Array, " layers"]]]
+"""Which rectified units are on, for several layers of one shape, and how many rectifiers each of the layers stands for."""
 
 
 class Stage(nn.Module):
@@ -81,26 +87,44 @@ class Skeleton(nn.Module):
     remat: bool = False
     unroll: int = 1
 
-    def logits(self, images: Images, mixes: Sequence[Array], train: bool, discrete: bool) -> Logits:
-        """mixes: one a stage. discrete: with running averages in all batch norms and scale and shift in the cells' too."""
+    def logits(
+        self,
+        images: Images,
+        stage: Callable[[int, Images], Images],
+        train: bool,
+        discrete: bool,
+        rectify: Callable[[Array], Array] = jax.nn.relu,
+        normed: bool = True,
+    ) -> Logits:
+        """stage: (its number, x) -> x. discrete: norms have running averages."""
 
         def conv(name, x, width, size, stride=1):
-            padding, norm = size // 2, size > 1  # the shortcut of a residual block has no norm
+            padding, norm = size // 2, normed and size > 1  # the shortcut of a residual block has no norm
             options = {"norm": norm, "averages": discrete, "dtype": self.dtype, "axis_name": self.axis_name}
             return ConvNorm(width, size, stride, padding, **options, name=name)(x, train)
 
         x = conv("stem", images, self.width, 3)
-        for i, mix in enumerate(mixes):
+        for i in range(STAGES):
             if i:
                 width = self.width * 2**i
-                y = conv(f"reduction{i}_first", jax.nn.relu(x), width, 3, stride=2)
-                y = conv(f"reduction{i}_second", jax.nn.relu(y), width, 3)
+                y = conv(f"reduction{i}_first", rectify(x), width, 3, stride=2)
+                y = conv(f"reduction{i}_second", rectify(y), width, 3)
                 x = y + conv(f"reduction{i}_shortcut", averaged_pairs(x), width, 1)
-            options = (self.dtype, self.axis_name, self.remat, self.unroll, discrete)
-            x = Stage(self.cells["cell"], self.depth, *options, name=f"stage{i}")(x, mix, train)
-        x = jax.nn.relu(LastNorm(discrete, self.axis_name, name="last_norm")(x, train))
+            x = stage(i, x)
+        if normed:
+            x = LastNorm(discrete, self.axis_name, name="last_norm")(x, train)
+        x = rectify(x)
         features = jnp.mean(x.astype(jnp.promote_types(self.dtype, jnp.float32)), axis=(1, 2))
         return linear(self, features, self.num_classes)
+
+    def mixed(self, images: Images, mixes: Sequence[Array], train: bool, discrete: bool) -> Logits:
+        """mixes: one a stage. discrete: with running averages in all batch norms and scale and shift in the cells' too."""
+        options = (self.dtype, self.axis_name, self.remat, self.unroll, discrete)
+
+        def stage(i, x):
+            return Stage(self.cells["cell"], self.depth, *options, name=f"stage{i}")(x, mixes[i], train)
+
+        return self.logits(images, stage, train, discrete)
 
 
 def averaged_pairs(x: Images) -> Float[Array, "batch half_height half_width channels"]:
@@ -133,7 +157,7 @@ class Supernet(Skeleton):
 
     @nn.compact
     def __call__(self, images: Images, mix: Mix, key: Key[Array, ""] | None = None) -> Logits:
-        return self.logits(images, [mix["cell"]] * STAGES, train=True, discrete=False)
+        return self.mixed(images, [mix["cell"]] * STAGES, train=True, discrete=False)
 
 
 class Network(Skeleton):
@@ -161,4 +185,104 @@ class Network(Skeleton):
             runs = [Run("normal", self.depth, self.width * 2**i) for i in range(STAGES)]
             keys = [jax.random.fold_in(key, i) for i in range(STAGES)]
             mixes = [drop_paths(key, drop_path, choices, run, images.shape[0]) for key, run in zip(keys, runs)]
-        return self.logits(images, mixes, train, discrete=True), None
+        return self.mixed(images, mixes, train, discrete=True), None
+
+
+class Picked(Skeleton):
+    """A supernet of which one operation an edge is computed, `apply(variables, images, picks) -> (logits, units)`.
+
+    `picks` is an array, so that one compilation serves every cell: the place of each edge's operation among its candidates. The
+    weights are the `Supernet`'s, and so are the logits where the mix is the picks' `one_hot`, at a fraction of the work.
+
+    `units` are the inputs of all rectifiers as the authors' networks have them: every convolution has one of its own, so that a
+    state counts as often as a convolution reads it. All of them reach the output in PyTorch's graph, where `none` is a
+    multiplication by zero.
+
+    Attributes:
+        normed: without norms if False, as the published synflow wants it.
+    """
+
+    normed: bool = True
+
+    def example_inputs(self, image_shape: tuple[int, ...]) -> tuple[Array, Array]:
+        """What `init` wants, for images of [height, width, channels]."""
+        return jnp.zeros((1, *image_shape)), jnp.zeros(len(self.cells["cell"].edges), jnp.int32)
+
+    @nn.compact
+    def __call__(self, images: Images, picks: Int[Array, " edges"]) -> tuple[Logits, Units]:
+        units: Units = []
+
+        def rectify(x):
+            units.append((x[None] > 0, jnp.ones(1)))
+            return jax.nn.relu(x)
+
+        def stage(i, x):
+            options = (self.dtype, self.axis_name, self.remat, self.unroll, self.normed)
+            x, own = PickedStage(self.cells["cell"], self.depth, *options, name=f"stage{i}")(x, picks)
+            units.append(own)
+            return x
+
+        return self.logits(images, stage, True, False, rectify, self.normed), units
+
+
+class PickedStage(nn.Module):
+    """Consecutive cells of one width with one operation an edge, whose weights are those of `Stage`."""
+
+    choices: Choices
+    depth: int
+    dtype: DTypeLike
+    axis_name: str | None
+    remat: bool
+    unroll: int
+    normed: bool
+
+    @nn.compact
+    def __call__(self, x: Images, picks: Int[Array, " edges"]) -> tuple[Images, tuple[Array, Array]]:
+        choices, nodes = self.choices, range(self.choices.num_nodes)
+        weights = cell_weights(self, choices, x.shape[-1], 1, self.depth)
+        weights = jax.tree.map(lambda w: w.astype(self.dtype), weights)
+        norm = functools.partial(batch_norm, axis_name=self.axis_name) if self.normed else affine
+
+        def branch(op, e):
+            """Operation `op` of edge `e`: (x, weights of a cell) -> x."""
+            if op not in OPS:
+                return lambda x, own: jnp.zeros_like(x)
+            row = edges_of(choices, op).index(e)
+
+            def apply(x, own):
+                bundle, last = OPS[op].family([{n: w[row][None, None] for n, w in own.get(op, {}).items()}], x[None], 1, norms)
+                return last(bundle)[0, 0]
+
+            return apply
+
+        norms = Norms(norm, affine)
+        branches = [[branch(op, e) for op in ops] for e, ops in enumerate(choices.ops)]
+
+        def one(x, own):
+            states = [x]
+            for _, edges in sorted(choices.entering().items()):
+                terms = [lax.switch(picks[e], branches[e], states[choices.edges[e][0]], own) for e in edges]
+                states.append(functools.reduce(operator.add, terms))
+            return states[-1], jnp.stack(states[:-1]) > 0
+
+        if self.is_initializing():  # Shapes are all that matters.
+            return x, (jnp.zeros((0, *x.shape), bool), jnp.zeros(0))
+        x, on = lax.scan(jax.checkpoint(one) if self.remat else one, x, weights, unroll=min(self.unroll, self.depth))
+        rectified = jnp.asarray(choices.where(lambda op: op.startswith("nor_conv")), jnp.float32)
+        reads = jnp.take_along_axis(rectified, picks[:, None], axis=1)[:, 0]
+        counts = jnp.stack([sum(reads[e] for e, edge in enumerate(choices.edges) if edge[0] == node) for node in nodes])
+        return x, (on.reshape(-1, *x.shape), jnp.tile(counts, self.depth))
+
+
+def picked(cells: Mapping[str, Choices], params: Params, picks: Int[Array, " edges"]) -> Params:
+    """A supernet's weights, zero where they belong to an operation that is not picked: what the discrete network lacks."""
+    choices = cells["cell"]
+
+    def keep(path, leaf):
+        op = getattr(path[-1], "key", "").removesuffix("_kernel")
+        if op not in OPS:
+            return leaf
+        mine = jnp.stack([picks[e] == choices.ops[e].index(op) for e in edges_of(choices, op)])
+        return leaf * jnp.expand_dims(mine, (0, *range(2, leaf.ndim))).astype(leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(keep, params)
