@@ -13,7 +13,6 @@ import dataclasses
 import functools
 import io
 import json
-import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -93,18 +92,36 @@ class Score(NamedTuple):
 
 def by_units(net: Net, picks, params, batch):
     """How often units of two images agree, counted as in the authors' code."""
-    return proxies.declared(lambda params, x: net.apply(params, x, picks), params, batch["image"])
+    return proxies.declared(lambda params, x: net.apply(params, x, picks, mutable=["units"]), params, batch["image"])
 
 
 def of_batch(score: Callable) -> Callable:
     """A score that looks at images and labels."""
-    return lambda net, picks, params, batch: score(lambda params, x: net.apply(params, x, picks)[0], params, batch)
+    return lambda net, picks, params, batch: score(lambda params, x: net.apply(params, x, picks), params, batch)
 
 
 def of_images(score: Callable) -> Callable:
     """A score that looks at images only."""
     found = of_batch(score)
     return lambda net, picks, params, batch: found(net, picks, params, batch["image"])
+
+
+def fisher(net: Net, picks, params, batch):
+    taps = jax.eval_shape(lambda: net.apply(params, batch["image"], picks, mutable=["taps"])[1])
+    zeros = jax.tree.map(lambda tap: jnp.zeros(tap.shape, tap.dtype), taps)
+    return proxies.fisher(lambda params, x, taps: net.apply({**params, **taps}, x, picks), params, batch, zeros)
+
+
+def zen(net: Net, picks, params, batch):
+    """With weights and images of its own, drawn from what the weights that it gets are."""
+    key = jax.random.fold_in(jax.random.key(0), jax.lax.bitcast_convert_type(params["params"]["head"][0, 0], jnp.uint32))
+    images, weights = jax.random.split(key)
+
+    def features(params, x):
+        _, told = net.apply(params, x, picks, mutable=["features", "variances"])
+        return told["features"]["value"][0], told["variances"]
+
+    return proxies.zen(features, proxies.gaussian(weights, params), batch["image"], images)
 
 
 MELLOR = "Mellor et al., ICML 2021, figure 3: about 1,000 random cells, validation accuracy"
@@ -122,6 +139,7 @@ SCORES = {
     "grad_norm": Score(of_batch(proxies.grad_norm), published={"spearman": (0.594, ABDELFATTAH)}),
     "snip": Score(of_batch(proxies.snip), published={"spearman": (0.596, ABDELFATTAH)}),
     "grasp": Score(of_batch(proxies.grasp), published={"spearman": (0.514, ABDELFATTAH)}),
+    "fisher": Score(fisher, published={"spearman": (0.36, ABDELFATTAH)}),
     "plain": Score(of_batch(proxies.plain)),
     "l2_norm": Score(of_batch(proxies.l2_norm)),
     "synflow": Score(
@@ -133,6 +151,7 @@ SCORES = {
     "jacob_cov": Score(of_images(proxies.jacob_cov), published={"spearman": (0.731, ABDELFATTAH)}),
     "epe_nas": Score(of_batch(proxies.epe_nas)),
     "ntk_condition": Score(of_images(proxies.ntk_condition), published={"kendall": (0.42, f"{CHEN}, sign turned")}),
+    "zen": Score(zen),
 }
 SIZE = 5**6
 BASELINES = ("parameters", "multiply_adds")
@@ -167,7 +186,7 @@ def main(arguments: list[str]) -> None:
         raise Stop(f"interrupted; continue with --resume={folder}", 130) from None
     else:
         for name, row in summary["correlations"].items():
-            log.info("%s: %s", name, ", ".join(f"{kind} {value:.3f}" for kind, value in row.items() if kind in KINDS))
+            log.info("%s: %s", name, ", ".join(f"{kind} {row[kind]:.3f}" for kind in KINDS if row[kind] is not None))
         log.info("all in %s", folder)
     finally:
         jd.metrics.close_logger(log)
@@ -305,16 +324,16 @@ def score(config: Config, dataset: Any, cells: list[Any], path: Path, log: Any) 
 KINDS = ("kendall_valid", "spearman_valid", "kendall_test", "spearman_test")
 
 
-def correlations(values: np.ndarray, accuracies: Mapping[str, np.ndarray]) -> dict[str, float]:
+def correlations(values: np.ndarray, accuracies: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Kendall's tau-b and Spearman's rho with accuracies; what is not finite ranks last, and is counted."""
     finite = np.isfinite(values)
     # Ranks, so that there is a number below all others.
     ranks = np.where(finite, scipy.stats.rankdata(np.where(finite, values, 0)), 0)
-    found: dict[str, float] = {}
+    found: dict[str, Any] = {}
     for name, accuracy in accuracies.items():
         tied = len(set(ranks)) < 2 or len(set(accuracy)) < 2
-        found[f"kendall_{name}"] = math.nan if tied else float(scipy.stats.kendalltau(ranks, accuracy).statistic)
-        found[f"spearman_{name}"] = math.nan if tied else float(scipy.stats.spearmanr(ranks, accuracy).statistic)
+        found[f"kendall_{name}"] = None if tied else float(scipy.stats.kendalltau(ranks, accuracy).statistic)
+        found[f"spearman_{name}"] = None if tied else float(scipy.stats.spearmanr(ranks, accuracy).statistic)
     return found | {"not_finite": int(np.sum(~finite))}
 
 

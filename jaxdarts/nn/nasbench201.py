@@ -5,30 +5,31 @@ reads the cell before it and nothing else, keeps its shape, and puts no norm aft
 """
 
 import functools
+import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key
 
 from jaxdarts.nn.cell import cell, edges_of
 from jaxdarts.nn.cnn import Run, cell_weights, linear, norm_sites, over_cells
 from jaxdarts.nn.network import ConvNorm, drop_paths, scaled_norm
-from jaxdarts.nn.norm import affine, batch_norm
+from jaxdarts.nn.norm import affine, batch_norm, moments
 from jaxdarts.nn.ops import OPS, Norms
+from jaxdarts.nn.taps import layer, tapped, taps_of, tell
 from jaxdarts.space import Choices
-from jaxdarts.types import Mix, Params
+from jaxdarts.types import Mix, Params, Units
 
 STAGES = 3
 
 Images = Float[Array, "batch height width channels"]
 Logits = Float[Array, "batch classes"]
-Units = list[tuple[Bool[Array, "layers batch *unit"], Float[Array, " layers"]]]
-"""Which rectified units are on, for several layers of one shape, and how many rectifiers each of the layers stands for."""
 
 
 class Stage(nn.Module):
@@ -114,8 +115,9 @@ class Skeleton(nn.Module):
         if normed:
             x = LastNorm(discrete, self.axis_name, name="last_norm")(x, train)
         x = rectify(x)
+        tell(self, "features", x)
         features = jnp.mean(x.astype(jnp.promote_types(self.dtype, jnp.float32)), axis=(1, 2))
-        return linear(self, features, self.num_classes)
+        return layer(self, linear(self, features, self.num_classes), features.shape[-1])
 
     def mixed(self, images: Images, mixes: Sequence[Array], train: bool, discrete: bool) -> Logits:
         """mixes: one a stage. discrete: with running averages in all batch norms and scale and shift in the cells' too."""
@@ -189,14 +191,19 @@ class Network(Skeleton):
 
 
 class Picked(Skeleton):
-    """A supernet of which one operation an edge is computed, `apply(variables, images, picks) -> (logits, units)`.
+    """A supernet of which one operation an edge is computed, `apply(variables, images, picks) -> logits`.
 
     `picks` is an array, so that one compilation serves every cell: the place of each edge's operation among its candidates. The
     weights are the `Supernet`'s, and so are the logits where the mix is the picks' `one_hot`, at a fraction of the work.
 
-    `units` are the inputs of all rectifiers as the authors' networks have them: every convolution has one of its own, so that a
-    state counts as often as a convolution reads it. All of them reach the output in PyTorch's graph, where `none` is a
-    multiplication by zero.
+    What scores look at is written into collections, if they are asked for (`mutable=`):
+
+    - `units`: the `Units` of all rectifiers as the authors' networks have them. Every convolution has one of its own, so that a
+      state counts as often as a convolution reads it. All of them reach the output in PyTorch's graph, where `none` is a
+      multiplication by zero.
+    - `variances`: of the input of every norm, [channels] or [cells, edges, channels]; 1 where no norm is picked.
+    - `features`: the map that is averaged for the head.
+    - `taps`: zeros, [batch, channels] or [cells, edges, batch, channels]; see `nn.taps`.
 
     Attributes:
         normed: without norms if False, as the published synflow wants it.
@@ -209,24 +216,23 @@ class Picked(Skeleton):
         return jnp.zeros((1, *image_shape)), jnp.zeros(len(self.cells["cell"].edges), jnp.int32)
 
     @nn.compact
-    def __call__(self, images: Images, picks: Int[Array, " edges"]) -> tuple[Logits, Units]:
-        units: Units = []
-
+    def __call__(self, images: Images, picks: Int[Array, " edges"]) -> Logits:
         def rectify(x):
-            units.append((x[None] > 0, jnp.ones(1)))
+            tell(self, "units", Units(x[None] > 0, jnp.ones(1)))
             return jax.nn.relu(x)
 
         def stage(i, x):
             options = (self.dtype, self.axis_name, self.remat, self.unroll, self.normed)
-            x, own = PickedStage(self.cells["cell"], self.depth, *options, name=f"stage{i}")(x, picks)
-            units.append(own)
-            return x
+            return PickedStage(self.cells["cell"], self.depth, *options, name=f"stage{i}")(x, picks)
 
-        return self.logits(images, stage, True, False, rectify, self.normed), units
+        return self.logits(images, stage, True, False, rectify, self.normed)
 
 
 class PickedStage(nn.Module):
-    """Consecutive cells of one width with one operation an edge, whose weights are those of `Stage`."""
+    """Consecutive cells of one width with one operation an edge, whose weights are those of `Stage`.
+
+    A scan over the edges in one over the cells, so that each operation is compiled once.
+    """
 
     choices: Choices
     depth: int
@@ -237,41 +243,52 @@ class PickedStage(nn.Module):
     normed: bool
 
     @nn.compact
-    def __call__(self, x: Images, picks: Int[Array, " edges"]) -> tuple[Images, tuple[Array, Array]]:
-        choices, nodes = self.choices, range(self.choices.num_nodes)
+    def __call__(self, x: Images, picks: Int[Array, " edges"]) -> Images:
+        choices, edges, nodes = self.choices, self.choices.edges, self.choices.num_nodes
+        if len(set(choices.ops)) > 1:
+            raise ValueError("edges with different candidates cannot share a program: use a supernet's one-hot mix")
         weights = cell_weights(self, choices, x.shape[-1], 1, self.depth)
-        weights = jax.tree.map(lambda w: w.astype(self.dtype), weights)
-        norm = functools.partial(batch_norm, axis_name=self.axis_name) if self.normed else affine
+        if self.is_initializing():  # Shapes are all that matters.
+            return x
+        # Rows are ordered by source; here by edge.
+        order = np.argsort(edges_of(choices, next(iter(weights))))
+        weights = jax.tree.map(lambda w: w[:, order].astype(self.dtype), weights)
+        taps = taps_of(self, (self.depth, len(edges), x.shape[0], x.shape[-1]))
+        branches = [functools.partial(self.operation, op) for op in choices.ops[0]]
 
-        def branch(op, e):
-            """Operation `op` of edge `e`: (x, weights of a cell) -> x."""
-            if op not in OPS:
-                return lambda x, own: jnp.zeros_like(x)
-            row = edges_of(choices, op).index(e)
-
-            def apply(x, own):
-                bundle, last = OPS[op].family([{n: w[row][None, None] for n, w in own.get(op, {}).items()}], x[None], 1, norms)
-                return last(bundle)[0, 0]
-
-            return apply
-
-        norms = Norms(norm, affine)
-        branches = [[branch(op, e) for op in ops] for e, ops in enumerate(choices.ops)]
+        def edge(states, own):
+            pick, (source, target), *rest = own
+            y, variance = lax.switch(pick, branches, states[source], *rest)
+            return states.at[target].add(y), variance
 
         def one(x, own):
-            states = [x]
-            for _, edges in sorted(choices.entering().items()):
-                terms = [lax.switch(picks[e], branches[e], states[choices.edges[e][0]], own) for e in edges]
-                states.append(functools.reduce(operator.add, terms))
-            return states[-1], jnp.stack(states[:-1]) > 0
+            states = jnp.concatenate([x[None], jnp.zeros((nodes, *x.shape), x.dtype)])
+            states, variances = lax.scan(edge, states, (picks, jnp.asarray(edges), *own))
+            return states[-1], (states[:-1] > 0, variances)
 
-        if self.is_initializing():  # Shapes are all that matters.
-            return x, (jnp.zeros((0, *x.shape), bool), jnp.zeros(0))
-        x, on = lax.scan(jax.checkpoint(one) if self.remat else one, x, weights, unroll=min(self.unroll, self.depth))
+        one = jax.checkpoint(one) if self.remat else one
+        x, (on, variances) = lax.scan(one, x, (weights, taps), unroll=min(self.unroll, self.depth))
         rectified = jnp.asarray(choices.where(lambda op: op.startswith("nor_conv")), jnp.float32)
         reads = jnp.take_along_axis(rectified, picks[:, None], axis=1)[:, 0]
-        counts = jnp.stack([sum(reads[e] for e, edge in enumerate(choices.edges) if edge[0] == node) for node in nodes])
-        return x, (on.reshape(-1, *x.shape), jnp.tile(counts, self.depth))
+        counts = [sum(reads[e] for e, edge in enumerate(edges) if edge[0] == node) for node in range(nodes)]
+        tell(self, "units", Units(on.reshape(-1, *x.shape), jnp.tile(jnp.stack(counts), self.depth)))
+        tell(self, "variances", variances)
+        return x
+
+    def operation(self, op: str, x: Images, weights: Mapping[str, Mapping[str, Array]], tap: Array | None):
+        """What an edge carries, and the variances of what its norm gets."""
+        variances = jnp.ones(x.shape[-1])
+        if op not in OPS:
+            return jnp.zeros_like(x), variances
+        own = {name: w[None, None] for name, w in weights.get(op, {}).items()}
+        bundle, _ = OPS[op].family([own], x[None], 1, Norms(affine, affine))
+        y = bundle[0, 0]
+        if own:
+            y = y if tap is None else tapped(y, tap, math.prod(own["kernel"].shape[2:-1]))
+            if self.normed:
+                variances = moments(y, self.axis_name)[1].reshape(-1)
+                y = batch_norm(y, axis_name=self.axis_name)
+        return y, variances
 
 
 def picked(cells: Mapping[str, Choices], params: Params, picks: Int[Array, " edges"]) -> Params:
