@@ -10,7 +10,6 @@ on with --resume, and so does a finished one that is given a larger --count.
 
 import csv
 import dataclasses
-import functools
 import io
 import json
 import os
@@ -95,6 +94,11 @@ def by_units(net: Net, picks, params, batch):
     return proxies.declared(lambda params, x: net.apply(params, x, picks, mutable=["units"]), params, batch["image"])
 
 
+def different(k: np.ndarray) -> float:
+    """How many different patterns there are."""
+    return float(len(np.unique(k == np.diag(k)[:, None], axis=0)))
+
+
 def of_batch(score: Callable) -> Callable:
     """A score that looks at images and labels."""
     return lambda net, picks, params, batch: score(lambda params, x: net.apply(params, x, picks), params, batch)
@@ -135,7 +139,7 @@ SCORES = {
         lambda k: float(np.linalg.slogdet(k.astype(np.float64))[1]),
         published={"kendall": (0.574, MELLOR)},
     ),
-    "linear_regions": Score(by_units, finish=lambda k: len(np.unique(k == np.diag(k)[:, None], axis=0)), published={"kendall": (0.5, CHEN)}),
+    "linear_regions": Score(by_units, finish=different, published={"kendall": (0.5, CHEN)}),
     "grad_norm": Score(of_batch(proxies.grad_norm), published={"spearman": (0.594, ABDELFATTAH)}),
     "snip": Score(of_batch(proxies.snip), published={"spearman": (0.596, ABDELFATTAH)}),
     "grasp": Score(of_batch(proxies.grasp), published={"spearman": (0.514, ABDELFATTAH)}),

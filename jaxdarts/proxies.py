@@ -93,9 +93,9 @@ def declared(apply: Callable[..., tuple[Array, Any]], params: Params, images: Ar
     """K of `naswot` from the units that a network tells itself, instead of `agreements`.
 
     Args:
-        apply: (params, images) -> (logits, a tree of `Units`). A Flax module leaves them by `self.sow("units", NAME, units)`, and
-            its apply with `mutable=["units"]` is what is wanted. So `nn.nasbench201.Picked` has units that count exactly as
-            in the authors' code, where every rectifier counts that the backward pass visits.
+        apply: (params, images) -> (logits, a tree of `Units`): that of a Flax module with `mutable=["units"]`, where the module
+            leaves them by `self.sow("units", NAME, units)`. The units of `nn.nasbench201.Picked` count exactly as in the
+            authors' code, where every rectifier counts that the backward pass visits.
         params, images: as in `agreements`.
 
     Returns:
@@ -379,7 +379,7 @@ def synflow(apply: Apply, params: Params, images: Array, layers: Layers = layers
 
 
 def gaussian(key: Key[Array, ""], params: Params) -> Params:
-    """Other weights for `zen`: those with two axes or more standard normal, scales 1, shifts and biases 0, as `layers` tells."""
+    """Other weights for `zen`: standard normal ones where there are two axes or more, scales of 1, shifts and biases of 0."""
     leaves, structure = jax.tree_util.tree_flatten_with_path(params)
     drawn = []
     for path, leaf in leaves:

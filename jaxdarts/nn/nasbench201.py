@@ -6,7 +6,6 @@ reads the cell before it and nothing else, keeps its shape, and puts no norm aft
 
 import functools
 import math
-import operator
 from collections.abc import Callable, Mapping, Sequence
 
 import flax.linen as nn
