@@ -59,6 +59,8 @@ class Config:
     """area, best_of: column of --scores; larger is better, nan is worst. Scoring takes no simulated time."""
     scores: str = ""
     """area, best_of: CSV file with arch_str and that column; default the table."""
+    scored_only: bool = False
+    """area, best_of: draw the random cells among those that have a score; where only some have one (score.py --count)."""
     learning_rate: float = 0.01
     """reinforce: of Adam; 0.01 in NATS-Bench, 0.5 in the documentation of NAS-Bench-201."""
     ema_decay: float = 0.9
@@ -90,7 +92,7 @@ class Method(NamedTuple):
     choose: Callable[[Config, list[Trial]], Trial] = lambda c, history: discrete.best(history)
 
 
-EVOLUTION, SCORED = ("population", "sample_size"), ("score", "scores")
+EVOLUTION, SCORED = ("population", "sample_size"), ("score", "scores", "scored_only")
 METHODS = {
     "random": Method(lambda c, key, space, score: discrete.random_search(key, space)),
     "rea": Method(
@@ -124,14 +126,16 @@ PUBLISHED = {
 def main(arguments: list[str]) -> None:
     config = check(runs.parse(arguments, {"cifar10": Config()}, Config(), __doc__))
     table = load(config.table, lambda path: tabular.read(path, config.dataset), "table")
-    score = math.nan
+    score, space = math.nan, jd.spaces.nasbench201()
     if "score" in METHODS[config.algorithm].own:
         name = "scores" if config.scores else "table"
         column = load(config.scores or config.table, lambda path: tabular.column(path, config.score), name)
         score = functools.partial(scored, column)
+        if config.scored_only:
+            space = drawn_among(space, column)
     folder, log = runs.open_folder(config, "discrete")
     try:
-        histories = search(config, table, score, folder)
+        histories = search(config, table, space, score, folder)
         summary = summarize(config, table, histories)
         text = json.dumps(summary, indent=1) + "\n"
         jd.metrics.replace_text(folder / "summary.json", text)
@@ -204,16 +208,24 @@ def load(path: str, read: Callable[[str], Any], flag: str) -> Any:
 def scored(column: Mapping[Any, float], genotype: Any) -> float:
     """The score of a cell."""
     if genotype not in column:
-        raise ValueError(f"the scores have {len(column)} cells, and {genotype} is none of them")
+        raise ValueError(
+            f"the scores have {len(column)} cells, and {genotype} is none of them; --scored_only draws among those there are"
+        )
     return column[genotype]
 
 
-def search(config: Config, table: Mapping[Any, tabular.Row], score: Any, folder: Path) -> list[list[Trial]]:
+def drawn_among(space: jd.Space, column: Mapping[Any, float]) -> jd.Space:
+    """The space, but random cells are those of the column."""
+    cells = list(column)
+    return space._replace(sample=lambda key: cells[jd.space.seeded(key).integers(len(cells))])
+
+
+def search(config: Config, table: Mapping[Any, tabular.Row], space: jd.Space, score: Any, folder: Path) -> list[list[Trial]]:
     """The histories of all runs, those of earlier processes among them; writes history.jsonl run by run."""
     path = folder / "history.jsonl"
     histories = recorded(path, table)[: config.runs] if path.exists() else []
     jd.metrics.replace_text(path, "".join(itertools.starmap(lines, enumerate(histories))))
-    space, key = jd.spaces.nasbench201(), jax.random.key(config.seed)
+    key = jax.random.key(config.seed)
     seconds = math.inf if config.budget_seconds is None else config.budget_seconds
     evaluations = math.inf if config.budget_evaluations is None else config.budget_evaluations
     method, evaluate = METHODS[config.algorithm], functools.partial(tabular.evaluate, table)

@@ -371,7 +371,7 @@ def picture(name: str, column: list[float], cells: list[Any], table: Mapping[Any
     """Accuracy over a score, as SVG."""
     accuracy = [table[cell].valid_200 for cell in cells]
     labels = {"xlabel": name, "ylabel": "validation accuracy after 200 epochs (%)"}
-    return jd.charts.scatter(column, accuracy, title=f"{name} of {len(cells)} cells", **labels)
+    return jd.charts.scatter({name: list(zip(column, accuracy))}, title=f"{name} of {len(cells)} cells", **labels)
 
 
 if __name__ == "__main__":

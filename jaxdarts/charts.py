@@ -1,33 +1,22 @@
 """Charts of measurements as SVG text, in the manner of `draw`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from jaxdarts.draw import SERIES, TITLE, _label, _scale, _svg, _tag, _tick_labels, _ticks
 
 
-def scatter(xs: Sequence[float], ys: Sequence[float], *, title: str = "", xlabel: str = "", ylabel: str = "") -> str:
-    """Draws points over a pair of axes; those that are not finite are left out, and counted under the chart.
+def scatter(series: Mapping[str, Sequence[tuple[float, float]]], *, title: str = "", xlabel: str = "", ylabel: str = "") -> str:
+    """Draws points (x, y), by name, over a common pair of axes; arguments as of `draw.curves`.
 
-    Args:
-        xs, ys: where the points are.
-        title: text above the chart.
-        xlabel: text under the horizontal axis.
-        ylabel: text above the vertical axis.
-
-    Returns:
-        SVG text.
-
-    Raises:
-        ValueError: if there are not as many xs as ys.
+    Points that are not finite are left out, and counted under the chart.
     """
-    points = np.stack([np.asarray(xs, float), np.asarray(ys, float)], axis=1) if len(xs) == len(ys) else None
-    if points is None:
-        raise ValueError(f"{len(xs)} xs, but {len(ys)} ys")
-    finite = points[np.isfinite(points).all(axis=1)]
+    finite = {name: [p for p in points if np.all(np.isfinite(p))] for name, points in series.items()}
+    together = [p for points in finite.values() for p in points]
+    x_ticks, y_ticks = _ticks([float(x) for x, _ in together]), _ticks([float(y) for _, y in together])
+    lost = sum(map(len, series.values())) - len(together)
     width, right, top, bottom = 480, 462.0, 58.0 if title else 36.0, 330.0
-    x_ticks, y_ticks = (_ticks(column.tolist()) for column in finite.T)
     left = 20 + 6.8 * max(len(label) for label in _tick_labels(y_ticks))
     x_of = _scale(x_ticks[0], x_ticks[-1], left + 6, right - 6)
     y_of = _scale(y_ticks[0], y_ticks[-1], bottom, top)
@@ -41,8 +30,8 @@ def scatter(xs: Sequence[float], ys: Sequence[float], *, title: str = "", xlabel
         parts.append(_tag("path", d=f"M{x_of(value):.1f},{bottom}v4", stroke="currentColor", stroke_opacity=0.5))
         parts.append(_label(x_of(value), bottom + 17, label, 11.5, anchor="middle"))
     # See-through: where many points lie the picture is darker.
-    parts += [_tag("circle", cx=x_of(x), cy=y_of(y), r=2, fill=SERIES[0], fill_opacity=0.45) for x, y in finite.tolist()]
-    lost = len(points) - len(finite)
-    below = [xlabel] * bool(xlabel) + [f"{lost} of {len(points)} not finite"] * bool(lost)
+    for color, points in zip(SERIES, finite.values()):
+        parts += [_tag("circle", cx=x_of(x), cy=y_of(y), r=2, fill=color, fill_opacity=0.45) for x, y in points]
+    below = [xlabel] * bool(xlabel) + [f"{lost} not finite"] * bool(lost)
     parts.append(_label((left + right) / 2, bottom + 36, " \N{MIDDLE DOT} ".join(below), 12, anchor="middle"))
     return _svg(width, bottom + 44, parts, title or "scatter")
