@@ -437,7 +437,7 @@ def versions() -> dict[str, Any]:
     commit = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
     packages = ("jax", "jaxlib", "flax", "optax", "numpy")
     device, script = jax.local_devices()[0], ("python", f"experiments/{Path(sys.argv[0]).name}")
-    places = ("--output", "--run_dir", "--peer", "--data_dir", "--cache_dir")
+    places = ("--output", "--run_dir", "--resume", "--peer", "--data_dir", "--cache_dir", "--table")
     return {
         # Where files lie on this machine is no part of a result.
         "command": shlex.join([*script, *(flag for flag in sys.argv[1:] if not flag.startswith(places))]),

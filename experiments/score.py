@@ -173,7 +173,8 @@ def main(arguments: list[str]) -> None:
         path = folder / "scores.csv"
         cells = draw(config)
         rows = recorded(path, config, cells)
-        speeds = {}
+        earlier = folder / "summary.json"
+        speeds = json.loads(earlier.read_text(encoding="utf-8"))["speed"] if earlier.exists() else {}
         if len(rows) < config.count:
             log.info("%d of %d cells are scored", len(rows), config.count)
             speeds = score(config, dataset, cells[len(rows) :], path, log)
@@ -345,9 +346,9 @@ def summarize(
     config: Config, dataset: Any, cells: list[Any], rows: list[list[float]], table: Mapping[Any, tabular.Row], speeds: dict
 ) -> dict[str, Any]:
     """What was scored how fast, and how the scores rank the cells."""
-    own = ("scores", "space", "dataset", "batch_size", "init_channels", "layers", "accuracies", "seed", "count")
-    summary: dict[str, Any] = {**runs.versions(), "config": {name: getattr(config, name) for name in own}, "speed": speeds}
-    summary["correlations"] = {}
+    own = ("scores", "space", "dataset", "batch_size", "init_channels", "layers", "accuracies", "seed")
+    summary: dict[str, Any] = {**runs.versions(), "config": {name: getattr(config, name) for name in own}}
+    summary |= {"cells": len(cells), "speed": speeds, "correlations": {}}
     if table:
         missing = [cell for cell in cells if cell not in table]
         if missing:

@@ -55,7 +55,7 @@ def agreements(apply: Apply, params: Params, images: Array) -> Float[Array, "bat
     array has axes before that of the batch, as bundles of edges have here, each entry of them is a layer. So, with a one-hot
     mix, layers on edges of weight zero do not count.
 
-    Two differences from the authors' code. It marks the layers that a backward pass visits, so it counts those that only a
+    Two differences from the authors' code, which `declared` does not have. It marks the layers that a backward pass visits, so it counts those that only a
     multiplication by zero follows, as NAS-Bench-201's `none` is there. And an operation there has a ReLU of its own: a state
     counts once for each that reads it, here once for all of a family (`nn.ops`). Channels that are zero in all examples and
     that nothing reads are padding (`nn.cnn.Cells`) and do not count.

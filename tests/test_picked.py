@@ -223,7 +223,7 @@ class Reference:
         for layer in self.layers:
             layer.register_forward_hook(lambda module, _, out: (out.retain_grad(), self.outputs.append((module, out)))[0])
         logits = self(self.images())
-        loss = self.torch.nn.functional.cross_entropy(logits, self.torch.tensor(np.asarray(BATCH["label"])))
+        loss = self.torch.nn.functional.cross_entropy(logits, self.torch.tensor(np.asarray(BATCH["label"], np.int64)))
         loss.backward()
         return [layer for layer in self.layers if layer.weight.grad is not None]
 

@@ -70,7 +70,7 @@ def test_file_resume_and_correlations(table, tmp_path, capsys):
     assert {"parameters", "multiply_adds"} < set(found["correlations"])
     assert (folder / "naswot.svg").read_text(encoding="utf-8").startswith("<svg")
     [row] = json.loads((tmp_path / "rows.json").read_text(encoding="utf-8"))["rows"]
-    assert row["config"]["count"] == 3
+    assert row["cells"] == 5
     # A search draws among the cells that are scored.
     search = script_of("discrete")
     best = ["--algorithm=best_of", "--candidates=4", "--runs=2", "--score=naswot", f"--scores={path}", f"--table={table}"]
