@@ -299,21 +299,22 @@ def programs(config: Config, dataset: Any) -> Iterator[tuple[str, Callable[[Any]
 
 
 def score(config: Config, dataset: Any, cells: list[Any], path: Path, log: Any) -> dict[str, dict[str, float]]:
-    """Scores cells and adds their lines to the file; for every score the seconds of its compilation, and cells a second."""
+    """Scores cells and adds their lines to the file; tells the seconds of every score's compilation, and cells a second."""
     found, compiled = {}, {}
     for name, run, seconds in programs(config, dataset):
         log.info("%s: compiled in %.1f s", name, seconds)
         found[name], compiled[name] = run, seconds
-    spent = dict.fromkeys(found, 0.0)
+    spent, worked = dict.fromkeys(found, 0.0), dict.fromkeys(found, 0.0)
     bar = jd.metrics.console(len(cells))
     try:
         with path.open("a", encoding="utf-8") as file:
             for i, cell in enumerate(cells):
                 values = {}
                 for name, run in found.items():
-                    start = time.perf_counter()
+                    start, work = time.perf_counter(), time.process_time()
                     values[name] = run(cell)
                     spent[name] += time.perf_counter() - start
+                    worked[name] += time.process_time() - work
                 file.write(line([cell, *(f"{value:.9g}" for value in values.values())]))
                 file.flush()
                 bar.write(i + 1, values)
@@ -322,7 +323,9 @@ def score(config: Config, dataset: Any, cells: list[Any], path: Path, log: Any) 
     speeds = {}
     for name in found:
         speeds[name] = {"compile_seconds": compiled[name], "cells": len(cells), "cells_a_second": len(cells) / spent[name]}
-        log.info("%s: %.2f cells a second", name, speeds[name]["cells_a_second"])
+        # On a busy machine the other figure tells little.
+        speeds[name]["cpu_seconds_a_cell"] = worked[name] / len(cells)
+        log.info("%s: %.2f cells a second, %.2f CPU seconds a cell", name, *list(speeds[name].values())[2:])
     return speeds
 
 

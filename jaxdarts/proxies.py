@@ -2,7 +2,8 @@
 
 Each is a pure function of `apply(params, images) -> logits` [batch, classes], which may be any differentiable JAX function, of
 its weights and of one batch: {"image": [batch, height, width, channels], "label": [batch]} or the images alone. Examples may
-have any shape. Nothing is jitted here: jit a score as a function of the mix, and one compilation scores all cells of a space:
+have any shape. Nothing is jitted here: jit a score as a function of the mix, and one compilation scores all cells of a space
+(`nn.nasbench201.Picked` takes operations' numbers instead of a mix, and computes no others):
 
 >>> import jax
 >>> from jaxdarts import spaces
@@ -55,10 +56,10 @@ def agreements(apply: Apply, params: Params, images: Array) -> Float[Array, "bat
     array has axes before that of the batch, as bundles of edges have here, each entry of them is a layer. So, with a one-hot
     mix, layers on edges of weight zero do not count.
 
-    Two differences from the authors' code, which `declared` does not have. It marks the layers that a backward pass visits, so it counts those that only a
-    multiplication by zero follows, as NAS-Bench-201's `none` is there. And an operation there has a ReLU of its own: a state
-    counts once for each that reads it, here once for all of a family (`nn.ops`). Channels that are zero in all examples and
-    that nothing reads are padding (`nn.cnn.Cells`) and do not count.
+    Two differences from the authors' code, which `declared` does not have. It marks the layers that a backward pass visits, so
+    it counts those that only a multiplication by zero follows, as NAS-Bench-201's `none` is there. And an operation there has a
+    ReLU of its own: a state counts once for each that reads it, here once for all of a family (`nn.ops`). Channels that are
+    zero in all examples and that nothing reads are padding (`nn.cnn.Cells`) and do not count.
 
     Args:
         apply: must also take one example more than there are: the two programs tell which axis is the batch's.
@@ -124,8 +125,8 @@ def naswot(apply: Any, params: Params, images: Array, agreements: Agreements = a
 
     Mellor, Turner, Storkey & Crowley, `Neural Architecture Search without Training <https://arxiv.org/abs/2006.04647>`_, ICML
     2021; 128 images without augmentation there, the same for all networks. Arguments and errors as in `agreements`, and so are
-    the differences from the authors' code. Two examples with the same pattern, which NaN makes of all, give -inf, or what
-    rounding leaves of it: a low number.
+    the differences from the authors' code; give `declared` instead for units that the network counts itself. Two examples with
+    the same pattern, which NaN makes of all, give -inf, or what rounding leaves of it: a low number.
     """
     return jnp.linalg.slogdet(agreements(apply, params, images))[1]
 
