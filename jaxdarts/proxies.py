@@ -94,7 +94,7 @@ def declared(apply: Callable[..., tuple[Array, Any]], params: Params, images: Ar
     """K of `naswot` from the units that a network tells itself, instead of `agreements`.
 
     Args:
-        apply: (params, images) -> (logits, a tree of `Units`): that of a Flax module with `mutable=["units"]`, where the module
+        apply: (params, images) -> (logits, a tree with `Units` among its leaves): that of a Flax module with `mutable=["units"]`, where the module
             leaves them by `self.sow("units", NAME, units)`. The units of `nn.nasbench201.Picked` count exactly as in the
             authors' code, where every rectifier counts that the backward pass visits.
         params, images: as in `agreements`.
@@ -113,7 +113,8 @@ def declared(apply: Callable[..., tuple[Array, Any]], params: Params, images: Ar
 
     total = jnp.zeros((batch, batch))
     for units in jax.tree.leaves(apply(params, images)[1], is_leaf=lambda tree: isinstance(tree, Units)):
-        total, _ = jax.lax.scan(add, total, units)
+        if isinstance(units, Units):
+            total, _ = jax.lax.scan(add, total, units)
     return total
 
 

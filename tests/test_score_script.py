@@ -49,12 +49,12 @@ def summary(folder):
 
 
 def test_file_resume_and_correlations(table, tmp_path, capsys):
-    flags, folder = ["--scores=naswot,linear_regions", *TINY, f"--table={table}"], tmp_path / "run"
+    flags, folder = ["--scores=naswot", *TINY, f"--table={table}"], tmp_path / "run"
     run(*flags, "--count=3", f"--run_dir={folder}", f"--output={tmp_path / 'rows.json'}")
     assert "naswot: compiled in" in capsys.readouterr().out
     path = folder / "scores.csv"
     text = path.read_text(encoding="utf-8")
-    assert text.splitlines()[0] == "arch_str,naswot,linear_regions" and len(text.splitlines()) == 4
+    assert text.splitlines()[0] == "arch_str,naswot" and len(text.splitlines()) == 4
     # Killed within a line, and asked for more cells: the scores of a cell do not depend on how it came to them.
     path.write_text(text[:-9], encoding="utf-8")
     run(f"--resume={folder}", "--count=5")
@@ -79,7 +79,7 @@ def test_file_resume_and_correlations(table, tmp_path, capsys):
     search.main([*best, "--scored_only", f"--run_dir={tmp_path / 'among'}"])
     assert summary(tmp_path / "among")["best_genotype"] in {row["arch_str"] for row in rows}
     path.write_text(whole.replace("naswot", "snip", 1), encoding="utf-8")
-    with pytest.raises(Stop, match="the columns are arch_str, snip, linear_regions, not arch_str, naswot"):
+    with pytest.raises(Stop, match="the columns are arch_str, snip, not arch_str, naswot"):
         run(f"--resume={folder}")
 
 
