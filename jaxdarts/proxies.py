@@ -94,9 +94,10 @@ def declared(apply: Callable[..., tuple[Array, Any]], params: Params, images: Ar
     """K of `naswot` from the units that a network tells itself, instead of `agreements`.
 
     Args:
-        apply: (params, images) -> (logits, a tree with `Units` among its leaves): that of a Flax module with `mutable=["units"]`, where the module
-            leaves them by `self.sow("units", NAME, units)`. The units of `nn.nasbench201.Picked` count exactly as in the
-            authors' code, where every rectifier counts that the backward pass visits.
+        apply: (params, images) -> (logits, a tree with `Units` among its leaves): that of a Flax module with
+            `mutable=["units"]`, where the module leaves them by `self.sow("units", NAME, units)`. The units of
+            `nn.nasbench201.Picked` count exactly as in the authors' code, where every rectifier counts that the backward pass
+            visits.
         params, images: as in `agreements`.
 
     Returns:
