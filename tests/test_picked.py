@@ -260,7 +260,9 @@ def test_zen_is_its_definition(x64):
     _, found = compiled(looked_into)(variables, picks_of(CELLS[0]))
     reference, variances, maps = Reference(CELLS[0], variables["params"]), [], []
     for norm in reference.norms:
-        norm.register_forward_hook(lambda _, inputs, __: variances.append(float(inputs[0].var((0, 2, 3), correction=0).mean())))
+        norm.register_forward_hook(
+            lambda _, inputs, __: variances.append(inputs[0].detach().var((0, 2, 3), correction=0).mean().item())
+        )
     first, second = (jax.random.normal(own, IMAGES.shape, IMAGES.dtype) for own in jax.random.split(ZEN_KEY))
     for x in (first, first + 0.01 * second):
         reference(reference.tensor(np.transpose(x, (0, 3, 1, 2))))
