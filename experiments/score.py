@@ -75,21 +75,21 @@ Net = nasbench201.Picked
 class Score(NamedTuple):
     """One score.
 
-    of: (network, picks, params, batch) -> an array.
+    of: (network, picks, params, batch, key) -> an array.
     options: of the network; `num_classes` is that of the data set where it is not given.
     finish: what the host makes of the array.
     x64: in double precision.
     published: {"kendall" or "spearman": (figure, source)}.
     """
 
-    of: Callable[[Net, Any, Any, Any], Any]
+    of: Callable[[Net, Any, Any, Any, Any], Any]
     options: Mapping[str, Any] = {}
     finish: Callable[[np.ndarray], float] = float
     x64: bool = False
     published: Mapping[str, tuple[float, str]] = {}
 
 
-def by_units(net: Net, picks, params, batch):
+def by_units(net: Net, picks, params, batch, key):
     """How often units of two images agree, counted as in the authors' code."""
     return proxies.declared(lambda params, x: net.apply(params, x, picks, mutable=["units"]), params, batch["image"])
 
@@ -101,24 +101,24 @@ def different(k: np.ndarray) -> float:
 
 def of_batch(score: Callable) -> Callable:
     """A score that looks at images and labels."""
-    return lambda net, picks, params, batch: score(lambda params, x: net.apply(params, x, picks), params, batch)
+    return lambda net, picks, params, batch, key: score(lambda params, x: net.apply(params, x, picks), params, batch)
 
 
 def of_images(score: Callable) -> Callable:
     """A score that looks at images only."""
     found = of_batch(score)
-    return lambda net, picks, params, batch: found(net, picks, params, batch["image"])
+    return lambda net, picks, params, batch, key: found(net, picks, params, batch["image"], key)
 
 
-def fisher(net: Net, picks, params, batch):
+def fisher(net: Net, picks, params, batch, key):
+    """With taps on all layers."""
     taps = jax.eval_shape(lambda: net.apply(params, batch["image"], picks, mutable=["taps"])[1])
     zeros = jax.tree.map(lambda tap: jnp.zeros(tap.shape, tap.dtype), taps)
     return proxies.fisher(lambda params, x, taps: net.apply({**params, **taps}, x, picks), params, batch, zeros)
 
 
-def zen(net: Net, picks, params, batch):
-    """With weights and images of its own, drawn from what the weights that it gets are."""
-    key = jax.random.fold_in(jax.random.key(0), jax.lax.bitcast_convert_type(params["params"]["head"][0, 0], jnp.uint32))
+def zen(net: Net, picks, params, batch, key):
+    """With weights and images of its own; one repetition."""
     images, weights = jax.random.split(key)
 
     def features(params, x):
@@ -276,8 +276,8 @@ def programs(config: Config, dataset: Any) -> Iterator[tuple[str, Callable[[Any]
             example = net.example_inputs(dataset.image_shape)
 
             def program(key, picks, net=net, own=own, example=example):
-                variables = net.init(key, *example)
-                return own.of(net, picks, {"params": nasbench201.picked(space.cells, variables["params"], picks)}, batch)
+                params = nasbench201.picked(space.cells, net.init(key, *example)["params"], picks)
+                return own.of(net, picks, {"params": params}, batch, jax.random.fold_in(key, 1))
 
             start = time.perf_counter()
             try:
