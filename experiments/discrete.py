@@ -54,6 +54,8 @@ class Config(evaluations.Options):
     """best_of: random cells that are scored."""
     scores: str = ""
     """area, best_of: CSV file with arch_str and the column --score; default the table. Scoring takes no simulated time."""
+    scored_only: bool = False
+    """area, best_of: draw the random cells among those that have a score; where only some have one (score.py --count)."""
     starters: int = 32
     """halving: random cells that start at a time."""
     lengths: tuple[int, ...] = (12, 200)
@@ -105,7 +107,7 @@ def in_order(history: discrete.History) -> list[Trial]:
     return [history[number] for number in itertools.takewhile(history.__contains__, itertools.count())]
 
 
-EVOLUTION, SCORED = ("population", "sample_size"), ("score", "scores")
+EVOLUTION, SCORED = ("population", "sample_size"), ("score", "scores", "scored_only")
 METHODS = {
     "random": Method(lambda c, key, space, score: discrete.random_search(key, space)),
     "rea": Method(
@@ -139,13 +141,13 @@ def main(arguments: list[str]) -> None:
     options = evaluations.Options(
         **{field.name: getattr(config, field.name) for field in dataclasses.fields(evaluations.Options)}
     )
-    score = score_of(config)
+    column = scores_of(config)
     if config.evaluate == "table" or not (config.workers or config.scheduler):
         evaluations.prepared(options)  # here, or for the summary: what is wrong with it is told before anything is written
     found = workers.find(config.workers, config.scheduler)
     folder, log = runs.open_folder(config, "discrete")
     try:
-        histories = search(config, options, score, found, folder)
+        histories = search(config, options, column, found, folder)
         chosen = [choose(config, run, history) for run, history in enumerate(histories)]
         summary = outcomes.summarize(config, options, flags(config), histories, chosen)
         jd.metrics.replace_text(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
@@ -217,28 +219,35 @@ def flags(config: Config) -> tuple[str, ...]:
     return (*always, *dict.fromkeys((*METHODS[config.algorithm].own, *evaluations.EVALUATIONS[config.evaluate].own)))
 
 
-def score_of(config: Config) -> Any:
-    """The score that the algorithm looks at, if it does."""
+def scores_of(config: Config) -> Mapping[Any, float]:
+    """The scores that the algorithm looks at, if it does."""
     if "score" not in METHODS[config.algorithm].own:
-        return None
+        return {}
     read = evaluations.SPACES[config.space].column
     if not read or not (config.scores or config.table):
         raise Stop(f"--scores: --algorithm={config.algorithm} needs a file of scores, of cells of --space={config.space}", 2)
     flag = "scores" if config.scores else "table"
     name = config.score or "params_millions"
-    column = evaluations.opened(flag, config.scores or config.table, lambda path: read(path, name))
-    return functools.partial(scored, column)
+    return evaluations.opened(flag, config.scores or config.table, lambda path: read(path, name))
 
 
 def scored(column: Mapping[Any, float], genotype: Any) -> float:
     """The score of a cell."""
     if genotype not in column:
-        raise ValueError(f"the scores have {len(column)} cells, and {genotype} is none of them")
+        raise ValueError(
+            f"the scores have {len(column)} cells, and {genotype} is none of them; --scored_only draws among those there are"
+        )
     return column[genotype]
 
 
+def drawn_among(space: jd.Space, column: Mapping[Any, float]) -> jd.Space:
+    """The space, but random cells are those of the column."""
+    cells = list(column)
+    return space._replace(sample=lambda key: cells[jd.space.seeded(key).integers(len(cells))])
+
+
 def search(
-    config: Config, options: evaluations.Options, score: Any, found: workers.Workers, folder: Path
+    config: Config, options: evaluations.Options, column: Mapping[Any, float], found: workers.Workers, folder: Path
 ) -> list[discrete.History]:
     """The histories of all runs; trials that earlier processes wrote into history.jsonl are not evaluated again."""
     path = folder / "history.jsonl"
@@ -246,6 +255,9 @@ def search(
     seconds = math.inf if config.budget_seconds is None else config.budget_seconds
     trials = math.inf if config.budget_evaluations is None else config.budget_evaluations
     make, space, key = METHODS[config.algorithm].make, evaluations.space_of(options), jax.random.key(config.seed)
+    if column and config.scored_only:
+        space = drawn_among(space, column)
+    score = functools.partial(scored, column)
     schedules = (
         discrete.schedule(
             make(config, jax.random.fold_in(key, run), space, score),

@@ -30,7 +30,7 @@ from signals import Asked, interruptible
 FREE = frozenset(
     "run_dir resume data_dir max_steps num_devices estimate report_freq checkpoint_freq keep_checkpoints cache_dir "
     "derive derive_batches tune_steps num_samples max_skips flatness random_cells workers scheduler retries "
-    "size balance machines mixture adanet_lambda adanet_beta iterations output".split()
+    "size balance machines mixture adanet_lambda adanet_beta iterations count table output".split()
 )
 """Settings that a resumed run may change: what is trained stays, only (after the first line) what is made of it, or set beside
 it, changes."""
@@ -441,10 +441,10 @@ def versions() -> dict[str, Any]:
     commit = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
     packages = ("jax", "jaxlib", "flax", "optax", "numpy")
     device, script = jax.local_devices()[0], ("python", f"experiments/{Path(sys.argv[0]).name}")
-    places = ("--output", "--run_dir", "--peer", "--data_dir", "--cache_dir", "--table", "--scores", "--scheduler")
+    places = "--output --run_dir --resume --peer --data_dir --cache_dir --table --scores --scheduler".split()
     return {
         # Where files lie on this machine is no part of a result.
-        "command": shlex.join([*script, *(flag for flag in sys.argv[1:] if not flag.startswith(places))]),
+        "command": shlex.join([*script, *(flag for flag in sys.argv[1:] if not flag.startswith(tuple(places)))]),
         "commit": commit,
         "python": platform.python_version(),
         "versions": {name: metadata.version(name) for name in packages},

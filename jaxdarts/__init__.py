@@ -21,6 +21,7 @@ True
 
 from jaxdarts import algorithms as algorithms
 from jaxdarts import analysis as analysis
+from jaxdarts import charts as charts
 from jaxdarts import checkpoint as checkpoint
 from jaxdarts import data as data
 from jaxdarts import derive as derive

@@ -2,7 +2,8 @@
 
 Each is a pure function of `apply(params, images) -> logits` [batch, classes], which may be any differentiable JAX function, of
 its weights and of one batch: {"image": [batch, height, width, channels], "label": [batch]} or the images alone. Examples may
-have any shape. Nothing is jitted here: jit a score as a function of the mix, and one compilation scores all cells of a space:
+have any shape. Nothing is jitted here: jit a score as a function of the mix, and one compilation scores all cells of a space
+(`nn.nasbench201.Picked` takes operations' numbers instead of a mix, and computes no others):
 
 >>> import jax
 >>> from jaxdarts import spaces
@@ -21,8 +22,6 @@ mix leaves unused add nothing to a supernet's scores by gradients, but do to `l2
 
 A score that cannot be taken is NaN or -inf, as said with each, and never inf; `discrete.ranked` puts both last. NaN among
 weights or images makes the scores by gradients NaN.
-
-Left out: fisher, which needs the output of every convolution, and zen, which needs other weights and the last map.
 """
 
 import functools
@@ -34,10 +33,10 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Key, PyTree
 
 from jaxdarts.nn.ops import OPS
-from jaxdarts.types import Batch, Params
+from jaxdarts.types import Batch, Params, Units
 
 Apply = Callable[[Any, Any], Array]
 Score = Float[Array, ""]
@@ -57,10 +56,10 @@ def agreements(apply: Apply, params: Params, images: Array) -> Float[Array, "bat
     array has axes before that of the batch, as bundles of edges have here, each entry of them is a layer. So, with a one-hot
     mix, layers on edges of weight zero do not count.
 
-    Two differences from the authors' code. It marks the layers that a backward pass visits, so it counts those that only a
-    multiplication by zero follows, as NAS-Bench-201's `none` is there. And an operation there has a ReLU of its own: a state
-    counts once for each that reads it, here once for all of a family (`nn.ops`). Channels that are zero in all examples and
-    that nothing reads are padding (`nn.cnn.Cells`) and do not count.
+    Two differences from the authors' code, which `declared` does not have. It marks the layers that a backward pass visits, so
+    it counts those that only a multiplication by zero follows, as NAS-Bench-201's `none` is there. And an operation there has a
+    ReLU of its own: a state counts once for each that reads it, here once for all of a family (`nn.ops`). Channels that are
+    zero in all examples and that nothing reads are padding (`nn.cnn.Cells`) and do not count.
 
     Args:
         apply: must also take one example more than there are: the two programs tell which axis is the batch's.
@@ -91,18 +90,50 @@ def agreements(apply: Apply, params: Params, images: Array) -> Float[Array, "bat
     )
 
 
-def naswot(apply: Apply, params: Params, images: Array) -> Score:
+def declared(apply: Callable[..., tuple[Array, Any]], params: Params, images: Array) -> Float[Array, "batch batch"]:
+    """K of `naswot` from the units that a network tells itself, instead of `agreements`.
+
+    Args:
+        apply: (params, images) -> (logits, a tree with `Units` among its leaves): that of a Flax module with
+            `mutable=["units"]`, where the module leaves them by `self.sow("units", NAME, units)`. The units of
+            `nn.nasbench201.Picked` count exactly as in the authors' code, where every rectifier counts that the backward pass
+            visits.
+        params, images: as in `agreements`.
+
+    Returns:
+        As `agreements`.
+    """
+    batch = images.shape[0]
+
+    def add(total, own):
+        def counted():
+            signs = jnp.where(own.on, 1.0, -1.0).reshape(batch, -1)
+            return total + own.count * (signs @ signs.T + signs.shape[1]) / 2
+
+        return jax.lax.cond(own.count != 0, counted, lambda: total), None
+
+    total = jnp.zeros((batch, batch))
+    for units in jax.tree.leaves(apply(params, images)[1], is_leaf=lambda tree: isinstance(tree, Units)):
+        if isinstance(units, Units):
+            total, _ = jax.lax.scan(add, total, units)
+    return total
+
+
+Agreements = Callable[[Any, Params, Array], Float[Array, "batch batch"]]
+
+
+def naswot(apply: Any, params: Params, images: Array, agreements: Agreements = agreements) -> Score:
     """log |det K| of the `agreements` K: how unlike the patterns are in which units are on.
 
     Mellor, Turner, Storkey & Crowley, `Neural Architecture Search without Training <https://arxiv.org/abs/2006.04647>`_, ICML
     2021; 128 images without augmentation there, the same for all networks. Arguments and errors as in `agreements`, and so are
-    the differences from the authors' code. Two examples with the same pattern, which NaN makes of all, give -inf, or what
-    rounding leaves of it: a low number.
+    the differences from the authors' code; give `declared` instead for units that the network counts itself. Two examples with
+    the same pattern, which NaN makes of all, give -inf, or what rounding leaves of it: a low number.
     """
     return jnp.linalg.slogdet(agreements(apply, params, images))[1]
 
 
-def linear_regions(apply: Apply, params: Params, images: Array) -> Score:
+def linear_regions(apply: Any, params: Params, images: Array, agreements: Agreements = agreements) -> Score:
     """The number of different patterns of rectified units among the examples, at least 1.
 
     Chen, Gong & Wang, `Neural Architecture Search on ImageNet in Four GPU Hours <https://arxiv.org/abs/2102.11535>`_ (TE-NAS),
@@ -228,11 +259,18 @@ def layers(params: PyTree[Array]) -> list[Float[Array, "layers weights"]]:
     """
     found = []
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        name = str(getattr(path[-1], "key", path[-1])) if path else ""
-        if leaf.ndim > 1 and not name.endswith(("scale", "shift", "bias")):
+        name = _name(path)
+        if leaf.ndim > 1 and not name.endswith(_NO_WEIGHTS):
             stacked = 2 if name.startswith(tuple(f"{op}_" for op in OPS)) else 0
             found.append(leaf.reshape(math.prod(leaf.shape[:stacked]), -1))
     return found
+
+
+_NO_WEIGHTS = ("scale", "shift", "bias")
+
+
+def _name(path: Sequence) -> str:
+    return str(getattr(path[-1], "key", path[-1])) if path else ""
 
 
 def parameters(params: PyTree[Array]) -> int:
@@ -300,6 +338,28 @@ def grasp(apply: Apply, params: Params, batch: Batch, layers: Layers = layers) -
     return -_total(jnp.multiply, params, product, layers=layers)
 
 
+def fisher(apply: Callable[[Params, Array, Any], Array], params: Params, batch: Batch, taps: PyTree[Array]) -> Score:
+    """Half the sum over weights of the mean over images of (sum over pixels of output times gradient)^2, of their channel.
+
+    Turner, Crowley, O'Boyle, Storkey & Gray, `BlockSwap <https://arxiv.org/abs/1906.04113>`_, ICLR 2020, as in the zero-cost
+    proxies (`l2_norm`), where a channel counts once for each of its weights. 0 if nothing reaches the output, NaN where it
+    overflows.
+
+    Args:
+        apply: (params, images, taps) -> logits. `nn.taps` says what a tap does to the output of a layer; its `of_layers` makes
+            taps for Flax modules of `nn.Conv` and `nn.Dense`, and `nn.nasbench201` has them as its collection `taps`.
+        params, batch: as in `l2_norm`.
+        taps: zeros, [..., batch, channels].
+    """
+
+    def loss(taps):
+        logits = apply(params, batch["image"], taps)
+        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]))
+
+    total = sum(jnp.sum(jnp.square(slope)) for slope in jax.tree.leaves(jax.grad(loss)(taps))) / (2 * batch["image"].shape[0])
+    return jnp.where(jnp.isinf(total), jnp.nan, total)
+
+
 def synflow(apply: Apply, params: Params, images: Array, layers: Layers = layers) -> Score:
     """The sum of |weight times derivative of the summed logits|, for absolute weights and one image of ones.
 
@@ -316,6 +376,55 @@ def synflow(apply: Apply, params: Params, images: Array, layers: Layers = layers
     ones = jnp.ones((1, *images.shape[1:]), jnp.result_type(float))
     flow = jax.grad(lambda params: jnp.sum(apply(params, ones)))(absolute)
     return _total(lambda w, g: jnp.abs(w * g), absolute, flow, layers=layers)
+
+
+# -------------------------------------------------------------------------------------------------------- Gaussian inputs
+
+
+def gaussian(key: Key[Array, ""], params: Params) -> Params:
+    """Other weights for `zen`: standard normal ones where there are two axes or more, scales of 1, shifts and biases of 0."""
+    leaves, structure = jax.tree_util.tree_flatten_with_path(params)
+    drawn = []
+    for path, leaf in leaves:
+        key, own = jax.random.split(key)
+        name = _name(path)
+        if leaf.ndim > 1 and not name.endswith(_NO_WEIGHTS):
+            drawn.append(jax.random.normal(own, leaf.shape, leaf.dtype))
+        else:
+            drawn.append(jnp.full_like(leaf, 1.0 if name.endswith("scale") else 0.0))
+    return jax.tree.unflatten(structure, drawn)
+
+
+def zen(
+    features: Callable[[Params, Array], tuple[Array, PyTree[Array]]],
+    params: Params,
+    images: Array,
+    key: Key[Array, ""],
+    distance: float = 0.01,
+) -> Score:
+    """ln of how far the last map moves with its image, plus the sum over batch norms of ln of the deviation of their inputs.
+
+    Lin et al., `Zen-NAS <https://arxiv.org/abs/2102.01063>`_, ICCV 2021: standard normal images, of which there are 16 there
+    and the mean of 32 repetitions is taken (map this over keys). The distance between two maps is the sum of absolute
+    differences, in the mean over images; the variance of a norm is that of its whole input, the mean over channels. -inf if
+    nothing reaches the map, NaN where it overflows.
+
+    Args:
+        features: (params, images) -> (the map before the global average [batch, ...], the batch's variances of all norms
+            [..., channels], an entry a norm). With `nn.nasbench201.Picked`: the collections `features` and `variances`. Of
+            Flax's own `nn.BatchNorm` with momentum 0 the new `batch_stats` have them as `var`.
+        params: standard normal weights, scales of 1, no shifts (`gaussian`).
+        images: [batch, ...]; only the shape matters.
+        key: what the images are drawn from.
+        distance: how far they move, in their own deviations.
+    """
+    first, second = (jax.random.normal(own, images.shape, images.dtype) for own in jax.random.split(key))
+    map_, variances = features(params, first)
+    moved, _ = features(params, first + distance * second)
+    change = jnp.mean(jnp.sum(jnp.abs(map_ - moved).reshape(images.shape[0], -1), axis=1))
+    deviations = sum((jnp.sum(jnp.log(jnp.mean(own, axis=-1))) / 2 for own in jax.tree.leaves(variances)), start=jnp.zeros(()))
+    total = jnp.log(change) + deviations
+    return jnp.where(jnp.isposinf(total), jnp.nan, total)
 
 
 # ---------------------------------------------------------------------------------------------- one row for each example

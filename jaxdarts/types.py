@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from jaxtyping import Array, Float, Int, Key, PyTree
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 Params = PyTree[Float[Array, "..."]]
 """Weights of a network."""
@@ -45,6 +45,17 @@ class Trial(NamedTuple):
     final: float
     seconds: float
     epochs: int | None = None
+
+
+class Units(NamedTuple):
+    """Rectified units, for scores that look at which of them are on.
+
+    on: [layers, batch, ...], layers of one shape.
+    count: [layers], how often each layer counts.
+    """
+
+    on: Bool[Array, "layers batch *unit"]
+    count: Float[Array, " layers"]
 
 
 WeightStep = Callable[..., Params]

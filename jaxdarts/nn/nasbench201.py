@@ -4,20 +4,26 @@ Dong & Yang, `NAS-Bench-201 <https://arxiv.org/abs/2001.00326>`_, ICLR 2020; ske
 reads the cell before it and nothing else, keeps its shape, and puts no norm after pooling, in a supernet neither.
 """
 
-from collections.abc import Mapping, Sequence
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
-from jaxdarts.nn.cell import cell
+from jaxdarts.nn.cell import cell, edges_of
 from jaxdarts.nn.cnn import Run, cell_weights, linear, norm_sites, over_cells
 from jaxdarts.nn.network import ConvNorm, drop_paths, scaled_norm
-from jaxdarts.nn.norm import affine
+from jaxdarts.nn.norm import affine, batch_norm, moments
+from jaxdarts.nn.ops import OPS, Norms
+from jaxdarts.nn.taps import layer, tapped, taps_of, tell
 from jaxdarts.space import Choices
-from jaxdarts.types import Mix
+from jaxdarts.types import Mix, Params, Units
 
 STAGES = 3
 
@@ -81,26 +87,45 @@ class Skeleton(nn.Module):
     remat: bool = False
     unroll: int = 1
 
-    def logits(self, images: Images, mixes: Sequence[Array], train: bool, discrete: bool) -> Logits:
-        """mixes: one a stage. discrete: with running averages in all batch norms and scale and shift in the cells' too."""
+    def logits(
+        self,
+        images: Images,
+        stage: Callable[[int, Images], Images],
+        train: bool,
+        discrete: bool,
+        rectify: Callable[[Array], Array] = jax.nn.relu,
+        normed: bool = True,
+    ) -> Logits:
+        """stage: (its number, x) -> x. discrete: norms have running averages."""
 
         def conv(name, x, width, size, stride=1):
-            padding, norm = size // 2, size > 1  # the shortcut of a residual block has no norm
+            padding, norm = size // 2, normed and size > 1  # the shortcut of a residual block has no norm
             options = {"norm": norm, "averages": discrete, "dtype": self.dtype, "axis_name": self.axis_name}
             return ConvNorm(width, size, stride, padding, **options, name=name)(x, train)
 
         x = conv("stem", images, self.width, 3)
-        for i, mix in enumerate(mixes):
+        for i in range(STAGES):
             if i:
                 width = self.width * 2**i
-                y = conv(f"reduction{i}_first", jax.nn.relu(x), width, 3, stride=2)
-                y = conv(f"reduction{i}_second", jax.nn.relu(y), width, 3)
+                y = conv(f"reduction{i}_first", rectify(x), width, 3, stride=2)
+                y = conv(f"reduction{i}_second", rectify(y), width, 3)
                 x = y + conv(f"reduction{i}_shortcut", averaged_pairs(x), width, 1)
-            options = (self.dtype, self.axis_name, self.remat, self.unroll, discrete)
-            x = Stage(self.cells["cell"], self.depth, *options, name=f"stage{i}")(x, mix, train)
-        x = jax.nn.relu(LastNorm(discrete, self.axis_name, name="last_norm")(x, train))
+            x = stage(i, x)
+        if normed:
+            x = LastNorm(discrete, self.axis_name, name="last_norm")(x, train)
+        x = rectify(x)
+        tell(self, "features", x)
         features = jnp.mean(x.astype(jnp.promote_types(self.dtype, jnp.float32)), axis=(1, 2))
-        return linear(self, features, self.num_classes)
+        return layer(self, linear(self, features, self.num_classes), features.shape[-1])
+
+    def mixed(self, images: Images, mixes: Sequence[Array], train: bool, discrete: bool) -> Logits:
+        """mixes: one a stage. discrete: with running averages in all batch norms and scale and shift in the cells' too."""
+        options = (self.dtype, self.axis_name, self.remat, self.unroll, discrete)
+
+        def stage(i, x):
+            return Stage(self.cells["cell"], self.depth, *options, name=f"stage{i}")(x, mixes[i], train)
+
+        return self.logits(images, stage, train, discrete)
 
 
 def averaged_pairs(x: Images) -> Float[Array, "batch half_height half_width channels"]:
@@ -133,7 +158,7 @@ class Supernet(Skeleton):
 
     @nn.compact
     def __call__(self, images: Images, mix: Mix, key: Key[Array, ""] | None = None) -> Logits:
-        return self.logits(images, [mix["cell"]] * STAGES, train=True, discrete=False)
+        return self.mixed(images, [mix["cell"]] * STAGES, train=True, discrete=False)
 
 
 class Network(Skeleton):
@@ -161,4 +186,119 @@ class Network(Skeleton):
             runs = [Run("normal", self.depth, self.width * 2**i) for i in range(STAGES)]
             keys = [jax.random.fold_in(key, i) for i in range(STAGES)]
             mixes = [drop_paths(key, drop_path, choices, run, images.shape[0]) for key, run in zip(keys, runs)]
-        return self.logits(images, mixes, train, discrete=True), None
+        return self.mixed(images, mixes, train, discrete=True), None
+
+
+class Picked(Skeleton):
+    """A supernet of which one operation an edge is computed, `apply(variables, images, picks) -> logits`.
+
+    `picks` is an array, so that one compilation serves every cell: the place of each edge's operation among its candidates. The
+    weights are the `Supernet`'s, and so are the logits where the mix is the picks' `one_hot`, at a fraction of the work.
+
+    What scores look at is written into collections, if they are asked for (`mutable=`):
+
+    - `units`: the `Units` of all rectifiers as the authors' networks have them. Every convolution has one of its own, so that a
+      state counts as often as a convolution reads it. All of them reach the output in PyTorch's graph, where `none` is a
+      multiplication by zero.
+    - `variances`: of the input of every norm, [channels] or [cells, edges, channels]; 1 where no norm is picked.
+    - `features`: the map that is averaged for the head.
+    - `taps`: zeros, [batch, channels] or [cells, edges, batch, channels]; see `nn.taps`.
+
+    Attributes:
+        normed: without norms if False, as the published synflow wants it.
+    """
+
+    normed: bool = True
+
+    def example_inputs(self, image_shape: tuple[int, ...]) -> tuple[Array, Array]:
+        """What `init` wants, for images of [height, width, channels]."""
+        return jnp.zeros((1, *image_shape)), jnp.zeros(len(self.cells["cell"].edges), jnp.int32)
+
+    @nn.compact
+    def __call__(self, images: Images, picks: Int[Array, " edges"]) -> Logits:
+        def rectify(x):
+            tell(self, "units", Units(x[None] > 0, jnp.ones(1)))
+            return jax.nn.relu(x)
+
+        def stage(i, x):
+            options = (self.dtype, self.axis_name, self.remat, self.unroll, self.normed)
+            return PickedStage(self.cells["cell"], self.depth, *options, name=f"stage{i}")(x, picks)
+
+        return self.logits(images, stage, True, False, rectify, self.normed)
+
+
+class PickedStage(nn.Module):
+    """Consecutive cells of one width with one operation an edge, whose weights are those of `Stage`.
+
+    A scan over the edges in one over the cells, so that each operation is compiled once.
+    """
+
+    choices: Choices
+    depth: int
+    dtype: DTypeLike
+    axis_name: str | None
+    remat: bool
+    unroll: int
+    normed: bool
+
+    @nn.compact
+    def __call__(self, x: Images, picks: Int[Array, " edges"]) -> Images:
+        choices, edges, nodes = self.choices, self.choices.edges, self.choices.num_nodes
+        if len(set(choices.ops)) > 1:
+            raise ValueError("edges with different candidates cannot share a program: use a supernet's one-hot mix")
+        weights = cell_weights(self, choices, x.shape[-1], 1, self.depth)
+        if self.is_initializing():  # Shapes are all that matters.
+            return x
+        # Rows are ordered by source; here by edge.
+        order = np.argsort(edges_of(choices, next(iter(weights))))
+        weights = jax.tree.map(lambda w: w[:, order].astype(self.dtype), weights)
+        taps = taps_of(self, (self.depth, len(edges), x.shape[0], x.shape[-1]))
+        branches = [functools.partial(self.operation, op) for op in choices.ops[0]]
+
+        def edge(states, own):
+            pick, (source, target), *rest = own
+            y, variance = lax.switch(pick, branches, states[source], *rest)
+            return states.at[target].add(y), variance
+
+        def one(x, own):
+            states = jnp.concatenate([x[None], jnp.zeros((nodes, *x.shape), x.dtype)])
+            states, variances = lax.scan(edge, states, (picks, jnp.asarray(edges), *own))
+            return states[-1], (states[:-1] > 0, variances)
+
+        one = jax.checkpoint(one) if self.remat else one
+        x, (on, variances) = lax.scan(one, x, (weights, taps), unroll=min(self.unroll, self.depth))
+        rectified = jnp.asarray(choices.where(lambda op: op.startswith("nor_conv")), jnp.float32)
+        reads = jnp.take_along_axis(rectified, picks[:, None], axis=1)[:, 0]
+        counts = [sum(reads[e] for e, edge in enumerate(edges) if edge[0] == node) for node in range(nodes)]
+        tell(self, "units", Units(on.reshape(-1, *x.shape), jnp.tile(jnp.stack(counts), self.depth)))
+        tell(self, "variances", variances)
+        return x
+
+    def operation(self, op: str, x: Images, weights: Mapping[str, Mapping[str, Array]], tap: Array | None):
+        """What an edge carries, and the variances of what its norm gets."""
+        variances = jnp.ones(x.shape[-1])
+        if op not in OPS:
+            return jnp.zeros_like(x), variances
+        own = {name: w[None, None] for name, w in weights.get(op, {}).items()}
+        bundle, _ = OPS[op].family([own], x[None], 1, Norms(affine, affine))
+        y = bundle[0, 0]
+        if own:
+            y = y if tap is None else tapped(y, tap, math.prod(own["kernel"].shape[2:-1]))
+            if self.normed:
+                variances = moments(y, self.axis_name)[1].reshape(-1)
+                y = batch_norm(y, axis_name=self.axis_name)
+        return y, variances
+
+
+def picked(cells: Mapping[str, Choices], params: Params, picks: Int[Array, " edges"]) -> Params:
+    """A supernet's weights, zero where they belong to an operation that is not picked: what the discrete network lacks."""
+    choices = cells["cell"]
+
+    def keep(path, leaf):
+        op = getattr(path[-1], "key", "").removesuffix("_kernel")
+        if op not in OPS:
+            return leaf
+        mine = jnp.stack([picks[e] == choices.ops[e].index(op) for e in edges_of(choices, op)])
+        return leaf * jnp.expand_dims(mine, (0, *range(2, leaf.ndim))).astype(leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(keep, params)

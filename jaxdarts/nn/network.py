@@ -1,5 +1,6 @@
 """The network that a genotype is evaluated as: the skeletons for small images and for ImageNet, auxiliary head, drop path."""
 
+import math
 from collections.abc import Mapping
 
 import flax.linen as nn
@@ -11,7 +12,8 @@ from jaxtyping import Array, Float, Key
 
 from jaxdarts.nn.cell import stride_of
 from jaxdarts.nn.cnn import Cells, Run, linear, noise_keys, norm_parameters, norm_variables, runs, uniform
-from jaxdarts.nn.norm import Running, batch_norm
+from jaxdarts.nn.norm import Running, batch_norm, moments
+from jaxdarts.nn.taps import layer, tell
 from jaxdarts.space import Choices
 
 
@@ -39,6 +41,7 @@ class ConvNorm(nn.Module):
             [(self.padding, self.padding)] * 2,
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
+        x = layer(self, x, math.prod(shape[:-1]))
         return scaled_norm(self, x, train, self.axis_name, self.averages, self.momentum) if self.norm else x
 
 
@@ -52,6 +55,8 @@ def scaled_norm(
     shape = (x.shape[-1],)
     if not averages:
         scale, shift = norm_parameters(module, "", shape).values()
+        if module.is_mutable_collection("variances"):
+            tell(module, "variances", moments(x, axis_name)[1].reshape(-1))
         return batch_norm(x, scale[None, None, None], shift[None, None, None], axis_name=axis_name)
     norm = Running([norm_variables(module, "", shape)], train, axis_name, momentum)
     y = norm(x)

@@ -1,0 +1,122 @@
+"""The script that scores many cells: its file, resume, correlations, bad input; and the searches that read the file."""
+
+import csv
+import importlib.util
+import itertools
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from jaxdarts.genotypes import TOPOLOGY_OPS, TopologyGenotype
+from runs import Stop
+
+FOLDER = Path(__file__).parents[1] / "experiments"
+
+
+def script_of(name):
+    spec = importlib.util.spec_from_file_location(f"{name}_script", FOLDER / f"{name}.py")
+    script = sys.modules[f"{name}_script"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    return script
+
+
+script = script_of("score")
+TINY = ["--batch_size=6", "--init_channels=2", "--layers=1", "--cache_dir="]
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    """All cells, better the more convolutions they have."""
+    path = tmp_path_factory.mktemp("table") / "table.csv"
+    lines = ["arch_str,cifar10_valid_12,cifar10_valid_200,cifar10_test_200,train_seconds_200"]
+    for ops in itertools.product(TOPOLOGY_OPS, repeat=6):
+        value = 60 + 4 * sum(op.startswith("nor") for op in ops) + ops.count("skip_connect")
+        lines.append(f"{TopologyGenotype(tuple(zip(ops, (0, 0, 1, 0, 1, 2))))},{value},{value + 1},{value + 2},500")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def run(*flags):
+    script.main([*map(str, flags)])
+
+
+def summary(folder):
+    return json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+
+
+def test_file_resume_and_correlations(table, tmp_path, capsys):
+    flags, folder = ["--scores=naswot", *TINY, f"--table={table}"], tmp_path / "run"
+    run(*flags, "--count=3", f"--run_dir={folder}", f"--output={tmp_path / 'rows.json'}")
+    assert "naswot: compiled in" in capsys.readouterr().out
+    path = folder / "scores.csv"
+    text = path.read_text(encoding="utf-8")
+    assert text.splitlines()[0] == "arch_str,naswot" and len(text.splitlines()) == 4
+    # Killed within a line, and asked for more cells: the scores of a cell do not depend on how it came to them.
+    path.write_text(text[:-9], encoding="utf-8")
+    run(f"--resume={folder}", "--count=5")
+    whole = path.read_text(encoding="utf-8")
+    assert whole.startswith(text) and len(whole.splitlines()) == 6
+    rows = list(csv.DictReader(whole.splitlines()))
+    own = {row["arch_str"]: float(row["cifar10_valid_200"]) for row in csv.DictReader(table.read_text().splitlines())}
+    scores, accuracies = [float(row["naswot"]) for row in rows], [own[row["arch_str"]] for row in rows]
+    found = summary(folder)
+    assert found["correlations"]["naswot"]["kendall_valid"] == pytest.approx(scipy.stats.kendalltau(scores, accuracies)[0])
+    assert found["correlations"]["naswot"]["published"]["value"] == 0.574
+    assert found["speed"]["naswot"]["cells"] == 3  # in this process
+    assert {"parameters", "multiply_adds"} < set(found["correlations"])
+    assert (folder / "naswot.svg").read_text(encoding="utf-8").startswith("<svg")
+    [row] = json.loads((tmp_path / "rows.json").read_text(encoding="utf-8"))["rows"]
+    assert row["cells"] == 5
+    # A search draws among the cells that are scored.
+    search = script_of("discrete")
+    best = ["--algorithm=best_of", "--candidates=4", "--runs=2", "--score=naswot", f"--scores={path}", f"--table={table}"]
+    with pytest.raises(Stop, match="run 0: the scores have 5 cells, .* --scored_only draws among those"):
+        search.main([*best, f"--run_dir={tmp_path / 'search'}"])
+    search.main([*best, "--scored_only", f"--run_dir={tmp_path / 'among'}"])
+    assert summary(tmp_path / "among")["best_genotype"] in {row["arch_str"] for row in rows}
+    path.write_text(whole.replace("naswot", "snip", 1), encoding="utf-8")
+    with pytest.raises(Stop, match="the columns are arch_str, snip, not arch_str, naswot"):
+        run(f"--resume={folder}")
+
+
+def test_what_is_not_finite_ranks_last_and_is_counted():
+    accuracy = np.array([1.0, 2, 3, 4, 5])
+    found = script.correlations(np.array([np.nan, -np.inf, 1, 2, np.inf]), {"valid": accuracy})
+    expected = [0, 0, 1, 2, 0]
+    assert found["not_finite"] == 3
+    assert found["kendall_valid"] == pytest.approx(scipy.stats.kendalltau(expected, accuracy)[0])
+    assert found["spearman_valid"] == pytest.approx(scipy.stats.spearmanr(expected, accuracy)[0])
+    assert script.correlations(np.full(5, np.nan), {"valid": accuracy})["kendall_valid"] is None
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        ("--scores=foo", "there is no 'foo', there are naswot"),
+        ("--scores=snip,snip", "one is named twice"),
+        ("--space=darts", "cells of nasbench201 only"),
+        ("--count=0", "--count=0: must be positive"),
+        ("--count=15626", "the space has 15625 cells"),
+        ("--batch_size=5000", "digits has 1437 images"),
+        ("--seed=-1", "--seed=-1: must not be negative"),
+        ("--table=nowhere.csv", "--table=nowhere.csv: No such file"),
+        ("--dataset=npz:nowhere", "no such file"),
+    ],
+)
+def test_bad_input_takes_one_line(flags, message, tmp_path):
+    with pytest.raises(Stop) as caught:
+        run(*flags.split(), f"--run_dir={tmp_path / 'run'}", "--cache_dir=")
+    assert message in str(caught.value) and caught.value.code == 2 or "no such file" in message
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run" / "scores.csv").exists()
+
+
+def test_a_cell_without_accuracy_and_images_that_do_not_halve(table, tmp_path):
+    images = np.zeros((6, 6, 6, 1), np.uint8)
+    np.savez(tmp_path / "six.npz", images_train=images, labels_train=np.arange(6) % 2, images_test=images, labels_test=[0] * 6)
+    with pytest.raises(Stop, match="--scores=naswot: .* height and width that 4 divides"):
+        run(f"--dataset=npz:{tmp_path / 'six.npz'}", *TINY, f"--run_dir={tmp_path / 'run'}")
