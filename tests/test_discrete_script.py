@@ -72,7 +72,10 @@ def test_every_algorithm_runs(name, table, tmp_path):
     "flags, message",
     [
         ("--algorithm=foo", "--algorithm=foo: there are random, rea"),
-        ("--space=darts", "tables are of nasbench201 only"),
+        (
+            "--space=darts",
+            "tables are of nasbench201, nats_size, nasbench101, nasbench1shot1_s1, nasbench1shot1_s2, nasbench1shot1_s3 only",
+        ),
         ("--evaluate=foo", "--evaluate=foo: there are table, supernet"),
         ("--evaluate=training", "--budget_evaluations or --budget_seconds: say how much"),
         ("--evaluate=proxy --score=foo --runs=1", "--score=foo: there are grad_norm"),

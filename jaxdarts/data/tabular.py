@@ -161,8 +161,8 @@ def evaluate(table: Mapping[Any, Known], genotype: Any, epochs: int | None = Non
     if epochs is None:
         return Trial(genotype, row.value, row.final, row.seconds)
     if epochs not in row.trainings:
-        known = " and ".join(map(str, row.trainings)) or "one length"
-        raise ValueError(f"the table has trainings of {known} epochs, none of {epochs}")
+        known = f"of {' and of '.join(map(str, row.trainings))} epochs" if row.trainings else "of one length"
+        raise ValueError(f"the table has trainings {known}, none of {epochs}")
     value, seconds = row.trainings[epochs]
     return Trial(genotype, value, row.final, seconds, epochs)
 
