@@ -240,10 +240,10 @@ def contour(
     """
     values, xs, ys = _surface(values, xs, ys)
     fraction_of, levels = _levels(values)
-    side, left, top = 380.0, 58.0, 84.0 if title else 62.0
+    side, left, top = 380.0, 58.0, (84.0 if title else 62.0) + (18 if ylabel else 0)
     x_of, y_of = _scale(xs[0], xs[-1], left, left + side), _scale(ys[0], ys[-1], top + side, top)
     parts = [svg.label(12, 22, title, 14, **svg.TITLE)] if title else []
-    parts += _bar(left, top - 48, "", [(float(fraction_of(np.array(level))), label) for level, label in levels])
+    parts += _bar(left, 34 if title else 12, "", [(float(fraction_of(np.array(level))), label) for level, label in levels])
     # Every point is the middle of a pixel, so the picture is larger than the square between the outermost points.
     wide, high = side / (len(xs) - 1), side / (len(ys) - 1)
     parts.append(_image(fraction_of(values)[::-1], left - wide / 2, top - high / 2, side + wide, side + high))
@@ -299,7 +299,7 @@ def surface(
     across, along = np.meshgrid(np.linspace(-1, 1, len(xs)), np.linspace(-1, 1, len(ys)))
 
     def place(x, y, z):  # parallel projection, the corner of largest x and least y in front
-        return 240 + 128 * (x + y), (238 if title else 216) + 62 * (x - y) - 150 * (z - 0.35)
+        return 240 + 112 * (x + y), (276 if title else 254) + 56 * (x - y) - 130 * (z - 0.35)
 
     screen = np.stack(place(across, along, heights), -1)
     parts = [svg.label(12, 22, title, 14, **svg.TITLE)] if title else []
