@@ -248,6 +248,7 @@ def finish(config, genotype, dataset, training, tested, records, run, cost, judg
         edges={},
         ops={},
         facts=facts,
+        sections=runs.analyses(run.folder),
     )
     run.log.info("report %s", run.folder / "report.html")
     return tested

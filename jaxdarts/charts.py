@@ -19,6 +19,8 @@ SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 _ANCHORS = "440154 472d7b 3b528b 2c728e 21918c 28ae80 5ec962 addc30 fde725"
 VIRIDIS = np.array([list(bytes.fromhex(color)) for color in _ANCHORS.split()])
 
+Places = Sequence[float] | np.ndarray
+
 
 def curves(series: Mapping[str, Sequence[tuple[float, float]]], *, title: str = "", xlabel: str = "", ylabel: str = "") -> str:
     """Draws lines over a common pair of axes.
@@ -222,9 +224,7 @@ def matrix(
     return svg.picture(474, bottom + 10, parts, title or ylabel or "matrix")
 
 
-def contour(
-    values: np.ndarray, xs: Sequence[float], ys: Sequence[float], *, title: str = "", xlabel: str = "", ylabel: str = ""
-) -> str:
+def contour(values: np.ndarray, xs: Places, ys: Places, *, title: str = "", xlabel: str = "", ylabel: str = "") -> str:
     """Draws a function of two numbers as colours with level lines.
 
     The levels are round numbers, or powers where the largest value is more than 30 times the least and all are positive.
@@ -265,7 +265,7 @@ def contour(
 
 
 def level_line(
-    values: np.ndarray, xs: Sequence[float], ys: Sequence[float], level: float
+    values: np.ndarray, xs: Places, ys: Places, level: float
 ) -> list[tuple[tuple[float, float], tuple[float, float]]]:
     """Where a function that is linear on the two triangles of every square of a grid has a value: segments ((x, y), (x, y)).
 
@@ -289,9 +289,7 @@ def level_line(
     return found
 
 
-def surface(
-    values: np.ndarray, xs: Sequence[float], ys: Sequence[float], *, title: str = "", xlabel: str = "", ylabel: str = ""
-) -> str:
+def surface(values: np.ndarray, xs: Places, ys: Places, *, title: str = "", xlabel: str = "", ylabel: str = "") -> str:
     """Draws a function of two numbers as a surface, seen from above a corner; arguments, levels and errors as of `contour`."""
     values, xs, ys = _surface(values, xs, ys)
     fraction_of, levels = _levels(values)
@@ -312,9 +310,9 @@ def surface(
         ring = [(i, j), (i, j + 1), (i + 1, j + 1), (i + 1, j)]
         mean = np.mean([heights[corner] for corner in ring])
         if np.isfinite(mean):
-            line = "M" + "L".join(f"{screen[corner][0]:.1f},{screen[corner][1]:.1f}" for corner in ring) + "Z"
+            ends = " ".join(f"{screen[corner][0]:.1f},{screen[corner][1]:.1f}" for corner in ring)
             color = "#" + bytes(_colors(mean).astype(np.uint8).tolist()).hex()
-            parts.append(svg.tag("path", d=line, fill=color, stroke="#000", stroke_opacity=0.25, stroke_width=0.5))
+            parts.append(svg.tag("polygon", points=ends, fill=color, stroke="#000", stroke_opacity=0.25, stroke_width=0.5))
     (x0, y0), (x1, y1), (x2, y2), _ = corners
     parts.append(svg.label((x0 + x1) / 2 - 12, (y0 + y1) / 2 + 20, f"{xlabel} {_span(xs)}".strip(), 11.5, anchor="end"))
     parts.append(svg.label((x1 + x2) / 2 + 12, (y1 + y2) / 2 + 20, f"{ylabel} {_span(ys)}".strip(), 11.5))

@@ -64,7 +64,7 @@ def counts(num_nodes: int = 4) -> dict[Topology, int]:
     """How many of all connections have each width and depth, ordered by width, then by depth.
 
     >>> counts(2)
-    {Topology(width=1.0, depth=3): 2, Topology(width=2.0, depth=2): 1}
+    {Topology(width=1.5, depth=3): 2, Topology(width=2.0, depth=2): 1}
     """
     return dict(sorted(collections.Counter(all_topologies(num_nodes)).items()))
 
@@ -80,7 +80,7 @@ def reconnected(genotype: Genotype, rng: Source) -> Genotype:
         for pairs in cells.values():
             if i < len(pairs):
                 pairs[i] = (pairs[i][0], int(rng.choice(i // 2 + 2)))
-    return genotype._replace(**{name: tuple(pairs) for name, pairs in cells.items()})
+    return genotype._replace(normal=tuple(cells["normal"]), reduce=tuple(cells["reduce"]))
 
 
 def reoperated(genotype: Genotype, rng: Source, ops: Sequence[str] = OPS[:7]) -> Genotype:
@@ -88,24 +88,25 @@ def reoperated(genotype: Genotype, rng: Source, ops: Sequence[str] = OPS[:7]) ->
 
     All of the normal cell first, so that `numpy.random.RandomState(seed)` gives the authors' variant here too (`random_ops`).
     """
-    cells = {name: tuple((ops[int(rng.choice(len(ops)))], s) for _, s in getattr(genotype, name)) for name in CELLS}
-    return genotype._replace(**cells)
+    normal, reduce = (
+        tuple((ops[int(rng.choice(len(ops)))], s) for _, s in pairs) for pairs in (genotype.normal, genotype.reduce)
+    )
+    return genotype._replace(normal=normal, reduce=reduce)
 
 
 def adapted(genotype: Genotype) -> Genotype:
-    """The same operations, connected as wide and shallow as can be: every node reads both inputs, of which it keeps what it has."""
+    """The same operations, connected as wide and shallow as can be: every node reads both inputs, keeping the one it read."""
 
     def both(a: int, b: int) -> tuple[int, int]:
         if a < 2 and a != b:
             return a, 1 - a
         return (1 - b, b) if b < 2 and a != b else (0, 1)
 
-    cells = {}
-    for name in CELLS:
-        pairs = getattr(genotype, name)
+    def wired(pairs: Pairs) -> Pairs:
         sources = [s for i in range(0, len(pairs), 2) for s in both(pairs[i][1], pairs[i + 1][1])]
-        cells[name] = tuple((op, s) for (op, _), s in zip(pairs, sources, strict=True))
-    return genotype._replace(**cells)
+        return tuple((op, s) for (op, _), s in zip(pairs, sources, strict=True))
+
+    return genotype._replace(normal=wired(genotype.normal), reduce=wired(genotype.reduce))
 
 
 def variants(
