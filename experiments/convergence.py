@@ -24,7 +24,7 @@ from subjects import plain
 class Convergence(subjects.Options):
     """Trains a run's cell and variants of it with other connections, and tests all of them after every epoch.
 
-    What follows -- are flags of evaluate.py, whose defaults for the run's data set hold otherwise: give --epochs and a size that
+    What follows -- are flags of evaluate.py, whose defaults for the data set hold otherwise: give --epochs and a size that
     you can wait for."""
 
     each: int = 3
@@ -143,8 +143,8 @@ def show(run: subjects.Opened, config: Any, cells: dict[str, jd.Genotype], curve
     section = jd.sections.Section(
         "convergence",
         "Convergence of re-connected cells",
-        f"The cell and variants of it, the same operations on other random connections, trained for {config.epochs} epochs with "
-        f"{config.init_channels} channels and {config.layers} cells, one seed, and tested after every epoch. Width and depth of "
+        f"The cell and variants of it, the same operations on other random connections, trained for {config.epochs} epochs "
+        f"with {config.init_channels} channels and {config.layers} cells, one seed, and tested after each. Width and depth of "
         "the normal cell name a variant.",
         tables=[
             jd.sections.Table("After the last epoch", ["cell", "width", "depth", "train loss", "test loss", "test acc."], rows)

@@ -16,6 +16,7 @@ from jax.tree_util import KeyPath
 from jaxtyping import Array, Float, Key, PyTree
 
 from jaxdarts.nn.ops import OPS
+from jaxdarts.space import seeded
 from jaxdarts.types import Params
 
 FilterAxes = Callable[[KeyPath, Array], tuple[int, ...] | None]
@@ -41,29 +42,32 @@ def filter_axes(path: KeyPath, leaf: Array) -> tuple[int, ...] | None:
 def direction(params: Params, key: Key[Array, ""], axes: FilterAxes = filter_axes) -> Params:
     """A random direction, every filter of which is as long as the filter of `params`: d |w| / (|d| + 1e-10), d normal.
 
-    Leaves without filters get zeros.
+    Leaves without filters get zeros. Drawn on the host, where no shape has to be compiled: not for traced arrays.
     """
     leaves, structure = jax.tree_util.tree_flatten_with_path(params)
-    out = []
-    for (path, leaf), own in zip(leaves, jax.random.split(key, len(leaves))):
-        within = axes(path, leaf)
-        if within is None:
-            out.append(jnp.zeros_like(leaf))
-            continue
-        draw = jax.random.normal(own, leaf.shape, leaf.dtype)
-        length, drawn = (jnp.sqrt(jnp.sum(x**2, within, keepdims=True)) for x in (leaf, draw))
-        out.append(draw * (length / (drawn + 1e-10)))
+    rng, out = seeded(key), []
+    for path, leaf in leaves:
+        within, weights = axes(path, leaf), np.asarray(leaf)
+        draw = np.zeros(weights.shape) if within is None else rng.standard_normal(weights.shape)
+        if within is not None:
+            length, drawn = (np.sqrt(np.sum(x.astype(np.float64) ** 2, within, keepdims=True)) for x in (weights, draw))
+            draw = draw * (length / (drawn + 1e-10))
+        out.append(jnp.asarray(draw, leaf.dtype))
     return jax.tree.unflatten(structure, out)
 
 
 def unit_direction(tree: PyTree[Float[Array, "..."]], key: Key[Array, ""]) -> PyTree[Float[Array, "..."]]:
     """A random direction whose rows (last axis) have length one: for architecture parameters, a row of which is an edge.
 
-    They are small where a search begins, so their own length is no measure.
+    They are small where a search begins, so their own length is no measure. Drawn on the host.
     """
-    leaves, structure = jax.tree.flatten(tree)
-    draws = [jax.random.normal(k, x.shape, x.dtype) for x, k in zip(leaves, jax.random.split(key, len(leaves)))]
-    return jax.tree.unflatten(structure, [d / (jnp.linalg.norm(d, axis=-1, keepdims=True) + 1e-10) for d in draws])
+    rng = seeded(key)
+
+    def one(leaf):
+        draw = rng.standard_normal(leaf.shape)
+        return jnp.asarray(draw / (np.linalg.norm(draw, axis=-1, keepdims=True) + 1e-10), leaf.dtype)
+
+    return jax.tree.map(one, tree)
 
 
 def moved(point: Any, directions: Sequence[Any], steps: Float[Array, " dimensions"]) -> Any:
