@@ -91,7 +91,7 @@ def write(
         cells=[Markup(svg) for svg in draw.cell(genotype).values()],
         heatmaps=[Markup(_heatmap(cell, mix, edges, ops)) for cell, mix in mixes.items()],
         states=STATES if hasattr(genotype, "normal") else ONE_INPUT_STATES,
-        analyses=_analyses(sections),
+        analyses=Markup(_analyses(sections)),
         genotype=str(genotype),
         config=list(flatten(config)),
     )
@@ -124,9 +124,9 @@ def render(template: str, **values: Any) -> str:
 _START, _END = "<!-- analyses -->", "<!-- end of analyses -->"
 
 
-def _analyses(sections: Sequence[Section]) -> Markup:
+def _analyses(sections: Sequence[Section]) -> str:
     marked = [each._replace(pictures={name: Markup(svg) for name, svg in each.pictures.items()}) for each in sections]
-    return Markup(_START + "\n" + render("sections.html.jinja", sections=marked).strip() + "\n" + _END)
+    return "\n".join((_START, render("sections.html.jinja", sections=marked).strip(), _END))
 
 
 def _facts(facts: Mapping[str, Any], records: Sequence[Mapping[str, Any]], genotype: Any) -> list[tuple[str, str]]:

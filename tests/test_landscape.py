@@ -60,7 +60,7 @@ def filters(name, array):
 def random_params(net, *inputs):
     """Weights of a network's shapes, without the time that an initialisation takes."""
     shapes, rng = jax.eval_shape(net.init, KEY, *inputs)["params"], np.random.default_rng(0)
-    return jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape).astype(np.float32), shapes)
+    return jax.tree.map(lambda leaf: jnp.asarray(rng.standard_normal(leaf.shape), jnp.float32), shapes)
 
 
 def networks():
