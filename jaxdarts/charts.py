@@ -246,11 +246,11 @@ def contour(values: np.ndarray, xs: Places, ys: Places, *, title: str = "", xlab
     parts += _bar(left, 34 if title else 12, "", [(float(fraction_of(np.array(level))), label) for level, label in levels])
     # Every point is the middle of a pixel, so the picture is larger than the square between the outermost points.
     wide, high = side / (len(xs) - 1), side / (len(ys) - 1)
-    parts.append(_image(fraction_of(values)[::-1], left - wide / 2, top - high / 2, side + wide, side + high))
+    heights = fraction_of(values)
+    parts.append(_image(heights[::-1], left - wide / 2, top - high / 2, side + wide, side + high))
     for level, _ in levels:
-        line = "".join(
-            f"M{x_of(a):.1f},{y_of(b):.1f}L{x_of(c):.1f},{y_of(d):.1f}" for (a, b), (c, d) in level_line(values, xs, ys, level)
-        )
+        segments = level_line(heights, xs, ys, float(fraction_of(np.array(level))))
+        line = "".join(f"M{x_of(a):.1f},{y_of(b):.1f}L{x_of(c):.1f},{y_of(d):.1f}" for (a, b), (c, d) in segments)
         parts += [svg.tag("path", d=line, fill="none", stroke="#fff", stroke_opacity=0.75)] if line else []
     low, high = top + side + high / 2, left - wide / 2
     for value, name in _labelled(xs):

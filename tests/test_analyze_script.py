@@ -15,8 +15,6 @@ from browser import assert_readable, needs_browser
 from jaxdarts.analysis import topology
 from runs import Stop
 
-CELL = jd.Genotype((("max_pool_3x3", 0), ("skip_connect", 1)), (2,), (("skip_connect", 0), ("max_pool_3x3", 1)), (2,))
-
 
 @pytest.fixture(autouse=True)
 def same_cache():
@@ -42,11 +40,16 @@ def searched(cache, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def trained(cache, tmp_path_factory):
+def trained(searched, cache, tmp_path_factory):
+    """The training of a cell that the search found."""
     folder = tmp_path_factory.mktemp("trained") / "run"
     flags = f"--layers=1 --init_channels=2 --epochs=1 --num_devices=1 --run_dir={folder}".split()
-    evaluate.main([f"--arch={CELL}", *flags, cache])
+    evaluate.main([f"--arch={searched / 'seed-2'}", *flags, cache])
     return folder
+
+
+def cell_of(run):
+    return jd.genotypes.from_json((run / "genotype.json").read_text())
 
 
 def numbers(folder, name):
@@ -88,7 +91,7 @@ def test_a_trained_cell(trained, cache):
 
     analyze.main(["topology", str(trained)])
     shapes = numbers(trained, "topology")
-    assert shapes["pattern"][0]["width"] == 1 and jd.genotypes.parse(shapes["adapted"]) == CELL
+    assert shapes["pattern"][0]["width"] == 1 and jd.genotypes.parse(shapes["adapted"]) == cell_of(trained)
 
     after = page(trained)
     for name in ("landscape", "variance", "curvature", "topology"):
@@ -98,45 +101,21 @@ def test_a_trained_cell(trained, cache):
 
 
 def test_convergence(trained, cache, capsys):
-    asked = [
-        "convergence",
-        str(trained),
-        "--each=1",
-        "--",
-        "--epochs=2",
-        "--layers=1",
-        "--init_channels=2",
-        "--num_devices=1",
-        cache,
-    ]
-    analyze.main(asked)
+    flags = "--each=1 -- --epochs=1 --layers=1 --init_channels=2 --num_devices=1".split()
+    analyze.main(["convergence", str(trained), *flags, cache])
+    assert "this cell: test accuracy" in capsys.readouterr().out
     cells = numbers(trained, "convergence")["cells"]
     assert list(cells) == ["this cell", "1: 1c, 2"]
     other = jd.genotypes.parse(cells["1: 1c, 2"]["genotype"])
-    assert other != CELL and topology.topology(other.normal) == (1, 2)
-    for cell in cells.values():
-        assert len(cell["test_loss"]) == len(cell["train_loss"]) == 2 and cell["test_loss"][1] < cell["test_loss"][0]
-    # As evaluate.py trains: its training of one epoch is the first of these.
-    short = [
-        "convergence",
-        str(trained),
-        "--each=1",
-        "--",
-        "--epochs=1",
-        "--layers=1",
-        "--init_channels=2",
-        "--num_devices=1",
-        cache,
-    ]
-    capsys.readouterr()
-    analyze.main(short)
-    assert "this cell: test accuracy" in capsys.readouterr().out
+    assert other != cell_of(trained) and topology.topology(other.normal) == (1, 2)
+    # Trained as evaluate.py trains.
     evaluated = json.loads((trained / "test.json").read_text())
-    first = numbers(trained, "convergence")["cells"]["this cell"]
-    np.testing.assert_allclose(first["test_loss"], evaluated["loss"], rtol=1e-4)
+    np.testing.assert_allclose(cells["this cell"]["test_loss"], evaluated["loss"], rtol=1e-4)
+    np.testing.assert_allclose(cells["this cell"]["test_accuracy"], evaluated["accuracy"], rtol=1e-4)
     # What was trained is not trained again.
-    analyze.main(short)
+    analyze.main(["convergence", str(trained), *flags, cache])
     assert "this cell: test accuracy" not in capsys.readouterr().out
+    assert numbers(trained, "convergence")["cells"] == cells
 
 
 def test_a_search(searched, cache):
@@ -160,14 +139,10 @@ def test_a_search(searched, cache):
 
 
 @needs_browser
-def test_runs_side_by_side(searched, trained, cache, tmp_path):
-    cell = (searched / "seed-2" / "genotype.json").read_text()
-    flags = f"--layers=1 --init_channels=2 --epochs=1 --num_devices=1 --run_dir={tmp_path}/of_search".split()
-    evaluate.main([f"--arch={jd.genotypes.from_json(cell)}", *flags, cache])
+def test_runs_side_by_side(searched, trained, tmp_path):
     analyze.main(["mixture", str(searched / "seed-2")])
     output = tmp_path / "comparison.html"
-    runs = [str(searched), str(trained), f"{tmp_path}/of_search", "DARTS_V2"]
-    analyze.main(["compare", *runs, f"--output={output}"])
+    analyze.main(["compare", str(searched), str(trained), "DARTS_V2", f"--output={output}"])
     text = output.read_text()
     for name in ("darts on digits, seed 2", "darts on digits, seed 3", "trained cell on digits, seed 0", "DARTS_V2"):
         assert text.count(name) > 1
