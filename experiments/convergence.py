@@ -132,8 +132,9 @@ def show(run: subjects.Opened, config: Any, cells: dict[str, jd.Genotype], curve
     """Writes the section."""
     epochs = range(1, config.epochs + 1)
     pictures = {}
-    for name, title in (("test_loss", "Test loss"), ("train_loss", "Train loss")):
-        series = {cell: list(zip(epochs, [r[name] for r in records], strict=True)) for cell, records in curves.items()}
+    charts = (("test_loss", "Test loss", 1), ("train_loss", "Train loss", 1), ("test_accuracy", "Test accuracy, percent", 100))
+    for name, title, scale in charts:
+        series = {cell: list(zip(epochs, [scale * r[name] for r in records], strict=True)) for cell, records in curves.items()}
         pictures[name.replace("_", "-")] = jd.draw.curves(series, title=title, xlabel="epoch")
     rows = []
     for title, cell in cells.items():

@@ -240,28 +240,29 @@ def contour(values: np.ndarray, xs: Places, ys: Places, *, title: str = "", xlab
     """
     values, xs, ys = _surface(values, xs, ys)
     fraction_of, levels = _levels(values)
-    side, left, top = 380.0, 58.0, (84.0 if title else 62.0) + (18 if ylabel else 0)
-    x_of, y_of = _scale(xs[0], xs[-1], left, left + side), _scale(ys[0], ys[-1], top + side, top)
+    side, left, top = 400.0, 48.0, (74.0 if title else 52.0) + (20 if ylabel else 0)
+    # Every point is the middle of a pixel.
+    wide, high = side / len(xs), side / len(ys)
+    x_of = _scale(xs[0], xs[-1], left + wide / 2, left + side - wide / 2)
+    y_of = _scale(ys[0], ys[-1], top + side - high / 2, top + high / 2)
     parts = [svg.label(12, 22, title, 14, **svg.TITLE)] if title else []
     parts += _bar(left, 34 if title else 12, "", [(float(fraction_of(np.array(level))), label) for level, label in levels])
-    # Every point is the middle of a pixel, so the picture is larger than the square between the outermost points.
-    wide, high = side / (len(xs) - 1), side / (len(ys) - 1)
     heights = fraction_of(values)
-    parts.append(_image(heights[::-1], left - wide / 2, top - high / 2, side + wide, side + high))
+    parts.append(_image(heights[::-1], left, top, side, side))
     for level, _ in levels:
         segments = level_line(heights, xs, ys, float(fraction_of(np.array(level))))
         line = "".join(f"M{x_of(a):.1f},{y_of(b):.1f}L{x_of(c):.1f},{y_of(d):.1f}" for (a, b), (c, d) in segments)
         parts += [svg.tag("path", d=line, fill="none", stroke="#fff", stroke_opacity=0.75)] if line else []
-    low, high = top + side + high / 2, left - wide / 2
+    bottom = top + side
     for value, name in _labelled(xs):
-        parts.append(svg.tag("path", d=f"M{x_of(value):.1f},{low:.1f}v4", stroke="currentColor", stroke_opacity=0.5))
-        parts.append(svg.label(x_of(value), low + 17, name, 11.5, anchor="middle"))
+        parts.append(svg.tag("path", d=f"M{x_of(value):.1f},{bottom:.1f}v4", stroke="currentColor", stroke_opacity=0.5))
+        parts.append(svg.label(x_of(value), bottom + 17, name, 11.5, anchor="middle"))
     for value, name in _labelled(ys):
-        parts.append(svg.tag("path", d=f"M{high:.1f},{y_of(value):.1f}h-4", stroke="currentColor", stroke_opacity=0.5))
-        parts.append(svg.label(high - 7, y_of(value) + 4, name, 11.5, anchor="end"))
-    parts += [svg.label(left + side / 2, low + 36, xlabel, 12, anchor="middle")] if xlabel else []
-    parts += [svg.label(12, top - 14, ylabel, 12)] if ylabel else []
-    return svg.picture(left + side + wide / 2 + 14, low + 44, parts, title or "contour")
+        parts.append(svg.tag("path", d=f"M{left:.1f},{y_of(value):.1f}h-4", stroke="currentColor", stroke_opacity=0.5))
+        parts.append(svg.label(left - 7, y_of(value) + 4, name, 11.5, anchor="end"))
+    parts += [svg.label(left + side / 2, bottom + 36, xlabel, 12, anchor="middle")] if xlabel else []
+    parts += [svg.label(12, top - 8, ylabel, 12)] if ylabel else []
+    return svg.picture(left + side + 20, bottom + 44, parts, title or "contour")
 
 
 def level_line(
@@ -336,7 +337,7 @@ def _levels(values: np.ndarray) -> tuple[Callable[[np.ndarray], np.ndarray], lis
         first, last = math.log(low), math.log(high)
         exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
         marks = [m * 10.0**e for e in exponents for m in ((1, 2, 5) if last - first < 9 else (1,))]
-        chosen = [(mark, f"{mark:.4g}") for mark in marks if low < mark < high]
+        chosen = [(mark, f"{mark:g}") for mark in marks if low < mark < high]
         return lambda value: (np.log(np.where(value > 0, value, np.nan)) - first) / (last - first), chosen
     marks = ticks([low, high], 7)
     chosen = [(mark, name) for mark, name in zip(marks, tick_labels(marks)) if low < mark < high]

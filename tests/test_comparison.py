@@ -131,5 +131,5 @@ def test_names_must_differ(tmp_path):
 def test_the_pages_in_a_browser(tmp_path):
     comparison.write(tmp_path / "comparison.html", entries())
     assert_readable((tmp_path / "comparison.html").read_text(), tmp_path)
-    report.write(tmp_path / "report.html", **_arguments(epochs=3), sections=[section(), section("variance", rows=20)])
+    report.write(tmp_path / "report.html", **_arguments(epochs=3), sections=[section(), section("variance", rows=30)])
     assert_readable((tmp_path / "report.html").read_text(), tmp_path)
