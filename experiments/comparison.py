@@ -83,10 +83,21 @@ def entry_of(name: str, run: subjects.Opened) -> jd.comparison.Entry:
     known |= {} if error is None else {"test_error": f"{100 * error:.2f} %"}
     known["wall_time"] = sum(record.get("seconds") or 0 for record in records)
     if not run.searched:
-        known["algorithm"] = "training from scratch"
+        known |= {"algorithm": "training from scratch", **cost_of(run, genotype)}
     facts = {key: known[key] for key in FACTS if known.get(key) is not None}
     settings = {key: value for key, value in run.settings.items() if key not in ("data_dir", "cache_dir", "arch")}
     return jd.comparison.Entry(name, genotype, facts | shape_of(genotype), settings, records, sections)
+
+
+def cost_of(run: subjects.Opened, genotype: Any) -> dict[str, int]:
+    """Parameters and multiply-adds of a trained network of images; empty of what is not finished."""
+    try:
+        net = json.loads((run.folder / "network.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    shape = tuple(net["image_shape"])
+    cost = jd.network_cost(genotype, net["width"], net["depth"], net["num_classes"], shape, net["imagenet"])
+    return dict(zip(("parameters", "multiply_adds"), cost, strict=True))
 
 
 def shape_of(genotype: Any) -> dict[str, Any]:

@@ -256,6 +256,7 @@ def finish(config, genotype, words, program, state, records, run, size: int) -> 
             **perplexities,
             "wall_time": sum(record["seconds"] for record in records.all),
         },
+        sections=runs.analyses(run.folder),
     )
     run.log.info("report %s", run.folder / "report.html")
     return perplexities["test_perplexity"]

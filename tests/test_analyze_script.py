@@ -127,6 +127,10 @@ def test_a_search(searched, cache):
     analyze.main(["landscape", str(seed), "--grid=3", "--images=64", cache])
     plane = numbers(seed, "landscape-alpha")
     np.testing.assert_allclose(plane["loss"][1][1], plane["loss_of_the_run"], rtol=1e-4)
+    analyze.main(["landscape", str(seed), "--of=weights", "--part=test", "--dimensions=1", "--grid=3", "--images=64", cache])
+    line = numbers(seed, "landscape")
+    np.testing.assert_allclose(line["loss"][1], line["loss_of_the_run"], rtol=1e-4)
+    assert line["loss"][0] != line["loss"][2] and abs(line["loss"][1] - plane["loss"][1][1]) > 1e-6  # of other images
     analyze.main(["curvature", str(seed), "--images=64", "--probes=1", cache])
     curved = numbers(seed, "curvature-alpha")
     assert [epoch for epoch, _ in curved["trajectory"]] == [0, 1] and curved["size"] == 8
@@ -135,7 +139,7 @@ def test_a_search(searched, cache):
     # The report that a resumed run writes again shows them too.
     shown = page(seed)
     search.main([f"--resume={searched}"])
-    assert page(seed).count("<section id=") == shown.count("<section id=") == 3
+    assert page(seed).count("<section id=") == shown.count("<section id=") == 4
 
 
 @needs_browser
