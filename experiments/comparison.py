@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import jaxdarts as jd
+import methods
 import recipes
 import subjects
 from jaxdarts.analysis import mixture, topology
 from runs import Stop
 
+FULL_SIZE = {True: "parameters_with_36_channels_and_20_cells", False: "parameters_with_16_channels_and_5_cells_a_stage"}
+"""Of the network that the papers train for CIFAR-10 (`methods.evaluated`): of two cells, and of one of NAS-Bench-201."""
 FACTS = (
     "dataset",
     "algorithm",
@@ -21,8 +24,8 @@ FACTS = (
     "found_cell_supernet_loss",
     "random_cells_supernet_loss",
     "flatness_gap_accuracy",
-    "parameters",
-    "multiply_adds",
+    *FULL_SIZE.values(),
+    "parameters_as_trained",
     "wall_time",
 )
 """What is told of a run, in this order, where it has it."""
@@ -82,6 +85,8 @@ def entry_of(name: str, run: subjects.Opened) -> jd.comparison.Entry:
     error = test_error(run)
     known |= {} if error is None else {"test_error": f"{100 * error:.2f} %"}
     known["wall_time"] = sum(record.get("seconds") or 0 for record in records)
+    if run.searched and not isinstance(genotype, jd.genotypes.RecurrentGenotype):
+        known[FULL_SIZE[isinstance(genotype, jd.Genotype)]] = known.get("parameters")
     if not run.searched:
         known |= {"algorithm": "training from scratch", **cost_of(run, genotype)}
     facts = {key: known[key] for key in FACTS if known.get(key) is not None}
@@ -90,14 +95,17 @@ def entry_of(name: str, run: subjects.Opened) -> jd.comparison.Entry:
 
 
 def cost_of(run: subjects.Opened, genotype: Any) -> dict[str, int]:
-    """Parameters and multiply-adds of a trained network of images; empty of what is not finished."""
+    """Parameters of a trained network of images, at full size and as it is; empty of what is not finished."""
     try:
         net = json.loads((run.folder / "network.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    shape = tuple(net["image_shape"])
-    cost = jd.network_cost(genotype, net["width"], net["depth"], net["num_classes"], shape, net["imagenet"])
-    return dict(zip(("parameters", "multiply_adds"), cost, strict=True))
+    size = methods.evaluated(jd.spaces.of(genotype))
+    full, own = (
+        jd.network_cost(genotype, *size, net["num_classes"], tuple(net["image_shape"]), net["imagenet"])[0]
+        for size in (size, (net["width"], net["depth"]))
+    )
+    return {FULL_SIZE[isinstance(genotype, jd.Genotype)]: full, "parameters_as_trained": own}
 
 
 def shape_of(genotype: Any) -> dict[str, Any]:
