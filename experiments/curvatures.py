@@ -87,7 +87,7 @@ def curvature_of_runs(arguments: list[str]) -> None:
             )
         section = jd.sections.Section(
             subject.section("curvature"),
-            f"Curvature in the {subject.what}",
+            f"Curvature in {subject.words}",
             f"Eigenvalues of the Hessian of the mean loss on {subject.images}, of {size} numbers: Lanczos quadrature with "
             f"{nodes.shape[1]} steps from {config.probes} random vectors, every value widened by {width:.2g}. Without weight "
             "decay." + (" The eigenvalues along the search are those that it measured itself, with it." if along else ""),

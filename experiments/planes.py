@@ -60,7 +60,7 @@ def landscape_of_runs(arguments: list[str]) -> None:
         rough = float(np.nanmax(loss) - np.nanmin(loss))
         section = jd.sections.Section(
             subject.section("landscape"),
-            f"Loss around the {subject.what}",
+            f"Loss around {subject.words}",
             f"Loss and accuracy on {subject.images}, along {MOVES[subject.what]}; the run's end is in the middle.",
             {"Loss in the middle": f"{float(middle):.4g}", "Largest less least": f"{rough:.4g}"},
             pictures=pictures(config, {"Loss": loss, "Accuracy, percent": 100 * accuracy}),
@@ -87,7 +87,7 @@ def variance_of_runs(arguments: list[str]) -> None:
         numbers |= {"variance_of_the_run": plain(at_end.variance), "squared_mean_of_the_run": plain(at_end.squared_mean)}
         section = jd.sections.Section(
             subject.section("variance"),
-            f"Variance of the gradient in the {subject.what}",
+            f"Variance of the gradient in {subject.words}",
             f"Over {subject.images}: the mean over the batches of |g - mean of g|^2, summed over all {size} numbers and not "
             f"divided by them; along {MOVES[subject.what]}.",
             {

@@ -153,6 +153,11 @@ class Subject(NamedTuple):
         values = jax.lax.map(lambda batch: self.loss(point, batch), self.batches)
         return jax.tree.map(jnp.mean, values)
 
+    @property
+    def words(self) -> str:
+        """What moves, within a title."""
+        return "the weights" if self.what == "weights" else self.what
+
     def section(self, analysis: str) -> str:
         """The name of an analysis of it: those of weights and of alpha stand side by side."""
         return analysis if self.what == "weights" else f"{analysis}-alpha"
@@ -177,6 +182,9 @@ def subject(run: Opened, config: Measured) -> Subject:
     return (_of_search if run.searched else _of_training)(run, config)
 
 
+WORDS = {"train": "training", "valid": "validation", "test": "test"}
+
+
 def _batches(part: images.Images, name: str, config: Measured, batch_size: int) -> tuple[Any, str]:
     size = config.batch_size or batch_size
     count = min(config.images, part.num) // size
@@ -186,7 +194,7 @@ def _batches(part: images.Images, name: str, config: Measured, batch_size: int) 
         )
     chosen = part.images[: count * size], part.labels[: count * size]
     stacked = [jnp.asarray(a).reshape(count, size, *a.shape[1:]) for a in chosen]
-    return dict(zip(("image", "label"), stacked, strict=True)), f"{count * size} {name} images in batches of {size}"
+    return dict(zip(("image", "label"), stacked, strict=True)), f"{count * size} {WORDS[name]} images in batches of {size}"
 
 
 def _of_training(run: Opened, config: Measured) -> Subject:
