@@ -1,12 +1,12 @@
-"""Time the steps of a search: python experiments/bench.py --batch_size=16 [--peer=PATH]
+"""Time the steps of a search: python experiments/bench.py [--what=...] [--peer=PATH]
 
-Prints one JSON line for each program (weight step, first-order and second-order architecture step): milliseconds, images a
+Prints one JSON line for each program (weight step, first-order and second-order architecture step): milliseconds, examples a
 second, memory, seconds to compile cold and from the persistent cache. --what=evaluate times the training step of DARTS_V2
 with its auxiliary head instead (drop path off, since the original's needs a GPU), --what=algorithms whole steps of several
-search algorithms, as multiples of a first-order step. With a checkout of quark0/darts as --peer,
-the same steps of that code under PyTorch follow, in its default and in its channels-last layout, and the ratios. Times on a
-shared machine mean little; the ratios of one run are the result. --output keeps all lines, with command, commit, versions,
-device.
+search algorithms, as multiples of a first-order step, --what=rnn and --what=rnn_evaluate search and training of a recurrent
+cell on random words. With a checkout of quark0/darts as --peer, the same steps of that code under PyTorch follow, in its
+default and, on images, its channels-last layout, and the ratios. Times on a shared machine mean little; the ratios of one run
+are the result. --output keeps all lines, with command, commit, versions, device.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,8 @@ import tyro
 import jaxdarts as jd
 import peer as torch_peer
 import runs
+from jaxdarts.data import text
+from jaxdarts.nn.rnn import Dropouts
 
 STEPS = ("weight_step", "first_order", "second_order")
 
@@ -37,10 +39,11 @@ STEPS = ("weight_step", "first_order", "second_order")
 class Config:
     """Time steps of the DARTS space on random images, beside the original code if it is there."""
 
-    what: Literal["search", "evaluate", "algorithms"] = "search"
-    """Steps of a search, of the training of a found cell, or of several search algorithms one after another."""
-    batch_size: int = 16
-    """Images in a batch."""
+    what: Literal["search", "evaluate", "algorithms", "rnn", "rnn_evaluate"] = "search"
+    """Steps of a search, of the training of a found cell, of several search algorithms one after another; of a recurrent search
+    at the published size, of the training of a recurrent cell."""
+    batch_size: int | None = None
+    """Images or columns of text in a batch; default 16, in a recurrent search 64."""
     init_channels: int | None = None
     """Channels of the first cells; default 16 in a search, 36 in an evaluation."""
     layers: int | None = None
@@ -53,6 +56,12 @@ class Config:
     """Of the supernet's computations."""
     repeats: int = 5
     """Timed runs of each program, after one that is not counted; medians are reported."""
+    emsize: int | None = None
+    """Units of a recurrent network; default 300 in a search, 850 in an evaluation."""
+    bptt: int = 35
+    """Rows of a window of text."""
+    vocabulary: int = 10_000
+    """Different words of a text."""
     unroll: int | None = None
     """Cells of a run that are compiled apart; default 1 in a search, 6 in an evaluation, as in the scripts."""
     peer: str | None = None
@@ -63,8 +72,8 @@ class Config:
     """JSON file to write everything to."""
 
 
-def programs(config: Config) -> tuple[dict[str, Callable], tuple]:
-    """The three steps as pure functions of (params, optimiser state, alpha, its optimiser state, batches), and arguments."""
+def image_search(config: Config) -> tuple[dict[str, Callable], tuple]:
+    """The steps of a search on images, see `programs`."""
     space = jd.spaces.darts()
     net = space.supernet(
         width=config.init_channels,
@@ -73,20 +82,63 @@ def programs(config: Config) -> tuple[dict[str, Callable], tuple]:
         dtype=jnp.dtype(config.dtype),
         unroll=config.unroll,
     )
-    relax = jd.relax.softmax(space.cells)
-    objective = jax.jit(jd.objectives.classification(net))  # traced once, however many gradients a step takes
     params_tx = optax.chain(optax.clip_by_global_norm(5.0), optax.add_decayed_weights(3e-4), optax.sgd(0.025, momentum=0.9))
     arch_tx = optax.chain(optax.add_decayed_weights(1e-3), optax.adam(3e-4, b1=0.5, b2=0.999))
+    rng = np.random.default_rng(0)
+
+    def batch():
+        shape = (config.batch_size, config.image_size, config.image_size, 3)
+        labels = rng.integers(0, 10, config.batch_size)
+        return {"image": jnp.asarray(rng.normal(size=shape), jnp.float32), "label": jnp.asarray(labels)}
+
+    params = net.init(jax.random.key(0), batch()["image"][:1], net.example_mix())["params"]
+    return programs(space, jd.objectives.classification(net), params, (), (params_tx, arch_tx), (batch(), batch()))
+
+
+def text_search(config: Config) -> tuple[dict[str, Callable], tuple]:
+    """The steps of a search on text, see `programs`; the hidden state stays zero, which costs the same."""
+    space = jd.spaces.darts_rnn()
+    net = space.supernet(config.emsize, config.vocabulary, dropouts=DROPOUTS, dtype=jnp.dtype(config.dtype))
+    txs = text_optimizer(config, 5e-7), optax.chain(optax.add_decayed_weights(1e-3), optax.adam(3e-3))
+    params = net.init(jax.random.key(0), *net.example_inputs())["params"]
+    objective = jd.objectives.language_model(net, temporal=1e-3)
+    return programs(space, objective, params, net.start(config.batch_size), txs, (words(config, 0), words(config, 1)))
+
+
+DROPOUTS = Dropouts(embedded=0.2, cell=0.75, hidden=0.25, output=0.75)
+
+
+def text_optimizer(config: Config, weight_decay: float) -> optax.GradientTransformation:
+    """That of both recurrent scripts."""
+    return optax.chain(
+        optax.clip_by_global_norm(0.25),
+        optax.add_decayed_weights(weight_decay),
+        optax.sgd(20.0),
+        jd.schedules.scaled_by_length(config.bptt),
+    )
+
+
+def words(config: Config, seed: int) -> dict[str, Any]:
+    """A window of random words."""
+    stream = np.random.default_rng(seed).integers(config.vocabulary, size=(config.bptt + 1, config.batch_size))
+    return text.window(jnp.asarray(stream, jnp.int32), 0, config.bptt, config.bptt)
+
+
+def programs(space, objective, params, carry, txs, batches) -> tuple[dict[str, Callable], tuple]:
+    """The three steps as pure functions of (params, optimiser state, alpha, its optimiser state, batches), and arguments."""
+    relax = jd.relax.softmax(space.cells)
+    objective = jax.jit(objective)  # traced once, however many gradients a step takes
+    params_tx, arch_tx = txs
 
     def loss(params, arch, batch):
-        return objective(params, relax.apply(arch, None, 0), (), batch, None)[0]
+        return objective(params, relax.apply(arch, None, 0), carry, batch, jax.random.key(2))[0]
 
-    def update(gradient, params, params_opt):
-        updates, params_opt = params_tx.update(gradient, params_opt, params)
+    def update(gradient, params, params_opt, batch):
+        updates, params_opt = optax.with_extra_args_support(params_tx).update(gradient, params_opt, params, batch=batch)
         return optax.apply_updates(params, updates), params_opt
 
     def weight_step(params, params_opt, arch, arch_opt, train, val):
-        params, params_opt = update(jax.grad(loss)(params, arch, train), params, params_opt)
+        params, params_opt = update(jax.grad(loss)(params, arch, train), params, params_opt, train)
         return params, params_opt, arch, arch_opt
 
     def arch_step(hypergradient):
@@ -96,23 +148,15 @@ def programs(config: Config) -> tuple[dict[str, Callable], tuple]:
                 lambda w, a: loss(w, a, val),
                 params,
                 arch,
-                lambda g: update(g, params, params_opt)[0],
+                lambda g: update(g, params, params_opt, train)[0],
             )
             updates, arch_opt = arch_tx.update(gradient, arch_opt, arch)
             return params, params_opt, optax.apply_updates(arch, updates), arch_opt
 
         return step
 
-    rng = np.random.default_rng(0)
-
-    def batch():
-        shape = (config.batch_size, config.image_size, config.image_size, 3)
-        labels = rng.integers(0, 10, config.batch_size)
-        return {"image": jnp.asarray(rng.normal(size=shape), jnp.float32), "label": jnp.asarray(labels)}
-
-    params = net.init(jax.random.key(0), batch()["image"][:1], net.example_mix())["params"]
     arch = relax.init(jax.random.key(1))
-    arguments = (params, params_tx.init(params), arch, arch_tx.init(arch), batch(), batch())
+    arguments = (params, params_tx.init(params), arch, arch_tx.init(arch), *batches)
     steps = {
         "weight_step": weight_step,
         "first_order": arch_step(jd.hypergrad.first_order),
@@ -135,6 +179,33 @@ def training(config: Config) -> tuple[dict[str, Callable], tuple]:
     batch = {"image": images, "label": jnp.asarray(rng.integers(0, 10, config.batch_size), jnp.int32)}
     state = step.init(jax.random.key(0), net.init(jax.random.key(1), images[:1]))
     return {"train_step": lambda state, batch: (step.step(state, batch)[0],)}, (state, batch)
+
+
+def text_training(config: Config) -> tuple[dict[str, Callable], tuple]:
+    """The training step of DARTS_V2's recurrent cell from scratch, and its arguments."""
+    options = {"dropouts": DROPOUTS, "dtype": jnp.dtype(config.dtype)}
+    net = jd.spaces.darts_rnn().network(jd.genotypes.RNN_DARTS_V2, config.emsize, config.vocabulary, **options)
+    training = jd.train_text.from_scratch(jd.objectives.language_model(net, temporal=1e-3), text_optimizer(config, 8e-7))
+    params = net.init(jax.random.key(1), *net.example_inputs())["params"]
+    state = training.init(jax.random.key(0), params, net.start(config.batch_size))
+    return {"train_step": lambda state, batch: (training.step(state, batch)[0],)}, (state, words(config, 0))
+
+
+class Task(NamedTuple):
+    """What --what stands for."""
+
+    make: Callable  # configuration -> programs and their arguments, the first of which they return anew
+    kept: int = 4  # how many
+    defaults: dict[str, int] = {}
+
+
+TASKS = {
+    "search": Task(image_search, 4, {"init_channels": 16, "layers": 8, "unroll": 1, "batch_size": 16}),
+    "algorithms": Task(image_search, 4, {"init_channels": 16, "layers": 8, "unroll": 1, "batch_size": 16}),
+    "evaluate": Task(training, 1, {"init_channels": 36, "layers": 20, "unroll": 6, "batch_size": 16}),
+    "rnn": Task(text_search, 4, {"emsize": 300, "batch_size": 64}),
+    "rnn_evaluate": Task(text_training, 1, {"emsize": 850, "batch_size": 16}),
+}
 
 
 def algorithms(config: Config) -> list[dict[str, Any]]:
@@ -198,7 +269,8 @@ def algorithms(config: Config) -> list[dict[str, Any]]:
 
 def measure(name: str, config: Config) -> dict[str, Any]:
     """Compiles one step twice, cold and from the cache, and times it."""
-    steps, arguments = (training if config.what == "evaluate" else programs)(config)
+    task = TASKS[config.what]
+    steps, arguments = task.make(config)
     function = jax.jit(steps[name], compiler_options=jd.parallel.compiler_options(jax.default_backend()))
     seconds = []
     for _ in range(2):
@@ -210,7 +282,7 @@ def measure(name: str, config: Config) -> dict[str, Any]:
         seconds.append(time.perf_counter() - start)
     memory = compiled.memory_analysis()
     runs = []
-    kept = 1 if config.what == "evaluate" else 4  # what a step returns, to be given to the next
+    kept = task.kept  # what a step returns, to be given to the next
     state = arguments[:kept]
     for _ in range(config.repeats + 1):
         start = time.perf_counter()
@@ -221,7 +293,7 @@ def measure(name: str, config: Config) -> dict[str, Any]:
         "what": name,
         "ms": median,
         "runs_ms": runs[1:],
-        "images_per_second": 1000 * config.batch_size / median,
+        "examples_per_second": 1000 * config.batch_size / median,
         "temporary_memory_mb": memory.temp_size_in_bytes / 1e6,
         "compile_seconds_cold": seconds[0],
         "compile_seconds_cached": seconds[1],
@@ -230,15 +302,16 @@ def measure(name: str, config: Config) -> dict[str, Any]:
     }
 
 
+def searches(ours: dict[str, float], theirs: dict[str, float]) -> dict[str, float]:
+    """Ratios of whole search steps, an architecture step and a weight step."""
+    orders = [order for order in ("first_order", "second_order") if order in ours and "weight_step" in ours]
+    return {f"{o}_search_speedup": (theirs[o] + theirs["weight_step"]) / (ours[o] + ours["weight_step"]) for o in orders}
+
+
 def main() -> None:
     config = tyro.cli(Config, description=__doc__)
-    width, depth, unroll = (36, 20, 6) if config.what == "evaluate" else (16, 8, 1)
-    config = dataclasses.replace(
-        config,
-        init_channels=config.init_channels or width,
-        layers=config.layers or depth,
-        unroll=config.unroll or unroll,
-    )
+    defaults = TASKS[config.what].defaults
+    config = dataclasses.replace(config, **{name: getattr(config, name) or value for name, value in defaults.items()})
     lines: list[dict[str, Any]] = []
 
     def emit(line: dict[str, Any]) -> None:
@@ -251,21 +324,16 @@ def main() -> None:
             for line in algorithms(config):
                 emit(line)
         else:
-            for name in ("train_step",) if config.what == "evaluate" else config.steps:
+            for name in ("train_step",) if config.what.endswith("evaluate") else config.steps:
                 emit(measure(name, config))
     if config.peer and config.what != "algorithms":
         ours = {line["what"]: line["ms"] for line in lines}
-        options = {
-            "what": config.what,
-            "batch": config.batch_size,
-            "width": config.init_channels,
-            "depth": config.layers,
-            "size": config.image_size,
-            "repeats": config.repeats,
-            "threads": config.threads,
-            "device": "cuda" if jax.default_backend() == "gpu" else "cpu",
-        }
-        for channels_last in (False, True):
+        sizes = {"batch": config.batch_size, "width": config.init_channels, "depth": config.layers, "size": config.image_size}
+        if config.what.startswith("rnn"):
+            sizes = {"batch": config.batch_size, "width": config.emsize, "length": config.bptt, "vocabulary": config.vocabulary}
+        device = "cuda" if jax.default_backend() == "gpu" else "cpu"
+        options = {"what": config.what, **sizes, "repeats": config.repeats, "threads": config.threads, "device": device}
+        for channels_last in (False,) if config.what.startswith("rnn") else (False, True):
             try:
                 theirs = torch_peer.measure(config.peer, channels_last=channels_last, **options)
             except RuntimeError as error:
@@ -276,6 +344,7 @@ def main() -> None:
                     "what": "ratio",
                     "layout": theirs["layout"],
                     **{f"{n}_speedup": theirs[f"{n}_ms"] / ours[n] for n in ours},
+                    **searches(ours, {n: theirs[f"{n}_ms"] for n in ours}),
                 }
             )
     if config.output:

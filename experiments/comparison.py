@@ -100,6 +100,8 @@ def cost_of(run: subjects.Opened, genotype: Any) -> dict[str, int]:
         net = json.loads((run.folder / "network.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
+    if "num_classes" not in net:
+        return {}  # a language model
     size = methods.evaluated(jd.spaces.of(genotype))
     full, own = (
         jd.network_cost(genotype, *size, net["num_classes"], tuple(net["image_shape"]), net["imagenet"])[0]

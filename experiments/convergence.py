@@ -15,7 +15,7 @@ import recipes
 import runs
 import subjects
 from jaxdarts.analysis import topology
-from jaxdarts.data import augment, feed, stream
+from jaxdarts.data import feed, stream
 from runs import Stop
 from subjects import plain
 
@@ -101,20 +101,18 @@ class Kept:
 def trained(config: Any, cell: jd.Genotype, dataset: Any, title: str) -> list[dict[str, float]]:
     """Trains one cell; its losses and accuracies after every epoch."""
     program = evaluate.build(config, cell, dataset)
-    length, key = program.steps_per_epoch, jax.random.fold_in(jax.random.key(config.seed), 1)
-    data_keys = jd.parallel.replicate(jnp.stack([jax.random.fold_in(key, 2)]), program.devices)
+    length = program.steps_per_epoch
     training = jd.parallel.replicate(program.init(), program.devices)
     bar, records = jd.metrics.console(config.epochs * length), []
     try:
         with stream.threads() as pool:
             fed = feed.open_feed(pool, dataset, [config.seed], program.devices)
+            begin = evaluate.epochs_of(config, program, fed, dataset.train.num)
             for epoch in range(config.epochs):
                 training["sums"] = jax.tree.map(jnp.zeros_like, training["sums"])
-                places = augment.order(key, epoch, dataset.train.num)[: length * config.batch_size]
-                places = np.asarray(places).reshape(1, length, -1)
-                data, indices = fed.train(places, epoch), jd.parallel.split(places, len(program.devices), axis=2)
+                take = begin(epoch)
                 for i in range(length):
-                    training = program.step(training, data(i), indices[:, :, i], data_keys)
+                    training = take(training, i)
                 tested = evaluate.test(config, program, training["state"], fed, dataset.test.num)
                 sums = jd.parallel.first(training["sums"])
                 record = {"train_loss": float(sums["loss"][0]) / length, "train_accuracy": float(sums["accuracy"][0]) / length}

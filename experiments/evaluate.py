@@ -5,15 +5,15 @@ of NAS-Bench-201, whose presets are the benchmark's network and training (but gr
 Nesterov's). Leaves a run folder: config.json, log.txt, metrics.jsonl, tensorboard/, genotype.json, network.json and weights.npz
 (read by jaxdarts.load), report.html and checkpoints/. The test set is looked at once, after the last epoch. --select retrains
 the cells of several searches for a short time and goes on with the best one on held-out training images. --test_only
---checkpoint=RUN tests a trained network again.
+--checkpoint=RUN tests a trained network again. --ensemble=RUN,RUN,... trains an ensemble, prunes and tests it (ensembles.py).
 """
 
 import contextlib
 import dataclasses
 import functools
-import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,9 +28,10 @@ import jaxdarts as jd
 import runs
 import text_evaluate
 import texts
+import trainings
 from jaxdarts import trained
 from jaxdarts.data import augment, feed, images, stream
-from recipes import Cells, Config, check, parse, resolve
+from recipes import Cells, Config, check, ensemble_asked, parse, resolve
 from runs import Run, Stop
 
 
@@ -160,16 +161,10 @@ def train(
     log.info("param size = %fMB", cost[0] / 1e6)
     log.info("multiply-adds = %fM", cost[1] / 1e6)
     jd.metrics.replace_text(run.folder / "genotype.json", jd.genotypes.to_json(genotype))
-    seeds = range(config.seed, config.seed + config.num_seeds)
-    keys = jnp.stack([jax.random.fold_in(jax.random.key(seed), 1) for seed in seeds])
-    data_keys = jd.parallel.replicate(jax.vmap(jax.random.fold_in, (0, None))(keys, 2), program.devices)
 
     def begin(epoch):
         log.info("epoch %d lr %e", epoch, table[epoch])
-        orders = [augment.order(key, epoch, dataset.train.num)[: length * config.batch_size] for key in keys]
-        places = np.stack(orders).reshape(config.num_seeds, length, -1)
-        data, indices = fed.train(places, epoch), jd.parallel.split(places, len(program.devices), axis=2)
-        return lambda training, i: program.step(training, data(i), indices[:, :, i], data_keys)
+        return steps(epoch)
 
     def averages(sums, count, step):
         means = {f"train_{name}": np.asarray(value) / count for name, value in jd.parallel.first(sums).items()}
@@ -187,7 +182,8 @@ def train(
 
     try:
         with stream.threads() as pool:
-            fed = feed.open_feed(pool, dataset, seeds, program.devices)
+            fed = feed.open_feed(pool, dataset, seeds_of(config), program.devices)
+            steps = epochs_of(config, program, fed, dataset.train.num)
             training = jd.parallel.replicate(training, program.devices)
             training = runs.epochs(config, run, training, seconds, length, begin=begin, averages=averages, check=check, end=end)
             tested = test(config, program, training["state"], fed, dataset.test.num)
@@ -195,6 +191,26 @@ def train(
     finally:
         with contextlib.suppress(OSError):  # a full disk has been told of already
             records.close()
+
+
+def seeds_of(config: Config) -> range:
+    """The seeds that are trained in one program."""
+    return range(config.seed, config.seed + config.num_seeds)
+
+
+def epochs_of(config: Config, program: Program, fed: feed.Feed, size: int) -> Callable[[int], Callable[[Any, int], Any]]:
+    """epoch -> (training, place in the epoch) -> training after the step, over `size` images in the epoch's own order."""
+    keys = jnp.stack([jax.random.fold_in(jax.random.key(seed), 1) for seed in seeds_of(config)])
+    data_keys = jd.parallel.replicate(jax.vmap(jax.random.fold_in, (0, None))(keys, 2), program.devices)
+    length = program.steps_per_epoch
+
+    def begin(epoch):
+        orders = [augment.order(key, epoch, size)[: length * config.batch_size] for key in keys]
+        places = np.stack(orders).reshape(config.num_seeds, length, -1)
+        data, indices = fed.train(places, epoch), jd.parallel.split(places, len(program.devices), axis=2)
+        return lambda training, i: program.step(training, data(i), indices[:, :, i], data_keys)
+
+    return begin
 
 
 def network_cost(config: Config, genotype: jd.Genotype, dataset: Any) -> tuple[int, int]:
@@ -229,28 +245,9 @@ def finish(config, genotype, dataset, training, tested, records, run, cost, judg
     run.log.info("%s_acc %f", judged, 100 * float(np.mean(tested["accuracy"])))
     summary = runs.mean_and_deviation(1 - tested["accuracy"])
     run.log.info("%s error %s", judged, summary)
-    facts = {
-        "dataset": config.dataset,
-        "parameters": cost[0],
-        "multiply_adds": cost[1],
-        f"{judged}_error": summary,
-        "wall_time": sum(record["seconds"] for record in records.all),
-    }
+    facts = {"parameters": cost[0], "multiply_adds": cost[1], f"{judged}_error": summary}
     results = {name: [float(v) for v in value] for name, value in tested.items()}
-    jd.metrics.replace_text(run.folder / f"{judged}.json", json.dumps(results, indent=1) + "\n")
-    jd.report.write(
-        run.folder / "report.html",
-        title=f"Evaluation on {config.dataset}",
-        config=dataclasses.asdict(config),
-        records=records.all,
-        genotype=genotype,
-        mixes={},
-        edges={},
-        ops={},
-        facts=facts,
-        sections=runs.analyses(run.folder),
-    )
-    run.log.info("report %s", run.folder / "report.html")
+    trainings.write_result(config, run, records.all, genotype, judged, results, facts)
     return tested
 
 
@@ -260,30 +257,17 @@ def select(config: Config, dataset: Any, folder: Path) -> Cells:
         fit, held = (stream if config.stream else images).split(dataset.train, config.select_portion)
     except ValueError as error:
         raise Stop(f"--select_portion={config.select_portion}: {error}", 2) from error
-    candidates = {name: resolve(name, "--select") for name in config.select}
-    space = jd.spaces.of(next(iter(candidates.values())))
-    keys = jax.random.split(jax.random.key(config.seed), max(config.random_cells, 1))
-    for i in range(config.random_cells):
-        candidates[f"random-{i}"] = space.sample(keys[i])
-    scores = {}
-    for i, (name, genotype) in enumerate(candidates.items()):
-        # The networks see no test image: what is held out of the training set takes its place.
-        short = dataclasses.replace(
-            config, arch=str(genotype), epochs=config.select_epochs, select=(), num_seeds=1, run_dir=str(folder / f"select-{i}")
-        )
-        if (Path(short.run_dir) / "config.json").exists():
-            short = dataclasses.replace(short, resume=short.run_dir)
-        part = dataset._replace(train=fit, test=held)
-        program = build(short, genotype, part)
-        with runs.open_run(short, "eval") as opened:
-            opened.log.info("candidate %s", name)
-            scores[name] = float(train(short, genotype, part, program, opened, "valid")["accuracy"][0])
-    for name, score in sorted(scores.items(), key=lambda item: -item[1]):
-        print(f"{100 * score:6.2f} % of the held-out images  {name}", flush=True)
-    best = max(config.select, key=lambda name: scores[name])
-    print(f"selected {best}", flush=True)
-    jd.metrics.replace_text(folder / "selection.json", json.dumps({"scores": scores, "selected": best}, indent=1) + "\n")
-    return candidates[best]
+    candidates: dict[str, Cells] = {name: resolve(name, "--select") for name in config.select}
+    candidates |= trainings.random_cells(config, next(iter(candidates.values())))
+    part = dataset._replace(train=fit, test=held)  # no test image: what is held out of the training set takes its place
+    short = dataclasses.replace(config, epochs=config.select_epochs, select=(), num_seeds=1)
+
+    def held_out(own: Config, genotype: Cells, run: Run) -> float:
+        return float(train(own, genotype, part, build(own, genotype, part), run, "valid")["accuracy"][0])
+
+    scores = trainings.trained(short, folder, "select", candidates, held_out)
+    show = "{:6.2%} of the held-out images".format
+    return candidates[trainings.selected(folder, scores, config.select, max, show)]
 
 
 def estimate(config: Config, genotype: Cells, dataset: Any, program: Program) -> None:
@@ -307,10 +291,11 @@ def test_again(config: Config) -> None:
         raise Stop("--test_only: name the run with --checkpoint=RUN", 2)
     try:
         apply, params = jd.load(config.checkpoint)
+        shape = trained.image_shape(config.checkpoint)
     except ValueError as error:
         raise Stop(f"--checkpoint={config.checkpoint}: {error}", 2) from error
     if config.stream:
-        config = dataclasses.replace(config, image_size=trained.image_shape(config.checkpoint)[0])
+        config = dataclasses.replace(config, image_size=shape[0])
     dataset = load(config)
     logits = jax.jit(apply, compiler_options=jd.parallel.compiler_options(jax.default_backend()))
     try:
@@ -328,6 +313,10 @@ def load(config: Config) -> Any:
 def main(arguments: list[str]) -> None:
     if texts.asked(arguments):
         return text_evaluate.main(arguments)
+    if ensemble_asked(arguments):
+        import ensembles  # late, since it trains its members by this module
+
+        return ensembles.main(arguments)
     config = check(parse(arguments, __doc__))
     runs.use_cache(config)
     if config.test_only:

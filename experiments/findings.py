@@ -4,7 +4,6 @@ import dataclasses
 import itertools
 import json
 import logging
-import os
 import shutil
 import zipfile
 from collections.abc import Mapping
@@ -45,12 +44,8 @@ class History:
     def write(self, step: int, record: dict[str, float], mix: Mapping[str, np.ndarray], genotype: jd.Genotype) -> None:
         for name, value in {"step": np.int64(step), **mix}.items():
             self.alphas.setdefault(name, []).append(value)
-        temporary = self.folder / ".alphas.tmp.npz"
-        try:
-            np.savez(temporary, **{name: np.stack(values) for name, values in self.alphas.items()})
-            os.replace(temporary, self.folder / "alphas.npz")
-        finally:
-            temporary.unlink(missing_ok=True)
+        arrays = {name: np.stack(values) for name, values in self.alphas.items()}
+        jd.metrics.replace_arrays(self.folder / "alphas.npz", arrays)
         jd.metrics.replace_text(self.folder / "genotype.json", jd.genotypes.to_json(genotype))
         self.records.write(step, record)
         if "valid_accuracy" in record:
@@ -211,16 +206,38 @@ def derived(config, program, training, data, history: list[History]) -> dict[str
 
     count, order, cells = 0, [], program.space.cells
     opt = program.tune_init(params) if config.tune_steps else None
-    if config.derive == "perturbation":
-        mixes = derive.by_perturbation(cells, mixes, score, key, tune)
-    elif config.derive == "validation":
-        mixes = derive.by_validation(cells, mixes, score, key, tune)
-    elif config.derive == "samples":
-        mixes = derive.by_samples(program.space, score, jax.random.split(key, config.num_samples), config.num_seeds)
+    mixes = chosen(config, program.space, mixes, score, key, tune)
     if config.max_skips is not None:
         restricted = [derive.with_fewer_skips(program.space, mix, config.max_skips) for mix in split_seeds(mixes)]
         mixes = {name: np.stack([mix[name] for mix in restricted]) for name in cells}
     return mixes
+
+
+def chosen(config, space: jd.Space, mixes, score: derive.Score, key, tune=None) -> Any:
+    """The mixes of all seeds after --derive has had its say; `score` of mixes, [seeds], is larger for better ones."""
+    if config.derive == "perturbation":
+        return derive.by_perturbation(space.cells, mixes, score, key, tune)
+    if config.derive == "validation":
+        return derive.by_validation(space.cells, mixes, score, key, tune)
+    if config.derive == "samples":
+        return derive.by_samples(space, score, jax.random.split(key, config.num_samples), config.num_seeds)
+    return mixes
+
+
+def random_cells(config: Any, space: jd.Space, number: int = 8) -> list:
+    """What a found cell is compared with under the shared weights."""
+    return [space.sample(key) for key in jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 2), number)]
+
+
+def write_best(config: Any, folder: Path, found: list, losses: list[float], log: logging.Logger) -> None:
+    """Of several seeds' cells, the one with the lowest validation loss under its supernet's weights is the run's result."""
+    if len(found) == 1:
+        return
+    best = int(np.argmin(losses))
+    jd.metrics.replace_text(folder / "genotype.json", jd.genotypes.to_json(found[best]))
+    for seed, (genotype, loss) in enumerate(zip(found, losses, strict=True)):
+        log.info("seed %d supernet loss of the found cell %f genotype = %s", config.seed + seed, loss, genotype)
+    log.info("seed %d has the best cell by validation: %s", config.seed + best, folder / "genotype.json")
 
 
 def split_seeds(mixes: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
@@ -228,14 +245,14 @@ def split_seeds(mixes: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
     return [{name: values[seed] for name, values in mixes.items()} for seed in range(len(next(iter(mixes.values()))))]
 
 
-def finish(config, program, dataset: images.Dataset, training, data, history: list[History], log) -> None:
+def finish(config, program, dataset: images.Dataset, training, data, history: list[History], run: runs.Run) -> None:
     """Derives the cells, compares them with random ones under the shared weights, draws them and writes the reports."""
+    log = run.log
     space, params = program.space, training["state"].params
     mixes = derived(config, program, training, data, history)
     found = [space.discretize(mix) for mix in split_seeds(mixes)]
-    keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 2), 8)
-    alone = []
-    for candidates in [found, *([space.sample(key)] * len(found) for key in keys)]:
+    others, alone = random_cells(config, space), []
+    for candidates in [found, *([other] * len(found) for other in others)]:
         one_hot = jd.parallel.stack([jd.one_hot(space.cells, genotype) for genotype in candidates])
         alone.append(validate(program, params, one_hot, data, config))
     flat = neighbourhoods(config, program, params, data, found, alone[0]["accuracy"]) if config.flatness else [{}] * len(found)
@@ -244,7 +261,7 @@ def finish(config, program, dataset: images.Dataset, training, data, history: li
         accuracy = float(alone[0]["accuracy"][seed])
         gap = float(own.records.all[-1]["valid_accuracy"]) - accuracy
         low, high = min(random_losses), max(random_losses)
-        log.info("supernet loss of the found cell %f, of %d random cells %f to %f", found_loss, len(keys), low, high)
+        log.info("supernet loss of the found cell %f, of %d random cells %f to %f", found_loss, len(others), low, high)
         log.info("supernet accuracy of the found cell %f, %f below that of the mix", 100 * accuracy, 100 * gap)
         shape, classes = dataset.train.images.shape[1:], len(dataset.class_names)
         params_, multiply_adds = jd.network_cost(genotype, *methods.evaluated(space), classes, shape)
@@ -263,6 +280,7 @@ def finish(config, program, dataset: images.Dataset, training, data, history: li
             "wall_time": sum(record["seconds"] for record in own.records.all),
         }
         write_result(config, own, genotype, config.seed + seed, facts, log)
+    write_best(config, run.folder, found, [float(loss) for loss in alone[0]["loss"]], log)
 
 
 def write_result(config: Any, own: History, genotype: Any, seed: int, facts: dict[str, Any], log: logging.Logger) -> None:

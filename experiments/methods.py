@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 import jaxdarts as jd
 import runs
@@ -23,14 +24,18 @@ class Method(NamedTuple):
     make: (configuration, space, order, ramp) -> Algorithm; ramp: (first value, last value) -> schedule over the epochs.
     always: settings that are part of the method.
     published: those of its paper's search on CIFAR-10, which a data set with a preset of its own size (digits) does without.
+    on_images: settings that are part of the method where it searches on images.
     """
 
     make: Callable[[Any, jd.Space, int, Callable], jd.Algorithm]
     always: Mapping[str, Any] = {}
     published: Mapping[str, Any] = {}
+    on_images: Mapping[str, Any] = {}
 
 
 FIRST = {"unrolled": False}
+ALL_IMAGES = {"train_portion": 1.0}
+"""One level learns from all images; a text has its validation part apart, which such a search only looks at."""
 AGGREGATES: dict[str, Callable] = {
     "mean": jnp.mean,
     "median": jnp.median,
@@ -56,12 +61,12 @@ METHODS: dict[str, Method] = {
         lambda c, s, order, ramp: algorithms.na_darts(s, c.neighbours, c.distance, AGGREGATES[c.aggregate], order), FIRST
     ),
     "a2m": Method(lambda c, s, order, ramp: algorithms.a2m(s, c.radius, c.radius_steps, order), FIRST),
-    "joint": Method(lambda c, s, order, ramp: algorithms.joint(s), {**FIRST, "train_portion": 1.0}),
-    "coordinate_descent": Method(lambda c, s, order, ramp: algorithms.coordinate_descent(s), {**FIRST, "train_portion": 1.0}),
+    "joint": Method(lambda c, s, order, ramp: algorithms.joint(s), FIRST, on_images=ALL_IMAGES),
+    "coordinate_descent": Method(lambda c, s, order, ramp: algorithms.coordinate_descent(s), FIRST, on_images=ALL_IMAGES),
     "random_sharing": Method(lambda c, s, order, ramp: algorithms.random_sharing(s), {**FIRST, "derive": "samples"}),
     "pc_darts": Method(
         lambda c, s, order, ramp: algorithms.pc_darts(s, order),
-        {**FIRST, "partial": 4},
+        FIRST,
         {
             "batch_size": 256,
             "learning_rate": 0.1,
@@ -69,6 +74,7 @@ METHODS: dict[str, Method] = {
             "arch_learning_rate": 6e-4,
             "arch_warmup": 15,
         },
+        {"partial": 4},
     ),
     "gdas": Method(
         lambda c, s, order, ramp: algorithms.gdas(s, ramp(c.tau_start, c.tau_end), order),
@@ -77,8 +83,9 @@ METHODS: dict[str, Method] = {
     ),
     "snas": Method(
         lambda c, s, order, ramp: algorithms.snas(s, ramp(c.tau_start, c.tau_end)),
-        {**FIRST, "tau_start": 1.0, "tau_end": 0.03, "train_portion": 1.0},
+        {**FIRST, "tau_start": 1.0, "tau_end": 0.03},
         {"epochs": 150},
+        ALL_IMAGES,
     ),
     "drnas": Method(
         lambda c, s, order, ramp: algorithms.drnas(s),
@@ -108,22 +115,30 @@ ONE_LEVEL = ("joint", "coordinate_descent", "snas", "drnas", "random_sharing")
 """Methods without a second-order form: one level, nothing to learn, or a draw whose second derivative JAX does not have."""
 
 
+ONLY_ON_IMAGES = {
+    # All activations of an edge read one matrix product: leaving units out would save nothing, and what would remain of the
+    # method, a weight for every edge, is not PC-DARTS.
+    "pc_darts": "the activations of a node share one matrix product, so partial channels have nothing to save",
+    # Sigmoids let several operations and edges win, and drive each to zero or one. A node of a recurrent cell keeps one pair of
+    # many near one, chosen by what is left of a saturated sigmoid. Its cure is for skip connections, which there are none of.
+    "fair_darts": "a node keeps a single activation on a single edge, so several cannot win",
+    # What the auxiliary connection stands in for, s_j itself, is in every edge already: the highway around the activation.
+    # `identity` is none: it is the candidate h = s W that the gate lets in.
+    "darts_minus": "no activation is a skip connection: the gate of every node has one around each of them",
+}
+"""Methods that make no sense in a recurrent cell, and why."""
+
+
 @dataclasses.dataclass(frozen=True)
-class Options(runs.ImageSettings):
-    """What an algorithm, its space and the derivation of a cell may be told."""
+class AlgorithmOptions:
+    """What an algorithm and the derivation of a cell may be told, on images and on texts."""
 
     algorithm: Literal[tuple(METHODS)] = "darts"  # type: ignore[valid-type]
     """Search algorithm. It changes what other flags start from; README lists them."""
-    space: Literal["darts", "s1", "s2", "s3", "s4", "nasbench201"] = "darts"
-    """Search space: DARTS' own, made of --nodes and --ops, one of RobustDARTS' four, or NAS-Bench-201 (--layers a stage)."""
-    candidates: str | None = None
-    """Run folder of a search: keep only its --keep_ops strongest operations on every edge (P-DARTS)."""
-    keep_ops: int = 5
-    """Operations of an edge that --candidates leaves."""
-    partial: int = 1
-    """One in so many channels goes through the operations, the others bypass them (PC-DARTS)."""
-    drop_path_prob: float = 0.0
-    """Rate at which edges are left out in the last epoch; rises linearly from zero (RobustDARTS)."""
+    unrolled: bool = True
+    """Exact second-order hypergradient; --no-unrolled for the first-order one."""
+    num_seeds: int = 1
+    """Number of searches in one program, with seeds seed, seed + 1, ...; the best one's cell is the result."""
     arch_warmup: int = 0
     """Epochs in which the weights alone are trained."""
     arch_beta1: float = 0.5
@@ -150,6 +165,26 @@ class Options(runs.ImageSettings):
     """Temperature of the Gumbel softmax in the first epoch (gdas, snas)."""
     tau_end: float = 0.1
     """And after the last one."""
+    derive: Literal["strongest", "validation", "perturbation", "samples"] = "strongest"
+    """What makes a genotype of the supernet: weights, validation, that of removals (DARTS+PT), or drawn cells."""
+    num_samples: int = 100
+    """Cells that --derive=samples draws."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(AlgorithmOptions, runs.ImageSettings):
+    """And what convolutional spaces have in addition."""
+
+    space: Literal["darts", "s1", "s2", "s3", "s4", "nasbench201"] = "darts"
+    """Search space: DARTS' own, made of --nodes and --ops, one of RobustDARTS' four, or NAS-Bench-201 (--layers a stage)."""
+    candidates: str | None = None
+    """Run folder of a search: keep only its --keep_ops strongest operations on every edge (P-DARTS)."""
+    keep_ops: int = 5
+    """Operations of an edge that --candidates leaves."""
+    partial: int = 1
+    """One in so many channels goes through the operations, the others bypass them (PC-DARTS)."""
+    drop_path_prob: float = 0.0
+    """Rate at which edges are left out in the last epoch; rises linearly from zero (RobustDARTS)."""
     zero_one_weight: float = 10.0
     """Weight of the loss that drives every operation to zero or one (fair_darts)."""
     auxiliary_skip: float = 1.0
@@ -176,32 +211,38 @@ class Options(runs.ImageSettings):
     """Stop when the normal cell has so many skip connections; 0 for never."""
     stop_size: tuple[int, ...] = ()
     """Stop when the normal and the reduction cell have at most so many convolutions (6 0 in MiLeNAS); empty for never."""
-    derive: Literal["strongest", "validation", "perturbation", "samples"] = "strongest"
-    """What makes a genotype of the supernet: weights, validation accuracy, that of removals (DARTS+PT), or drawn cells."""
     derive_batches: int = 0
     """Validation batches that an accuracy is taken on; 0 for all."""
     tune_steps: int = 0
     """Weight steps after every decision of --derive=validation and perturbation."""
-    num_samples: int = 100
-    """Cells that --derive=samples draws."""
     flatness: bool = False
     """Report how the found cell's neighbours do, which differ in one operation, with the shared weights."""
     max_skips: int | None = None
     """Skip connections that the derived normal cell may keep (2 in P-DARTS)."""
 
 
-def check(config: Options) -> None:
-    """Refuses options that cannot work."""
+def check_algorithm(config: AlgorithmOptions) -> None:
+    """Refuses what images and texts refuse alike."""
     runs.check_numbers(
         config,
-        positive="partial keep_ops temperature_end attack_steps radius_steps tau_start tau_end cost_target num_samples",
-        not_negative="drop_path_prob arch_warmup arch_beta1 epsilon_alpha lambda_valid neighbours distance radius "
-        "zero_one_weight auxiliary_skip cost_weight eigenvalue_freq stop_eigenvalue stop_start stop_skips derive_batches "
-        "tune_steps adapt_weight_decay fork_epoch",
+        positive="num_seeds temperature_end attack_steps radius_steps tau_start tau_end num_samples",
+        not_negative="arch_warmup arch_beta1 epsilon_alpha lambda_valid neighbours distance radius",
     )
-    for name in ("drop_path_prob", "arch_beta1"):
-        if getattr(config, name) >= 1:
-            raise Stop(f"--{name}={getattr(config, name)}: must be below 1", 2)
+    if config.arch_beta1 >= 1:
+        raise Stop(f"--arch_beta1={config.arch_beta1}: must be below 1", 2)
+
+
+def check(config: Options) -> None:
+    """Refuses options that cannot work."""
+    check_algorithm(config)
+    runs.check_numbers(
+        config,
+        positive="partial keep_ops cost_target",
+        not_negative="drop_path_prob zero_one_weight auxiliary_skip cost_weight eigenvalue_freq stop_eigenvalue stop_start "
+        "stop_skips derive_batches tune_steps adapt_weight_decay fork_epoch",
+    )
+    if config.drop_path_prob >= 1:
+        raise Stop(f"--drop_path_prob={config.drop_path_prob}: must be below 1", 2)
     if config.stop_eigenvalue and not config.eigenvalue_freq:
         raise Stop(f"--stop_eigenvalue={config.stop_eigenvalue}: needs --eigenvalue_freq, 2 in the paper", 2)
     alone = config.space == "nasbench201"
@@ -227,7 +268,12 @@ def settings(name: str, small: bool) -> dict[str, Any]:
     if name not in METHODS:
         return {}  # the parser of the command line says what there is
     method = METHODS[name]
-    return {**method.always, **({} if small else method.published), "algorithm": name}
+    return {**method.always, **method.on_images, **({} if small else method.published), "algorithm": name}
+
+
+def text_settings(name: str) -> dict[str, Any]:
+    """What a method changes in the preset of a text; the papers' own settings are for images."""
+    return {**METHODS[name].always, "algorithm": name} if name in METHODS else {}
 
 
 def space_settings(name: str, small: bool) -> dict[str, Any]:
@@ -278,8 +324,18 @@ def evaluated(space: jd.Space) -> tuple[int, int]:
     return (16, 5) if "cell" in space.cells else (36, 20)
 
 
-def make(config: Any, space: jd.Space, steps_per_epoch: int, num_classes: int, shape: tuple[int, int, int]) -> jd.Algorithm:
+def make(config: Options, space: jd.Space, steps_per_epoch: int, num_classes: int, shape: tuple[int, int, int]) -> jd.Algorithm:
     """The algorithm that a configuration asks for, on images of a shape in so many classes."""
+    algorithm = of_space(config, space, steps_per_epoch)
+    if config.cost_weight:
+        costs = jd.operation_costs(space.cells, *evaluated(space), num_classes, shape)[config.cost_of == "multiply_adds"]
+        price = jd.penalty.cost(space.cells, costs, config.cost_target * 1e6, config.cost_weight)
+        algorithm = algorithm._replace(penalty=jd.penalty.both(algorithm.penalty, price))
+    return algorithm
+
+
+def of_space(config: Any, space: jd.Space, steps_per_epoch: int) -> jd.Algorithm:
+    """The algorithm that a configuration asks for, in any space; `config` has the fields of `AlgorithmOptions` and `epochs`."""
 
     def ramp(first: float, last: float):
         return algorithms.by_epoch(first, last, config.epochs, steps_per_epoch)
@@ -293,8 +349,15 @@ def make(config: Any, space: jd.Space, steps_per_epoch: int, num_classes: int, s
     if config.temperature_end != 1:
         annealed = jd.relax.annealed(algorithm.relax, ramp(1.0, config.temperature_end))
         algorithm = algorithm._replace(relax=annealed)
-    if config.cost_weight:
-        costs = jd.operation_costs(space.cells, *evaluated(space), num_classes, shape)[config.cost_of == "multiply_adds"]
-        price = jd.penalty.cost(space.cells, costs, config.cost_target * 1e6, config.cost_weight)
-        algorithm = algorithm._replace(penalty=jd.penalty.both(algorithm.penalty, price))
     return algorithm
+
+
+def optimizer(config: Any, steps_per_epoch: int) -> optax.GradientTransformation:
+    """The published optimiser of alpha, which rests for --arch_warmup epochs."""
+    tx = optax.chain(
+        optax.add_decayed_weights(config.arch_weight_decay),
+        optax.adam(config.arch_learning_rate, b1=config.arch_beta1, b2=0.999),
+    )
+    if config.arch_warmup:
+        tx = optax.conditionally_mask(tx, lambda step: step >= config.arch_warmup * steps_per_epoch)
+    return tx

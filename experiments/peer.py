@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 ETA, MOMENTUM, DECAY, CLIP = 0.025, 0.9, 3e-4, 5.0  # the defaults of its train_search.py
 SIZES = {"batch": 16, "width": 16, "depth": 8, "size": 32, "classes": 10, "repeats": 3}
+TEXT_SIZES = {"batch": 64, "width": 300, "length": 35, "vocabulary": 10_000, "repeats": 3}
+DROPOUTS = (0.75, 0.25, 0.75, 0.2)  # output, hidden, cell's input, embedded words: the defaults of its rnn/train_search.py
 
 
 def fail(message: str) -> NoReturn:
@@ -35,18 +37,18 @@ def fail(message: str) -> NoReturn:
     raise SystemExit(2)
 
 
-def load(peer: str, device: str) -> tuple[type, type]:
-    """Import ``Network`` and ``Architect`` from the checkout, after patching torch so that they run unedited."""
+def load(peer: str, device: str, part: str = "cnn") -> tuple[type, type]:
+    """Import the search network and ``Architect`` of a part of the checkout, after patching torch so that they run unedited."""
     global torch  # imported here only, so that a caller of `measure` does not load PyTorch
-    folder = Path(peer).expanduser().resolve() / "cnn"
+    folder = Path(peer).expanduser().resolve() / part
     if not (folder / "model_search.py").is_file():
-        fail(f"no cnn/model_search.py under {peer!r}: --peer needs a checkout of quark0/darts")
+        fail(f"no {part}/model_search.py under {peer!r}: --peer needs a checkout of quark0/darts")
     sys.dont_write_bytecode = True  # leave no __pycache__ in someone else's checkout
     sys.path.insert(0, str(folder))
     try:
+        import model_search
         import torch
         from architect import Architect
-        from model_search import Network
     except ImportError as error:
         fail("PyTorch is missing: pip install torch" if error.name == "torch" else f"cannot import the peer: {error}")
     if device == "cuda" and not torch.cuda.is_available():
@@ -57,7 +59,7 @@ def load(peer: str, device: str) -> tuple[type, type]:
     torch.Tensor.view = lambda self, *shape: self.reshape(-1) if shape == (-1,) else view(self, *shape)
     # torch still takes the old argument order, as in sub(scalar, tensor), with the same meaning and a warning
     warnings.filterwarnings("ignore", message="This overload of")
-    return Network, Architect
+    return model_search.RNNModelSearch if part == "rnn" else model_search.Network, Architect
 
 
 class Setup:
@@ -172,6 +174,63 @@ def train_timings(args: argparse.Namespace) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def text_timings(args: argparse.Namespace) -> dict[str, Any]:
+    """Time the steps of the recurrent search, or of the training of DARTS_V2's recurrent cell, on random words."""
+    search_class, architect_class = load(args.peer, args.device, "rnn")
+    import genotypes
+    import model as models
+
+    torch.set_num_threads(args.threads or torch.get_num_threads())
+    torch.manual_seed(0)
+    # Its way into the embedding is gone from torch; no rows are dropped here, so a look-up is the same.
+    models.embedded_dropout = lambda embed, words, dropout=0, scale=None: embed(words)
+    sizes = (args.vocabulary, args.width, args.width, args.width, *DROPOUTS)
+    if args.what == "rnn_evaluate":
+        model = models.RNNModel(*sizes, 0, cell_cls=models.DARTSCell, genotype=genotypes.DARTS_V2).cuda()
+    else:
+        model = search_class(*sizes, 0).cuda()
+    sgd = torch.optim.SGD(model.parameters(), 20.0, weight_decay=5e-7)
+    options = {"wdecay": 5e-7, "clip": 0.25, "arch_lr": 3e-3, "arch_wdecay": 1e-3}
+
+    def words() -> list[torch.Tensor]:
+        stream = torch.randint(args.vocabulary, (args.length + 1, args.batch)).to(args.device)
+        return [stream[:-1], stream[1:].reshape(-1)]
+
+    train, valid = words(), words()
+    hidden = model.init_hidden(args.batch)
+
+    def weight_step() -> None:  # as the loop in train_search.py and train.py
+        sgd.zero_grad()
+        log_prob, _, outputs, _ = model(train[0], hidden, return_h=True)
+        loss = torch.nn.functional.nll_loss(log_prob.view(-1, log_prob.size(2)), train[1])
+        loss = loss + sum(1e-3 * (h[1:] - h[:-1]).pow(2).mean() for h in outputs[-1:])
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 0.25)
+        sgd.step()
+
+    def milliseconds(step: Callable[[], None]) -> float:
+        start = time.perf_counter()
+        step()
+        if args.device == "cuda":
+            torch.cuda.synchronize()
+        return round((time.perf_counter() - start) * 1e3, 3)
+
+    if args.what == "rnn_evaluate":
+        steps = {"train_step_ms": weight_step}
+    else:
+        architect = architect_class(model, types.SimpleNamespace(**options))
+        alpha_step = functools.partial(architect.step, hidden, *train, hidden, *valid, sgd)
+        first, second = (functools.partial(alpha_step, unrolled=unrolled) for unrolled in (False, True))
+        steps = {"weight_step_ms": weight_step, "first_order_ms": first, "second_order_ms": second}
+    runs = {name: [milliseconds(step) for _ in range(args.repeats + 1)][1:] for name, step in steps.items()}
+    return {
+        "what": "peer", "layout": "default", **{name: getattr(args, name) for name in TEXT_SIZES},
+        **{name: round(statistics.median(values), 3) for name, values in runs.items()}, "runs": runs,
+        "torch": torch.__version__, "threads": torch.get_num_threads(), "device": args.device,
+        "parameters": sum(p.numel() for p in model.parameters()), "peak_memory_mb": peak_megabytes(args.device),
+    }  # fmt: skip
+
+
 def check(args: argparse.Namespace) -> dict[str, Any]:
     """Give the relative error of the original second-order gradient against double backward, in float64."""
     setup = Setup(args)
@@ -207,6 +266,14 @@ def check(args: argparse.Namespace) -> dict[str, Any]:
     return result | {"smooth": errors()}
 
 
+TIMINGS = {
+    "search": (timings, SIZES),
+    "evaluate": (train_timings, SIZES),
+    "rnn": (text_timings, TEXT_SIZES),
+    "rnn_evaluate": (text_timings, TEXT_SIZES | {"batch": 16, "width": 850}),
+}
+
+
 def measure(peer: str | Path, channels_last: bool = False, check: bool = False, **options: Any) -> dict[str, Any]:
     """Run this file as its own process with these command line options; RuntimeError with its words if it fails."""
     command = [sys.executable, str(Path(__file__).resolve()), f"--peer={peer}"]
@@ -222,21 +289,23 @@ def main() -> None:
     """Parse the command line, measure or check, and print one JSON line."""
     parser = argparse.ArgumentParser(description="Time the original DARTS code under a current PyTorch.")
     parser.add_argument("--peer", required=True, help="a checkout of quark0/darts")
-    for name, value in SIZES.items():
-        parser.add_argument(f"--{name}", type=int, default=value)
+    for name in SIZES | TEXT_SIZES:
+        parser.add_argument(f"--{name}", type=int, help="default: see SIZES and TEXT_SIZES")
     layout = {"dest": "layout", "default": "default", "action": "store_const", "const": "channels_last"}
     parser.add_argument("--channels_last", **layout, help="use that memory format")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves torch's choice")
-    parser.add_argument("--what", choices=("search", "evaluate"), default="search", help="which steps to time")
+    parser.add_argument("--what", choices=tuple(TIMINGS), default="search", help="which steps to time")
     parser.add_argument("--check", action="store_true", help="check the hypergradient of a tiny network, no timing")
     args = parser.parse_args()
-    if min(getattr(args, name) for name in SIZES) < 1 or args.depth < 3 or args.threads < 0:
+    run, sizes = TIMINGS[args.what]
+    for name, value in sizes.items():
+        setattr(args, name, value if getattr(args, name) is None else getattr(args, name))
+    if min(getattr(args, name) for name in sizes) < 1 or sizes is SIZES and args.depth < 3 or args.threads < 0:
         fail("sizes and repeats must be positive, depth at least 3, threads not negative")
     if args.check:
         args.width, args.depth, args.size, args.batch = 4, 3, 8, 8
-    run = check if args.check else train_timings if args.what == "evaluate" else timings
-    print(json.dumps(run(args)), flush=True)
+    print(json.dumps((check if args.check else run)(args)), flush=True)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,11 +15,9 @@ Cells = jd.Genotype | jd.TopologyGenotype
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(runs.ImageSettings):
-    """Train one cell from scratch. Defaults are those of the data set's preset."""
+class Training(runs.ImageSettings):
+    """How a cell is trained from scratch."""
 
-    arch: str = "DARTS_V2"
-    """Published name, run folder of search.py, JSON file, or text of a genotype."""
     epochs: int = 600
     """Passes over the training set."""
     batch_size: int = 96
@@ -58,6 +57,14 @@ class Config(runs.ImageSettings):
     """Number of trainings in one program, with seeds seed, seed + 1, ...; mean and deviation are reported."""
     unroll: int = 6
     """Cells of a run that are compiled apart: more of them compile longer and, on a CPU, run a fifth faster."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Training):
+    """Train one cell from scratch. Defaults are those of the data set's preset."""
+
+    arch: str = "DARTS_V2"
+    """Published name, run folder of search.py, JSON file, or text of a genotype."""
     select: tuple[str, ...] = ()
     """Architectures (as for --arch) to choose from by a short training, instead of --arch."""
     select_epochs: int = 100
@@ -130,6 +137,21 @@ BENCHMARK: dict[str, Any] = {
 BENCHMARK_PRESETS = {
     name: preset if name == "digits" else dataclasses.replace(preset, **BENCHMARK) for name, preset in PRESETS.items()
 }
+
+
+def ensemble_asked(arguments: list[str]) -> bool:
+    """Is --ensemble on the command line, or was it on that of the run to resume?"""
+    given = {"--ensemble": "", "--resume": ""}
+    for i, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name in given:
+            given[name] = value if equals else " ".join(arguments[i + 1 : i + 2]) or name
+    if given["--resume"]:
+        try:
+            return "ensemble" in json.loads((Path(given["--resume"]) / "config.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError, TypeError):
+            return False  # the other parser says what is wrong with it
+    return bool(given["--ensemble"])
 
 
 def parse(arguments: list[str], description: str | None) -> Config:

@@ -29,9 +29,11 @@ from signals import Asked, interruptible
 
 FREE = frozenset(
     "run_dir resume data_dir max_steps num_devices estimate report_freq checkpoint_freq keep_checkpoints cache_dir "
-    "derive derive_batches tune_steps num_samples max_skips flatness".split()
+    "derive derive_batches tune_steps num_samples max_skips flatness random_cells workers scheduler retries "
+    "size balance machines mixture adanet_lambda adanet_beta iterations output".split()
 )
-"""Settings that a resumed run may change: they do not touch what is trained, only (the second line) what is made of it."""
+"""Settings that a resumed run may change: what is trained stays, only (after the first line) what is made of it, or set beside
+it, changes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,18 +194,19 @@ def frozen(config: Any) -> dict[str, Any]:
 
 
 class Run(NamedTuple):
-    """An open run: its folder, its log, its checkpoints and what was asked of it."""
+    """An open run: its folder, its log, its checkpoints, what was asked of it, and the folder to resume."""
 
     folder: Path
     log: logging.Logger
     checkpoints: Any
     asked: Asked
+    again: Path
 
     def leave(self, step: int, total: int) -> Stop:
         """The end that a signal asked for, once everything is saved."""
         number = self.asked.signals[0]
         name = signal.Signals(number).name
-        return Stop(f"{name} at step {step} of {total}: saved; continue with --resume={self.folder}", 128 + number)
+        return Stop(f"{name} at step {step} of {total}: saved; continue with --resume={self.again}", 128 + number)
 
 
 def folder_of(config: Any, kind: str) -> Path:
@@ -227,21 +230,22 @@ def open_folder(config: Any, kind: str) -> tuple[Path, logging.Logger]:
 
 
 @contextlib.contextmanager
-def open_run(config: Any, kind: str) -> Iterator[Run]:
-    """Opens the run, and turns what can go wrong in it into one line."""
+def open_run(config: Any, kind: str, whole: Path | None = None) -> Iterator[Run]:
+    """Opens the run, and turns what can go wrong in it into one line; `whole` is the folder of the run that it is a part of."""
     folder, log = open_folder(config, kind)
+    again = whole or folder
     try:
         with (
             jd.checkpoint.open_folder(folder / "checkpoints", config.keep_checkpoints or None) as checkpoints,
-            interruptible(folder, log) as asked,
+            interruptible(again, log) as asked,
         ):
-            yield Run(folder, log, checkpoints, asked)
+            yield Run(folder, log, checkpoints, asked, again)
     except jd.checkpoint.CheckpointError as error:
-        raise Stop(f"{error}; continue with --resume={folder}") from error
+        raise Stop(f"{error}; continue with --resume={again}") from error
     except stream.Unreadable as error:
-        raise Stop(f"{error}; with the image restored, continue with --resume={folder}") from error
+        raise Stop(f"{error}; with the image restored, continue with --resume={again}") from error
     except OSError as error:
-        raise Stop(f"cannot write into {folder}: {error}; continue with --resume={folder}") from error
+        raise Stop(f"cannot write into {folder}: {error}; continue with --resume={again}") from error
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -445,7 +449,7 @@ def versions() -> dict[str, Any]:
     commit = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
     packages = ("jax", "jaxlib", "flax", "optax", "numpy")
     device, script = jax.local_devices()[0], ("python", f"experiments/{Path(sys.argv[0]).name}")
-    places = ("--output", "--run_dir", "--peer", "--data_dir", "--cache_dir")
+    places = ("--output", "--run_dir", "--peer", "--data_dir", "--cache_dir", "--table", "--scores", "--scheduler")
     return {
         # Where files lie on this machine is no part of a result.
         "command": shlex.join([*script, *(flag for flag in sys.argv[1:] if not flag.startswith(places))]),

@@ -42,8 +42,6 @@ class Config(methods.Options):
     """Passes over the training half."""
     batch_size: int = 64
     """Images in a training batch, and in a validation batch, over all devices."""
-    unrolled: bool = True
-    """Exact second-order hypergradient; --no-unrolled for the first-order one."""
     init_channels: int = 16
     """Channels of the first cells; every reduction doubles them."""
     layers: int = 8
@@ -62,8 +60,6 @@ class Config(methods.Options):
     """Multiple of alpha that is added to its gradient."""
     train_portion: float = 0.5
     """Fraction of the training set that trains the weights; the rest trains alpha."""
-    num_seeds: int = 1
-    """Number of searches in one program, with seeds seed, seed + 1, ..."""
 
 
 CIFAR = Config(dataset="cifar10")
@@ -101,7 +97,7 @@ def check(config: Config) -> Config:
     """Refuses settings that cannot work, before anything is loaded."""
     runs.check_numbers(
         config,
-        positive="epochs batch_size init_channels layers nodes num_seeds report_freq learning_rate grad_clip",
+        positive="epochs batch_size init_channels layers nodes report_freq learning_rate grad_clip",
         not_negative="max_steps checkpoint_freq crop_padding cutout_length seed learning_rate_min momentum weight_decay "
         "arch_learning_rate arch_weight_decay",
     )
@@ -260,13 +256,8 @@ def learning_rate(config: Config, epoch, cos):
 
 def optimizers(config: Config, steps_per_epoch: int) -> tuple[optax.GradientTransformation, ...]:
     """The published optimisers of weights and alpha."""
-    arch_tx = optax.chain(
-        optax.add_decayed_weights(config.arch_weight_decay),
-        optax.adam(config.arch_learning_rate, b1=config.arch_beta1, b2=0.999),
-    )
-    if config.arch_warmup:
-        arch_tx = optax.conditionally_mask(arch_tx, lambda step: step >= config.arch_warmup * steps_per_epoch)
-    return runs.weights_optimizer(config, lambda epoch: learning_rate(config, epoch, jnp.cos), steps_per_epoch), arch_tx
+    params_tx = runs.weights_optimizer(config, lambda epoch: learning_rate(config, epoch, jnp.cos), steps_per_epoch)
+    return params_tx, methods.optimizer(config, steps_per_epoch)
 
 
 def epoch_order(config: Config, sizes: tuple[int, int], num_devices: int, epoch: int) -> tuple[np.ndarray, np.ndarray, Any]:
@@ -364,7 +355,7 @@ def search(config: Config, dataset: images.Dataset, program: Program, run: Run) 
         training = jd.parallel.replicate(training, program.devices)
         if step == 0 or not findings.stopped(config, history):
             training = runs.epochs(config, run, training, seconds, length, begin=begin, averages=averages, check=check, end=end)
-        findings.finish(config, program, dataset, training, data, history, log)
+        findings.finish(config, program, dataset, training, data, history, run)
         for seed_history in history:
             seed_history.records.close()
         return findings.stop_of(config, history[0])

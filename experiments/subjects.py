@@ -68,7 +68,7 @@ class Opened(NamedTuple):
     @property
     def searched(self) -> bool:
         """Whether it is a search, and not the training of a cell."""
-        return "arch" not in self.settings
+        return "arch_learning_rate" in self.settings
 
     @property
     def name(self) -> str:

@@ -2,15 +2,19 @@
 
 --arch takes a published recurrent name (DARTS_V1, DARTS_V2, ENAS, penn_random, penn_pgd), a run folder of search.py, a JSON
 file, or the text of a genotype. SGD turns into averaged SGD once the validation loss stops falling. Leaves a run folder:
-config.json, log.txt, metrics.jsonl, tensorboard/, genotype.json, weights.npz (those that validated best), test.json,
-report.html and checkpoints/. The test part is looked at once, after the last epoch.
+config.json, log.txt, metrics.jsonl, tensorboard/, genotype.json, network.json, weights.npz (those that validated best) and
+vocabulary.json (read by jaxdarts.load), test.json, report.html and checkpoints/. The test part is looked at once, after the
+last epoch. --random_cells trains random cells beside it. --select retrains several cells for a short time and goes on with the
+best one by validation perplexity. --test_only --checkpoint=RUN tests a trained language model again.
 """
 
 import contextlib
 import dataclasses
 import json
 import math
+import re
 import time
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -18,63 +22,14 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxdarts as jd
-import recipes
 import runs
 import texts
-from jaxdarts import train_text
+import trainings
+from jaxdarts import train_text, trained
 from jaxdarts.data import text
+from jaxdarts.genotypes import RecurrentGenotype
 from runs import Run, Stop
-
-
-@dataclasses.dataclass(frozen=True)
-class Config(texts.Settings):
-    """Train one recurrent cell from scratch. Defaults are those of the text's preset."""
-
-    arch: str = "DARTS_V2"
-    """Published name, run folder of search.py, JSON file, or text of a genotype."""
-    epochs: int = 8000
-    """Passes over the text; published runs were ended by hand after some thousands."""
-    batch_size: int = 64
-    """Columns that the training text is cut into, over all devices."""
-    eval_batch_size: int = 10
-    """Columns that the validation text is cut into; the test text is one."""
-    emsize: int = 850
-    """Units of the embedding and of the hidden state."""
-    deviation: float = 5.0
-    """Standard deviation of a window's rows around --bptt."""
-    max_seq_len_delta: int = 20
-    """Rows that a window may have more than --bptt."""
-    dropoute: float = 0.1
-    """Dropout of whole words."""
-    weight_decay: float = 8e-7
-    """Multiple of the weights that is added to their gradient."""
-    nonmono: int = 5
-    """Epochs without a better validation loss after which the weights are averaged."""
-    report_freq: int = 200
-    """Steps between log lines."""
-    seed: int = 1267
-    """Determines everything that is random."""
-
-
-PTB = Config(dataset="ptb")
-PRESETS = {
-    "pydoc": Config(
-        epochs=15,
-        batch_size=32,
-        emsize=64,
-        learning_rate=10.0,
-        dropout=0.2,
-        dropouth=0.1,
-        dropoutx=0.2,
-        dropouti=0.1,
-        dropoute=0.0,
-        nonmono=1,
-        report_freq=20,
-    ),
-    "ptb": PTB,
-    "wikitext2": dataclasses.replace(PTB, dataset="wikitext2", emsize=700, dropouth=0.15, weight_decay=5e-7),
-}
-"""What each text starts from; any other one starts from Penn Treebank's, the paper's, setting."""
+from text_recipes import PRESETS, PTB, Config, check, paddings, resolve, windows
 
 
 class Program(NamedTuple):
@@ -88,21 +43,6 @@ class Program(NamedTuple):
     data: Any  # a leading axis of devices
     rows: int  # of the training stream
     lengths: np.ndarray  # steps of every epoch
-
-
-def check(config: Config) -> Config:
-    """Refuses settings that cannot work, before anything is loaded."""
-    texts.check(config, "eval_batch_size nonmono", "deviation max_seq_len_delta")
-    return config
-
-
-def resolve(arch: str) -> jd.genotypes.RecurrentGenotype:
-    """The recurrent genotype that a name, a run folder, a file or a text stands for; a name goes without its `RNN_`."""
-    known = f"RNN_{arch}" in jd.genotypes.PUBLISHED
-    genotype = recipes.named(f"RNN_{arch}" if known else arch)
-    if not isinstance(genotype, jd.genotypes.RecurrentGenotype):
-        raise Stop(f"--arch={arch}: not a recurrent cell, which a text needs", 2)
-    return genotype
 
 
 def build(config: Config, genotype: jd.genotypes.RecurrentGenotype, words: text.Text) -> Program:
@@ -162,21 +102,10 @@ def build(config: Config, genotype: jd.genotypes.RecurrentGenotype, words: text.
     )
 
 
-def paddings(config: Config) -> list[int]:
-    """Rows that windows are padded to: few, as each is a program of its own, and near the windows' own."""
-    return sorted({config.bptt, config.bptt + min(5, config.max_seq_len_delta), config.bptt + config.max_seq_len_delta})
-
-
-def windows(config: Config, rows: int, epoch: int) -> np.ndarray:
-    """Start and length of one epoch's windows, [steps, 2]."""
-    longest = config.bptt + config.max_seq_len_delta
-    shortest = min(5, config.bptt)
-    found = text.random_windows(config.seed, epoch, rows, config.bptt, config.deviation, shortest, longest)
-    return np.stack(found, axis=1).astype(np.int32)
-
-
-def train(config: Config, genotype: Any, words: text.Text, program: Program, run: Run) -> float:
-    """Trains to the end, or goes on with what was saved; returns the test perplexity."""
+def train(
+    config: Config, genotype: Any, words: text.Text, program: Program, run: Run, parts: tuple[str, ...] = ("valid", "test")
+) -> dict[str, float]:
+    """Trains to the end, or goes on with what was saved; returns the perplexities of `parts`."""
     log, lengths = run.log, program.lengths
     training, seconds = runs.restored(config, run, program.init())
     records = runs.Records(run.folder, runs.kept_step(config, int(training["state"].step[0]), lengths))
@@ -226,40 +155,74 @@ def train(config: Config, genotype: Any, words: text.Text, program: Program, run
         training = runs.epochs(
             config, run, training, seconds, lengths, begin=begin, averages=averages, check=check, end=end, shown=texts.shown
         )
-        return finish(config, genotype, words, program, jd.parallel.first(training["state"]), records, run, size)
+        return finish(config, genotype, words, program, jd.parallel.first(training["state"]), records, run, size, parts)
     finally:
         with contextlib.suppress(OSError):  # a full disk has been told of already
             records.close()
 
 
-def finish(config, genotype, words, program, state, records, run, size: int) -> float:
-    """Tests the weights that validated best, writes them and the report."""
+def finish(config, genotype, words, program, state, records, run, size: int, parts) -> dict[str, float]:
+    """Judges the weights that validated best, writes them and the report."""
     best = state.best if np.isfinite(state.best_loss[0]) else state.average
-    losses = {part: loss(best) for part, loss in program.losses.items()}
+    losses = {part: program.losses[part](best) for part in parts}
     perplexities = {f"{part}_perplexity": math.exp(loss) for part, loss in losses.items()}
-    run.log.info("| End of training | test loss %5.2f | test ppl %8.2f", losses["test"], perplexities["test_perplexity"])
-    np.savez(run.folder / "weights.npz", **{name: np.asarray(leaf[0]) for name, leaf in best.items()})
-    jd.metrics.replace_text(run.folder / "vocabulary.json", json.dumps(words.vocabulary, ensure_ascii=False) + "\n")
-    jd.metrics.replace_text(run.folder / "test.json", json.dumps(perplexities, indent=1) + "\n")
-    jd.report.write(
-        run.folder / "report.html",
-        title=f"Evaluation on {config.dataset}",
-        config=dataclasses.asdict(config),
-        records=records.all,
-        genotype=genotype,
-        mixes={},
-        edges={},
-        ops={},
-        facts={
-            "dataset": config.dataset,
-            "parameters": size,
-            **perplexities,
-            "wall_time": sum(record["seconds"] for record in records.all),
-        },
-        sections=runs.analyses(run.folder),
-    )
-    run.log.info("report %s", run.folder / "report.html")
-    return perplexities["test_perplexity"]
+    judged = parts[-1]
+    shown = judged, losses[judged], judged, perplexities[f"{judged}_perplexity"]
+    run.log.info("| End of training | %s loss %5.2f | %s ppl %8.2f", *shown)
+    params = {name: leaf[0] for name, leaf in best.items()}
+    trained.save_language_model(run.folder, genotype=genotype, params=params, vocabulary=words.vocabulary)
+    facts = {"parameters": size, **perplexities}
+    trainings.write_result(config, run, records.all, genotype, judged, perplexities, facts)
+    return perplexities
+
+
+def select(config: Config, words: text.Text, folder: Path) -> RecurrentGenotype:
+    """A short training of every candidate; the one with the lowest validation perplexity goes on."""
+    candidates = {name: resolve(name, "--select") for name in config.select}
+    candidates |= trainings.random_cells(config, next(iter(candidates.values())))
+    short = dataclasses.replace(config, epochs=config.select_epochs, select=(), random_cells=0)
+
+    def valid(own: Config, genotype: RecurrentGenotype, run: Run) -> float:
+        return train(own, genotype, words, build(own, genotype, words), run, ("valid",))["valid_perplexity"]
+
+    scores = trainings.trained(short, folder, "select", candidates, valid)
+    return candidates[trainings.selected(folder, scores, config.select, min, "validation perplexity {:9.2f}".format)]
+
+
+def baseline(config: Config, genotype: RecurrentGenotype, words: text.Text, folder: Path, own: dict[str, float]) -> None:
+    """Trains random cells with the settings that the run's cell had, in folders of the run, and prints how all did."""
+
+    def train_one(short: Config, cell: RecurrentGenotype, run: Run) -> dict[str, float]:
+        return train(short, cell, words, build(short, cell, words), run)
+
+    cells, alone = trainings.random_cells(config, genotype), dataclasses.replace(config, random_cells=0)
+    try:
+        results = {"--arch": own, **trainings.trained(alone, folder, "random", cells, train_one)}
+    except Stop as stop:  # going on with this run goes on with the random cells
+        raise Stop(re.sub(r"(--resume=.*)[/\\]random-\d+$", r"\1", str(stop)), stop.code) from stop
+    print("perplexity: valid       test")
+    for name, found in sorted(results.items(), key=lambda item: item[1]["valid_perplexity"]):
+        print(f"{found['valid_perplexity']:17.2f}  {found['test_perplexity']:9.2f}  {name}", flush=True)
+    jd.metrics.replace_text(folder / "baseline.json", json.dumps(results, indent=1) + "\n")
+
+
+def test_again(config: Config) -> None:
+    """Tests a trained language model on the validation and the test part of a text."""
+    if not config.checkpoint:
+        raise Stop("--test_only: name the run with --checkpoint=RUN", 2)
+    try:
+        known = trained.vocabulary(config.checkpoint)
+    except ValueError as error:
+        raise Stop(f"--checkpoint={config.checkpoint}: {error}", 2) from error
+    words = texts.load(config)
+    if known != words.vocabulary:
+        sizes = f"{len(known):,} words, that of {config.dataset} has {len(words.vocabulary):,}"
+        raise Stop(f"--checkpoint={config.checkpoint}: trained on another text: its vocabulary has {sizes} or others", 2)
+    for part, tokens, batch_size in (("valid", words.valid, config.eval_batch_size), ("test", words.test, 1)):
+        try:
+            print(f"{part} ppl {trained.perplexity(config.checkpoint, tokens, batch_size):f}", flush=True)
+        except ValueError as error:
+            raise Stop(f"--eval_batch_size={batch_size}: {error}", 2) from error
 
 
 def estimate(config: Config, program: Program) -> None:
@@ -277,11 +240,21 @@ def estimate(config: Config, program: Program) -> None:
 def main(arguments: list[str]) -> None:
     config = check(runs.parse(arguments, PRESETS, PTB, __doc__))
     runs.use_cache(config)
-    genotype = resolve(config.arch)
-    config = dataclasses.replace(config, arch=str(genotype))  # the run folder tells all there is to know
+    if config.test_only:
+        return test_again(config)
+    if not config.select:
+        config = dataclasses.replace(config, arch=str(resolve(config.arch)))  # the run folder tells all there is to know
     words = texts.load(config)
+    if config.select and not config.estimate:
+        folder = runs.folder_of(config, "eval")
+        arch = str(select(config, words, folder))
+        config = dataclasses.replace(config, arch=arch, select=(), random_cells=0, run_dir=str(folder))
+    genotype = resolve(config.arch)
     program = build(config, genotype, words)
     if config.estimate:
         return estimate(config, program)
     with runs.open_run(config, "eval") as opened:
-        train(dataclasses.replace(config, run_dir=str(opened.folder)), genotype, words, program, opened)
+        config = dataclasses.replace(config, run_dir=str(opened.folder))
+        perplexities = train(config, genotype, words, program, opened)
+    if config.random_cells:
+        baseline(config, genotype, words, opened.folder, perplexities)

@@ -1,20 +1,19 @@
 """Search a recurrent cell on a text: python experiments/search.py --dataset=ptb
 
 Alternates exact second-order architecture steps on the validation part with weight steps on the training part, a window of
-the text at a time. Leaves a run folder as for images, with recurrent.svg. --dataset=pydoc takes minutes on a CPU and needs no
-download; ptb and wikitext2 are read from --data_dir.
+the text at a time; --algorithm names other methods, as for images. Leaves a run folder as for images, with recurrent.svg.
+--dataset=pydoc takes minutes on a CPU and needs no download; ptb and wikitext2 are read from --data_dir.
 """
 
 import contextlib
 import dataclasses
 import math
 import time
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 import findings
 import jaxdarts as jd
@@ -27,17 +26,9 @@ from runs import Run, Stop
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(texts.Settings):
+class Config(methods.AlgorithmOptions, texts.Settings):
     """Search a recurrent cell by gradient descent (DARTS). Defaults are those of the text's preset."""
 
-    unrolled: bool = True
-    """Exact second-order hypergradient; --no-unrolled for the first-order one."""
-    algorithm: Literal["darts", "sdarts_rs", "sdarts_adv"] = "darts"
-    """Search algorithm; the other two perturb the mix in every weight step (SmoothDARTS, published with --no-unrolled)."""
-    epsilon_alpha: float = 0.3
-    """Largest perturbation of the mix in the last epoch; from 0.03 in the first."""
-    attack_steps: int = 7
-    """Steps of an attack (sdarts_adv)."""
     nodes: int = 8
     """Nodes of the cell."""
     ops: tuple[str, ...] = PRIMITIVES
@@ -46,6 +37,8 @@ class Config(texts.Settings):
     """Learning rate of alpha (Adam), constant."""
     arch_weight_decay: float = 1e-3
     """Multiple of alpha that is added to its gradient."""
+    arch_beta1: float = 0.9
+    """Adam's first decay rate for alpha."""
     seed: int = 3
     """Determines everything that is random."""
 
@@ -69,16 +62,18 @@ PRESETS = {
     "wikitext2": dataclasses.replace(PTB, dataset="wikitext2"),
 }
 """What each text starts from; any other one starts from Penn Treebank's, the paper's, setting."""
+STARTS = {"--algorithm": lambda preset, name: dataclasses.replace(preset, **methods.text_settings(name))}
+"""The flags that change what the others start from."""
 
 
 class Program(NamedTuple):
     """The pure functions of a search, mapped over devices, and what they run on."""
 
     space: jd.Space
-    init: Any  # () -> {"state": SearchState, "sums": metrics}, a leading axis of one seed
+    init: Any  # () -> {"state": SearchState, "sums": metrics}, a leading axis of seeds
     step: Any  # (training, data, window) -> training; window: start and length, in training and in validation
-    derive: Any  # state -> the mix that it stands for
-    evaluate: Any  # (params, mix, data) -> validation loss in nats a word
+    derive: Any  # state -> the mix that it stands for, of every seed
+    evaluate: Any  # (params, mix, data) -> validation loss in nats a word, of every seed
     devices: list
     data: Any  # a leading axis of devices
     rows: tuple[int, int]  # of the two streams
@@ -87,7 +82,11 @@ class Program(NamedTuple):
 
 def check(config: Config) -> Config:
     """Refuses settings that cannot work, before anything is loaded."""
-    texts.check(config, "nodes attack_steps", "arch_learning_rate arch_weight_decay epsilon_alpha")
+    if config.algorithm in methods.ONLY_ON_IMAGES:
+        why = methods.ONLY_ON_IMAGES[config.algorithm]
+        raise Stop(f"--algorithm={config.algorithm}: not for recurrent cells: {why}", 2)
+    methods.check_algorithm(config)
+    texts.check(config, "nodes", "arch_learning_rate arch_weight_decay")
     return config
 
 
@@ -110,13 +109,9 @@ def build(config: Config, words: text.Text) -> Program:
         remat=config.remat,
     )
     objective = jax.jit(jd.objectives.language_model(net, config.alpha, config.beta))
-    mean_steps = int(lengths.mean())
-
-    def ramp(first, last):
-        return jd.algorithms.by_epoch(first, last, config.epochs, mean_steps)
-
-    algorithm = methods.METHODS[config.algorithm].make(config, space, 2 if config.unrolled else 1, ramp)
-    arch_tx = optax.chain(optax.add_decayed_weights(config.arch_weight_decay), optax.adam(config.arch_learning_rate))
+    steps_per_epoch = int(lengths.mean())  # schedules by the epoch take them as equally long
+    algorithm = methods.of_space(config, space, steps_per_epoch)
+    arch_tx = methods.optimizer(config, steps_per_epoch)
     search = jd.bilevel_search(objective, algorithm, texts.optimizer(config), arch_tx, axis_name=jd.parallel.AXIS)
 
     def step(training, data, window):
@@ -136,18 +131,21 @@ def build(config: Config, words: text.Text) -> Program:
         return jax.lax.pmean(over_stream(params, mix, start, data["valid"]), jd.parallel.AXIS)
 
     def init():
-        params_key, search_key = jax.random.split(jax.random.key(config.seed))
-        params = net.clone(axis_name=None).init(params_key, *net.example_inputs())["params"]
-        start = net.start(config.batch_size)
-        sums = {name: jnp.zeros(1) for name in ("train_loss", "valid_loss", "arch_gradient_norm")}
-        return {"state": jd.parallel.stack([search.init(search_key, params, (start, start))]), "sums": sums}
+        start, states = net.start(config.batch_size), []
+        for seed in range(config.seed, config.seed + config.num_seeds):
+            params_key, search_key = jax.random.split(jax.random.key(seed))
+            params = net.clone(axis_name=None).init(params_key, *net.example_inputs())["params"]
+            states.append(search.init(search_key, params, (start, start)))
+        sums = {name: jnp.zeros(config.num_seeds) for name in ("train_loss", "valid_loss", "arch_gradient_norm")}
+        return {"state": jd.parallel.stack(states), "sums": sums}
 
     over_seeds, over_devices = jd.parallel.over_seeds, jd.parallel.over_devices
     return Program(
         space=space,
         init=init,
         step=over_devices(over_seeds(step, (0, None, None)), devices, donate=(0,)),
-        derive=lambda state: over_seeds(algorithm.relax.derive)(state.arch),
+        # The key is there for a relaxation without parameters: something to count the seeds by.
+        derive=lambda state: over_seeds(lambda arch, key: algorithm.relax.derive(arch))(state.arch, state.key),
         evaluate=over_devices(over_seeds(evaluate, (0, 0, None)), devices),
         devices=devices,
         data={part: jd.parallel.split(stream, len(devices), axis=1) for part, stream in streams.items()},
@@ -159,10 +157,11 @@ def build(config: Config, words: text.Text) -> Program:
 def windows(config: Config, rows: tuple[int, int], epoch: int) -> np.ndarray:
     """One epoch's windows, [steps, 4]: start and length in the training stream, start and length in the validation stream.
 
-    The validation window starts where the training window does, modulo the length of its stream, and has as many rows as are
-    left there (the official code's always has --bptt).
+    They are the same for all seeds, so that the epochs of all have as many steps. The validation window starts where the
+    training window does, modulo the length of its stream, and has as many rows as are left there (the official code's always
+    has --bptt).
     """
-    start, length = text.random_windows(config.seed, epoch, rows[0], config.bptt)
+    start, length = text.random_windows(0, epoch, rows[0], config.bptt)
     valid = start % (rows[1] - 1)
     return np.stack([start, length, valid, np.minimum(length, rows[1] - 1 - valid)], axis=1).astype(np.int32)
 
@@ -180,7 +179,7 @@ def estimate(config: Config, words: text.Text) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    config = check(runs.parse(arguments, PRESETS, PTB, __doc__))
+    config = check(runs.parse(arguments, PRESETS, PTB, __doc__, STARTS))
     runs.use_cache(config)
     words = texts.load(config)
     if config.estimate:
@@ -195,7 +194,8 @@ def search(config: Config, words: text.Text, program: Program, run: Run) -> None
     log, lengths = run.log, program.lengths
     training, seconds = runs.restored(config, run, program.init())
     step, total = int(training["state"].step[0]), runs.total_steps(config, lengths)
-    history = findings.History(run.folder, runs.kept_step(config, step, lengths), program.space, log)
+    kept = runs.kept_step(config, step, lengths)
+    history = [findings.History(one, kept, program.space, log) for one in findings.folders(config, run.folder)]
     log.info("args = %s", repr(config).replace("Config(", "Namespace(", 1))
     log.info("param size = %fMB", findings.num_params(config, training) / 1e6)
     log.info("run folder %s", run.folder)
@@ -211,20 +211,22 @@ def search(config: Config, words: text.Text, program: Program, run: Run) -> None
 
     def check(tree, step):
         for name, part in (("a weight", tree["state"].params), ("alpha", tree["state"].arch)):
-            leaves = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(part)])
+            leaves = np.concatenate([np.zeros(0), *map(np.ravel, jax.tree.leaves(part))])
             runs.finite(step, "--learning_rate or --arch_learning_rate", **{name: leaves})
 
     def end(training, means, epoch, step, seconds):
         mixes = {name: np.asarray(mix) for name, mix in program.derive(jd.parallel.first(training["state"])).items()}
-        loss = validate(program, training, mixes)
-        mix = {name: mix[0] for name, mix in mixes.items()}
-        genotype = program.space.discretize(mix)
-        record = {"epoch": epoch, "learning_rate": config.learning_rate, "seconds": seconds}
-        record |= {name: float(value[0]) for name, value in means.items()}
-        record |= {"valid_loss": loss, "valid_perplexity": math.exp(loss)}
-        history.write(step, record, mix, genotype)
-        texts.log_epoch(log, epoch, seconds, loss)
-        log.info("genotype = %s", genotype)
+        losses = validate(program, training, mixes)
+        runs.finite(step, "--learning_rate or --arch_learning_rate", valid_loss=losses)
+        for seed, (own, mix) in enumerate(zip(history, findings.split_seeds(mixes), strict=True)):
+            loss, genotype = float(losses[seed]), program.space.discretize(mix)
+            record = {"epoch": epoch, "learning_rate": config.learning_rate, "seconds": seconds}
+            record |= {name: float(value[seed]) for name, value in means.items()}
+            own.write(step, record | {"valid_loss": loss, "valid_perplexity": math.exp(loss)}, mix, genotype)
+            if config.num_seeds > 1:
+                log.info("seed %d", config.seed + seed)
+            texts.log_epoch(log, epoch, seconds, loss)
+            log.info("genotype = %s", genotype)
 
     try:
         training = jd.parallel.replicate(training, program.devices)
@@ -240,36 +242,47 @@ def search(config: Config, words: text.Text, program: Program, run: Run) -> None
             end=end,
             shown=texts.shown,
         )
-        finish(config, words, program, training, history, log)
-        history.records.close()
+        finish(config, words, program, training, history, run)
+        for own in history:
+            own.records.close()
     finally:
-        with contextlib.suppress(OSError):  # a full disk has been told of already
-            history.records.close()
+        for own in history:
+            with contextlib.suppress(OSError):  # a full disk has been told of already
+                own.records.close()
 
 
-def validate(program: Program, training: Any, mixes: Any) -> float:
-    """Loss of the weights at a mix over the whole validation text."""
+def validate(program: Program, training: Any, mixes: Any) -> np.ndarray:
+    """Loss of the weights at a mix over the whole validation text, [seeds]."""
     mixes = jd.parallel.replicate(dict(mixes), program.devices)
-    loss = program.evaluate(training["state"].params, mixes, program.data)
-    return float(jd.parallel.first(loss)[0])
+    return np.asarray(jd.parallel.first(program.evaluate(training["state"].params, mixes, program.data)))
 
 
-def finish(config: Config, words: text.Text, program: Program, training: Any, history: findings.History, log: Any) -> None:
-    """Derives the cell, compares it with random ones under the shared weights, draws it and writes the report."""
-    space = program.space
-    genotype = space.discretize(history.mix())
-    keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 2), 8)
-    cells = [genotype, *map(space.sample, keys)]
-    found, *others = (validate(program, training, texts.stacked(jd.one_hot(space.cells, cell))) for cell in cells)
-    log.info("supernet loss of the found cell %f, of %d random cells %f to %f", found, len(keys), min(others), max(others))
-    facts = {
-        "dataset": config.dataset,
-        "algorithm": config.algorithm,
-        "epochs": len(history.records.all),
-        "vocabulary": len(words.vocabulary),
-        "supernet_parameters": findings.num_params(config, jd.parallel.first(training)),
-        "found_cell_supernet_loss": found,
-        "random_cells_supernet_loss": float(np.mean(others)),
-        "wall_time": sum(record["seconds"] for record in history.records.all),
-    }
-    findings.write_result(config, history, genotype, config.seed, facts, log)
+def finish(
+    config: Config, words: text.Text, program: Program, training: Any, history: list[findings.History], run: Run
+) -> None:
+    """Derives the cells, compares them with random ones under the shared weights, draws them and writes the reports."""
+    space, log = program.space, run.log
+    mixes = jd.parallel.stack([own.mix() for own in history])
+    key = jax.random.fold_in(jax.random.key(config.seed), 3)
+    mixes = findings.chosen(config, space, mixes, lambda mixes: -validate(program, training, mixes), key)
+    found = [space.discretize(mix) for mix in findings.split_seeds(mixes)]
+    others, losses = findings.random_cells(config, space), []
+    for candidates in [found, *([other] * len(found) for other in others)]:
+        one_hot = jd.parallel.stack([jd.one_hot(space.cells, genotype) for genotype in candidates])
+        losses.append(validate(program, training, one_hot))
+    for seed, (genotype, own) in enumerate(zip(found, history, strict=True)):
+        found_loss, *random_losses = (float(loss[seed]) for loss in losses)
+        low, high = min(random_losses), max(random_losses)
+        log.info("supernet loss of the found cell %f, of %d random cells %f to %f", found_loss, len(others), low, high)
+        facts = {
+            "dataset": config.dataset,
+            "algorithm": config.algorithm,
+            "epochs": len(own.records.all),
+            "vocabulary": len(words.vocabulary),
+            "supernet_parameters": findings.num_params(config, jd.parallel.first(training)),
+            "found_cell_supernet_loss": found_loss,
+            "random_cells_supernet_loss": float(np.mean(random_losses)),
+            "wall_time": sum(record["seconds"] for record in own.records.all),
+        }
+        findings.write_result(config, own, genotype, config.seed + seed, facts, log)
+    findings.write_best(config, run.folder, found, [float(loss) for loss in losses[0]], log)

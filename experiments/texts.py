@@ -5,7 +5,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -71,9 +71,6 @@ class Settings(runs.Settings):
     """Multiple of the mean square of the outputs that is added to the loss."""
     beta: float = 1e-3
     """Multiple of the mean square of their change in time that is added to the loss."""
-
-    num_seeds: ClassVar[int] = 1
-    """Windows of one seed only: another one's epochs have another number of steps."""
 
     @property
     def dropouts(self) -> Dropouts:

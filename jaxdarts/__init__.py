@@ -28,7 +28,9 @@ from jaxdarts import data as data
 from jaxdarts import derive as derive
 from jaxdarts import discrete as discrete
 from jaxdarts import draw as draw
+from jaxdarts import ensemble as ensemble
 from jaxdarts import genotypes as genotypes
+from jaxdarts import growth as growth
 from jaxdarts import hypergrad as hypergrad
 from jaxdarts import metrics as metrics
 from jaxdarts import objectives as objectives
@@ -41,8 +43,10 @@ from jaxdarts import report as report
 from jaxdarts import schedules as schedules
 from jaxdarts import sections as sections
 from jaxdarts import spaces as spaces
+from jaxdarts import studies as studies
 from jaxdarts import train as train
 from jaxdarts import train_text as train_text
+from jaxdarts import trained as trained
 from jaxdarts.count import count_params as count_params
 from jaxdarts.count import multiply_adds as multiply_adds
 from jaxdarts.count import network_cost as network_cost

@@ -1,4 +1,4 @@
-"""Searches among discrete architectures: random, evolutionary, by a score, by a policy, by neighbourhoods.
+"""Searches among discrete architectures: random, evolutionary, by a score, by a policy, by neighbourhoods, by halving.
 
 An algorithm is a generator: it yields a genotype and is sent the `Trial` of it, for as long as anybody asks. It is determined
 by its key and by what it is sent. `search` pays for the trials and keeps all of them:
@@ -10,13 +10,18 @@ by its key and by what it is sent. `search` pays for the trials and keeps all of
 >>> history = search(regularized_evolution(jax.random.key(0), spaces.nasbench201()), evaluate, evaluations=60)
 >>> len(history), best(history).value
 (60, 6.0)
+
+Several trials may run at a time (`schedule`, and `studies` on other processes and machines). An algorithm that is asked for
+more before a trial is in is sent None instead; trials come one by one, in the order in which they finish. So random search
+goes on as ever; evolution mutates the best of those that live by then, as Real et al. did on many workers; REINFORCE takes its
+step for a trial when it comes, at the probabilities of then. One that has to wait for the trials in flight yields None.
 """
 
 import collections
 import itertools
 import math
 from collections.abc import Callable, Generator, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,25 +30,90 @@ import optax
 from jaxtyping import Array, Key
 
 from jaxdarts.analysis.flatness import shell
-from jaxdarts.space import Space, seeded
+from jaxdarts.space import Space, locate, seeded
 from jaxdarts.types import Trial
 
-Proposals = Generator[Any, Trial, None]
+Proposals = Generator[Any, Trial | None, None]
 Score = Callable[[Any], float]
 """How promising a genotype is, without training; NaN is the worst."""
 
 
-def search(
-    proposals: Proposals, evaluate: Callable[[Any], Trial], *, evaluations: float = math.inf, seconds: float = math.inf
-) -> list[Trial]:
-    """Evaluates what is proposed until the budget, or the proposals, end.
+class Longer(NamedTuple):
+    """A proposal that tells how long to train; to other proposals, plain genotypes, evaluations give a length of their own."""
+
+    genotype: Any
+    epochs: int
+
+
+Starts = list[tuple[int, Any]]
+"""What to evaluate: (number, proposal)."""
+
+History = dict[int, Trial]
+"""Trials by the numbers of their proposals, in the order in which they finished."""
+
+Schedule = Generator[Starts, tuple[int, Trial], History]
+
+
+def schedule(
+    proposals: Proposals, *, evaluations: float = math.inf, seconds: float = math.inf, concurrent: int = 1
+) -> Schedule:
+    """What to evaluate when, until the budget, or the proposals, end.
 
     Args:
         proposals: the algorithm.
-        evaluate: genotype -> trial.
         evaluations: how many trials at most.
         seconds: how much they may take together; the first trial that would take more ends the search and does not count, as
-            in NAS-Bench-201's algorithms. (NATS-Bench's newer ones count it.)
+            in NAS-Bench-201's algorithms. (NATS-Bench's newer ones count it.) Nor do those that are in flight then.
+        concurrent: how many are in flight at a time. With one, every trial is known before the next proposal.
+
+    Returns:
+        A generator: it yields what to start, [(number, proposal), ...], and is sent (number, trial) of one that has finished.
+        Its own return value is {number: trial} in the order in which they finished. The numbers count the proposals.
+
+    Raises:
+        ValueError: if the budget is not positive, or not given.
+    """
+    if not (evaluations > 0 and seconds > 0) or evaluations == seconds == math.inf:
+        raise ValueError(f"the budget is {evaluations} evaluations and {seconds} seconds: it must be positive, and finite")
+    _check("concurrent", concurrent)
+    return _schedule(proposals, evaluations, seconds, concurrent)
+
+
+def _schedule(proposals: Proposals, evaluations: float, seconds: float, concurrent: int) -> Schedule:
+    history: History = {}
+    started, spent, news, ended = 0, 0.0, None, False
+    while True:
+        starts = []
+        while not ended and started - len(history) < concurrent and started < evaluations:
+            try:
+                proposal, news = proposals.send(news), None  # the first thing that a generator is sent is None
+            except StopIteration:
+                ended = True
+                break
+            if proposal is None:
+                break
+            starts.append((started, proposal))
+            started += 1
+        if started == len(history):
+            break
+        number, news = yield starts
+        spent += news.seconds
+        if spent > seconds:
+            break
+        history[number] = news
+    proposals.close()
+    return history
+
+
+def search(
+    proposals: Proposals, evaluate: Callable[..., Trial], *, evaluations: float = math.inf, seconds: float = math.inf
+) -> list[Trial]:
+    """Evaluates what is proposed, one after the other, until the budget or the proposals end.
+
+    Args:
+        proposals: the algorithm.
+        evaluate: genotype -> trial; (genotype, epochs) -> trial for a `Longer` one.
+        evaluations, seconds: the budget, as of `schedule`.
 
     Returns:
         All trials in order; empty if the first one does not fit into the budget.
@@ -51,39 +121,48 @@ def search(
     Raises:
         ValueError: if the budget is not positive, or not given.
     """
-    if not (evaluations > 0 and seconds > 0) or evaluations == seconds == math.inf:
-        raise ValueError(f"the budget is {evaluations} evaluations and {seconds} seconds: it must be positive, and finite")
-    history: list[Trial] = []
-    spent = 0.0
-    genotype = next(proposals, None)
-    while genotype is not None and len(history) < evaluations:
-        trial = evaluate(genotype)
-        spent += trial.seconds
-        if spent > seconds:
-            break
-        history.append(trial)
-        try:
-            genotype = proposals.send(trial)
-        except StopIteration:
-            break
-    proposals.close()
-    return history
+    steps = schedule(proposals, evaluations=evaluations, seconds=seconds)
+    starts, history = advance(steps)
+    while history is None:
+        [(number, proposal)] = starts
+        starts, history = advance(steps, (number, evaluate(*asked(proposal))))
+    return list(history.values())
 
 
-def best(history: Sequence[Trial]) -> Trial:
-    """The trial of the largest value, the first of equals.
+def advance(
+    steps: Schedule, finished: tuple[int, Trial] | None = None
+) -> tuple[list[tuple[int, Any]], dict[int, Trial] | None]:
+    """What a schedule starts next, after its beginning or a trial, and its history once it is at an end."""
+    try:
+        return (next(steps) if finished is None else steps.send(finished)), None
+    except StopIteration as stop:
+        return [], stop.value
+
+
+def asked(proposal: Any) -> tuple:
+    """The arguments of `evaluate` for a proposal."""
+    return tuple(proposal) if isinstance(proposal, Longer) else (proposal,)
+
+
+def best(history: Iterable[Trial]) -> Trial:
+    """The trial of the largest value among the longest trained, the first of equals.
 
     Raises:
         ValueError: if there is none.
     """
-    if not history:
+    found = max(history, key=_rank, default=None)
+    if found is None:
         raise ValueError("not one trial fits into the budget")
-    return max(history, key=lambda trial: _worth(trial.value))
+    return found
 
 
-def best_so_far(history: Sequence[Trial]) -> list[Trial]:
+def best_so_far(history: Iterable[Trial]) -> list[Trial]:
     """For every trial the best one until then."""
-    return list(itertools.accumulate(history, lambda old, new: new if _worth(new.value) > _worth(old.value) else old))
+    return list(itertools.accumulate(history, lambda old, new: new if _rank(new) > _rank(old) else old))
+
+
+def _rank(trial: Trial) -> tuple[int, float]:
+    return trial.epochs or 0, _worth(trial.value)
 
 
 def _worth(value: float) -> float:
@@ -135,11 +214,12 @@ def neighbourhood_search(key: Key[Array, ""], space: Space, neighbours: int = 4,
     _check("neighbours", neighbours)
     centres, others = jax.random.split(key)
     rng = seeded(others)
-    for centre in random_search(centres, space):
-        yield centre
+    for n in itertools.count():
+        centre = space.sample(jax.random.fold_in(centres, n))
         around = shell(space.cells, centre, radius)
         if neighbours > len(around):
             raise ValueError(f"neighbours is {neighbours}: {centre} has {len(around)} at distance {radius}")
+        yield centre
         for i in rng.permutation(len(around))[:neighbours]:
             yield around[i]
 
@@ -148,7 +228,8 @@ def flattest(history: Sequence[Trial], neighbours: int, aggregate: Callable[[np.
     """Of a history of `neighbourhood_search` the centre of the best neighbourhood.
 
     Args:
-        history: groups of a centre and its neighbours; a last one that the budget has cut off does not take part.
+        history: groups of a centre and its neighbours, in the order of the proposals; a last one that the budget has cut off
+            does not take part.
         neighbours: their number there.
         aggregate: the values of a centre and its neighbours -> how good the neighbourhood is.
 
@@ -206,10 +287,56 @@ def _evolve(key: Key[Array, ""], space: Space, founders: Sequence[Any], sample_s
     rng = seeded(tournaments)
     alive: collections.deque[Trial] = collections.deque(maxlen=len(founders))  # drops the oldest
     for founder in founders:
-        alive.append((yield founder))
+        if trial := (yield founder):
+            alive.append(trial)
     for n in itertools.count():
+        while not alive:  # all founders are in flight
+            if trial := (yield None):
+                alive.append(trial)
         parent = best([alive[i] for i in rng.integers(len(alive), size=sample_size)])
-        alive.append((yield space.mutate(jax.random.fold_in(mutations, n), parent.genotype)))
+        if trial := (yield space.mutate(jax.random.fold_in(mutations, n), parent.genotype)):
+            alive.append(trial)
+
+
+# ------------------------------------------------------------------------------------------------------------ halving
+
+
+def successive_halving(key: Key[Array, ""], space: Space, candidates: int = 32, epochs: Sequence[int] = (12, 200)) -> Proposals:
+    """Trains many random genotypes shortly, the best of them longer, and so on; then starts over, for as long as asked.
+
+    Of n genotypes at one length, n times the ratio of that length to the next go on, rounded down, and one at least: every
+    length gets about the same number of epochs. Trainings start from scratch. `best` finds the best of the longest trained.
+
+    Jamieson & Talwalkar, `Non-stochastic Best Arm Identification and Hyperparameter Optimization
+    <https://arxiv.org/abs/1502.07943>`_, AISTATS 2016, whose ratio is two; the lengths are free here, as tables have few.
+
+    Args:
+        key: what is random.
+        space: where to search.
+        candidates: random genotypes that start.
+        epochs: lengths of training, rising.
+
+    Raises:
+        ValueError: if the lengths do not rise.
+    """
+    _check("candidates", candidates)
+    if not epochs or epochs[0] < 1 or any(b <= a for a, b in itertools.pairwise(epochs)):
+        raise ValueError(f"epochs are {' '.join(map(str, epochs)) or 'none'}: they must be positive, and rise")
+    return _halve(key, space, candidates, epochs)
+
+
+def _halve(key: Key[Array, ""], space: Space, candidates: int, epochs: Sequence[int]) -> Proposals:
+    for n in itertools.count():
+        left = samples(jax.random.fold_in(key, n), space, candidates)
+        for now, later in itertools.zip_longest(epochs, epochs[1:]):
+            trials: list[Trial] = []
+            waiting: collections.deque = collections.deque(Longer(genotype, now) for genotype in left)
+            while len(trials) < len(left):
+                if trial := (yield waiting.popleft() if waiting else None):
+                    trials.append(trial)
+            if later:
+                best_first = sorted(trials, key=lambda trial: -_worth(trial.value))
+                left = [trial.genotype for trial in best_first[: max(1, len(left) * now // later)]]
 
 
 # ------------------------------------------------------------------------------------------------------------- policy
@@ -252,12 +379,12 @@ def _reinforce(key: Key[Array, ""], space: Space, tx: optax.GradientTransformati
 
     average = weight = 0.0
     while True:
-        mix, picks = {}, {}
-        for name, row in log_probabilities(logits).items():
-            # The largest of log-probabilities with Gumbel noise is a draw from the probabilities.
-            picks[name] = np.argmax(np.asarray(row) + rng.gumbel(size=row.shape), axis=1)
-            mix[name] = np.eye(row.shape[1], dtype=np.float32)[picks[name]]
+        # The largest of log-probabilities with Gumbel noise is a draw from the probabilities.
+        mix: Any = {name: np.asarray(row) + rng.gumbel(size=row.shape) for name, row in log_probabilities(logits).items()}
         trial = yield space.discretize(mix)
+        if trial is None:
+            continue
+        picks = {name: np.array([op for _, op in places]) for name, places in locate(space.cells, trial.genotype).items()}
         average, weight = decay * average + (1 - decay) * trial.value, decay * weight + 1 - decay
         gradient = jax.grad(loss)(logits, picks, trial.value - average / weight)
         updates, state = tx.update(gradient, state, logits)

@@ -3,15 +3,18 @@
 A `Writer` is a pair of functions; `combine` makes one of many.
 """
 
+import contextlib
 import json
 import logging
 import math
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
+
+import numpy as np
 
 
 class Writer(NamedTuple):
@@ -246,10 +249,23 @@ def duration(seconds: float) -> str:
 
 def replace_text(path: str | os.PathLike, text: str) -> None:
     """Writes a file as a whole or not at all: a temporary file beside it, then a rename."""
+    with _replaced(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def replace_arrays(path: str | os.PathLike, arrays: Mapping[str, Any]) -> None:
+    """Writes arrays by name as an npz file, as a whole or not at all."""
+    converted: dict[str, Any] = {name: np.asarray(value) for name, value in arrays.items()}
+    with _replaced(path) as temporary, temporary.open("wb") as file:  # np.savez would add a suffix to a name
+        np.savez(file, **converted)
+
+
+@contextlib.contextmanager
+def _replaced(path: str | os.PathLike) -> Iterator[Path]:
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        yield temporary
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jinja2
@@ -58,6 +59,8 @@ def write(
     edges: Mapping[str, Sequence[tuple[int, int]]],
     ops: Mapping[str, Sequence[str] | Sequence[Sequence[str]]],
     facts: Mapping[str, str | float],
+    tables: Mapping[str, Sequence[Sequence[str]]] = MappingProxyType({}),
+    pictures: Sequence[str] = (),
     sections: Sequence[Section] = (),
 ) -> None:
     """Writes the report of a run; the same arguments give the same bytes.
@@ -72,12 +75,14 @@ def write(
         records: one mapping for each epoch, as read by `metrics.read_json_lines`: `epoch`, `train_loss`, `valid_loss`,
             `train_accuracy`, `valid_accuracy` (fractions), `learning_rate` and others of `CHARTS`. Any may be missing or None;
             others are ignored.
-        genotype: the found `Genotype`, `RecurrentGenotype` or `TopologyGenotype`.
+        genotype: the found `Genotype`, `RecurrentGenotype` or `TopologyGenotype`; None where there is not one.
         mixes: for each cell its mixture weights `[epochs, edges, ops]`.
         edges: for each cell of `mixes` its edges (source, target).
         ops: for each cell of `mixes` the names of its operations, one sequence for all edges or one for each.
         facts: for the headline: text or numbers by name, say `dataset`, `parameters`, `multiply_adds`, and `wall_time`
             in seconds.
+        tables: by heading, rows of text, the first of which names the columns.
+        pictures: further curves, as of `draw.curves`.
         sections: analyses of the run (`sections.gather`).
 
     Raises:
@@ -87,12 +92,13 @@ def write(
         "report.html.jinja",
         title=title,
         facts=_facts(facts, records, genotype),
-        charts=[Markup(svg) for svg in _charts(records)],
-        cells=[Markup(svg) for svg in draw.cell(genotype).values()],
+        tables=tables,
+        charts=[Markup(svg) for svg in (*_charts(records), *pictures)],
+        cells=[Markup(svg) for svg in (draw.cell(genotype).values() if genotype else ())],
         heatmaps=[Markup(_heatmap(cell, mix, edges, ops)) for cell, mix in mixes.items()],
         states=STATES if hasattr(genotype, "normal") else ONE_INPUT_STATES,
         analyses=Markup(_analyses(sections)),
-        genotype=str(genotype),
+        genotype=str(genotype or ""),
         config=list(flatten(config)),
     )
     path = Path(path)

@@ -85,7 +85,7 @@ def from_scratch(
             total = loss
             if auxiliary is not None:
                 total += auxiliary_weight * jnp.mean(cross_entropy(auxiliary, batch["label"], label_smoothing))
-            return total, (new["batch_stats"], {"loss": loss, **hits(logits, batch["label"])})
+            return total, (new.get("batch_stats", {}), {"loss": loss, **hits(logits, batch["label"])})
 
         gradient, (averages, metrics) = jax.grad(objective, has_aux=True)(state.params)
         updates, opt = tx.update(mean(gradient), state.opt, state.params)

@@ -1,7 +1,7 @@
 """The hand-off: a trained network as a folder of two plain files, as functions, and as one exported program."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,20 +9,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
-from jaxtyping import Array
+from jaxtyping import Array, Int
 
-from jaxdarts import genotypes, metrics, spaces
-from jaxdarts.data import augment, feed, images, stream
-from jaxdarts.types import Module
+from jaxdarts import genotypes, metrics, objectives, spaces
+from jaxdarts.data import augment, feed, images, stream, text
+from jaxdarts.genotypes import RecurrentGenotype
 
 
 class Trained(NamedTuple):
-    """apply: (params, images) -> logits [batch, classes], from uint8 images [batch, height, width, channels] as stored.
+    """A trained network.
 
+    apply: (params, images) -> logits [batch, classes], from uint8 images [batch, height, width, channels] as stored. Of a
+        language model: (params, tokens [time, batch][, hidden]) -> (logits of the next word [time, batch, vocabulary], hidden
+        state after the last word [batch, width]); without `hidden` the text begins here.
     params: weights and running averages, a pytree.
     """
 
-    apply: Callable[[Any, Array], Array]
+    apply: Callable[..., Any]
     params: Any
 
 
@@ -38,14 +41,17 @@ def save(folder: str | Path, *, genotype, params: Any, averages: Any, **facts: A
     """
     flat = flatten_dict({"params": params, "batch_stats": averages}, sep="/")
     folder = Path(folder)
-    temporary = folder / ".weights.tmp.npz"
-    try:
-        arrays: dict[str, Any] = {name: np.asarray(value) for name, value in flat.items()}
-        np.savez(temporary, **arrays)
-        temporary.replace(folder / "weights.npz")
-    finally:
-        temporary.unlink(missing_ok=True)
+    metrics.replace_arrays(folder / "weights.npz", flat)
     metrics.replace_text(folder / "network.json", json.dumps({"genotype": str(genotype), **facts}, indent=1) + "\n")
+
+
+def save_language_model(folder: str | Path, *, genotype: RecurrentGenotype, params: Any, vocabulary: Sequence[str]) -> None:
+    """Writes `network.json`, `weights.npz` and `vocabulary.json`, the words in the order of the embedding's rows."""
+    folder = Path(folder)
+    metrics.replace_arrays(folder / "weights.npz", params)
+    metrics.replace_text(folder / "vocabulary.json", json.dumps(list(vocabulary), ensure_ascii=False) + "\n")
+    facts = {"genotype": str(genotype), "width": params["embedding"].shape[1], "num_words": len(vocabulary)}
+    metrics.replace_text(folder / "network.json", json.dumps(facts, indent=1) + "\n")
 
 
 def load(run: str | Path) -> Trained:
@@ -53,6 +59,9 @@ def load(run: str | Path) -> Trained:
 
         apply, params = jaxdarts.load("runs/eval-cifar10-...")
         logits = jax.jit(apply)(params, images)
+
+        apply, params = jaxdarts.load("runs/eval-ptb-...")
+        logits, hidden = jax.jit(apply)(params, tokens)  # places in trained.vocabulary(run)
 
     Args:
         run: a run folder of `experiments/evaluate.py` (of one seed, where it trained several).
@@ -63,24 +72,32 @@ def load(run: str | Path) -> Trained:
     return _functions(*_read(Path(run)))
 
 
-def _functions(facts: Mapping[str, Any], net: Module, params: Any) -> Trained:
-    def apply(params, images):
+def _functions(facts: Mapping[str, Any], net: Any, params: Any) -> Trained:
+    def classify(params, images):
         mean, std = (np.asarray(facts[name], np.float32) for name in ("mean", "std"))
         pixels = augment.normalize(images, mean, std)
         logits, _ = net.apply(params, pixels, key=jax.random.key(0))  # for noise (S4): one key, so that this is a function
         return logits
 
-    return Trained(apply, params)
+    def predict(params, tokens, hidden=None):
+        start = net.start(tokens.shape[1]) if hidden is None else jnp.asarray(hidden)
+        out = net.apply({"params": params}, jnp.asarray(tokens), start)
+        return out.logits, out.hidden
+
+    return Trained(predict if "num_words" in facts else classify, params)
 
 
-def _read(folder: Path) -> tuple[Mapping[str, Any], Module, Any]:
+def _read(folder: Path) -> tuple[Mapping[str, Any], Any, Any]:
     try:
         facts = json.loads((folder / "network.json").read_text(encoding="utf-8"))
         with np.load(folder / "weights.npz", allow_pickle=False) as file:
             params = unflatten_dict({name: jnp.asarray(file[name]) for name in file.files}, sep="/")
         genotype = genotypes.parse(facts["genotype"])
+        network = spaces.of(genotype).network
+        if isinstance(genotype, RecurrentGenotype):
+            return facts, network(genotype, facts["width"], facts["num_words"]), params
         options = {"imagenet": True} if facts["imagenet"] else {}  # not every space has that stem
-        net = spaces.of(genotype).network(genotype, facts["width"], facts["depth"], facts["num_classes"], **options)
+        net = network(genotype, facts["width"], facts["depth"], facts["num_classes"], **options)
     except (OSError, ValueError, TypeError, KeyError, EOFError) as error:
         raise ValueError(f"{folder} holds no trained network: {error}") from error
     params["params"].pop("auxiliary_head", None)
@@ -106,25 +123,65 @@ def accuracy(logits: Callable[[np.ndarray], Array], dataset: images.Dataset | st
     return hits / dataset.test.num
 
 
+def perplexity(run: str | Path, tokens: Int[np.ndarray, " words"], batch_size: int = 1) -> float:
+    """Perplexity of a language model on a text, per predicted word.
+
+    Args:
+        run: as of `load`.
+        tokens: the text as places in `vocabulary(run)`.
+        batch_size: columns that the text is cut into, which start from nothing each: fewer are more exact, more are faster.
+
+    Raises:
+        ValueError: as `load`; if the run holds an image classifier; if the text is too short for the columns.
+    """
+    folder = Path(run)
+    vocabulary(folder)
+    _, net, params = _read(folder)
+    loss = objectives.over_stream(objectives.language_model(net), 35)  # windows of any length give the same
+    return float(jnp.exp(loss(params, {}, net.start(batch_size), jnp.asarray(text.streams(tokens, batch_size)))))
+
+
+def vocabulary(run: str | Path) -> tuple[str, ...]:
+    """The words that a language model knows, in the order of its logits; errors as in `load`."""
+    folder = Path(run)
+    if "num_words" not in _read(folder)[0]:
+        raise ValueError(f"{folder} holds an image classifier, no language model")
+    try:
+        return tuple(json.loads((folder / "vocabulary.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{folder} holds no vocabulary: {error}") from error
+
+
 def image_shape(run: str | Path) -> tuple[int, int, int]:
     """Height, width and channels of the images that a network was trained on; errors as in `load`."""
-    height, width, channels = _read(Path(run))[0]["image_shape"]
+    facts, _, _ = _read(Path(run))
+    if "num_words" in facts:
+        raise ValueError(f"{run} holds a language model, no image classifier")
+    height, width, channels = facts["image_shape"]
     return height, width, channels
 
 
 def export(run: str | Path, path: str | Path, platforms: tuple[str, ...] = ("cpu", "cuda", "tpu")) -> None:
     """Writes a trained network, weights and all, as one file that needs nothing but JAX to run.
 
-    Any batch size will do later on: it stays symbolic.
+    Any batch size will do later on, and any length of a text: they stay symbolic.
     """
     facts, net, params = _read(Path(run))
     apply, params = _functions(facts, net, params)
-    batch = jax.export.symbolic_shape("batch")
-    images = jax.ShapeDtypeStruct((*batch, *facts["image_shape"]), jnp.uint8)
-    exported = jax.export.export(jax.jit(lambda images: apply(params, images)), platforms=platforms)(images)
+    if "num_words" in facts:
+        time, batch = jax.export.symbolic_shape("time, batch")
+        hidden = jax.ShapeDtypeStruct((batch, facts["width"]), jnp.float32)
+        inputs = (jax.ShapeDtypeStruct((time, batch), jnp.int32), hidden)
+    else:
+        batch = jax.export.symbolic_shape("batch")
+        inputs = (jax.ShapeDtypeStruct((*batch, *facts["image_shape"]), jnp.uint8),)
+    exported = jax.export.export(jax.jit(lambda *inputs: apply(params, *inputs)), platforms=platforms)(*inputs)
     Path(path).write_bytes(exported.serialize())
 
 
-def read_exported(path: str | Path) -> Callable[[Array], Array]:
-    """The function of an exported file: uint8 images [batch, height, width, channels] -> logits [batch, classes]."""
+def read_exported(path: str | Path) -> Callable[..., Any]:
+    """The function of an exported file: uint8 images [batch, height, width, channels] -> logits [batch, classes].
+
+    Of a language model: (int32 tokens [time, batch], float32 hidden state [batch, width], zero at first) -> (logits, hidden).
+    """
     return jax.export.deserialize(bytearray(Path(path).read_bytes())).call

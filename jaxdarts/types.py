@@ -37,12 +37,14 @@ class Trial(NamedTuple):
     value: what a search may see and wants large, such as a validation accuracy after a short training, in percent.
     final: what is only reported, such as the test accuracy after the whole training, in percent; NaN where it is not known.
     seconds: what the evaluation costs of a budget of time, measured or simulated.
+    epochs: length of the training, where the search asked for one (`discrete.Longer`).
     """
 
     genotype: Any
     value: float
     final: float
     seconds: float
+    epochs: int | None = None
 
 
 WeightStep = Callable[..., Params]

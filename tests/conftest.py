@@ -1,5 +1,6 @@
 """Settings that must be made before JAX starts, and what several test modules share."""
 
+import itertools
 import os
 from pathlib import Path
 
@@ -42,6 +43,7 @@ CHECKED = [
 ]
 jaxtyping.install_import_hook(CHECKED, "beartype.beartype")
 
+from jaxdarts.genotypes import TOPOLOGY_OPS, TopologyGenotype  # noqa: E402
 from jaxdarts.space import fully_connected  # noqa: E402
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -109,6 +111,20 @@ def devices():
     if len(found) < 4:
         pytest.skip(f"{len(found)} devices, 4 needed")
     return found[:4]
+
+
+@pytest.fixture(scope="session")
+def table(tmp_path_factory):
+    """All cells of NAS-Bench-201, better the more convolutions they have; 30 to 210 simulated seconds of training each."""
+    path = tmp_path_factory.mktemp("table") / "table.csv"
+    lines = ["arch_str,cifar10_valid_12,cifar10_valid_200,cifar10_test_200,train_seconds_200,convs"]
+    for ops in itertools.product(TOPOLOGY_OPS, repeat=6):
+        convs = sum(op.startswith("nor") for op in ops)
+        value = 60 + 4 * convs + ops.count("skip_connect")
+        cell = TopologyGenotype(tuple(zip(ops, (0, 0, 1, 0, 1, 2))))
+        lines.append(f"{cell},{value},{value + 1},{value + 2},{500 * convs + 500},{convs}")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
 
 
 # A smooth network of mixed operations: all that a search needs of a supernet, compiled in a second.

@@ -20,22 +20,8 @@ script = sys.modules["discrete_script"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(script)
 
 
-@pytest.fixture(scope="module")
-def table(tmp_path_factory):
-    """All cells, better the more convolutions they have; a hundred seconds of simulated training each."""
-    path = tmp_path_factory.mktemp("table") / "table.csv"
-    lines = ["arch_str,cifar10_valid_12,cifar10_valid_200,cifar10_test_200,train_seconds_200,convs"]
-    for ops in itertools.product(TOPOLOGY_OPS, repeat=6):
-        convs = sum(op.startswith("nor") for op in ops)
-        value = 60 + 4 * convs + ops.count("skip_connect")
-        cell = TopologyGenotype(tuple(zip(ops, (0, 0, 1, 0, 1, 2))))
-        lines.append(f"{cell},{value},{value + 1},{value + 2},{500 * convs + 500},{convs}")
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return path
-
-
 def run(*flags):
-    script.main([*map(str, flags)])
+    script.main(["--cache_dir=", *map(str, flags)])  # the suite's cache stays
 
 
 def summary(folder):
@@ -52,7 +38,7 @@ def test_run_folder_and_resume(table, tmp_path, capsys):
     assert 0 < found["seconds"] <= 3000 and "published" not in found
     records = jd.metrics.read_json_lines(whole / "history.jsonl")
     assert [record["run"] for record in records] == sorted(record["run"] for record in records)
-    best = [max(r["value"] for r in records if r["run"] == n) for n in range(3)]
+    best = [max(r["value"] for r in records if r["run"] == n and r["within_budget"]) for n in range(3)]
     assert found["valid_12"] == {"mean": np.mean(best), "deviation": pytest.approx(np.std(best, ddof=1))}
     assert (whole / "curve.svg").read_text(encoding="utf-8").startswith("<svg")
     # A run that was killed in its last line ends where the other one does.
@@ -73,7 +59,7 @@ def test_run_folder_and_resume(table, tmp_path, capsys):
         run(*flags, f"--run_dir={whole}")
 
 
-@pytest.mark.parametrize("name", ["random", "area", "best_of", "reinforce", "na_rs"])
+@pytest.mark.parametrize("name", ["random", "area", "best_of", "reinforce", "na_rs", "halving"])
 def test_every_algorithm_runs(name, table, tmp_path):
     flags = ["--score=convs", "--candidates=20", "--budget_evaluations=12", "--runs=2"]
     run(f"--algorithm={name}", f"--table={table}", f"--run_dir={tmp_path}", *flags)
@@ -87,6 +73,18 @@ def test_every_algorithm_runs(name, table, tmp_path):
     [
         ("--algorithm=foo", "--algorithm=foo: there are random, rea"),
         ("--space=darts", "tables are of nasbench201 only"),
+        ("--evaluate=foo", "--evaluate=foo: there are table, supernet"),
+        ("--evaluate=training", "--budget_evaluations or --budget_seconds: say how much"),
+        ("--evaluate=proxy --score=foo --runs=1", "--score=foo: there are grad_norm"),
+        ("--evaluate=supernet --space=darts", "--run: say which folder"),
+        ("--evaluate=supernet --run=nowhere", "--run=nowhere: not the folder of a run"),
+        (
+            "--evaluate=proxy --algorithm=halving --budget_evaluations=9",
+            "trains for some epochs, which --evaluate=proxy does not",
+        ),
+        ("--evaluate=training --algorithm=area --table= --budget_evaluations=9", "--scores: --algorithm=area needs a file"),
+        ("--evaluate=training --dataset=nowhere --budget_evaluations=9", "--dataset=nowhere"),
+        ("--evaluate=training --dataset=digits --train_portion=1 --budget_evaluations=9", "leaves a part empty"),
         ("--table=", "say which file"),
         ("--table=nowhere.csv", "--table=nowhere.csv: No such file"),
         ("--budget_seconds=0", "--budget_seconds=0.0: must be positive"),
@@ -98,8 +96,13 @@ def test_every_algorithm_runs(name, table, tmp_path):
         ("--algorithm=best_of --candidates=15626", "--candidates=15626: the space has 15625 cells"),
         ("--algorithm=area --pool=5", "--pool=5: fewer than --population=10"),
         ("--algorithm=area --score=flops", "no column 'flops'; there are arch_str"),
-        ("--algorithm=na_rs --neighbours=25", "--neighbours=25: a cell has 24 at --radius=1"),
-        ("--algorithm=na_rs --radius=7", "a cell has 0 at --radius=7"),
+        ("--algorithm=na_rs --neighbours=25", "run 0: neighbours is 25"),
+        ("--algorithm=na_rs --radius=7", "run 0: radius is 7: the cells have 6 edges"),
+        ("--algorithm=halving --starters=15626", "--starters=15626: the space has 15625 cells"),
+        ("--algorithm=halving --lengths 200 12", "epochs are 200 12: they must be positive, and rise"),
+        ("--algorithm=halving --lengths 50", "the table has trainings of 12 and of 200 epochs, none of 50"),
+        ("--workers=2 --runs=1", "--workers=2: there are --runs=1 times --concurrent=1 trials"),
+        ("--workers=2 --scheduler=tcp://localhost:1", "local processes, or a cluster, not both"),
         ("--algorithm=na_rs --aggregate=max", "--aggregate=max: there are mean"),
         ("--algorithm=na_rs --budget_evaluations=3", "run 0: the budget ends after 3 trials"),
         ("--algorithm=reinforce --ema_decay=1", "--ema_decay=1.0: must be below 1"),
@@ -132,7 +135,8 @@ def test_a_table_with_gaps(tmp_path):
     flags = [f"--table={small}", f"--run_dir={tmp_path / 'run'}"]
     done = subprocess.run([sys.executable, str(SCRIPT), *flags], capture_output=True, text=True, check=False)
     assert done.returncode == 1 and done.stderr.count("\n") == 1
-    assert "discrete.py: run 0: the table has 1 cells" in done.stderr
+    assert "discrete.py: run 0, trial 0 (|" in done.stderr
+    assert "): the table has 1 cells, and |" in done.stderr
 
 
 def test_published_random_search(shared, tmp_path):

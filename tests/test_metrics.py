@@ -2,6 +2,7 @@ import io
 import json
 import logging
 import math
+import pickle
 import re
 import sys
 
@@ -98,6 +99,17 @@ def test_replace_text_leaves_the_old_file_when_it_fails(tmp_path):
     with pytest.raises(UnicodeEncodeError):
         metrics.replace_text(path, "\ud800")
     assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_replace_arrays_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "a.npz"
+    metrics.replace_arrays(path, {"one/two": np.arange(3), "three": [1.5]})
+    with pytest.raises((pickle.PicklingError, AttributeError)):  # the first array is in the temporary file by then
+        metrics.replace_arrays(path, {"one/two": np.zeros(2), "three": lambda: None})
+    with np.load(path) as saved:
+        assert set(saved) == {"one/two", "three"} and saved["three"] == [1.5]
+        np.testing.assert_array_equal(saved["one/two"], [0, 1, 2])
     assert list(tmp_path.iterdir()) == [path]
 
 

@@ -370,8 +370,8 @@ def test_genotypes_of_another_kind():
         jd.one_hot(SPACE.cells, jd.genotypes.DARTS_V2)
     with pytest.raises(ValueError, match="the space has the cells normal, reduce, a TopologyGenotype has cell"):
         jd.one_hot(jd.spaces.darts(1).cells, jd.genotypes.parse(CELLS[0]))
-    with pytest.raises(ValueError, match="a RecurrentGenotype has no convolutional network"):
-        jd.spaces.of(jd.genotypes.RNN_DARTS_V1)
+    assert jd.spaces.of(jd.genotypes.RNN_DARTS_V1).cells == jd.spaces.darts_rnn().cells
+    assert jd.spaces.of(jd.genotypes.RNN_ENAS).cells["recurrent"].num_nodes == 11
     assert set(jd.spaces.of(jd.genotypes.DARTS_V2).cells) == {"normal", "reduce"}
     with pytest.raises(ValueError, match=r"cell\[1\] = \('none', 1\)"):
         SPACE.network(jd.TopologyGenotype((("none", 0), ("none", 1), ("none", 0))))

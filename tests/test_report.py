@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxdarts import genotypes, report
+from jaxdarts import draw, genotypes, report
 
 EDGES = [(source, target) for target in range(2, 6) for source in range(target)]
 OPS = ["none", "max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3"]
@@ -52,6 +52,16 @@ def _page(tmp_path, **changes):
 def _fact(page, name):
     match = re.search(f"<dt>{re.escape(name)}</dt><dd>(.*?)</dd>", page)
     return match and match[1].replace("\N{NARROW NO-BREAK SPACE}", " ")
+
+
+def test_tables_and_pictures_without_a_cell(tmp_path):
+    rows = [["ensemble", "size"], ["<full>", "3"], ["pruned", "2"]]
+    picture = draw.curves({"a": [(0, 1), (1, 2)]}, title="A curve of one's own")
+    nothing = {"records": (), "genotype": None, "mixes": {}, "edges": {}, "ops": {}}
+    page = _page(tmp_path, **nothing, tables={"Full and pruned": rows}, pictures=[picture])
+    assert "<h2>Full and pruned</h2>" in page and picture in page
+    assert '<th scope="col">size</th>' in page and '<th scope="row">&lt;full&gt;</th><td>3</td>' in page
+    assert "The found cells" not in page and "<h2>Genotype" not in page
 
 
 def test_page_shows_the_run(tmp_path):

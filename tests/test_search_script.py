@@ -538,6 +538,9 @@ def test_seeds_in_one_program_equal_their_own_runs(three_steps, tiny, tmp_path):
                 np.testing.assert_allclose(saved[name], alphas[name], atol=1e-5)
         actual = jd.metrics.read_json_lines(own / "metrics.jsonl")[-1]
         assert actual["train_loss"] == pytest.approx(records[-1]["train_loss"], abs=1e-5)
+    losses = {seed: json.loads((tmp_path / f"seed-{seed}" / "facts.json").read_text()) for seed in three_steps}
+    best = min(losses, key=lambda seed: losses[seed]["found_cell_supernet_loss"])
+    assert (tmp_path / "genotype.json").read_text() == (tmp_path / f"seed-{best}" / "genotype.json").read_text()
     assert not np.allclose(results(three_steps[2])[1]["normal"], results(three_steps[3])[1]["normal"], atol=1e-5)
 
 

@@ -30,6 +30,10 @@ def test_reads_plain_and_packed_files(tmp_path):
     a, b = (jd.genotypes.parse(text) for text in (A, B))
     assert table[a] == tabular.Row(63.364, 81.9827, 85.8633, pytest.approx(86.6532))
     assert tabular.evaluate(table, b) == jd.Trial(b, 9.5, 10.5, 36.0)
+    assert tabular.evaluate(table, b, 12) == jd.Trial(b, 9.5, 10.5, 36.0, epochs=12)
+    assert tabular.evaluate(table, b, 200) == jd.Trial(b, 10.0, 10.5, 600.0, epochs=200)
+    with pytest.raises(ValueError, match="the table has trainings of 12 and of 200 epochs, none of 90"):
+        tabular.evaluate(table, b, 90)
     column = tabular.column(plain, "params_millions")
     assert column[a] == 0.129306 and column[b] != column[b]
 

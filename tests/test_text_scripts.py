@@ -1,18 +1,24 @@
 """The scripts on texts: run folders, interruptions, bad input, devices."""
 
 import json
+import shutil
 
 import jax
+import jaxtyping
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
 import evaluate
 import jaxdarts as jd
+import methods
 import runs
 import search
 import text_evaluate
+import text_recipes
 import text_search
+from jaxdarts import trained
+from jaxdarts.data import text
 
 CELL = "Genotype(recurrent=[('tanh', 0)], concat=[1])"
 CALM = ["--learning_rate=1", "--dropout=0.2", "--dropoutx=0.2"]  # what differs in the last bits stays there
@@ -49,7 +55,7 @@ def searched(common):
 
 
 @pytest.fixture(scope="session")
-def trained(common):
+def trained_flags(common):
     rest = "--epochs=5 --eval_batch_size=3 --deviation=2 --max_seq_len_delta=4 --nonmono=1 --learning_rate=20".split()
     return [*common, f"--arch={CELL}", *rest]
 
@@ -62,9 +68,9 @@ def whole_search(searched, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def whole_training(trained, tmp_path_factory):
+def whole_training(trained_flags, tmp_path_factory):
     folder = tmp_path_factory.mktemp("training") / "run"
-    evaluate.main([*trained, f"--run_dir={folder}"])
+    evaluate.main([*trained_flags, f"--run_dir={folder}"])
     return folder
 
 
@@ -116,7 +122,80 @@ def test_a_resumed_search_is_the_uninterrupted_one(searched, whole_search, tmp_p
         same(folder, whole_search)
 
 
-def test_training_resumed_before_and_after_the_averaging_began(trained, whole_training, tmp_path, capsys):
+@pytest.fixture(scope="session")
+def tiny(common):
+    sizes = "--epochs=1 --nodes=2 --bptt=3 --emsize=2".split()
+    return [*common, *sizes, *CALM, "--ops", "relu", "identity"]
+
+
+@pytest.mark.parametrize("name", [name for name in methods.METHODS if name not in methods.ONLY_ON_IMAGES])
+def test_every_method_searches(name, tiny, tmp_path):
+    folder = tmp_path / "run"
+    few = "--attack_steps=1 --neighbours=1 --num_samples=2 --arch_learning_rate=0.1".split()
+    search.main([*tiny, f"--algorithm={name}", *few, f"--run_dir={folder}"])
+    (record,) = jd.metrics.read_json_lines(folder / "metrics.jsonl")
+    assert record["step"] > 10 and np.isfinite(record["train_loss"]) and record["valid_perplexity"] > 1
+    facts = json.loads((folder / "facts.json").read_text())
+    assert facts["algorithm"] == name and np.isfinite(facts["found_cell_supernet_loss"])
+    jd.genotypes.check(jd.genotypes.from_json((folder / "genotype.json").read_text()))
+    assert (record["arch_gradient_norm"] > 0) == (name != "random_sharing")
+
+
+@pytest.mark.parametrize("flags", ["--algorithm=gdas --arch_warmup=1 --epochs=2", "--algorithm=random_sharing"])
+def test_methods_go_on_where_they_were(flags, tiny, tmp_path):
+    """Whatever the shape of alpha, and of what its optimiser keeps."""
+    flags = [*tiny, *flags.split(), "--num_samples=2"]
+    search.main([*flags, f"--run_dir={tmp_path}/whole"])
+    search.main([*flags, f"--run_dir={tmp_path}/parts", "--max_steps=9"])
+    search.main([f"--resume={tmp_path}/parts", "--max_steps=0"])
+    same(tmp_path / "parts", tmp_path / "whole")
+    assert (tmp_path / "parts" / "genotype.json").read_text() == (tmp_path / "whole" / "genotype.json").read_text()
+
+
+def test_methods_start_from_their_settings(tiny):
+    def parsed(*flags):
+        return runs.parse(list(flags), text_search.PRESETS, text_search.PTB, "", text_search.STARTS)
+
+    assert parsed().unrolled and not parsed("--algorithm=milenas").unrolled
+    assert parsed("--algorithm=snas").tau_start == 1 and parsed("--algorithm=random_sharing").derive == "samples"
+    assert parsed("--dataset=ptb", "--algorithm=drnas").learning_rate == 20 and parsed().arch_beta1 == 0.9
+
+
+@pytest.mark.parametrize("name", methods.ONLY_ON_IMAGES)
+def test_methods_that_are_not_for_recurrent_cells(name, tiny):
+    with pytest.raises(runs.Stop, match=f"--algorithm={name}: not for recurrent cells: .*[a-z]$"):
+        search.main([*tiny, f"--algorithm={name}"])
+
+
+def test_seeds_in_one_program_equal_their_own_runs(tiny, tmp_path):
+    flags = [*tiny, "--algorithm=gdas", "--derive=validation"]
+    search.main([*flags, "--num_seeds=2", f"--run_dir={tmp_path}/both"])
+    losses = []
+    for seed in (3, 4):
+        alone, own = tmp_path / f"alone-{seed}", tmp_path / "both" / f"seed-{seed}"
+        search.main([*flags, f"--seed={seed}", f"--run_dir={alone}"])
+        (record,), (expected,) = (jd.metrics.read_json_lines(folder / "metrics.jsonl") for folder in (own, alone))
+        for name in ("step", "train_loss", "valid_loss", "arch_gradient_norm"):
+            assert record[name] == pytest.approx(expected[name], rel=1e-4)
+        with np.load(own / "alphas.npz") as ours, np.load(alone / "alphas.npz") as theirs:
+            np.testing.assert_allclose(ours["recurrent"], theirs["recurrent"], atol=1e-5)
+        assert (own / "genotype.json").read_text() == (alone / "genotype.json").read_text()
+        losses.append(json.loads((own / "facts.json").read_text())["found_cell_supernet_loss"])
+        assert (own / "report.html").exists()
+    assert losses[0] != pytest.approx(losses[1], abs=1e-5)
+    best = tmp_path / "both" / f"seed-{3 + int(losses[1] < losses[0])}"
+    assert (tmp_path / "both" / "genotype.json").read_text() == (best / "genotype.json").read_text()
+
+
+@pytest.mark.parametrize("derive", ["perturbation", "samples"])
+def test_a_finished_search_is_derived_in_another_way(derive, whole_search, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(whole_search, folder)
+    search.main([f"--resume={folder}", f"--derive={derive}", "--num_samples=3"])
+    jd.genotypes.check(jd.genotypes.from_json((folder / "genotype.json").read_text()))
+
+
+def test_training_resumed_before_and_after_the_averaging_began(trained_flags, whole_training, tmp_path, capsys):
     records, total, leaves = results(whole_training)
     switch = next(i for i, record in enumerate(records) if record["averaging"])
     assert 0 < switch < len(records) - 1
@@ -125,24 +204,104 @@ def test_training_resumed_before_and_after_the_averaging_began(trained, whole_tr
     assert next(leaf for name, leaf in leaves.items() if "best_loss" in name)[0] == pytest.approx(best)
     for stop in (records[switch]["step"] - 2, records[switch]["step"] + 1):
         folder = tmp_path / str(stop)
-        evaluate.main([*trained, f"--run_dir={folder}", f"--max_steps={stop}"])
+        evaluate.main([*trained_flags, f"--run_dir={folder}", f"--max_steps={stop}"])
         evaluate.main([f"--resume={folder}", "--max_steps=0"])
         same(folder, whole_training)
         assert (folder / "test.json").read_text() == (whole_training / "test.json").read_text()
 
 
-def test_a_training_that_diverges_ends_in_one_line(trained, tmp_path):
-    flags = [flag for flag in trained if not flag.startswith("--learning_rate")]
+def test_a_training_that_diverges_ends_in_one_line(trained_flags, tmp_path):
+    flags = [flag for flag in trained_flags if not flag.startswith("--learning_rate")]
     with pytest.raises(runs.Stop, match=r"the loss is not finite in \d of \d+ steps: start again with a lower --learning_rate"):
         evaluate.main([*flags, "--learning_rate=1e30", f"--run_dir={tmp_path}/run"])
 
 
-def test_what_a_training_leaves(whole_training):
+def test_a_trained_model_loaded_exported_and_tested_again(whole_training, words, tmp_path, capsys, monkeypatch):
     found = json.loads((whole_training / "test.json").read_text())
     assert 1 < found["test_perplexity"] < 30 and found["valid_perplexity"] > 1
-    vocabulary = json.loads((whole_training / "vocabulary.json").read_text())
-    with np.load(whole_training / "weights.npz") as saved:
-        assert saved["embedding"].shape == (len(vocabulary), 4) and set(saved) == {"embedding", "bias", "first", "nodes"}
+    loaded = text.load(f"text:{words}")
+    assert trained.vocabulary(whole_training) == loaded.vocabulary
+    assert trained.perplexity(whole_training, loaded.test) == pytest.approx(found["test_perplexity"], rel=1e-5)
+    assert trained.perplexity(whole_training, loaded.valid, 3) == pytest.approx(found["valid_perplexity"], rel=1e-5)
+
+    # By hand, from the logits of the plain function.
+    apply, params = jd.load(whole_training)
+    assert set(params) == {"embedding", "bias", "first", "nodes"} and params["embedding"].shape[1] == 4
+    column = loaded.test[:, None]
+    logits, hidden = jax.jit(apply)(params, column[:-1])
+    log_p = np.take_along_axis(np.asarray(jax.nn.log_softmax(logits)), column[1:, :, None], axis=2)
+    assert np.exp(-log_p.mean()) == pytest.approx(found["test_perplexity"], rel=1e-5)
+    half, between = apply(params, column[:20])
+    rest, last = apply(params, column[20:-1], between)
+    np.testing.assert_allclose(np.concatenate([half, rest]), logits, atol=1e-5)
+    np.testing.assert_allclose(last, hidden, atol=1e-5)
+
+    with monkeypatch.context() as patch:  # symbolic sizes are no `int`s, which the checks of annotations insist on
+        patch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+        jd.export(whole_training, tmp_path / "model.bin")
+    exported = jd.read_exported(tmp_path / "model.bin")
+    for tokens in (column[:-1], column[:8].reshape(4, 2)):
+        start = np.zeros((tokens.shape[1], 4), np.float32)
+        for ours, theirs in zip(exported(tokens, start), apply(params, tokens), strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+    evaluate.main([f"--dataset=text:{words}", "--test_only", f"--checkpoint={whole_training}", "--eval_batch_size=3"])
+    printed = capsys.readouterr().out
+    assert f"valid ppl {found['valid_perplexity']:.3f}" in printed and f"test ppl {found['test_perplexity']:.3f}" in printed
+
+
+def test_trainings_that_cannot_be_tested_again(whole_training, words, tmp_path):
+    for flags, message in (
+        ([f"--dataset=text:{words}", "--test_only"], "--checkpoint=RUN"),
+        ([f"--dataset=text:{words}", "--test_only", f"--checkpoint={tmp_path}"], "holds no trained network"),
+        (["--dataset=pydoc", "--test_only", f"--checkpoint={whole_training}"], "another text: its vocabulary has 10 words"),
+        (["--test_only", f"--checkpoint={whole_training}"], "holds a language model, no image classifier"),
+    ):
+        with pytest.raises(runs.Stop, match=message):
+            evaluate.main(flags)
+
+
+def test_random_cells_beside_the_found_one(trained_flags, whole_training, tmp_path, capsys, monkeypatch):
+    folder = tmp_path / "run"
+    shutil.copytree(whole_training, folder)
+    started = []
+
+    def broken(own, *rest):
+        started.append(own.run_dir)
+        raise runs.Stop(f"SIGTERM at step 3 of 9: saved; continue with --resume={own.run_dir}", 143)
+
+    with monkeypatch.context() as patch:  # the run's own cell, then the first random one
+        whole = text_evaluate.train
+        patch.setattr(
+            text_evaluate, "train", lambda own, *rest: (broken if own.run_dir.endswith("random-0") else whole)(own, *rest)
+        )
+        with pytest.raises(runs.Stop, match=f"continue with --resume={folder}$"):
+            evaluate.main([f"--resume={folder}", "--random_cells=1"])
+    assert started == [f"{folder}/random-0"]
+    evaluate.main([f"--resume={folder}", "--random_cells=1"])
+    table = json.loads((folder / "baseline.json").read_text())
+    assert table["--arch"] == json.loads((whole_training / "test.json").read_text())
+    assert table["random-0"] == json.loads((folder / "random-0" / "test.json").read_text())
+    assert f"{table['random-0']['test_perplexity']:.2f}  random-0" in capsys.readouterr().out
+    config = json.loads((folder / "random-0" / "config.json").read_text())
+    cell = jd.genotypes.parse(config["arch"])
+    assert len(cell.recurrent) == 1 and config["epochs"] == 5
+
+
+def test_selection_by_validation(trained_flags, tmp_path, capsys):
+    flags = [flag for flag in trained_flags if not flag.startswith(("--arch", "--epochs"))]
+    other = CELL.replace("tanh", "identity")
+    flags += ["--epochs=2", "--select_epochs=1", "--random_cells=1", f"--run_dir={tmp_path}", "--select", CELL, other]
+    evaluate.main(flags)
+    scores = json.loads((tmp_path / "selection.json").read_text())
+    assert set(scores["scores"]) == {CELL, other, "random-0"}
+    assert scores["selected"] == min((CELL, other), key=lambda name: scores["scores"][name])
+    assert str(jd.genotypes.from_json((tmp_path / "genotype.json").read_text())) == str(jd.genotypes.parse(scores["selected"]))
+    for i, name in enumerate((CELL, other, "random-0")):
+        own = tmp_path / f"select-{i}"
+        assert not (own / "test.json").exists()  # the test part is for the one that is selected
+        assert json.loads((own / "valid.json").read_text())["valid_perplexity"] == scores["scores"][name]
+    assert (tmp_path / "test.json").exists() and f"selected {scores['selected']}" in capsys.readouterr().out
 
 
 def test_devices_search_what_one_does(searched, whole_search, tmp_path, devices):
@@ -176,23 +335,23 @@ def test_recurrent_cells_need_texts():
 
 
 def test_published_names():
-    assert text_evaluate.resolve("DARTS_V1") == jd.genotypes.RNN_DARTS_V1
-    assert text_evaluate.resolve("ENAS") == text_evaluate.resolve("RNN_ENAS") == jd.genotypes.RNN_ENAS
-    assert text_evaluate.resolve("penn_pgd") == jd.genotypes.penn_pgd
+    assert text_recipes.resolve("DARTS_V1") == jd.genotypes.RNN_DARTS_V1
+    assert text_recipes.resolve("ENAS") == text_recipes.resolve("RNN_ENAS") == jd.genotypes.RNN_ENAS
+    assert text_recipes.resolve("penn_pgd") == jd.genotypes.penn_pgd
 
 
 def test_published_settings():
     config = text_search.PTB
     assert (config.emsize, config.batch_size, config.learning_rate, config.grad_clip) == (300, 256, 20, 0.25)
-    assert text_evaluate.PRESETS["wikitext2"].emsize == 700 and text_evaluate.PTB.dropouts == (0.1, 0.2, 0.75, 0.25, 0.75)
-    assert text_evaluate.paddings(text_evaluate.PTB) == [35, 40, 55]
-    found = text_evaluate.windows(text_evaluate.PTB, 10_000, 0)
+    assert text_recipes.PRESETS["wikitext2"].emsize == 700 and text_recipes.PTB.dropouts == (0.1, 0.2, 0.75, 0.25, 0.75)
+    assert text_recipes.paddings(text_recipes.PTB) == [35, 40, 55]
+    found = text_recipes.windows(text_recipes.PTB, 10_000, 0)
     assert found[:, 1].max() <= 55 and found[:-1, 1].min() >= 5
     valid = text_search.windows(text_search.PTB, (3631, 288), 0)
     assert (valid[:, 2] + valid[:, 3] <= 287).all() and (valid[:, 3] >= 1).all()
 
 
-def test_estimates(searched, trained, capsys):
+def test_estimates(searched, trained_flags, capsys):
     search.main([*searched, "--estimate"])
-    evaluate.main([*trained, "--estimate"])
+    evaluate.main([*trained_flags, "--estimate"])
     assert capsys.readouterr().out.count("steps an epoch") == 2

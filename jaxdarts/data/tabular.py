@@ -76,16 +76,25 @@ def column(path: str | os.PathLike, name: str) -> dict[TopologyGenotype, float]:
     return {genotype: value for _, genotype, (value,) in _lines(path, [name])}
 
 
-def evaluate(table: Mapping[TopologyGenotype, Row], genotype: Any) -> Trial:
-    """What the table knows about a cell: the search sees 12 epochs of training, and the test accuracy is for the report.
+def evaluate(table: Mapping[TopologyGenotype, Row], genotype: Any, epochs: int | None = None) -> Trial:
+    """What the table knows about a cell: the search sees its validation accuracy, and the test accuracy is for the report.
+
+    Args:
+        table: from `read`.
+        genotype: the cell.
+        epochs: length of the training, 12 or 200; None for 12 where a search uses one length only.
 
     Raises:
-        ValueError: if the cell is not in the table.
+        ValueError: if the table lacks the cell, or the length.
     """
+    if epochs not in (None, EPOCHS, 200):
+        raise ValueError(f"the table has trainings of {EPOCHS} and of 200 epochs, none of {epochs}")
     if genotype not in table:
         raise ValueError(f"the table has {len(table)} cells, and {genotype} is none of them")
     row = table[genotype]
-    return Trial(genotype, row.valid_12, row.test_200, row.seconds)
+    if epochs == 200:
+        return Trial(genotype, row.valid_200, row.test_200, row.seconds * 200 / EPOCHS, epochs)
+    return Trial(genotype, row.valid_12, row.test_200, row.seconds, epochs)
 
 
 def _lines(path: str | os.PathLike, names: Sequence[str]) -> Iterator[tuple[str, TopologyGenotype, list[float]]]:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
@@ -95,6 +96,7 @@ def cell(
         sources = jnp.stack([states[choices.edges[e][0]] for e in entering])
         masked = sources if mask is None else sources * mask[None]
         product = (masked.reshape(-1, hidden.shape[1]) @ weights[node]).reshape(len(entering), hidden.shape[0], -1)
+        product = checkpoint_name(product, "product")
         activated, share = 0.0, 0.0
         for op, function in ACTIVATIONS.items():
             places = [choices.ops[e].index(op) if op in choices.ops[e] else None for e in entering]
@@ -124,7 +126,7 @@ class LanguageModel(nn.Module):
         norm: normalise every state with the moments of the batch, without scale and shift, as in a search. The official code
             has running averages for validation, one pair for all states and times; here a batch is always its own measure.
         dropouts: rates.
-        remat: compute a step's inner states again in the backward pass instead of keeping them.
+        remat: compute even the matrix products of a step again in the backward pass instead of keeping them: least memory.
     """
 
     choices: Choices
@@ -193,7 +195,10 @@ class LanguageModel(nn.Module):
             new = new.astype(hidden.dtype)
             return (new if length is None else jnp.where(t < length, new, hidden)), new
 
-        body = jax.checkpoint(step) if self.remat else step
+        # The backward pass keeps the matrix products of a step and makes the rest again: arithmetic on what is in the cache
+        # is cheaper than the way to memory and back, and most of the memory of a step goes to gates and activations.
+        kept = () if self.remat else ("product",)
+        body = jax.checkpoint(step, prevent_cse=False, policy=jax.checkpoint_policies.save_only_these_names(*kept))
         hidden, outputs = lax.scan(body, hidden.astype(self.dtype), (x, jnp.arange(time)))
         dropped = outputs if masks.output is None else outputs * masks.output[None]
         logits = (dropped.reshape(-1, width) @ embedding.astype(self.dtype).T).reshape(time, batch, -1)

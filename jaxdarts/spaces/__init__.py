@@ -1,6 +1,6 @@
 """Search spaces, each a function that gives a `Space`."""
 
-from jaxdarts.genotypes import AnyGenotype, Genotype, TopologyGenotype
+from jaxdarts.genotypes import AnyGenotype, Genotype, RecurrentGenotype, TopologyGenotype
 from jaxdarts.space import Space
 from jaxdarts.spaces.darts import PRIMITIVES as PRIMITIVES
 from jaxdarts.spaces.darts import darts as darts
@@ -14,10 +14,12 @@ from jaxdarts.spaces.robust import s4 as s4
 
 
 def of(genotype: AnyGenotype) -> Space:
-    """The space whose `network` a genotype is trained as: DARTS' for any two convolutional cells, or NAS-Bench-201's.
+    """The space whose `network` a genotype is trained as.
+
+    DARTS' for any two convolutional cells, NAS-Bench-201's, or DARTS' recurrent one with as many nodes as the cell has.
 
     Raises:
-        ValueError: if it is neither.
+        ValueError: if it is none of them.
 
     >>> from jaxdarts import genotypes
     >>> len(of(genotypes.parse("|none~0|+|none~0|skip_connect~1|")).cells)
@@ -27,4 +29,6 @@ def of(genotype: AnyGenotype) -> Space:
         return darts()
     if isinstance(genotype, TopologyGenotype):
         return nasbench201()
-    raise ValueError(f"a {type(genotype).__name__} has no convolutional network")
+    if isinstance(genotype, RecurrentGenotype):
+        return darts_rnn(len(genotype.recurrent))
+    raise ValueError(f"a {type(genotype).__name__} is of no space")
