@@ -21,6 +21,7 @@ import jaxdarts as jd
 import methods
 import runs
 import search
+from jaxdarts.space import of_genotype
 from runs import Stop
 
 COLUMNS = {
@@ -67,7 +68,7 @@ def row_of(text: str, shared: list[str], folder: Path) -> dict[str, Any]:
         records = jd.metrics.read_json_lines(facts.parent / "metrics.jsonl")
         values = {**records[-1], **json.loads(facts.read_text(encoding="utf-8"))}
         found = jd.genotypes.from_json((facts.parent / "genotype.json").read_text(encoding="utf-8"))
-        values["skips"] = sum(op == "skip_connect" for op, _ in found[0])
+        values["skips"] = next(iter(of_genotype(found).values())).ops.count(("skip_connect",))
         for column in COLUMNS:
             if values.get(column) is not None:
                 row.setdefault(column, []).append(float(values[column]))

@@ -12,7 +12,10 @@ import subjects
 from jaxdarts.analysis import mixture, topology
 from runs import Stop
 
-FULL_SIZE = {True: "parameters_with_36_channels_and_20_cells", False: "parameters_with_16_channels_and_5_cells_a_stage"}
+FULL_SIZE: dict[type, str] = {
+    jd.Genotype: "parameters_with_36_channels_and_20_cells",
+    jd.TopologyGenotype: "parameters_with_16_channels_and_5_cells_a_stage",
+}
 """Of the network that the papers train for CIFAR-10 (`methods.evaluated`): of two cells, and of one of NAS-Bench-201."""
 FACTS = (
     "dataset",
@@ -85,8 +88,8 @@ def entry_of(name: str, run: subjects.Opened) -> jd.comparison.Entry:
     error = test_error(run)
     known |= {} if error is None else {"test_error": f"{100 * error:.2f} %"}
     known["wall_time"] = sum(record.get("seconds") or 0 for record in records)
-    if run.searched and not isinstance(genotype, jd.genotypes.RecurrentGenotype):
-        known[FULL_SIZE[isinstance(genotype, jd.Genotype)]] = known.get("parameters")
+    if run.searched and type(genotype) in FULL_SIZE:
+        known[FULL_SIZE[type(genotype)]] = known.get("parameters")
     if not run.searched:
         known |= {"algorithm": "training from scratch", **cost_of(run, genotype)}
     facts = {key: known[key] for key in FACTS if known.get(key) is not None}
@@ -100,14 +103,14 @@ def cost_of(run: subjects.Opened, genotype: Any) -> dict[str, int]:
         net = json.loads((run.folder / "network.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    if "num_classes" not in net:
-        return {}  # a language model
+    if type(genotype) not in FULL_SIZE:
+        return {}
     size = methods.evaluated(jd.spaces.of(genotype))
     full, own = (
         jd.network_cost(genotype, *size, net["num_classes"], tuple(net["image_shape"]), net["imagenet"])[0]
         for size in (size, (net["width"], net["depth"]))
     )
-    return {FULL_SIZE[isinstance(genotype, jd.Genotype)]: full, "parameters_as_trained": own}
+    return {FULL_SIZE[type(genotype)]: full, "parameters_as_trained": own}
 
 
 def shape_of(genotype: Any) -> dict[str, Any]:

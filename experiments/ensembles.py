@@ -93,12 +93,12 @@ def parse(arguments: list[str]) -> Config:
         return config
     cells = [part.removeprefix(GROW) for part in names(config) if not part.startswith(SUPERNET) and part != f"{GROW}dense"]
     kinds = {type(source.genotype) for cell in cells for source in members.sources(cell) if source.genotype is not None}
-    if jd.TopologyGenotype not in kinds:
+    if not kinds & set(recipes.BENCHMARKS):
         return config
     if len(kinds) > 1:
         raise Stop("--ensemble: cells of NAS-Bench-201 and others, which are trained in different ways; train them apart", 2)
-    presets = {name: over(one) for name, one in recipes.BENCHMARK_PRESETS.items()}
-    return runs.parse(arguments, presets, over(dataclasses.replace(recipes.CIFAR, **recipes.BENCHMARK)), __doc__)
+    presets, fallback = recipes.presets_of(*kinds)
+    return runs.parse(arguments, {name: over(one) for name, one in presets.items()}, over(fallback), __doc__)
 
 
 def names(config: Config) -> list[str]:

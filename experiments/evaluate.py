@@ -2,10 +2,11 @@
 
 --arch takes a published name, a run folder of search.py, a JSON file, or the text of a genotype, such as the string of a cell
 of NAS-Bench-201, whose presets are the benchmark's network and training (but gradients are clipped and momentum is not
-Nesterov's). Leaves a run folder: config.json, log.txt, metrics.jsonl, tensorboard/, genotype.json, network.json and weights.npz
-(read by jaxdarts.load), report.html and checkpoints/. The test set is looked at once, after the last epoch. --select retrains
-the cells of several searches for a short time and goes on with the best one on held-out training images. --test_only
---checkpoint=RUN tests a trained network again. --ensemble=RUN,RUN,... trains an ensemble, prunes and tests it (ensembles.py).
+Nesterov's), of NATS-Bench's sizes (likewise), or a graph of NAS-Bench-101 (whose own optimiser is another one). Leaves a run
+folder: config.json, log.txt, metrics.jsonl, tensorboard/, genotype.json, network.json and weights.npz (read by jaxdarts.load),
+report.html and checkpoints/. The test set is looked at once, after the last epoch. --select retrains the cells of several
+searches for a short time and goes on with the best one on held-out training images. --test_only --checkpoint=RUN tests a
+trained network again. --ensemble=RUN,RUN,... trains an ensemble, prunes and tests it (ensembles.py).
 """
 
 import contextlib
@@ -31,7 +32,7 @@ import texts
 import trainings
 from jaxdarts import trained
 from jaxdarts.data import augment, feed, images, stream
-from recipes import Cells, Config, check, ensemble_asked, parse, resolve
+from recipes import Cells, Config, check, ensemble_asked, parse, resolve, size_of
 from runs import Run, Stop
 
 
@@ -54,24 +55,27 @@ def build(config: Config, genotype: Cells, dataset: Any) -> Program:
     if config.color_jitter and dataset.image_shape[-1] != 3:
         raise Stop(f"--color_jitter: the images of {config.dataset} have {dataset.image_shape[-1]} channels, not 3", 2)
     options = {"auxiliary": config.auxiliary, "imagenet": config.network == "imagenet"}
-    if isinstance(genotype, jd.TopologyGenotype):
+    if not isinstance(genotype, jd.Genotype):
         for flag, name, part in (
             ("--auxiliary", "auxiliary", "auxiliary head"),
             ("--network=imagenet", "imagenet", "such stem"),
         ):
             if options[name]:
-                raise Stop(f"{flag}: a network of NAS-Bench-201 has no {part}; leave it out", 2)
+                benchmark = "NAS-Bench-101" if isinstance(genotype, jd.GraphGenotype) else "NAS-Bench-201"
+                raise Stop(f"{flag}: a network of {benchmark} has no {part}; leave it out", 2)
         options = {}
+    if not isinstance(genotype, jd.Genotype | jd.TopologyGenotype) and config.drop_path_prob:
+        raise Stop(f"--drop_path_prob={config.drop_path_prob}: the benchmark's network drops nothing; leave it out", 2)
+    if not isinstance(genotype, jd.SizeGenotype):
+        options["unroll"] = config.unroll
     net = jd.spaces.of(genotype).network(
         genotype,
-        config.init_channels,
-        config.layers,
+        *size_of(config, genotype),
         len(dataset.class_names),
         **options,
         dtype=jnp.dtype(config.dtype),
         axis_name=jd.parallel.AXIS,
         remat=config.remat,
-        unroll=config.unroll,
     )
     alone, image = net.clone(axis_name=None), jnp.zeros((1, *dataset.image_shape))
     try:
@@ -216,7 +220,7 @@ def epochs_of(config: Config, program: Program, fed: feed.Feed, size: int) -> Ca
 def network_cost(config: Config, genotype: jd.Genotype, dataset: Any) -> tuple[int, int]:
     """Parameters and multiply-adds."""
     classes, imagenet = len(dataset.class_names), config.network == "imagenet"
-    return jd.network_cost(genotype, config.init_channels, config.layers, classes, dataset.image_shape, imagenet)
+    return jd.network_cost(genotype, *size_of(config, genotype), classes, dataset.image_shape, imagenet)
 
 
 def finish(config, genotype, dataset, training, tested, records, run, cost, judged) -> dict[str, np.ndarray]:
@@ -231,8 +235,8 @@ def finish(config, genotype, dataset, training, tested, records, run, cost, judg
             genotype=genotype,
             params=params,
             averages=averages,
-            width=config.init_channels,
-            depth=config.layers,
+            width=size_of(config, genotype)[0],
+            depth=size_of(config, genotype)[1],
             num_classes=len(dataset.class_names),
             imagenet=config.network == "imagenet",
             image_shape=dataset.image_shape,

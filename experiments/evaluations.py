@@ -45,9 +45,21 @@ class Searched(NamedTuple):
     shape: tuple[int, int] = (16, 8)
 
 
+def of_graphs(path: str, dataset: str) -> Mapping[Any, Any]:
+    """The table of NAS-Bench-101, which is of CIFAR-10 alone."""
+    if dataset != "cifar10":
+        raise ValueError(f"NAS-Bench-101 knows cifar10 only, not {dataset}")
+    return jd.data.nasbench101.read(path)
+
+
 SPACES = {
     "nasbench201": Searched(jd.spaces.nasbench201, tabular.read, tabular.column, 5**6, (16, 5)),
     "darts": Searched(jd.spaces.darts),
+    "nats_size": Searched(jd.spaces.nats_size, tabular.read_sizes, tabular.column, 8**5),
+    "nasbench101": Searched(jd.spaces.nasbench101, of_graphs),
+    "nasbench1shot1_s1": Searched(jd.spaces.nasbench1shot1_s1, of_graphs, shape=(16, 3)),
+    "nasbench1shot1_s2": Searched(jd.spaces.nasbench1shot1_s2, of_graphs, shape=(16, 3)),
+    "nasbench1shot1_s3": Searched(jd.spaces.nasbench1shot1_s3, of_graphs, shape=(16, 3)),
     "s1": Searched(jd.spaces.s1),
     "s2": Searched(jd.spaces.s2),
     "s3": Searched(jd.spaces.s3),
@@ -74,7 +86,7 @@ class Options:
     """Flags."""
 
     space: Literal[tuple(SPACES)] = "nasbench201"  # type: ignore[valid-type]
-    """Search space; tables are of nasbench201."""
+    """Search space; there are tables of those whose names are benchmarks'."""
     evaluate: str = "table"
     """How a cell is valued: table (of accuracies), supernet (validation accuracy of a trained one with this cell alone), proxy
     (a score of the untrained network), or training (validation accuracy after a short one)."""
@@ -84,7 +96,7 @@ class Options:
     """Where TFDS keeps its folders."""
     table: str = ""
     """table: CSV file, plain or gzip, with the columns arch_str, <dataset>_valid_12, <dataset>_valid_200, <dataset>_test_200,
-    train_seconds_200."""
+    train_seconds_200 (nats_size: 90 for 200); or NAS-Bench-101's record file."""
     run: str = ""
     """supernet: run folder of search.py."""
     score: str = ""
@@ -196,7 +208,10 @@ def by_proxy(options: Options):
     if size > dataset.train.num:
         raise Stop(f"--batch_size={size}: larger than the training set, {dataset.train.num} images", 2)
     space = searched_space.space()
-    net = space.supernet(width=width, depth=depth, num_classes=len(dataset.class_names))
+    try:
+        net = space.supernet(width=width, depth=depth, num_classes=len(dataset.class_names))
+    except ValueError as error:
+        raise Stop(f"--space={options.space}: {error}; --evaluate=proxy scores parts of a supernet", 2) from error
     places = np.random.default_rng(options.seed).choice(dataset.train.num, size, replace=False)
     pixels, labels = (jnp.asarray(field[places]) for field in dataset.train)
     batch = {"image": augment.normalize(pixels, dataset.mean, dataset.std), "label": labels}
@@ -231,9 +246,9 @@ def timed(value: Callable[[Any], float]):
 
 def recipe(options: Options) -> recipes.Config:
     """What evaluate.py would train the cells of this space with, but for what the flags say."""
-    alone = options.space == "nasbench201"
-    presets = recipes.BENCHMARK_PRESETS if alone else recipes.PRESETS
-    start = presets.get(options.dataset, presets["cifar10"])
+    kind = type(SPACES[options.space].space().sample(jax.random.key(0)))
+    presets, fallback = recipes.presets_of(kind)
+    start = presets.get(options.dataset, fallback)
     names = ("dataset", "data_dir", "epochs", "seed", "cache_dir", *SIZES)
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     return recipes.check(dataclasses.replace(start, stream=False, **given))

@@ -20,8 +20,9 @@ import runs
 from jaxdarts import derive
 from jaxdarts.analysis import curvature, flatness
 from jaxdarts.data import images
+from jaxdarts.space import of_genotype
 
-PARAMETER_FREE = frozenset(("none", "skip_connect", "max_pool_3x3", "avg_pool_3x3", "noise"))
+PARAMETER_FREE = frozenset(("none", "skip_connect", "max_pool_3x3", "avg_pool_3x3", "maxpool3x3", "noise"))
 
 
 class History:
@@ -66,16 +67,22 @@ class History:
         best: dict[str, dict] = {}
         for i, record in enumerate(self.rows):
             genotype = self.space.discretize({name: values[i] for name, values in self.alphas.items() if name != "step"})
-            size = ",".join(str(convolutions(getattr(genotype, cell))) for cell in self.space.cells)
+            size = ",".join(str(convolutions(ops)) for ops in operations(self.space, genotype).values())
             if size not in best or record["valid_accuracy"] > best[size]["valid_accuracy"]:
                 facts = {name: record[name] for name in ("epoch", "valid_accuracy")}
                 best[size] = {**facts, "genotype": str(genotype)}
         return best
 
 
-def convolutions(pairs) -> int:
+def operations(space: jd.Space, genotype: Any) -> dict[str, list[str]]:
+    """What every cell of a genotype computes with; rows that choose sources are no cells of operations."""
+    own = of_genotype(genotype)
+    return {name: [op for (op,) in own[name].ops] for name, choices in space.cells.items() if choices.picks is None}
+
+
+def convolutions(ops: list[str]) -> int:
     """Operations of a cell that have weights."""
-    return sum(op not in PARAMETER_FREE for op, _ in pairs)
+    return sum(op not in PARAMETER_FREE for op in ops)
 
 
 def folders(config: Any, folder: Path) -> list[Path]:
@@ -134,10 +141,10 @@ def finish_epoch(
         record = dict(facts)
         record |= {name: float(value[seed]) for name, value in (means | extra).items() if name != "valid_loss"}
         record |= {f"valid_{name}": float(value[seed]) for name, value in valid.items()}
-        for cell in program.space.cells:
-            pairs = getattr(genotype, cell)
-            record[f"skip_{cell}"] = sum(op == "skip_connect" for op, _ in pairs)
-            record[f"parameter_free_{cell}"] = len(pairs) - convolutions(pairs)
+        chosen = operations(program.space, genotype)
+        for cell, ops in chosen.items():
+            record[f"skip_{cell}"] = ops.count("skip_connect")
+            record[f"parameter_free_{cell}"] = len(ops) - convolutions(ops)
         own.write(step, record, mix, genotype)
         if config.num_seeds > 1:
             log.info("seed %d", config.seed + seed)
@@ -147,11 +154,11 @@ def finish_epoch(
             if name in record:
                 log.info("%s %f", name, record[name])
         log.info("genotype = %s", genotype)
-        main = next(iter(program.space.cells))  # the normal cell, where there are two
-        pairs, skips, free = getattr(genotype, main), record[f"skip_{main}"], record[f"parameter_free_{main}"]
-        if 2 * skips > len(pairs) or free == len(pairs):
+        main, ops = next(iter(chosen.items()))  # the normal cell, where there are two
+        skips, free = record[f"skip_{main}"], record[f"parameter_free_{main}"]
+        if 2 * skips > len(ops) or free == len(ops):
             text = "the %s cell degenerates: %d of its %d operations are skip connections, %d have no weights"
-            log.info(text, main, skips, len(pairs), free)
+            log.info(text, main, skips, len(ops), free)
     return stopped(config, history)
 
 
@@ -162,7 +169,8 @@ def stop_of(config: Any, history: History) -> tuple[int, str] | None:
         epoch = int(record["epoch"])
         if config.stop_skips and record[f"skip_{main}"] >= config.stop_skips:
             return epoch, f"the {main} cell has {record[f'skip_{main}']:.0f} skip connections"
-        lengths = {cell: len(c.edges) if c.kept is None else c.kept * c.num_nodes for cell, c in history.space.cells.items()}
+        cells = {cell: c for cell, c in history.space.cells.items() if c.picks is None}
+        lengths = {cell: len(c.edges) if c.kept is None else c.kept * c.num_nodes for cell, c in cells.items()}
         sizes = [length - record[f"parameter_free_{cell}"] for cell, length in lengths.items()]
         if config.stop_size and all(size <= limit for size, limit in zip(sizes, config.stop_size, strict=True)):
             return epoch, f"the cells have {' and '.join(f'{size:.0f}' for size in sizes)} convolutions"
@@ -287,7 +295,7 @@ def write_result(config: Any, own: History, genotype: Any, seed: int, facts: dic
     """Writes the derived cell of one seed, as JSON and drawn, the facts about it and the report; images and texts alike."""
     folder, cells = own.folder, own.space.cells
     jd.metrics.replace_text(folder / "genotype.json", jd.genotypes.to_json(genotype))
-    for name, svg in jd.draw.cell(genotype).items():
+    for name, svg in jd.report.drawn(genotype).items():
         jd.metrics.replace_text(folder / f"{name}.svg", svg)
     jd.metrics.replace_text(folder / "facts.json", json.dumps(facts, indent=2) + "\n")
     jd.report.write(

@@ -33,6 +33,8 @@ class Method(NamedTuple):
     on_images: Mapping[str, Any] = {}
 
 
+NAMED = ("s1", "s2", "s3", "s4", "nasbench201", "nasbench1shot1_s1", "nasbench1shot1_s2", "nasbench1shot1_s3")
+"""Spaces that are what they are, by their names in `jaxdarts.spaces`."""
 FIRST = {"unrolled": False}
 ALL_IMAGES = {"train_portion": 1.0}
 """One level learns from all images; a text has its validation part apart, which such a search only looks at."""
@@ -175,8 +177,9 @@ class AlgorithmOptions:
 class Options(AlgorithmOptions, runs.ImageSettings):
     """And what convolutional spaces have in addition."""
 
-    space: Literal["darts", "s1", "s2", "s3", "s4", "nasbench201"] = "darts"
-    """Search space: DARTS' own, made of --nodes and --ops, one of RobustDARTS' four, or NAS-Bench-201 (--layers a stage)."""
+    space: Literal["darts", *NAMED] = "darts"  # type: ignore[valid-type]
+    """Search space: DARTS' own, made of --nodes and --ops, one of RobustDARTS' four, NAS-Bench-201 (--layers a stage), or one
+    of NAS-Bench-1Shot1's three."""
     candidates: str | None = None
     """Run folder of a search: keep only its --keep_ops strongest operations on every edge (P-DARTS)."""
     keep_ops: int = 5
@@ -245,13 +248,20 @@ def check(config: Options) -> None:
         raise Stop(f"--drop_path_prob={config.drop_path_prob}: must be below 1", 2)
     if config.stop_eigenvalue and not config.eigenvalue_freq:
         raise Stop(f"--stop_eigenvalue={config.stop_eigenvalue}: needs --eigenvalue_freq, 2 in the paper", 2)
-    alone = config.space == "nasbench201"
+    alone = config.space.startswith("nasbench")
     if config.stop_size and len(config.stop_size) != (1 if alone else 2):
         needed = "one number" if alone else "two numbers, of the normal and the reduction cell"
         raise Stop(f"--stop_size={' '.join(map(str, config.stop_size))}: needed is {needed}", 2)
     for name in ("partial", "drop_path_prob", "candidates", "max_skips"):
         if alone and getattr(config, name) not in (1, 0.0, None):
-            raise Stop(f"--{name}={getattr(config, name)}: not in --space=nasbench201", 2)
+            raise Stop(f"--{name}={getattr(config, name)}: not in --space={config.space}", 2)
+    if config.space.startswith("nasbench1shot1"):
+        if config.derive in ("perturbation", "validation"):
+            raise Stop(f"--derive={config.derive}: decides edges, not which two to read; not in --space={config.space}", 2)
+        if config.cost_weight:
+            raise Stop(f"--cost_weight={config.cost_weight}: an operation has no price of its own in --space={config.space}", 2)
+        if config.layers < 3:
+            raise Stop(f"--layers={config.layers}: --space={config.space} has three stages of one cell or more", 2)
     if config.num_seeds > 1 and (config.fork or config.adapt_weight_decay):
         raise Stop(
             f"--num_seeds={config.num_seeds}: seeds stop at epochs of their own; --fork and --adapt_weight_decay take one", 2
@@ -277,7 +287,9 @@ def text_settings(name: str) -> dict[str, Any]:
 
 
 def space_settings(name: str, small: bool) -> dict[str, Any]:
-    """What a space changes in a preset: NAS-Bench-201's searches have five cells a stage."""
+    """What a space changes in a preset: the size of the benchmarks' supernets, and what their searches are published with."""
+    if name.startswith("nasbench1shot1"):
+        return {"space": name, "layers": 3 if small else 9} | ({} if small else {"batch_size": 96})
     if name != "nasbench201":
         return {}
     return {"space": name, "layers": 1 if small else 5} | ({} if small else {"weight_decay": 5e-4})
@@ -285,8 +297,7 @@ def space_settings(name: str, small: bool) -> dict[str, Any]:
 
 def space_of(config: Options) -> jd.Space:
     """The search space that a configuration asks for."""
-    named = ("s1", "s2", "s3", "s4", "nasbench201")
-    spaces = {name: getattr(jd.spaces, name) for name in named}
+    spaces = {name: getattr(jd.spaces, name) for name in NAMED}
     try:
         if config.candidates:
             return strongest_of(Path(config.candidates), config.keep_ops)
@@ -321,7 +332,7 @@ def strongest_of(run: Path, keep: int) -> jd.Space:
 
 def evaluated(space: jd.Space) -> tuple[int, int]:
     """Width and depth of the network that parameters and multiply-adds are told of: the papers' for CIFAR-10."""
-    return (16, 5) if "cell" in space.cells else (36, 20)
+    return next((size for cell, size in {"cell": (16, 5), "ops": (128, 3)}.items() if cell in space.cells), (36, 20))
 
 
 def make(config: Options, space: jd.Space, steps_per_epoch: int, num_classes: int, shape: tuple[int, int, int]) -> jd.Algorithm:

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import json
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,8 +11,8 @@ import jaxdarts as jd
 import runs
 from runs import Stop
 
-Cells = jd.Genotype | jd.TopologyGenotype
-"""What can be trained: two cells, or one of NAS-Bench-201."""
+Cells = jd.Genotype | jd.TopologyGenotype | jd.SizeGenotype | jd.GraphGenotype
+"""What can be trained: two cells, or what a benchmark has trained."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,9 +24,10 @@ class Training(runs.ImageSettings):
     batch_size: int = 96
     """Images in a batch, over all devices."""
     init_channels: int = 36
-    """Channels of the first cells; every reduction doubles them. 16 for a cell of NAS-Bench-201."""
+    """Channels of the first cells; every reduction doubles them. 16 for a cell of NAS-Bench-201, 128 of NAS-Bench-101."""
     layers: int = 20
-    """Number of cells; reductions at a third and two thirds. For a cell of NAS-Bench-201, cells in each of three stages: 5."""
+    """Number of cells; reductions at a third and two thirds. For a cell of NAS-Bench-201, cells in each of three stages: 5; for
+    one of NAS-Bench-101: 3."""
     network: Literal["cifar", "imagenet"] = "cifar"
     """Stem: one convolution for small images, or three that shrink large ones by a factor of 8."""
     stream: bool = False
@@ -134,9 +136,13 @@ BENCHMARK: dict[str, Any] = {
     "weight_decay": 5e-4,
 }
 """What is different for a cell of NAS-Bench-201: the network and the training of the benchmark."""
-BENCHMARK_PRESETS = {
-    name: preset if name == "digits" else dataclasses.replace(preset, **BENCHMARK) for name, preset in PRESETS.items()
+BENCHMARKS: dict[type, dict[str, Any]] = {
+    jd.TopologyGenotype: BENCHMARK,
+    jd.SizeGenotype: {**BENCHMARK, "epochs": 90},
+    # Its optimiser is another one, RMSProp at a rate of 0.2.
+    jd.GraphGenotype: {**BENCHMARK, "epochs": 108, "init_channels": 128, "layers": 3, "weight_decay": 1e-4},
 }
+"""The same for each benchmark."""
 
 
 def ensemble_asked(arguments: list[str]) -> bool:
@@ -164,9 +170,25 @@ def parse(arguments: list[str], description: str | None) -> Config:
         raise Stop(
             "--select: cells of NAS-Bench-201 and others, whose networks have nothing in common; select among one kind", 2
         )
-    if kinds == {jd.TopologyGenotype}:
-        return runs.parse(arguments, BENCHMARK_PRESETS, dataclasses.replace(CIFAR, **BENCHMARK), description)
-    return config
+    (kind,) = kinds
+    if kind not in BENCHMARKS:
+        return config
+    own = [flag for flag in arguments if re.match(r"--(init[_-]channels|layers)\b", flag)]
+    if kind is jd.SizeGenotype and own:
+        raise Stop(f"{own[0]}: the genotype itself says how wide and deep its network is", 2)
+    return runs.parse(arguments, *presets_of(kind), description)
+
+
+def presets_of(kind: type) -> tuple[dict[str, Config], Config]:
+    """What the data sets start from for a kind of genotype, and what all others do."""
+    changes = BENCHMARKS.get(kind, {})
+    presets = {name: preset if name == "digits" else dataclasses.replace(preset, **changes) for name, preset in PRESETS.items()}
+    return presets, dataclasses.replace(CIFAR, **changes)
+
+
+def size_of(config: Config, genotype: Any) -> tuple[int | None, int | None]:
+    """Width and depth, as the network's space takes them."""
+    return (None, None) if isinstance(genotype, jd.SizeGenotype) else (config.init_channels, config.layers)
 
 
 def check(config: Config) -> Config:
@@ -206,7 +228,7 @@ def named(arch: str, flag: str = "--arch") -> Any:
     try:
         if arch in jd.genotypes.PUBLISHED:
             genotype = jd.genotypes.PUBLISHED[arch]
-        elif "(" in arch or "{" in arch or "|" in arch:
+        elif "(" in arch or "{" in arch or "|" in arch or re.fullmatch(r"\d+(:\d+)+", arch):
             genotype = jd.genotypes.parse(arch)
         elif path.is_dir():
             if not (path / "genotype.json").is_file():

@@ -52,6 +52,8 @@ from jaxdarts.count import multiply_adds as multiply_adds
 from jaxdarts.count import network_cost as network_cost
 from jaxdarts.count import operation_costs as operation_costs
 from jaxdarts.genotypes import Genotype as Genotype
+from jaxdarts.genotypes import GraphGenotype as GraphGenotype
+from jaxdarts.genotypes import SizeGenotype as SizeGenotype
 from jaxdarts.genotypes import TopologyGenotype as TopologyGenotype
 from jaxdarts.search import Algorithm as Algorithm
 from jaxdarts.search import Search as Search

@@ -1,14 +1,15 @@
 """Parameters and multiply-adds, from shapes alone: nothing is computed or allocated."""
 
 import math
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Int
 
-from jaxdarts.genotypes import Genotype, TopologyGenotype
+from jaxdarts.genotypes import AnyGenotype, GraphGenotype, SizeGenotype, pruned
+from jaxdarts.nn import nasbench101, nats_size
 from jaxdarts.nn.cell import stride_of
 from jaxdarts.nn.cnn import runs
 from jaxdarts.nn.nasbench201 import STAGES
@@ -54,8 +55,11 @@ def operation_costs(
     stage for cells of NAS-Bench-201.
 
     Raises:
-        ValueError: if `imagenet` is asked for of a cell of NAS-Bench-201, which has one stem only.
+        ValueError: if `imagenet` is asked for of a cell of NAS-Bench-201, which has one stem only, or if what an operation
+            costs depends on the others, as in the spaces of NAS-Bench-101 and of sizes.
     """
+    if not cells.keys() & {"cell", "normal"}:
+        raise ValueError("in this space the cost of an operation depends on the other choices: it has no table of costs")
     if "cell" in cells:
         if imagenet:
             raise ValueError("a network of NAS-Bench-201 has no stem for ImageNet")
@@ -98,22 +102,88 @@ def operation_costs(
 
 
 def network_cost(
-    genotype: Genotype | TopologyGenotype,
-    width: int,
-    depth: int,
+    genotype: AnyGenotype,
+    width: int | None,
+    depth: int | None,
     num_classes: int,
     image_shape: tuple[int, int, int],
     imagenet: bool = False,
 ) -> tuple[int, int]:
     """Parameters and multiply-adds of the network that a genotype is evaluated as; see `operation_costs`.
 
+    Width and depth are what they are for the space's `network`; of sizes, which are the genotype's own, nothing.
+
     >>> from jaxdarts import genotypes
     >>> network_cost(genotypes.DARTS_V2, 36, 20, 10, (32, 32, 3))[0]
     3349342
+
+    Raises:
+        ValueError: if `imagenet` is asked for of a benchmark's network, which has one stem only.
     """
+    if type(genotype) in _WHOLE:
+        if imagenet:
+            raise ValueError(f"the network of a {type(genotype).__name__} has no stem for ImageNet")
+        return _WHOLE[type(genotype)](genotype, width, depth, num_classes, image_shape)
+    if width is None or depth is None:
+        raise ValueError(f"width is {width}, depth {depth}: the network of a {type(genotype).__name__} has both")
     both = operation_costs(of_genotype(genotype), width, depth, num_classes, image_shape, imagenet)
     params, adds = (costs.fixed + sum(int(own.sum()) for own in costs.operations.values()) for costs in both)
     return params, adds
+
+
+class _Tally:
+    """Sums up convolutions without bias, each with the scale and shift of a norm or without, and a linear head."""
+
+    def __init__(self):
+        self.params = self.adds = 0
+
+    def convolution(self, size: int, before: int, after: int, area: int, norm: bool = True) -> None:
+        self.params += size**2 * before * after + (2 * after if norm else 0)
+        self.adds += size**2 * before * after * area
+
+    def head(self, before: int, num_classes: int) -> tuple[int, int]:
+        return self.params + (before + 1) * num_classes, self.adds + before * num_classes
+
+
+def _graph_cost(
+    genotype: GraphGenotype, width: int, depth: int, num_classes: int, image_shape: tuple[int, int, int]
+) -> tuple[int, int]:
+    height, image_width, channels = image_shape
+    graph, tally = pruned(genotype), _Tally()
+    tally.convolution(3, channels, width, height * image_width)
+    before = width
+    for i in range(nasbench101.STACKS):
+        for _ in range(depth):
+            after = width * 2**i
+            for size, _, read, made in nasbench101.weight_shapes(graph, before, after).values():
+                tally.convolution(size, read, made, (height >> i) * (image_width >> i))
+            before = after
+    return tally.head(before, num_classes)
+
+
+def _size_cost(
+    genotype: SizeGenotype, width: Any, depth: Any, num_classes: int, image_shape: tuple[int, int, int]
+) -> tuple[int, int]:
+    height, image_width, before = image_shape
+    tally, area = _Tally(), height * image_width
+    tally.convolution(3, before, genotype.channels[0], area)
+    before = genotype.channels[0]
+    for i, after in enumerate(genotype.channels):
+        if i in nats_size.REDUCTIONS:
+            area //= 4
+            tally.convolution(1, before, after, area, norm=False)
+            sizes = [(3, before), (3, after)]
+        else:
+            sizes = [(size, after if source else before) for _, size, source, _ in nats_size.convolutions(before, after)]
+        for size, read in sizes:
+            tally.convolution(size, read, after, area)
+        before = after
+    tally.params += 2 * before  # the last norm
+    return tally.head(before, num_classes)
+
+
+_WHOLE: Mapping[type, Callable[..., tuple[int, int]]] = {GraphGenotype: _graph_cost, SizeGenotype: _size_cost}
+"""Networks whose cost is no sum over edges: what an operation costs depends on the other choices."""
 
 
 def _topology_costs(
@@ -140,9 +210,9 @@ def _topology_costs(
 
 
 def multiply_adds(
-    genotype: Genotype | TopologyGenotype,
-    width: int,
-    depth: int,
+    genotype: AnyGenotype,
+    width: int | None,
+    depth: int | None,
     num_classes: int,
     image_shape: tuple[int, int, int],
     imagenet: bool = False,

@@ -90,6 +90,8 @@ def with_fewer_skips(space: Space, mix: Mix, max_skips: int) -> Any:
 
 def _decide(cells, mixes, score, key, tune, trial, choose) -> Mixes:
     rng, tune = seeded(key), tune or (lambda mixes: None)
+    if any(choices.picks for choices in cells.values()):
+        raise ValueError("a row of this space keeps several candidates: take its cells from the mix, or from drawn cells")
     mixes = {name: np.array(mixes[name]) for name in cells}
     seeds = np.arange(len(next(iter(mixes.values()))))
     orders = [[(name, e) for e in rng.permutation(len(choices.edges)).tolist()] for name, choices in sorted(cells.items())]

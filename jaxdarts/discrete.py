@@ -97,6 +97,8 @@ def _schedule(proposals: Proposals, evaluations: float, seconds: float, concurre
         if started == len(history):
             break
         number, news = yield starts
+        if math.isnan(news.seconds) and seconds < math.inf:
+            raise ValueError(f"{news.genotype}: what its trial takes is not known; the budget must be one of evaluations")
         spent += news.seconds
         if spent > seconds:
             break
@@ -119,7 +121,7 @@ def search(
         All trials in order; empty if the first one does not fit into the budget.
 
     Raises:
-        ValueError: if the budget is not positive, or not given.
+        ValueError: if the budget is not positive, or not given, or is one of seconds that trials do not tell.
     """
     steps = schedule(proposals, evaluations=evaluations, seconds=seconds)
     starts, history = advance(steps)
@@ -355,10 +357,13 @@ def reinforce(key: Key[Array, ""], space: Space, learning_rate: float = 0.01, de
         decay: of the average, which starts without bias and includes the present reward.
 
     Raises:
-        ValueError: if genotypes of the space keep some edges only, since operations do not tell which.
+        ValueError: if genotypes of the space keep some edges only, since operations do not tell which, or if it has no rows of
+            single choices.
     """
     if any(choices.kept is not None for choices in space.cells.values()):
         raise ValueError("REINFORCE draws an operation for every edge; genotypes of this space keep some edges only")
+    if not space.cells or any(choices.picks for choices in space.cells.values()):
+        raise ValueError("REINFORCE draws one candidate a row; this space is no list of such rows")
     return _reinforce(key, space, optax.adam(learning_rate), decay)
 
 

@@ -87,7 +87,7 @@ def gumbel(cells: Cells, temperature: Schedule, hard: bool = False, scale: float
     Args:
         cells: the space's `Space.cells`.
         temperature: by step.
-        hard: one operation an edge.
+        hard: one operation an edge. Rows of sources (`Choices.picks`) stay soft, as in NAS-Bench-1Shot1's GDAS.
         scale: deviation of the initial parameters.
     """
     plain = softmax(cells, scale)
@@ -99,7 +99,8 @@ def gumbel(cells: Cells, temperature: Schedule, hard: bool = False, scale: float
             # The softmax' denominator is the same for a whole row, so `a` serves as its logarithm.
             soft = _softmax((alpha + noise) / temperature(step), cells[name])
             one_hot = jax.nn.one_hot(jnp.argmax(soft, axis=1), soft.shape[1], dtype=soft.dtype)
-            mix[name] = one_hot + soft - jax.lax.stop_gradient(soft) if hard else soft
+            rounded = hard and cells[name].picks is None
+            mix[name] = one_hot + soft - jax.lax.stop_gradient(soft) if rounded else soft
         return mix
 
     return plain._replace(apply=apply)
@@ -135,6 +136,11 @@ def uniform_path(cells: Cells) -> Relaxation:
         mix, keys = {}, jax.random.split(key, len(cells))
         for own_key, (name, choices) in zip(keys, sorted(cells.items())):
             edge_key, op_key = jax.random.split(own_key)
+            if choices.picks is not None:
+                noise = jnp.where(choices.where(), jax.random.uniform(op_key, choices.shape), -1.0)
+                place = jnp.argsort(jnp.argsort(-noise, axis=1), axis=1)
+                mix[name] = (place < np.array(choices.picks)[:, None]).astype(noise.dtype)
+                continue
             ops = jax.random.categorical(op_key, jnp.where(choices.derivable(), 0.0, -jnp.inf))
             draws = jax.random.uniform(edge_key, (len(choices.edges),))
             targets = np.array([target for _, target in choices.edges])

@@ -31,7 +31,12 @@ CHARTS = (
         "Operations without weights",
         "edges of the found cell",
         1.0,
-        {"normal": "parameter_free_normal", "reduction": "parameter_free_reduce", "cell": "parameter_free_cell"},
+        {
+            "normal": "parameter_free_normal",
+            "reduction": "parameter_free_reduce",
+            "cell": "parameter_free_cell",
+            "blocks": "parameter_free_ops",
+        },
     ),
     ("Dominant eigenvalue", "of the validation loss's Hessian in alpha", 1.0, {"eigenvalue": "eigenvalue"}),
     ("Expected cost", "of the network to evaluate", 1.0, {"expected cost": "valid_expected_cost"}),
@@ -45,6 +50,7 @@ FINALS = {
 }
 CELLS = {"normal": "Normal cell", "reduce": "Reduction cell", "recurrent": "Recurrent cell", "cell": "Cell"}
 STATES = "0 and 1 are the inputs of the cell, and node n of its drawing is state n + 2"
+VERTICES = "0 is the input of the cell, and a row belongs to the vertex that it is named after"
 ONE_INPUT_STATES = "0 is the input of the cell, and node n of its drawing is state n + 1"
 
 
@@ -75,7 +81,7 @@ def write(
         records: one mapping for each epoch, as read by `metrics.read_json_lines`: `epoch`, `train_loss`, `valid_loss`,
             `train_accuracy`, `valid_accuracy` (fractions), `learning_rate` and others of `CHARTS`. Any may be missing or None;
             others are ignored.
-        genotype: the found `Genotype`, `RecurrentGenotype` or `TopologyGenotype`; None where there is not one.
+        genotype: what was found; None where nothing was.
         mixes: for each cell its mixture weights `[epochs, edges, ops]`.
         edges: for each cell of `mixes` its edges (source, target).
         ops: for each cell of `mixes` the names of its operations, one sequence for all edges or one for each.
@@ -94,9 +100,9 @@ def write(
         facts=_facts(facts, records, genotype),
         tables=tables,
         charts=[Markup(svg) for svg in (*_charts(records), *pictures)],
-        cells=[Markup(svg) for svg in (draw.cell(genotype).values() if genotype else ())],
+        cells=[Markup(svg) for svg in (drawn(genotype).values() if genotype else ())],
         heatmaps=[Markup(_heatmap(cell, mix, edges, ops)) for cell, mix in mixes.items()],
-        states=STATES if hasattr(genotype, "normal") else ONE_INPUT_STATES,
+        states=VERTICES if hasattr(genotype, "matrix") else STATES if hasattr(genotype, "normal") else ONE_INPUT_STATES,
         analyses=Markup(_analyses(sections)),
         genotype=str(genotype or ""),
         config=list(flatten(config)),
@@ -133,6 +139,11 @@ _START, _END = "<!-- analyses -->", "<!-- end of analyses -->"
 def _analyses(sections: Sequence[Section]) -> str:
     marked = [each._replace(pictures={name: Markup(svg) for name, svg in each.pictures.items()}) for each in sections]
     return "\n".join((_START, render("sections.html.jinja", sections=marked).strip(), _END))
+
+
+def drawn(genotype: Any) -> dict[str, str]:
+    """The cells of a genotype as SVG by name; none of graphs and sizes, which have no operations on edges."""
+    return draw.cell(genotype) if any(hasattr(genotype, name) for name in ("normal", "recurrent", "cell")) else {}
 
 
 def _facts(facts: Mapping[str, Any], records: Sequence[Mapping[str, Any]], genotype: Any) -> list[tuple[str, str]]:
@@ -176,7 +187,7 @@ def _heatmap(cell: str, mix: np.ndarray, edges: Mapping[str, Any], ops: Mapping[
     for name, mapping in (("edges", edges), ("ops", ops)):
         if cell not in mapping:
             raise ValueError(f"mixes has a cell {cell!r}, {name} has {sorted(mapping)}; every mix needs both")
-    labels = [f"{source}\N{RIGHTWARDS ARROW}{target}" for source, target in edges[cell]]
+    labels = [f"{i}\N{RIGHTWARDS ARROW}{j}" if i != j else str(j) for i, j in edges[cell]]
     return draw.heatmap(mix, labels, ops[cell], title=CELLS.get(cell, title_of(cell)))
 
 

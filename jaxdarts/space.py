@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Key
 
-from jaxdarts.genotypes import AnyGenotype, RecurrentGenotype, TopologyGenotype
+from jaxdarts.genotypes import AnyGenotype, Genotype, GraphGenotype, RecurrentGenotype, SizeGenotype, TopologyGenotype
 from jaxdarts.genotypes.cells import all_edges
 from jaxdarts.types import Mix, Module
 
@@ -22,6 +22,8 @@ class Choices(NamedTuple):
     num_inputs: the outputs of the two cells before, or of one only.
     kept: edges that a genotype keeps of those that enter a node, with an operation other than `none` on each; None where it
         keeps all of them and `none` is an operation like the others.
+    picks: candidates of each row that a genotype keeps together, where that is not one: NAS-Bench-1Shot1's rows offer sources
+        (`spaces.nasbench1shot1`).
     """
 
     edges: tuple[tuple[int, int], ...]
@@ -29,6 +31,7 @@ class Choices(NamedTuple):
     concat: tuple[int, ...]
     num_inputs: int = 2
     kept: int | None = 2
+    picks: tuple[int, ...] | None = None
 
     @property
     def num_nodes(self) -> int:
@@ -80,20 +83,68 @@ def fully_connected(num_nodes: int, ops: tuple[str, ...]) -> Choices:
 
 
 def of_genotype(genotype: AnyGenotype) -> dict[str, Choices]:
-    """The cells of a discrete network, as choices among one operation an edge."""
-    if isinstance(genotype, TopologyGenotype):
-        edges = tuple(edge for _, edge in zip(genotype.cell, all_edges()))
-        return {"cell": Choices(edges, tuple((op,) for op, _ in genotype.cell), (edges[-1][1],), num_inputs=1)}
-    if isinstance(genotype, RecurrentGenotype):
-        edges = tuple((source, 1 + i) for i, (_, source) in enumerate(genotype.recurrent))
-        ops = tuple((op,) for op, _ in genotype.recurrent)
-        return {"recurrent": Choices(edges, ops, genotype.concat, num_inputs=1, kept=1)}
+    """The cells of a discrete network, as choices among one operation an edge.
+
+    Raises:
+        ValueError: if this is no genotype.
+    """
+    if type(genotype) not in _CELLS:
+        raise ValueError(f"a {type(genotype).__name__} has no cells; there are {', '.join(kind.__name__ for kind in _CELLS)}")
+    return _CELLS[type(genotype)](genotype)
+
+
+def _two_cells(genotype: Genotype) -> dict[str, Choices]:
     cells = {}
     for name in ("normal", "reduce"):
         pairs, concat = getattr(genotype, name), getattr(genotype, f"{name}_concat")
         edges = tuple((source, 2 + i // 2) for i, (_, source) in enumerate(pairs))
         cells[name] = Choices(edges, tuple((op,) for op, _ in pairs), tuple(concat))
     return cells
+
+
+def _recurrent_cell(genotype: RecurrentGenotype) -> dict[str, Choices]:
+    edges = tuple((source, 1 + i) for i, (_, source) in enumerate(genotype.recurrent))
+    ops = tuple((op,) for op, _ in genotype.recurrent)
+    return {"recurrent": Choices(edges, ops, genotype.concat, num_inputs=1, kept=1)}
+
+
+def _topology_cell(genotype: TopologyGenotype) -> dict[str, Choices]:
+    edges = tuple(edge for _, edge in zip(genotype.cell, all_edges()))
+    return {"cell": Choices(edges, tuple((op,) for op, _ in genotype.cell), (edges[-1][1],), num_inputs=1)}
+
+
+def _size_chain(genotype: SizeGenotype) -> dict[str, Choices]:
+    """Layer i leads from state i to state i + 1; its "operation" is its number of channels."""
+    edges = tuple((i, i + 1) for i in range(len(genotype.channels)))
+    ops = tuple((str(number),) for number in genotype.channels)
+    return {"channels": Choices(edges, ops, (len(edges),), num_inputs=1)}
+
+
+def _graph_rows(genotype: GraphGenotype) -> dict[str, Choices]:
+    """Rows as NAS-Bench-1Shot1 has them, each at its vertex; one that reads all before it has none for its sources."""
+    last = len(genotype.ops) - 1
+    sources = {v: tuple(str(w) for w in range(v) if genotype.matrix[w][v]) for v in range(1, last + 1)}
+    chosen = {v: own for v, own in sources.items() if len(own) < v}
+
+    def rows(targets):
+        ops = tuple(chosen[v] for v in targets)
+        return Choices(tuple((v, v) for v in targets), ops, (last,), num_inputs=1, kept=None, picks=tuple(map(len, ops)))
+
+    vertices = range(1, last)
+    return {
+        "ops": Choices(tuple((v, v) for v in vertices), tuple((op,) for op in genotype.ops[1:-1]), (last,), 1, None),
+        "inputs": rows([v for v in vertices if v in chosen]),
+        "output": rows([last] if last in chosen else []),
+    }
+
+
+_CELLS: Mapping[type, Callable[[Any], dict[str, Choices]]] = {
+    Genotype: _two_cells,
+    RecurrentGenotype: _recurrent_cell,
+    TopologyGenotype: _topology_cell,
+    SizeGenotype: _size_chain,
+    GraphGenotype: _graph_rows,
+}
 
 
 def one_hot(cells: Mapping[str, Choices], genotype: AnyGenotype) -> Mix:
@@ -123,12 +174,31 @@ def locate(cells: Mapping[str, Choices], genotype: AnyGenotype) -> dict[str, lis
     found: dict[str, list[tuple[int, int]]] = {}
     for name, choices in cells.items():
         found[name] = []
-        for i, (edge, (op,)) in enumerate(zip(own[name].edges, own[name].ops)):
+        for i, (edge, op) in enumerate((edge, op) for edge, ops in zip(own[name].edges, own[name].ops) for op in ops):
             if edge not in choices.edges or op not in choices.ops[choices.edges.index(edge)]:
                 raise ValueError(f"{name}[{i}] = {(op, edge[0])!r}: the space has no such operation on edge {edge}")
             e = choices.edges.index(edge)
             found[name].append((e, choices.ops[e].index(op)))
+        if choices.kept is None:
+            rows = [e for e, _ in found[name]]
+            for e, (edge, needed) in enumerate(zip(choices.edges, choices.picks or [1] * len(choices.edges))):
+                if rows.count(e) != needed:
+                    raise ValueError(f"{name}, edge {edge}: the genotype does not keep {needed} of the space's candidates")
     return found
+
+
+def with_operation(genotype: AnyGenotype, name: str, i: int, op: str) -> Any:
+    """The genotype with another operation in row `i` of one of its cells, as `of_genotype` numbers them."""
+
+    def put(row: tuple, i: int, entry: Any) -> tuple:
+        return (*row[:i], entry, *row[i + 1 :])
+
+    if isinstance(genotype, SizeGenotype):
+        return genotype._replace(channels=put(genotype.channels, i, int(op)))
+    if isinstance(genotype, GraphGenotype):
+        return genotype._replace(ops=put(genotype.ops, i + 1, op))  # the first vertex is the input
+    pairs = getattr(genotype, name)
+    return genotype._replace(**{name: put(pairs, i, (op, pairs[i][1]))})
 
 
 def strongest(mix: np.ndarray, choices: Choices) -> tuple[tuple[str, int], ...]:

@@ -22,6 +22,7 @@ from jaxdarts.data import images, stream
 ROOT = Path(__file__).parents[1]
 CELL = jd.Genotype((("sep_conv_3x3", 0), ("skip_connect", 1)), (2,), (("max_pool_3x3", 0), ("skip_connect", 1)), (2,))
 TOPOLOGY = "|nor_conv_1x1~0|+|skip_connect~0|none~1|"
+GRAPH = "ModelSpec(matrix=[[0, 1], [0, 0]], ops=['input', 'output'])"
 EPOCH, TOTAL = 29, 58
 
 
@@ -118,6 +119,10 @@ def test_every_way_to_name_a_cell(whole, tmp_path):
         ([f"--arch={CELL._replace(normal=(('sep_conv_3x3', 0), ('sep_conv_3x3', 2)))}"], "normal[1]"),
         (["--auxiliary"], "leave it out"),
         ([f"--arch={TOPOLOGY}", "--auxiliary"], "--auxiliary: a network of NAS-Bench-201 has no auxiliary head"),
+        ([f"--arch={GRAPH}", "--auxiliary"], "--auxiliary: a network of NAS-Bench-101 has no auxiliary head"),
+        ([f"--arch={GRAPH}", "--drop_path_prob=0.1"], "--drop_path_prob=0.1: the benchmark's network drops nothing"),
+        (["--arch=8:8:16:8:8", "--layers=3"], "--layers=3: the genotype itself says how wide and deep"),
+        (["--arch=8:8:16:8:9"], "--arch=8:8:16:8:9: channels[4] = 9"),
         (["--arch=|nor_conv_3x3~0|+|nor_conv_3x3~0|"], "node 2, '|nor_conv_3x3~0|', has 1 pairs"),
         ([f"--arch={TOPOLOGY}", "--dataset=npz:nowhere", "--layers=0"], "--layers=0"),
         (["--select", "DARTS_V2", TOPOLOGY], "--select: cells of NAS-Bench-201 and others"),

@@ -110,7 +110,7 @@ def test_a_short_training_is_that_of_the_script(cache, tmp_path):
     assert found.epochs == 1 and found.seconds > 0
     dataset = images.load("digits")
     fit, held = images.split(dataset.train, 0.5)
-    part, config = dataset._replace(train=fit, test=held), recipes.BENCHMARK_PRESETS["digits"]
+    part, config = dataset._replace(train=fit, test=held), recipes.presets_of(type(CELL))[0]["digits"]
     config = dataclasses.replace(config, epochs=1, batch_size=96, layers=1, init_channels=2, run_dir=str(tmp_path / "run"))
     with runs.open_run(config, "eval") as opened:
         expected = training.train(config, CELL, part, training.build(config, CELL, part), opened, "valid")

@@ -442,8 +442,8 @@ def test_check_with_operations():
 
 
 def test_check_of_something_else():
-    refuses(check, DARTS_V2_TEXT, "is not a Genotype, RecurrentGenotype or TopologyGenotype")
-    refuses(check, tuple(TINY), "is not a Genotype, RecurrentGenotype or TopologyGenotype")
+    refuses(check, DARTS_V2_TEXT, "is not a Genotype, RecurrentGenotype, TopologyGenotype, SizeGenotype or GraphGenotype")
+    refuses(check, tuple(TINY), "is not a Genotype, RecurrentGenotype, TopologyGenotype, SizeGenotype or GraphGenotype")
 
 
 def test_order_is_kept():

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxdarts.space import Choices, of_genotype
+from jaxdarts.space import Choices, locate, of_genotype, with_operation
 
 
 def shell(cells: Mapping[str, Choices], genotype: Any, radius: int = 1) -> list[Any]:
@@ -23,25 +23,30 @@ def shell(cells: Mapping[str, Choices], genotype: Any, radius: int = 1) -> list[
     [24, 240, 1280]
 
     Raises:
-        ValueError: if `radius` is not between 1 and the number of edges.
+        ValueError: if `radius` is not between 1 and the number of edges, or the genotype is not of this space.
     """
-    own = of_genotype(genotype)
-    slots = [(name, i, edge) for name in own for i, edge in enumerate(own[name].edges)]
+    locate(cells, genotype)
+    slots = [
+        (name, i, edge, op)
+        for name, own in of_genotype(genotype).items()
+        if own.picks is None  # other rows choose no operations
+        for i, (edge, (op,)) in enumerate(zip(own.edges, own.ops))
+    ]
     if not 1 <= radius <= len(slots):
         raise ValueError(f"radius is {radius}: the cells have {len(slots)} edges")
 
-    def others(name: str, i: int, edge: tuple[int, int]) -> list[str]:
-        choices, (current, _) = cells[name], getattr(genotype, name)[i]
+    def others(name: str, i: int, edge: tuple[int, int], current: str) -> list[str]:
+        choices = cells[name]
         allowed = choices.derivable()[choices.edges.index(edge)]
         return [op for op, use in zip(choices.ops[choices.edges.index(edge)], allowed) if use and op != current]
 
     found = []
     for chosen in itertools.combinations(slots, radius):
         for ops in itertools.product(*(others(*slot) for slot in chosen)):
-            changed = {name: list(getattr(genotype, name)) for name in own}
-            for (name, i, _), op in zip(chosen, ops, strict=True):
-                changed[name][i] = (op, changed[name][i][1])
-            found.append(genotype._replace(**{name: tuple(pairs) for name, pairs in changed.items()}))
+            changed = genotype
+            for (name, i, _, _), op in zip(chosen, ops, strict=True):
+                changed = with_operation(changed, name, i, op)
+            found.append(changed)
     return found
 
 

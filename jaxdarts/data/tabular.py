@@ -1,6 +1,7 @@
-"""NAS-Bench-201 as a table: every cell's accuracies, so that a search costs no training.
+"""Benchmarks as tables: every architecture's accuracies, so that a search costs no training.
 
-A file has one line a cell, CSV with a header, compressed by gzip or not. Of its columns, for the data set `cifar10`:
+NAS-Bench-201, which is NATS-Bench's topology space, and NATS-Bench's size space are read from CSV files with a header and one
+line an architecture, compressed by gzip or not. Of their columns, for the data set `cifar10`:
 
 | column | what |
 | --- | --- |
@@ -9,9 +10,15 @@ A file has one line a cell, CSV with a header, compressed by gzip or not. Of its
 | `cifar10_valid_200`, `cifar10_test_200` | validation and test accuracy after 200 epochs, which is what they report |
 | `train_seconds_200` | seconds of training for 200 epochs on the images that a search trains on, for CIFAR-10 half of the set |
 
-All accuracies are percentages. Other columns are left alone; `column` reads one of them.
+The size space has 90 epochs where this has 200. All accuracies are percentages. Other columns are left alone; `column` reads
+one of them. The benchmark's own files are pickles, which are programs: nothing here reads them. `experiments/nats_to_csv.py`
+makes a CSV file of them with the authors' package.
 
-Dong & Yang, `NAS-Bench-201 <https://arxiv.org/abs/2001.00326>`_, ICLR 2020.
+NAS-Bench-101's record file is read by `data.nasbench101`, the trainings of the network design spaces by `data.nds`; `evaluate`
+takes any of these tables.
+
+Dong & Yang, `NAS-Bench-201 <https://arxiv.org/abs/2001.00326>`_, ICLR 2020; Dong, Liu, Musial & Gabrys, `NATS-Bench
+<https://arxiv.org/abs/2009.00437>`_, TPAMI 2021.
 """
 
 import csv
@@ -19,17 +26,36 @@ import gzip
 import math
 import os
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from jaxdarts import genotypes
-from jaxdarts.genotypes import TopologyGenotype
+from jaxdarts.genotypes import SizeGenotype, TopologyGenotype
 from jaxdarts.genotypes.cells import all_edges
 from jaxdarts.types import Trial
 
 EPOCHS = 12
 """Length of the trainings that a search pays for."""
+
+
+@runtime_checkable
+class Known(Protocol):
+    """What every table's rows tell, as in `Trial`."""
+
+    @property
+    def value(self) -> float: ...
+
+    @property
+    def final(self) -> float: ...
+
+    @property
+    def seconds(self) -> float: ...
+
+    @property
+    def trainings(self) -> Mapping[int, tuple[float, float]]:
+        """Validation accuracy and seconds by epochs, where a search may choose the length."""
+        ...
 
 
 class Row(NamedTuple):
@@ -45,9 +71,42 @@ class Row(NamedTuple):
     test_200: float
     seconds: float
 
+    @property
+    def value(self) -> float:
+        return self.valid_12
+
+    @property
+    def final(self) -> float:
+        return self.test_200
+
+    @property
+    def trainings(self) -> Mapping[int, tuple[float, float]]:
+        return {EPOCHS: (self.valid_12, self.seconds), 200: (self.valid_200, self.seconds * 200 / EPOCHS)}
+
+
+class SizeRow(NamedTuple):
+    """One network of the size space, likewise; the seconds are `train_seconds_90 * 12 / 90`."""
+
+    valid_12: float
+    valid_90: float
+    test_90: float
+    seconds: float
+
+    @property
+    def value(self) -> float:
+        return self.valid_12
+
+    @property
+    def final(self) -> float:
+        return self.test_90
+
+    @property
+    def trainings(self) -> Mapping[int, tuple[float, float]]:
+        return {EPOCHS: (self.valid_12, self.seconds), 90: (self.valid_90, self.seconds * 90 / EPOCHS)}
+
 
 def read(path: str | os.PathLike, dataset: str = "cifar10") -> dict[TopologyGenotype, Row]:
-    """Reads a table.
+    """Reads a table of NAS-Bench-201.
 
     Args:
         path: the file, see above.
@@ -57,50 +116,67 @@ def read(path: str | os.PathLike, dataset: str = "cifar10") -> dict[TopologyGeno
         OSError: if the file cannot be read.
         ValueError: if it is not such a table; the message names the line and what is wrong with it.
     """
-    names = [f"{dataset}_valid_{EPOCHS}", f"{dataset}_valid_200", f"{dataset}_test_200", "train_seconds_200"]
+    return _read(path, dataset, 200, TopologyGenotype, Row)
+
+
+def read_sizes(path: str | os.PathLike, dataset: str = "cifar10") -> dict[SizeGenotype, SizeRow]:
+    """Reads a table of the size space; arguments and errors are those of `read`."""
+    return _read(path, dataset, 90, SizeGenotype, SizeRow)
+
+
+def _read(path: str | os.PathLike, dataset: str, epochs: int, kind: type, row: Callable[..., Any]) -> dict[Any, Any]:
+    names = [f"{dataset}_valid_{EPOCHS}", f"{dataset}_valid_{epochs}", f"{dataset}_test_{epochs}", f"train_seconds_{epochs}"]
     table = {}
-    for where, genotype, values in _lines(path, names):
+    for where, genotype, values in _lines(path, names, (kind,)):
         for name, value in zip(names, values, strict=True):
             if not math.isfinite(value) or value < 0:
                 raise ValueError(f"{where}: {name} is {value}, which no training gives")
-        table[genotype] = Row(*values[:3], seconds=values[3] * EPOCHS / 200)
+        table[genotype] = row(*values[:3], seconds=values[3] * EPOCHS / epochs)
     return table
 
 
-def column(path: str | os.PathLike, name: str) -> dict[TopologyGenotype, float]:
+def column(path: str | os.PathLike, name: str) -> dict[Any, float]:
     """One column of numbers of such a table, NaN included: parameters, or a score that somebody has computed.
 
     Raises:
         OSError, ValueError: as `read`.
     """
-    return {genotype: value for _, genotype, (value,) in _lines(path, [name])}
+    return {genotype: value for _, genotype, (value,) in _lines(path, [name], tuple(_WHAT))}
 
 
-def evaluate(table: Mapping[TopologyGenotype, Row], genotype: Any, epochs: int | None = None) -> Trial:
-    """What the table knows about a cell: the search sees its validation accuracy, and the test accuracy is for the report.
+def evaluate(table: Mapping[Any, Known], genotype: Any, epochs: int | None = None) -> Trial:
+    """What a table knows about an architecture: what a search sees and pays for, and what is for the report.
 
     Args:
-        table: from `read`.
-        genotype: the cell.
-        epochs: length of the training, 12 or 200; None for 12 where a search uses one length only.
+        table: of `read`, `read_sizes`, `data.nasbench101.read` or `data.nds.read`.
+        genotype: of its kind.
+        epochs: length of the training; None for the one that a search with a single length pays for.
 
     Raises:
-        ValueError: if the table lacks the cell, or the length.
+        ValueError: if the table lacks the architecture, or the length.
     """
-    if epochs not in (None, EPOCHS, 200):
-        raise ValueError(f"the table has trainings of {EPOCHS} and of 200 epochs, none of {epochs}")
     if genotype not in table:
         raise ValueError(f"the table has {len(table)} cells, and {genotype} is none of them")
     row = table[genotype]
-    if epochs == 200:
-        return Trial(genotype, row.valid_200, row.test_200, row.seconds * 200 / EPOCHS, epochs)
-    return Trial(genotype, row.valid_12, row.test_200, row.seconds, epochs)
+    if epochs is None:
+        return Trial(genotype, row.value, row.final, row.seconds)
+    if epochs not in row.trainings:
+        known = " and ".join(map(str, row.trainings)) or "one length"
+        raise ValueError(f"the table has trainings of {known} epochs, none of {epochs}")
+    value, seconds = row.trainings[epochs]
+    return Trial(genotype, value, row.final, seconds, epochs)
 
 
-def _lines(path: str | os.PathLike, names: Sequence[str]) -> Iterator[tuple[str, TopologyGenotype, list[float]]]:
-    """(place for messages, cell, the named numbers) of every line."""
+_WHAT: Mapping[type, str] = {
+    TopologyGenotype: "cell of NAS-Bench-201, which has three nodes and six edges",
+    SizeGenotype: "network of NATS-Bench's size space",
+}
+
+
+def _lines(path: str | os.PathLike, names: Sequence[str], kinds: tuple[type, ...]) -> Iterator[tuple[str, Any, list[float]]]:
+    """(place for messages, genotype of one of these kinds, the named numbers) of every line."""
     path = Path(path)
-    seen: dict[TopologyGenotype, int] = {}
+    seen: dict[Any, int] = {}
     try:
         # Not by the file's name: the first two bytes tell, and a renamed file would be read as garbage.
         with path.open("rb") as file:
@@ -112,7 +188,7 @@ def _lines(path: str | os.PathLike, names: Sequence[str]) -> Iterator[tuple[str,
                     raise ValueError(f"{path} has no column {name!r}; there are {', '.join(reader.fieldnames or ())}")
             for row in reader:
                 where = f"{path}, line {reader.line_num}"
-                genotype = _cell(where, row["arch_str"])
+                genotype = _genotype(where, row["arch_str"], kinds)
                 if genotype in seen:
                     raise ValueError(f"{where}: {genotype} is in line {seen[genotype]} too")
                 seen[genotype] = reader.line_num
@@ -123,13 +199,13 @@ def _lines(path: str | os.PathLike, names: Sequence[str]) -> Iterator[tuple[str,
         raise ValueError(f"{path} has a header and no cells")
 
 
-def _cell(where: str, text: str | None) -> TopologyGenotype:
+def _genotype(where: str, text: str | None, kinds: tuple[type, ...]) -> Any:
     try:
         genotype = genotypes.parse(text or "")
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
-    if not isinstance(genotype, TopologyGenotype) or len(genotype.cell) != 6:
-        raise ValueError(f"{where}: {genotype} is no cell of NAS-Bench-201, which has three nodes and six edges")
+    if not isinstance(genotype, kinds) or isinstance(genotype, TopologyGenotype) and len(genotype.cell) != 6:
+        raise ValueError(f"{where}: {genotype} is no {', and no '.join(_WHAT[kind] for kind in kinds)}")
     return genotype
 
 

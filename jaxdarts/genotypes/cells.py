@@ -1,4 +1,4 @@
-"""The three types of discrete architectures, and the rules of a sound one.
+"""The five types of discrete architectures; `genotypes.rules` tells a sound one.
 
 The states of a cell are numbered in the order in which they arise. A convolutional cell has two inputs, states 0
 (the output of the cell before the previous one) and 1 (of the previous one), and its nodes make states 2, 3, ...,
@@ -6,13 +6,13 @@ each the sum of two operations. A recurrent cell has one input, state 0, and its
 one activation. So pair `i` of `Genotype.normal` feeds state `2 + i // 2`, and pair `i` of
 `RecurrentGenotype.recurrent` feeds state `1 + i`. A cell of NAS-Bench-201 has one input, state 0, and node `t` is the
 sum of one operation on every state before it, so that the sources of its pairs are 0 | 0, 1 | 0, 1, 2.
+
+Two benchmarks have no such pairs: NATS-Bench's size space chooses channels, NAS-Bench-101 any small graph.
 """
 
-import difflib
 import itertools
-import reprlib
-from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
 Pairs = tuple[tuple[str, int], ...]
 
@@ -28,6 +28,12 @@ ACTIVATIONS = ("tanh", "relu", "sigmoid", "identity")
 
 TOPOLOGY_OPS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 """What a cell of NAS-Bench-201 may name, in the benchmark's order."""
+
+GRAPH_OPS = ("conv3x3-bn-relu", "conv1x1-bn-relu", "maxpool3x3")
+"""What a vertex of NAS-Bench-101 may compute, in the benchmark's order, which its fingerprints hang on."""
+
+SIZES = (8, 16, 24, 32, 40, 48, 56, 64)
+"""Channels that a layer of NATS-Bench's size space may have."""
 
 
 class Genotype(NamedTuple):
@@ -92,7 +98,44 @@ class TopologyGenotype(NamedTuple):
         return "+".join(nodes.values())
 
 
-AnyGenotype = Genotype | RecurrentGenotype | TopologyGenotype
+class SizeGenotype(NamedTuple):
+    """A network of NATS-Bench's size space, which differs from the others in its widths only.
+
+    channels: of the first cell and the stem before it, a reduction, a cell, a reduction, a cell.
+
+    Its `str` is the benchmark's string.
+
+    >>> print(SizeGenotype((8, 16, 24, 32, 64)))
+    8:16:24:32:64
+    """
+
+    channels: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return ":".join(map(str, self.channels))
+
+
+class GraphGenotype(NamedTuple):
+    """A cell of NAS-Bench-101: a directed graph whose vertices compute something; the first is the input, the last the output.
+
+    matrix: row i tells by ones which vertices read vertex i; all of them come later.
+    ops: what every vertex is or computes: `input`, operations, `output`.
+
+    It may hold vertices that do not matter (`genotypes.pruned`), and two graphs may be one cell (`genotypes.fingerprint`). Its
+    `str` is a call of the constructor of the benchmark's own class, whose fields it has.
+
+    >>> print(GraphGenotype(((0, 1, 0), (0, 0, 1), (0, 0, 0)), ("input", "maxpool3x3", "output")))
+    ModelSpec(matrix=[[0, 1, 0], [0, 0, 1], [0, 0, 0]], ops=['input', 'maxpool3x3', 'output'])
+    """
+
+    matrix: tuple[tuple[int, ...], ...]
+    ops: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"ModelSpec(matrix={[[*row] for row in self.matrix]}, ops={[*self.ops]})"
+
+
+AnyGenotype = Genotype | RecurrentGenotype | TopologyGenotype | SizeGenotype | GraphGenotype
 
 
 def all_edges() -> Iterator[tuple[int, int]]:
@@ -107,102 +150,3 @@ def all_edges() -> Iterator[tuple[int, int]]:
 
 def _text(genotype: AnyGenotype) -> str:
     return f"Genotype({', '.join(f'{name}={[*value]}' for name, value in genotype._asdict().items())})"
-
-
-# --------------------------------------------------------------------------------------------------------------- rules
-
-
-def check(genotype: AnyGenotype, ops: Iterable[str] | None = None) -> None:
-    """Refuses a genotype that is not a cell.
-
-    A node may apply two operations to one source: NASNet's and AmoebaNet's cells do, though the DARTS space never does.
-
-    Args:
-        genotype: what to look at.
-        ops: the operations that it may name; `OPS`, `ACTIVATIONS` or `TOPOLOGY_OPS` if None. `none` is never one of a
-            `Genotype` or a `RecurrentGenotype`: only a search knows it there.
-
-    Raises:
-        ValueError: if a rule is broken; the message names the pair and the rule.
-
-    >>> from jaxdarts.genotypes import DARTS_V2
-    >>> check(DARTS_V2._replace(normal=(("sep_conv_3x3", 0), ("sep_conv_3x3", 2))))
-    Traceback (most recent call last):
-    ValueError: normal[1] = ('sep_conv_3x3', 2): state 2 may only read states 0 to 1
-    """
-    if isinstance(genotype, Genotype):
-        allowed = OPS if ops is None else tuple(ops)
-        _check_cell("normal", genotype.normal, "normal_concat", genotype.normal_concat, 2, allowed)
-        _check_cell("reduce", genotype.reduce, "reduce_concat", genotype.reduce_concat, 2, allowed)
-    elif isinstance(genotype, RecurrentGenotype):
-        allowed = ACTIVATIONS if ops is None else tuple(ops)
-        _check_cell("recurrent", genotype.recurrent, "concat", genotype.concat, 1, allowed)
-    elif isinstance(genotype, TopologyGenotype):
-        _check_topology(genotype.cell, TOPOLOGY_OPS if ops is None else tuple(ops))
-    else:
-        raise ValueError(f"{reprlib.repr(genotype)} is not a Genotype, RecurrentGenotype or TopologyGenotype")
-
-
-def _check_cell(name: str, pairs: Any, concat_name: str, concat: Any, num_inputs: int, ops: tuple[str, ...]) -> None:
-    """Checks a cell that has as many inputs as pairs for each node: two if convolutional, one if recurrent."""
-    _check_tuple(name, pairs)
-    if len(pairs) % num_inputs:
-        raise ValueError(f"{name} has {len(pairs)} pairs; every node needs exactly two")
-    for i, pair in enumerate(pairs):
-        where = f"{name}[{i}] = {reprlib.repr(pair)}"
-        if isinstance(pair, tuple) and pair[:1] == ("none",):
-            raise ValueError(f"{where}: 'none' is a candidate of searches only, no part of a genotype")
-        _check_pair(where, pair, ops)
-        target = num_inputs + i // num_inputs
-        if not 0 <= pair[1] < target:
-            raise ValueError(f"{where}: state {target} may only read states 0 to {target - 1}")
-    last = num_inputs + len(pairs) // num_inputs - 1
-    if not isinstance(concat, tuple) or not concat:
-        raise ValueError(f"{concat_name} = {reprlib.repr(concat)} must be a tuple of one state at least")
-    seen = set()
-    for i, state in enumerate(concat):
-        where = f"{concat_name}[{i}] = {reprlib.repr(state)}"
-        if type(state) is not int:
-            raise ValueError(f"{where}: a state must be an int, not {type(state).__name__}")
-        if not num_inputs <= state <= last:
-            raise ValueError(f"{where}: the nodes of this cell make states {num_inputs} to {last}")
-        if state in seen:
-            raise ValueError(f"{where}: a state may be named only once")
-        seen.add(state)
-
-
-def _check_topology(pairs: Any, ops: tuple[str, ...]) -> None:
-    _check_tuple("cell", pairs)
-    for i, (pair, (source, target)) in enumerate(zip(pairs, all_edges())):
-        where = f"cell[{i}] = {reprlib.repr(pair)}"
-        _check_pair(where, pair, ops)
-        if pair[1] != source:
-            raise ValueError(f"{where}: node {target} reads states 0 to {target - 1}, each once and in this order")
-    if source != target - 1:
-        raise ValueError(f"cell has {len(pairs)} pairs: node {target} lacks state {source + 1}; it reads 0 to {target - 1}")
-
-
-def _check_tuple(name: str, pairs: Any) -> None:
-    # A list would do here, but not as a static argument or a dictionary key later on.
-    if not isinstance(pairs, tuple):
-        raise ValueError(f"{name} = {reprlib.repr(pairs)} must be a tuple; parse(str(genotype)) makes tuples of lists")
-    if not pairs:
-        raise ValueError(f"{name} is empty; a cell needs one node at least")
-
-
-def _check_pair(where: str, pair: Any, ops: tuple[str, ...]) -> None:
-    if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str)):
-        raise ValueError(f"{where} must be a tuple of an operation's name and its source state")
-    op, source = pair
-    if op not in ops:
-        raise ValueError(f"{where}: unknown operation{hint(op, ops)}; known are {', '.join(ops)}")
-    # Not isinstance: a bool is an int, and a NumPy integer would spoil the text form.
-    if type(source) is not int:
-        raise ValueError(f"{where}: the source state must be an int, not {type(source).__name__}")
-
-
-def hint(word: str, words: Iterable[str]) -> str:
-    """What an error adds about a word that is none of these: the nearest one, if any is near."""
-    # No name is anywhere near this long, and difflib would take quadratic time.
-    close = difflib.get_close_matches(word[:64], words, n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -1,4 +1,4 @@
-"""Readers and writers of genotypes: the four dialects of the field, and JSON. Nothing that is read is evaluated.
+"""Readers and writers of genotypes: the dialects of the field, and JSON. Nothing that is read is evaluated.
 
 | dialect | read by | written by |
 | --- | --- | --- |
@@ -6,6 +6,8 @@
 | pt.darts' nested lists | `parse` | `to_nested` |
 | NNI's dictionary | `parse` | `to_nni` |
 | NAS-Bench-201's string | `parse` | `str` |
+| the string of NATS-Bench's sizes | `parse` | `str` |
+| NAS-Bench-101's `ModelSpec(matrix=..., ops=...)` | `parse` | `str` |
 | JSON | `from_json` | `to_json` |
 """
 
@@ -15,23 +17,25 @@ import json
 import re
 import reprlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from jaxdarts.genotypes.cells import AnyGenotype, Genotype, RecurrentGenotype, TopologyGenotype, check, hint
+from jaxdarts.genotypes.cells import AnyGenotype, Genotype, SizeGenotype, TopologyGenotype
+from jaxdarts.genotypes.rules import KINDS, check, hint
 
 MAX_LENGTH = 100_000
 """Longest text that the readers look at; Python's parser may need much memory and stack for longer ones."""
 
 
 def parse(text: str) -> AnyGenotype:
-    """Reads a genotype from text in one of four dialects, none of which is evaluated.
+    """Reads a genotype from text in one of six dialects, none of which is evaluated.
 
     These are quark0/darts' flat `Genotype(normal=[('sep_conv_3x3', 0), ...], normal_concat=range(2, 6), ...)`, both
     kinds; the same with a list of pairs for each node, as pt.darts writes it; NNI's dictionary,
-    `{'normal/op_2_0': 'sep_conv_3x3', 'normal/input_2_0': 1, ...}`, where an input may also be a list of one; and
-    NAS-Bench-201's `|nor_conv_3x3~0|+|none~0|skip_connect~1|+...`. In front of it, on the same line, may stand a name with
-    an equals sign or whatever a logger writes.
+    `{'normal/op_2_0': 'sep_conv_3x3', 'normal/input_2_0': 1, ...}`, where an input may also be a list of one;
+    NAS-Bench-201's `|nor_conv_3x3~0|+|none~0|skip_connect~1|+...`; the `8:16:24:32:64` of NATS-Bench's sizes; and
+    NAS-Bench-101's `ModelSpec(matrix=[[0, 1], [0, 0]], ops=['input', 'output'])`. In front of it, on the same line, may stand
+    a name with an equals sign or whatever a logger writes.
 
     NNI's dictionary does not tell which states make the output. All nodes do here, which is right for its DARTS space;
     for its NASNet, ENAS and AmoebaNet spaces, replace the two concats by the nodes that no other node reads.
@@ -51,15 +55,19 @@ def parse(text: str) -> AnyGenotype:
     (('skip_connect', 1), ('max_pool_3x3', 0))
     """
     _check_length(text)
-    start = re.search(r"\b(?:Recurrent|Topology)?Genotype\s*\(|\{|\|\s*\w+\s*~", text)
-    if start is None:
-        expected = "Genotype(...), NNI's dictionary or |op~0|+|op~0|op~1|+..."
+    found = [(start, read) for pattern, read in _FORMS.items() if (start := re.search(pattern, text))]
+    if not found:
+        expected = "Genotype(...), NNI's dictionary, |op~0|+|op~0|op~1|+..., c1:c2:c3:c4:c5 or ModelSpec(...)"
         raise ValueError(f"no genotype in {reprlib.repr(text)}; expected {expected}")
+    start, read = min(found, key=lambda pair: pair[0].start())
     prefix = text[: start.start()].lstrip()
     if prefix and (prefix[-1] not in " \t=:" or "\n" in prefix):
         raise ValueError(f"unexpected {reprlib.repr(prefix)} before the genotype; expected 'name =' or a line of a log")
-    source = text[start.start() :].strip()
-    return _read_string(source) if source[0] == "|" else _assemble(_read_fields(source))
+    return read(text[start.start() :].strip())
+
+
+def _read_call(source: str) -> AnyGenotype:
+    return _assemble(_read_fields(source))
 
 
 def _read_string(source: str) -> TopologyGenotype:
@@ -80,6 +88,25 @@ def _read_string(source: str) -> TopologyGenotype:
     genotype = TopologyGenotype(tuple(pairs))
     check(genotype)
     return genotype
+
+
+def _read_sizes(source: str) -> SizeGenotype:
+    words = re.sub(r"#.*", "", source).split(":")
+    for i, word in enumerate(words):
+        if not re.fullmatch(r"\s*[0-9]{1,9}\s*", word):
+            raise ValueError(f"channels[{i}] = {reprlib.repr(word)} must be a number; expected c1:c2:c3:c4:c5")
+    genotype = SizeGenotype(tuple(map(int, words)))
+    check(genotype)
+    return genotype
+
+
+_FORMS: Mapping[str, Callable[[str], AnyGenotype]] = {
+    r"\b(?:(?:Recurrent|Topology|Size|Graph)?Genotype|ModelSpec)\s*\(|\{": _read_call,
+    r"\|\s*\w+\s*~": _read_string,
+    # A logger's time of day has three numbers.
+    r"\b[0-9]+(?::[0-9]+){4}": _read_sizes,
+}
+"""How the dialects start, and who reads them."""
 
 
 def _check_length(text: str) -> None:
@@ -127,7 +154,7 @@ def _literal(node: ast.expr, source: str) -> Any:
 
 
 def _nni_fields(entries: dict[Any, Any]) -> dict[str, Any]:
-    if entries.keys() & {*Genotype._fields, *RecurrentGenotype._fields, *TopologyGenotype._fields}:
+    if entries.keys() & {field for kind in KINDS for field in kind._fields}:
         raise ValueError("this dictionary is the JSON form of a genotype, which from_json reads")
     fields: dict[str, Any] = {}
     known = set()
@@ -151,8 +178,7 @@ def _nni_fields(entries: dict[Any, Any]) -> dict[str, Any]:
 
 
 def _assemble(fields: Mapping[str, Any]) -> AnyGenotype:
-    others = (RecurrentGenotype, TopologyGenotype)
-    kind = next((kind for kind in others if fields.keys() & {*kind._fields}), Genotype)
+    kind = next((kind for kind in reversed(KINDS) if fields.keys() & {*kind._fields}), Genotype)
     names = kind._fields
     for name in fields:
         if name not in names:
@@ -236,6 +262,7 @@ def to_json(genotype: AnyGenotype) -> str:
     Raises:
         ValueError: if the genotype is not a cell.
 
+    >>> from jaxdarts.genotypes import RecurrentGenotype
     >>> print(to_json(RecurrentGenotype((("tanh", 0), ("relu", 1)), (1, 2))), end="")
     {
       "recurrent": [["tanh", 0], ["relu", 1]],

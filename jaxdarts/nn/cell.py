@@ -92,8 +92,8 @@ def cell(
         if group[0] < choices.num_inputs:
             x = inputs[group[0] : group[0] + len(group)]
         else:
-            # A node that nothing but `none` enters is zero; only cells without strides have one.
-            x = functools.reduce(jnp.add, entering.get(group[0], [jnp.zeros_like(inputs[0])]))
+            # A node that nothing but `none` enters is zero.
+            x = functools.reduce(jnp.add, entering.get(group[0], [jnp.zeros_like(inputs[0][:, ::stride, ::stride])]))
             if partial > 1:
                 # Every edge's output is shuffled alike, so their sum is.
                 x = _shuffled(jnp.concatenate([x, functools.reduce(jnp.add, bypassing[group[0]])], axis=-1), partial)

@@ -145,7 +145,9 @@ def norm_sites(module: nn.Module, repeats: int, one, carry, weights, mix) -> lis
     return [norm_variables(module, f"norm{i}_", shape) for i, shape in enumerate(shapes)]
 
 
-def over_cells(module: Any, one, carry, weights, sites: list[dict[str, Array]], mix, train: bool, repeats: int):
+def over_cells(
+    module: Any, one, carry, weights, sites: list[dict[str, Array]], mix, train: bool, repeats: int, momentum: float = 0.1
+):
     """Applies the cells of a run, compiled once, and keeps the new running averages of their batch norms.
 
     Args:
@@ -154,12 +156,13 @@ def over_cells(module: Any, one, carry, weights, sites: list[dict[str, Array]], 
         weights: a tree with a leading axis over the cells.
         sites: of `norm_sites`.
         mix: [edges, ops], or [cells, edges, ops, batch].
+        momentum: share of the new moments in the running averages.
     """
     per_cell = mix if mix.ndim == 4 else None
 
     def body(carry, xs):
         own, own_sites, own_mix = xs
-        norm = Running(own_sites, train, module.axis_name) if module.discrete else None
+        norm = Running(own_sites, train, module.axis_name, momentum) if module.discrete else None
         batch = functools.partial(batch_norm, axis_name=module.axis_name)
         carry = one(carry, own, mix if own_mix is None else own_mix, Norms(norm, affine) if norm else Norms(batch, batch))
         return carry, norm.averages if norm else None

@@ -1,22 +1,38 @@
 """Search spaces, each a function that gives a `Space`."""
 
-from jaxdarts.genotypes import AnyGenotype, Genotype, RecurrentGenotype, TopologyGenotype
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from jaxdarts.genotypes import AnyGenotype, Genotype, GraphGenotype, RecurrentGenotype, SizeGenotype, TopologyGenotype
 from jaxdarts.space import Space
 from jaxdarts.spaces.darts import PRIMITIVES as PRIMITIVES
 from jaxdarts.spaces.darts import darts as darts
 from jaxdarts.spaces.darts import of_cells as of_cells
 from jaxdarts.spaces.darts_rnn import darts_rnn as darts_rnn
+from jaxdarts.spaces.nasbench1shot1 import nasbench1shot1_s1 as nasbench1shot1_s1
+from jaxdarts.spaces.nasbench1shot1 import nasbench1shot1_s2 as nasbench1shot1_s2
+from jaxdarts.spaces.nasbench1shot1 import nasbench1shot1_s3 as nasbench1shot1_s3
+from jaxdarts.spaces.nasbench101 import nasbench101 as nasbench101
 from jaxdarts.spaces.nasbench201 import nasbench201 as nasbench201
+from jaxdarts.spaces.nats_size import nats_size as nats_size
 from jaxdarts.spaces.robust import s1 as s1
 from jaxdarts.spaces.robust import s2 as s2
 from jaxdarts.spaces.robust import s3 as s3
 from jaxdarts.spaces.robust import s4 as s4
 
+_OF: Mapping[type, Callable[[Any], Space]] = {
+    Genotype: lambda genotype: darts(),
+    TopologyGenotype: lambda genotype: nasbench201(),
+    SizeGenotype: lambda genotype: nats_size(),
+    GraphGenotype: lambda genotype: nasbench101(),
+    RecurrentGenotype: lambda genotype: darts_rnn(len(genotype.recurrent)),
+}
+
 
 def of(genotype: AnyGenotype) -> Space:
     """The space whose `network` a genotype is trained as.
 
-    DARTS' for any two convolutional cells, NAS-Bench-201's, or DARTS' recurrent one with as many nodes as the cell has.
+    DARTS' for any two convolutional cells, DARTS' recurrent one with as many nodes as the cell has, or its benchmark's.
 
     Raises:
         ValueError: if it is none of them.
@@ -25,10 +41,6 @@ def of(genotype: AnyGenotype) -> Space:
     >>> len(of(genotypes.parse("|none~0|+|none~0|skip_connect~1|")).cells)
     1
     """
-    if isinstance(genotype, Genotype):
-        return darts()
-    if isinstance(genotype, TopologyGenotype):
-        return nasbench201()
-    if isinstance(genotype, RecurrentGenotype):
-        return darts_rnn(len(genotype.recurrent))
-    raise ValueError(f"a {type(genotype).__name__} is of no space")
+    if type(genotype) not in _OF:
+        raise ValueError(f"a {type(genotype).__name__} is of no space")
+    return _OF[type(genotype)](genotype)

@@ -1,0 +1,113 @@
+"""The DARTS space as the network design spaces have it: trained networks of random cells, of several widths and depths.
+
+Reads the JSON files of Radosavovic, Johnson, Xie, Lo & Dollar, `On Network Design Spaces for Visual Recognition
+<https://arxiv.org/abs/1905.13214>`_, ICCV 2019 (github.com/facebookresearch/nds): `DARTS.json`, `DARTS_fix-w-d.json` and
+the like, a list of records or two lists, `top` and `mid`. Of a record counts `net`, with `genotype`, `width` and `depth`,
+`params`, `flops` and `test_ep_top1`, the test error in percent after every epoch.
+"""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jaxdarts import genotypes
+from jaxdarts.genotypes import Genotype
+from jaxdarts.nn.network import Network
+from jaxdarts.space import of_genotype
+
+
+class Design(NamedTuple):
+    """One network: its cells, the channels of the first ones, the number of cells.
+
+    The cells may hold `none`, which the space offers and which is no part of a genotype elsewhere: an edge without anything.
+    """
+
+    genotype: Genotype
+    width: int
+    depth: int
+
+
+class Row(NamedTuple):
+    """One training.
+
+    value, final: test accuracy after the last epoch, in percent; there is no other accuracy.
+    seconds: NaN, since the files do not tell: a search in them has a budget of evaluations.
+    parameters, multiply_adds: of the network, as the file has them.
+    """
+
+    value: float
+    final: float
+    seconds: float
+    parameters: int
+    multiply_adds: int
+
+    @property
+    def trainings(self) -> Mapping[int, tuple[float, float]]:
+        """None that a search may choose among."""
+        return {}
+
+
+def read(path: str | os.PathLike) -> dict[Design, Row]:
+    """Reads a file of trainings.
+
+    Raises:
+        OSError: if the file cannot be read.
+        ValueError: if it is not such a file, or has a network twice, as the sweeps of learning rates do; the message names the
+            record.
+    """
+    try:
+        records = json.loads(Path(path).read_text(encoding="utf-8"))
+        if isinstance(records, dict):
+            records = [*records["top"], *records["mid"]]
+        if not isinstance(records, list) or not records:
+            raise ValueError("a list of records is expected, or an object with the lists top and mid")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path} has no trainings of a design space: {error!r}") from error
+    table: dict[Design, Row] = {}
+    for number, record in enumerate(records):
+        try:
+            design, row = _design(record["net"]), _row(record)
+        except (ValueError, KeyError, TypeError, IndexError) as error:
+            raise ValueError(f"{path}, record {number}: {error if isinstance(error, ValueError) else repr(error)}") from error
+        if design in table:
+            raise ValueError(f"{path}, record {number}: a network that an earlier record has trained too")
+        table[design] = row
+    return table
+
+
+def network(design: Design, num_classes: int = 10, **options) -> Network:
+    """The network of a design; `options` as of `nn.network.Network`."""
+    _check(design.genotype)
+    return Network(of_genotype(design.genotype), design.width, design.depth, num_classes, **options)
+
+
+def _design(net: Any) -> Design:
+    if "genotype" not in net:
+        raise ValueError("a network without a genotype: only the sweeps of cells are read")
+    fields = net["genotype"]
+    pairs = {name: tuple((op, source) for op, source in fields[name]) for name in ("normal", "reduce")}
+    genotype = Genotype(pairs["normal"], tuple(fields["normal_concat"]), pairs["reduce"], tuple(fields["reduce_concat"]))
+    _check(genotype)
+    for name in ("width", "depth"):
+        if type(net[name]) is not int or net[name] < 1:
+            raise ValueError(f"{name} is {net[name]!r}, not a positive number")
+    return Design(genotype, net["width"], net["depth"])
+
+
+def _check(genotype: Genotype) -> None:
+    """The rules of a genotype, `none` allowed in place of any operation."""
+
+    def filled(pairs):
+        return tuple(("skip_connect", source) if op == "none" else (op, source) for op, source in pairs)
+
+    genotypes.check(genotype._replace(normal=filled(genotype.normal), reduce=filled(genotype.reduce)))
+
+
+def _row(record: Any) -> Row:
+    error = record["test_ep_top1"][-1]
+    if not isinstance(error, int | float) or not 0 <= error <= 100 or math.isnan(error):
+        raise ValueError(f"the last test_ep_top1 is {error!r}, no error in percent")
+    return Row(100.0 - error, 100.0 - error, math.nan, int(record["params"]), int(record["flops"]))

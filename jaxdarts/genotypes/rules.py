@@ -1,0 +1,168 @@
+"""The rules of a sound genotype, kind by kind."""
+
+import difflib
+import reprlib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from jaxdarts.genotypes.cells import (
+    ACTIVATIONS,
+    GRAPH_OPS,
+    OPS,
+    SIZES,
+    TOPOLOGY_OPS,
+    AnyGenotype,
+    Genotype,
+    GraphGenotype,
+    RecurrentGenotype,
+    SizeGenotype,
+    TopologyGenotype,
+    all_edges,
+)
+from jaxdarts.genotypes.graphs import MAX_EDGES, MAX_VERTICES, num_edges, pruned
+
+
+def check(genotype: AnyGenotype, ops: Iterable[str] | None = None) -> None:
+    """Refuses a genotype that is not a cell.
+
+    A node may apply two operations to one source: NASNet's and AmoebaNet's cells do, though the DARTS space never does.
+
+    Args:
+        genotype: what to look at.
+        ops: what it may name: operations, or channels of a `SizeGenotype`; all that its kind has if None (`OPS`, `ACTIVATIONS`,
+            `TOPOLOGY_OPS`, `SIZES`, `GRAPH_OPS`). `none` is never part of a `Genotype` or a `RecurrentGenotype`: only a search
+            knows it there.
+
+    Raises:
+        ValueError: if a rule is broken; the message names the pair and the rule.
+
+    >>> from jaxdarts.genotypes import DARTS_V2
+    >>> check(DARTS_V2._replace(normal=(("sep_conv_3x3", 0), ("sep_conv_3x3", 2))))
+    Traceback (most recent call last):
+    ValueError: normal[1] = ('sep_conv_3x3', 2): state 2 may only read states 0 to 1
+    """
+    if type(genotype) not in _RULES:
+        *kinds, last = (kind.__name__ for kind in KINDS)
+        raise ValueError(f"{reprlib.repr(genotype)} is not a {', '.join(kinds)} or {last}")
+    known, rule = _RULES[type(genotype)]
+    rule(genotype, known if ops is None else tuple(ops))
+
+
+def _check_two_cells(genotype: Genotype, ops: tuple[str, ...]) -> None:
+    _check_cell("normal", genotype.normal, "normal_concat", genotype.normal_concat, 2, ops)
+    _check_cell("reduce", genotype.reduce, "reduce_concat", genotype.reduce_concat, 2, ops)
+
+
+def _check_cell(name: str, pairs: Any, concat_name: str, concat: Any, num_inputs: int, ops: tuple[str, ...]) -> None:
+    """Checks a cell that has as many inputs as pairs for each node: two if convolutional, one if recurrent."""
+    _check_tuple(name, pairs)
+    if len(pairs) % num_inputs:
+        raise ValueError(f"{name} has {len(pairs)} pairs; every node needs exactly two")
+    for i, pair in enumerate(pairs):
+        where = f"{name}[{i}] = {reprlib.repr(pair)}"
+        if isinstance(pair, tuple) and pair[:1] == ("none",):
+            raise ValueError(f"{where}: 'none' is a candidate of searches only, no part of a genotype")
+        _check_pair(where, pair, ops)
+        target = num_inputs + i // num_inputs
+        if not 0 <= pair[1] < target:
+            raise ValueError(f"{where}: state {target} may only read states 0 to {target - 1}")
+    last = num_inputs + len(pairs) // num_inputs - 1
+    if not isinstance(concat, tuple) or not concat:
+        raise ValueError(f"{concat_name} = {reprlib.repr(concat)} must be a tuple of one state at least")
+    seen = set()
+    for i, state in enumerate(concat):
+        where = f"{concat_name}[{i}] = {reprlib.repr(state)}"
+        if type(state) is not int:
+            raise ValueError(f"{where}: a state must be an int, not {type(state).__name__}")
+        if not num_inputs <= state <= last:
+            raise ValueError(f"{where}: the nodes of this cell make states {num_inputs} to {last}")
+        if state in seen:
+            raise ValueError(f"{where}: a state may be named only once")
+        seen.add(state)
+
+
+def _check_topology(genotype: TopologyGenotype, ops: tuple[str, ...]) -> None:
+    pairs = genotype.cell
+    _check_tuple("cell", pairs)
+    for i, (pair, (source, target)) in enumerate(zip(pairs, all_edges())):
+        where = f"cell[{i}] = {reprlib.repr(pair)}"
+        _check_pair(where, pair, ops)
+        if pair[1] != source:
+            raise ValueError(f"{where}: node {target} reads states 0 to {target - 1}, each once and in this order")
+    if source != target - 1:
+        raise ValueError(f"cell has {len(pairs)} pairs: node {target} lacks state {source + 1}; it reads 0 to {target - 1}")
+
+
+def _check_sizes(genotype: SizeGenotype, sizes: tuple[int, ...]) -> None:
+    channels = genotype.channels
+    if not isinstance(channels, tuple) or len(channels) != 5:
+        raise ValueError(f"channels = {reprlib.repr(channels)} must be a tuple of five numbers")
+    for i, number in enumerate(channels):
+        if type(number) is not int or number not in sizes:
+            raise ValueError(f"channels[{i}] = {reprlib.repr(number)}: the choice is among {', '.join(map(str, sizes))}")
+
+
+def _check_graph(genotype: GraphGenotype, ops: tuple[str, ...]) -> None:
+    matrix, labels = genotype
+    if not isinstance(labels, tuple) or len(labels) < 2:
+        raise ValueError(f"ops = {reprlib.repr(labels)} must be a tuple of two entries at least, input and output")
+    for i, op in enumerate(labels):
+        place = {0: ("input",), len(labels) - 1: ("output",)}.get(i, ops)
+        if op not in place:
+            near = hint(op, place) if isinstance(op, str) else ""
+            raise ValueError(f"ops[{i}] = {reprlib.repr(op)}: unknown operation{near}; known here are {', '.join(place)}")
+    size = len(labels)
+    if not isinstance(matrix, tuple) or len(matrix) != size:
+        raise ValueError(f"matrix must be a tuple of {size} rows, as many as ops, not {reprlib.repr(matrix)}")
+    for i, row in enumerate(matrix):
+        if not isinstance(row, tuple) or len(row) != size:
+            raise ValueError(f"matrix[{i}] = {reprlib.repr(row)} must be a tuple of {size} numbers, as many as ops")
+        for j, entry in enumerate(row):
+            # Not `in`: True is a 1, and a NumPy integer would spoil the text form.
+            if type(entry) is not int or entry not in (0, 1):
+                raise ValueError(f"matrix[{i}][{j}] = {reprlib.repr(entry)}: an entry is 0 or 1")
+            if entry and j <= i:
+                raise ValueError(f"matrix[{i}][{j}] = 1: vertex {j} may only read vertices before it")
+    core = pruned(genotype)
+    for what, number, limit in (("vertices", len(core.ops), MAX_VERTICES), ("edges", num_edges(core), MAX_EDGES)):
+        if number > limit:
+            raise ValueError(f"the graph has {number} {what} between its input and its output; NAS-Bench-101 has up to {limit}")
+
+
+def _check_tuple(name: str, pairs: Any) -> None:
+    # A list would do here, but not as a static argument or a dictionary key later on.
+    if not isinstance(pairs, tuple):
+        raise ValueError(f"{name} = {reprlib.repr(pairs)} must be a tuple; parse(str(genotype)) makes tuples of lists")
+    if not pairs:
+        raise ValueError(f"{name} is empty; a cell needs one node at least")
+
+
+def _check_pair(where: str, pair: Any, ops: tuple[str, ...]) -> None:
+    if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str)):
+        raise ValueError(f"{where} must be a tuple of an operation's name and its source state")
+    op, source = pair
+    if op not in ops:
+        raise ValueError(f"{where}: unknown operation{hint(op, ops)}; known are {', '.join(ops)}")
+    # Not isinstance: a bool is an int, and a NumPy integer would spoil the text form.
+    if type(source) is not int:
+        raise ValueError(f"{where}: the source state must be an int, not {type(source).__name__}")
+
+
+def hint(word: str, words: Iterable[str]) -> str:
+    """What an error adds about a word that is none of these: the nearest one, if any is near."""
+    # No name is anywhere near this long, and difflib would take quadratic time.
+    close = difflib.get_close_matches(word[:64], words, n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+_RULES: Mapping[type, tuple[tuple, Callable[[Any, tuple], None]]] = {
+    Genotype: (OPS, _check_two_cells),
+    RecurrentGenotype: (ACTIVATIONS, lambda g, ops: _check_cell("recurrent", g.recurrent, "concat", g.concat, 1, ops)),
+    TopologyGenotype: (TOPOLOGY_OPS, _check_topology),
+    SizeGenotype: (SIZES, _check_sizes),
+    GraphGenotype: (GRAPH_OPS, _check_graph),
+}
+"""What a genotype of each kind may name, and its rule."""
+
+KINDS = tuple(_RULES)
+"""All kinds of genotypes."""
