@@ -4,7 +4,8 @@ Every quoted argument is an algorithm of search.py with flags of its own; what f
 with all its seeds in one program, and the table tells, as mean +- deviation over the seeds: validation loss and accuracy of the
 supernet; accuracy of the derived cell with the same weights, and the gap between the two; the mean loss of random cells; how
 much better the cell is than its neighbours (with --flatness); skip connections; the dominant eigenvalue of the validation loss
-in alpha (with --eigenvalue_freq); milliseconds a step.
+in alpha (with --eigenvalue_freq); milliseconds a step. For one page of runs that are finished, whatever they are, see
+`analyze.py compare`.
 """
 
 import argparse

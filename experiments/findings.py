@@ -308,6 +308,7 @@ def write_result(config: Any, own: History, genotype: Any, seed: int, facts: dic
         edges={name: choices.edges for name, choices in cells.items()},
         ops={name: choices.ops for name, choices in cells.items()},
         facts=facts,
+        sections=runs.analyses(folder),
     )
     log.info("genotype = %s", genotype)
     log.info("report %s", folder / "report.html")

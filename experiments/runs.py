@@ -419,6 +419,14 @@ class Records:
         self.writer.close()
 
 
+def analyses(folder: Path) -> list[jd.sections.Section]:
+    """What analyze.py has found out about a run, for its report."""
+    try:
+        return jd.sections.gather(folder)
+    except ValueError as error:
+        raise Stop(str(error)) from error
+
+
 def load(config: Any, read: Callable[..., Any] = images.load) -> Any:
     """The images that --dataset and --data_dir name, by `images.load` or another function of the two."""
     try:

@@ -126,6 +126,19 @@ class Program(NamedTuple):
     steps_per_epoch: int
 
 
+def supernet(config: Config, space: jd.Space, num_classes: int, remat: bool | None = None) -> Any:
+    """The network of a configuration."""
+    return space.supernet(
+        width=config.init_channels,
+        depth=config.layers,
+        num_classes=num_classes,
+        dtype=jnp.dtype(config.dtype),
+        axis_name=jd.parallel.AXIS,
+        remat=config.remat if remat is None else remat,
+        **({"partial": config.partial} if config.partial > 1 else {}),
+    )
+
+
 def build(config: Config, dataset: images.Dataset, remat: bool | None = None) -> Program:
     """Puts the library's parts together for one configuration."""
     devices = jax.local_devices()[: config.num_devices]
@@ -143,15 +156,7 @@ def build(config: Config, dataset: images.Dataset, remat: bool | None = None) ->
             f"({len(train.labels)} images for the weights, {len(val.labels)} for alpha)",
             2,
         )
-    net = space.supernet(
-        width=config.init_channels,
-        depth=config.layers,
-        num_classes=len(dataset.class_names),
-        dtype=jnp.dtype(config.dtype),
-        axis_name=jd.parallel.AXIS,
-        remat=config.remat if remat is None else remat,
-        **({"partial": config.partial} if config.partial > 1 else {}),
-    )
+    net = supernet(config, space, len(dataset.class_names), remat)
     # Without the mapped axis: a network that is only looked at here, not run.
     alone, image = net.clone(axis_name=None), jnp.zeros((1, *train.images.shape[1:]))
     try:

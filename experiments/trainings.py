@@ -27,6 +27,7 @@ def write_result(
         edges={},
         ops={},
         facts={"dataset": config.dataset, **facts, "wall_time": sum(record["seconds"] for record in records)},
+        sections=runs.analyses(run.folder),
     )
     run.log.info("report %s", run.folder / "report.html")
 

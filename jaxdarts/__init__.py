@@ -23,6 +23,7 @@ from jaxdarts import algorithms as algorithms
 from jaxdarts import analysis as analysis
 from jaxdarts import charts as charts
 from jaxdarts import checkpoint as checkpoint
+from jaxdarts import comparison as comparison
 from jaxdarts import data as data
 from jaxdarts import derive as derive
 from jaxdarts import discrete as discrete
@@ -40,6 +41,7 @@ from jaxdarts import proxies as proxies
 from jaxdarts import relax as relax
 from jaxdarts import report as report
 from jaxdarts import schedules as schedules
+from jaxdarts import sections as sections
 from jaxdarts import spaces as spaces
 from jaxdarts import studies as studies
 from jaxdarts import train as train

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from types import MappingProxyType
@@ -13,6 +13,7 @@ import numpy as np
 from markupsafe import Markup
 
 from jaxdarts import draw, metrics
+from jaxdarts.sections import Section
 
 # (title, unit, scale, {name in the chart: key in the records})
 CHARTS = (
@@ -66,6 +67,7 @@ def write(
     facts: Mapping[str, str | float],
     tables: Mapping[str, Sequence[Sequence[str]]] = MappingProxyType({}),
     pictures: Sequence[str] = (),
+    sections: Sequence[Section] = (),
 ) -> None:
     """Writes the report of a run; the same arguments give the same bytes.
 
@@ -87,13 +89,13 @@ def write(
             in seconds.
         tables: by heading, rows of text, the first of which names the columns.
         pictures: further curves, as of `draw.curves`.
+        sections: analyses of the run (`sections.gather`).
 
     Raises:
         ValueError: if `edges` and `ops` do not fit `mixes`.
     """
-    source = resources.files("jaxdarts").joinpath("report.html.jinja").read_text(encoding="utf-8")
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    page = environment.from_string(source).render(
+    page = render(
+        "report.html.jinja",
         title=title,
         facts=_facts(facts, records, genotype),
         tables=tables,
@@ -101,12 +103,42 @@ def write(
         cells=[Markup(svg) for svg in (drawn(genotype).values() if genotype else ())],
         heatmaps=[Markup(_heatmap(cell, mix, edges, ops)) for cell, mix in mixes.items()],
         states=VERTICES if hasattr(genotype, "matrix") else STATES if hasattr(genotype, "normal") else ONE_INPUT_STATES,
+        analyses=Markup(_analyses(sections)),
         genotype=str(genotype or ""),
-        config=list(_flatten(config)),
+        config=list(flatten(config)),
     )
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     metrics.replace_text(path, page)
+
+
+def extend(path: str | os.PathLike, sections: Sequence[Section]) -> None:
+    """Puts the analyses of a run into its report, in place of those that it shows; the same ones give the same bytes.
+
+    Raises:
+        ValueError: if the page is not one of `write`'s.
+    """
+    text = Path(path).read_text(encoding="utf-8")
+    before, start, rest = text.partition(_START)
+    _, end, after = rest.partition(_END)
+    if not (start and end):
+        raise ValueError(f"{path} has no place for analyses: it is no report, or that of an older version")
+    metrics.replace_text(path, before + _analyses(sections) + after)
+
+
+def render(template: str, **values: Any) -> str:
+    """A page of one of the package's templates."""
+    loader = jinja2.FunctionLoader(lambda name: resources.files("jaxdarts").joinpath(name).read_text(encoding="utf-8"))
+    options = {"autoescape": True, "undefined": jinja2.StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+    return jinja2.Environment(loader=loader, **options).get_template(template).render(**values)
+
+
+_START, _END = "<!-- analyses -->", "<!-- end of analyses -->"
+
+
+def _analyses(sections: Sequence[Section]) -> str:
+    marked = [each._replace(pictures={name: Markup(svg) for name, svg in each.pictures.items()}) for each in sections]
+    return "\n".join((_START, render("sections.html.jinja", sections=marked).strip(), _END))
 
 
 def drawn(genotype: Any) -> dict[str, str]:
@@ -116,13 +148,13 @@ def drawn(genotype: Any) -> dict[str, str]:
 
 def _facts(facts: Mapping[str, Any], records: Sequence[Mapping[str, Any]], genotype: Any) -> list[tuple[str, str]]:
     """Names and values for the headline: those given first, then those that follow from the rest."""
-    rows = [(_title(key), _show(key, value)) for key, value in facts.items()]
+    rows = [(title_of(key), shown(key, value)) for key, value in facts.items()]
     if records and "epochs" not in facts:
         rows.append(("Epochs", str(len(records))))
     for key, name in FINALS.items():
         values = [record[key] for record in records if _is_finite(record.get(key))]
         if values and key not in facts:
-            rows.append((name, _show(key, float(values[-1]))))
+            rows.append((name, shown(key, float(values[-1]))))
     for cell, name in CELLS.items():
         pairs = getattr(genotype, cell, None)
         if pairs is not None and cell != "recurrent":
@@ -134,18 +166,21 @@ def _facts(facts: Mapping[str, Any], records: Sequence[Mapping[str, Any]], genot
 def _charts(records: Sequence[Mapping[str, Any]]) -> list[str]:
     charts = []
     for title, unit, scale, keys in CHARTS:
-        series = {}
-        for name, key in keys.items():
-            # What was not measured in an epoch is no point of the series; a value that is none stays in it as a gap. A series
-            # that is all gaps is left out.
-            values = [(i, record, record[key]) for i, record in enumerate(records) if key in record]
-            if any(_is_finite(value) for _, _, value in values):
-                series[name] = [
-                    (_number(record.get("epoch"), i), scale * _number(value, math.nan)) for i, record, value in values
-                ]
+        series = {name: points(records, key, scale) for name, key in keys.items()}
+        # A series that is all gaps is left out.
+        series = {name: line for name, line in series.items() if any(math.isfinite(y) for _, y in line)}
         if series:
             charts.append(draw.curves(series, title=title, xlabel="epoch", ylabel=unit))
     return charts
+
+
+def points(records: Sequence[Mapping[str, Any]], key: str, scale: float = 1.0) -> list[tuple[float, float]]:
+    """(epoch, scale times the record's value); what was not measured in an epoch is no point, what is no number is a gap."""
+    return [
+        (_number(record.get("epoch"), i), scale * _number(record[key], math.nan))
+        for i, record in enumerate(records)
+        if key in record
+    ]
 
 
 def _heatmap(cell: str, mix: np.ndarray, edges: Mapping[str, Any], ops: Mapping[str, Any]) -> str:
@@ -153,18 +188,20 @@ def _heatmap(cell: str, mix: np.ndarray, edges: Mapping[str, Any], ops: Mapping[
         if cell not in mapping:
             raise ValueError(f"mixes has a cell {cell!r}, {name} has {sorted(mapping)}; every mix needs both")
     labels = [f"{i}\N{RIGHTWARDS ARROW}{j}" if i != j else str(j) for i, j in edges[cell]]
-    return draw.heatmap(mix, labels, ops[cell], title=CELLS.get(cell, _title(cell)))
+    return draw.heatmap(mix, labels, ops[cell], title=CELLS.get(cell, title_of(cell)))
 
 
-def _flatten(config: Mapping[str, Any], prefix: str = ""):
+def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Settings as text; nested mappings become dotted names."""
     for key, value in config.items():
         if isinstance(value, Mapping) and value:
-            yield from _flatten(value, f"{prefix}{key}.")
+            yield from flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", str(value)
 
 
-def _show(key: str, value: Any) -> str:
+def shown(key: str, value: Any) -> str:
+    """A fact as text, by the name that tells its unit."""
     if isinstance(value, bool) or not _is_finite(value):
         return str(value)
     if key.endswith("wall_time"):
@@ -176,7 +213,8 @@ def _show(key: str, value: Any) -> str:
     return f"{value:.4g}"
 
 
-def _title(key: str) -> str:
+def title_of(key: str) -> str:
+    """A fact's name as a reader wants it."""
     return key[:1].upper() + key[1:].replace("_", " ")
 
 

@@ -7,7 +7,16 @@ import pytest
 from conftest import toy_batch, toy_cells, toy_objective, toy_params
 
 import jaxdarts as jd
-from jaxdarts.analysis.curvature import dominant_eigenvalue, hessian, hessian_vector, local_average, stop_epoch
+from jaxdarts.analysis.curvature import (
+    density,
+    dominant_eigenvalue,
+    hessian,
+    hessian_vector,
+    lanczos,
+    local_average,
+    spectrum,
+    stop_epoch,
+)
 
 KEY = jax.random.key(0)
 
@@ -182,3 +191,61 @@ def test_bad_histories():
     for epochs in ([0, 2, 3, 5], [0, 2, 5], [0, 2, 2, 4], [4, 2, 0]):
         with pytest.raises(ValueError, match="evenly spaced"):
             stop_epoch(epochs, [1.0] * len(epochs))
+
+
+# -------------------------------------------------------------------------------------------------------------- spectrum
+
+
+def matrix_product(eigenvalues, seed=0):
+    matrix = symmetric(np.asarray(eigenvalues, float), seed)
+    return matrix, lambda v: matrix @ v
+
+
+def test_lanczos_sees_what_a_vector_sees(x64):
+    """v^T f(A) v / |v|^2 from as many steps as rows, whatever f is."""
+    matrix, product = matrix_product([-3, -1, 0.5, 2, 7])
+    v = jnp.asarray(np.random.default_rng(1).standard_normal(5))
+    nodes, weights = jax.jit(lambda v: lanczos(product, v, v, 5))(v)
+    values, vectors = np.linalg.eigh(matrix)
+    np.testing.assert_allclose(nodes, values, rtol=1e-10)
+    np.testing.assert_allclose(weights, (np.asarray(v) @ vectors) ** 2 / (v @ v), rtol=1e-8)
+
+
+def test_few_steps_are_exact_for_polynomials(x64):
+    """Gauss quadrature: k steps give the moments v^T A^p v up to p = 2k - 1."""
+    matrix, product = matrix_product(np.random.default_rng(2).uniform(-2, 3, 12))
+    v = jnp.asarray(np.random.default_rng(3).standard_normal(12))
+    nodes, weights = lanczos(product, v, v, 4)
+    for power in range(8):
+        exact = v @ np.linalg.matrix_power(matrix, power) @ v / (v @ v)
+        np.testing.assert_allclose(np.sum(weights * nodes**power), exact, rtol=1e-9)
+    assert abs(np.sum(weights * nodes**8) - v @ np.linalg.matrix_power(matrix, 8) @ v / (v @ v)) > 1e-6
+
+
+def test_a_spectrum_against_the_dense_hessian(x64):
+    """Over the unit vectors the mean of the quadratures is the density itself; over random ones an estimate of it."""
+    arch = smooth_arch()
+    flat, unravel = jax.flatten_util.ravel_pytree(arch)
+    values = np.linalg.eigvalsh(hessian(smooth, arch))
+    places, deviation = np.linspace(values[0] - 1, values[-1] + 1, 50), 0.3
+
+    def product(v):
+        return hessian_vector(smooth, arch, v)
+
+    exact = np.mean(np.exp(-(((places[:, None] - values) / deviation) ** 2) / 2), -1) / (deviation * np.sqrt(2 * np.pi))
+    nodes, weights = jax.jit(jax.vmap(lambda v: lanczos(product, arch, v, 14)))(jnp.eye(14))
+    np.testing.assert_allclose(density(nodes, weights, places, deviation), exact, atol=1e-9)
+    keys = jax.random.split(KEY, 400)
+    nodes, weights = jax.jit(lambda keys: spectrum(product, arch, keys, 14))(keys)
+    assert nodes.shape == weights.shape == (400, 14)
+    found = density(nodes, weights, places, deviation)
+    np.testing.assert_allclose(found, exact, atol=4 * np.max(exact) / np.sqrt(400))
+    np.testing.assert_allclose(np.mean(np.sum(nodes * weights, -1)), values.mean(), atol=0.15 * np.abs(values).max())
+    np.testing.assert_allclose(np.trapezoid(density(nodes, weights, np.linspace(-200, 200, 9001), deviation), dx=400 / 9000), 1)
+
+
+def test_a_spectrum_of_one_eigenvalue(x64):
+    _, product = matrix_product([2.0, 2.0, 2.0])
+    nodes, weights = spectrum(product, jnp.ones(3), jax.random.split(KEY, 2), 3)
+    np.testing.assert_allclose(np.sum(weights, -1), 1, rtol=1e-12)
+    np.testing.assert_allclose(np.sum(weights * nodes, -1), 2, rtol=1e-12)

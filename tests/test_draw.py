@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxdarts import draw, genotypes
+from jaxdarts import charts, draw, genotypes
 
 SVG = "{http://www.w3.org/2000/svg}"
 NAMES = ("DARTS_V1", "DARTS_V2", "NASNet", "AmoebaNet")
@@ -221,15 +221,15 @@ def test_curves_stay_in_the_picture():
     ],
 )
 def test_ticks_are_round(values, labels):
-    assert draw._tick_labels(draw._ticks(values)) == labels
+    assert charts.tick_labels(charts.ticks(values)) == labels
 
 
 @pytest.mark.parametrize("low, high", [(0.9981, 0.9993), (1e6 + 1, 1e6 + 2.5), (-3e-9, 7e-9), (5.0, 5.0), (1e300, 3e300)])
 def test_ticks_enclose_the_values(low, high):
-    ticks = draw._ticks([low, high])
+    ticks = charts.ticks([low, high])
     assert 2 <= len(ticks) <= 8
     assert ticks[0] <= low and ticks[-1] >= high * (1 - 1e-12)
-    assert len(set(draw._tick_labels(ticks))) == len(ticks)
+    assert len(set(charts.tick_labels(ticks))) == len(ticks)
 
 
 def _pictures(svg):

@@ -1,4 +1,4 @@
-"""How sharply the validation loss bends in the architecture parameters, and the early stopping that watches it.
+"""How sharply a loss bends in the architecture parameters or in the weights, and the early stopping that watches it.
 
 Zela, Elsken, Saikia, Marrakchi, Brox & Hutter, `Understanding and Robustifying Differentiable Architecture Search
 <https://arxiv.org/abs/1909.09656>`_, ICLR 2020: the cells that DARTS finds get worse as the dominant eigenvalue of the Hessian
@@ -7,7 +7,7 @@ decay of the architecture parameters. Here `loss` is what the caller makes it: w
 """
 
 from collections.abc import Callable, Sequence
-from typing import SupportsFloat
+from typing import Any, SupportsFloat
 
 import jax
 import jax.numpy as jnp
@@ -48,15 +48,38 @@ def dominant_eigenvalue(loss: Loss, arch: Arch, key: Key[Array, ""], num_steps: 
         key: what the first direction is drawn from.
         num_steps: products with the Hessian, of which each takes two to three gradients.
     """
-    flat, unravel = ravel_pytree(arch)
+    flat, _ = ravel_pytree(arch)
+    start = jax.random.normal(key, flat.shape, flat.dtype)
+    values, _ = lanczos(lambda v: hessian_vector(loss, arch, v), arch, start, num_steps)
+    return values[jnp.argmax(jnp.abs(values))]
+
+
+def lanczos(
+    product: Callable[[Any], Any], like: Any, start: Float[Array, " size"], num_steps: int
+) -> tuple[Float[Array, " steps"], Float[Array, " steps"]]:
+    """Gauss quadrature of a symmetric matrix as seen from one vector v: sum_i weight_i f(node_i) is about v^T f(A) v / |v|^2.
+
+    Exact for polynomials of a degree below twice the number of steps, and for every function once there are as many steps as
+    the matrix has rows. (Golub & Meurant, Matrices, Moments and Quadrature, 1994.)
+
+    Args:
+        product: a tree -> the matrix times it.
+        like: a tree of the shapes that `product` takes.
+        start: v, in the order of `ravel_pytree`; not zero.
+        num_steps: products; as many vectors are kept, against which every new one is made orthogonal.
+
+    Returns:
+        Nodes, which lie within the range of the eigenvalues, rising; and weights, which sum to one. Where the vectors span less
+        than so many dimensions, zeros of weight zero fill up.
+    """
+    flat, unravel = ravel_pytree(like)
     num_steps = min(num_steps, flat.size)
     tiny = 10 * flat.size * jnp.finfo(flat.dtype).eps
-    first = jax.random.normal(key, flat.shape, flat.dtype)
 
     def one(carry, i):
         basis, v = carry
         basis = basis.at[i].set(v)
-        w = ravel_pytree(hessian_vector(loss, arch, unravel(v)))[0]
+        w = ravel_pytree(product(unravel(v)))[0]
         diagonal, size = v @ w, jnp.linalg.norm(w)
         for _ in range(2):  # once more for what rounding left of the first time
             w = w - (basis @ w) @ basis
@@ -66,11 +89,40 @@ def dominant_eigenvalue(loss: Loss, arch: Arch, key: Key[Array, ""], num_steps: 
         v = jnp.where(used_up, 0, w / jnp.where(used_up, 1, off_diagonal))
         return (basis, v), (diagonal, jnp.where(used_up, 0, off_diagonal))
 
-    start = jnp.zeros((num_steps, flat.size), flat.dtype), first / jnp.linalg.norm(first)
-    _, (diagonal, off_diagonal) = lax.scan(one, start, jnp.arange(num_steps))
+    first = jnp.zeros((num_steps, flat.size), flat.dtype), start / jnp.linalg.norm(start)
+    _, (diagonal, off_diagonal) = lax.scan(one, first, jnp.arange(num_steps))
     beside = jnp.diag(off_diagonal[:-1], 1)
-    values = jnp.linalg.eigvalsh(jnp.diag(diagonal) + beside + beside.T)
-    return values[jnp.argmax(jnp.abs(values))]
+    nodes, vectors = jnp.linalg.eigh(jnp.diag(diagonal) + beside + beside.T)
+    return nodes, vectors[0] ** 2
+
+
+def spectrum(
+    product: Callable[[Any], Any], like: Any, keys: Key[Array, " probes"], num_steps: int = 40
+) -> tuple[Float[Array, "probes steps"], Float[Array, "probes steps"]]:
+    """Nodes and weights of the density of a symmetric matrix's eigenvalues: stochastic Lanczos quadrature.
+
+    The mean over random vectors of what `lanczos` sees from each: an unbiased estimate of (1/n) trace f(A) as far as the
+    quadrature is exact. (Ghorbani, Krishnan & Xiao, `An Investigation into Neural Net Optimization via Hessian Eigenvalue
+    Density <https://arxiv.org/abs/1901.10159>`_, ICML 2019.)
+
+    Args:
+        product, like, num_steps: as in `lanczos`; `lambda v: hessian_vector(loss, params, v)` for a Hessian.
+        keys: one for every random vector.
+    """
+    flat, _ = ravel_pytree(like)
+    return lax.map(lambda key: lanczos(product, like, jax.random.normal(key, flat.shape, flat.dtype), num_steps), keys)
+
+
+def density(
+    nodes: Float[Array | np.ndarray, "probes steps"],
+    weights: Float[Array | np.ndarray, "probes steps"],
+    places: Float[np.ndarray, " places"],
+    deviation: float,
+) -> Float[np.ndarray, " places"]:
+    """The density of eigenvalues at given places, every node of `spectrum` widened into a normal of a standard deviation."""
+    apart = (np.asarray(places)[:, None, None] - np.asarray(nodes)[None]) / deviation
+    bells = np.exp(-(apart**2) / 2) / (deviation * np.sqrt(2 * np.pi))
+    return np.mean(np.sum(np.asarray(weights)[None] * bells, -1), -1)
 
 
 def local_average(values: Sequence[SupportsFloat] | np.ndarray, window: int = 5) -> np.ndarray:

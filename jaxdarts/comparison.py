@@ -1,0 +1,128 @@
+"""One self-contained HTML page with several runs side by side: no network, no other file, no script."""
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from markupsafe import Markup
+
+from jaxdarts import draw, metrics, report
+from jaxdarts.sections import Section, Table
+
+
+class Entry(NamedTuple):
+    """One run, or a cell that is only shown beside them.
+
+    name: tells it from the others.
+    genotype: its cell.
+    facts: text or numbers by name, as of `report.write`.
+    settings: of the run, nested or not.
+    records: one mapping for each epoch, as of `report.write`.
+    sections: its analyses.
+    """
+
+    name: str
+    genotype: Any
+    facts: Mapping[str, str | float] = {}
+    settings: Mapping[str, Any] = {}
+    records: Sequence[Mapping[str, Any]] = ()
+    sections: Sequence[Section] = ()
+
+
+def write(
+    path: str | os.PathLike,
+    entries: Sequence[Entry],
+    *,
+    title: str = "Runs side by side",
+    tables: Sequence[Table] = (),
+    pictures: Sequence[str] = (),
+) -> None:
+    """Writes the page; the same arguments give the same bytes.
+
+    It has a table of facts, the settings that differ, curves with a line for each run, the cells, and the analyses that runs
+    have in common or alone.
+
+    Args:
+        path: the HTML file; it is replaced as a whole or not at all.
+        entries: the runs, in the order of the columns.
+        title: headline.
+        tables, pictures: what else to show of all of them, pictures as SVG text.
+
+    Raises:
+        ValueError: if there is nothing to compare, or two entries have one name.
+    """
+    names = [entry.name for entry in entries]
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"entries are called {names}: there must be one or more, with names of their own")
+    charts = [*_charts(entries), *pictures]
+    analyses = _analyses(entries)
+    contents = [("runs", "Runs"), ("curves", "Curves"), ("cells", "Cells"), ("analyses", "Analyses")]
+    present = {"runs": True, "curves": charts, "cells": True, "analyses": analyses}
+    page = report.render(
+        "comparison.html.jinja",
+        title=title,
+        contents=[pair for pair in contents if present[pair[0]]],
+        facts=_facts(entries),
+        tables=tables,
+        settings=_settings(entries),
+        charts=[Markup(svg) for svg in charts],
+        drawn=[(e.name, [Markup(svg) for svg in report.drawn(e.genotype).values()], str(e.genotype)) for e in entries],
+        analyses=analyses,
+    )
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    metrics.replace_text(path, page)
+
+
+def _facts(entries: Sequence[Entry]) -> Table:
+    keys = dict.fromkeys(key for entry in entries for key in entry.facts)
+    rows = [
+        [report.title_of(key), *(report.shown(key, e.facts[key]) if key in e.facts else "" for e in entries)] for key in keys
+    ]
+    return Table("Facts", ["", *(entry.name for entry in entries)], rows)
+
+
+def _settings(entries: Sequence[Entry]) -> Table:
+    with_settings = [entry for entry in entries if entry.settings]
+    flat = [dict(report.flatten(entry.settings)) for entry in with_settings]
+    keys = dict.fromkeys(key for own in flat for key in own)
+    rows = [[key, *(own.get(key, "") for own in flat)] for key in keys if len({own.get(key) for own in flat}) > 1]
+    return Table("Settings that differ", ["", *(entry.name for entry in with_settings)], rows)
+
+
+def _charts(entries: Sequence[Entry]) -> list[str]:
+    """The charts of a report with one line for each run that has the key, one chart for every key."""
+    found = []
+    for title, unit, scale, keys in report.CHARTS:
+        for part, key in keys.items():
+            series = {}
+            for entry in entries:
+                points = report.points(entry.records, key, scale)
+                if any(math.isfinite(value) for _, value in points):
+                    series[entry.name] = points
+            if series:
+                name = title if len(keys) == 1 else f"{title}, {part}"
+                found.append(draw.curves(series, title=name, xlabel="epoch", ylabel=unit))
+    return found
+
+
+def _analyses(entries: Sequence[Entry]) -> list[dict[str, Any]]:
+    """Every analysis once, with the facts and the pictures of all runs that have it."""
+    found = []
+    first = {section.name: section for entry in reversed(entries) for section in reversed(entry.sections)}
+    for name, section in sorted(first.items()):
+        own = [(entry.name, each) for entry in entries for each in entry.sections if each.name == name]
+        keys = dict.fromkeys(key for _, each in own for key in each.facts)
+        rows = [[key, *(each.facts.get(key, "") for _, each in own)] for key in keys]
+        kinds = dict.fromkeys(kind for _, each in own for kind in each.pictures)
+        found.append(
+            {
+                "title": section.title,
+                "text": section.text,
+                "facts": Table(section.title, ["", *(run for run, _ in own)], rows),
+                "pictures": [[(run, Markup(e.pictures[kind])) for run, e in own if kind in e.pictures] for kind in kinds],
+            }
+        )
+    return found

@@ -1,0 +1,62 @@
+"""A headless browser's opinion of a page."""
+
+import html
+import json
+import re
+import shutil
+import subprocess
+
+import pytest
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None)
+needs_browser = pytest.mark.skipif(BROWSER is None, reason="needs chromium or google-chrome")
+
+_ASK = """
+const frame = document.querySelector("iframe");
+frame.onload = () => {
+  const page = frame.contentDocument, root = page.documentElement;
+  const wide = [...page.querySelectorAll("*")].filter((e) => e.scrollWidth > e.clientWidth + 1
+    && ["auto", "scroll"].includes(frame.contentWindow.getComputedStyle(e).overflowX));
+  document.title = JSON.stringify({
+    "width": root.clientWidth,
+    "scroll": root.scrollWidth,
+    "text": page.body.innerText.length,
+    "unreachable": wide.filter((e) => e.tabIndex < 0).map((e) => e.outerHTML.slice(0, 80)),
+    "first": page.querySelector("a, button, summary, [tabindex='0']").textContent,
+    "dangling": [...page.querySelectorAll("a[href^='#']")].map((a) => a.hash.slice(1)).filter((id) => !page.getElementById(id)),
+    "twice": [...page.querySelectorAll("[id]")].map((e) => e.id).filter((id, i, all) => all.indexOf(id) !== i),
+  });
+};
+frame.srcdoc = SOURCE;
+"""
+
+
+def look(page: str, folder, width: int) -> dict:
+    """Loads a page in a frame of a width: its own width and that of what it holds, what scrolls but takes no focus, where the
+    Tab key goes first, links to nowhere, ids that are not unique; `console` has what the browser complained of."""
+    source = json.dumps(page).replace("</", "<\\/")
+    wrapper = f'<!DOCTYPE html><iframe style="width:{width}px;height:800px;border:0"></iframe><script>const SOURCE = {source};'
+    path = folder / "wrapper.html"
+    path.write_text(f"{wrapper}{_ASK}</script>", encoding="utf-8")
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--user-data-dir={folder}/profile"]
+    done = subprocess.run(
+        [BROWSER, *flags, "--enable-logging=stderr", "--v=0", "--dump-dom", f"file://{path}"],
+        capture_output=True,
+        timeout=120,
+        check=True,
+    )
+    title = re.search("<title>(.*?)</title>", done.stdout.decode())
+    assert title, "the page did not load"
+    found = json.loads(html.unescape(title[1]))
+    found["console"] = [line for line in done.stderr.decode().splitlines() if ":CONSOLE" in line]
+    return found
+
+
+def assert_readable(page: str, folder) -> None:
+    """On a phone and on a screen nothing sticks out, what scrolls can be reached by keyboard, links lead somewhere."""
+    for width in (360, 1280):
+        found = look(page, folder, width)
+        assert found["width"] == width and found["scroll"] <= width, found
+        assert found["text"] > 100 and not found["unreachable"] and not found["console"], found
+        assert not found["dangling"] and not found["twice"], found
+        assert found["first"].startswith("Skip to"), found

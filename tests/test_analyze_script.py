@@ -1,0 +1,185 @@
+"""The script that looks into runs, on runs of seconds."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+import analyze
+import evaluate
+import jaxdarts as jd
+import search
+from browser import assert_readable, needs_browser
+from jaxdarts.analysis import topology
+from runs import Stop
+
+
+@pytest.fixture(autouse=True)
+def same_cache():
+    before = jax.config.jax_compilation_cache_dir
+    yield
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+@pytest.fixture(scope="session")
+def cache():
+    return f"--cache_dir={jax.config.jax_compilation_cache_dir}"
+
+
+@pytest.fixture(scope="session")
+def searched(cache, tmp_path_factory):
+    """Two seeds of a search."""
+    folder = tmp_path_factory.mktemp("searched") / "run"
+    flags = (
+        "--layers=1 --nodes=1 --ops none skip_connect --init_channels=2 --epochs=2 --num_devices=1 --no-unrolled --num_seeds=2"
+    )
+    search.main([*flags.split(), "--eigenvalue_freq=1", cache, f"--run_dir={folder}"])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained(searched, cache, tmp_path_factory):
+    """The training of a cell that the search found."""
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    flags = f"--layers=1 --init_channels=2 --epochs=1 --num_devices=1 --run_dir={folder}".split()
+    evaluate.main([f"--arch={searched / 'seed-2'}", *flags, cache])
+    return folder
+
+
+def cell_of(run):
+    return jd.genotypes.from_json((run / "genotype.json").read_text())
+
+
+def numbers(folder, name):
+    saved = json.loads((folder / "analysis" / f"{name}.json").read_text())
+    assert saved["command"] and saved["versions"]["jax"] and "/tmp" not in saved["command"]
+    for picture in saved["pictures"]:
+        assert (folder / "analysis" / f"{name}-{picture}.svg").read_text().startswith("<svg")
+    return saved["numbers"]
+
+
+def page(folder):
+    return (folder / "report.html").read_text()
+
+
+def test_a_trained_cell(trained, cache):
+    before = page(trained)
+    few = ["--images=96", cache]
+    analyze.main(["landscape", str(trained), "--grid=3", *few])
+    plane = numbers(trained, "landscape")
+    assert np.shape(plane["loss"]) == np.shape(plane["accuracy"]) == (3, 3) and plane["axis"] == [-1, 0, 1]
+    np.testing.assert_allclose(plane["loss"][1][1], plane["loss_of_the_run"], rtol=1e-4)
+    # The middle is what the library's own functions make of the run.
+    apply, params = jd.load(trained)
+    test = jd.data.images.load("digits").test
+    logits = np.asarray(jax.jit(apply)(params, test.images[:96]), np.float64)
+    own = np.log(np.exp(logits).sum(-1)) - logits[np.arange(96), test.labels[:96]]
+    np.testing.assert_allclose(plane["loss_of_the_run"], own.mean(), rtol=1e-4)
+    np.testing.assert_allclose(plane["accuracy"][1][1], np.mean(logits.argmax(-1) == test.labels[:96]), rtol=1e-5)
+
+    analyze.main(["variance", str(trained), "--grid=3", "--dimensions=1", *few])
+    line = numbers(trained, "variance")
+    np.testing.assert_allclose(line["variance"][1], line["variance_of_the_run"], rtol=1e-4)
+    assert min(line["variance"]) > 0
+
+    analyze.main(["curvature", str(trained), "--steps=6", "--probes=2", *few])
+    found = numbers(trained, "curvature")
+    assert np.shape(found["nodes"]) == (2, 6) and found["dominant"] in np.ravel(found["nodes"])
+    np.testing.assert_allclose(np.sum(found["weights"], -1), 1, rtol=1e-4)
+
+    analyze.main(["topology", str(trained)])
+    shapes = numbers(trained, "topology")
+    assert shapes["pattern"][0]["width"] == 1 and jd.genotypes.parse(shapes["adapted"]) == cell_of(trained)
+
+    after = page(trained)
+    for name in ("landscape", "variance", "curvature", "topology"):
+        assert f'<section id="{name}"' in after and name not in before
+    analyze.main(["topology", str(trained)])
+    assert page(trained) == after
+
+
+def test_convergence(trained, cache, capsys):
+    flags = "--each=1 -- --epochs=1 --layers=1 --init_channels=2 --num_devices=1".split()
+    analyze.main(["convergence", str(trained), *flags, cache])
+    assert "this cell: test accuracy" in capsys.readouterr().out
+    cells = numbers(trained, "convergence")["cells"]
+    assert list(cells) == ["this cell", "1: 1c, 2"]
+    other = jd.genotypes.parse(cells["1: 1c, 2"]["genotype"])
+    assert other != cell_of(trained) and topology.topology(other.normal) == (1, 2)
+    # Trained as evaluate.py trains.
+    evaluated = json.loads((trained / "test.json").read_text())
+    np.testing.assert_allclose(cells["this cell"]["test_loss"], evaluated["loss"], rtol=1e-4)
+    np.testing.assert_allclose(cells["this cell"]["test_accuracy"], evaluated["accuracy"], rtol=1e-4)
+    # What was trained is not trained again.
+    analyze.main(["convergence", str(trained), *flags, cache])
+    assert "this cell: test accuracy" not in capsys.readouterr().out
+    assert numbers(trained, "convergence")["cells"] == cells
+
+
+def test_a_search(searched, cache):
+    seed = searched / "seed-3"
+    analyze.main(["mixture", str(seed)])
+    mix = numbers(seed, "mixture")
+    assert np.shape(mix["normal"]["entropy"]) == (2, 2) and mix["normal"]["seeds"]["count"] == 2
+    assert mix["discretisation_gap_accuracy"] == json.loads((seed / "facts.json").read_text())["discretisation_gap_accuracy"]
+    analyze.main(["landscape", str(seed), "--grid=3", "--images=64", cache])
+    plane = numbers(seed, "landscape-alpha")
+    np.testing.assert_allclose(plane["loss"][1][1], plane["loss_of_the_run"], rtol=1e-4)
+    analyze.main(["landscape", str(seed), "--of=weights", "--part=test", "--dimensions=1", "--grid=3", "--images=64", cache])
+    line = numbers(seed, "landscape")
+    np.testing.assert_allclose(line["loss"][1], line["loss_of_the_run"], rtol=1e-4)
+    assert line["loss"][0] != line["loss"][2] and abs(line["loss"][1] - plane["loss"][1][1]) > 1e-6  # of other images
+    analyze.main(["curvature", str(seed), "--images=64", "--probes=1", cache])
+    curved = numbers(seed, "curvature-alpha")
+    assert [epoch for epoch, _ in curved["trajectory"]] == [0, 1] and curved["size"] == 8
+    assert '<section id="mixture"' in page(seed) and "Dominant eigenvalue" in page(seed)
+    assert "<section id=" not in page(searched / "seed-2")
+    # The report that a resumed run writes again shows them too.
+    shown = page(seed)
+    search.main([f"--resume={searched}"])
+    assert page(seed).count("<section id=") == shown.count("<section id=") == 4
+
+
+@needs_browser
+def test_runs_side_by_side(searched, trained, tmp_path):
+    analyze.main(["mixture", str(searched / "seed-2")])
+    output = tmp_path / "comparison.html"
+    analyze.main(["compare", str(searched), str(trained), "DARTS_V2", f"--output={output}"])
+    text = output.read_text()
+    for name in ("darts on digits, seed 2", "darts on digits, seed 3", "trained cell on digits, seed 0", "DARTS_V2"):
+        assert text.count(name) > 1
+    for title in ("Test error of the cell", "Error of the cell with shared weights", "Kendall&#39;s tau between the ranks"):
+        assert title in text, title
+    assert_readable(text, tmp_path)
+    assert_readable(page(searched / "seed-2"), tmp_path)
+
+
+def stopped(*arguments):
+    with pytest.raises(Stop) as caught:
+        analyze.main(list(arguments))
+    assert "\n" not in str(caught.value) and caught.value.code
+    return str(caught.value)
+
+
+def test_one_line_for_what_is_wrong(searched, trained, tmp_path):
+    run, seed = str(trained), str(searched / "seed-2")
+    assert "landscapes: no analysis; there are topology" in stopped("landscapes", run)
+    assert "not the folder of a run" in stopped("topology", str(tmp_path))
+    assert "a run of 2 seeds; name one" in stopped("mixture", str(searched))
+    assert "--of=alpha" in stopped("landscape", run, "--of=alpha")
+    assert "--part=valid" in stopped("variance", run, "--part=valid")
+    assert "--images=5 --batch_size=48: no full batch" in stopped("landscape", run, "--images=5")
+    assert "--grid=2" in stopped("landscape", run, "--grid=2")
+    assert "one batch has no variance" in stopped("variance", run, "--images=48")
+    assert "no usable space.json" in stopped("mixture", run)
+    assert "--widths=9.0 --each=3" in stopped("convergence", run, "--widths", "9")
+    assert "no such folder, and no published cell; the nearest are DARTS_V2" in stopped("compare", "DARTS_V22")
+    assert "name one run folder" in stopped("topology")
+    assert "must be positive" in stopped("curvature", seed, "--steps=0")
+    copy = tmp_path / "copy"
+    shutil.copytree(trained, copy)
+    (copy / "analysis").mkdir(exist_ok=True)
+    (copy / "analysis" / "broken.json").write_text("{")
+    assert "broken.json is no analysis" in stopped("topology", str(copy))

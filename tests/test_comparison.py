@@ -1,0 +1,135 @@
+"""Sections of a report, and the page of several runs."""
+
+import html
+import re
+
+import numpy as np
+import pytest
+from test_report import _arguments
+
+from browser import assert_readable, needs_browser
+from jaxdarts import comparison, draw, genotypes, report, sections
+from jaxdarts.sections import Section, Table
+
+GRID = np.linspace(-1, 1, 5)
+PICTURE = draw.contour(np.add.outer(GRID**2, GRID**2), GRID, GRID, title="Loss", xlabel="direction 1", ylabel="direction 2")
+ABOUT = {"commit": "abc", "command": "analyze.py"}
+
+
+def section(name="landscape", rows=3):
+    table = Table("A table & more", ["cell", "loss"], [[f"cell {i}", f"{i / 10}"] for i in range(rows)])
+    return Section(name, f"The {name}", "How it was <b>measured</b>.", {"Least": "0.1"}, [table], {"loss": PICTURE})
+
+
+def written(folder, *names):
+    for name in names:
+        sections.write(folder, section(name), {"loss": [[1.0, None]]}, ABOUT)
+    return sections.read(folder)
+
+
+def test_sections_are_what_was_written(tmp_path):
+    found = written(tmp_path, "variance", "landscape")
+    assert [each.name for each in found] == ["landscape", "variance"]
+    assert found[0]._replace(tables=[Table(*found[0].tables[0])]) == section()
+    assert {path.name for path in (tmp_path / "analysis").iterdir()} == {
+        "landscape.json",
+        "landscape-loss.svg",
+        "variance.json",
+        "variance-loss.svg",
+    }
+    with pytest.raises(ValueError, match="JSON compliant"):
+        sections.write(tmp_path, section(), {"loss": float("nan")}, ABOUT)
+    assert sections.read(tmp_path / "nothing") == []
+
+
+def test_sections_of_seeds_without_a_page(tmp_path):
+    for seed in (0, 1):
+        (tmp_path / f"seed-{seed}").mkdir()
+        written(tmp_path / f"seed-{seed}", "landscape")
+    (tmp_path / "seed-1" / "report.html").write_text("its own")
+    assert [(each.name, each.title) for each in sections.gather(tmp_path)] == [
+        ("landscape-seed-0", "The landscape, seed-0"),
+    ]
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", '{"name": "landscape"}'])
+def test_a_spoilt_analysis_is_named(damage, tmp_path):
+    written(tmp_path, "landscape")
+    (tmp_path / "analysis" / "landscape.json").write_text(damage)
+    with pytest.raises(ValueError, match="landscape.json is no analysis, remove it"):
+        sections.read(tmp_path)
+
+
+def test_a_report_is_extended_and_extended_again(tmp_path):
+    page = tmp_path / "report.html"
+    report.write(page, **_arguments(epochs=3))
+    bare = page.read_text()
+    found = written(tmp_path, "landscape", "variance")
+    report.extend(page, found)
+    once = page.read_text()
+    assert once.startswith("<!DOCTYPE html>") and once.count("The landscape") > 1 and "<b>measured" not in once
+    assert PICTURE in once and html.unescape(once).count("How it was <b>measured</b>.") == 2
+    report.extend(page, found)
+    assert page.read_text() == once
+    report.write(page, **_arguments(epochs=3), sections=found)  # as a run that is resumed does
+    assert page.read_text() == once
+    report.extend(page, [])
+    assert page.read_text() == bare
+    page.write_text("<html></html>")
+    with pytest.raises(ValueError, match="has no place for analyses"):
+        report.extend(page, found)
+
+
+def entries():
+    arguments = _arguments(epochs=4)
+    found = []
+    for i, name in enumerate(("DARTS_V1", "DARTS_V2", "NASNet")):
+        records = [{**record, "valid_loss": record["valid_loss"] + i} for record in arguments["records"]]
+        facts = {"dataset": "digits", "test_accuracy": 0.9 + i / 100, **({"eigenvalue": 0.2} if i else {})}
+        settings = {"seed": i, "epochs": 4, "optim": {"lr": 0.1 * i}}
+        found.append(
+            comparison.Entry(f"run <{i}>", genotypes.PUBLISHED[name], facts, settings, records, [section(rows=20)] if i else [])
+        )
+    found.append(comparison.Entry("AmoebaNet", genotypes.AmoebaNet))
+    return found
+
+
+def test_the_page_of_several_runs(tmp_path):
+    path = tmp_path / "pages" / "comparison.html"
+    extra = Table("Ranks", ["", "a"], [["a", "1.00"]])
+    comparison.write(path, entries(), title="A <b> page", tables=[extra], pictures=[PICTURE])
+    page = path.read_text()
+    assert "<script" not in page and "<link" not in page and "url(" not in page and "A &lt;b&gt; page" in page
+    assert all(link.startswith(("data:image/png", "#")) for link in re.findall(r'(?:src|href)="([^"]{0,20})', page))
+    rows = {row[0]: row[1:] for row in re.findall(r'<tr><th scope="row">(.*?)</th>((?:<td>.*?</td>)+)</tr>', page)}
+    accuracies = re.findall("<td>(.*?)</td>", "".join(rows["Test accuracy"]))
+    assert accuracies == [
+        "90.00\N{NARROW NO-BREAK SPACE}%",
+        "91.00\N{NARROW NO-BREAK SPACE}%",
+        "92.00\N{NARROW NO-BREAK SPACE}%",
+        "",
+    ]
+    assert "optim.lr" in rows and "seed" in rows and "epochs" not in rows  # settings that are the same are left out
+    for title in ("Loss, validation", "Learning rate", "The landscape", "Ranks"):
+        assert title in page
+    assert page.count(PICTURE) == 3  # two runs have it, and one stands for itself
+    text = html.unescape(page)
+    assert all(str(entry.genotype) in text for entry in entries())
+    comparison.write(path, entries(), title="A <b> page", tables=[extra], pictures=[PICTURE])
+    assert path.read_text() == page
+    assert len(page) < 300_000
+
+
+def test_names_must_differ(tmp_path):
+    for wrong in ([], entries()[:1] * 2):
+        with pytest.raises(ValueError, match="with names of their own"):
+            comparison.write(tmp_path / "page.html", wrong)
+    assert not list(tmp_path.iterdir())
+
+
+@needs_browser
+def test_the_pages_in_a_browser(tmp_path):
+    comparison.write(tmp_path / "comparison.html", entries())
+    assert_readable((tmp_path / "comparison.html").read_text(), tmp_path)
+    report.write(tmp_path / "report.html", **_arguments(epochs=3), sections=[section(), section("variance", rows=30)])
+    assert_readable((tmp_path / "report.html").read_text(), tmp_path)
