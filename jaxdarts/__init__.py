@@ -37,6 +37,7 @@ from jaxdarts import proxies as proxies
 from jaxdarts import relax as relax
 from jaxdarts import report as report
 from jaxdarts import schedules as schedules
+from jaxdarts import sharing as sharing
 from jaxdarts import spaces as spaces
 from jaxdarts import train as train
 from jaxdarts import train_text as train_text

@@ -2,3 +2,4 @@
 
 from jaxdarts.analysis import curvature as curvature
 from jaxdarts.analysis import flatness as flatness
+from jaxdarts.analysis import ranking as ranking

@@ -26,6 +26,7 @@ class ConvNorm(nn.Module):
     averages: bool = True
     dtype: DTypeLike = jnp.float32
     axis_name: str | None = None
+    momentum: float = 0.1
 
     @nn.compact
     def __call__(self, x, train: bool):
@@ -38,10 +39,12 @@ class ConvNorm(nn.Module):
             [(self.padding, self.padding)] * 2,
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
-        return scaled_norm(self, x, train, self.axis_name, self.averages) if self.norm else x
+        return scaled_norm(self, x, train, self.axis_name, self.averages, self.momentum) if self.norm else x
 
 
-def scaled_norm(module: nn.Module, x: Array, train: bool, axis_name: str | None, averages: bool = True) -> Array:
+def scaled_norm(
+    module: nn.Module, x: Array, train: bool, axis_name: str | None, averages: bool = True, momentum: float = 0.1
+) -> Array:
     """A batch norm with scale, shift and running averages, its variables those of `module`.
 
     Without `averages` it keeps none and always normalises with the moments of the batch, as supernets do.
@@ -50,7 +53,7 @@ def scaled_norm(module: nn.Module, x: Array, train: bool, axis_name: str | None,
     if not averages:
         scale, shift = norm_parameters(module, "", shape).values()
         return batch_norm(x, scale[None, None, None], shift[None, None, None], axis_name=axis_name)
-    norm = Running([norm_variables(module, "", shape)], train, axis_name)
+    norm = Running([norm_variables(module, "", shape)], train, axis_name, momentum)
     y = norm(x)
     if train and not module.is_initializing() and module.is_mutable_collection("batch_stats"):
         for name, value in norm.averages[0].items():

@@ -1,0 +1,492 @@
+"""How well shared weights rank models: python experiments/analyze.py ranking --run_dir=runs/ranking
+
+Trains the 64-model space of Zhang et al. (Deeper Insights into Weight Sharing in NAS, 2020) with shared weights, one child a
+mini-batch, and ranks all children by test accuracy, in several instances: with different seeds, in different orders of the
+children, in orders that change every round, in groups that share weights among themselves only (random ones and similar ones);
+then trains every child alone, for the truth, and children from a snapshot of the shared weights. Rankings are compared by
+Kendall's tau: S-Tau among instances, GT-Tau with the truth. The run folder holds config.json, log.txt, records.jsonl (every
+training with its accuracies), summary.json and plots; killed, it goes on with --resume and loses one training at most.
+"""
+
+import dataclasses
+import functools
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import jaxdarts as jd
+import runs
+from jaxdarts import sharing
+from jaxdarts.analysis import ranking
+from jaxdarts.data import augment, feed, images
+from jaxdarts.nn.weight_sharing import SinglePath
+from jaxdarts.spaces.weight_sharing64 import CELLS, NAMES, PUBLISHED_ACCURACIES, all_picks
+from runs import Stop
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Flags; the defaults are those of the data set's preset."""
+
+    dataset: str = "digits"
+    """digits, a TFDS name (cifar10, ...), npz:PATH or folder:PATH. Children are ranked on its test images, as in the paper."""
+    preset: str | None = None
+    """Name of the preset to start from; default the data set's own."""
+    data_dir: str | None = None
+    """Where TFDS keeps its folders."""
+    train_images: int = 0
+    """Use the first ones of the training set only; 0 for all."""
+    test_images: int = 0
+    """The same of the test set."""
+    epochs: int = 200
+    """Passes over the training set, of every group of children that share weights."""
+    batch_size: int = 256
+    """Images in a mini-batch, which trains one child."""
+    init_channels: int = 16
+    """Channels of a node."""
+    layers: int = 4
+    """Number of cells."""
+    learning_rate: float = 0.025
+    """Of SGD in the first epoch; falls by a cosine over the epochs."""
+    learning_rate_min: float = 0.001
+    """What the cosine ends at."""
+    momentum: float = 0.9
+    """Of SGD."""
+    weight_decay: float = 1e-3
+    """Multiple of the weights that is added to their gradient."""
+    crop_padding: int = 4
+    """Random shifts of the images, in pixels."""
+    flip: bool = True
+    """Mirror half of the images."""
+    instances: int = 10
+    """Trainings of each study; 0 leaves all but the truth out."""
+    truth_instances: int = 10
+    """Seeds with which every child is trained alone; the truth is their mean."""
+    groups: tuple[int, ...] = (2, 4, 8, 16, 32)
+    """Numbers of groups that share weights among themselves only; none leaves these studies out."""
+    eval_freq: int = 10
+    """Epochs between evaluations of all children; the last epoch has one in any case."""
+    last_steps: int = 64
+    """Mini-batches at the end after each of which all children are evaluated; 0 for none."""
+    tune_epochs: tuple[int, ...] = (100, 200)
+    """Epochs after which every child goes on alone from the shared weights, in the instances of different seeds."""
+    tune_steps: tuple[int, ...] = (1, 5, 10, 64)
+    """Mini-batches of that after which the child is evaluated."""
+    seed: int = 0
+    """First of the seeds, which determine everything that is random."""
+    run_dir: str | None = None
+    """Folder of the run; default runs/ranking-<dataset>-<time>."""
+    resume: str | None = None
+    """Run folder to continue; its configuration is taken over."""
+    output: str | None = None
+    """JSON file that gets the summary too."""
+    cache_dir: str = str(Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "jaxdarts")
+    """Where compiled programs are kept for the next start; empty for nowhere."""
+
+
+CIFAR = Config(dataset="cifar10")
+PRESETS = {
+    "digits": Config(
+        epochs=10,
+        batch_size=64,
+        init_channels=8,
+        learning_rate=0.1,
+        crop_padding=1,
+        flip=False,
+        instances=3,
+        truth_instances=2,
+        groups=(4, 16),
+        eval_freq=2,
+        last_steps=8,
+        tune_epochs=(4, 10),
+        tune_steps=(1, 2, 4, 8),
+    ),
+    "cifar10": CIFAR,
+}
+"""What each data set starts from; cifar10 is the paper's setting, for a large machine."""
+
+
+class Training(NamedTuple):
+    """What one training shares weights among, and its place in the studies.
+
+    study: name of the study.
+    instance: its number there.
+    group: number of the group in the instance.
+    members: numbers of the children that share weights.
+    seed: of weights and mini-batches.
+    rule, order: of `sharing.children`, and its seed.
+    """
+
+    study: str
+    instance: int
+    group: int
+    members: tuple[int, ...]
+    seed: int
+    rule: sharing.Rule = "fixed"
+    order: int = 0
+
+
+TRUTH = "alone"
+
+
+def trainings(config: Config) -> list[Training]:
+    """All trainings of all studies, in the order in which they are run."""
+    every, found = tuple(range(len(NAMES))), []
+    for i in range(config.instances):
+        found.append(Training("seeds", i, 0, every, config.seed + i))
+        found.append(Training("orders", i, 0, every, config.seed, "one", i))
+        found.append(Training("shuffled orders", i, 0, every, config.seed, "every", i))
+    for i in range(config.truth_instances):
+        found += [Training(TRUTH, i, child, (child,), config.seed + i) for child in every]
+    for i in range(config.instances):
+        for kind in ("random", "similar"):
+            for number in config.groups:
+                for group, members in enumerate(sharing.groups(kind, number)):
+                    found.append(Training(f"{number} {kind} groups", i, group, tuple(members), config.seed + i))
+    return found
+
+
+class Program(NamedTuple):
+    """The compiled functions, and what they run on."""
+
+    init: Callable[[int], sharing.SharedState]  # seed -> state
+    fresh: Callable[[sharing.SharedState], sharing.SharedState]  # the same weights, nothing remembered by the optimiser
+    step: Callable[..., Any]  # (state, places, picks, key) -> state
+    accuracy: Callable[[sharing.SharedState, int], float]  # (state, child) -> on the test images
+    steps_per_epoch: int
+    num_images: int
+
+
+def main(arguments: list[str]) -> None:
+    config = check(runs.parse(arguments, PRESETS, CIFAR, __doc__))
+    runs.use_cache(config)
+    dataset = parts(config, runs.load(config))
+    program = build(config, dataset)
+    folder, log = runs.open_folder(config, "ranking")
+    try:
+        records = train(config, program, folder, log)
+        summary = {**runs.versions(), **setting(config, dataset), **summarize(config, records)}
+        text = json.dumps(summary, indent=1) + "\n"
+        jd.metrics.replace_text(folder / "summary.json", text)
+        if config.output:
+            jd.metrics.replace_text(config.output, text)
+        for name, svg in plots(summary).items():
+            jd.metrics.replace_text(folder / f"{name}.svg", svg)
+        for line in table(summary):
+            log.info(line)
+        log.info("all in %s", folder)
+    except OSError as error:
+        raise Stop(f"cannot write: {error}; continue with --resume={folder}") from error
+    except KeyboardInterrupt:
+        raise Stop(f"interrupted; continue with --resume={folder}", 130) from None
+    finally:
+        jd.metrics.close_logger(log)
+
+
+def check(config: Config) -> Config:
+    """Refuses settings that cannot work."""
+    positive = "epochs batch_size init_channels layers learning_rate truth_instances eval_freq"
+    not_negative = "train_images test_images instances last_steps crop_padding learning_rate_min momentum weight_decay seed"
+    runs.check_numbers(config, positive, not_negative)
+    if config.instances == 1:
+        raise Stop("--instances=1: agreement is measured between instances; take 0, 2 or more", 2)
+    if config.seed + max(config.instances, config.truth_instances) > 2**31:
+        raise Stop(f"--seed={config.seed}: seeds must be below {2**31}", 2)
+    for number in config.groups:
+        try:
+            sharing.groups("similar", number)
+        except ValueError as error:
+            raise Stop(f"--groups: {error}", 2) from error
+    for epoch in config.tune_epochs:
+        if not 0 < epoch <= config.epochs:
+            raise Stop(f"--tune_epochs: {epoch} is not between 1 and --epochs={config.epochs}", 2)
+    if any(steps < 1 for steps in config.tune_steps):
+        raise Stop(f"--tune_steps: {min(config.tune_steps)} is not positive", 2)
+    return config
+
+
+def parts(config: Config, dataset: images.Dataset) -> images.Dataset:
+    """The first images, as asked for."""
+
+    def first(part: images.Images, number: int, flag: str) -> images.Images:
+        if number > part.num:
+            raise Stop(f"--{flag}={number}: {config.dataset} has {part.num}", 2)
+        return images.Images(*(field[: number or None] for field in part))
+
+    train = first(dataset.train, config.train_images, "train_images")
+    if train.num < config.batch_size:
+        raise Stop(f"--batch_size={config.batch_size}: there are {train.num} training images", 2)
+    steps = train.num // config.batch_size * config.epochs
+    if config.last_steps > steps:
+        raise Stop(f"--last_steps={config.last_steps}: a training has {steps}", 2)
+    return dataset._replace(train=train, test=first(dataset.test, config.test_images, "test_images"))
+
+
+def build(config: Config, dataset: images.Dataset) -> Program:
+    """Puts the library's parts together for one configuration."""
+    net = SinglePath(CELLS, config.init_channels, config.layers, len(dataset.class_names))
+    length = dataset.train.num // config.batch_size
+
+    def rate(step):
+        epoch = jnp.minimum(step // length, config.epochs)
+        span = config.learning_rate - config.learning_rate_min
+        return config.learning_rate_min + 0.5 * span * (1 + jnp.cos(jnp.pi * epoch / config.epochs))
+
+    tx = optax.chain(optax.add_decayed_weights(config.weight_decay), optax.sgd(rate, momentum=config.momentum))
+    shared = sharing.one_child(net, tx)
+    read = augment.reader(dataset.mean, dataset.std, padding=config.crop_padding, flip=config.flip)
+    data = {name: jax.device_put({"image": part[0], "label": part[1]}) for name, part in zip(("train", "test"), dataset[1:3])}
+    options = jd.parallel.compiler_options(jax.default_backend())
+
+    @functools.partial(jax.jit, donate_argnums=0, compiler_options=options)
+    def step(state, places, picks, key):
+        state, _ = shared.step(state, read(data["train"], places, jax.random.fold_in(key, state.step)), picks)
+        return state
+
+    places, weights = feed.filled_up(dataset.test.num, min(config.batch_size, dataset.test.num))
+
+    @functools.partial(jax.jit, compiler_options=options)
+    def correct(state, picks):
+        def batch(total, xs):
+            places, weights = xs
+            return total + shared.evaluate(state, read(data["test"], places), weights, picks)["accuracy"], None
+
+        return jax.lax.scan(batch, jnp.float32(0), (places, weights))[0]
+
+    @functools.cache
+    def variables(seed: int):
+        key = jax.random.fold_in(jax.random.key(seed), 0)
+        return jax.tree.map(np.asarray, net.init(key, *net.example_inputs(dataset.image_shape)))
+
+    picks = all_picks()
+    return Program(
+        init=lambda seed: shared.init(jax.tree.map(jnp.array, variables(seed))),
+        # The schedule goes on where it is.
+        fresh=lambda state: dataclasses.replace(
+            jax.tree.map(jnp.array, state), opt=optax.tree.set(tx.init(state.params), count=jnp.array(state.step))
+        ),
+        step=lambda state, places, child, key: step(state, places, picks[child], key),
+        accuracy=lambda state, child: float(correct(state, picks[child])) / dataset.test.num,
+        steps_per_epoch=length,
+        num_images=dataset.train.num,
+    )
+
+
+def train(config: Config, program: Program, folder: Path, log) -> list[dict[str, Any]]:
+    """Runs all trainings that have no record yet; returns the records of all."""
+    path, planned = folder / "records.jsonl", trainings(config)
+    try:
+        records = jd.metrics.read_json_lines(path) if path.exists() else []
+        done = {(r["study"], r["instance"], r["group"]) for r in records}
+    except (ValueError, KeyError) as error:
+        raise Stop(f"{path}: {error}; remove it to start again") from error
+    writer, bar = jd.metrics.json_lines(path), jd.metrics.console(len(planned))
+    writer.close()  # what a killed process left of its last line is gone
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            for n, training in enumerate(planned):
+                if (training.study, training.instance, training.group) not in done:
+                    record = {"step": n, **training._asdict(), **run(config, program, training)}
+                    file.write(json.dumps(record) + "\n")
+                    file.flush()
+                    records.append(json.loads(json.dumps(record)))
+                    bar.write(n + 1, {"mean_accuracy": float(np.mean(record["accuracies"][-1]))})
+    finally:
+        bar.close()
+    log.info("%d trainings are recorded", len(records))
+    return records
+
+
+def run(config: Config, program: Program, training: Training) -> dict[str, Any]:
+    """One training: accuracies of its members after some epochs, after the last steps, and after fine tuning."""
+    start, length = time.monotonic(), program.steps_per_epoch
+    key = jax.random.key(training.seed)
+    data_key, tune_key = jax.random.fold_in(key, 1), jax.random.fold_in(key, 2)
+    total = config.epochs * length
+    asked = sharing.children(training.rule, training.members, total, training.order)
+    state, found = program.init(training.seed), {"epochs": [], "accuracies": [], "last": [], "tuned": {}}
+
+    def accuracies(state):
+        return [program.accuracy(state, child) for child in training.members]
+
+    for step in range(total):
+        epoch, place = divmod(step, length)
+        if place == 0:
+            order = np.asarray(augment.order(data_key, epoch, program.num_images))
+        places = order[place * config.batch_size : (place + 1) * config.batch_size]
+        state = program.step(state, places, int(asked[step]), data_key)
+        ended = epoch + 1 if place == length - 1 else 0
+        if total - step <= config.last_steps:
+            found["last"].append(accuracies(state))
+        if ended and (ended % config.eval_freq == 0 or ended == config.epochs):
+            found["epochs"].append(ended)
+            found["accuracies"].append(accuracies(state))
+            if not np.isfinite(jax.tree.leaves(jax.tree.map(lambda x: float(jnp.sum(x)), state.params))).all():
+                raise Stop(f"weights are not finite after epoch {ended}: start again with a lower --learning_rate")
+        if training.study == "seeds" and ended in config.tune_epochs:
+            found["tuned"][ended] = tuned(config, program, training, state, tune_key)
+    return {**found, "seconds": time.monotonic() - start}
+
+
+def tuned(config: Config, program: Program, training: Training, state, key) -> list[list[float]]:
+    """Accuracies of the children, each trained on alone from the same shared weights, for every entry of --tune_steps."""
+    out = []
+    for child in training.members:
+        own, row = program.fresh(state), []
+        order = np.asarray(augment.order(key, 0, program.num_images))
+        for n in range(max(config.tune_steps, default=0)):
+            places = np.take(order, range(n * config.batch_size, (n + 1) * config.batch_size), mode="wrap")
+            own = program.step(own, places, child, key)
+            if n + 1 in config.tune_steps:
+                row.append(program.accuracy(own, child))
+        out.append(row)
+    return np.transpose(out).tolist()
+
+
+# ------------------------------------------------------------------------------------------------------------- results
+
+
+def joined(records: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+    """The records of one study as arrays: `accuracies` [instances, evaluations, models], `last` [instances, steps, models]."""
+    out = {}
+    for name in ("accuracies", "last"):
+        rows = len(records[0][name])
+        values = np.full((1 + max(r["instance"] for r in records), rows, len(NAMES)), np.nan)
+        for record in records:
+            values[record["instance"]][:, record["members"]] = record[name]
+        out[name] = values
+    return out
+
+
+def spread(values: np.ndarray) -> dict[str, float | None]:
+    """Mean and deviation; a single value has none."""
+    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return {"mean": float(np.mean(values)), "deviation": deviation}
+
+
+def summarize(config: Config, records: list[dict[str, Any]]) -> dict[str, Any]:
+    """What all studies say, from their records."""
+    names = list(dict.fromkeys(record["study"] for record in records))
+    studies = {name: joined([record for record in records if record["study"] == name]) for name in names}
+    alone, epochs = studies[TRUTH]["accuracies"][:, -1], records[0]["epochs"]
+    truth = alone.mean(axis=0)
+    best = np.argsort(-truth, kind="stable")
+    out: dict[str, Any] = {
+        "truth": {
+            "accuracies": dict(zip(NAMES, truth.round(5).tolist())),
+            "best": [NAMES[i] for i in best[:8]],
+            "worst": NAMES[best[-1]],
+            "tau_with_published": ranking.kendall_tau(truth, np.array(PUBLISHED_ACCURACIES)),
+        },
+        "epochs": epochs,
+        "studies": {},
+    }
+    for name, found in studies.items():
+        values, last = found["accuracies"], found["last"]
+        others = [np.delete(alone, i, axis=0).mean(axis=0) for i in range(len(alone))] if len(alone) > 1 else None
+        # A child alone is compared with what the other instances make of it, else with itself.
+        truths = [truth] * len(values) if name != TRUTH else others
+        row: dict[str, Any] = {"instances": len(values)}
+        if len(values) > 1:
+            row["s_tau"] = [ranking.s_tau(values[:, e])._asdict() for e in range(len(epochs))]
+        if truths is not None:
+            taus = np.array([ranking.gt_tau(own, t) for own, t in zip(values, truths, strict=True)])
+            row["gt_tau"] = [spread(column) for column in taus.T]
+            row |= {
+                f"t{n}r": spread(np.array([ranking.best_of_top(v[-1], t, n) for v, t in zip(values, truths, strict=True)]))
+                for n in (1, 3)
+            }
+            if last.shape[1]:
+                per_step = np.array([ranking.gt_tau(own, t) for own, t in zip(last, truths, strict=True)])
+                row["gt_tau_of_last_steps"] = {
+                    "mean": spread(per_step.mean(axis=1)),
+                    "deviation": spread(per_step.std(axis=1)),
+                }
+        row["mean_accuracy"] = float(values[:, -1].mean())
+        row["seconds"] = sum(record["seconds"] for record in records if record["study"] == name)
+        out["studies"][name] = row
+    shared = [record for record in records if record["study"] == "seeds"]
+    if shared and len(epochs) > 1:
+        between = [ranking.s_tau(values)._asdict() for values in studies["seeds"]["accuracies"]]
+        out["s_tau_between_epochs_of_an_instance"] = between
+    if shared and config.tune_epochs and config.tune_steps:
+        out["tuned"] = {
+            epoch: {
+                str(steps): spread(ranking.gt_tau(np.array([r["tuned"][epoch][i] for r in shared]), truth))
+                for i, steps in enumerate(config.tune_steps)
+            }
+            for epoch in shared[0]["tuned"]
+        }
+    return out
+
+
+def setting(config: Config, dataset: images.Dataset) -> dict[str, Any]:
+    """The flags that matter to a result, and the sizes of the data."""
+    places = ("data_dir", "run_dir", "resume", "output", "cache_dir", "preset")
+    flags = {name: value for name, value in dataclasses.asdict(config).items() if name not in places}
+    return {"config": {**flags, "train_images": dataset.train.num, "test_images": dataset.test.num}}
+
+
+def table(summary: Mapping[str, Any]) -> list[str]:
+    """The studies as lines of Markdown, after the last epoch."""
+
+    def text(value: Mapping[str, float | None] | None, digits: int = 3) -> str:
+        if value is None:
+            return ""
+        deviation = "" if value["deviation"] is None else f" +- {value['deviation']:.{digits}f}"
+        return f"{value['mean']:.{digits}f}{deviation}"
+
+    lines = [
+        "| | instances | S-Tau (max, min) | GT-Tau | T1R | T3R | GT-Tau of the last steps, its deviation |",
+        "|" + " --- |" * 7,
+    ]
+    for name, row in summary["studies"].items():
+        agreement = row["s_tau"][-1] if "s_tau" in row else None
+        s_tau = "{mean:.3f} ({maximum:.3f}, {minimum:.3f})".format(**agreement) if agreement else ""
+        gt_tau = text(row["gt_tau"][-1]) if "gt_tau" in row else ""
+        last = row.get("gt_tau_of_last_steps")
+        of_steps = f"{text(last['mean'])}, {text(last['deviation'])}" if last else ""
+        ranks = [text(row.get(f"t{n}r"), 1) for n in (1, 3)]
+        lines.append("| " + " | ".join([name, str(row["instances"]), s_tau, gt_tau, *ranks, of_steps]) + " |")
+    return lines
+
+
+def plots(summary: Mapping[str, Any]) -> dict[str, str]:
+    """The studies' curves as SVG, by name."""
+    epochs, studies = summary["epochs"], summary["studies"]
+
+    def over_epochs(field: str) -> dict[str, list]:
+        found = {name: row[field] for name, row in studies.items() if field in row and "groups" not in name}
+        return {name: [(e, v["mean"]) for e, v in zip(epochs, values, strict=True)] for name, values in found.items()}
+
+    out = {
+        "s_tau": jd.draw.curves(over_epochs("s_tau"), title="Agreement of instances", xlabel="epoch", ylabel="S-Tau"),
+        "gt_tau": jd.draw.curves(over_epochs("gt_tau"), title="Agreement with the truth", xlabel="epoch", ylabel="GT-Tau"),
+    }
+    series: dict[str, list] = {}
+    for kind in ("random", "similar"):
+        found = {int(name.split()[0]): row for name, row in studies.items() if f" {kind} groups" in name}
+        if found:
+            ends = {1: studies["seeds"], **found, len(NAMES): studies[TRUTH]}
+            series[kind] = [(math.log2(m), row["gt_tau"][-1]["mean"]) for m, row in ends.items() if "gt_tau" in row]
+    if series:
+        out["groups"] = jd.draw.curves(
+            series, title="Partial sharing", xlabel="log2 of the number of groups", ylabel="GT-Tau after the last epoch"
+        )
+    if "tuned" in summary:
+        before = {str(e): studies["seeds"]["gt_tau"][i]["mean"] for i, e in enumerate(epochs)}
+        found = {
+            f"from epoch {epoch}": [(0, before.get(epoch, math.nan)), *((int(s), v["mean"]) for s, v in values.items())]
+            for epoch, values in summary["tuned"].items()
+        }
+        out["tuned"] = jd.draw.curves(found, title="Each child trained on alone", xlabel="mini-batches", ylabel="GT-Tau")
+    return out
