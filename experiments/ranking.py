@@ -98,7 +98,8 @@ PRESETS = {
     "digits": Config(
         epochs=10,
         batch_size=64,
-        init_channels=8,
+        init_channels=4,
+        layers=2,
         learning_rate=0.1,
         crop_padding=1,
         flip=False,
@@ -252,7 +253,7 @@ def build(config: Config, dataset: images.Dataset) -> Program:
         state, _ = shared.step(state, read(data["train"], places, jax.random.fold_in(key, state.step)), picks)
         return state
 
-    places, weights = feed.filled_up(dataset.test.num, min(config.batch_size, dataset.test.num))
+    places, weights = feed.filled_up(dataset.test.num, min(512, dataset.test.num))
 
     @functools.partial(jax.jit, compiler_options=options)
     def correct(state, picks):

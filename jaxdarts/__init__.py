@@ -26,6 +26,7 @@ from jaxdarts import data as data
 from jaxdarts import derive as derive
 from jaxdarts import discrete as discrete
 from jaxdarts import draw as draw
+from jaxdarts import enas as enas
 from jaxdarts import genotypes as genotypes
 from jaxdarts import hypergrad as hypergrad
 from jaxdarts import metrics as metrics

@@ -57,7 +57,7 @@ def one_child(net: SinglePath, tx: optax.GradientTransformation) -> Sharing:
 
     Args:
         net: the network.
-        tx: the optimiser; one that sees every weight for itself, so no clipping by a global norm is needed to leave weights out.
+        tx: the optimiser.
     """
 
     def init(variables: Any) -> SharedState:

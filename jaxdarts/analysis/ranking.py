@@ -1,8 +1,8 @@
 """How far rankings agree: of one set of models by several trainings, and with what each is worth when trained alone.
 
 Zhang et al., Deeper Insights into Weight Sharing in Neural Architecture Search, 2020, section 3. An instance is one training
-with shared weights, which ranks all models by their validation accuracies; the truth ranks them by those of their own trainings.
-Accuracies are rows of arrays; the larger, the better. The code's tau is followed, which knows ties (tau-b).
+with shared weights, which ranks all models by their validation accuracies; the truth ranks them by those of trainings of their
+own. Accuracies are rows of arrays; the larger, the better. The code's tau is followed, which knows ties (tau-b).
 """
 
 import itertools
