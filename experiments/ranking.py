@@ -14,7 +14,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -157,12 +157,18 @@ def trainings(config: Config) -> list[Training]:
 
 
 class Program(NamedTuple):
-    """The compiled functions, and what they run on."""
+    """The compiled functions, and what they run on. They loop inside: one call for many steps or many children.
 
-    init: Callable[[int], sharing.SharedState]  # seed -> state
-    fresh: Callable[[sharing.SharedState], sharing.SharedState]  # the same weights, nothing remembered by the optimiser
-    step: Callable[..., Any]  # (state, places, picks, key) -> state
-    accuracy: Callable[[sharing.SharedState, int], float]  # (state, child) -> on the test images
+    init: seed -> state.
+    fresh: state -> the same weights, with nothing that the optimiser remembers.
+    advance: (state, places of an epoch's images, children of its steps, first step, last one (excluded), key) -> state.
+    accuracies: (state, children) -> their accuracies on the test images.
+    """
+
+    init: Callable[[int], sharing.SharedState]
+    fresh: Callable[[sharing.SharedState], sharing.SharedState]
+    advance: Callable[..., sharing.SharedState]
+    accuracies: Callable[[sharing.SharedState, Sequence[int]], list[float]]
     steps_per_epoch: int
     num_images: int
 
@@ -210,8 +216,8 @@ def check(config: Config) -> Config:
     for epoch in config.tune_epochs:
         if not 0 < epoch <= config.epochs:
             raise Stop(f"--tune_epochs: {epoch} is not between 1 and --epochs={config.epochs}", 2)
-    if any(steps < 1 for steps in config.tune_steps):
-        raise Stop(f"--tune_steps: {min(config.tune_steps)} is not positive", 2)
+    if list(config.tune_steps) != sorted({*config.tune_steps}) or any(steps < 1 for steps in config.tune_steps):
+        raise Stop(f"--tune_steps: {' '.join(map(str, config.tune_steps))} are not positive numbers in ascending order", 2)
     return config
 
 
@@ -226,9 +232,11 @@ def parts(config: Config, dataset: images.Dataset) -> images.Dataset:
     train = first(dataset.train, config.train_images, "train_images")
     if train.num < config.batch_size:
         raise Stop(f"--batch_size={config.batch_size}: there are {train.num} training images", 2)
-    steps = train.num // config.batch_size * config.epochs
-    if config.last_steps > steps:
-        raise Stop(f"--last_steps={config.last_steps}: a training has {steps}", 2)
+    length = train.num // config.batch_size
+    if config.last_steps > length * config.epochs:
+        raise Stop(f"--last_steps={config.last_steps}: a training has {length * config.epochs}", 2)
+    if max(config.tune_steps, default=0) > length:
+        raise Stop(f"--tune_steps: {config.tune_steps[-1]} is more than the {length} of an epoch", 2)
     return dataset._replace(train=train, test=first(dataset.test, config.test_images, "test_images"))
 
 
@@ -249,19 +257,31 @@ def build(config: Config, dataset: images.Dataset) -> Program:
     options = jd.parallel.compiler_options(jax.default_backend())
 
     @functools.partial(jax.jit, donate_argnums=0, compiler_options=options)
-    def step(state, places, picks, key):
-        state, _ = shared.step(state, read(data["train"], places, jax.random.fold_in(key, state.step)), picks)
-        return state
+    def advance(state, places, picks, start, stop, key):
+        def step(i, state):
+            own = jax.lax.dynamic_slice_in_dim(places, i * config.batch_size, config.batch_size)
+            batch = read(data["train"], own, jax.random.fold_in(key, state.step))
+            return shared.step(state, batch, picks[i])[0]
+
+        return jax.lax.fori_loop(start, stop, step, state)
 
     places, weights = feed.filled_up(dataset.test.num, min(512, dataset.test.num))
 
     @functools.partial(jax.jit, compiler_options=options)
-    def correct(state, picks):
-        def batch(total, xs):
+    def correct(state, picks, count):
+        def batch(picks, total, xs):
             places, weights = xs
             return total + shared.evaluate(state, read(data["test"], places), weights, picks)["accuracy"], None
 
-        return jax.lax.scan(batch, jnp.float32(0), (places, weights))[0]
+        def child(i, out):
+            total, _ = jax.lax.scan(functools.partial(batch, picks[i]), jnp.float32(0), (places, weights))
+            return out.at[i].set(total)
+
+        return jax.lax.fori_loop(0, count, child, jnp.zeros(len(NAMES)))
+
+    def accuracies(state, members):
+        own = np.resize(picks[np.array(members)], picks.shape)  # of one shape, for one program
+        return (np.asarray(correct(state, own, len(members)))[: len(members)] / dataset.test.num).tolist()
 
     @functools.cache
     def variables(seed: int):
@@ -275,8 +295,8 @@ def build(config: Config, dataset: images.Dataset) -> Program:
         fresh=lambda state: dataclasses.replace(
             jax.tree.map(jnp.array, state), opt=optax.tree.set(tx.init(state.params), count=jnp.array(state.step))
         ),
-        step=lambda state, places, child, key: step(state, places, picks[child], key),
-        accuracy=lambda state, child: float(correct(state, picks[child])) / dataset.test.num,
+        advance=lambda state, places, asked, start, stop, key: advance(state, places, picks[asked], start, stop, key),
+        accuracies=accuracies,
         steps_per_epoch=length,
         num_images=dataset.train.num,
     )
@@ -313,42 +333,38 @@ def run(config: Config, program: Program, training: Training) -> dict[str, Any]:
     key = jax.random.key(training.seed)
     data_key, tune_key = jax.random.fold_in(key, 1), jax.random.fold_in(key, 2)
     total = config.epochs * length
-    asked = sharing.children(training.rule, training.members, total, training.order)
+    asked = sharing.children(training.rule, training.members, total, training.order).reshape(config.epochs, length)
     state, found = program.init(training.seed), {"epochs": [], "accuracies": [], "last": [], "tuned": {}}
-
-    def accuracies(state):
-        return [program.accuracy(state, child) for child in training.members]
-
-    for step in range(total):
-        epoch, place = divmod(step, length)
-        if place == 0:
-            order = np.asarray(augment.order(data_key, epoch, program.num_images))
-        places = order[place * config.batch_size : (place + 1) * config.batch_size]
-        state = program.step(state, places, int(asked[step]), data_key)
-        ended = epoch + 1 if place == length - 1 else 0
-        if total - step <= config.last_steps:
-            found["last"].append(accuracies(state))
-        if ended and (ended % config.eval_freq == 0 or ended == config.epochs):
-            found["epochs"].append(ended)
-            found["accuracies"].append(accuracies(state))
-            if not np.isfinite(jax.tree.leaves(jax.tree.map(lambda x: float(jnp.sum(x)), state.params))).all():
-                raise Stop(f"weights are not finite after epoch {ended}: start again with a lower --learning_rate")
-        if training.study == "seeds" and ended in config.tune_epochs:
-            found["tuned"][ended] = tuned(config, program, training, state, tune_key)
+    for epoch in range(config.epochs):
+        places = augment.order(data_key, epoch, program.num_images)
+        begun, ended = epoch * length, (epoch + 1) * length
+        watched = [step for step in range(begun + 1, ended + 1) if step > total - config.last_steps]
+        position = 0
+        for step in dict.fromkeys([*watched, ended]):
+            state = program.advance(state, places, asked[epoch], position, step - begun, data_key)
+            position = step - begun
+            if step in watched:
+                found["last"].append(program.accuracies(state, training.members))
+        if (epoch + 1) % config.eval_freq == 0 or epoch + 1 == config.epochs:
+            found["epochs"].append(epoch + 1)
+            found["accuracies"].append(program.accuracies(state, training.members))
+            if not np.isfinite(float(optax.tree.norm(state.params))):
+                raise Stop(f"weights are not finite after epoch {epoch + 1}: start again with a lower --learning_rate")
+        if training.study == "seeds" and epoch + 1 in config.tune_epochs:
+            found["tuned"][epoch + 1] = tuned(config, program, training, state, tune_key)
     return {**found, "seconds": time.monotonic() - start}
 
 
 def tuned(config: Config, program: Program, training: Training, state, key) -> list[list[float]]:
     """Accuracies of the children, each trained on alone from the same shared weights, for every entry of --tune_steps."""
-    out = []
+    out, places = [], augment.order(key, 0, program.num_images)
     for child in training.members:
-        own, row = program.fresh(state), []
-        order = np.asarray(augment.order(key, 0, program.num_images))
-        for n in range(max(config.tune_steps, default=0)):
-            places = np.take(order, range(n * config.batch_size, (n + 1) * config.batch_size), mode="wrap")
-            own = program.step(own, places, child, key)
-            if n + 1 in config.tune_steps:
-                row.append(program.accuracy(own, child))
+        own, row, position = program.fresh(state), [], 0
+        asked = np.full(program.steps_per_epoch, child)
+        for steps in config.tune_steps:
+            own = program.advance(own, places, asked, position, steps, key)
+            position = steps
+            row += program.accuracies(own, [child])
         out.append(row)
     return np.transpose(out).tolist()
 
