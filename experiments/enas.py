@@ -1,9 +1,9 @@
 """ENAS: python experiments/enas.py --dataset=cifar10 --space=nasbench201
 
 A policy draws cells, whose accuracies with shared weights on the validation half are its reward; weights and policy are trained
-in turn, epoch by epoch. Leaves a run folder: config.json, log.txt, metrics.jsonl, tensorboard/, checkpoints/, genotype.json, the
-drawn cell, reward.svg and facts.json. Interrupted or killed, it continues with --resume=RUN, to the very result of a run that
-nothing interrupted. Without arguments it searches NAS-Bench-201's space on scikit-learn's digits.
+in turn, epoch by epoch. Leaves a run folder: config.json, log.txt, metrics.jsonl, tensorboard/, checkpoints/, genotype.json,
+the drawn cell, reward.svg and facts.json. Interrupted or killed, it continues with --resume=RUN, to the very result of a run
+that nothing interrupted. Without arguments it searches NAS-Bench-201's space on scikit-learn's digits.
 """
 
 import dataclasses

@@ -11,10 +11,9 @@ training with its accuracies), summary.json and plots; killed, it goes on with -
 import dataclasses
 import functools
 import json
-import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,13 +22,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+import agreement
 import jaxdarts as jd
 import runs
+from agreement import TRUTH
 from jaxdarts import sharing
-from jaxdarts.analysis import ranking
 from jaxdarts.data import augment, feed, images
 from jaxdarts.nn.weight_sharing import SinglePath
-from jaxdarts.spaces.weight_sharing64 import CELLS, NAMES, PUBLISHED_ACCURACIES, all_picks
+from jaxdarts.spaces.weight_sharing64 import CELLS, NAMES, all_picks
 from runs import Stop
 
 
@@ -136,9 +136,6 @@ class Training(NamedTuple):
     order: int = 0
 
 
-TRUTH = "alone"
-
-
 def trainings(config: Config) -> list[Training]:
     """All trainings of all studies, in the order in which they are run."""
     every, found = tuple(range(len(NAMES))), []
@@ -181,14 +178,14 @@ def main(arguments: list[str]) -> None:
     folder, log = runs.open_folder(config, "ranking")
     try:
         records = train(config, program, folder, log)
-        summary = {**runs.versions(), **setting(config, dataset), **summarize(config, records)}
+        summary = {**runs.versions(), **setting(config, dataset), **agreement.summarize(config, records)}
         text = json.dumps(summary, indent=1) + "\n"
         jd.metrics.replace_text(folder / "summary.json", text)
         if config.output:
             jd.metrics.replace_text(config.output, text)
-        for name, svg in plots(summary).items():
+        for name, svg in agreement.plots(summary).items():
             jd.metrics.replace_text(folder / f"{name}.svg", svg)
-        for line in table(summary):
+        for line in agreement.table(summary):
             log.info(line)
         log.info("all in %s", folder)
     except OSError as error:
@@ -369,141 +366,8 @@ def tuned(config: Config, program: Program, training: Training, state, key) -> l
     return np.transpose(out).tolist()
 
 
-# ------------------------------------------------------------------------------------------------------------- results
-
-
-def joined(records: list[dict[str, Any]]) -> dict[str, np.ndarray]:
-    """The records of one study as arrays: `accuracies` [instances, evaluations, models], `last` [instances, steps, models]."""
-    out = {}
-    for name in ("accuracies", "last"):
-        rows = len(records[0][name])
-        values = np.full((1 + max(r["instance"] for r in records), rows, len(NAMES)), np.nan)
-        for record in records:
-            values[record["instance"]][:, record["members"]] = record[name]
-        out[name] = values
-    return out
-
-
-def spread(values: np.ndarray) -> dict[str, float | None]:
-    """Mean and deviation; a single value has none."""
-    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    return {"mean": float(np.mean(values)), "deviation": deviation}
-
-
-def summarize(config: Config, records: list[dict[str, Any]]) -> dict[str, Any]:
-    """What all studies say, from their records."""
-    names = list(dict.fromkeys(record["study"] for record in records))
-    studies = {name: joined([record for record in records if record["study"] == name]) for name in names}
-    alone, epochs = studies[TRUTH]["accuracies"][:, -1], records[0]["epochs"]
-    truth = alone.mean(axis=0)
-    best = np.argsort(-truth, kind="stable")
-    out: dict[str, Any] = {
-        "truth": {
-            "accuracies": dict(zip(NAMES, truth.round(5).tolist())),
-            "best": [NAMES[i] for i in best[:8]],
-            "worst": NAMES[best[-1]],
-            "tau_with_published": ranking.kendall_tau(truth, np.array(PUBLISHED_ACCURACIES)),
-        },
-        "epochs": epochs,
-        "studies": {},
-    }
-    for name, found in studies.items():
-        values, last = found["accuracies"], found["last"]
-        others = [np.delete(alone, i, axis=0).mean(axis=0) for i in range(len(alone))] if len(alone) > 1 else None
-        # A child alone is compared with what the other instances make of it, else with itself.
-        truths = [truth] * len(values) if name != TRUTH else others
-        row: dict[str, Any] = {"instances": len(values)}
-        if len(values) > 1:
-            row["s_tau"] = [ranking.s_tau(values[:, e])._asdict() for e in range(len(epochs))]
-        if truths is not None:
-            taus = np.array([ranking.gt_tau(own, t) for own, t in zip(values, truths, strict=True)])
-            row["gt_tau"] = [spread(column) for column in taus.T]
-            row |= {
-                f"t{n}r": spread(np.array([ranking.best_of_top(v[-1], t, n) for v, t in zip(values, truths, strict=True)]))
-                for n in (1, 3)
-            }
-            if last.shape[1]:
-                per_step = np.array([ranking.gt_tau(own, t) for own, t in zip(last, truths, strict=True)])
-                row["gt_tau_of_last_steps"] = {
-                    "mean": spread(per_step.mean(axis=1)),
-                    "deviation": spread(per_step.std(axis=1)),
-                }
-        row["mean_accuracy"] = float(values[:, -1].mean())
-        row["seconds"] = sum(record["seconds"] for record in records if record["study"] == name)
-        out["studies"][name] = row
-    shared = [record for record in records if record["study"] == "seeds"]
-    if shared and len(epochs) > 1:
-        between = [ranking.s_tau(values)._asdict() for values in studies["seeds"]["accuracies"]]
-        out["s_tau_between_epochs_of_an_instance"] = between
-    if shared and config.tune_epochs and config.tune_steps:
-        out["tuned"] = {
-            epoch: {
-                str(steps): spread(ranking.gt_tau(np.array([r["tuned"][epoch][i] for r in shared]), truth))
-                for i, steps in enumerate(config.tune_steps)
-            }
-            for epoch in shared[0]["tuned"]
-        }
-    return out
-
-
 def setting(config: Config, dataset: images.Dataset) -> dict[str, Any]:
     """The flags that matter to a result, and the sizes of the data."""
     places = ("data_dir", "run_dir", "resume", "output", "cache_dir", "preset")
     flags = {name: value for name, value in dataclasses.asdict(config).items() if name not in places}
     return {"config": {**flags, "train_images": dataset.train.num, "test_images": dataset.test.num}}
-
-
-def table(summary: Mapping[str, Any]) -> list[str]:
-    """The studies as lines of Markdown, after the last epoch."""
-
-    def text(value: Mapping[str, float | None] | None, digits: int = 3) -> str:
-        if value is None:
-            return ""
-        deviation = "" if value["deviation"] is None else f" +- {value['deviation']:.{digits}f}"
-        return f"{value['mean']:.{digits}f}{deviation}"
-
-    lines = [
-        "| | instances | S-Tau (max, min) | GT-Tau | T1R | T3R | GT-Tau of the last steps, its deviation |",
-        "|" + " --- |" * 7,
-    ]
-    for name, row in summary["studies"].items():
-        agreement = row["s_tau"][-1] if "s_tau" in row else None
-        s_tau = "{mean:.3f} ({maximum:.3f}, {minimum:.3f})".format(**agreement) if agreement else ""
-        gt_tau = text(row["gt_tau"][-1]) if "gt_tau" in row else ""
-        last = row.get("gt_tau_of_last_steps")
-        of_steps = f"{text(last['mean'])}, {text(last['deviation'])}" if last else ""
-        ranks = [text(row.get(f"t{n}r"), 1) for n in (1, 3)]
-        lines.append("| " + " | ".join([name, str(row["instances"]), s_tau, gt_tau, *ranks, of_steps]) + " |")
-    return lines
-
-
-def plots(summary: Mapping[str, Any]) -> dict[str, str]:
-    """The studies' curves as SVG, by name."""
-    epochs, studies = summary["epochs"], summary["studies"]
-
-    def over_epochs(field: str) -> dict[str, list]:
-        found = {name: row[field] for name, row in studies.items() if field in row and "groups" not in name}
-        return {name: [(e, v["mean"]) for e, v in zip(epochs, values, strict=True)] for name, values in found.items()}
-
-    out = {
-        "s_tau": jd.draw.curves(over_epochs("s_tau"), title="Agreement of instances", xlabel="epoch", ylabel="S-Tau"),
-        "gt_tau": jd.draw.curves(over_epochs("gt_tau"), title="Agreement with the truth", xlabel="epoch", ylabel="GT-Tau"),
-    }
-    series: dict[str, list] = {}
-    for kind in ("random", "similar"):
-        found = {int(name.split()[0]): row for name, row in studies.items() if f" {kind} groups" in name}
-        if found:
-            ends = {1: studies["seeds"], **found, len(NAMES): studies[TRUTH]}
-            series[kind] = [(math.log2(m), row["gt_tau"][-1]["mean"]) for m, row in ends.items() if "gt_tau" in row]
-    if series:
-        out["groups"] = jd.draw.curves(
-            series, title="Partial sharing", xlabel="log2 of the number of groups", ylabel="GT-Tau after the last epoch"
-        )
-    if "tuned" in summary:
-        before = {str(e): studies["seeds"]["gt_tau"][i]["mean"] for i, e in enumerate(epochs)}
-        found = {
-            f"from epoch {epoch}": [(0, before.get(epoch, math.nan)), *((int(s), v["mean"]) for s, v in values.items())]
-            for epoch, values in summary["tuned"].items()
-        }
-        out["tuned"] = jd.draw.curves(found, title="Each child trained on alone", xlabel="mini-batches", ylabel="GT-Tau")
-    return out
