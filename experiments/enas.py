@@ -322,7 +322,7 @@ def finish(config: Config, dataset: images.Dataset, program: Program, training, 
     write = jd.metrics.replace_text
     # An own form: genotypes of the 64-model space name operations that NAS-Bench-201's cells have not.
     write(run.folder / "genotype.json", json.dumps(genotype._asdict()) + "\n")
-    for name, svg in jd.draw.cell(genotype).items():
+    for name, svg in drawn(space, genotype).items():
         write(run.folder / f"{name}.svg", svg)
     series = {name: [(r["epoch"], r[name]) for r in records.all if name in r] for name in ("reward", "baseline")}
     write(run.folder / "reward.svg", jd.draw.curves(series, title="Policy", xlabel="epoch", ylabel="accuracy of its cells"))
@@ -330,6 +330,15 @@ def finish(config: Config, dataset: images.Dataset, program: Program, training, 
     run.log.info("supernet accuracy of the found cell %f", 100 * accuracy)
     run.log.info("mean of the policy's %f, of random cells %f", *(100 * float(np.mean(own)) for own in (scores, uniform)))
     run.log.info("genotype = %s", genotype)
+
+
+def drawn(space: jd.Space, genotype: Any) -> dict[str, str]:
+    """The cells as SVG; where a space has but one, with the output of that space."""
+    if "cell" not in space.cells:
+        return jd.draw.cell(genotype)
+    choices = space.cells["cell"]
+    triples = [(op, *edge) for (op, _), edge in zip(genotype.cell, choices.edges, strict=True)]
+    return {"cell": jd.draw.graph(triples, choices.concat, inputs=jd.draw.INPUTS[1:], title="Cell")}
 
 
 if __name__ == "__main__":

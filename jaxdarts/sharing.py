@@ -119,7 +119,7 @@ def groups(kind: Literal["random", "similar"], number: int, models: int = 64, se
 
     Args:
         kind: `similar` for slices of the models' order, in which neighbours differ in the last edges; `random` for a shuffle,
-            the authors' own with the default seed.
+            by default with the seed of the authors' configuration.
         number: how many groups.
         models: how many models.
         seed: of the shuffle.

@@ -30,6 +30,7 @@ CHECKED = [
     "jaxdarts.nn.cell",
     "jaxdarts.nn.cnn",
     "jaxdarts.nn.nasbench201",
+    "jaxdarts.nn.weight_sharing",
     "jaxdarts.nn.rnn",
     "jaxdarts.analysis",
     "jaxdarts.count",

@@ -12,6 +12,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
@@ -50,7 +51,7 @@ class Skeleton(nn.Module):
     dtype: DTypeLike = jnp.float32
     axis_name: str | None = None
 
-    def logits(self, images: Images, one, own, train: bool, averages: bool) -> tuple[Logits, Array]:
+    def logits(self, images: Images, one, own, train: bool, averages: bool) -> tuple[Logits, Any]:
         """Applies the cells, compiled once for all of them.
 
         Args:
@@ -127,40 +128,48 @@ class SinglePath(Skeleton):
         return jnp.zeros((1, *image_shape)), jnp.zeros(len(self.cells["cell"].edges), jnp.int32)
 
     @nn.compact
-    def __call__(self, images: Images, picks: Int[Array, " edges"], train: bool = False) -> Logits:
-        choices = self.cells["cell"]
-        shapes = {"cell_input": (self.depth, 1, self.width), "cell": (self.depth, *choices.shape, NORMS, self.width)}
-        kept = {
-            (place, name): self.variable("batch_stats", f"{place}_{name}", start, shape)
-            for place, shape in shapes.items()
-            for name, start in (("mean", jnp.zeros), ("variance", jnp.ones))
-        }
-
-        def one(x, weights, own):
-            x, inputs = _normed(x, _of(own, "cell_input"), 1, lambda x, norm: norm(x), train, self.axis_name)
-            out, nodes = path(weights, _of(own, "cell"), x[0], picks, choices, train, self.axis_name)
-            new = {("cell_input", name): value for name, value in inputs.items()}
-            return out, new | {("cell", name): value for name, value in nodes.items()}
-
-        own = {place: variable.value for place, variable in kept.items()}
-        logits, new = self.logits(images, one, own, train, averages=True)
-        if train and new is not None and self.is_mutable_collection("batch_stats"):
-            for place, variable in kept.items():
-                variable.value = new[place]
-        return logits
+    def __call__(self, images: Images, picks: Int[Array | np.ndarray, " edges"], train: bool = False) -> Logits:
+        return _one_child(self, images, jnp.asarray(picks), train)
 
 
-class Network(SinglePath):
-    """The network of one child alone: `apply(variables, images, train=False, drop_path=None, key=None) -> (logits, None)`."""
+class Network(Skeleton):
+    """The network of one child alone: `apply(variables, images, train=False, drop_path=None, key=None) -> (logits, None)`.
+
+    `cells` have one operation an edge. There is no drop path, and the key is not used.
+    """
 
     def example_inputs(self, image_shape: tuple[int, ...]) -> tuple[Array]:
         """What `init` wants, for images of [height, width, channels]."""
         return (jnp.zeros((1, *image_shape)),)
 
     @nn.compact
-    def __call__(self, images: Images, train: bool = False, drop_path=None, key: Key[Array, ""] | None = None):
-        picks = jnp.zeros(len(self.cells["cell"].edges), jnp.int32)
-        return SinglePath.__call__(self, images, picks, train), None
+    def __call__(
+        self, images: Images, train: bool = False, drop_path: None = None, key: Key[Array, ""] | None = None
+    ) -> tuple[Logits, None]:
+        return _one_child(self, images, jnp.zeros(len(self.cells["cell"].edges), jnp.int32), train), None
+
+
+def _one_child(module: Skeleton, images: Images, picks: Int[Array, " edges"], train: bool) -> Logits:
+    choices = module.cells["cell"]
+    shapes = {"cell_input": (module.depth, 1, module.width), "cell": (module.depth, *choices.shape, NORMS, module.width)}
+    kept = {
+        (place, name): module.variable("batch_stats", f"{place}_{name}", start, shape)
+        for place, shape in shapes.items()
+        for name, start in (("mean", jnp.zeros), ("variance", jnp.ones))
+    }
+
+    def one(x, weights, own):
+        x, inputs = _normed(x, _of(own, "cell_input"), 1, lambda x, norm: norm(x), train, module.axis_name)
+        out, nodes = path(weights, _of(own, "cell"), x[0], picks, choices, train, module.axis_name)
+        new = {("cell_input", name): value for name, value in inputs.items()}
+        return out, new | {("cell", name): value for name, value in nodes.items()}
+
+    own = {place: variable.value for place, variable in kept.items()}
+    logits, new = module.logits(images, one, own, train, averages=True)
+    if train and new is not None and module.is_mutable_collection("batch_stats"):
+        for place, variable in kept.items():
+            variable.value = new[place]
+    return logits
 
 
 def path(weights, averages, x: Images, picks: Int[Array, " edges"], choices: Choices, train: bool, axis_name: str | None):
