@@ -75,7 +75,7 @@ def one_child(net: SinglePath, tx: optax.GradientTransformation) -> Sharing:
         updates, opt = tx.update(gradient, state.opt, state.params)
         params: Any = optax.apply_updates(state.params, updates)
         mask = used(net.cells["cell"], state.params, picks)
-        own = optax.tree.map_params(tx, lambda _, mask: mask, opt, mask, transform_non_params=lambda _: np.True_)
+        own = optax.tree.map_params(tx.init, lambda _, mask: mask, opt, mask, transform_non_params=lambda _: np.True_)
         params, opt = (
             jax.tree.map(jnp.where, masks, new, old)
             for masks, new, old in ((mask, params, state.params), (own, opt, state.opt))
@@ -83,7 +83,7 @@ def one_child(net: SinglePath, tx: optax.GradientTransformation) -> Sharing:
         return SharedState(state.step + 1, params, averages, opt), metrics
 
     def evaluate(state: SharedState, batch: Batch, weights: Float[Array, " batch"], picks: Picks) -> Metrics:
-        logits = net.apply({"params": state.params, "batch_stats": state.averages}, batch["image"], picks)
+        logits: Any = net.apply({"params": state.params, "batch_stats": state.averages}, batch["image"], picks)
         return {name: jnp.sum(weights * value) for name, value in hits(logits, batch["label"]).items()}
 
     return Sharing(init, step, evaluate)
