@@ -320,8 +320,9 @@ def train(config: Config, program: Program, folder: Path, log) -> list[dict[str,
                     bar.write(n + 1, {"mean_accuracy": float(np.mean(record["accuracies"][-1]))})
     finally:
         bar.close()
+    wanted = {(t.study, t.instance, t.group) for t in planned}  # a folder may hold more, after a change of its config.json
     log.info("%d trainings are recorded", len(records))
-    return records
+    return [r for r in records if (r["study"], r["instance"], r["group"]) in wanted]
 
 
 def run(config: Config, program: Program, training: Training) -> dict[str, Any]:
