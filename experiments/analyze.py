@@ -7,8 +7,10 @@
     curvature     eigenvalues of the loss's Hessian, in the weights or in alpha
     convergence   short trainings of the cell and of variants with other connections
     compare       one page of several runs and published cells, side by side
+    ranking       how well shared weights rank the 64 cells of a small space, from trainings of its own
+    ensemble      ensembles of runs, pruned; the same as evaluate.py --ensemble
 
-Each but the last writes numbers (JSON) and pictures (SVG) into RUN/analysis and shows them in the run's report.html; a second
+Each but the last three writes numbers (JSON) and pictures (SVG) into RUN/analysis and shows them in the run's report.html; a second
 time replaces the first. `analyze.py NAME --help` explains its flags. A table of several algorithms from one command is
 compare.py's.
 """
@@ -22,7 +24,9 @@ os.environ.setdefault("PJRT_NPROC", str(max(16, os.cpu_count() or 1)))
 import comparison
 import convergence
 import curvatures
+import ensembles
 import planes
+import ranking
 import runs
 import tables
 from runs import Stop
@@ -35,6 +39,8 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "curvature": curvatures.curvature_of_runs,
     "convergence": convergence.convergence_of_runs,
     "compare": comparison.main,
+    "ranking": ranking.main,
+    "ensemble": ensembles.main,
 }
 """What the first word of the command line names; each takes the rest."""
 

@@ -337,7 +337,7 @@ def epochs(
         The training at the end.
     """
     log, asked = run.log, run.asked
-    step, total = int(jd.parallel.first(training["state"].step)[0]), total_steps(config, length)
+    step, total = int(np.ravel(jd.parallel.first(training["state"].step))[0]), total_steps(config, length)
     bar = jd.metrics.console(total)
 
     def save() -> None:

@@ -28,6 +28,7 @@ from jaxdarts import data as data
 from jaxdarts import derive as derive
 from jaxdarts import discrete as discrete
 from jaxdarts import draw as draw
+from jaxdarts import enas as enas
 from jaxdarts import ensemble as ensemble
 from jaxdarts import genotypes as genotypes
 from jaxdarts import growth as growth
@@ -42,6 +43,7 @@ from jaxdarts import relax as relax
 from jaxdarts import report as report
 from jaxdarts import schedules as schedules
 from jaxdarts import sections as sections
+from jaxdarts import sharing as sharing
 from jaxdarts import spaces as spaces
 from jaxdarts import studies as studies
 from jaxdarts import train as train

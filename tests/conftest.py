@@ -34,6 +34,7 @@ CHECKED = [
     "jaxdarts.nn.nasbench1shot1",
     "jaxdarts.nn.nasbench201",
     "jaxdarts.nn.nats_size",
+    "jaxdarts.nn.weight_sharing",
     "jaxdarts.nn.rnn",
     "jaxdarts.analysis",
     "jaxdarts.count",

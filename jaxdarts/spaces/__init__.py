@@ -19,6 +19,7 @@ from jaxdarts.spaces.robust import s1 as s1
 from jaxdarts.spaces.robust import s2 as s2
 from jaxdarts.spaces.robust import s3 as s3
 from jaxdarts.spaces.robust import s4 as s4
+from jaxdarts.spaces.weight_sharing64 import weight_sharing64 as weight_sharing64
 
 _OF: Mapping[type, Callable[[Any], Space]] = {
     Genotype: lambda genotype: darts(),

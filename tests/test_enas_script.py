@@ -1,0 +1,68 @@
+"""The script of ENAS: run folder, exact resume, bad input."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+import jaxdarts as jd
+from runs import Stop
+
+SCRIPT = Path(__file__).parents[1] / "experiments" / "enas.py"
+spec = importlib.util.spec_from_file_location("enas_script", SCRIPT)
+script = sys.modules["enas_script"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(script)
+
+FLAGS = [
+    *"--space=weight_sharing64 --init_channels=1 --epochs=2 --batch_size=16 --policy_steps=2 --policy_samples=2".split(),
+    *"--num_samples=3 --hidden=4 --cache_dir= --report_freq=2".split(),
+]
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """64 digits."""
+    digits = jd.data.images.load("digits")
+    train, _ = jd.data.images.split(digits.train, 64.5 / digits.train.num)
+    monkeypatch.setattr(script.runs, "load", lambda config: digits._replace(train=train))
+
+
+def test_run_folder_and_resume(few, tmp_path, capsys):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    script.main([*FLAGS, f"--run_dir={whole}"])
+    assert "genotype = |" in capsys.readouterr().out
+    names = ("facts.json", "genotype.json", "cell.svg", "reward.svg", "config.json", "log.txt")
+    assert all((whole / name).exists() for name in names)
+    facts = json.loads((whole / "facts.json").read_text(encoding="utf-8"))
+    assert 0 <= facts["policy_cells_supernet_accuracy"] <= facts["found_cell_supernet_accuracy"] <= 1
+    records = jd.metrics.read_json_lines(whole / "metrics.jsonl")
+    assert [record["step"] for record in records] == [2, 4] and 0 < records[1]["entropy"] < 3 * 1.4
+    script.main([*FLAGS, f"--run_dir={cut}", "--max_steps=3"])
+    script.main([f"--resume={cut}", "--max_steps=0"])
+    ignored = {"seconds"}
+    assert [{k: r[k] for k in r.keys() - ignored} for r in jd.metrics.read_json_lines(cut / "metrics.jsonl")] == [
+        {k: r[k] for k in r.keys() - ignored} for r in records
+    ]
+    again = json.loads((cut / "facts.json").read_text(encoding="utf-8"))
+    assert {k: facts[k] for k in facts if k.endswith(("accuracy", "genotype"))} == {
+        k: again[k] for k in again if k.endswith(("accuracy", "genotype"))
+    }
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--space=nasbench"], "--space=nasbench: there are nasbench201, darts"),
+        (["--batch_size=1000"], "--batch_size=1000: the halves have 718 and 719 images"),
+        (["--train_portion=1"], "--train_portion: portion 1.0 of 1437 examples leaves a part empty"),
+        (["--baseline_decay=1"], "--baseline_decay=1.0: must be below 1"),
+        (["--policy_samples=0"], "--policy_samples=0: must be positive"),
+        (["--space=darts", "--layers=12", "--dataset=digits", "--init_channels=0"], "--init_channels=0: must be positive"),
+    ],
+)
+def test_bad_input(flags, message, tmp_path):
+    with pytest.raises(Stop, match=message):
+        script.main([*flags, f"--run_dir={tmp_path / 'run'}"])
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,109 @@
+"""The study of rankings as a script: run folder, tables and plots, a killed run, bad input."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import jaxdarts as jd
+from jaxdarts import sharing
+from jaxdarts.analysis import ranking
+from jaxdarts.spaces.weight_sharing64 import NAMES
+from runs import Stop
+
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+
+
+def module(name):
+    spec = importlib.util.spec_from_file_location(f"{name}_script", EXPERIMENTS / f"{name}.py")
+    found = sys.modules[f"{name}_script"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    return found
+
+
+analyze = module("analyze")
+study = sys.modules["ranking"]  # as analyze.py imports it
+SMALL = [
+    *"--init_channels=2 --layers=1 --epochs=2 --batch_size=8 --train_images=16 --test_images=24 --instances=2".split(),
+    *"--truth_instances=2 --eval_freq=1 --last_steps=3 --tune_epochs 2 --tune_steps 1 2 --groups 16 --cache_dir=".split(),
+]
+
+
+def test_study(tmp_path, capsys):
+    whole, output = tmp_path / "whole", tmp_path / "result.json"
+    analyze.main(["ranking", *SMALL, f"--run_dir={whole}", f"--output={output}"])
+    summary = json.loads((whole / "summary.json").read_text(encoding="utf-8"))
+    assert json.loads(output.read_text(encoding="utf-8")) == summary
+    assert str(tmp_path) not in json.dumps(summary)
+    assert "| 16 similar groups | 2 |" in capsys.readouterr().out
+    for name in ("s_tau", "gt_tau", "groups", "tuned"):
+        assert (whole / f"{name}.svg").read_text(encoding="utf-8").startswith("<svg")
+    records = jd.metrics.read_json_lines(whole / "records.jsonl")
+    assert len(records) == 3 * 2 + 64 * 2 + 2 * 2 * 16
+    # The table again, from the records, by the definitions.
+    alone = np.zeros((2, 64))
+    for r in records:
+        if r["study"] == "alone":
+            alone[r["instance"], r["members"]] = r["accuracies"][-1]
+    assert list(summary["truth"]["accuracies"].values()) == pytest.approx(alone.mean(axis=0), abs=1e-5)
+    seeds = [r for r in records if r["study"] == "seeds"]
+    assert [r["members"] for r in seeds] == [list(range(64))] * 2
+    last = np.array([r["accuracies"][-1] for r in seeds])
+    row = summary["studies"]["seeds"]
+    taus = ranking.gt_tau(last, alone.mean(axis=0))
+    assert row["gt_tau"][-1] == pytest.approx({"mean": taus.mean(), "deviation": taus.std(ddof=1)})
+    assert row["s_tau"][-1] == pytest.approx(ranking.s_tau(last)._asdict())
+    assert np.shape(seeds[0]["last"]) == (3, 64) and seeds[0]["last"][-1] == seeds[0]["accuracies"][-1]
+    assert np.shape(seeds[0]["tuned"]["2"]) == (2, 64)
+    # A training that was killed is done again, to the same numbers, and nothing else.
+    path, text = whole / "records.jsonl", (whole / "records.jsonl").read_text(encoding="utf-8")
+    lines = text.splitlines(keepends=True)
+    path.write_text("".join(lines[:-1]) + lines[-1][:30], encoding="utf-8")
+    analyze.main(["ranking", f"--resume={whole}"])
+    assert [{**r, "seconds": 0} for r in jd.metrics.read_json_lines(path)] == [{**r, "seconds": 0} for r in records]
+    path.write_text("broken\n" + text, encoding="utf-8")
+    with pytest.raises(Stop, match="records.jsonl.*line 1.*remove it to start again"):
+        analyze.main(["ranking", f"--resume={whole}"])
+
+
+def test_trainings():
+    config = study.Config(instances=2, truth_instances=1, groups=(4,))
+    planned = study.trainings(config)
+    assert len({(t.study, t.instance, t.group) for t in planned}) == len(planned)
+    assert {t.seed for t in planned if t.study == "seeds"} == {0, 1}
+    orders = [t for t in planned if "orders" in t.study]
+    assert {t.seed for t in orders} == {0} and {(t.rule, t.order) for t in orders} == {
+        (rule, i) for rule in ("one", "every") for i in (0, 1)
+    }
+    random = [t.members for t in planned if t.study == "4 random groups" and t.instance == 1]
+    assert [list(m) for m in random] == sharing.groups("random", 4)
+    assert sum(t.study == "alone" for t in planned) == len(NAMES)
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--groups", "3"], "--groups: 3 groups: 64 models do not split"),
+        (["--instances=1"], "--instances=1: agreement is measured between instances"),
+        (["--tune_epochs", "11"], "--tune_epochs: 11 is not between 1 and --epochs=10"),
+        (["--tune_steps", "2", "1"], "--tune_steps: 2 1 are not positive numbers in ascending order"),
+        (["--train_images=5000"], "--train_images=5000: digits has 1437"),
+        (["--batch_size=2000"], "--batch_size=2000: there are 1437 training images"),
+        (["--last_steps=10000"], "--last_steps=10000: a training has 220"),
+        (["--learning_rate=0"], "--learning_rate=0.0: must be positive"),
+    ],
+)
+def test_bad_input(flags, message, tmp_path):
+    with pytest.raises(Stop, match=message):
+        analyze.main(["ranking", *flags, f"--run_dir={tmp_path / 'run'}"])
+    assert not (tmp_path / "run").exists()
+
+
+def test_commands(capsys):
+    analyze.main([])
+    assert "ranking" in capsys.readouterr().out
+    with pytest.raises(Stop, match="rankin: there are .*ranking"):
+        analyze.main(["rankin"])
