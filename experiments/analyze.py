@@ -10,8 +10,8 @@
     ranking       how well shared weights rank the 64 cells of a small space, from trainings of its own
     ensemble      ensembles of runs, pruned; the same as evaluate.py --ensemble
 
-Each but the last three writes numbers (JSON) and pictures (SVG) into RUN/analysis and shows them in the run's report.html; a second
-time replaces the first. `analyze.py NAME --help` explains its flags. A table of several algorithms from one command is
+Each but the last three writes numbers (JSON) and pictures (SVG) into RUN/analysis and shows them in the run's report.html; a
+second time replaces the first. `analyze.py NAME --help` explains its flags. A table of several algorithms from one command is
 compare.py's.
 """
 
@@ -21,14 +21,9 @@ from collections.abc import Callable
 # Simulated devices on few cores deadlock with fewer threads (jax 0.9 and 0.10); read when JAX starts.
 os.environ.setdefault("PJRT_NPROC", str(max(16, os.cpu_count() or 1)))
 
-import comparison
-import convergence
-import curvatures
 import ensembles
-import planes
-import ranking
 import runs
-import tables
+from analyses import comparison, convergence, curvatures, planes, ranking, tables
 from runs import Stop
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {

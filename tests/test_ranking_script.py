@@ -25,7 +25,7 @@ def module(name):
 
 
 analyze = module("analyze")
-study = sys.modules["ranking"]  # as analyze.py imports it
+study = sys.modules["analyses.ranking"]  # as analyze.py imports it
 SMALL = [
     *"--init_channels=2 --layers=1 --epochs=2 --batch_size=8 --train_images=16 --test_images=24 --instances=2".split(),
     *"--truth_instances=2 --eval_freq=1 --last_steps=3 --tune_epochs 2 --tune_steps 1 2 --groups 16 --cache_dir=".split(),

@@ -22,10 +22,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-import agreement
 import jaxdarts as jd
 import runs
-from agreement import TRUTH
+from analyses import agreement
+from analyses.agreement import TRUTH
 from jaxdarts import sharing
 from jaxdarts.data import augment, feed, images
 from jaxdarts.nn.weight_sharing import SinglePath

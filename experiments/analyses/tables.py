@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 
 import jaxdarts as jd
-import subjects
+from analyses import subjects
+from analyses.subjects import plain
 from jaxdarts.analysis import mixture, topology
 from runs import Stop
-from subjects import plain
 
 PUBLISHED = ("NASNet", "AmoebaNet", "SNAS", "DARTS_V1", "DARTS_V2", "PC_DARTS_cifar", "PDARTS", "GDAS_V1")
 

@@ -9,10 +9,10 @@ import numpy as np
 
 import jaxdarts as jd
 import runs
-import subjects
+from analyses import subjects
+from analyses.subjects import Subject, plain
 from jaxdarts.analysis import landscape, variance
 from runs import Stop
-from subjects import Subject, plain
 
 MOVES = {
     "weights": "random directions whose filters are as long as those of the weights (Li et al. 2018); biases, scales and "

@@ -13,11 +13,11 @@ import evaluate
 import jaxdarts as jd
 import recipes
 import runs
-import subjects
+from analyses import subjects
+from analyses.subjects import plain
 from jaxdarts.analysis import topology
 from jaxdarts.data import feed, stream
 from runs import Stop
-from subjects import plain
 
 
 @dataclasses.dataclass(frozen=True)

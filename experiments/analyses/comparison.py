@@ -8,7 +8,7 @@ from typing import Any
 import jaxdarts as jd
 import methods
 import recipes
-import subjects
+from analyses import subjects
 from jaxdarts.analysis import mixture, topology
 from runs import Stop
 

@@ -9,10 +9,10 @@ import numpy as np
 
 import jaxdarts as jd
 import runs
-import subjects
+from analyses import subjects
+from analyses.subjects import plain
 from jaxdarts.analysis import curvature
 from runs import Stop
-from subjects import plain
 
 
 @dataclasses.dataclass(frozen=True)
