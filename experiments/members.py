@@ -6,7 +6,6 @@ shared weights, and growing ensembles train cells and dense networks of the dept
 
 import dataclasses
 import json
-import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -76,7 +75,7 @@ def sources(part: str) -> list[Source]:
     folder, flag = Path(part), "--ensemble"
     for name, file in (("network", "network.json"), ("cell", "genotype.json")):
         seeds = sorted(folder.glob(f"seed-*/{file}"), key=lambda path: int(path.parent.name.removeprefix("seed-")))
-        found = [folder] if (folder / file).is_file() else [path.parent for path in seeds]
+        found = [path.parent for path in seeds] or [folder] * (folder / file).is_file()
         if found and name == "network":
             return [Source(str(run), None, run) for run in found]
         if found:
@@ -86,15 +85,11 @@ def sources(part: str) -> list[Source]:
 
 def remembered(folder: Path, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """The arrays of logits.npz in a folder; they are made, and written as a whole, where it is not there."""
-    path, temporary = folder / "logits.npz", folder / ".logits.tmp.npz"
+    path = folder / "logits.npz"
     if not path.exists():
         arrays = make()
         folder.mkdir(parents=True, exist_ok=True)
-        try:
-            np.savez(temporary, **arrays)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        jd.metrics.replace_arrays(path, arrays)
     try:
         with np.load(path, allow_pickle=False) as saved:
             return {name: saved[name] for name in saved.files}

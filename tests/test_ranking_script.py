@@ -105,5 +105,5 @@ def test_bad_input(flags, message, tmp_path):
 def test_commands(capsys):
     analyze.main([])
     assert "ranking" in capsys.readouterr().out
-    with pytest.raises(Stop, match="rankin: there are .*ranking"):
+    with pytest.raises(Stop, match="rankin: no analysis; there are .*ranking"):
         analyze.main(["rankin"])

@@ -198,7 +198,7 @@ def test_trainings_of_a_design_space(wrap, tmp_path):
     assert row[:2] == (92.5, 92.5) and math.isnan(row.seconds) and row[3:] == (1234, 5678)
     assert first.genotype.normal[2] == ("none", 0) and (first.width, first.depth, second.width) == (4, 3, 8)
     assert tabular.evaluate(table, second)[:3] == (second, 90, 90)
-    with pytest.raises(ValueError, match="what its trial takes is not known; give a budget of evaluations"):
+    with pytest.raises(ValueError, match="what its trial takes is not known; the budget must be one of evaluations"):
         jd.discrete.search(iter_of(first), lambda design: tabular.evaluate(table, design), seconds=10)
     assert len(jd.discrete.search(iter_of(first), lambda design: tabular.evaluate(table, design), evaluations=1)) == 1
     # The network, in which nothing enters the reduction cell's node.

@@ -155,15 +155,14 @@ def evaluate(table: Mapping[Any, Known], genotype: Any, epochs: int | None = Non
     Raises:
         ValueError: if the table lacks the architecture, or the length.
     """
+    known = next(iter(table.values())).trainings if epochs is not None and table else {}
+    if epochs is not None and epochs not in known:
+        lengths = f"of {' and of '.join(map(str, known))} epochs" if known else "of one length"
+        raise ValueError(f"the table has trainings {lengths}, none of {epochs}")
     if genotype not in table:
         raise ValueError(f"the table has {len(table)} cells, and {genotype} is none of them")
     row = table[genotype]
-    if epochs is None:
-        return Trial(genotype, row.value, row.final, row.seconds)
-    if epochs not in row.trainings:
-        known = f"of {' and of '.join(map(str, row.trainings))} epochs" if row.trainings else "of one length"
-        raise ValueError(f"the table has trainings {known}, none of {epochs}")
-    value, seconds = row.trainings[epochs]
+    value, seconds = (row.value, row.seconds) if epochs is None else row.trainings[epochs]
     return Trial(genotype, value, row.final, seconds, epochs)
 
 
