@@ -51,14 +51,14 @@ def language_model(net: Module, activation: float = 0.0, temporal: float = 1e-3)
     def objective(params: Params, mix: Mix, carry: Carry, batch: Batch, key: Key[Array, ""] | None):
         tokens, targets = batch["tokens"], batch["targets"]
         length = batch.get("length", tokens.shape[0])
-        out = net.apply({"params": params}, tokens, carry, mix or None, key, batch.get("length"))
+        out = net.apply({"params": params}, tokens, carry, mix or None, key, batch.get("length"), targets)
         times = jnp.arange(tokens.shape[0])
 
         def mean(values, start=0):  # over the times from start to length
             total = jnp.sum(jnp.where((times >= start) & (times < length), values, 0))
             return total / jnp.maximum(length - start, 1)
 
-        loss = mean(jnp.mean(optax.softmax_cross_entropy_with_integer_labels(out.logits, targets), axis=1))
+        loss = mean(jnp.mean(out.losses, axis=1))
         total = loss
         for weight, values, start in (
             (activation, out.dropped, 0),

@@ -6,12 +6,13 @@ The paper's first state is tanh of a sum of linear maps; its code, which is foll
 
 import functools
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
@@ -52,12 +53,15 @@ class Prediction(NamedTuple):
     hidden: the state after the last word.
     outputs: of the cell, before dropout.
     dropped: after it.
+    losses: cross-entropy of the targets in nats a word, where there are targets. They do not come from `logits`, but from a few
+        times after another: all logits at once are by far the largest array of a step, and the slowest to write and to read.
     """
 
     logits: Float[Array, "time batch vocabulary"]
     hidden: Float[Array, "batch width"]
     outputs: Float[Array, "time batch width"]
     dropped: Float[Array, "time batch width"]
+    losses: Float[Array, "time batch"] | None = None
 
 
 def cell(
@@ -111,7 +115,7 @@ def cell(
 
 
 class LanguageModel(nn.Module):
-    """Predicts the next word: `apply(variables, tokens, hidden, mix=None, key=None, length=None) -> Prediction`.
+    """Predicts the next word: `apply(variables, tokens, hidden, mix=None, key=None, length=None, targets=None) -> Prediction`.
 
     Decoder and embedding are one matrix. The time axis is a `lax.scan`, so the program does not grow with it. Times from
     `length` on are padding: they leave the hidden state as it is, and what they predict means nothing.
@@ -158,6 +162,7 @@ class LanguageModel(nn.Module):
         mix: Mapping[str, Float[Array, "edges ops"]] | None = None,
         key: Key[Array, ""] | None = None,
         length: Int[Array, ""] | int | None = None,
+        targets: Int[Array, "time batch"] | None = None,
     ) -> Prediction:
         (time, batch), width = tokens.shape, self.width
 
@@ -201,11 +206,25 @@ class LanguageModel(nn.Module):
         body = jax.checkpoint(step, prevent_cse=False, policy=jax.checkpoint_policies.save_only_these_names(*kept))
         hidden, outputs = lax.scan(body, hidden.astype(self.dtype), (x, jnp.arange(time)))
         dropped = outputs if masks.output is None else outputs * masks.output[None]
-        logits = (dropped.reshape(-1, width) @ embedding.astype(self.dtype).T).reshape(time, batch, -1)
-        logits = logits.astype(jnp.promote_types(self.dtype, jnp.float32)) + bias[None, None]
-        return Prediction(logits, hidden, outputs, dropped)
+        decoder = embedding.astype(self.dtype).T
 
-    def _masks(self, batch: int, key: Key[Array, ""] | None) -> "Masks":
+        def logits(x: Float[Array, "words width"]) -> Float[Array, "words vocabulary"]:
+            return (x @ decoder).astype(jnp.promote_types(self.dtype, jnp.float32)) + bias[None]
+
+        losses = None
+        if targets is not None:
+            rows = next(n for n in range(max(1, min(time, 512 // batch)), 0, -1) if time % n == 0)
+
+            def some(_, inputs):
+                x, words = inputs
+                return None, optax.softmax_cross_entropy_with_integer_labels(logits(x), words)
+
+            parts = dropped.reshape(time // rows, rows * batch, width), targets.reshape(time // rows, rows * batch)
+            losses = lax.scan(jax.checkpoint(some, prevent_cse=False), None, parts)[1].reshape(time, batch)
+        every = logits(dropped.reshape(-1, width)).reshape(time, batch, -1)
+        return Prediction(every, hidden, outputs, dropped, losses)
+
+    def _masks(self, batch: Any, key: Key[Array, ""] | None) -> "Masks":
         if key is None:
             return Masks()
         found = {}
