@@ -266,18 +266,8 @@ CELLS: dict[str, str] = jd.report.CELLS
 def space_of(run: Opened) -> dict[str, jd.Choices]:
     """The choices of every cell of a search."""
     try:
-        saved = json.loads((run.root / "space.json").read_text(encoding="utf-8"))
-        return {
-            name: jd.Choices(
-                tuple(map(tuple, cell["edges"])),
-                tuple(map(tuple, cell["ops"])),
-                tuple(cell["concat"]),
-                cell["num_inputs"],
-                cell["kept"],
-            )
-            for name, cell in saved.items()
-        }
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return methods.cells_from_json((run.root / "space.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise Stop(f"{run.folder}: not a search, no usable space.json: {error!r}", 2) from error
 
 
