@@ -8,9 +8,7 @@ that nothing interrupted. Without arguments it searches NAS-Bench-201's space on
 
 import dataclasses
 import json
-import math
 import os
-from pathlib import Path
 from typing import Any, NamedTuple
 
 # Read when JAX starts, as in search.py.
@@ -102,7 +100,7 @@ class Config:
     """Steps between checkpoints, besides the one after every epoch; 0 for none."""
     keep_checkpoints: int = 2
     """Newest checkpoints that are kept; 0 for all."""
-    cache_dir: str = str(Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "jaxdarts")
+    cache_dir: str = runs.Settings.cache_dir
     """Where compiled programs are kept for the next start; empty for nowhere."""
 
 
@@ -190,14 +188,10 @@ def build(config: Config, dataset: images.Dataset) -> Program:
     objective = jd.objectives.classification(net)
     length = train.num // config.batch_size
 
-    def rate(epoch):
-        span = config.learning_rate - config.learning_rate_min
-        return config.learning_rate_min + 0.5 * span * (1 + jnp.cos(math.pi * epoch / config.epochs))
-
     found = enas.enas(
         objective,
         policy,
-        runs.weights_optimizer(config, rate, length),
+        runs.weights_optimizer(config, lambda epoch: runs.cosine_rate(config, epoch), length),
         optax.adam(config.policy_learning_rate),
         samples=config.policy_samples,
         decay=config.baseline_decay,

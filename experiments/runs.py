@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import logging
+import math
 import os
 import platform
 import shlex
@@ -173,6 +174,15 @@ def check_seeds_and_devices(config: Any) -> None:
         raise Stop(f"--num_devices={config.num_devices}: this machine has {devices}", 2)
     if config.batch_size % (config.num_devices or devices):
         raise Stop(f"--batch_size={config.batch_size}: does not divide over {config.num_devices or devices} devices", 2)
+
+
+def cosine_rate(config: Any, epoch: Any, cos: Callable = jnp.cos) -> Any:
+    """Learning rate of the weights in an epoch; `cos` is math.cos where it is to be a plain number.
+
+    The cosine of DARTS' official code ends at learning_rate_min, the paper's at zero.
+    """
+    span = config.learning_rate - config.learning_rate_min
+    return config.learning_rate_min + 0.5 * span * (1 + cos(math.pi * epoch / config.epochs))
 
 
 def weights_optimizer(config: Any, rate: Callable[[Any], Any], steps_per_epoch: int) -> optax.GradientTransformation:

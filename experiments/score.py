@@ -13,7 +13,6 @@ import dataclasses
 import functools
 import io
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -67,7 +66,7 @@ class Config:
     """Run folder to continue; its configuration is taken over, --count may grow."""
     output: str | None = None
     """JSON file that gets the summary as one row more; rows of the same settings are replaced."""
-    cache_dir: str = str(Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "jaxdarts")
+    cache_dir: str = runs.Settings.cache_dir
     """Where compiled programs are kept for the next start; empty for nowhere."""
 
 

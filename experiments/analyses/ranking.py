@@ -11,7 +11,6 @@ training with its accuracies), summary.json and plots; killed, it goes on with -
 import dataclasses
 import functools
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -89,7 +88,7 @@ class Config:
     """Run folder to continue; its configuration is taken over."""
     output: str | None = None
     """JSON file that gets the summary too."""
-    cache_dir: str = str(Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "jaxdarts")
+    cache_dir: str = runs.Settings.cache_dir
     """Where compiled programs are kept for the next start; empty for nowhere."""
 
 
@@ -243,9 +242,7 @@ def build(config: Config, dataset: images.Dataset) -> Program:
     length = dataset.train.num // config.batch_size
 
     def rate(step):
-        epoch = jnp.minimum(step // length, config.epochs)
-        span = config.learning_rate - config.learning_rate_min
-        return config.learning_rate_min + 0.5 * span * (1 + jnp.cos(jnp.pi * epoch / config.epochs))
+        return runs.cosine_rate(config, jnp.minimum(step // length, config.epochs))
 
     tx = optax.chain(optax.add_decayed_weights(config.weight_decay), optax.sgd(rate, momentum=config.momentum))
     shared = sharing.one_child(net, tx)
