@@ -241,11 +241,10 @@ def algorithms(config: Config) -> list[dict[str, Any]]:
 
     calls["alpha_gradient"] = jax.grad(loss), (arch, params, batch)
     calls["eigenvalue"] = eigenvalue, (arch, params, batch, jax.random.key(2))
-    options = jd.parallel.compiler_options(jax.default_backend())
     compiled, compile_seconds = {}, {}
     for name, (function, arguments) in calls.items():
         start = time.perf_counter()
-        compiled[name] = jax.jit(function, compiler_options=options).lower(*arguments).compile()
+        compiled[name] = runs.jitted(function).lower(*arguments).compile()
         compile_seconds[name] = time.perf_counter() - start
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(config.repeats + 1):
@@ -253,7 +252,7 @@ def algorithms(config: Config) -> list[dict[str, Any]]:
             start = time.perf_counter()
             jax.block_until_ready(compiled[name](*arguments))
             times[name].append(1000 * (time.perf_counter() - start))
-    medians = {name: statistics.median(runs[1:]) for name, runs in times.items()}
+    medians = {name: statistics.median(own[1:]) for name, own in times.items()}
     return [
         {
             "what": name,
@@ -271,7 +270,7 @@ def measure(name: str, config: Config) -> dict[str, Any]:
     """Compiles one step twice, cold and from the cache, and times it."""
     task = TASKS[config.what]
     steps, arguments = task.make(config)
-    function = jax.jit(steps[name], compiler_options=jd.parallel.compiler_options(jax.default_backend()))
+    function = runs.jitted(steps[name])
     seconds = []
     for _ in range(2):
         jax.clear_caches()
@@ -281,18 +280,18 @@ def measure(name: str, config: Config) -> dict[str, Any]:
         compiled = lowered.compile()
         seconds.append(time.perf_counter() - start)
     memory = compiled.memory_analysis()
-    runs = []
+    times = []
     kept = task.kept  # what a step returns, to be given to the next
     state = arguments[:kept]
     for _ in range(config.repeats + 1):
         start = time.perf_counter()
         state = jax.block_until_ready(compiled(*state, *arguments[kept:]))
-        runs.append(1000 * (time.perf_counter() - start))
-    median = statistics.median(runs[1:])
+        times.append(1000 * (time.perf_counter() - start))
+    median = statistics.median(times[1:])
     return {
         "what": name,
         "ms": median,
-        "runs_ms": runs[1:],
+        "runs_ms": times[1:],
         "examples_per_second": 1000 * config.batch_size / median,
         "temporary_memory_mb": memory.temp_size_in_bytes / 1e6,
         "compile_seconds_cold": seconds[0],

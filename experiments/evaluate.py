@@ -301,7 +301,7 @@ def test_again(config: Config) -> None:
     if config.stream:
         config = dataclasses.replace(config, image_size=shape[0])
     dataset = load(config)
-    logits = jax.jit(apply, compiler_options=jd.parallel.compiler_options(jax.default_backend()))
+    logits = runs.jitted(apply)
     try:
         accuracy = trained.accuracy(lambda images: logits(params, images), dataset, config.batch_size)
     except stream.Unreadable as error:

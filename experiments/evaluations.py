@@ -224,7 +224,7 @@ def by_proxy(options: Options):
     def score(params, mix, batch):
         return SCORES[options.score](lambda own, x: net.apply({"params": own}, x, mix, noise), params, batch)
 
-    compiled = jax.jit(score, compiler_options=jd.parallel.compiler_options(jax.default_backend()))
+    compiled = runs.jitted(score)
     jax.block_until_ready(compiled(params, net.example_mix(), batch))
 
     def value(genotype) -> float:

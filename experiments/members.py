@@ -104,11 +104,6 @@ def asked(function: Callable[[np.ndarray], Any], pixels: np.ndarray, batch_size:
     return np.concatenate([np.asarray(function(pixels[batch])) for batch in places], axis=-2)[..., : len(pixels), :]
 
 
-def compiled(function: Callable) -> Callable:
-    """Jitted, as the scripts do."""
-    return jax.jit(function, compiler_options=jd.parallel.compiler_options(jax.default_backend()))
-
-
 # ------------------------------------------------------------------------------------------------------------ networks
 
 
@@ -142,7 +137,7 @@ def network(config: Any, name: str, trained: list[Path], folder: Path, parts: Pa
         networks = [jd.load(run) for run in trained]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise Stop(f"--ensemble={name}: {error}", 2) from error
-    apply = compiled(networks[0].apply)  # seeds differ in their weights only
+    apply = runs.jitted(networks[0].apply)  # seeds differ in their weights only
 
     def logits():
         shown = {"held": parts.held, "test": parts.dataset.test, **({"fit": parts.fit} if grows else {})}
@@ -180,9 +175,9 @@ def dense(config: Any, depth: int, seed: int, folder: Path, parts: Parts) -> Sai
     def logits():
         keys = jnp.stack([jax.random.key(one) for one in range(seed, seed + config.num_seeds)])
         places = np.stack([order(jax.random.fold_in(key, 1)) for key in keys])
-        params = compiled(jax.vmap(train, (0, 0, None)))(keys, places, data)
+        params = runs.jitted(jax.vmap(train, (0, 0, None)))(keys, places, data)
         runs.finite(config.dense_steps, "--dense_learning_rate", **{"a weight": jax.flatten_util.ravel_pytree(params)[0]})
-        answer = compiled(jax.vmap(says, (0, None)))
+        answer = runs.jitted(jax.vmap(says, (0, None)))
         shown = {"held": parts.held, "test": dataset.test, "fit": parts.fit}
         return {
             key: asked(lambda pixels: answer(params, pixels), part.images, config.batch_size) for key, part in shown.items()
@@ -222,7 +217,7 @@ def supernet(config: Any, part: str, folder: Path, parts: Parts) -> list[Said]:
         shown = augment.normalize(pixels, dataset.mean, dataset.std)
         return net.apply({"params": params}, shown, mix, jax.random.key(0))  # the key for noise (S4)
 
-    answer, like, said = compiled(jax.vmap(says, (0, 0, None))), None, []
+    answer, like, said = runs.jitted(jax.vmap(says, (0, 0, None))), None, []
     mixes = [epoch_mixes(one) for one in findings.folders(searched, run)]
     with jd.checkpoint.open_folder(run / "checkpoints", keep=None) as manager:
         for step in sorted(set(manager.all_steps()).intersection(*mixes)):

@@ -445,6 +445,11 @@ def load(config: Any, read: Callable[..., Any] = images.load) -> Any:
         raise Stop(f"--dataset={config.dataset}: {error}") from error
 
 
+def jitted(function: Callable, **options: Any) -> Any:
+    """`jax.jit`, with what XLA should know of our programs."""
+    return jax.jit(function, compiler_options=jd.parallel.compiler_options(jax.default_backend()), **options)
+
+
 def memory(step: jd.parallel.OnDevices, num_devices: int, arguments: Any) -> float:
     """Megabytes that a step takes on a device, from its compilation for arguments of one device's shapes."""
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct((num_devices, *x.shape), x.dtype), arguments)

@@ -269,7 +269,6 @@ def programs(config: Config, dataset: Any) -> Iterator[tuple[str, Callable[[Any]
     indices = jnp.asarray(rng.choice(dataset.train.num, config.batch_size, replace=False))
     part = {"image": jnp.asarray(dataset.train.images), "label": jnp.asarray(dataset.train.labels)}
     batch = augment.reader(dataset.mean, dataset.std)(part, indices)
-    options = jd.parallel.compiler_options(jax.default_backend())
     for name in names(config):
         own = SCORES[name]
         given = {"num_classes": len(dataset.class_names), **own.options}
@@ -283,7 +282,7 @@ def programs(config: Config, dataset: Any) -> Iterator[tuple[str, Callable[[Any]
 
             start = time.perf_counter()
             try:
-                lowered = jax.jit(program, compiler_options=options).lower(jax.random.key(config.seed), example[1])
+                lowered = runs.jitted(program).lower(jax.random.key(config.seed), example[1])
             except ValueError as error:
                 raise Stop(f"--scores={name}: {error}", 2) from error
             compiled = lowered.compile()

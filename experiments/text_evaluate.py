@@ -87,7 +87,7 @@ def build(config: Config, genotype: jd.genotypes.RecurrentGenotype, words: text.
         def loss(params, stream):
             return over_stream(jax.tree.map(lambda w: w[0], params), {}, alone.start(stream.shape[1]), stream)
 
-        compiled = jax.jit(loss, compiler_options=jd.parallel.compiler_options(devices[0].platform))
+        compiled = runs.jitted(loss)
         return lambda params: float(compiled(params, part))
 
     return Program(

@@ -248,9 +248,8 @@ def build(config: Config, dataset: images.Dataset) -> Program:
     shared = sharing.one_child(net, tx)
     read = augment.reader(dataset.mean, dataset.std, padding=config.crop_padding, flip=config.flip)
     data = {name: jax.device_put({"image": part[0], "label": part[1]}) for name, part in zip(("train", "test"), dataset[1:3])}
-    options = jd.parallel.compiler_options(jax.default_backend())
 
-    @functools.partial(jax.jit, donate_argnums=0, compiler_options=options)
+    @functools.partial(runs.jitted, donate_argnums=0)
     def advance(state, places, picks, start, stop, key):
         def step(i, state):
             own = jax.lax.dynamic_slice_in_dim(places, i * config.batch_size, config.batch_size)
@@ -261,7 +260,7 @@ def build(config: Config, dataset: images.Dataset) -> Program:
 
     places, weights = feed.filled_up(dataset.test.num, min(512, dataset.test.num))
 
-    @functools.partial(jax.jit, compiler_options=options)
+    @runs.jitted
     def correct(state, picks, count):
         def batch(picks, total, xs):
             places, weights = xs

@@ -163,11 +163,6 @@ class Subject(NamedTuple):
         return analysis if self.what == "weights" else f"{analysis}-alpha"
 
 
-def jitted(function: Callable) -> Callable:
-    """Compiled as the scripts compile."""
-    return jax.jit(function, compiler_options=jd.parallel.compiler_options(jax.default_backend()))
-
-
 def subject(run: Opened, config: Measured) -> Subject:
     """The loss that an analysis of a run looks at."""
     runs.check_numbers(config, positive="images", not_negative="batch_size seed")
