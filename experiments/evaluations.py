@@ -181,7 +181,7 @@ def by_supernet(options: Options):
     config = searched(options)
     dataset = runs.load(config)
     program = search.build(config, dataset)
-    like = {**jax.eval_shape(program.init), "seconds": jax.ShapeDtypeStruct((), jnp.float32)}
+    like = runs.checkpoint_form(program.init)
     try:
         with jd.checkpoint.open_folder(Path(options.run) / "checkpoints", keep=None) as checkpoints:
             state = jd.checkpoint.restore(checkpoints, like, runs.frozen(config))["state"]

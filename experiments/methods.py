@@ -332,14 +332,11 @@ def strongest_of(run: Path, keep: int) -> jd.Space:
     """The space of a finished search with its strongest operations only, on every edge `keep` of them, in their order."""
     try:
         cells = cells_from_json((run / "space.json").read_text(encoding="utf-8"))
-        with np.load(run / "alphas.npz", allow_pickle=False) as alphas:
-            mixes = {name: alphas[name][-1] for name in cells}
+        alphas = jd.metrics.read_arrays(run / "alphas.npz")
         narrowed = []
         for name in ("normal", "reduce"):
-            ops = cells[name].ops
-            kept = [
-                np.sort(np.argsort(-row[: len(own)], kind="stable")[:keep]) for row, own in zip(mixes[name], ops, strict=True)
-            ]
+            mix, ops = alphas[name][-1], cells[name].ops
+            kept = [np.sort(np.argsort(-row[: len(own)], kind="stable")[:keep]) for row, own in zip(mix, ops, strict=True)]
             ops = tuple(tuple(own[i] for i in indices) for own, indices in zip(ops, kept, strict=True))
             narrowed.append(cells[name]._replace(ops=ops))
     except (OSError, ValueError, KeyError) as error:

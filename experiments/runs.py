@@ -288,6 +288,14 @@ def restored(config: Any, run: Run, training: Any) -> tuple[Any, float]:
     return saved, seconds
 
 
+def checkpoint_form(init: Callable[[], Any]) -> Any:
+    """What a checkpoint of a program with this `init` is restored as; only shapes and types, nothing is computed."""
+    # It is read onto this device, wherever it was written.
+    place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    form = {**jax.eval_shape(init), "seconds": jax.ShapeDtypeStruct((), jnp.float32)}
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), form)
+
+
 def ends(config: Any, length: int | np.ndarray) -> np.ndarray:
     """The step at which each epoch ends; `length` is the steps an epoch, one number for all or one for each."""
     return np.cumsum(np.broadcast_to(length, config.epochs))

@@ -220,7 +220,7 @@ def _of_search(run: Opened, config: Measured) -> Subject:
     own = search.check(runs.parse(arguments, search.PRESETS, search.CIFAR, None, search.STARTS))
     dataset = runs.load(own)
     program = search.build(own, dataset)
-    like = {**program.init(), "seconds": jnp.float32(0)}
+    like = runs.checkpoint_form(program.init)
     try:
         with jd.checkpoint.open_folder(run.root / "checkpoints", keep=None) as checkpoints:
             saved = jd.checkpoint.restore(checkpoints, like, runs.frozen(own))
@@ -269,8 +269,8 @@ def space_of(run: Opened) -> dict[str, jd.Choices]:
 def mixes_of(folder: Path, cells: Mapping[str, jd.Choices]) -> dict[str, np.ndarray]:
     """The mixture weights of every epoch, [epochs, edges, ops] of each cell."""
     try:
-        with np.load(folder / "alphas.npz", allow_pickle=False) as saved:
-            return {name: saved[name] for name in cells}
+        saved = jd.metrics.read_arrays(folder / "alphas.npz")
+        return {name: saved[name] for name in cells}
     except (OSError, ValueError, KeyError) as error:
         raise Stop(f"{folder}: no usable alphas.npz, which a search has from its first epoch on: {error!r}", 2) from error
 
