@@ -294,12 +294,6 @@ def measured(config: Config, folder: Path, parts: Parts, log: Any) -> dict[str, 
     return rows
 
 
-def mean_and_deviation(values: Sequence[float], scale: float = 1.0, digits: int = 3) -> str:
-    """Of one number a seed; a single one has no deviation."""
-    deviation = f" +- {scale * np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
-    return f"{scale * np.mean(values):.{digits}f}{deviation}"
-
-
 def table(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[list[str]]:
     """The results as text, the first row naming the columns."""
     columns = [column for column in COLUMNS if all(column in facts for row in rows.values() for facts in row)]
@@ -309,7 +303,7 @@ def table(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[list[str]]:
         for column in columns:
             values = [facts[column] for facts in row]
             scale, digits = (100, 2) if column.endswith("accuracy") else (1, {"size": 1, "parameters": 0}.get(column, 3))
-            cells.append(mean_and_deviation(values, scale, digits))
+            cells.append(runs.mean_and_deviation(values, scale, digits))
         lines.append([name, *cells])
     return lines
 

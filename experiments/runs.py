@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType
@@ -264,10 +264,16 @@ def open_run(config: Any, kind: str, whole: Path | None = None) -> Iterator[Run]
         jd.metrics.close_logger(log)
 
 
-def mean_and_deviation(errors: np.ndarray) -> str:
-    """Of one fraction a seed, in percent; a single one has no deviation."""
-    mean = f"{100 * float(np.mean(errors)):.2f} %"
-    return f"{mean} +- {100 * float(np.std(errors, ddof=1)):.2f} % over {len(errors)} seeds" if len(errors) > 1 else mean
+def spread(values: Sequence[float] | np.ndarray) -> dict[str, float | None]:
+    """Mean and deviation of one number a seed; a single one has no deviation."""
+    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return {"mean": float(np.mean(values)), "deviation": deviation}
+
+
+def mean_and_deviation(values: Sequence[float] | np.ndarray, scale: float = 1.0, digits: int = 3, unit: str = "") -> str:
+    """The same as text."""
+    shown = [f"{scale * value:.{digits}f}{unit}" for value in spread(values).values() if value is not None]
+    return " +- ".join(shown)
 
 
 def finite(step: int, flags: str, **values: np.ndarray) -> None:

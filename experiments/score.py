@@ -100,15 +100,10 @@ def different(k: np.ndarray) -> float:
     return float(len(np.unique(k == np.diag(k)[:, None], axis=0)))
 
 
-def of_batch(score: Callable) -> Callable:
-    """A score that looks at images and labels."""
+def by_outputs(name: str) -> Callable:
+    """A score that looks at the network's outputs alone."""
+    score = evaluations.SCORES[name]
     return lambda net, picks, params, batch, key: score(lambda params, x: net.apply(params, x, picks), params, batch)
-
-
-def of_images(score: Callable) -> Callable:
-    """A score that looks at images only."""
-    found = of_batch(score)
-    return lambda net, picks, params, batch, key: found(net, picks, params, batch["image"], key)
 
 
 def fisher(net: Net, picks, params, batch, key):
@@ -141,21 +136,21 @@ SCORES = {
         published={"kendall": (0.574, MELLOR)},
     ),
     "linear_regions": Score(by_units, finish=different, published={"kendall": (0.5, CHEN)}),
-    "grad_norm": Score(of_batch(proxies.grad_norm), published={"spearman": (0.594, ABDELFATTAH)}),
-    "snip": Score(of_batch(proxies.snip), published={"spearman": (0.596, ABDELFATTAH)}),
-    "grasp": Score(of_batch(proxies.grasp), published={"spearman": (0.514, ABDELFATTAH)}),
+    "grad_norm": Score(by_outputs("grad_norm"), published={"spearman": (0.594, ABDELFATTAH)}),
+    "snip": Score(by_outputs("snip"), published={"spearman": (0.596, ABDELFATTAH)}),
+    "grasp": Score(by_outputs("grasp"), published={"spearman": (0.514, ABDELFATTAH)}),
     "fisher": Score(fisher, published={"spearman": (0.36, ABDELFATTAH)}),
-    "plain": Score(of_batch(proxies.plain)),
-    "l2_norm": Score(of_batch(proxies.l2_norm)),
+    "plain": Score(by_outputs("plain")),
+    "l2_norm": Score(by_outputs("l2_norm")),
     "synflow": Score(
-        of_images(proxies.synflow),
+        by_outputs("synflow"),
         {"normed": False, "dtype": jnp.float64},
         x64=True,
         published={"spearman": (0.737, ABDELFATTAH)},
     ),
-    "jacob_cov": Score(of_images(proxies.jacob_cov), published={"spearman": (0.731, ABDELFATTAH)}),
-    "epe_nas": Score(of_batch(proxies.epe_nas)),
-    "ntk_condition": Score(of_images(proxies.ntk_condition), published={"kendall": (0.42, f"{CHEN}, sign turned")}),
+    "jacob_cov": Score(by_outputs("jacob_cov"), published={"spearman": (0.731, ABDELFATTAH)}),
+    "epe_nas": Score(by_outputs("epe_nas")),
+    "ntk_condition": Score(by_outputs("ntk_condition"), published={"kendall": (0.42, f"{CHEN}, sign turned")}),
     "zen": Score(zen),
 }
 SIZE = 5**6
