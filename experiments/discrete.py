@@ -17,7 +17,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 
@@ -34,6 +34,8 @@ from runs import Stop
 @dataclasses.dataclass(frozen=True)
 class Config(evaluations.Options):
     """Flags."""
+
+    FREE: ClassVar[str] = "run_dir resume output workers scheduler retries"
 
     algorithm: str = "rea"
     """random, rea (regularised evolution), area (rea from the best of a pool by a score), best_of (by a score), halving

@@ -9,7 +9,7 @@ that nothing interrupted. Without arguments it searches NAS-Bench-201's space on
 import dataclasses
 import json
 import os
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 # Read when JAX starts, as in search.py.
 os.environ.setdefault("PJRT_NPROC", str(max(16, os.cpu_count() or 1)))
@@ -31,6 +31,8 @@ SPACES = ("nasbench201", "darts", "s1", "s2", "s3", "s4", "weight_sharing64")
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Flags; the defaults are those of the data set's preset. It runs on one device."""
+
+    FREE: ClassVar[str] = "run_dir resume data_dir max_steps report_freq checkpoint_freq keep_checkpoints cache_dir num_samples"
 
     dataset: str = "digits"
     """digits, a TFDS name (cifar10, ...), npz:PATH or folder:PATH."""

@@ -17,7 +17,7 @@ import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +36,8 @@ from runs import Stop
 @dataclasses.dataclass(frozen=True)
 class Config(recipes.Training):
     """Train an ensemble, prune it, test it. Defaults are those of the data set's preset for a single cell."""
+
+    FREE: ClassVar[str] = "size balance machines mixture adanet_lambda adanet_beta iterations output"
 
     ensemble: str = ""
     """Members, separated by commas: run folders of search.py or evaluate.py, published cells, JSON files, supernet:RUN; or

@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -84,6 +84,8 @@ SCORES: dict[str, Callable] = {
 @dataclasses.dataclass(frozen=True)
 class Options:
     """Flags."""
+
+    FREE: ClassVar[str] = "data_dir table cache_dir"
 
     space: Literal[tuple(SPACES)] = "nasbench201"  # type: ignore[valid-type]
     """Search space; there are tables of those whose names are benchmarks'."""

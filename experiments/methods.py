@@ -4,7 +4,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -135,6 +135,8 @@ ONLY_ON_IMAGES = {
 class AlgorithmOptions:
     """What an algorithm and the derivation of a cell may be told, on images and on texts."""
 
+    FREE: ClassVar[str] = "derive num_samples"
+
     algorithm: Literal[tuple(METHODS)] = "darts"  # type: ignore[valid-type]
     """Search algorithm. It changes what other flags start from; README lists them."""
     unrolled: bool = True
@@ -176,6 +178,8 @@ class AlgorithmOptions:
 @dataclasses.dataclass(frozen=True)
 class Options(AlgorithmOptions, runs.ImageSettings):
     """And what convolutional spaces have in addition."""
+
+    FREE: ClassVar[str] = "derive_batches tune_steps max_skips flatness"
 
     space: Literal["darts", *NAMED] = "darts"  # type: ignore[valid-type]
     """Search space: DARTS' own, made of --nodes and --ops, one of RobustDARTS' four, NAS-Bench-201 (--layers a stage), or one

@@ -5,7 +5,7 @@ import difflib
 import json
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jaxdarts as jd
 import runs
@@ -64,6 +64,8 @@ class Training(runs.ImageSettings):
 @dataclasses.dataclass(frozen=True)
 class Config(Training):
     """Train one cell from scratch. Defaults are those of the data set's preset."""
+
+    FREE: ClassVar[str] = "random_cells"
 
     arch: str = "DARTS_V2"
     """Published name, run folder of search.py, JSON file, or text of a genotype."""

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,18 +28,14 @@ import jaxdarts as jd
 from jaxdarts.data import images, stream
 from signals import Asked, interruptible
 
-FREE = frozenset(
-    "run_dir resume data_dir max_steps num_devices estimate report_freq checkpoint_freq keep_checkpoints cache_dir "
-    "derive derive_batches tune_steps num_samples max_skips flatness random_cells workers scheduler retries "
-    "size balance machines mixture adanet_lambda adanet_beta iterations count table output".split()
-)
-"""Settings that a resumed run may change: what is trained stays, only (after the first line) what is made of it, or set beside
-it, changes."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """Flags of every script that trains."""
+
+    FREE: ClassVar[str] = (
+        "run_dir resume data_dir max_steps num_devices estimate report_freq checkpoint_freq keep_checkpoints cache_dir"
+    )
 
     dataset: str = "digits"
     """Images: digits, a TFDS name (cifar10, cifar100, svhn_cropped, mnist, ...), npz:PATH or folder:PATH. Texts: pydoc, ptb,
@@ -102,6 +98,14 @@ class Stop(Exception):
         self.code = code
 
 
+def free(kind: type) -> frozenset[str]:
+    """The settings that a resumed run may change: in FREE of its configuration's class and of those that it inherits from.
+
+    What is trained stays; what is made of it, or set beside it, may change.
+    """
+    return frozenset(" ".join(getattr(own, "FREE", "") for own in kind.__mro__).split())
+
+
 def parse(
     arguments: list[str],
     presets: Mapping[str, Any],
@@ -139,9 +143,10 @@ def parse(
     config = tyro.cli(kind, args=arguments, default=default, description=description, use_underscores=True, config=markers)
     if not config.resume:
         return config
+    may_change = free(kind)
     for field in dataclasses.fields(kind):
         old, new = getattr(default, field.name), getattr(config, field.name)
-        if old != new and field.name not in FREE:
+        if old != new and field.name not in may_change:
             raise Stop(f"--resume={resume}: the run has {field.name}={old!r}, not {new!r}; leave the flag out", 2)
     return dataclasses.replace(config, run_dir=resume)
 
@@ -200,7 +205,8 @@ def weights_optimizer(config: Any, rate: Callable[[Any], Any], steps_per_epoch: 
 
 def frozen(config: Any) -> dict[str, Any]:
     """The settings that a checkpoint belongs to, as JSON reads them back."""
-    return {name: value for name, value in json.loads(json.dumps(dataclasses.asdict(config))).items() if name not in FREE}
+    dropped = free(type(config))
+    return {name: value for name, value in json.loads(json.dumps(dataclasses.asdict(config))).items() if name not in dropped}
 
 
 class Run(NamedTuple):

@@ -16,7 +16,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +36,8 @@ from runs import Stop
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Flags."""
+
+    FREE: ClassVar[str] = "run_dir resume data_dir cache_dir count table output"
 
     scores: str = "naswot"
     """Which ones, with commas between: naswot, linear_regions, grad_norm, snip, grasp, fisher, plain, l2_norm, synflow,

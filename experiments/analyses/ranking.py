@@ -14,7 +14,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +35,8 @@ from runs import Stop
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Flags; the defaults are those of the data set's preset."""
+
+    FREE: ClassVar[str] = "run_dir resume data_dir output cache_dir"
 
     dataset: str = "digits"
     """digits, a TFDS name (cifar10, ...), npz:PATH or folder:PATH. Children are ranked on its test images, as in the paper."""
