@@ -21,6 +21,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 
+import cli
 import evaluations
 import jaxdarts as jd
 import methods
@@ -138,7 +139,7 @@ METHODS = {
 
 
 def main(arguments: list[str]) -> None:
-    config = check(runs.parse(arguments, {"cifar10": Config()}, Config(), __doc__))
+    config = check(cli.parse(arguments, {"cifar10": Config()}, Config(), __doc__))
     runs.use_cache(config)
     options = evaluations.Options(
         **{field.name: getattr(config, field.name) for field in dataclasses.fields(evaluations.Options)}

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+import cli
 import jaxdarts as jd
 import runs
 from jaxdarts import enas
@@ -102,7 +103,7 @@ class Config:
     """Steps between checkpoints, besides the one after every epoch; 0 for none."""
     keep_checkpoints: int = 2
     """Newest checkpoints that are kept; 0 for all."""
-    cache_dir: str = runs.Settings.cache_dir
+    cache_dir: str = cli.Settings.cache_dir
     """Where compiled programs are kept for the next start; empty for nowhere."""
 
 
@@ -145,7 +146,7 @@ class Program(NamedTuple):
 
 
 def main(arguments: list[str]) -> None:
-    config = check(runs.parse(arguments, PRESETS, CIFAR, __doc__))
+    config = check(cli.parse(arguments, PRESETS, CIFAR, __doc__))
     runs.use_cache(config)
     dataset = runs.load(config)
     program = build(config, dataset)

@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import cli
 import jaxdarts as jd
 import members
 import recipes
@@ -90,7 +91,7 @@ def over(preset: recipes.Config) -> Config:
 
 def parse(arguments: list[str]) -> Config:
     """Flags over the preset for the kind of cell, as recipes.parse."""
-    config = runs.parse(arguments, {name: over(one) for name, one in recipes.PRESETS.items()}, over(recipes.CIFAR), __doc__)
+    config = cli.parse(arguments, {name: over(one) for name, one in recipes.PRESETS.items()}, over(recipes.CIFAR), __doc__)
     if config.resume:
         return config
     cells = [part.removeprefix(GROW) for part in names(config) if not part.startswith(SUPERNET) and part != f"{GROW}dense"]
@@ -100,7 +101,7 @@ def parse(arguments: list[str]) -> Config:
     if len(kinds) > 1:
         raise Stop("--ensemble: cells of NAS-Bench-201 and others, which are trained in different ways; train them apart", 2)
     presets, fallback = recipes.presets_of(*kinds)
-    return runs.parse(arguments, {name: over(one) for name, one in presets.items()}, over(fallback), __doc__)
+    return cli.parse(arguments, {name: over(one) for name, one in presets.items()}, over(fallback), __doc__)
 
 
 def names(config: Config) -> list[str]:

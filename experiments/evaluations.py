@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import cli
 import evaluate as training
 import findings
 import jaxdarts as jd
@@ -118,7 +119,7 @@ class Options:
     """supernet: validation batches; 0 for all."""
     seed: int = 0
     """Determines everything that is random."""
-    cache_dir: str = runs.Settings.cache_dir
+    cache_dir: str = cli.Settings.cache_dir
     """Where compiled programs are kept for the next start; empty for nowhere."""
 
 
@@ -168,7 +169,7 @@ def searched(options: Options) -> search.Config:
     """The configuration of the search that trained the supernet."""
     flags = [f"--resume={options.run}", *([f"--data_dir={options.data_dir}"] if options.data_dir else [])]
     try:
-        config = runs.parse(flags, search.PRESETS, search.CIFAR, search.__doc__, search.STARTS)
+        config = cli.parse(flags, search.PRESETS, search.CIFAR, search.__doc__, search.STARTS)
     except Stop as stop:
         raise Stop(str(stop).replace("--resume=", "--run="), 2) from stop
     for name in ("space", "dataset"):

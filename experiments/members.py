@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+import cli
 import evaluate
 import findings
 import jaxdarts as jd
@@ -198,7 +199,7 @@ def supernet(config: Any, part: str, folder: Path, parts: Parts) -> list[Said]:
     run = Path(part.removeprefix(SUPERNET))
     if not (run / "checkpoints").is_dir():
         raise Stop(f"--ensemble={part}: not the folder of a search", 2)
-    searched = runs.parse([f"--resume={run}"], search.PRESETS, search.CIFAR, None)
+    searched = cli.parse([f"--resume={run}"], search.PRESETS, search.CIFAR, None)
     if searched.dataset != config.dataset:
         raise Stop(f"--ensemble={part}: a search on {searched.dataset}, not on --dataset={config.dataset}", 2)
     if searched.num_seeds != config.num_seeds:

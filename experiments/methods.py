@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+import cli
 import jaxdarts as jd
 import runs
 from runs import Stop
@@ -176,7 +177,7 @@ class AlgorithmOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(AlgorithmOptions, runs.ImageSettings):
+class Options(AlgorithmOptions, cli.ImageSettings):
     """And what convolutional spaces have in addition."""
 
     FREE: ClassVar[str] = "derive_batches tune_steps max_skips flatness"

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.stats
 
+import cli
 import evaluations
 import jaxdarts as jd
 import outcomes
@@ -68,7 +69,7 @@ class Config:
     """Run folder to continue; its configuration is taken over, --count may grow."""
     output: str | None = None
     """JSON file that gets the summary as one row more; rows of the same settings are replaced."""
-    cache_dir: str = runs.Settings.cache_dir
+    cache_dir: str = cli.Settings.cache_dir
     """Where compiled programs are kept for the next start; empty for nowhere."""
 
 
@@ -160,7 +161,7 @@ BASELINES = ("parameters", "multiply_adds")
 
 
 def main(arguments: list[str]) -> None:
-    config = check(runs.parse(arguments, {"digits": Config()}, Config(), __doc__))
+    config = check(cli.parse(arguments, {"digits": Config()}, Config(), __doc__))
     runs.use_cache(config)
     read = functools.partial(tabular.read, dataset=config.accuracies)
     table = evaluations.opened("table", config.table, read) if config.table else {}

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+import cli
 import findings
 import jaxdarts as jd
 import methods
@@ -291,7 +292,7 @@ def estimate(config: Config, dataset: images.Dataset) -> None:
 def main(arguments: list[str]) -> None:
     if texts.asked(arguments):
         return text_search.main(arguments)
-    config = check(runs.parse(arguments, PRESETS, CIFAR, __doc__, STARTS))
+    config = check(cli.parse(arguments, PRESETS, CIFAR, __doc__, STARTS))
     runs.use_cache(config)
     dataset = runs.load(config)
     if config.estimate:

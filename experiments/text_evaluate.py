@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import cli
 import jaxdarts as jd
 import runs
 import texts
@@ -238,7 +239,7 @@ def estimate(config: Config, program: Program) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    config = check(runs.parse(arguments, PRESETS, PTB, __doc__))
+    config = check(cli.parse(arguments, PRESETS, PTB, __doc__))
     runs.use_cache(config)
     if config.test_only:
         return test_again(config)

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+import cli
 import findings
 import jaxdarts as jd
 import methods
@@ -54,7 +55,7 @@ def test_second_order_of_others_and_what_has_none(tmp_path):
 
 def test_published_settings_hold_for_the_papers_data(tmp_path):
     def parsed(*flags):
-        return script.runs.parse(list(flags), script.PRESETS, script.CIFAR, "", script.STARTS)
+        return cli.parse(list(flags), script.PRESETS, script.CIFAR, "", script.STARTS)
 
     config = parsed("--dataset=cifar10", "--algorithm=pc_darts")
     assert (config.partial, config.batch_size, config.learning_rate, config.arch_warmup) == (4, 256, 0.1, 15)

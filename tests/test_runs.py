@@ -3,10 +3,10 @@
 import dataclasses
 import math
 
-import enas
 import pytest
 
 import discrete
+import enas
 import ensembles
 import recipes
 import runs

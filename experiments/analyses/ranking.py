@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+import cli
 import jaxdarts as jd
 import runs
 from analyses import agreement
@@ -90,7 +91,7 @@ class Config:
     """Run folder to continue; its configuration is taken over."""
     output: str | None = None
     """JSON file that gets the summary too."""
-    cache_dir: str = runs.Settings.cache_dir
+    cache_dir: str = cli.Settings.cache_dir
     """Where compiled programs are kept for the next start; empty for nowhere."""
 
 
@@ -172,7 +173,7 @@ class Program(NamedTuple):
 
 
 def main(arguments: list[str]) -> None:
-    config = check(runs.parse(arguments, PRESETS, CIFAR, __doc__))
+    config = check(cli.parse(arguments, PRESETS, CIFAR, __doc__))
     runs.use_cache(config)
     dataset = parts(config, runs.load(config))
     program = build(config, dataset)

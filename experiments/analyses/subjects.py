@@ -13,6 +13,7 @@ import numpy as np
 import optax
 import tyro
 
+import cli
 import jaxdarts as jd
 import methods
 import recipes
@@ -47,7 +48,7 @@ class Measured(Options):
     """Images in a batch; by default the run's own."""
     data_dir: str | None = None
     """Where the data set is, if not where the run found it."""
-    cache_dir: str = runs.Settings.cache_dir
+    cache_dir: str = cli.Settings.cache_dir
     """Where compiled programs are kept for the next start; empty for nowhere."""
 
 
@@ -217,7 +218,7 @@ def _loss_and_hits(logits, labels) -> tuple[Any, Any]:
 
 def _of_search(run: Opened, config: Measured) -> Subject:
     arguments = [f"--resume={run.root}", "--num_devices=1", *([f"--data_dir={config.data_dir}"] if config.data_dir else [])]
-    own = search.check(runs.parse(arguments, search.PRESETS, search.CIFAR, None, search.STARTS))
+    own = search.check(cli.parse(arguments, search.PRESETS, search.CIFAR, None, search.STARTS))
     dataset = runs.load(own)
     program = search.build(own, dataset)
     like = runs.checkpoint_form(program.init)
