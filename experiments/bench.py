@@ -1,7 +1,8 @@
 """Time the steps of a search: python experiments/bench.py [--what=...] [--peer=PATH]
 
 Prints one JSON line for each program (weight step, first-order and second-order architecture step): milliseconds, examples a
-second, memory, seconds to compile cold and from the persistent cache. --what=evaluate times the training step of DARTS_V2
+second, the least time that its products could take on this machine (measured first), memory, seconds to compile cold and from
+the persistent cache. --what=evaluate times the training step of DARTS_V2
 with its auxiliary head instead (drop path off, since the original's needs a GPU), --what=algorithms whole steps of several
 search algorithms, as multiples of a first-order step, --what=rnn and --what=rnn_evaluate search and training of a recurrent
 cell on random words. With a checkout of quark0/darts as --peer, the same steps of that code under PyTorch follow, in its
@@ -26,6 +27,7 @@ import numpy as np
 import optax
 import tyro
 
+import floor
 import jaxdarts as jd
 import peer as torch_peer
 import runs
@@ -255,19 +257,21 @@ def algorithms(config: Config) -> list[dict[str, Any]]:
     ]
 
 
-def measure(name: str, config: Config) -> dict[str, Any]:
-    """Compiles one step twice, cold and from the cache, and times it."""
+def measure(name: str, config: Config, rates: floor.Rates) -> dict[str, Any]:
+    """Compiles one step twice, cold and from the cache, times it, and tells how far it is from the least time (`floor`)."""
     task = TASKS[config.what]
     steps, arguments = task.make(config)
     function = runs.jitted(steps[name])
-    seconds = []
+    least = floor.work(steps[name], *arguments)
+    seconds, processor = [], []
     for _ in range(2):
         jax.clear_caches()
-        start = time.perf_counter()
+        start, before = time.perf_counter(), time.process_time()
         lowered = function.lower(*arguments)
         traced = time.perf_counter() - start
         compiled = lowered.compile()
         seconds.append(time.perf_counter() - start)
+        processor.append(time.process_time() - before)
     memory = compiled.memory_analysis()
     times = []
     kept = task.kept  # what a step returns, to be given to the next
@@ -282,7 +286,12 @@ def measure(name: str, config: Config) -> dict[str, Any]:
         "ms": median,
         "runs_ms": times[1:],
         "examples_per_second": 1000 * config.batch_size / median,
+        "floor_ms": floor.milliseconds(least, rates),
+        "times_floor": median / floor.milliseconds(least, rates),
+        "gigaflops": least.flops / 1e9,
+        "least_gigabytes": least.bytes / 1e9,
         "temporary_memory_mb": memory.temp_size_in_bytes / 1e6,
+        "compile_processor_seconds": processor[0],
         "compile_seconds_cold": seconds[0],
         "compile_seconds_cached": seconds[1],
         "of_which_tracing_seconds": traced,
@@ -312,10 +321,12 @@ def main() -> None:
             for line in algorithms(config):
                 emit(line)
         else:
+            rates = floor.rates()
+            emit({"what": "machine", "gigaflops_a_second": rates.flops / 1e9, "gigabytes_a_second": rates.bytes / 1e9})
             for name in ("train_step",) if config.what.endswith("evaluate") else config.steps:
-                emit(measure(name, config))
+                emit(measure(name, config, rates))
     if config.peer and config.what != "algorithms":
-        ours = {line["what"]: line["ms"] for line in lines}
+        ours = {line["what"]: line["ms"] for line in lines if "ms" in line}
         sizes = {"batch": config.batch_size, "width": config.init_channels, "depth": config.layers, "size": config.image_size}
         if config.what.startswith("rnn"):
             sizes = {"batch": config.batch_size, "width": config.emsize, "length": config.bptt, "vocabulary": config.vocabulary}

@@ -1,0 +1,73 @@
+"""The least work of a program, against counts by hand."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax import lax
+
+import floor
+from jaxdarts.nn.convolution import convolution
+from jaxdarts.nn.depthwise import depthwise
+from jaxdarts.nn.pooling import max_pool
+
+X = jnp.zeros((2, 3, 8, 8, 4))  # group, batch, height, width, channels
+
+
+def product(a, b):
+    return a @ b
+
+
+PRODUCTS = {
+    "matrix product": (product, (jnp.zeros((8, 16)), jnp.zeros((16, 4))), 2 * 8 * 16 * 4, 4 * (8 * 16 + 16 * 4 + 8 * 4)),
+    "depthwise": (
+        lambda x, w: depthwise(x, w, stride=2),
+        (X, jnp.zeros((2, 5, 3, 3, 4))),
+        2 * 9 * (2 * 5 * 3 * 4 * 4 * 4),
+        4 * (X.size + 2 * 5 * 9 * 4 + 2 * 5 * 3 * 4 * 4 * 4),
+    ),
+    "convolution": (convolution, (X[0], jnp.zeros((3, 3, 4, 6))), 2 * 9 * 4 * 6 * 3 * 64, 4 * (768 + 216 + 3 * 64 * 6)),
+    "convolution of XLA": (
+        lambda x, w: lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")),
+        (X[0], jnp.zeros((3, 3, 4, 6))),
+        2 * 9 * 4 * 6 * 3 * 64,
+        4 * (768 + 216 + 3 * 64 * 6),
+    ),
+    # The position of each window's maximum is read too, a byte each.
+    "max pooling": (lambda x: max_pool(x, 1), (X,), 9 * X.size, 9 * X.size),
+}
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_products(name):
+    function, arguments, flops, moved = PRODUCTS[name]
+    assert floor.work(function, *arguments) == (flops, moved)
+
+
+@pytest.mark.parametrize(
+    "function, arguments", [(convolution, (X[0], jnp.zeros((3, 3, 4, 4)))), (depthwise, (X, jnp.zeros((2, 5, 3, 3, 4))))]
+)
+def test_a_gradient_is_two_more_products(function, arguments):
+    forward = floor.work(function, *arguments)
+    both = floor.work(jax.grad(lambda *a: jnp.sum(jnp.sin(function(*a))), argnums=(0, 1)), *arguments)
+    assert both == (3 * forward.flops, 3 * forward.bytes)
+
+
+def test_loops_and_calls_are_counted():
+    a = jnp.zeros((8, 8))
+    once = floor.work(product, a, a)
+
+    def loop(a):
+        return lax.scan(lambda carry, _: (jax.jit(jax.checkpoint(product))(carry, a), None), a, None, length=5)[0]
+
+    assert floor.work(loop, a) == (5 * once.flops, 5 * once.bytes)
+    assert floor.work(lambda a: a + 1, a) == (0, 0)
+
+
+def test_the_least_time_is_the_longer_of_computing_and_moving():
+    assert floor.milliseconds(floor.Work(flops=100, bytes=10), floor.Rates(flops=1000, bytes=50)) == 200
+    assert floor.milliseconds(floor.Work(flops=500, bytes=10), floor.Rates(flops=1000, bytes=50)) == 500
+
+
+def test_rates_are_of_this_machine():
+    rates = floor.rates(size=64, megabytes=1)
+    assert 1e6 < rates.flops < 1e16 and 1e6 < rates.bytes < 1e14
