@@ -84,8 +84,7 @@ def image_search(config: Config) -> tuple[dict[str, Callable], tuple]:
         dtype=jnp.dtype(config.dtype),
         unroll=config.unroll,
     )
-    params_tx = optax.chain(optax.clip_by_global_norm(5.0), optax.add_decayed_weights(3e-4), optax.sgd(0.025, momentum=0.9))
-    arch_tx = optax.chain(optax.add_decayed_weights(1e-3), optax.adam(3e-4, b1=0.5, b2=0.999))
+    params_tx, arch_tx = optimizers()
     rng = np.random.default_rng(0)
 
     def batch():
@@ -95,6 +94,12 @@ def image_search(config: Config) -> tuple[dict[str, Callable], tuple]:
 
     params = net.init(jax.random.key(0), batch()["image"][:1], net.example_mix())["params"]
     return programs(space, jd.objectives.classification(net), params, (), (params_tx, arch_tx), (batch(), batch()))
+
+
+def optimizers() -> tuple[optax.GradientTransformation, optax.GradientTransformation]:
+    """Those of the published search on images, of weights (as `runs.weights_optimizer` makes it) and of alpha."""
+    weights = optax.chain(optax.clip_by_global_norm(5.0), optax.add_decayed_weights(3e-4), optax.sgd(0.025, momentum=0.9))
+    return optax.flatten(weights), optax.chain(optax.add_decayed_weights(1e-3), optax.adam(3e-4, b1=0.5, b2=0.999))
 
 
 def text_search(config: Config) -> tuple[dict[str, Callable], tuple]:
@@ -162,7 +167,7 @@ def training(config: Config) -> tuple[dict[str, Callable], tuple]:
         .network(jd.genotypes.DARTS_V2, config.init_channels, config.layers, 10, auxiliary=True, dtype=jnp.dtype(config.dtype))
         .clone(unroll=config.unroll)
     )
-    tx = optax.chain(optax.clip_by_global_norm(5.0), optax.add_decayed_weights(3e-4), optax.sgd(0.025, momentum=0.9))
+    tx, _ = optimizers()
     step = jd.train.from_scratch(net, tx)
     rng = np.random.default_rng(0)
     images = jnp.asarray(rng.normal(size=(config.batch_size, config.image_size, config.image_size, 3)), jnp.float32)
@@ -208,8 +213,7 @@ def algorithms(config: Config) -> list[dict[str, Any]]:
     images = jnp.asarray(rng.normal(size=(config.batch_size, config.image_size, config.image_size, 3)), jnp.float32)
     batch = {"image": images, "label": jnp.asarray(rng.integers(0, 10, config.batch_size), jnp.int32)}
     params = net.init(jax.random.key(0), images[:1], net.example_mix())["params"]
-    params_tx = optax.chain(optax.clip_by_global_norm(5.0), optax.add_decayed_weights(3e-4), optax.sgd(0.025, momentum=0.9))
-    arch_tx = optax.chain(optax.add_decayed_weights(1e-3), optax.adam(3e-4, b1=0.5, b2=0.999))
+    params_tx, arch_tx = optimizers()
     made = {
         "darts": jd.algorithms.darts(space, 1),
         "sdarts_rs": jd.algorithms.sdarts_rs(space, lambda step: 0.3),

@@ -79,10 +79,13 @@ def weights_optimizer(config: Any, rate: Callable[[Any], Any], steps_per_epoch: 
     def schedule(step):
         return rate(jnp.minimum(step // steps_per_epoch, config.epochs))
 
-    return optax.chain(
-        optax.clip_by_global_norm(config.grad_clip),
-        optax.add_decayed_weights(config.weight_decay),
-        optax.sgd(schedule, momentum=config.momentum),
+    # On one long vector: leaf by leaf an update is hundreds of small programs within the step's, each to be compiled.
+    return optax.flatten(
+        optax.chain(
+            optax.clip_by_global_norm(config.grad_clip),
+            optax.add_decayed_weights(config.weight_decay),
+            optax.sgd(schedule, momentum=config.momentum),
+        )
     )
 
 

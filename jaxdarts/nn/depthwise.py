@@ -65,10 +65,11 @@ def depthwise(
 def _windows(x: Array, geo: Geometry) -> list[Array]:
     """The padded input under each tap: size * size arrays [g, 1, batch, out_height, out_width, channels]."""
     s, d = geo.stride, geo.dilation
-    height, width = geo.output(geo.height), geo.output(geo.width)
-    return [
-        x[:, None, :, d * i : d * i + s * (height - 1) + 1 : s, d * j : d * j + s * (width - 1) + 1 : s] for i, j in geo.taps
-    ]
+    height, width = s * (geo.output(geo.height) - 1) + 1, s * (geo.output(geo.width) - 1) + 1
+    x = x[:, None]
+    end, strides = (*x.shape[:3], height, width, x.shape[-1]), (1, 1, 1, s, s, 1)
+    corners = [np.array([0, 0, 0, d * i, d * j, 0]) for i, j in geo.taps]
+    return [lax.slice(x, corner, np.minimum(corner + end, x.shape), strides) for corner in corners]
 
 
 def _padded(x: Array, geo: Geometry) -> Array:
@@ -80,8 +81,8 @@ def _padded(x: Array, geo: Geometry) -> Array:
 
 def _convolve(padded: Array, w: Array, geo: Geometry) -> Array:
     # Behind the barrier the few numbers of a tap are broadcast in the loop that reads them; else XLA may store the broadcast.
-    weights = lax.optimization_barrier(w)[:, :, :, :, None, None, None, :]
-    products = (window * weights[:, :, i, j] for (i, j), window in zip(geo.taps, _windows(padded, geo)))
+    weights = lax.optimization_barrier(w)[:, :, None]
+    products = (window * weights[:, :, :, i : i + 1, j : j + 1] for (i, j), window in zip(geo.taps, _windows(padded, geo)))
     return functools.reduce(jnp.add, products)
 
 

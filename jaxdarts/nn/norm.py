@@ -5,6 +5,7 @@ What a batch norm and all its derivatives do to arrays of images are the ways to
     T(y, x, s, t) = sum over pixels and channels of y (s x + t),    s, t: one number a channel
 
 namely `affine`, s x + t, and `sums`, (sum of y x, sum of y) over the pixels; the rest is arithmetic on a few numbers a channel.
+Both pairs, (s, t) and the sums, are one array each, [*lead, 1, 1, 2, channels]: every array is a kernel more to compile.
 As primitives they are few equations to trace however often they are differentiated, and each reads its arguments once: both
 sums come from one variadic reduction, over one row of pixels first and over the rows then, the order that XLA vectorises on a
 CPU (3 to 9 times faster than the reductions that JAX derives).
@@ -32,11 +33,32 @@ def moments(x: Images, axis_name: str | None = None) -> tuple[Array, Array]:
 
     Taken in float32 at least and, inside `pmap`, over all devices of `axis_name`.
     """
-    count = x.shape[-4] * x.shape[-3] * x.shape[-2]
-    square, mean = (total / count for total in _moments.bind(x))
-    if axis_name is not None:
-        square, mean = lax.pmean((square, mean), axis_name)
+    averages = _averages(x, axis_name)
+    square, mean = averages[..., :1, :], averages[..., 1:, :]
     return mean, jnp.maximum(square - mean * mean, 0)
+
+
+def _averages(x: Images, axis_name: str | None) -> Array:
+    """Of the squares and of the numbers themselves, a pair: [*lead, 1, 1, 2, channels]."""
+    averages = _moments.bind(x) / (x.shape[-4] * x.shape[-3] * x.shape[-2])
+    return averages if axis_name is None else lax.pmean(averages, axis_name)
+
+
+# Computed again in a backward pass: a few numbers a channel, but every array of them that is kept is one more kernel to compile.
+@functools.partial(jax.checkpoint, prevent_cse=False, static_argnums=(3,))
+def _normalising(averages: Array, gain: Array | None, shift: Array | None, epsilon: float) -> Array:
+    """The scale and the shift that a batch norm comes to, as a pair."""
+    square, mean = averages[..., :1, :], averages[..., 1:, :]
+    scale = lax.rsqrt(jnp.maximum(square - mean * mean, 0) + epsilon)
+    if gain is not None:
+        scale = scale * gain
+    return _pair(scale, -mean * scale if shift is None else shift - mean * scale)
+
+
+def _pair(scale: Array, shift: Array) -> Array:
+    """Two numbers a channel in one array, along the width."""
+    lead = jnp.broadcast_shapes(scale.shape, shift.shape)
+    return jnp.concatenate([jnp.broadcast_to(scale, lead), jnp.broadcast_to(shift, lead)], axis=-2)
 
 
 def batch_norm(
@@ -53,11 +75,7 @@ def batch_norm(
     gradient of the gain comes from sums that the normalisation needs anyway. With more leading entries than `x`, the gain makes
     as many results out of one normalisation.
     """
-    mean, variance = moments(x, axis_name)
-    scale = lax.rsqrt(variance + epsilon)
-    if gain is not None:
-        scale = scale * gain
-    return affine(x, scale, -mean * scale if shift is None else shift - mean * scale)
+    return _affine_of(x, _normalising(_averages(x, axis_name), gain, shift, epsilon))
 
 
 class Running:
@@ -92,9 +110,14 @@ def affine(x: Images, scale: Array | None = None, shift: Array | None = None) ->
     """scale * x + shift, with one number a channel, or one for all (size 1), of each; `x` repeats where they have more rows."""
     if scale is None:
         return x
-    lead = jnp.broadcast_shapes(x.shape[:-4], scale.shape[:-4])
-    numbers = [jnp.broadcast_to(s, (*lead, 1, 1, 1, x.shape[-1])) for s in (scale, shift) if s is not None]
-    return _affine.bind(jnp.broadcast_to(x, (*lead, *x.shape[-4:])), *numbers)
+    return _affine_of(x, scale if shift is None else _pair(scale, shift))
+
+
+def _affine_of(x: Images, numbers: Array) -> Array:
+    """`affine` of a scale, or of a pair of scale and shift."""
+    lead = jnp.broadcast_shapes(x.shape[:-4], numbers.shape[:-4])
+    numbers = jnp.broadcast_to(numbers, (*lead, 1, 1, numbers.shape[-2], x.shape[-1]))
+    return _affine.bind(jnp.broadcast_to(x, (*lead, *x.shape[-4:])), numbers)
 
 
 def _wide(x: Array) -> Array:
@@ -103,89 +126,83 @@ def _wide(x: Array) -> Array:
 
 # Jitted, so that each shape is traced once and the program calls it by name.
 @jax.jit
-def _apply_sums(y: Array, x: Array) -> tuple[Array, ...]:
+def _apply_sums(y: Array, x: Array) -> Array:
     y, x = _wide(y), _wide(x)
-    pair, zero = (y * x, y), np.zeros((), y.dtype)
-    for axes in ((y.ndim - 2,), (y.ndim - 4, y.ndim - 3)):
-        # Without the barrier XLA makes one reduction of the two.
-        sums = lax.reduce(pair, (zero, zero), lambda a, b: (a[0] + b[0], a[1] + b[1]), axes)
-        pair = lax.optimization_barrier(tuple(sums))
-    return tuple(jnp.expand_dims(total, (-4, -3, -2)) for total in pair)
+    zero = np.zeros((), y.dtype)
+    rows = lax.reduce((y * x, y), (zero, zero), lambda a, b: (a[0] + b[0], a[1] + b[1]), (y.ndim - 2,))
+    # Without the barrier XLA makes one reduction of the two.
+    rows = lax.optimization_barrier(tuple(rows))
+    return jnp.expand_dims(jnp.sum(jnp.stack(rows, axis=-2), axis=(-4, -3)), (-4, -3))
 
 
 @jax.jit
-def _apply_affine(x: Array, *numbers: Array) -> Array:
+def _apply_affine(x: Array, numbers: Array) -> Array:
     # A few numbers a channel: computed once, not wherever an element of x is scaled.
-    scale, *shift = lax.optimization_barrier(numbers)
-    y = _wide(x) * scale
-    return (y + shift[0] if shift else y).astype(x.dtype)
+    numbers = lax.optimization_barrier(numbers)
+    y = _wide(x) * numbers[..., :1, :]
+    return (y + numbers[..., 1:, :] if numbers.shape[-2] == 2 else y).astype(x.dtype)
 
 
 def _sums_shape(y, x):
-    shape = jax.core.ShapedArray((*y.shape[:-4], 1, 1, 1, y.shape[-1]), jnp.promote_types(y.dtype, jnp.float32))
-    return shape, shape
+    return jax.core.ShapedArray((*y.shape[:-4], 1, 1, 2, y.shape[-1]), jnp.promote_types(y.dtype, jnp.float32))
 
 
 def _zero(tangent) -> bool:
     return type(tangent) is ad.Zero
 
 
+def _weighted(pair: Array, first: float, second: float) -> Array:
+    weights = np.array([first, second], pair.dtype)[:, None]
+    return pair * weights.reshape((1,) * (pair.ndim - 2) + (2, 1))
+
+
 def _sums_jvp(primals, tangents):
     (y, x), (dy, dx) = primals, tangents
     terms = [] if _zero(dy) else [_sums.bind(dy, x)]
     if not _zero(dx):
-        product, _ = _sums.bind(dx, y)
-        terms.append((product, jnp.zeros_like(product)))
-    return _sums.bind(y, x), [functools.reduce(ad.add_tangents, parts) for parts in zip(*terms)]
+        terms.append(_weighted(_sums.bind(dx, y), 1, 0))
+    return _sums.bind(y, x), functools.reduce(ad.add_tangents, terms)
 
 
-def _sums_transpose(cotangents, y, x):
+def _sums_transpose(cotangent, y, x):
     """Of the sums as a function of their first argument: the only one that a derivative is linear in."""
-    if all(map(_zero, cotangents)):
-        return None, None
-    scale, *shift = (ad.instantiate_zeros(c) for c in (cotangents[0], *(c for c in cotangents[1:] if not _zero(c))))
-    return affine(x, scale, *shift).astype(y.aval.dtype), None
+    return _affine.bind(x, cotangent).astype(y.aval.dtype), None
 
 
 def _moments_jvp(primals, tangents):
     (x,), (dx,) = primals, tangents
-    product, total = _sums.bind(dx, x)
-    return _moments.bind(x), [2 * product, total]
+    return _moments.bind(x), _weighted(_sums.bind(dx, x), 2, 1)
 
 
 def _affine_jvp(primals, tangents):
-    (x, scale, *_), (dx, *dnumbers) = primals, tangents
-    terms = [] if _zero(dx) else [_affine.bind(dx, scale)]
-    if not all(map(_zero, dnumbers)):
-        dscale, *dshift = (ad.instantiate_zeros(d) for d in (dnumbers[0], *(d for d in dnumbers[1:] if not _zero(d))))
-        terms.append(_affine.bind(x, dscale, *dshift))
-    return _affine.bind(*primals), functools.reduce(ad.add_tangents, terms)
+    (x, numbers), (dx, dnumbers) = primals, tangents
+    terms = [] if _zero(dx) else [_affine.bind(dx, numbers[..., :1, :])]
+    if not _zero(dnumbers):
+        terms.append(_affine.bind(x, dnumbers))
+    return _affine.bind(x, numbers), functools.reduce(ad.add_tangents, terms)
 
 
-def _affine_transpose(cotangent, x, scale, *shift):
-    """Linear in x, or in scale and shift together."""
+def _affine_transpose(cotangent, x, numbers):
+    """Linear in x where there is a scale only, or in the numbers."""
     if ad.is_undefined_primal(x):
-        return (_affine.bind(cotangent, scale), None)
-    product, total = _sums.bind(cotangent, x)
-    return (None, product, *[total for _ in shift])
+        return _affine.bind(cotangent, numbers), None
+    return None, _sums.bind(cotangent, x)[..., : numbers.aval.shape[-2], :]
 
 
 def _batch(primitive, arguments, axes):
-    out = primitive.bind(*mapped_first(arguments, axes))
-    return (out, [0] * len(out)) if primitive.multiple_results else (out, 0)
+    return primitive.bind(*mapped_first(arguments, axes)), 0
 
 
 _sums, _moments, _affine = Primitive("pixel_sums"), Primitive("pixel_moments"), Primitive("pixel_affine")
-_sums.multiple_results = _moments.multiple_results = True
 for primitive, apply, shape, derivative in (
     (_sums, _apply_sums, _sums_shape, _sums_jvp),
     (_moments, lambda x: _apply_sums(x, x), lambda x: _sums_shape(x, x), _moments_jvp),
-    (_affine, _apply_affine, lambda x, *numbers: x, _affine_jvp),
+    (_affine, _apply_affine, lambda x, numbers: x, _affine_jvp),
 ):
     primitive.def_impl(apply)
     primitive.def_abstract_eval(shape)
     ad.primitive_jvps[primitive] = derivative
     batching.primitive_batchers[primitive] = functools.partial(_batch, primitive)
-    mlir.register_lowering(primitive, mlir.lower_fun(apply, multiple_results=primitive.multiple_results))
+    mlir.register_lowering(primitive, mlir.lower_fun(apply, multiple_results=False))
 ad.primitive_transposes[_sums] = _sums_transpose
 ad.primitive_transposes[_affine] = _affine_transpose

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -145,9 +146,10 @@ def _max_pool(weights, x, stride, norms):
 
 def _avg_pool(weights, x, stride, norms):
     total = depthwise(x, jnp.ones((x.shape[0], 1, 3, 3, x.shape[-1]), x.dtype), stride=stride)
-    ones = jnp.ones((1, 1, *x.shape[2:4], 1), x.dtype)
     # The border averages over the pixels that exist (count_include_pad=False).
-    count = depthwise(ones, jnp.ones((1, 1, 3, 3, 1), x.dtype), stride=stride)
+    places = (np.arange(0, n, stride) for n in x.shape[2:4])
+    rows, columns = (3 - (i == 0) - (i == n - 1).astype(int) for i, n in zip(places, x.shape[2:4]))
+    count = np.outer(rows, columns).astype(x.dtype)[None, None, None, :, :, None]
     return lax.optimization_barrier(total / count), norms.pool
 
 
