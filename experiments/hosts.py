@@ -7,13 +7,13 @@ goes with them, and say nothing. Where a host is lost all of them end, with one 
 import contextlib
 import dataclasses
 import json
-import os
 import logging
+import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +61,10 @@ def joined(config: Any, kind: str) -> Iterator[tuple[Any, Path | None]]:
     index = jax.process_index()
     folder = Path(of_first_host(str(runs.folder_of(config, kind)).encode()).decode())
     config = dataclasses.replace(config, run_dir=str(folder))
-    lost = f"host {index}: another host was lost; continue on all hosts with --resume={folder}"
+    again = f"; continue on all hosts with --resume={folder}"
+    aborted = f"{Path(sys.argv[0]).name}: host {index}: ended at once, as when another host is lost{again}\n"
     with contextlib.ExitStack() as stack:
-        spoken = stack.enter_context(last_words(f"{Path(sys.argv[0]).name}: {lost}\n"))
+        stack.enter_context(last_words(aborted))
         if index:
             own = stack.enter_context(tempfile.TemporaryDirectory(prefix="jaxdarts-"))
             stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
@@ -73,34 +74,27 @@ def joined(config: Any, kind: str) -> Iterator[tuple[Any, Path | None]]:
         try:
             yield config, folder
         except Stop as stop:
-            spoken()
+            if index == 0:
+                time.sleep(1)  # the others stop too; where they are not done, they take this one's end for a loss
             raise Stop(f"host {index}: {stop}" if index else str(stop), stop.code) from stop
         except (ValueError, jax.errors.JaxRuntimeError) as error:
             if not any(sign in str(error) for sign in ("Gloo", "UNAVAILABLE", "DEADLINE_EXCEEDED")):
                 raise
-            spoken()
-            raise Stop(lost) from error
-        finally:
-            if index == 0:
-                time.sleep(1)  # with this process JAX's service ends, which the others take for a loss if they are not done
+            raise Stop(f"host {index}: another host was lost{again}") from error
 
 
 @contextlib.contextmanager
-def last_words(line: str) -> Iterator[Callable[[], None]]:
-    """Has a line said where JAX aborts this process, as it does when another host is lost.
-
-    Yields what to call where the process is about to say something itself.
-    """
-    helper = subprocess.Popen(
-        [sys.executable, "-I", "-c", LAST_WORDS, line], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True
-    )
-
-    def spoken() -> None:
-        with contextlib.suppress(OSError):
-            os.write(helper.stdin.fileno(), b".")
-
-    yield spoken
-    spoken()
+def last_words(line: str) -> Iterator[None]:
+    """Has a line said where something ends this process at once, as JAX does when another host is lost."""
+    reader, writer = os.pipe()
+    with open(reader, "rb") as heard:
+        helper = subprocess.Popen([sys.executable, "-I", "-c", LAST_WORDS, line], stdin=heard, start_new_session=True)
+    try:
+        yield
+    finally:
+        os.write(writer, b".")
+        os.close(writer)
+        helper.wait()
 
 
 def connect(config: Any) -> None:

@@ -25,6 +25,7 @@ import tyro
 from jax.experimental import multihost_utils
 
 import jaxdarts as jd
+import locks
 from jaxdarts.data import images, stream
 from signals import Asked, interruptible
 
@@ -219,16 +220,18 @@ def folder_of(config: Any, kind: str) -> Path:
 
 
 def open_folder(config: Any, kind: str) -> tuple[Path, logging.Logger]:
-    """Makes or opens the run folder, with its configuration and its log."""
+    """Makes or opens the run folder, with its configuration and its log; nobody else may while the log is open."""
     folder = folder_of(config, kind)
+    if not config.resume and any((folder / name).exists() for name in ("config.json", "metrics.jsonl", "checkpoints")):
+        raise Stop(f"--run_dir={folder}: holds a run; continue it with --resume={folder} or name another", 2)
     try:
+        log = locks.logger(folder)
         if not config.resume:
-            if any((folder / name).exists() for name in ("config.json", "metrics.jsonl", "checkpoints")):
-                raise Stop(f"--run_dir={folder}: holds a run; continue it with --resume={folder} or name another", 2)
-            folder.mkdir(parents=True, exist_ok=True)
             saved = {name: value for name, value in dataclasses.asdict(config).items() if name not in OF_A_START}
             jd.metrics.replace_text(folder / "config.json", json.dumps(saved, indent=2) + "\n")
-        return folder, jd.metrics.logger(folder / "log.txt")
+        return folder, log
+    except locks.Locked as error:
+        raise Stop(f"--run_dir={folder}: another run is writing there; wait for its end, or name another folder", 2) from error
     except OSError as error:
         raise Stop(f"--run_dir={folder}: cannot write there: {error}") from error
 
