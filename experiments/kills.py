@@ -1,8 +1,8 @@
 """Kill a search again and again: python experiments/kills.py --kills=20
 
-Searches a tiny cell on the digits, once without interruption, then in a folder where SIGKILL ends it at random moments (while it
-starts, compiles, computes or saves) and --resume goes on. Prints what each kill lost, and whether the result is the same to the
-bit: records, mixes, genotype and the last checkpoint. --output keeps it all, with command, commit, versions, device.
+Searches a tiny cell on the digits, once without interruption, then in a folder where SIGKILL ends it at random moments (while
+it starts, compiles, computes or saves) and --resume goes on. Prints what each kill lost, and whether the result is the same to
+the bit: records, mixes, genotype and the last checkpoint. --output keeps it all, with command, commit, versions, device.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ import jaxdarts as jd
 import runs
 from runs import Stop
 
-TINY = "--layers=1 --nodes=1 --ops none skip_connect sep_conv_3x3 --init_channels=2 --no-unrolled --num_devices=1 --report_freq=1"
+TINY = "--layers=1 --nodes=1 --ops none skip_connect sep_conv_3x3 --init_channels=2 --no-unrolled --num_devices=1"
 STEPS = 22  # an epoch's
 
 
@@ -123,7 +123,7 @@ def results(folder: Path) -> dict[str, Any]:
 def measure(config: Config) -> dict[str, Any]:
     """Both runs, and what the kills did."""
     chance, folder = random.Random(config.seed), Path(str(config.run_dir))
-    flags = [*TINY.split(), f"--epochs={config.epochs}", f"--checkpoint_freq={config.checkpoint_freq}"]
+    flags = [*TINY.split(), "--report_freq=1", f"--epochs={config.epochs}", f"--checkpoint_freq={config.checkpoint_freq}"]
     finished(start(config, *flags, f"--run_dir={folder}/whole"))
     deaths, torn = [], folder / "torn"
     while len(deaths) < config.kills:
