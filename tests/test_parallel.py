@@ -1,5 +1,7 @@
 """Moving trees to devices and back. Oracle: NumPy's reshape, and the values that went in."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,6 +30,14 @@ def test_replicate_and_first(devices):
     np.testing.assert_array_equal(everywhere["a"], np.broadcast_to(tree()["a"], (4, 2, 3)))
     assert_same(parallel.first(everywhere), tree())
     assert jax.random.uniform(parallel.first(everywhere)["key"]) == jax.random.uniform(jax.random.key(5))
+
+
+def test_devices_and_the_entries_of_this_host(devices):
+    assert parallel.devices() == jax.local_devices() and parallel.devices(2) == devices[:2]
+    parts = np.arange(6).reshape(3, 2)
+    assert parallel.here(parts, devices[:3]) is parts and parallel.of_first_host(parts) is parts
+    of_two_hosts = [types.SimpleNamespace(process_index=host) for host in (1, 0, 0)]
+    np.testing.assert_array_equal(parallel.here({"a": parts}, of_two_hosts)["a"], [[2, 3], [4, 5]])
 
 
 def test_replicate_on_some_devices(devices):
