@@ -45,7 +45,8 @@ def both():
     yield lambda *arguments: started.extend(pair := hosts(*arguments)) or pair
     for process in started:
         process.kill()
-        process.communicate()
+        process.wait()
+        process.stderr.close()
 
 
 def hosts(*arguments):
