@@ -112,7 +112,7 @@ def validate(program, params, mixes, data, config, max_batches: int = 0) -> dict
     batches = program.sizes[1] // config.batch_size
     batches = min(batches, max_batches or batches)
     indices = np.arange(batches * config.batch_size, dtype=np.int32).reshape(batches, -1)
-    indices = jd.parallel.split(indices, len(program.devices), axis=1)
+    indices = jd.parallel.here(jd.parallel.split(indices, len(program.devices), axis=1), program.devices)
     mixes, sums = jd.parallel.replicate(dict(mixes), program.devices), {}
     for i in range(batches):
         metrics = jd.parallel.first(program.evaluate(params, mixes, data, indices[:, i]))
@@ -132,7 +132,7 @@ def finish_epoch(
     learnt = bool(jax.tree.leaves(state.arch))  # random search has no alpha, and no curvature in it
     if learnt and config.eigenvalue_freq and (epoch % config.eigenvalue_freq == 0 or epoch == config.epochs - 1):
         last = np.arange(config.batch_size) + (program.sizes[1] // config.batch_size - 1) * config.batch_size
-        last = jd.parallel.split(last.astype(np.int32), len(program.devices))
+        last = jd.parallel.here(jd.parallel.split(last.astype(np.int32), len(program.devices)), program.devices)
         extra["eigenvalue"] = np.asarray(jd.parallel.first(program.eigenvalue(training["state"], data, last)))
     for seed, own in enumerate(history):
         mix = {name: values[seed] for name, values in mixes.items()}
@@ -207,7 +207,7 @@ def derived(config, program, training, data, history: list[History]) -> dict[str
                 order.clear()
                 order.extend(program.order(config.epochs + epoch))  # an order that the search itself has not seen
             on_devices = jd.parallel.replicate(dict(mixes), program.devices)
-            number = np.full(len(program.devices), count, np.int32)
+            number = jd.parallel.here(np.full(len(program.devices), count, np.int32), program.devices)
             params, opt = program.tune(params, opt, on_devices, data, order[0][:, :, i], order[2], number)
             count += 1
 

@@ -21,10 +21,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.experimental import multihost_utils
 
 import jaxdarts as jd
+import locks
 from jaxdarts.data import images, stream
 from signals import Asked, interruptible
+
+OF_A_START = frozenset("resume run_dir coordinator num_hosts host".split())
+"""Settings that a run folder does not keep."""
 
 
 class Stop(Exception):
@@ -57,11 +62,12 @@ def check_seeds_and_devices(config: Any) -> None:
     """Refuses seeds out of range, more devices than there are, and batches that do not divide over them."""
     if config.seed + config.num_seeds > 2**31:
         raise Stop(f"--seed={config.seed}: seeds must be below {2**31}", 2)
-    devices = jax.local_device_count()
-    if config.num_devices is not None and not 1 <= config.num_devices <= devices:
-        raise Stop(f"--num_devices={config.num_devices}: this machine has {devices}", 2)
-    if config.batch_size % (config.num_devices or devices):
-        raise Stop(f"--batch_size={config.batch_size}: does not divide over {config.num_devices or devices} devices", 2)
+    found = jax.local_device_count()
+    if config.num_devices is not None and not 1 <= config.num_devices <= found:
+        raise Stop(f"--num_devices={config.num_devices}: this machine has {found}", 2)
+    devices = len(jd.parallel.devices(config.num_devices))
+    if config.batch_size % devices:
+        raise Stop(f"--batch_size={config.batch_size}: does not divide over {devices} devices", 2)
 
 
 def cosine_rate(config: Any, epoch: Any, cos: Callable = jnp.cos) -> Any:
@@ -104,9 +110,8 @@ class Run(NamedTuple):
     asked: Asked
     again: Path
 
-    def leave(self, step: int, total: int) -> Stop:
+    def leave(self, number: int, step: int, total: int) -> Stop:
         """The end that a signal asked for, once everything is saved."""
-        number = self.asked.signals[0]
         name = signal.Signals(number).name
         return Stop(f"{name} at step {step} of {total}: saved; continue with --resume={self.again}", 128 + number)
 
@@ -117,16 +122,18 @@ def folder_of(config: Any, kind: str) -> Path:
 
 
 def open_folder(config: Any, kind: str) -> tuple[Path, logging.Logger]:
-    """Makes or opens the run folder, with its configuration and its log."""
+    """Makes or opens the run folder, with its configuration and its log; nobody else may while the log is open."""
     folder = folder_of(config, kind)
+    if not config.resume and any((folder / name).exists() for name in ("config.json", "metrics.jsonl", "checkpoints")):
+        raise Stop(f"--run_dir={folder}: holds a run; continue it with --resume={folder} or name another", 2)
     try:
+        log = locks.logger(folder)
         if not config.resume:
-            if any((folder / name).exists() for name in ("config.json", "metrics.jsonl", "checkpoints")):
-                raise Stop(f"--run_dir={folder}: holds a run; continue it with --resume={folder} or name another", 2)
-            folder.mkdir(parents=True, exist_ok=True)
-            saved = {name: value for name, value in dataclasses.asdict(config).items() if name not in ("resume", "run_dir")}
+            saved = {name: value for name, value in dataclasses.asdict(config).items() if name not in OF_A_START}
             jd.metrics.replace_text(folder / "config.json", json.dumps(saved, indent=2) + "\n")
-        return folder, jd.metrics.logger(folder / "log.txt")
+        return folder, log
+    except locks.Locked as error:
+        raise Stop(f"--run_dir={folder}: another run is writing there; wait for its end, or name another folder", 2) from error
     except OSError as error:
         raise Stop(f"--run_dir={folder}: cannot write there: {error}") from error
 
@@ -179,9 +186,10 @@ def finite(step: int, flags: str, **values: np.ndarray) -> None:
 
 def restored(config: Any, run: Run, training: Any) -> tuple[Any, float]:
     """What the newest checkpoint holds, or what a new run starts from; and the seconds that its epoch took so far."""
-    if not config.resume or run.checkpoints.latest_step() is None:
-        return training, 0.0
-    saved = jd.checkpoint.restore(run.checkpoints, {**training, "seconds": jnp.float32(0)}, frozen(config))
+    saved = {**training, "seconds": jnp.float32(0)}
+    if config.resume and run.checkpoints.latest_step() is not None:
+        saved = jd.checkpoint.restore(run.checkpoints, saved, frozen(config))
+    saved = jd.parallel.of_first_host(saved)
     seconds = float(saved.pop("seconds"))
     return saved, seconds
 
@@ -260,6 +268,7 @@ def epochs(
         tree = jd.parallel.first(training)
         check(tree, step)
         jd.checkpoint.save(run.checkpoints, step, {**tree, "seconds": jnp.float32(seconds)}, frozen(config))
+        multihost_utils.sync_global_devices(f"checkpoint {step}")  # the others leave when it is there
 
     try:
         while step < total:
@@ -279,8 +288,8 @@ def epochs(
                     jax.block_until_ready(training)
                     log.info("the first step took %.1f s", time.monotonic() - start - seconds)
                     asked.stepped.set()
-                leaving, now = bool(asked.signals), time.monotonic()
                 reported = step % config.report_freq == 0 or i == last
+                leaving, now = asked.leaving(reported), time.monotonic()
                 if reported or leaving or now - told > 1:
                     means, told = averages(training["sums"], i + 1, step), now
                     line, numbers = shown(means)
@@ -292,14 +301,14 @@ def epochs(
                     seconds = time.monotonic() - start
                     save()
                     if leaving:
-                        raise run.leave(step, total)
+                        raise run.leave(leaving, step, total)
             seconds = time.monotonic() - start
             reason = end(training, means, epoch, step, seconds)
             if step == ends(config, length)[epoch]:
                 seconds = 0.0
             save()
-            if asked.signals:
-                raise run.leave(step, total)
+            if leaving := asked.leaving(True):
+                raise run.leave(leaving, step, total)
             if reason:
                 log.info("the search stops: %s", reason)
                 return training

@@ -13,6 +13,7 @@ import os
 import re
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 # Simulated devices on few cores deadlock with fewer threads (jax 0.9 and 0.10); read when JAX starts.
@@ -25,6 +26,7 @@ import optax
 
 import cli
 import findings
+import hosts
 import jaxdarts as jd
 import methods
 import runs
@@ -36,7 +38,7 @@ from runs import Run, Stop
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(methods.Options):
+class Config(hosts.Flags, methods.Options):
     """Search a convolutional cell by gradient descent (DARTS). Defaults are those of the data set's preset."""
 
     epochs: int = 50
@@ -104,6 +106,8 @@ def check(config: Config) -> Config:
     )
     if not 0 < config.train_portion <= 1:
         raise Stop(f"--train_portion={config.train_portion}: must be above 0, and 1 for all images at both levels", 2)
+    if config.coordinator and (config.fork or config.adapt_weight_decay):
+        raise Stop("--fork, --adapt_weight_decay: not on several hosts; leave --coordinator out", 2)
     methods.check(config)
     runs.check_seeds_and_devices(config)
     return config
@@ -142,7 +146,7 @@ def supernet(config: Config, space: jd.Space, num_classes: int, remat: bool | No
 
 def build(config: Config, dataset: images.Dataset, remat: bool | None = None) -> Program:
     """Puts the library's parts together for one configuration."""
-    devices = jax.local_devices()[: config.num_devices]
+    devices = jd.parallel.devices(config.num_devices)
     train = val = dataset.train
     if config.train_portion < 1:
         try:
@@ -241,7 +245,7 @@ def build(config: Config, dataset: images.Dataset, remat: bool | None = None) ->
         eigenvalue=over_devices(over_seeds(eigenvalue, (0, None, None)), devices),
         tune_init=over_devices(over_seeds(tune_tx.init), devices),
         tune=over_devices(over_seeds(tune, (0, 0, 0, None, 0, 0, None)), devices),
-        order=lambda epoch: epoch_order(config, sizes, len(devices), epoch),
+        order=lambda epoch: epoch_order(config, sizes, devices, epoch),
         devices=devices,
         data={name: {"image": part.images, "label": part.labels} for name, part in (("train", train), ("val", val))},
         sizes=sizes,
@@ -255,7 +259,7 @@ def optimizers(config: Config, steps_per_epoch: int) -> tuple[optax.GradientTran
     return params_tx, methods.optimizer(config, steps_per_epoch)
 
 
-def epoch_order(config: Config, sizes: tuple[int, int], num_devices: int, epoch: int) -> tuple[np.ndarray, np.ndarray, Any]:
+def epoch_order(config: Config, sizes: tuple[int, int], devices: list, epoch: int) -> tuple[np.ndarray, np.ndarray, Any]:
     """One epoch's batches as indices, [devices, seeds, steps, batch] of either half, and every seed's data key."""
     seeds = config.seed + jnp.arange(config.num_seeds)
     keys = jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), 1))(seeds)
@@ -266,8 +270,9 @@ def epoch_order(config: Config, sizes: tuple[int, int], num_devices: int, epoch:
         rounds = range(epoch * -(-needed // size), (epoch + 1) * -(-needed // size))
         orders = [[augment.order(jax.random.fold_in(key, part), r, size) for r in rounds] for key in keys]
         indices = np.stack([np.concatenate(order)[:needed] for order in orders])
-        out.append(jd.parallel.split(indices.reshape(config.num_seeds, -1, config.batch_size), num_devices, axis=2))
-    return *out, jd.parallel.replicate(keys, jax.local_devices()[:num_devices])
+        parts = jd.parallel.split(indices.reshape(config.num_seeds, -1, config.batch_size), len(devices), axis=2)
+        out.append(jd.parallel.here(parts, devices))
+    return *out, jd.parallel.replicate(keys, devices)
 
 
 def estimate(config: Config, dataset: images.Dataset) -> None:
@@ -292,18 +297,19 @@ def estimate(config: Config, dataset: images.Dataset) -> None:
 def main(arguments: list[str]) -> None:
     if texts.asked(arguments):
         return text_search.main(arguments)
-    config = check(cli.parse(arguments, PRESETS, CIFAR, __doc__, STARTS))
-    runs.use_cache(config)
-    dataset = runs.load(config)
-    if config.estimate:
-        return estimate(config, dataset)
-    run_search(config, dataset)
+    with hosts.joined(cli.parse(arguments, PRESETS, CIFAR, __doc__, STARTS), "search") as (config, folder):
+        check(config)
+        runs.use_cache(config)
+        dataset = runs.load(config)
+        if config.estimate:
+            return estimate(config, dataset)
+        run_search(config, dataset, folder)
 
 
-def run_search(config: Config, dataset: images.Dataset) -> None:
+def run_search(config: Config, dataset: images.Dataset, folder: Path | None = None) -> None:
     """Searches, and again with more weight decay for as long as that is asked for and the search stops early (DARTS-ADA)."""
     program = build(config, dataset)
-    with runs.open_run(config, "search") as opened:
+    with runs.open_run(config, "search", folder) as opened:
         stop = search(dataclasses.replace(config, run_dir=str(opened.folder)), dataset, program, opened)
     weight_decay = config.weight_decay * config.adapt_weight_decay
     if stop and 0 < weight_decay <= 0.03 * 1.001:

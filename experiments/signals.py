@@ -10,12 +10,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
 
 class Asked(NamedTuple):
     """Signals that came in; `stepped` is set once a step has been taken, so that there is work to save."""
 
     signals: list[int]
     stepped: threading.Event
+
+    def leaving(self, meeting: bool) -> int:
+        """The signal to leave for, or 0. Several hosts leave together: at a `meeting`, a step that all of them know of."""
+        own = self.signals[0] if self.signals else 0
+        if jax.process_count() == 1:
+            return own
+        return int(np.max(multihost_utils.process_allgather(np.int32(own)))) if meeting else 0
 
 
 @contextlib.contextmanager

@@ -3,6 +3,9 @@
 A search state is replicated over the devices and every batch is split over them; the step averages what it must over `AXIS`
 (`bilevel_search(..., axis_name=AXIS)` and the network's `axis_name`), so that D devices compute what one does on the same
 global batch. Seeds are a leading axis of the state, inside the devices' axis: pmap of vmap, one program for all.
+
+Devices may be those of several hosts, after `jax.distributed.initialize()`: every host calls the same functions in the same
+order, and has its own devices' entries of the leading axis.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.experimental import multihost_utils
 from jaxtyping import Array
 
 AXIS = "devices"
@@ -45,7 +49,10 @@ def compiler_options(platform: str) -> dict[str, str]:
 
 
 class OnDevices:
-    """A function over devices, compiled for the shapes of its first call."""
+    """A function over devices, compiled for the shapes of its first call.
+
+    With several hosts it is left to `pmap`, which alone turns each host's entries into one array, and takes no options.
+    """
 
     def __init__(self, mapped: Any, options: dict[str, str]):
         self.mapped, self.options, self.compiled = mapped, options, None
@@ -56,12 +63,38 @@ class OnDevices:
         return self.compiled
 
     def __call__(self, *arguments: Any) -> Any:
+        if jax.process_count() > 1:
+            return self.mapped(*arguments)
         return (self.compiled or self.compile(*arguments))(*arguments)
+
+
+def devices(number: int | None = None) -> list[jax.Device]:
+    """The first `number` devices of every host, or all of them, host by host."""
+    return [device for host in range(jax.process_count()) for device in jax.local_devices(host)[:number]]
+
+
+def here(parts: Any, devices: Sequence[jax.Device]) -> Any:
+    """This host's entries of a leading axis of devices; all of them where there is one host."""
+    own = [i for i, device in enumerate(devices) if device.process_index == jax.process_index()]
+    return parts if len(own) == len(devices) else jax.tree.map(lambda leaf: leaf[own[0] : own[-1] + 1], parts)
+
+
+def of_first_host(tree: Any) -> Any:
+    """The first host's values of a tree of arrays, random keys among them, on every host."""
+    if jax.process_count() == 1:
+        return tree
+    bits = multihost_utils.broadcast_one_to_all(jax.tree.map(lambda x: jax.random.key_data(x) if is_key(x) else x, tree))
+    return jax.tree.map(lambda x, y: jax.random.wrap_key_data(y, impl=jax.random.key_impl(x)) if is_key(x) else y, tree, bits)
+
+
+def is_key(x: Any) -> bool:
+    """Whether an array holds random keys."""
+    return isinstance(x, jax.Array) and jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
 
 
 def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
     """Copies a tree to every device: a new leading axis, one entry a device."""
-    return jax.pmap(lambda _, tree: tree, in_axes=(0, None), devices=devices)(np.arange(len(devices)), tree)
+    return jax.pmap(lambda _, tree: tree, in_axes=(0, None), devices=devices)(here(np.arange(len(devices)), devices), tree)
 
 
 def first(tree: Any) -> Any:

@@ -1,6 +1,7 @@
 """Checkpoints. Oracle: what was saved, to the bit; and one clear line for whatever can be wrong with a folder."""
 
 import os
+import resource
 
 import chex
 import jax
@@ -129,6 +130,24 @@ def test_a_disk_that_fails_while_saving(tmp_path, monkeypatch):
             checkpoint.save(manager, 2, tree(2), CONFIG)
     assert_one_line(error, "cannot write checkpoint 2", "the disk is full", "newest complete: 1")
     assert_same(read(tmp_path), tree(1))
+
+
+def test_a_file_that_may_not_grow_any_more(tmp_path):
+    big = {"w": jnp.asarray(np.random.default_rng(0).standard_normal(100_000), jnp.float32)}  # does not compress
+    with checkpoint.open_folder(tmp_path) as manager:
+        checkpoint.save(manager, 1, big, CONFIG)
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+        try:
+            with pytest.raises(checkpoint.CheckpointError) as error:
+                checkpoint.save(manager, 2, {"w": big["w"] + 1}, CONFIG)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert_one_line(error, "cannot write checkpoint 2", "File too large", "newest complete: 1")
+    with checkpoint.open_folder(tmp_path) as manager:
+        np.testing.assert_array_equal(checkpoint.restore(manager, big, CONFIG)["w"], big["w"])
+        checkpoint.save(manager, 2, {"w": big["w"] + 1}, CONFIG)
+        np.testing.assert_array_equal(checkpoint.restore(manager, big, CONFIG)["w"], big["w"] + 1)
 
 
 def test_a_half_written_save_is_ignored_and_removed(tmp_path):

@@ -30,6 +30,12 @@ def test_replicate_and_first(devices):
     assert jax.random.uniform(parallel.first(everywhere)["key"]) == jax.random.uniform(jax.random.key(5))
 
 
+def test_devices_and_the_entries_of_this_host(devices):
+    assert parallel.devices() == jax.local_devices() and parallel.devices(2) == devices[:2]
+    parts = np.arange(6).reshape(3, 2)
+    assert parallel.here(parts, devices[:3]) is parts and parallel.of_first_host(parts) is parts
+
+
 def test_replicate_on_some_devices(devices):
     assert_same(parallel.first(parallel.replicate(tree(), devices[1:3])), tree())
 
