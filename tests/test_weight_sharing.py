@@ -1,6 +1,5 @@
 """The 64-model space, its networks, and training with one child a mini-batch."""
 
-import dataclasses
 import functools
 
 import jax
@@ -19,6 +18,8 @@ SPACE = jd.spaces.weight_sharing64()
 # Two operations are enough for what is shared and what is not.
 SMALL = {"cell": Choices(CELLS["cell"].edges, (("max_pool_3x3", "sep_conv_3x3"),) * 3, (1, 2), num_inputs=1, kept=None)}
 
+TX = optax.chain(optax.add_decayed_weights(0.01), optax.sgd(optax.constant_schedule(0.1), momentum=0.9))
+
 
 def batch(seed=0, size=6, side=5):
     rng = np.random.default_rng(seed)
@@ -31,8 +32,7 @@ def small():
     """The network, its variables, the training and its compiled step and gradient."""
     net = SinglePath(SMALL, width=2, depth=2, num_classes=3)
     variables = net.init(jax.random.key(0), *net.example_inputs((5, 5, 1)))
-    tx = optax.chain(optax.add_decayed_weights(0.01), optax.sgd(optax.constant_schedule(0.1), momentum=0.9))
-    shared = sharing.one_child(net, tx)
+    shared = sharing.one_child(net, TX)
     return net, variables, shared, jax.jit(shared.step)
 
 
@@ -224,36 +224,32 @@ def test_what_a_prefix_is():
         assert not prefix(variables["params"], cells)["head"] and not prefix(variables["params"], cells)["head_bias"]
 
 
-@pytest.mark.parametrize("cells", [0, 1, 2])
-def test_shared_prefix_is_trainings_that_hand_the_prefix_on(cells):
+def test_shared_prefix_is_trainings_that_hand_the_prefix_on():
     """By the definition: every child is a whole training of its own, into which the others' prefix is copied each step."""
-    net, variables, shared, step = small()
+    net, variables, one, step = small()
     picks = np.array([[0, 1, 0], [1, 1, 1], [1, 0, 1]])
-    tx = optax.chain(optax.add_decayed_weights(0.01), optax.sgd(optax.linear_schedule(0.1, 0.01, 5), momentum=0.9))
-    one, partial = sharing.one_child(net, tx), sharing.shared_prefix(net, tx, picks, cells)
-    state, alone = partial.init(variables), [one.init(variables) for _ in picks]
-    whole_step, partial_step = jax.jit(one.step), jax.jit(partial.step)
-    for n, child in enumerate((0, 1, 2, 1, 0)):
-        data = batch(n)
-        state, metrics = partial_step(state, data, child)
-        new, expected = whole_step(alone[child], data, picks[child])
-        assert float(metrics["loss"]) == pytest.approx(float(expected["loss"]), abs=1e-6)
-        masks = prefix(new.params, cells)
-        common = dataclasses.replace(
-            new,
-            averages=prefix(new.averages, cells),
-            params=masks,
-            step=True,
-            opt=(optax.EmptyState(), (optax.TraceState(masks), optax.ScaleByScheduleState(True))),
-        )
-        alone = [new if i == child else jax.tree.map(jnp.where, common, new, old) for i, old in enumerate(alone)]
-    assert int(state.step) == 5
-    for child, own in enumerate(alone):
-        data, weights = batch(9), jnp.ones(6)
-        assert partial.evaluate(state, data, weights, child) == one.evaluate(own, data, weights, picks[child])
-        if cells == 0:  # each of its own
-            assert any((a != b).any() for a, b in zip(*map(jax.tree.leaves, (own.params, alone[child - 1].params))))
-    # What the classifier of a child remembers is its own, whatever else is shared.
-    heads = np.asarray(state.params["own"]["head"])
-    assert all((heads[i] != heads[i - 1]).any() for i in range(3))
-    np.testing.assert_allclose(heads, np.stack([own.params["head"] for own in alone]), atol=1e-6)
+
+    @jax.jit
+    def partial_step(state, cells, data, child):
+        return sharing.shared_prefix(net, TX, picks, cells).step(state, data, child)
+
+    for cells in (0, 1, 2):
+        partial = sharing.shared_prefix(net, TX, picks, cells)
+        state, alone = partial.init(variables), [one.init(variables) for _ in picks]
+        masks = prefix(variables["params"], cells)
+        counts = optax.ScaleByScheduleState(True)
+        opt = (optax.EmptyState(), (optax.TraceState(masks), counts))
+        common = sharing.SharedState(True, masks, prefix(variables["batch_stats"], cells), opt)
+        for n, child in enumerate((0, 1, 2, 1, 0)):
+            state, metrics = partial_step(state, cells, batch(n), child)
+            new, expected = step(alone[child], batch(n), picks[child])
+            assert float(metrics["loss"]) == pytest.approx(float(expected["loss"]), abs=1e-6)
+            alone = [new if i == child else jax.tree.map(jnp.where, common, new, old) for i, old in enumerate(alone)]
+        heads = np.asarray(state.params["own"]["head"])  # of every child, whatever else is shared
+        np.testing.assert_allclose(heads, np.stack([own.params["head"] for own in alone]), atol=1e-6)
+        assert all((heads[i] != heads[i - 1]).any() for i in range(3))
+        assert int(state.step) == int(state.opt["common"][1][1].count) == int(alone[0].opt[1][1].count) == 5
+    data, weights = batch(9), jnp.ones(6)
+    for child in (0, 2):
+        expected = one.evaluate(alone[child], data, weights, picks[child])["accuracy"]
+        assert partial.evaluate(state, data, weights, child)["accuracy"] == expected
