@@ -37,7 +37,8 @@ class Config(evaluations.Options):
 
     algorithm: str = "rea"
     """random, rea (regularised evolution), area (rea from the best of a pool by a score), best_of (by a score), halving
-    (successive: many short trainings, few long ones), reinforce, na_rs (neighbourhoods; a reconstruction)."""
+    (successive: many short trainings, few long ones), bohb (Hyperband's halvings, filled by a model of the good cells),
+    reinforce, na_rs (neighbourhoods; a reconstruction)."""
     budget_seconds: float | None = None
     """Seconds of training, simulated by a table or measured; default 12000 for a table unless --budget_evaluations is given."""
     budget_evaluations: int | None = None
@@ -59,7 +60,11 @@ class Config(evaluations.Options):
     starters: int = 32
     """halving: random cells that start at a time."""
     lengths: tuple[int, ...] = (12, 200)
-    """halving: epochs of training, rising; of n cells n times the ratio of one length to the next go on."""
+    """halving, bohb: epochs of training, rising; of n cells n times the ratio of one length to the next go on."""
+    draws: int = 64
+    """bohb: cells among which the model chooses."""
+    random_fraction: float = 1 / 3
+    """bohb: how many cells are random in spite of the model."""
     learning_rate: float = 0.01
     """reinforce: of Adam; 0.01 in NATS-Bench, 0.5 in the documentation of NAS-Bench-201."""
     ema_decay: float = 0.9
@@ -121,6 +126,13 @@ METHODS = {
     "halving": Method(
         lambda c, key, space, score: discrete.successive_halving(key, space, c.starters, c.lengths),
         ("starters", "lengths"),
+        lengths=True,
+    ),
+    "bohb": Method(
+        lambda c, key, space, score: jd.hyperband.bohb(
+            key, space, c.lengths, candidates=c.draws, random_fraction=c.random_fraction
+        ),
+        ("lengths", "draws", "random_fraction"),
         lengths=True,
     ),
     "reinforce": Method(
@@ -190,7 +202,7 @@ def check(config: Config) -> Config:
             raise Stop("--budget_evaluations or --budget_seconds: say how much a search may take", 2)
         config, budgets = dataclasses.replace(config, budget_seconds=12000.0), ["budget_seconds"]
     config = dataclasses.replace(config, runs=(100 if simulated else 1) if config.runs is None else config.runs)
-    counts = "runs population sample_size pool candidates starters neighbours radius concurrent"
+    counts = "runs population sample_size pool candidates starters draws neighbours radius concurrent"
     runs.check_numbers(config, " ".join([*budgets, counts, "learning_rate"]), "ema_decay workers retries")
     if math.isinf(config.budget_seconds or 0) or not math.isfinite(config.learning_rate):
         raise Stop("--budget_seconds and --learning_rate must be finite", 2)

@@ -59,7 +59,7 @@ def test_run_folder_and_resume(table, tmp_path, capsys):
         run(*flags, f"--run_dir={whole}")
 
 
-@pytest.mark.parametrize("name", ["random", "area", "best_of", "reinforce", "na_rs", "halving"])
+@pytest.mark.parametrize("name", ["random", "area", "best_of", "reinforce", "na_rs", "halving", "bohb"])
 def test_every_algorithm_runs(name, table, tmp_path):
     flags = ["--score=convs", "--candidates=20", "--budget_evaluations=12", "--runs=2"]
     run(f"--algorithm={name}", f"--table={table}", f"--run_dir={tmp_path}", *flags)
@@ -103,6 +103,9 @@ def test_every_algorithm_runs(name, table, tmp_path):
         ("--algorithm=na_rs --radius=7", "run 0: radius is 7: the cells have 6 edges"),
         ("--algorithm=halving --starters=15626", "--starters=15626: the space has 15625 cells"),
         ("--algorithm=halving --lengths 200 12", "epochs are 200 12: they must be positive, and rise"),
+        ("--algorithm=bohb --lengths 200 12", "epochs are 200 12: they must be positive, and rise"),
+        ("--algorithm=bohb --random_fraction=2", "random_fraction is 2.0: it must be between 0 and 1"),
+        ("--algorithm=bohb --draws=0", "--draws=0: must be positive"),
         ("--algorithm=halving --lengths 50", "the table has trainings of 12 and of 200 epochs, none of 50"),
         ("--workers=2 --runs=1", "--workers=2: there are --runs=1 times --concurrent=1 trials"),
         ("--workers=2 --scheduler=tcp://localhost:1", "local processes, or a cluster, not both"),
