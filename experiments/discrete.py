@@ -6,7 +6,8 @@
 
 The run folder holds config.json, log.txt, history.jsonl (every trial: run, genotype, what the search saw of it, what is only
 reported, seconds), summary.json (mean and deviation over the runs of the chosen cells), genotype.json (the best of them, for
-evaluate.py --arch) and curve.svg. Killed at any moment, the study goes on with --resume=RUN and loses no trial that finished.
+evaluate.py --arch), the same drawn, and curve.svg. Killed at any moment, the study goes on with --resume=RUN and loses no trial
+that finished.
 """
 
 import collections
@@ -164,7 +165,10 @@ def main(arguments: list[str]) -> None:
         summary = outcomes.summarize(config, options, flags(config), histories, chosen)
         jd.metrics.replace_text(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
         jd.metrics.replace_text(folder / "curve.svg", outcomes.curve(config, histories))
-        jd.metrics.replace_text(folder / "genotype.json", jd.genotypes.to_json(discrete.best(chosen).genotype))
+        winner = discrete.best(chosen).genotype
+        jd.metrics.replace_text(folder / "genotype.json", jd.genotypes.to_json(winner))
+        for name, svg in jd.draw.cell(winner).items():
+            jd.metrics.replace_text(folder / f"{name}.svg", svg)
         if config.output:
             outcomes.add_row(Path(config.output), summary)
     except OSError as error:

@@ -40,7 +40,8 @@ def test_run_folder_and_resume(table, tmp_path, capsys):
     assert [record["run"] for record in records] == sorted(record["run"] for record in records)
     best = [max(r["value"] for r in records if r["run"] == n and r["within_budget"]) for n in range(3)]
     assert found["valid_12"] == {"mean": np.mean(best), "deviation": pytest.approx(np.std(best, ddof=1))}
-    assert (whole / "curve.svg").read_text(encoding="utf-8").startswith("<svg")
+    for name in ("curve", "cell"):
+        assert (whole / f"{name}.svg").read_text(encoding="utf-8").startswith("<svg")
     # A run that was killed in its last line ends where the other one does.
     run(*flags, f"--run_dir={cut}", f"--output={output}")
     text = (whole / "history.jsonl").read_text(encoding="utf-8")
