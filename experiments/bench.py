@@ -29,8 +29,8 @@ import tyro
 import jaxdarts as jd
 import peer as torch_peer
 import runs
+import texts
 from jaxdarts.data import text
-from jaxdarts.nn.rnn import Dropouts
 
 STEPS = ("weight_step", "first_order", "second_order")
 
@@ -98,24 +98,12 @@ def image_search(config: Config) -> tuple[dict[str, Callable], tuple]:
 def text_search(config: Config) -> tuple[dict[str, Callable], tuple]:
     """The steps of a search on text, see `programs`; the hidden state stays zero, which costs the same."""
     space = jd.spaces.darts_rnn()
-    net = space.supernet(config.emsize, config.vocabulary, dropouts=DROPOUTS, dtype=jnp.dtype(config.dtype))
-    txs = text_optimizer(config, 5e-7), optax.chain(optax.add_decayed_weights(1e-3), optax.adam(3e-3))
+    own = texts.Settings(bptt=config.bptt)
+    net = space.supernet(config.emsize, config.vocabulary, dropouts=own.dropouts, dtype=jnp.dtype(config.dtype))
+    txs = texts.optimizer(own), optax.chain(optax.add_decayed_weights(1e-3), optax.adam(3e-3))
     params = net.init(jax.random.key(0), *net.example_inputs())["params"]
     objective = jd.objectives.language_model(net, temporal=1e-3)
     return programs(space, objective, params, net.start(config.batch_size), txs, (words(config, 0), words(config, 1)))
-
-
-DROPOUTS = Dropouts(embedded=0.2, cell=0.75, hidden=0.25, output=0.75)
-
-
-def text_optimizer(config: Config, weight_decay: float) -> optax.GradientTransformation:
-    """That of both recurrent scripts."""
-    return optax.chain(
-        optax.clip_by_global_norm(0.25),
-        optax.add_decayed_weights(weight_decay),
-        optax.sgd(20.0),
-        jd.schedules.scaled_by_length(config.bptt),
-    )
 
 
 def words(config: Config, seed: int) -> dict[str, Any]:
@@ -183,9 +171,10 @@ def training(config: Config) -> tuple[dict[str, Callable], tuple]:
 
 def text_training(config: Config) -> tuple[dict[str, Callable], tuple]:
     """The training step of DARTS_V2's recurrent cell from scratch, and its arguments."""
-    options = {"dropouts": DROPOUTS, "dtype": jnp.dtype(config.dtype)}
+    own = texts.Settings(bptt=config.bptt, weight_decay=8e-7)
+    options = {"dropouts": own.dropouts, "dtype": jnp.dtype(config.dtype)}
     net = jd.spaces.darts_rnn().network(jd.genotypes.RNN_DARTS_V2, config.emsize, config.vocabulary, **options)
-    training = jd.train_text.from_scratch(jd.objectives.language_model(net, temporal=1e-3), text_optimizer(config, 8e-7))
+    training = jd.train_text.from_scratch(jd.objectives.language_model(net, temporal=1e-3), texts.optimizer(own))
     params = net.init(jax.random.key(1), *net.example_inputs())["params"]
     state = training.init(jax.random.key(0), params, net.start(config.batch_size))
     return {"train_step": lambda state, batch: (training.step(state, batch)[0],)}, (state, words(config, 0))
@@ -241,11 +230,10 @@ def algorithms(config: Config) -> list[dict[str, Any]]:
 
     calls["alpha_gradient"] = jax.grad(loss), (arch, params, batch)
     calls["eigenvalue"] = eigenvalue, (arch, params, batch, jax.random.key(2))
-    options = jd.parallel.compiler_options(jax.default_backend())
     compiled, compile_seconds = {}, {}
     for name, (function, arguments) in calls.items():
         start = time.perf_counter()
-        compiled[name] = jax.jit(function, compiler_options=options).lower(*arguments).compile()
+        compiled[name] = runs.jitted(function).lower(*arguments).compile()
         compile_seconds[name] = time.perf_counter() - start
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(config.repeats + 1):
@@ -253,7 +241,7 @@ def algorithms(config: Config) -> list[dict[str, Any]]:
             start = time.perf_counter()
             jax.block_until_ready(compiled[name](*arguments))
             times[name].append(1000 * (time.perf_counter() - start))
-    medians = {name: statistics.median(runs[1:]) for name, runs in times.items()}
+    medians = {name: statistics.median(own[1:]) for name, own in times.items()}
     return [
         {
             "what": name,
@@ -271,7 +259,7 @@ def measure(name: str, config: Config) -> dict[str, Any]:
     """Compiles one step twice, cold and from the cache, and times it."""
     task = TASKS[config.what]
     steps, arguments = task.make(config)
-    function = jax.jit(steps[name], compiler_options=jd.parallel.compiler_options(jax.default_backend()))
+    function = runs.jitted(steps[name])
     seconds = []
     for _ in range(2):
         jax.clear_caches()
@@ -281,18 +269,18 @@ def measure(name: str, config: Config) -> dict[str, Any]:
         compiled = lowered.compile()
         seconds.append(time.perf_counter() - start)
     memory = compiled.memory_analysis()
-    runs = []
+    times = []
     kept = task.kept  # what a step returns, to be given to the next
     state = arguments[:kept]
     for _ in range(config.repeats + 1):
         start = time.perf_counter()
         state = jax.block_until_ready(compiled(*state, *arguments[kept:]))
-        runs.append(1000 * (time.perf_counter() - start))
-    median = statistics.median(runs[1:])
+        times.append(1000 * (time.perf_counter() - start))
+    median = statistics.median(times[1:])
     return {
         "what": name,
         "ms": median,
-        "runs_ms": runs[1:],
+        "runs_ms": times[1:],
         "examples_per_second": 1000 * config.batch_size / median,
         "temporary_memory_mb": memory.temp_size_in_bytes / 1e6,
         "compile_seconds_cold": seconds[0],

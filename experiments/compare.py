@@ -83,15 +83,9 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
     head = ["algorithm", *COLUMNS.values(), "ms/step"]
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     for name, row in rows.items():
-        cells = [mean_and_deviation(row.get(column, [])) for column in COLUMNS]
+        cells = [runs.mean_and_deviation(row[column]) if column in row else "" for column in COLUMNS]
         lines.append("| " + " | ".join([name, *cells, f"{row['step_ms']:.0f}"]) + " |")
     return "\n".join(lines)
-
-
-def mean_and_deviation(values: list[float]) -> str:
-    """Of one number a seed; a single one has no deviation."""
-    deviation = f" +- {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.3f}{deviation}" if values else ""
 
 
 if __name__ == "__main__":

@@ -18,10 +18,11 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 
+import cli
 import evaluations
 import jaxdarts as jd
 import methods
@@ -35,6 +36,8 @@ from runs import Stop
 @dataclasses.dataclass(frozen=True)
 class Config(evaluations.Options):
     """Flags."""
+
+    FREE: ClassVar[str] = "run_dir resume output workers scheduler retries"
 
     algorithm: str = "rea"
     """random, rea (regularised evolution), area (rea from the best of a pool by a score), best_of (by a score), halving
@@ -149,7 +152,7 @@ METHODS = {
 
 
 def main(arguments: list[str]) -> None:
-    config = check(runs.parse(arguments, {"cifar10": Config()}, Config(), __doc__))
+    config = check(cli.parse(arguments, {"cifar10": Config()}, Config(), __doc__))
     runs.use_cache(config)
     options = evaluations.Options(
         **{field.name: getattr(config, field.name) for field in dataclasses.fields(evaluations.Options)}

@@ -8,10 +8,8 @@ that nothing interrupted. Without arguments it searches NAS-Bench-201's space on
 
 import dataclasses
 import json
-import math
 import os
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 # Read when JAX starts, as in search.py.
 os.environ.setdefault("PJRT_NPROC", str(max(16, os.cpu_count() or 1)))
@@ -21,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+import cli
 import jaxdarts as jd
 import runs
 from jaxdarts import enas
@@ -33,6 +32,8 @@ SPACES = ("nasbench201", "darts", "s1", "s2", "s3", "s4", "weight_sharing64")
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Flags; the defaults are those of the data set's preset. It runs on one device."""
+
+    FREE: ClassVar[str] = "run_dir resume data_dir max_steps report_freq checkpoint_freq keep_checkpoints cache_dir num_samples"
 
     dataset: str = "digits"
     """digits, a TFDS name (cifar10, ...), npz:PATH or folder:PATH."""
@@ -102,7 +103,7 @@ class Config:
     """Steps between checkpoints, besides the one after every epoch; 0 for none."""
     keep_checkpoints: int = 2
     """Newest checkpoints that are kept; 0 for all."""
-    cache_dir: str = str(Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "jaxdarts")
+    cache_dir: str = cli.Settings.cache_dir
     """Where compiled programs are kept for the next start; empty for nowhere."""
 
 
@@ -145,7 +146,7 @@ class Program(NamedTuple):
 
 
 def main(arguments: list[str]) -> None:
-    config = check(runs.parse(arguments, PRESETS, CIFAR, __doc__))
+    config = check(cli.parse(arguments, PRESETS, CIFAR, __doc__))
     runs.use_cache(config)
     dataset = runs.load(config)
     program = build(config, dataset)
@@ -190,14 +191,10 @@ def build(config: Config, dataset: images.Dataset) -> Program:
     objective = jd.objectives.classification(net)
     length = train.num // config.batch_size
 
-    def rate(epoch):
-        span = config.learning_rate - config.learning_rate_min
-        return config.learning_rate_min + 0.5 * span * (1 + jnp.cos(math.pi * epoch / config.epochs))
-
     found = enas.enas(
         objective,
         policy,
-        runs.weights_optimizer(config, rate, length),
+        runs.weights_optimizer(config, lambda epoch: runs.cosine_rate(config, epoch), length),
         optax.adam(config.policy_learning_rate),
         samples=config.policy_samples,
         decay=config.baseline_decay,

@@ -17,12 +17,13 @@ import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+import cli
 import jaxdarts as jd
 import members
 import recipes
@@ -36,6 +37,8 @@ from runs import Stop
 @dataclasses.dataclass(frozen=True)
 class Config(recipes.Training):
     """Train an ensemble, prune it, test it. Defaults are those of the data set's preset for a single cell."""
+
+    FREE: ClassVar[str] = "size balance machines mixture adanet_lambda adanet_beta iterations output"
 
     ensemble: str = ""
     """Members, separated by commas: run folders of search.py or evaluate.py, published cells, JSON files, supernet:RUN; or
@@ -88,7 +91,7 @@ def over(preset: recipes.Config) -> Config:
 
 def parse(arguments: list[str]) -> Config:
     """Flags over the preset for the kind of cell, as recipes.parse."""
-    config = runs.parse(arguments, {name: over(one) for name, one in recipes.PRESETS.items()}, over(recipes.CIFAR), __doc__)
+    config = cli.parse(arguments, {name: over(one) for name, one in recipes.PRESETS.items()}, over(recipes.CIFAR), __doc__)
     if config.resume:
         return config
     cells = [part.removeprefix(GROW) for part in names(config) if not part.startswith(SUPERNET) and part != f"{GROW}dense"]
@@ -98,7 +101,7 @@ def parse(arguments: list[str]) -> Config:
     if len(kinds) > 1:
         raise Stop("--ensemble: cells of NAS-Bench-201 and others, which are trained in different ways; train them apart", 2)
     presets, fallback = recipes.presets_of(*kinds)
-    return runs.parse(arguments, {name: over(one) for name, one in presets.items()}, over(fallback), __doc__)
+    return cli.parse(arguments, {name: over(one) for name, one in presets.items()}, over(fallback), __doc__)
 
 
 def names(config: Config) -> list[str]:
@@ -294,12 +297,6 @@ def measured(config: Config, folder: Path, parts: Parts, log: Any) -> dict[str, 
     return rows
 
 
-def mean_and_deviation(values: Sequence[float], scale: float = 1.0, digits: int = 3) -> str:
-    """Of one number a seed; a single one has no deviation."""
-    deviation = f" +- {scale * np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
-    return f"{scale * np.mean(values):.{digits}f}{deviation}"
-
-
 def table(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[list[str]]:
     """The results as text, the first row naming the columns."""
     columns = [column for column in COLUMNS if all(column in facts for row in rows.values() for facts in row)]
@@ -309,7 +306,7 @@ def table(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[list[str]]:
         for column in columns:
             values = [facts[column] for facts in row]
             scale, digits = (100, 2) if column.endswith("accuracy") else (1, {"size": 1, "parameters": 0}.get(column, 3))
-            cells.append(mean_and_deviation(values, scale, digits))
+            cells.append(runs.mean_and_deviation(values, scale, digits))
         lines.append([name, *cells])
     return lines
 

@@ -247,7 +247,8 @@ def finish(config, genotype, dataset, training, tested, records, run, cost, judg
         accuracy = 100 * tested["accuracy"][i]
         run.log.info("seed %d %s_acc %f error %f", seed, judged, accuracy, 100 - accuracy)
     run.log.info("%s_acc %f", judged, 100 * float(np.mean(tested["accuracy"])))
-    summary = runs.mean_and_deviation(1 - tested["accuracy"])
+    summary = runs.mean_and_deviation(1 - tested["accuracy"], 100, 2, " %")
+    summary += f" over {config.num_seeds} seeds" if config.num_seeds > 1 else ""
     run.log.info("%s error %s", judged, summary)
     facts = {"parameters": cost[0], "multiply_adds": cost[1], f"{judged}_error": summary}
     results = {name: [float(v) for v in value] for name, value in tested.items()}
@@ -301,7 +302,7 @@ def test_again(config: Config) -> None:
     if config.stream:
         config = dataclasses.replace(config, image_size=shape[0])
     dataset = load(config)
-    logits = jax.jit(apply, compiler_options=jd.parallel.compiler_options(jax.default_backend()))
+    logits = runs.jitted(apply)
     try:
         accuracy = trained.accuracy(lambda images: logits(params, images), dataset, config.batch_size)
     except stream.Unreadable as error:

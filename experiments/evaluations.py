@@ -10,12 +10,13 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+import cli
 import evaluate as training
 import findings
 import jaxdarts as jd
@@ -85,6 +86,8 @@ SCORES: dict[str, Callable] = {
 class Options:
     """Flags."""
 
+    FREE: ClassVar[str] = "data_dir table cache_dir"
+
     space: Literal[tuple(SPACES)] = "nasbench201"  # type: ignore[valid-type]
     """Search space; there are tables of those whose names are benchmarks'."""
     evaluate: str = "table"
@@ -116,7 +119,7 @@ class Options:
     """supernet: validation batches; 0 for all."""
     seed: int = 0
     """Determines everything that is random."""
-    cache_dir: str = runs.Settings.cache_dir
+    cache_dir: str = cli.Settings.cache_dir
     """Where compiled programs are kept for the next start; empty for nowhere."""
 
 
@@ -166,7 +169,7 @@ def searched(options: Options) -> search.Config:
     """The configuration of the search that trained the supernet."""
     flags = [f"--resume={options.run}", *([f"--data_dir={options.data_dir}"] if options.data_dir else [])]
     try:
-        config = runs.parse(flags, search.PRESETS, search.CIFAR, search.__doc__, search.STARTS)
+        config = cli.parse(flags, search.PRESETS, search.CIFAR, search.__doc__, search.STARTS)
     except Stop as stop:
         raise Stop(str(stop).replace("--resume=", "--run="), 2) from stop
     for name in ("space", "dataset"):
@@ -181,7 +184,7 @@ def by_supernet(options: Options):
     config = searched(options)
     dataset = runs.load(config)
     program = search.build(config, dataset)
-    like = {**jax.eval_shape(program.init), "seconds": jax.ShapeDtypeStruct((), jnp.float32)}
+    like = runs.checkpoint_form(program.init)
     try:
         with jd.checkpoint.open_folder(Path(options.run) / "checkpoints", keep=None) as checkpoints:
             state = jd.checkpoint.restore(checkpoints, like, runs.frozen(config))["state"]
@@ -224,7 +227,7 @@ def by_proxy(options: Options):
     def score(params, mix, batch):
         return SCORES[options.score](lambda own, x: net.apply({"params": own}, x, mix, noise), params, batch)
 
-    compiled = jax.jit(score, compiler_options=jd.parallel.compiler_options(jax.default_backend()))
+    compiled = runs.jitted(score)
     jax.block_until_ready(compiled(params, net.example_mix(), batch))
 
     def value(genotype) -> float:

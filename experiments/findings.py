@@ -5,7 +5,6 @@ import itertools
 import json
 import logging
 import shutil
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -36,10 +35,10 @@ class History:
         self.alphas: dict[str, list[np.ndarray]] = {}
         if resume_step:
             try:
-                with open(folder / "alphas.npz", "rb") as file, np.load(file, allow_pickle=False) as saved:
-                    kept = saved["step"] <= resume_step
-                    self.alphas = {name: list(saved[name][kept]) for name in saved.files}
-            except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+                saved = jd.metrics.read_arrays(folder / "alphas.npz")
+                kept = saved["step"] <= resume_step
+                self.alphas = {name: list(values[kept]) for name, values in saved.items()}
+            except (OSError, ValueError, KeyError) as error:
                 log.info("alphas.npz starts anew, the old one cannot be read: %s", error)
 
     def write(self, step: int, record: dict[str, float], mix: Mapping[str, np.ndarray], genotype: jd.Genotype) -> None:

@@ -5,8 +5,8 @@ shared weights, and growing ensembles train cells and dense networks of the dept
 """
 
 import dataclasses
+import functools
 import json
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+import cli
 import evaluate
 import findings
 import jaxdarts as jd
@@ -91,10 +92,9 @@ def remembered(folder: Path, make: Callable[[], dict[str, np.ndarray]]) -> dict[
         folder.mkdir(parents=True, exist_ok=True)
         jd.metrics.replace_arrays(path, arrays)
     try:
-        with np.load(path, allow_pickle=False) as saved:
-            return {name: saved[name] for name in saved.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise Stop(f"{path}: {error}; remove it to have it made again") from error
+        return jd.metrics.read_arrays(path)
+    except (OSError, ValueError) as error:
+        raise Stop(f"{error}; remove it to have it made again") from error
 
 
 def asked(function: Callable[[np.ndarray], Any], pixels: np.ndarray, batch_size: int) -> np.ndarray:
@@ -102,11 +102,6 @@ def asked(function: Callable[[np.ndarray], Any], pixels: np.ndarray, batch_size:
     size = min(batch_size, len(pixels))
     places = np.arange(-(-len(pixels) // size) * size).reshape(-1, size) % len(pixels)
     return np.concatenate([np.asarray(function(pixels[batch])) for batch in places], axis=-2)[..., : len(pixels), :]
-
-
-def compiled(function: Callable) -> Callable:
-    """Jitted, as the scripts do."""
-    return jax.jit(function, compiler_options=jd.parallel.compiler_options(jax.default_backend()))
 
 
 # ------------------------------------------------------------------------------------------------------------ networks
@@ -142,7 +137,7 @@ def network(config: Any, name: str, trained: list[Path], folder: Path, parts: Pa
         networks = [jd.load(run) for run in trained]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise Stop(f"--ensemble={name}: {error}", 2) from error
-    apply = compiled(networks[0].apply)  # seeds differ in their weights only
+    apply = runs.jitted(networks[0].apply)  # seeds differ in their weights only
 
     def logits():
         shown = {"held": parts.held, "test": parts.dataset.test, **({"fit": parts.fit} if grows else {})}
@@ -180,9 +175,9 @@ def dense(config: Any, depth: int, seed: int, folder: Path, parts: Parts) -> Sai
     def logits():
         keys = jnp.stack([jax.random.key(one) for one in range(seed, seed + config.num_seeds)])
         places = np.stack([order(jax.random.fold_in(key, 1)) for key in keys])
-        params = compiled(jax.vmap(train, (0, 0, None)))(keys, places, data)
+        params = runs.jitted(jax.vmap(train, (0, 0, None)))(keys, places, data)
         runs.finite(config.dense_steps, "--dense_learning_rate", **{"a weight": jax.flatten_util.ravel_pytree(params)[0]})
-        answer = compiled(jax.vmap(says, (0, None)))
+        answer = runs.jitted(jax.vmap(says, (0, None)))
         shown = {"held": parts.held, "test": dataset.test, "fit": parts.fit}
         return {
             key: asked(lambda pixels: answer(params, pixels), part.images, config.batch_size) for key, part in shown.items()
@@ -204,35 +199,30 @@ def supernet(config: Any, part: str, folder: Path, parts: Parts) -> list[Said]:
     run = Path(part.removeprefix(SUPERNET))
     if not (run / "checkpoints").is_dir():
         raise Stop(f"--ensemble={part}: not the folder of a search", 2)
-    searched = runs.parse([f"--resume={run}"], search.PRESETS, search.CIFAR, None)
+    searched = cli.parse([f"--resume={run}"], search.PRESETS, search.CIFAR, None)
     if searched.dataset != config.dataset:
         raise Stop(f"--ensemble={part}: a search on {searched.dataset}, not on --dataset={config.dataset}", 2)
     if searched.num_seeds != config.num_seeds:
         raise Stop(f"--ensemble={part}: a search with {searched.num_seeds} seeds; use --num_seeds={searched.num_seeds}", 2)
     space, dataset = methods.space_of(searched), parts.dataset
-    net = space.supernet(
-        width=searched.init_channels,
-        depth=searched.layers,
-        num_classes=len(dataset.class_names),
-        dtype=jnp.dtype(searched.dtype),
-        **({"partial": searched.partial} if searched.partial > 1 else {}),
-    )
+    net = search.supernet(searched, space, len(dataset.class_names), remat=False).clone(axis_name=None)
 
     def says(params, mix, pixels):
         shown = augment.normalize(pixels, dataset.mean, dataset.std)
         return net.apply({"params": params}, shown, mix, jax.random.key(0))  # the key for noise (S4)
 
-    answer, like, said = compiled(jax.vmap(says, (0, 0, None))), None, []
+    @functools.cache  # not made where everything has been said
+    def like():
+        return runs.checkpoint_form(search.build(searched, dataset).init)
+
+    answer, said = runs.jitted(jax.vmap(says, (0, 0, None))), []
     mixes = [epoch_mixes(one) for one in findings.folders(searched, run)]
     with jd.checkpoint.open_folder(run / "checkpoints", keep=None) as manager:
         for step in sorted(set(manager.all_steps()).intersection(*mixes)):
             cells = [jd.one_hot(space.cells, space.discretize(own[step])) for own in mixes]
 
             def logits(step=step, cells=cells):
-                nonlocal like
-                if like is None:
-                    like = {**search.build(searched, dataset).init(), "seconds": jnp.float32(0)}
-                params = jd.checkpoint.restore(manager, like, None, step)["state"].params
+                params = jd.checkpoint.restore(manager, like(), None, step)["state"].params
                 shown, mix = {"held": parts.held, "test": dataset.test}, jd.parallel.stack(cells)
                 size = searched.batch_size
                 return {
@@ -249,9 +239,8 @@ def supernet(config: Any, part: str, folder: Path, parts: Parts) -> list[Said]:
 def epoch_mixes(run: Path) -> dict[int, dict[str, np.ndarray]]:
     """The mix after every epoch, by step."""
     try:
-        with np.load(run / "alphas.npz", allow_pickle=False) as saved:
-            arrays = {name: saved[name] for name in saved.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        arrays = jd.metrics.read_arrays(run / "alphas.npz")
+        steps = arrays.pop("step")
+    except (OSError, ValueError, KeyError) as error:
         raise Stop(f"--ensemble={run}: {error}", 2) from error
-    steps = arrays.pop("step")
     return {int(step): {name: values[i] for name, values in arrays.items()} for i, step in enumerate(steps)}

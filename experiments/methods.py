@@ -4,12 +4,13 @@ import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+import cli
 import jaxdarts as jd
 import runs
 from runs import Stop
@@ -135,6 +136,8 @@ ONLY_ON_IMAGES = {
 class AlgorithmOptions:
     """What an algorithm and the derivation of a cell may be told, on images and on texts."""
 
+    FREE: ClassVar[str] = "derive num_samples"
+
     algorithm: Literal[tuple(METHODS)] = "darts"  # type: ignore[valid-type]
     """Search algorithm. It changes what other flags start from; README lists them."""
     unrolled: bool = True
@@ -174,8 +177,10 @@ class AlgorithmOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(AlgorithmOptions, runs.ImageSettings):
+class Options(AlgorithmOptions, cli.ImageSettings):
     """And what convolutional spaces have in addition."""
+
+    FREE: ClassVar[str] = "derive_batches tune_steps max_skips flatness"
 
     space: Literal["darts", *NAMED] = "darts"  # type: ignore[valid-type]
     """Search space: DARTS' own, made of --nodes and --ops, one of RobustDARTS' four, NAS-Bench-201 (--layers a stage), or one
@@ -307,27 +312,41 @@ def space_of(config: Options) -> jd.Space:
 
 
 def space_to_json(space: jd.Space) -> str:
-    """The edges and candidates of a space, for `strongest_of`."""
+    """The cells of a space, for `cells_from_json`."""
     return json.dumps({name: choices._asdict() for name, choices in space.cells.items()}, indent=2) + "\n"
+
+
+def cells_from_json(text: str) -> dict[str, jd.Choices]:
+    """The cells that `space_to_json` wrote.
+
+    Raises:
+        ValueError: if it did not write this.
+    """
+
+    def tuples(value: Any) -> Any:
+        return tuple(map(tuples, value)) if isinstance(value, list) else value
+
+    try:
+        saved = json.loads(text).items()
+        return {name: jd.Choices(**{field: tuples(value) for field, value in own.items()}) for name, own in saved}
+    except (AttributeError, TypeError) as error:
+        raise ValueError(f"not the cells of a space: {error}") from error
 
 
 def strongest_of(run: Path, keep: int) -> jd.Space:
     """The space of a finished search with its strongest operations only, on every edge `keep` of them, in their order."""
     try:
-        saved = json.loads((run / "space.json").read_text(encoding="utf-8"))
-        with np.load(run / "alphas.npz", allow_pickle=False) as alphas:
-            mixes = {name: alphas[name][-1] for name in saved}
-        cells = []
+        cells = cells_from_json((run / "space.json").read_text(encoding="utf-8"))
+        alphas = jd.metrics.read_arrays(run / "alphas.npz")
+        narrowed = []
         for name in ("normal", "reduce"):
-            edges, ops, concat = (saved[name][field] for field in ("edges", "ops", "concat"))
-            kept = [
-                np.sort(np.argsort(-row[: len(own)], kind="stable")[:keep]) for row, own in zip(mixes[name], ops, strict=True)
-            ]
+            mix, ops = alphas[name][-1], cells[name].ops
+            kept = [np.sort(np.argsort(-row[: len(own)], kind="stable")[:keep]) for row, own in zip(mix, ops, strict=True)]
             ops = tuple(tuple(own[i] for i in indices) for own, indices in zip(ops, kept, strict=True))
-            cells.append(jd.Choices(tuple(map(tuple, edges)), ops, tuple(concat)))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+            narrowed.append(cells[name]._replace(ops=ops))
+    except (OSError, ValueError, KeyError) as error:
         raise Stop(f"--candidates={run}: not the folder of a finished search with one seed: {error}", 2) from error
-    return jd.spaces.of_cells(*cells)
+    return jd.spaces.of_cells(*narrowed)
 
 
 def evaluated(space: jd.Space) -> tuple[int, int]:

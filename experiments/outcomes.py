@@ -64,8 +64,7 @@ def summarize(
     """What the chosen cells are worth, over the runs."""
     summary = {**runs.versions(), "config": {name: getattr(config, name) for name in flags}}
     for name, values in facts(options, chosen).items():
-        deviation = float(values.std(ddof=1)) if len(values) > 1 else None
-        summary[name] = {"mean": float(values.mean()), "deviation": deviation}
+        summary[name] = runs.spread(values)
     summary["trials"] = float(np.mean([len(history) for history in histories]))
     summary["seconds"] = float(np.mean([sum(trial.seconds for trial in history.values()) for history in histories]))
     summary["distinct_cells"] = float(np.mean([len({trial.genotype for trial in h.values()}) for h in histories]))

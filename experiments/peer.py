@@ -108,21 +108,26 @@ def peak_megabytes(device: str) -> float | None:
     return round(int(found[0]) / 1024, 1) if found else None
 
 
-def timings(args: argparse.Namespace) -> dict[str, Any]:
-    """Time the weight step and both architecture steps, each after one warm-up."""
-    setup = Setup(args)
-
-    def milliseconds(step: Callable[[], None]) -> float:
+def milliseconds(step: Callable[[], None], args: argparse.Namespace) -> list[float]:
+    """Time the step so often as asked for, after one warm-up."""
+    found = []
+    for _ in range(args.repeats + 1):
         start = time.perf_counter()
         step()
         if args.device == "cuda":
             torch.cuda.synchronize()
-        return round((time.perf_counter() - start) * 1e3, 3)
+        found.append(round((time.perf_counter() - start) * 1e3, 3))
+    return found[1:]
+
+
+def timings(args: argparse.Namespace) -> dict[str, Any]:
+    """Time the weight step and both architecture steps, each after one warm-up."""
+    setup = Setup(args)
 
     first, second = (functools.partial(setup.alpha_step, unrolled=unrolled) for unrolled in (False, True))
     # Weight steps come first: the second-order step reads the momentum buffers they leave behind.
     steps = {"weight_step_ms": setup.weight_step, "first_order_ms": first, "second_order_ms": second}
-    runs = {name: [milliseconds(step) for _ in range(args.repeats + 1)][1:] for name, step in steps.items()}
+    runs = {name: milliseconds(step, args) for name, step in steps.items()}
     return {
         "what": "peer", "layout": args.layout, **{name: getattr(args, name) for name in SIZES},
         **{name: round(statistics.median(values), 3) for name, values in runs.items()}, "runs": runs,
@@ -153,18 +158,14 @@ def train_timings(args: argparse.Namespace) -> dict[str, Any]:
     images = torch.randn(args.batch, 3, args.size, args.size).to(args.device, memory_format=layout)
     labels, loss = torch.randint(args.classes, (args.batch,)).to(args.device), torch.nn.CrossEntropyLoss()
 
-    def step() -> float:
-        start = time.perf_counter()
+    def step() -> None:
         sgd.zero_grad()
         logits, auxiliary = model(images)
         (loss(logits, labels) + 0.4 * loss(auxiliary, labels)).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         sgd.step()
-        if args.device == "cuda":
-            torch.cuda.synchronize()
-        return round((time.perf_counter() - start) * 1e3, 3)
 
-    runs = [step() for _ in range(args.repeats + 1)][1:]
+    runs = milliseconds(step, args)
     return {
         "what": "peer", "layout": args.layout, **{name: getattr(args, name) for name in SIZES},
         "train_step_ms": round(statistics.median(runs), 3), "runs": {"train_step_ms": runs},
@@ -208,13 +209,6 @@ def text_timings(args: argparse.Namespace) -> dict[str, Any]:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 0.25)
         sgd.step()
 
-    def milliseconds(step: Callable[[], None]) -> float:
-        start = time.perf_counter()
-        step()
-        if args.device == "cuda":
-            torch.cuda.synchronize()
-        return round((time.perf_counter() - start) * 1e3, 3)
-
     if args.what == "rnn_evaluate":
         steps = {"train_step_ms": weight_step}
     else:
@@ -222,7 +216,7 @@ def text_timings(args: argparse.Namespace) -> dict[str, Any]:
         alpha_step = functools.partial(architect.step, hidden, *train, hidden, *valid, sgd)
         first, second = (functools.partial(alpha_step, unrolled=unrolled) for unrolled in (False, True))
         steps = {"weight_step_ms": weight_step, "first_order_ms": first, "second_order_ms": second}
-    runs = {name: [milliseconds(step) for _ in range(args.repeats + 1)][1:] for name, step in steps.items()}
+    runs = {name: milliseconds(step, args) for name, step in steps.items()}
     return {
         "what": "peer", "layout": "default", **{name: getattr(args, name) for name in TEXT_SIZES},
         **{name: round(statistics.median(values), 3) for name, values in runs.items()}, "runs": runs,

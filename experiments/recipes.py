@@ -5,8 +5,9 @@ import difflib
 import json
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
+import cli
 import jaxdarts as jd
 import runs
 from runs import Stop
@@ -16,7 +17,7 @@ Cells = jd.Genotype | jd.TopologyGenotype | jd.SizeGenotype | jd.GraphGenotype
 
 
 @dataclasses.dataclass(frozen=True)
-class Training(runs.ImageSettings):
+class Training(cli.ImageSettings):
     """How a cell is trained from scratch."""
 
     epochs: int = 600
@@ -64,6 +65,8 @@ class Training(runs.ImageSettings):
 @dataclasses.dataclass(frozen=True)
 class Config(Training):
     """Train one cell from scratch. Defaults are those of the data set's preset."""
+
+    FREE: ClassVar[str] = "random_cells"
 
     arch: str = "DARTS_V2"
     """Published name, run folder of search.py, JSON file, or text of a genotype."""
@@ -162,7 +165,7 @@ def ensemble_asked(arguments: list[str]) -> bool:
 
 def parse(arguments: list[str], description: str | None) -> Config:
     """Flags over the data set's preset for the kind of cell that is to be trained."""
-    config = runs.parse(arguments, PRESETS, CIFAR, description)
+    config = cli.parse(arguments, PRESETS, CIFAR, description)
     if config.resume or config.test_only:
         return config
     kinds = {type(resolve(name, "--select")) for name in config.select} or {type(resolve(config.arch))}
@@ -176,7 +179,7 @@ def parse(arguments: list[str], description: str | None) -> Config:
     own = [flag for flag in arguments if re.match(r"--(init[_-]channels|layers)\b", flag)]
     if kind is jd.SizeGenotype and own:
         raise Stop(f"{own[0]}: the genotype itself says how wide and deep its network is", 2)
-    return runs.parse(arguments, *presets_of(kind), description)
+    return cli.parse(arguments, *presets_of(kind), description)
 
 
 def presets_of(kind: type) -> tuple[dict[str, Config], Config]:

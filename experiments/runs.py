@@ -1,9 +1,10 @@
-"""What the scripts share: flags over presets, the run folder, signals, records that survive a kill, and one-line errors."""
+"""What the scripts share: the run folder, signals, the loop, records that survive a kill, and one-line errors."""
 
 import contextlib
 import dataclasses
 import json
 import logging
+import math
 import os
 import platform
 import shlex
@@ -11,86 +12,19 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 
 import jaxdarts as jd
 from jaxdarts.data import images, stream
 from signals import Asked, interruptible
-
-FREE = frozenset(
-    "run_dir resume data_dir max_steps num_devices estimate report_freq checkpoint_freq keep_checkpoints cache_dir "
-    "derive derive_batches tune_steps num_samples max_skips flatness random_cells workers scheduler retries "
-    "size balance machines mixture adanet_lambda adanet_beta iterations count table output".split()
-)
-"""Settings that a resumed run may change: what is trained stays, only (after the first line) what is made of it, or set beside
-it, changes."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """Flags of every script that trains."""
-
-    dataset: str = "digits"
-    """Images: digits, a TFDS name (cifar10, cifar100, svhn_cropped, mnist, ...), npz:PATH or folder:PATH. Texts: pydoc, ptb,
-    wikitext2 or text:PATH; they have flags of their own (--dataset=ptb --help)."""
-    preset: str | None = None
-    """Name of the preset to start from; default the data set's own."""
-    data_dir: str | None = None
-    """Where TFDS keeps its folders, default $TFDS_DATA_DIR or ~/tensorflow_datasets; or the folder of ptb or wikitext2."""
-    run_dir: str | None = None
-    """Folder of the run; default runs/<script>-<dataset>-<time>."""
-    resume: str | None = None
-    """Run folder to continue from its newest checkpoint; its configuration is taken over."""
-    max_steps: int = 0
-    """Stop after so many steps, counted from the beginning of the run; 0 for no limit."""
-    weight_decay: float = 3e-4
-    """Multiple of the weights that is added to their gradient."""
-    grad_clip: float = 5.0
-    """Largest global norm of the weights' gradient."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Number format of the network's computations; weights stay float32."""
-    remat: bool = False
-    """Recompute cells in the backward pass: less memory, more time."""
-    estimate: bool = False
-    """Only compile the step and print parameters, memory and steps an epoch; trains and writes nothing."""
-    seed: int = 2
-    """Determines everything that is random."""
-    num_devices: int | None = None
-    """Number of local devices to split batches over; default all."""
-    report_freq: int = 50
-    """Steps between log lines."""
-    checkpoint_freq: int = 0
-    """Steps between checkpoints, besides the one after every epoch; 0 for none."""
-    keep_checkpoints: int = 2
-    """Newest checkpoints that are kept; 0 for all."""
-    cache_dir: str = str(Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "jaxdarts")
-    """Where compiled programs are kept for the next start; empty for nowhere."""
-
-
-@dataclasses.dataclass(frozen=True)
-class ImageSettings(Settings):
-    """And of those that train on images."""
-
-    crop_padding: int = 4
-    """Random shifts of the images, in pixels."""
-    flip: bool = True
-    """Mirror half of the images; not for digits."""
-    cutout: bool = False
-    """Erase a square of every training image."""
-    cutout_length: int = 16
-    """Side of that square, in pixels."""
-    momentum: float = 0.9
-    """Momentum of SGD, which trains the weights."""
 
 
 class Stop(Exception):
@@ -101,57 +35,12 @@ class Stop(Exception):
         self.code = code
 
 
-def parse(
-    arguments: list[str],
-    presets: Mapping[str, Any],
-    fallback: Any,
-    description: str | None,
-    starts: Mapping[str, Callable[[Any, str], Any]] = MappingProxyType({}),
-) -> Any:
-    """Flags over the configuration of the run to resume, or over a preset: the one that --preset names, or the data set's own.
+def free(kind: type) -> frozenset[str]:
+    """The settings that a resumed run may change: in FREE of its configuration's class and of those that it inherits from.
 
-    Args:
-        arguments: the command line, without the name of the script.
-        presets: configurations (frozen dataclasses) by name; the first one is that of a plain start.
-        fallback: what a data set without a preset starts from.
-        description: the head of `--help`.
-        starts: for other flags that change what the rest starts from: (preset, the flag's value or "") -> configuration.
+    What is trained stays; what is made of it, or set beside it, may change.
     """
-    given = {"--dataset": "", "--preset": "", "--resume": "", **dict.fromkeys(starts, "")}
-    for i, argument in enumerate(arguments):
-        name, equals, value = argument.partition("=")
-        if name in given:
-            given[name] = value if equals else " ".join(arguments[i + 1 : i + 2])
-    resume, kind = given["--resume"], type(fallback)
-    if resume:
-        path = Path(resume) / "config.json"
-        try:
-            saved = json.loads(path.read_text(encoding="utf-8"))
-            default = kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in saved.items()})
-        except (OSError, ValueError, TypeError, AttributeError) as error:
-            raise Stop(f"--resume={resume}: not the folder of a run, no usable {path}: {error}", 2) from error
-    else:
-        default = preset(given["--preset"], given["--dataset"], presets, fallback)
-        for flag, start in starts.items():
-            default = start(default, given[flag])
-    markers = (tyro.conf.DisallowNone,)  # None is a default only, not a value to give
-    config = tyro.cli(kind, args=arguments, default=default, description=description, use_underscores=True, config=markers)
-    if not config.resume:
-        return config
-    for field in dataclasses.fields(kind):
-        old, new = getattr(default, field.name), getattr(config, field.name)
-        if old != new and field.name not in FREE:
-            raise Stop(f"--resume={resume}: the run has {field.name}={old!r}, not {new!r}; leave the flag out", 2)
-    return dataclasses.replace(config, run_dir=resume)
-
-
-def preset(name: str, dataset: str, presets: Mapping[str, Any], fallback: Any) -> Any:
-    """What the flags are laid over; either text may be empty, for a flag that is not given."""
-    if name and name not in presets:
-        raise Stop(f"--preset={name}: there are {', '.join(presets)}", 2)
-    own = next((found for found in presets.values() if found.dataset == dataset), fallback)
-    found = presets[name] if name else own if dataset else next(iter(presets.values()))
-    return dataclasses.replace(found, dataset=dataset or found.dataset)
+    return frozenset(" ".join(getattr(own, "FREE", "") for own in kind.__mro__).split())
 
 
 def check_numbers(config: Any, positive: str, not_negative: str) -> None:
@@ -175,6 +64,15 @@ def check_seeds_and_devices(config: Any) -> None:
         raise Stop(f"--batch_size={config.batch_size}: does not divide over {config.num_devices or devices} devices", 2)
 
 
+def cosine_rate(config: Any, epoch: Any, cos: Callable = jnp.cos) -> Any:
+    """Learning rate of the weights in an epoch; `cos` is math.cos where it is to be a plain number.
+
+    The cosine of DARTS' official code ends at learning_rate_min, the paper's at zero.
+    """
+    span = config.learning_rate - config.learning_rate_min
+    return config.learning_rate_min + 0.5 * span * (1 + cos(math.pi * epoch / config.epochs))
+
+
 def weights_optimizer(config: Any, rate: Callable[[Any], Any], steps_per_epoch: int) -> optax.GradientTransformation:
     """The published optimiser of weights; rate: epoch, a traced integer -> learning rate."""
 
@@ -190,7 +88,8 @@ def weights_optimizer(config: Any, rate: Callable[[Any], Any], steps_per_epoch: 
 
 def frozen(config: Any) -> dict[str, Any]:
     """The settings that a checkpoint belongs to, as JSON reads them back."""
-    return {name: value for name, value in json.loads(json.dumps(dataclasses.asdict(config))).items() if name not in FREE}
+    dropped = free(type(config))
+    return {name: value for name, value in json.loads(json.dumps(dataclasses.asdict(config))).items() if name not in dropped}
 
 
 class Run(NamedTuple):
@@ -254,10 +153,16 @@ def open_run(config: Any, kind: str, whole: Path | None = None) -> Iterator[Run]
         jd.metrics.close_logger(log)
 
 
-def mean_and_deviation(errors: np.ndarray) -> str:
-    """Of one fraction a seed, in percent; a single one has no deviation."""
-    mean = f"{100 * float(np.mean(errors)):.2f} %"
-    return f"{mean} +- {100 * float(np.std(errors, ddof=1)):.2f} % over {len(errors)} seeds" if len(errors) > 1 else mean
+def spread(values: Sequence[float] | np.ndarray) -> dict[str, float | None]:
+    """Mean and deviation of one number a seed; a single one has no deviation."""
+    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return {"mean": float(np.mean(values)), "deviation": deviation}
+
+
+def mean_and_deviation(values: Sequence[float] | np.ndarray, scale: float = 1.0, digits: int = 3, unit: str = "") -> str:
+    """The same as text."""
+    shown = [f"{scale * value:.{digits}f}{unit}" for value in spread(values).values() if value is not None]
+    return " +- ".join(shown)
 
 
 def finite(step: int, flags: str, **values: np.ndarray) -> None:
@@ -276,6 +181,14 @@ def restored(config: Any, run: Run, training: Any) -> tuple[Any, float]:
     saved = jd.checkpoint.restore(run.checkpoints, {**training, "seconds": jnp.float32(0)}, frozen(config))
     seconds = float(saved.pop("seconds"))
     return saved, seconds
+
+
+def checkpoint_form(init: Callable[[], Any]) -> Any:
+    """What a checkpoint of a program with this `init` is restored as; only shapes and types, nothing is computed."""
+    # It is read onto this device, wherever it was written.
+    place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    form = {**jax.eval_shape(init), "seconds": jax.ShapeDtypeStruct((), jnp.float32)}
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), form)
 
 
 def ends(config: Any, length: int | np.ndarray) -> np.ndarray:
@@ -433,6 +346,11 @@ def load(config: Any, read: Callable[..., Any] = images.load) -> Any:
         return read(config.dataset, config.data_dir)
     except (OSError, ValueError, ImportError) as error:
         raise Stop(f"--dataset={config.dataset}: {error}") from error
+
+
+def jitted(function: Callable, **options: Any) -> Any:
+    """`jax.jit`, with what XLA should know of our programs."""
+    return jax.jit(function, compiler_options=jd.parallel.compiler_options(jax.default_backend()), **options)
 
 
 def memory(step: jd.parallel.OnDevices, num_devices: int, arguments: Any) -> float:

@@ -13,17 +13,17 @@ import dataclasses
 import functools
 import io
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.stats
 
+import cli
 import evaluations
 import jaxdarts as jd
 import outcomes
@@ -37,6 +37,8 @@ from runs import Stop
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Flags."""
+
+    FREE: ClassVar[str] = "run_dir resume data_dir cache_dir count table output"
 
     scores: str = "naswot"
     """Which ones, with commas between: naswot, linear_regions, grad_norm, snip, grasp, fisher, plain, l2_norm, synflow,
@@ -67,7 +69,7 @@ class Config:
     """Run folder to continue; its configuration is taken over, --count may grow."""
     output: str | None = None
     """JSON file that gets the summary as one row more; rows of the same settings are replaced."""
-    cache_dir: str = str(Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "jaxdarts")
+    cache_dir: str = cli.Settings.cache_dir
     """Where compiled programs are kept for the next start; empty for nowhere."""
 
 
@@ -101,15 +103,10 @@ def different(k: np.ndarray) -> float:
     return float(len(np.unique(k == np.diag(k)[:, None], axis=0)))
 
 
-def of_batch(score: Callable) -> Callable:
-    """A score that looks at images and labels."""
+def by_outputs(name: str) -> Callable:
+    """A score that looks at the network's outputs alone."""
+    score = evaluations.SCORES[name]
     return lambda net, picks, params, batch, key: score(lambda params, x: net.apply(params, x, picks), params, batch)
-
-
-def of_images(score: Callable) -> Callable:
-    """A score that looks at images only."""
-    found = of_batch(score)
-    return lambda net, picks, params, batch, key: found(net, picks, params, batch["image"], key)
 
 
 def fisher(net: Net, picks, params, batch, key):
@@ -142,21 +139,21 @@ SCORES = {
         published={"kendall": (0.574, MELLOR)},
     ),
     "linear_regions": Score(by_units, finish=different, published={"kendall": (0.5, CHEN)}),
-    "grad_norm": Score(of_batch(proxies.grad_norm), published={"spearman": (0.594, ABDELFATTAH)}),
-    "snip": Score(of_batch(proxies.snip), published={"spearman": (0.596, ABDELFATTAH)}),
-    "grasp": Score(of_batch(proxies.grasp), published={"spearman": (0.514, ABDELFATTAH)}),
+    "grad_norm": Score(by_outputs("grad_norm"), published={"spearman": (0.594, ABDELFATTAH)}),
+    "snip": Score(by_outputs("snip"), published={"spearman": (0.596, ABDELFATTAH)}),
+    "grasp": Score(by_outputs("grasp"), published={"spearman": (0.514, ABDELFATTAH)}),
     "fisher": Score(fisher, published={"spearman": (0.36, ABDELFATTAH)}),
-    "plain": Score(of_batch(proxies.plain)),
-    "l2_norm": Score(of_batch(proxies.l2_norm)),
+    "plain": Score(by_outputs("plain")),
+    "l2_norm": Score(by_outputs("l2_norm")),
     "synflow": Score(
-        of_images(proxies.synflow),
+        by_outputs("synflow"),
         {"normed": False, "dtype": jnp.float64},
         x64=True,
         published={"spearman": (0.737, ABDELFATTAH)},
     ),
-    "jacob_cov": Score(of_images(proxies.jacob_cov), published={"spearman": (0.731, ABDELFATTAH)}),
-    "epe_nas": Score(of_batch(proxies.epe_nas)),
-    "ntk_condition": Score(of_images(proxies.ntk_condition), published={"kendall": (0.42, f"{CHEN}, sign turned")}),
+    "jacob_cov": Score(by_outputs("jacob_cov"), published={"spearman": (0.731, ABDELFATTAH)}),
+    "epe_nas": Score(by_outputs("epe_nas")),
+    "ntk_condition": Score(by_outputs("ntk_condition"), published={"kendall": (0.42, f"{CHEN}, sign turned")}),
     "zen": Score(zen),
 }
 SIZE = 5**6
@@ -164,7 +161,7 @@ BASELINES = ("parameters", "multiply_adds")
 
 
 def main(arguments: list[str]) -> None:
-    config = check(runs.parse(arguments, {"digits": Config()}, Config(), __doc__))
+    config = check(cli.parse(arguments, {"digits": Config()}, Config(), __doc__))
     runs.use_cache(config)
     read = functools.partial(tabular.read, dataset=config.accuracies)
     table = evaluations.opened("table", config.table, read) if config.table else {}
@@ -270,7 +267,6 @@ def programs(config: Config, dataset: Any) -> Iterator[tuple[str, Callable[[Any]
     indices = jnp.asarray(rng.choice(dataset.train.num, config.batch_size, replace=False))
     part = {"image": jnp.asarray(dataset.train.images), "label": jnp.asarray(dataset.train.labels)}
     batch = augment.reader(dataset.mean, dataset.std)(part, indices)
-    options = jd.parallel.compiler_options(jax.default_backend())
     for name in names(config):
         own = SCORES[name]
         given = {"num_classes": len(dataset.class_names), **own.options}
@@ -284,7 +280,7 @@ def programs(config: Config, dataset: Any) -> Iterator[tuple[str, Callable[[Any]
 
             start = time.perf_counter()
             try:
-                lowered = jax.jit(program, compiler_options=options).lower(jax.random.key(config.seed), example[1])
+                lowered = runs.jitted(program).lower(jax.random.key(config.seed), example[1])
             except ValueError as error:
                 raise Stop(f"--scores={name}: {error}", 2) from error
             compiled = lowered.compile()

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+import cli
 import findings
 import jaxdarts as jd
 import methods
@@ -248,15 +249,9 @@ def build(config: Config, dataset: images.Dataset, remat: bool | None = None) ->
     )
 
 
-def learning_rate(config: Config, epoch, cos):
-    """Of the weights, by epoch. The official code's cosine ends at learning_rate_min, the paper's at zero."""
-    span = config.learning_rate - config.learning_rate_min
-    return config.learning_rate_min + 0.5 * span * (1 + cos(math.pi * epoch / config.epochs))
-
-
 def optimizers(config: Config, steps_per_epoch: int) -> tuple[optax.GradientTransformation, ...]:
     """The published optimisers of weights and alpha."""
-    params_tx = runs.weights_optimizer(config, lambda epoch: learning_rate(config, epoch, jnp.cos), steps_per_epoch)
+    params_tx = runs.weights_optimizer(config, lambda epoch: runs.cosine_rate(config, epoch), steps_per_epoch)
     return params_tx, methods.optimizer(config, steps_per_epoch)
 
 
@@ -297,7 +292,7 @@ def estimate(config: Config, dataset: images.Dataset) -> None:
 def main(arguments: list[str]) -> None:
     if texts.asked(arguments):
         return text_search.main(arguments)
-    config = check(runs.parse(arguments, PRESETS, CIFAR, __doc__, STARTS))
+    config = check(cli.parse(arguments, PRESETS, CIFAR, __doc__, STARTS))
     runs.use_cache(config)
     dataset = runs.load(config)
     if config.estimate:
@@ -339,7 +334,7 @@ def search(config: Config, dataset: images.Dataset, program: Program, run: Run) 
     data = jd.parallel.replicate(program.data, program.devices)
 
     def begin(epoch):
-        log.info("epoch %d lr %e", epoch, learning_rate(config, epoch, math.cos))
+        log.info("epoch %d lr %e", epoch, runs.cosine_rate(config, epoch, math.cos))
         train_indices, val_indices, keys = program.order(epoch)
         return lambda training, i: program.step(training, data, train_indices[:, :, i], val_indices[:, :, i], keys)
 
@@ -348,7 +343,7 @@ def search(config: Config, dataset: images.Dataset, program: Program, run: Run) 
             finite(step, **{name: np.concatenate([np.zeros(0), *map(np.ravel, jax.tree.leaves(part))])})
 
     def end(training, means, epoch, step, seconds):
-        facts = {"epoch": epoch, "learning_rate": learning_rate(config, epoch, math.cos), "seconds": seconds}
+        facts = {"epoch": epoch, "learning_rate": runs.cosine_rate(config, epoch, math.cos), "seconds": seconds}
         return findings.finish_epoch(config, program, training, data, means, history, log, step, facts)
 
     try:

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import cli
 import jaxdarts as jd
 import runs
 import texts
@@ -87,7 +88,7 @@ def build(config: Config, genotype: jd.genotypes.RecurrentGenotype, words: text.
         def loss(params, stream):
             return over_stream(jax.tree.map(lambda w: w[0], params), {}, alone.start(stream.shape[1]), stream)
 
-        compiled = jax.jit(loss, compiler_options=jd.parallel.compiler_options(devices[0].platform))
+        compiled = runs.jitted(loss)
         return lambda params: float(compiled(params, part))
 
     return Program(
@@ -238,7 +239,7 @@ def estimate(config: Config, program: Program) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    config = check(runs.parse(arguments, PRESETS, PTB, __doc__))
+    config = check(cli.parse(arguments, PRESETS, PTB, __doc__))
     runs.use_cache(config)
     if config.test_only:
         return test_again(config)

@@ -17,6 +17,8 @@ from runs import Stop
 class Config(texts.Settings):
     """Train one recurrent cell from scratch. Defaults are those of the text's preset."""
 
+    FREE: ClassVar[str] = "random_cells"
+
     arch: str = "DARTS_V2"
     """Published name, run folder of search.py, JSON file, or text of a genotype."""
     epochs: int = 8000

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import cli
 import findings
 import jaxdarts as jd
 import methods
@@ -179,7 +180,7 @@ def estimate(config: Config, words: text.Text) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    config = check(runs.parse(arguments, PRESETS, PTB, __doc__, STARTS))
+    config = check(cli.parse(arguments, PRESETS, PTB, __doc__, STARTS))
     runs.use_cache(config)
     words = texts.load(config)
     if config.estimate:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+import cli
 import jaxdarts as jd
 import runs
 from jaxdarts.data import text
@@ -38,7 +39,7 @@ def asked(arguments: list[str]) -> bool:
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings(runs.Settings):
+class Settings(cli.Settings):
     """Flags of the scripts that train on a text; names of quark0/darts' recurrent scripts where the meaning is the same."""
 
     dataset: str = "pydoc"

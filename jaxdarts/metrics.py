@@ -10,6 +10,7 @@ import math
 import os
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
@@ -251,6 +252,20 @@ def replace_text(path: str | os.PathLike, text: str) -> None:
     """Writes a file as a whole or not at all: a temporary file beside it, then a rename."""
     with _replaced(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """The arrays of an npz file by name.
+
+    Raises:
+        OSError: if the file cannot be read.
+        ValueError: if it is damaged, or no such file.
+    """
+    try:
+        with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as saved:  # np.load leaves a bad one open
+            return {name: saved[name] for name in saved.files}
+    except (ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is damaged, or holds no arrays by name: {error}") from error
 
 
 def replace_arrays(path: str | os.PathLike, arrays: Mapping[str, Any]) -> None:

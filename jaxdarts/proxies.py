@@ -32,10 +32,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 from jaxtyping import Array, Float, Key, PyTree
 
 from jaxdarts.nn.ops import OPS
+from jaxdarts.rectifiers import rectified
 from jaxdarts.types import Batch, Params, Units
 
 Apply = Callable[[Any, Any], Array]
@@ -43,8 +43,6 @@ Score = Float[Array, ""]
 Layers = Callable[[Params], list[Float[Array, "layers weights"]]]
 
 # ---------------------------------------------------------------------------------------------------- rectified units
-
-_CALLS = ("jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "remat2", "checkpoint")
 
 
 def agreements(apply: Apply, params: Params, images: Array) -> Float[Array, "batch batch"]:
@@ -74,14 +72,14 @@ def agreements(apply: Apply, params: Params, images: Array) -> Float[Array, "bat
             followed, or where the batch is merged with another axis.
     """
     batch = images.shape[0]
-    run = functools.partial(_rectified, apply)
+    run = functools.partial(rectified, apply)
     _, inputs = jax.eval_shape(run, params, images)
     _, others = jax.eval_shape(run, params, jax.ShapeDtypeStruct((batch + 1, *images.shape[1:]), images.dtype))
     axes = [_batch_axis(x.shape, other.shape, batch) for x, other in zip(inputs, others, strict=True)]
     if all(axis is None for axis in axes):
         raise ValueError("the network has no rectified units: nothing in its program is max(x, 0)")
     taps = [None if axis is None else jnp.zeros(x.shape, x.dtype) for x, axis in zip(inputs, axes)]
-    logits, pull, inputs = jax.vjp(lambda taps: _rectified(apply, params, images, taps), taps, has_aux=True)
+    logits, pull, inputs = jax.vjp(lambda taps: rectified(apply, params, images, taps), taps, has_aux=True)
     # Any cotangent but ones: the sum over a batch of what a batch norm returns does not depend on what is before it.
     (slopes,) = pull(jax.random.normal(jax.random.key(0), logits.shape).astype(logits.dtype))
     return sum(
@@ -160,91 +158,6 @@ def _batch_axis(shape: Sequence[int], other: Sequence[int], batch: int) -> int |
     if len(differing) > 1 or (shape[differing[0]], other[differing[0]]) != (batch, batch + 1):
         raise ValueError(f"rectified units of shape {tuple(shape)} have no axis of their own for the batch of {batch}")
     return differing[0]
-
-
-def _rectified(apply: Apply, params, images, taps: Sequence[Array | None] | None = None) -> tuple[Array, list[Array]]:
-    """The logits and the input of every rectifier, to whose output its tap is added."""
-    program = jax.make_jaxpr(apply)(params, images)
-    inputs: list[Array] = []
-
-    def rectifier(x, y):
-        tap = None if taps is None else taps[len(inputs)]
-        inputs.append(x)
-        return y if tap is None else y + tap
-
-    out = _evaluate(program.jaxpr, program.consts, jax.tree.leaves((params, images)), rectifier)
-    if len(out) != 1:
-        raise ValueError(f"apply returns {len(out)} arrays: it must return the logits alone")
-    return out[0], inputs
-
-
-def _evaluate(jaxpr: Jaxpr, consts: Sequence, arguments: Sequence, rectifier: Callable) -> list:
-    env = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *arguments], strict=True))
-
-    def read(variable):
-        return variable.val if isinstance(variable, Literal) else env[variable]
-
-    for eqn in jaxpr.eqns:
-        values = [read(variable) for variable in eqn.invars]
-        argument = _rectifies(eqn)
-        if argument is not None:
-            out = [rectifier(values[argument], _bind(eqn, values)[0])]
-        elif not any(map(_has_rectifier, _inner(eqn))):
-            out = _bind(eqn, values)
-        elif eqn.primitive.name == "scan":
-            out = _scan(eqn.params, values, rectifier)
-        elif eqn.primitive.name in _CALLS:
-            out = _evaluate(*_opened(_inner(eqn)[0]), values, rectifier)
-        else:
-            raise ValueError(f"there are rectified units in a {eqn.primitive.name}, which cannot be followed")
-        env.update(zip(eqn.outvars, out, strict=True))
-    return [read(variable) for variable in jaxpr.outvars]
-
-
-def _scan(params, values: list, rectifier: Callable) -> list:
-    """Step by step, since a rectifier in it is another layer at each."""
-    first, last = params["num_consts"], params["num_consts"] + params["num_carry"]
-    consts, carry, xs, steps = values[:first], values[first:last], values[last:], range(params["length"])
-    rows: dict[int, list] = {}
-    for i in reversed(steps) if params["reverse"] else steps:
-        out = _evaluate(*_opened(params["jaxpr"]), [*consts, *carry, *(x[i] for x in xs)], rectifier)
-        carry, rows[i] = out[: len(carry)], out[len(carry) :]
-    return [*carry, *(jnp.stack(ys) for ys in zip(*(rows[i] for i in steps)))]
-
-
-def _bind(eqn: JaxprEqn, values: Sequence) -> Sequence:
-    out = eqn.primitive.bind(*values, **eqn.primitive.get_bind_params(eqn.params))
-    return out if eqn.primitive.multiple_results else [out]
-
-
-def _inner(eqn: JaxprEqn) -> list:
-    return [value for value in jax.tree.leaves(eqn.params) if isinstance(value, (Jaxpr, ClosedJaxpr))]
-
-
-def _opened(jaxpr: Jaxpr | ClosedJaxpr) -> tuple[Jaxpr, Sequence]:
-    return (jaxpr.jaxpr, jaxpr.consts) if isinstance(jaxpr, ClosedJaxpr) else (jaxpr, ())
-
-
-def _has_rectifier(jaxpr: Jaxpr | ClosedJaxpr) -> bool:
-    eqns = _opened(jaxpr)[0].eqns
-    return any(_rectifies(eqn) is not None or any(map(_has_rectifier, _inner(eqn))) for eqn in eqns)
-
-
-def _rectifies(eqn: JaxprEqn) -> int | None:
-    """Which argument of an equation it rectifies, None if it does not: `max(x, 0)`, or a call of nothing else.
-
-    Such a call is not opened, since `jax.nn.relu` has a derivative of its own at 0.
-    """
-    if eqn.primitive.name == "max":
-        zero = [isinstance(v, Literal) and not jnp.shape(v.val) and v.val == 0 for v in eqn.invars]
-        return zero.index(False) if sum(zero) == 1 else None
-    inner = _inner(eqn)
-    if eqn.primitive.name not in _CALLS or len(inner) != 1:
-        return None
-    jaxpr, _ = _opened(inner[0])
-    argument = _rectifies(jaxpr.eqns[0]) if len(jaxpr.eqns) == 1 else None
-    x = None if argument is None else jaxpr.eqns[0].invars[argument]
-    return jaxpr.invars.index(x) if x in jaxpr.invars else None
 
 
 # ---------------------------------------------------------------------------------------------------------- gradients

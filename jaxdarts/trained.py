@@ -90,8 +90,8 @@ def _functions(facts: Mapping[str, Any], net: Any, params: Any) -> Trained:
 def _read(folder: Path) -> tuple[Mapping[str, Any], Any, Any]:
     try:
         facts = json.loads((folder / "network.json").read_text(encoding="utf-8"))
-        with np.load(folder / "weights.npz", allow_pickle=False) as file:
-            params = unflatten_dict({name: jnp.asarray(file[name]) for name in file.files}, sep="/")
+        weights = metrics.read_arrays(folder / "weights.npz")
+        params = unflatten_dict({name: jnp.asarray(value) for name, value in weights.items()}, sep="/")
         genotype = genotypes.parse(facts["genotype"])
         network = spaces.of(genotype).network
         if isinstance(genotype, RecurrentGenotype):

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+import runs
 from jaxdarts import checkpoint
 
 TX = optax.chain(optax.clip_by_global_norm(1.0), optax.add_decayed_weights(0.1), optax.adam(1e-3))
@@ -148,3 +149,14 @@ def test_restored_arrays_work_on(tmp_path):
     updates, _ = TX.update(restored["params"], restored["opt"], restored["params"])
     expected, _ = TX.update(tree(3)["params"], tree(3)["opt"], tree(3)["params"])
     jax.tree.map(np.testing.assert_array_equal, updates, expected)
+
+
+def test_the_form_of_a_program_restores_onto_this_device(tmp_path):
+    """What another machine, or another of its devices, has written."""
+    devices = jax.local_devices()
+    saved = jax.device_put({**tree(3), "seconds": jnp.float32(2)}, devices[-1])
+    with checkpoint.open_folder(tmp_path) as manager:
+        checkpoint.save(manager, 3, saved, CONFIG)
+        restored = checkpoint.restore(manager, runs.checkpoint_form(tree), CONFIG)
+    assert_same(restored, saved)
+    assert {leaf.device for leaf in jax.tree.leaves(restored)} == {devices[0]} != {devices[-1]}

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import pytest
 
+import cli
 import evaluate as script
 import jaxdarts as jd
 import recipes
@@ -249,7 +250,7 @@ def test_estimate_trains_and_writes_nothing(tiny, tmp_path, capsys, monkeypatch)
 
 def test_presets():
     def parse(*arguments):
-        return script.runs.parse(list(arguments), recipes.PRESETS, recipes.CIFAR, None)
+        return cli.parse(list(arguments), recipes.PRESETS, recipes.CIFAR, None)
 
     imagenet = recipes.PRESETS["imagenet"]
     assert parse("--dataset=imagenet2012") == imagenet

@@ -7,10 +7,12 @@ import jax
 import numpy as np
 import pytest
 
+import cli
 import findings
 import jaxdarts as jd
 import methods
 import search as script
+from analyses import subjects
 from runs import Stop
 
 TINY = "--layers=1 --nodes=2 --ops none skip_connect --init_channels=4 --epochs=2 --num_devices=1".split()
@@ -53,7 +55,7 @@ def test_second_order_of_others_and_what_has_none(tmp_path):
 
 def test_published_settings_hold_for_the_papers_data(tmp_path):
     def parsed(*flags):
-        return script.runs.parse(list(flags), script.PRESETS, script.CIFAR, "", script.STARTS)
+        return cli.parse(list(flags), script.PRESETS, script.CIFAR, "", script.STARTS)
 
     config = parsed("--dataset=cifar10", "--algorithm=pc_darts")
     assert (config.partial, config.batch_size, config.learning_rate, config.arch_warmup) == (4, 256, 0.1, 15)
@@ -196,6 +198,38 @@ def test_candidates_of_an_earlier_search(tmp_path):
     names = ("none", "skip_connect", "max_pool_3x3", "avg_pool_3x3")
     assert all(len(own) == 2 for own in ops)
     assert ops[0] == [names[i] for i in sorted(np.argsort(-row, kind="stable")[:2])]
+
+
+@pytest.mark.parametrize("name", ["nasbench1shot1_s2", "nasbench201", "s1", "darts_rnn"])
+def test_a_saved_space_is_read_as_it_was(name, tmp_path):
+    space = getattr(jd.spaces, name)()
+    (tmp_path / "space.json").write_text(methods.space_to_json(space))
+    run = subjects.Opened(tmp_path, tmp_path, {}, 0)
+    assert subjects.space_of(run) == space.cells  # a tuple is no list, so this is for types too
+
+
+def test_a_narrowed_space_is_read_as_it_was(tmp_path):
+    space = jd.spaces.darts(2)
+    for keep in (5, 3, 2):  # each narrows the one before
+        (tmp_path / "space.json").write_text(methods.space_to_json(space))
+        assert methods.cells_from_json(methods.space_to_json(space)) == space.cells
+        rng = np.random.default_rng(keep)
+        mixes = {cell: rng.random((2, *choices.shape)) for cell, choices in space.cells.items()}
+        np.savez(tmp_path / "alphas.npz", **mixes)
+        before, space = space, methods.strongest_of(tmp_path, keep)
+        for cell, choices in space.cells.items():
+            assert choices._replace(ops=()) == before.cells[cell]._replace(ops=())
+            for row, own, old in zip(mixes[cell][-1], choices.ops, before.cells[cell].ops, strict=True):
+                assert own == tuple(op for op, weight in zip(old, row) if weight in np.sort(row)[-keep:])
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"normal": []}', '{"normal": {"edges": []}}', '{"normal": {"color": 1}}'])
+def test_what_is_no_saved_space(text, tmp_path):
+    (tmp_path / "space.json").write_text(text)
+    with pytest.raises(Stop, match="no usable space.json"):
+        subjects.space_of(subjects.Opened(tmp_path, tmp_path, {}, 0))
+    with pytest.raises(Stop, match="not the folder of a finished search"):
+        methods.strongest_of(tmp_path, 2)
 
 
 def history_of(**columns):

@@ -18,6 +18,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+import cli
 import jaxdarts as jd
 
 ROOT = Path(__file__).parents[1]
@@ -183,7 +184,7 @@ def test_help_from_the_shell():
 
 def test_both_spellings_of_a_flag():
     def parse(arguments):
-        return script.runs.parse(arguments, script.PRESETS, script.CIFAR, None)
+        return cli.parse(arguments, script.PRESETS, script.CIFAR, None)
 
     expected = dataclasses.replace(script.PRESETS["mnist"], init_channels=3, ops=("none", "skip_connect"))
     for arguments in (

@@ -9,6 +9,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+import cli
 import evaluate
 import jaxdarts as jd
 import methods
@@ -154,7 +155,7 @@ def test_methods_go_on_where_they_were(flags, tiny, tmp_path):
 
 def test_methods_start_from_their_settings(tiny):
     def parsed(*flags):
-        return runs.parse(list(flags), text_search.PRESETS, text_search.PTB, "", text_search.STARTS)
+        return cli.parse(list(flags), text_search.PRESETS, text_search.PTB, "", text_search.STARTS)
 
     assert parsed().unrolled and not parsed("--algorithm=milenas").unrolled
     assert parsed("--algorithm=snas").tau_start == 1 and parsed("--algorithm=random_sharing").derive == "samples"

@@ -9,6 +9,7 @@ import numpy as np
 import jaxdarts as jd
 from jaxdarts.analysis import ranking
 from jaxdarts.spaces.weight_sharing64 import NAMES, PUBLISHED_ACCURACIES
+from runs import spread
 
 TRUTH = "alone"
 """The study in which every child is trained alone."""
@@ -24,12 +25,6 @@ def joined(records: list[dict[str, Any]]) -> dict[str, np.ndarray]:
             values[record["instance"]][:, record["members"]] = record[name]
         out[name] = values
     return out
-
-
-def spread(values: np.ndarray) -> dict[str, float | None]:
-    """Mean and deviation; a single value has none."""
-    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    return {"mean": float(np.mean(values)), "deviation": deviation}
 
 
 def summarize(config: Any, records: list[dict[str, Any]]) -> dict[str, Any]:

@@ -78,8 +78,7 @@ class Kept:
     """What was trained before under the same settings: an analysis that is stopped goes on with the next cell."""
 
     def __init__(self, folder: Path, training: Any):
-        free = {*runs.FREE, "arch"}
-        self.settings = {name: value for name, value in runs.frozen(training).items() if name not in free}
+        self.settings = {name: value for name, value in runs.frozen(training).items() if name != "arch"}
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self.known = {}

@@ -42,7 +42,7 @@ def curvature_of_runs(arguments: list[str]) -> None:
         def probe(key: Any, point: Any, product=product) -> Any:
             return curvature.spectrum(lambda v: product(v, point), point, key[None], config.steps)
 
-        keys, compiled = jax.random.split(jax.random.key(config.seed), config.probes), subjects.jitted(probe)
+        keys, compiled = jax.random.split(jax.random.key(config.seed), config.probes), runs.jitted(probe)
         found, bar = [], jd.metrics.console(config.probes)
         try:
             for i, key in enumerate(keys):

@@ -55,7 +55,7 @@ def landscape_of_runs(arguments: list[str]) -> None:
         run = subjects.open_run(name)
         subject = subjects.subject(run, config)
         loss, accuracy = on_grid(config, subject, subject.mean_loss, "loss")
-        middle, _ = subjects.jitted(subject.mean_loss)(subject.point)
+        middle, _ = runs.jitted(subject.mean_loss)(subject.point)
         numbers = {"loss": plain(loss), "accuracy": plain(accuracy), "loss_of_the_run": plain(middle), **settings(config)}
         rough = float(np.nanmax(loss) - np.nanmin(loss))
         section = jd.sections.Section(
@@ -83,7 +83,7 @@ def variance_of_runs(arguments: list[str]) -> None:
 
         spread, squared_mean = on_grid(config, subject, measured, "variance")
         numbers = {"variance": plain(spread), "squared_mean": plain(squared_mean), "size": size, **settings(config)}
-        at_end = variance.Gradients(*map(float, subjects.jitted(measured)(subject.point)))
+        at_end = variance.Gradients(*map(float, runs.jitted(measured)(subject.point)))
         numbers |= {"variance_of_the_run": plain(at_end.variance), "squared_mean_of_the_run": plain(at_end.squared_mean)}
         section = jd.sections.Section(
             subject.section("variance"),
@@ -109,7 +109,7 @@ def on_grid(config: Plane, subject: Subject, function: Any, shown: str) -> list[
     def row(point, directions, places):
         return landscape.values(function, point, directions, places, config.together)
 
-    compiled, bar, rows = subjects.jitted(row), jd.metrics.console(len(places)), []
+    compiled, bar, rows = runs.jitted(row), jd.metrics.console(len(places)), []
     width = config.grid if config.dimensions == 2 else -(-config.grid // 8)
     padded = np.concatenate([places, np.repeat(places[-1:], -len(places) % width, 0)])  # one shape, one compilation
     try:

@@ -12,17 +12,17 @@ training with its accuracies), summary.json and plots; killed, it goes on with -
 import dataclasses
 import functools
 import json
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+import cli
 import jaxdarts as jd
 import runs
 from analyses import agreement
@@ -37,6 +37,8 @@ from runs import Stop
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Flags; the defaults are those of the data set's preset."""
+
+    FREE: ClassVar[str] = "run_dir resume data_dir output cache_dir"
 
     dataset: str = "digits"
     """digits, a TFDS name (cifar10, ...), npz:PATH or folder:PATH. Children are ranked on its test images, as in the paper."""
@@ -96,7 +98,7 @@ class Config:
     """Run folder to continue; its configuration is taken over."""
     output: str | None = None
     """JSON file that gets the summary too."""
-    cache_dir: str = str(Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "jaxdarts")
+    cache_dir: str = cli.Settings.cache_dir
     """Where compiled programs are kept for the next start; empty for nowhere."""
 
 
@@ -200,7 +202,7 @@ class Program(NamedTuple):
 
 
 def main(arguments: list[str]) -> None:
-    config = check(runs.parse(arguments, PRESETS, CIFAR, __doc__))
+    config = check(cli.parse(arguments, PRESETS, CIFAR, __doc__))
     runs.use_cache(config)
     dataset = parts(config, runs.load(config))
     program = build(config, dataset)
@@ -277,13 +279,12 @@ def build(config: Config, dataset: images.Dataset) -> Callable[[Training], Progr
     read = augment.reader(dataset.mean, dataset.std, padding=config.crop_padding, flip=config.flip)
     data = {name: jax.device_put({"image": part[0], "label": part[1]}) for name, part in zip(("train", "test"), dataset[1:3])}
     places, weights = feed.filled_up(dataset.test.num, min(512, dataset.test.num))
-    options = jd.parallel.compiler_options(jax.default_backend())
 
     def optimizer(epochs) -> optax.GradientTransformation:
+        own = dataclasses.replace(config, epochs=epochs)
+
         def rate(step):
-            epoch = jnp.minimum(step // length, epochs)
-            span = config.learning_rate - config.learning_rate_min
-            return config.learning_rate_min + 0.5 * span * (1 + jnp.cos(jnp.pi * epoch / epochs))
+            return runs.cosine_rate(own, jnp.minimum(step // length, epochs))
 
         return optax.chain(optax.add_decayed_weights(config.weight_decay), optax.sgd(rate, momentum=config.momentum))
 
@@ -298,12 +299,12 @@ def build(config: Config, dataset: images.Dataset) -> Callable[[Training], Progr
         )
 
     # One call for each mini-batch: inside a loop, XLA's convolutions take several times as long on a CPU.
-    @functools.partial(jax.jit, donate_argnums=0, compiler_options=options)
+    @functools.partial(runs.jitted, donate_argnums=0)
     def step(state, setting, train, places, i, child, key):
         own = jax.lax.dynamic_slice_in_dim(places, i * config.batch_size, config.batch_size)
         return shared(*setting).step(state, read(train, own, jax.random.fold_in(key, state.step)), child)[0]
 
-    @functools.partial(jax.jit, compiler_options=options)
+    @runs.jitted
     def correct(state, setting, test, places, weights, child):
         return shared(*setting).evaluate(state, read(test, places), weights, child)["accuracy"]
 

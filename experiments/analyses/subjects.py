@@ -13,6 +13,7 @@ import numpy as np
 import optax
 import tyro
 
+import cli
 import jaxdarts as jd
 import methods
 import recipes
@@ -47,7 +48,7 @@ class Measured(Options):
     """Images in a batch; by default the run's own."""
     data_dir: str | None = None
     """Where the data set is, if not where the run found it."""
-    cache_dir: str = runs.Settings.cache_dir
+    cache_dir: str = cli.Settings.cache_dir
     """Where compiled programs are kept for the next start; empty for nowhere."""
 
 
@@ -163,11 +164,6 @@ class Subject(NamedTuple):
         return analysis if self.what == "weights" else f"{analysis}-alpha"
 
 
-def jitted(function: Callable) -> Callable:
-    """Compiled as the scripts compile."""
-    return jax.jit(function, compiler_options=jd.parallel.compiler_options(jax.default_backend()))
-
-
 def subject(run: Opened, config: Measured) -> Subject:
     """The loss that an analysis of a run looks at."""
     runs.check_numbers(config, positive="images", not_negative="batch_size seed")
@@ -222,10 +218,10 @@ def _loss_and_hits(logits, labels) -> tuple[Any, Any]:
 
 def _of_search(run: Opened, config: Measured) -> Subject:
     arguments = [f"--resume={run.root}", "--num_devices=1", *([f"--data_dir={config.data_dir}"] if config.data_dir else [])]
-    own = search.check(runs.parse(arguments, search.PRESETS, search.CIFAR, None, search.STARTS))
+    own = search.check(cli.parse(arguments, search.PRESETS, search.CIFAR, None, search.STARTS))
     dataset = runs.load(own)
     program = search.build(own, dataset)
-    like = {**program.init(), "seconds": jnp.float32(0)}
+    like = runs.checkpoint_form(program.init)
     try:
         with jd.checkpoint.open_folder(run.root / "checkpoints", keep=None) as checkpoints:
             saved = jd.checkpoint.restore(checkpoints, like, runs.frozen(own))
@@ -266,26 +262,16 @@ CELLS: dict[str, str] = jd.report.CELLS
 def space_of(run: Opened) -> dict[str, jd.Choices]:
     """The choices of every cell of a search."""
     try:
-        saved = json.loads((run.root / "space.json").read_text(encoding="utf-8"))
-        return {
-            name: jd.Choices(
-                tuple(map(tuple, cell["edges"])),
-                tuple(map(tuple, cell["ops"])),
-                tuple(cell["concat"]),
-                cell["num_inputs"],
-                cell["kept"],
-            )
-            for name, cell in saved.items()
-        }
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return methods.cells_from_json((run.root / "space.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise Stop(f"{run.folder}: not a search, no usable space.json: {error!r}", 2) from error
 
 
 def mixes_of(folder: Path, cells: Mapping[str, jd.Choices]) -> dict[str, np.ndarray]:
     """The mixture weights of every epoch, [epochs, edges, ops] of each cell."""
     try:
-        with np.load(folder / "alphas.npz", allow_pickle=False) as saved:
-            return {name: saved[name] for name in cells}
+        saved = jd.metrics.read_arrays(folder / "alphas.npz")
+        return {name: saved[name] for name in cells}
     except (OSError, ValueError, KeyError) as error:
         raise Stop(f"{folder}: no usable alphas.npz, which a search has from its first epoch on: {error!r}", 2) from error
 

@@ -1,0 +1,43 @@
+"""What all scripts share. Oracles: the configurations themselves, figures by hand."""
+
+import dataclasses
+import math
+
+import pytest
+
+import discrete
+import enas
+import ensembles
+import recipes
+import runs
+import score
+import search
+import text_recipes
+import text_search
+from analyses import ranking
+
+
+@pytest.mark.parametrize("script", [discrete, enas, ensembles, recipes, score, search, text_recipes, text_search, ranking])
+def test_what_a_resumed_run_may_change_is_among_its_flags(script):
+    fields = {field.name for field in dataclasses.fields(script.Config)}
+    assert {"run_dir", "resume", "data_dir", "cache_dir"} <= runs.free(script.Config) < fields
+    assert "seed" not in runs.free(script.Config)
+    assert set(runs.frozen(script.Config())) == fields - runs.free(script.Config)
+
+
+def test_a_setting_is_free_only_where_its_script_says_so():
+    assert "tune_steps" in runs.free(search.Config)  # of the cells that are derived
+    assert "tune_steps" not in runs.free(ranking.Config)  # of the trainings themselves
+
+
+def test_mean_and_deviation():
+    assert runs.spread([1.0, 2.0, 6.0]) == {"mean": 3.0, "deviation": pytest.approx(math.sqrt(7))}
+    assert runs.spread([5.0]) == {"mean": 5.0, "deviation": None}
+    assert runs.mean_and_deviation([0.01, 0.02, 0.06], 100, 2, " %") == "3.00 % +- 2.65 %"
+    assert runs.mean_and_deviation([0.5]) == "0.500"
+
+
+def test_the_cosine_between_two_rates():
+    config = search.Config(epochs=4, learning_rate=0.5, learning_rate_min=0.1)
+    assert [runs.cosine_rate(config, epoch, math.cos) for epoch in (0, 2, 4)] == pytest.approx([0.5, 0.3, 0.1])
+    assert [float(runs.cosine_rate(config, epoch)) for epoch in (0, 2, 4)] == pytest.approx([0.5, 0.3, 0.1])
