@@ -28,7 +28,7 @@ analyze = module("analyze")
 study = sys.modules["analyses.ranking"]  # as analyze.py imports it
 SMALL = [
     *"--init_channels=2 --layers=1 --epochs=2 --batch_size=8 --train_images=16 --test_images=24 --instances=2".split(),
-    *"--truth_instances=2 --eval_freq=1 --last_steps=3 --tune_epochs 2 --tune_steps 1 3 --groups 16 --prefixes 1".split(),
+    *"--truth_instances=2 --eval_freq=1 --last_steps=2 --tune_epochs 2 --tune_steps 1 3 --groups 16 --prefixes 1".split(),
     *"--prefix_epochs=3 --truth_epochs=1 --cache_dir=".split(),
 ]
 
@@ -57,7 +57,7 @@ def test_study(tmp_path, capsys):
     taus = ranking.gt_tau(last, alone.mean(axis=0))
     assert row["gt_tau"][-1] == pytest.approx({"mean": taus.mean(), "deviation": taus.std(ddof=1)})
     assert row["s_tau"][-1] == pytest.approx(ranking.s_tau(last)._asdict())
-    assert np.shape(seeds[0]["last"]) == (3, 64) and seeds[0]["last"][-1] == seeds[0]["accuracies"][-1]
+    assert np.shape(seeds[0]["last"]) == (2, 64) and seeds[0]["last"][-1] == seeds[0]["accuracies"][-1]
     assert np.shape(seeds[0]["tuned"]["2"]) == (2, 64)
     assert {r["study"]: r["epochs"] for r in records if r["study"] in ("alone", "seeds", "1 shared cells")} == {
         "alone": [1],
