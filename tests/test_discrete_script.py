@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import jaxdarts as jd
+import outcomes
 from jaxdarts.genotypes import TOPOLOGY_OPS, TopologyGenotype
 from runs import Stop
 
@@ -130,6 +131,14 @@ def test_bad_input_takes_one_line(flags, message, tmp_path):
     with pytest.raises(Stop) as caught:
         run(f"--table={small}", f"--run_dir={tmp_path / 'run'}", *flags.split())
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_rows_of_the_same_settings_are_replaced(tmp_path):
+    path = tmp_path / "rows.json"
+    for value, lengths in ((1, (12, 200)), (2, (12,)), (3, (12, 200))):
+        outcomes.add_row(path, {"config": {"lengths": lengths}, "value": value})
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    assert [(row["value"], row["config"]["lengths"]) for row in rows] == [(2, [12]), (3, [12, 200])]
 
 
 def test_a_table_with_gaps(tmp_path):

@@ -70,7 +70,7 @@ def test_study(tmp_path, capsys):
     path.write_text("".join(lines[:-1]) + lines[-1][:30], encoding="utf-8")
     analyze.main(["ranking", f"--resume={whole}"])
     assert [{**r, "seconds": 0} for r in jd.metrics.read_json_lines(path)] == [{**r, "seconds": 0} for r in records]
-    with pytest.raises(Stop, match=r"the run has tune_steps=\(1, 2\), not \(1,\)"):
+    with pytest.raises(Stop, match=r"the run has tune_steps=\(1, 3\), not \(1,\)"):
         analyze.main(["ranking", f"--resume={whole}", "--tune_steps", "1"])
     path.write_text("broken\n" + text, encoding="utf-8")
     with pytest.raises(Stop, match="records.jsonl.*line 1.*remove it to start again"):

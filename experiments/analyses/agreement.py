@@ -22,7 +22,8 @@ def joined(records: list[dict[str, Any]]) -> dict[str, np.ndarray]:
         rows = len(records[0][name])
         values = np.full((1 + max(r["instance"] for r in records), rows, len(NAMES)), np.nan)
         for record in records:
-            values[record["instance"]][:, record["members"]] = record[name]
+            found = np.reshape(record[name], (rows, len(record["members"])))  # no rows without --last_steps
+            values[record["instance"]][:, record["members"]] = found
         out[name] = values
     return out
 
