@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.optimize import isotonic_regression
@@ -168,7 +168,7 @@ def vertices(genotype: GraphGenotype, *, title: str = "") -> str:
         end = v in (0, len(ops) - 1)
         look = {"fill_opacity": 0.09, "stroke": "currentColor", "stroke_opacity": 0.7} if end else {"fill": _color(op)}
         boxes.append(svg.tag("rect", **box, **look))
-        font = {} if end else {"font_family": svg.MONO, "fill": "#fff"}
+        font: dict[str, Any] = {} if end else {"font_family": svg.MONO, "fill": "#fff"}
         boxes.append(svg.label(x[v], y[v] + 4, op, 13 if end else 11.5, anchor="middle", **font))
     boxes += [svg.label(12, 22, title, 14, **svg.TITLE)] if title else []
     width = max(x[len(ops) - 1] + widths[len(ops) - 1] / 2 + 12, 24 + 9 * len(title))

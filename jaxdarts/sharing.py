@@ -153,7 +153,7 @@ def in_turn(members: Sequence[int], steps: int) -> Int[np.ndarray, " steps"]:
 
 def in_one_order(members: Sequence[int], steps: int, seed: int = 0) -> Int[np.ndarray, " steps"]:
     """All members in one random order, round and round; by NumPy's legacy generator, as in the authors' code."""
-    return in_turn(np.random.RandomState(seed).permutation(np.array(members)), steps)
+    return np.resize(np.random.RandomState(seed).permutation(np.array(members)), steps)
 
 
 def in_new_orders(members: Sequence[int], steps: int, seed: int = 0) -> Int[np.ndarray, " steps"]:

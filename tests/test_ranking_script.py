@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import jaxdarts as jd
+from analyses import agreement
 from jaxdarts import sharing
 from jaxdarts.analysis import ranking
 from jaxdarts.spaces.weight_sharing64 import NAMES
@@ -117,3 +118,13 @@ def test_commands(capsys):
     assert "ranking" in capsys.readouterr().out
     with pytest.raises(Stop, match="rankin: no analysis; there are .*ranking"):
         analyze.main(["rankin"])
+
+
+def test_no_last_steps():
+    """--last_steps=0 leaves records without them, of groups too."""
+    records = [
+        {"study": "2 similar groups", "instance": 0, "members": members, "accuracies": [[0.5] * 32], "last": []}
+        for members in sharing.similar_groups(2)
+    ]
+    found = agreement.joined(records)
+    assert found["last"].shape == (1, 0, 64) and (found["accuracies"] == 0.5).all()
