@@ -6,7 +6,8 @@
 
 The run folder holds config.json, log.txt, history.jsonl (every trial: run, genotype, what the search saw of it, what is only
 reported, seconds), summary.json (mean and deviation over the runs of the chosen cells), genotype.json (the best of them, for
-evaluate.py --arch) and curve.svg. Killed at any moment, the study goes on with --resume=RUN and loses no trial that finished.
+evaluate.py --arch), the same drawn, and curve.svg. Killed at any moment, the study goes on with --resume=RUN and loses no trial
+that finished.
 """
 
 import collections
@@ -40,7 +41,8 @@ class Config(evaluations.Options):
 
     algorithm: str = "rea"
     """random, rea (regularised evolution), area (rea from the best of a pool by a score), best_of (by a score), halving
-    (successive: many short trainings, few long ones), reinforce, na_rs (neighbourhoods; a reconstruction)."""
+    (successive: many short trainings, few long ones), bohb (Hyperband's halvings, filled by a model of the good cells),
+    reinforce, na_rs (neighbourhoods; a reconstruction)."""
     budget_seconds: float | None = None
     """Seconds of training, simulated by a table or measured; default 12000 for a table unless --budget_evaluations is given."""
     budget_evaluations: int | None = None
@@ -62,7 +64,11 @@ class Config(evaluations.Options):
     starters: int = 32
     """halving: random cells that start at a time."""
     lengths: tuple[int, ...] = (12, 200)
-    """halving: epochs of training, rising; of n cells n times the ratio of one length to the next go on."""
+    """halving, bohb: epochs of training, rising; of n cells n times the ratio of one length to the next go on."""
+    draws: int = 64
+    """bohb: cells among which the model chooses."""
+    random_fraction: float = 1 / 3
+    """bohb: how many cells are random in spite of the model."""
     learning_rate: float = 0.01
     """reinforce: of Adam; 0.01 in NATS-Bench, 0.5 in the documentation of NAS-Bench-201."""
     ema_decay: float = 0.9
@@ -126,6 +132,13 @@ METHODS = {
         ("starters", "lengths"),
         lengths=True,
     ),
+    "bohb": Method(
+        lambda c, key, space, score: jd.hyperband.bohb(
+            key, space, c.lengths, candidates=c.draws, random_fraction=c.random_fraction
+        ),
+        ("lengths", "draws", "random_fraction"),
+        lengths=True,
+    ),
     "reinforce": Method(
         lambda c, key, space, score: discrete.reinforce(key, space, c.learning_rate, c.ema_decay),
         ("learning_rate", "ema_decay"),
@@ -155,7 +168,10 @@ def main(arguments: list[str]) -> None:
         summary = outcomes.summarize(config, options, flags(config), histories, chosen)
         jd.metrics.replace_text(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
         jd.metrics.replace_text(folder / "curve.svg", outcomes.curve(config, histories))
-        jd.metrics.replace_text(folder / "genotype.json", jd.genotypes.to_json(discrete.best(chosen).genotype))
+        winner = discrete.best(chosen).genotype
+        jd.metrics.replace_text(folder / "genotype.json", jd.genotypes.to_json(winner))
+        for name, svg in jd.draw.cell(winner).items():
+            jd.metrics.replace_text(folder / f"{name}.svg", svg)
         if config.output:
             outcomes.add_row(Path(config.output), summary)
     except OSError as error:
@@ -193,7 +209,7 @@ def check(config: Config) -> Config:
             raise Stop("--budget_evaluations or --budget_seconds: say how much a search may take", 2)
         config, budgets = dataclasses.replace(config, budget_seconds=12000.0), ["budget_seconds"]
     config = dataclasses.replace(config, runs=(100 if simulated else 1) if config.runs is None else config.runs)
-    counts = "runs population sample_size pool candidates starters neighbours radius concurrent"
+    counts = "runs population sample_size pool candidates starters draws neighbours radius concurrent"
     runs.check_numbers(config, " ".join([*budgets, counts, "learning_rate"]), "ema_decay workers retries")
     if math.isinf(config.budget_seconds or 0) or not math.isfinite(config.learning_rate):
         raise Stop("--budget_seconds and --learning_rate must be finite", 2)

@@ -24,6 +24,7 @@ os.environ.setdefault("PJRT_NPROC", str(max(16, os.cpu_count() or 1)))
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 import jaxdarts as jd
 import runs
@@ -83,14 +84,13 @@ def build(config: Config, genotype: Cells, dataset: Any) -> Program:
     except ValueError as error:
         flags = " ".join(f"--{name}={getattr(config, name)}" for name in ("layers", "auxiliary", "network"))
         raise Stop(f"{flags}, images of {'x'.join(map(str, dataset.image_shape))}: {error}", 2) from error
-    table = jnp.asarray(rates(config), jnp.float32)
 
     def drop_path(step):  # the published rate rises by the epoch, from zero
         return config.drop_path_prob * (step // steps_per_epoch) / config.epochs
 
     training = jd.train.from_scratch(
         net,
-        runs.weights_optimizer(config, lambda epoch: table[epoch], steps_per_epoch),
+        OPTIMIZERS[config.optimizer](config, steps_per_epoch),
         drop_path=drop_path if config.drop_path_prob else None,
         auxiliary_weight=config.auxiliary_weight,
         label_smoothing=config.label_smooth,
@@ -131,8 +131,30 @@ def build(config: Config, genotype: Cells, dataset: Any) -> Program:
     )
 
 
+def sgd(config: Config, steps_per_epoch: int) -> optax.GradientTransformation:
+    """The published optimiser of weights."""
+    table = jnp.asarray(rates(config), jnp.float32)
+    return runs.weights_optimizer(config, lambda epoch: table[epoch], steps_per_epoch)
+
+
+def rmsprop(config: Config, steps_per_epoch: int) -> optax.GradientTransformation:
+    """NAS-Bench-101's (google-research/nasbench, lib/model_builder.py): TensorFlow's, whose mean squares start from one.
+
+    Its first step, at a rate of zero, is left out.
+    """
+    rate = optax.cosine_decay_schedule(config.learning_rate, config.epochs * steps_per_epoch)
+    return optax.chain(
+        optax.clip_by_global_norm(config.grad_clip),
+        optax.add_decayed_weights(config.weight_decay),
+        optax.rmsprop(rate, decay=0.9, eps=1.0, initial_scale=1.0, momentum=config.momentum),
+    )
+
+
+OPTIMIZERS = {"sgd": sgd, "rmsprop": rmsprop}
+
+
 def rates(config: Config) -> np.ndarray:
-    """The learning rate of every epoch."""
+    """The learning rate of every epoch, at its beginning."""
     if config.schedule == "cosine":  # ends at zero, in the paper and in the official code alike
         return jd.schedules.cosine(config.learning_rate, config.epochs)
     if config.schedule == "exponential":

@@ -294,7 +294,7 @@ def write_result(config: Any, own: History, genotype: Any, seed: int, facts: dic
     """Writes the derived cell of one seed, as JSON and drawn, the facts about it and the report; images and texts alike."""
     folder, cells = own.folder, own.space.cells
     jd.metrics.replace_text(folder / "genotype.json", jd.genotypes.to_json(genotype))
-    for name, svg in jd.report.drawn(genotype).items():
+    for name, svg in jd.draw.cell(genotype).items():
         jd.metrics.replace_text(folder / f"{name}.svg", svg)
     jd.metrics.replace_text(folder / "facts.json", json.dumps(facts, indent=2) + "\n")
     jd.report.write(

@@ -20,6 +20,7 @@ PUBLISHED = {
     "random": {"valid_200": (90.93, 0.36), "test_200": (93.70, 0.36)},
     "rea": {"valid_200": (91.19, 0.31), "test_200": (93.92, 0.30)},
     "reinforce": {"valid_200": (91.09, 0.37), "test_200": (93.85, 0.37)},
+    "bohb": {"valid_200": (90.82, 0.53), "test_200": (93.61, 0.52)},
 }
 
 
@@ -83,7 +84,8 @@ def add_row(path: Path, summary: dict[str, Any]) -> None:
     """Adds a summary to a file of many, in place of one with the same settings."""
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
-        rows = [row for row in rows if row["config"] != summary["config"]]
+        own = json.loads(json.dumps(summary["config"]))  # JSON has no tuples
+        rows = [row for row in rows if row["config"] != own]
     except (ValueError, KeyError, TypeError) as error:
         raise Stop(f"--output={path}: holds something else: {error!r}") from error
     jd.metrics.replace_text(path, json.dumps({"rows": [*rows, summary]}, indent=1) + "\n")

@@ -32,6 +32,7 @@ from jaxdarts import enas as enas
 from jaxdarts import ensemble as ensemble
 from jaxdarts import genotypes as genotypes
 from jaxdarts import growth as growth
+from jaxdarts import hyperband as hyperband
 from jaxdarts import hypergrad as hypergrad
 from jaxdarts import metrics as metrics
 from jaxdarts import objectives as objectives

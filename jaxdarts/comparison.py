@@ -68,7 +68,10 @@ def write(
         tables=tables,
         settings=_settings(entries),
         charts=[Markup(svg) for svg in charts],
-        drawn=[(e.name, [Markup(svg) for svg in report.drawn(e.genotype).values()], str(e.genotype)) for e in entries],
+        drawn=[
+            (e.name, [Markup(svg) for svg in (draw.cell(e.genotype).values() if e.genotype else ())], str(e.genotype))
+            for e in entries
+        ],
         analyses=analyses,
     )
     path = Path(path)

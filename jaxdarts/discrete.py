@@ -1,5 +1,7 @@
 """Searches among discrete architectures: random, evolutionary, by a score, by a policy, by neighbourhoods, by halving.
 
+`hyperband` has one more, halvings with a model of what is good.
+
 An algorithm is a generator: it yields a genotype and is sent the `Trial` of it, for as long as anybody asks. It is determined
 by its key and by what it is sent. `search` pays for the trials and keeps all of them:
 
@@ -20,7 +22,7 @@ step for a trial when it comes, at the probabilities of then. One that has to wa
 import collections
 import itertools
 import math
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -322,23 +324,44 @@ def successive_halving(key: Key[Array, ""], space: Space, candidates: int = 32, 
         ValueError: if the lengths do not rise.
     """
     _check("candidates", candidates)
+    check_lengths(epochs)
+    return _halve(key, space, candidates, epochs)
+
+
+def check_lengths(epochs: Sequence[int]) -> None:
+    """Refuses lengths of training that do not rise, by a ValueError."""
     if not epochs or epochs[0] < 1 or any(b <= a for a, b in itertools.pairwise(epochs)):
         raise ValueError(f"epochs are {' '.join(map(str, epochs)) or 'none'}: they must be positive, and rise")
-    return _halve(key, space, candidates, epochs)
 
 
 def _halve(key: Key[Array, ""], space: Space, candidates: int, epochs: Sequence[int]) -> Proposals:
     for n in itertools.count():
-        left = samples(jax.random.fold_in(key, n), space, candidates)
-        for now, later in itertools.zip_longest(epochs, epochs[1:]):
-            trials: list[Trial] = []
-            waiting: collections.deque = collections.deque(Longer(genotype, now) for genotype in left)
-            while len(trials) < len(left):
-                if trial := (yield waiting.popleft() if waiting else None):
-                    trials.append(trial)
-            if later:
-                best_first = sorted(trials, key=lambda trial: -_worth(trial.value))
-                left = [trial.genotype for trial in best_first[: max(1, len(left) * now // later)]]
+        yield from bracket(random_search(jax.random.fold_in(key, n), space), candidates, epochs)
+
+
+def bracket(starters: Iterator[Any], candidates: int, epochs: Sequence[int]) -> Proposals:
+    """One round of successive halving: so many genotypes at the first length, the best of them at the next, to the last.
+
+    Args:
+        starters: the genotypes; each is asked for when it is proposed, not before.
+        candidates: how many of them start.
+        epochs: lengths of training, rising.
+    """
+    waiting: collections.deque = collections.deque(range(candidates))
+    left, starting = candidates, True
+    for now, later in itertools.zip_longest(epochs, epochs[1:]):
+        trials: list[Trial] = []
+        while len(trials) < left:
+            proposal = None
+            if waiting:
+                genotype = waiting.popleft()
+                proposal = Longer(next(starters) if starting else genotype, now)
+            if trial := (yield proposal):
+                trials.append(trial)
+        if later:
+            left, starting = max(1, left * now // later), False
+            best_first = sorted(trials, key=lambda trial: -_worth(trial.value))
+            waiting = collections.deque(trial.genotype for trial in best_first[:left])
 
 
 # ------------------------------------------------------------------------------------------------------------- policy

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.optimize import isotonic_regression
@@ -19,12 +19,13 @@ from jaxdarts.charts import heatmap as heatmap
 from jaxdarts.charts import matrix as matrix
 from jaxdarts.charts import scatter as scatter
 from jaxdarts.charts import surface as surface
+from jaxdarts.genotypes import GraphGenotype, SizeGenotype, pruned
 from jaxdarts.genotypes.cells import all_edges
 
 # After Okabe & Ito's colour-blind-safe palette; those that carry white text are darkened to a contrast above 4.5.
 FAMILIES = (
-    ("#0067a5", re.compile("sep_conv|nor_conv")),
-    ("#b84a00", re.compile("dil_conv")),
+    ("#0067a5", re.compile("sep_conv|nor_conv|conv3x3")),
+    ("#b84a00", re.compile("dil_conv|conv1x1")),
     ("#00755a", re.compile("pool")),
     ("#99477c", re.compile("skip|none|identity|noise")),
     ("#5d6470", re.compile("")),
@@ -38,11 +39,15 @@ def cell(genotype) -> dict[str, str]:
     """Draws every cell of a genotype.
 
     Args:
-        genotype: a `Genotype`, `RecurrentGenotype` or `TopologyGenotype`.
+        genotype: a `Genotype`, `RecurrentGenotype`, `TopologyGenotype`, `GraphGenotype` or `SizeGenotype`.
 
     Returns:
-        SVG text by cell: `normal` and `reduce`, or `recurrent`, or `cell`.
+        SVG text by cell: `normal` and `reduce`, or `recurrent`, or `cell`, or `channels`.
     """
+    if isinstance(genotype, GraphGenotype):
+        return {"cell": vertices(genotype, title="Cell")}
+    if isinstance(genotype, SizeGenotype):
+        return {"channels": sizes(genotype, title="Channels")}
     if hasattr(genotype, "cell"):
         triples = [(*pair, target) for pair, (_, target) in zip(genotype.cell, all_edges())]
         return {"cell": graph(triples, [triples[-1][2]], inputs=INPUTS[1:], title="Cell")}
@@ -116,6 +121,87 @@ def graph(
     over += [svg.label(12, 22, title, 14, **svg.TITLE)] if title else []
     width = max(x[num_states] + widths[num_states] / 2 + 12, 24 + 9 * len(title))
     return svg.picture(width, np.max(y + layout.height / 2) + 12, under + over, title or "cell")
+
+
+def vertices(genotype: GraphGenotype, *, title: str = "") -> str:
+    """Draws a graph whose vertices are the operations, from left to right; those that do not matter are left out.
+
+    Args:
+        genotype: a cell of NAS-Bench-101.
+        title: text above it.
+
+    Returns:
+        SVG text.
+
+    Raises:
+        ValueError: if no path leads from its input to its output.
+    """
+    matrix, ops = pruned(genotype)
+    edges = [(u, v) for v in range(len(ops)) for u in range(v) if matrix[u][v]]
+    rank = [0] * len(ops)
+    for u, v in edges:
+        rank[v] = max(rank[v], rank[u] + 1)
+    sides = [[sum(edge[end] == v for edge in edges) for end in (0, 1)] for v in range(len(ops))]
+    heights = [max(30.0, 6.0 * (leaving - 1) + 18, 12.0 * (entering - 1) + 20) for leaving, entering in sides]
+    chains = []
+    for u, v in edges:
+        lanes = range(rank[u] + 1, rank[v])
+        chains.append([u, *range(len(rank), len(rank) + len(lanes)), v])
+        rank += lanes
+    layout = _placed(rank, heights + [2.0] * (len(rank) - len(ops)), [None] * len(rank), [], chains, len(ops))
+    widths = [6.95 * len(op) + 18 for op in ops] + [0.0] * (len(rank) - len(ops))
+    column = [max(w for w, r in zip(widths, rank) if r == own) for own in rank]
+    x, y = _columns(layout, column), layout.y - np.min(layout.y - layout.height / 2) + (40 if title else 12)
+    tails, heads = _ports(chains, len(chains), y)
+    lines, boxes = [], []
+    for chain, tail, head in zip(chains, tails, heads, strict=True):
+        start, stop = chain[0], chain[-1]
+        points = [(x[start] + widths[start] / 2, y[start] + tail)]
+        for v in chain[1:-1]:
+            points += [(x[v] - column[v] / 2, y[v]), (x[v] + column[v] / 2, y[v])]
+        tip = (x[stop] - widths[stop] / 2, y[stop] + head)
+        line = _spline([*points, (tip[0] - 5, tip[1])])
+        lines.append(svg.tag("path", d=line, fill="none", stroke="currentColor", stroke_width=1.4, stroke_opacity=0.7))
+        lines.append(svg.tag("path", d=f"M{tip[0] - 7:.1f},{tip[1] - 3.6:.1f}l7,3.6l-7,3.6z", fill="currentColor"))
+    for v, op in enumerate(ops):
+        box = {"x": x[v] - widths[v] / 2, "y": y[v] - heights[v] / 2, "width": widths[v], "height": heights[v], "rx": 6}
+        end = v in (0, len(ops) - 1)
+        look = {"fill_opacity": 0.09, "stroke": "currentColor", "stroke_opacity": 0.7} if end else {"fill": _color(op)}
+        boxes.append(svg.tag("rect", **box, **look))
+        font: dict[str, Any] = {} if end else {"font_family": svg.MONO, "fill": "#fff"}
+        boxes.append(svg.label(x[v], y[v] + 4, op, 13 if end else 11.5, anchor="middle", **font))
+    boxes += [svg.label(12, 22, title, 14, **svg.TITLE)] if title else []
+    width = max(x[len(ops) - 1] + widths[len(ops) - 1] / 2 + 12, 24 + 9 * len(title))
+    return svg.picture(width, np.max(y + layout.height / 2) + 12, lines + boxes, title or "cell")
+
+
+def sizes(genotype: SizeGenotype, *, title: str = "") -> str:
+    """Draws the layers of a network of NATS-Bench's size space, each as high as it has channels.
+
+    Args:
+        genotype: its numbers of channels.
+        title: text above it.
+
+    Returns:
+        SVG text.
+    """
+    top, step, width, scale = 40 if title else 12, 92.0, 56.0, 2.0
+    middle = top + scale * max(genotype.channels) / 2
+    parts = []
+    for i, channels in enumerate(genotype.channels):
+        left, height, reduction = 18 + step * i, scale * channels, i % 2 == 1
+        color = FAMILIES[1 if reduction else 0][0]
+        parts.append(svg.tag("rect", x=left, y=middle - height / 2, width=width, height=height, rx=3, fill=color))
+        parts.append(svg.label(left + width / 2, middle + 4, str(channels), 12, anchor="middle", fill="#fff"))
+        name = "reduction" if reduction else "cell"
+        parts.append(svg.label(left + width / 2, 2 * middle - top + 18, name, 12, anchor="middle"))
+        if i:
+            parts.append(
+                svg.tag("path", d=f"M{left - step + width + 4:.1f},{middle:.1f}h{step - width - 12:.1f}", stroke="currentColor")
+            )
+            parts.append(svg.tag("path", d=f"M{left - 10:.1f},{middle - 3.6:.1f}l7,3.6l-7,3.6z", fill="currentColor"))
+    parts += [svg.label(12, 22, title, 14, **svg.TITLE)] if title else []
+    return svg.picture(36 + step * (len(genotype.channels) - 1) + width, 2 * middle - top + 30, parts, title or "channels")
 
 
 def dot(edges: Edges, concat: Sequence[int], *, inputs: Sequence[str] = INPUTS) -> str:
@@ -192,10 +278,15 @@ def _layout(triples, concat, num_states: int, num_inputs: int) -> _Layout:
         rank += lanes
         labels += [e if r == at else None for r in lanes]
         height += [20.0 if r == at else 2.0 for r in lanes]
+    return _placed(rank, height, labels, labels_at, chains, num_states + 1)
+
+
+def _placed(rank, height, labels, labels_at, chains, num_boxes: int) -> _Layout:
+    """The layout of vertices in their ranks; those from `num_boxes` on are labels and lanes."""
     links = [pair for chain in chains for pair in pairwise(chain)]
     order = _order(rank, links)
     # Lanes pull harder than labels, so that long edges run straight.
-    is_lane = [v > num_states and labels[v] is None for v in range(len(rank))]
+    is_lane = [v >= num_boxes and labels[v] is None for v in range(len(rank))]
     weights = [(1.0 + 3.0 * is_lane[u]) * (1.0 + 3.0 * is_lane[v]) for u, v in links]
     return _Layout(rank, np.array(height), _coordinates(order, links, weights, height), labels, labels_at, chains)
 

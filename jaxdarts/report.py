@@ -100,7 +100,7 @@ def write(
         facts=_facts(facts, records, genotype),
         tables=tables,
         charts=[Markup(svg) for svg in (*_charts(records), *pictures)],
-        cells=[Markup(svg) for svg in (drawn(genotype).values() if genotype else ())],
+        cells=[Markup(svg) for svg in (draw.cell(genotype).values() if genotype else ())],
         heatmaps=[Markup(_heatmap(cell, mix, edges, ops)) for cell, mix in mixes.items()],
         states=VERTICES if hasattr(genotype, "matrix") else STATES if hasattr(genotype, "normal") else ONE_INPUT_STATES,
         analyses=Markup(_analyses(sections)),
@@ -139,11 +139,6 @@ _START, _END = "<!-- analyses -->", "<!-- end of analyses -->"
 def _analyses(sections: Sequence[Section]) -> str:
     marked = [each._replace(pictures={name: Markup(svg) for name, svg in each.pictures.items()}) for each in sections]
     return "\n".join((_START, render("sections.html.jinja", sections=marked).strip(), _END))
-
-
-def drawn(genotype: Any) -> dict[str, str]:
-    """The cells of a genotype as SVG by name; none of graphs and sizes, which have no operations on edges."""
-    return draw.cell(genotype) if any(hasattr(genotype, name) for name in ("normal", "recurrent", "cell")) else {}
 
 
 def _facts(facts: Mapping[str, Any], records: Sequence[Mapping[str, Any]], genotype: Any) -> list[tuple[str, str]]:

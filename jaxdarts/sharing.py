@@ -7,7 +7,7 @@ alone is a supernet that is always asked for the same one.
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
-from jaxdarts.nn.weight_sharing import SinglePath, used
+from jaxdarts.nn.weight_sharing import SinglePath, prefix, used
 from jaxdarts.objectives import hits
 from jaxdarts.types import Batch, Metrics, Params, Step
 
@@ -89,52 +89,108 @@ def one_child(net: SinglePath, tx: optax.GradientTransformation) -> Sharing:
     return Sharing(init, step, evaluate)
 
 
-Rule = Literal["fixed", "one", "every"]
+def shared_prefix(
+    net: SinglePath, tx: optax.GradientTransformation, children: Int[Array | np.ndarray, "children edges"], cells: int | Array
+) -> Sharing:
+    """As `one_child`, but only the stem and the first cells are shared: every child has the rest, momentum too, for itself.
 
-
-def children(rule: Rule, members: Sequence[int], steps: int, seed: int = 0) -> Int[np.ndarray, " steps"]:
-    """Which child each mini-batch trains: all members, round and round.
+    All children start from the same weights. `step` and `evaluate` want the number of a child where `one_child` wants its
+    operations; the state has one copy of everything for the common part ("common") and one for each child ("own").
 
     Args:
-        rule: `fixed` for the members' own order, `one` for one random order that repeats, `every` for a new one each round
-            (there the last one is shuffled on).
-        members: numbers of the children.
-        steps: number of mini-batches.
-        seed: of NumPy's legacy generator, as in the authors' code.
+        net: the network.
+        tx: the optimiser; what it counts is common.
+        children: the operations of each child.
+        cells: how many cells are shared; with all of them, the classifier is a child's own. May be traced.
+    """
+    base, children = one_child(net, tx), jnp.asarray(children)
 
-    >>> children("fixed", [4, 7], 5)
+    def init(variables: Any) -> SharedState:
+        def pair(tree):
+            return {"common": tree, "own": jax.tree.map(lambda x: jnp.repeat(x[None], len(children), 0), tree)}
+
+        state = base.init(variables)
+        return SharedState(state.step, pair(state.params), pair(state.averages), pair(state.opt))
+
+    def of(state: SharedState, child) -> SharedState:
+        """The training of one child: what is common, and what it has for itself."""
+        params = prefix(state.params["common"], cells)
+        averages = prefix(state.averages["common"], cells)
+        opt = optax.tree.map_params(
+            tx.init, lambda _, mask: mask, state.opt["common"], params, transform_non_params=lambda _: np.True_
+        )
+
+        def merge(pair, masks):
+            return jax.tree.map(lambda mask, x, own: jnp.where(mask, x, own[child]), masks, pair["common"], pair["own"])
+
+        return SharedState(state.step, merge(state.params, params), merge(state.averages, averages), merge(state.opt, opt))
+
+    def step(state: SharedState, batch: Batch, child) -> tuple[SharedState, Metrics]:
+        def put(pair, new):
+            return {"common": new, "own": jax.tree.map(lambda own, x: own.at[child].set(x), pair["own"], new)}
+
+        new, metrics = base.step(of(state, child), batch, children[child])
+        pairs = ((getattr(state, name), getattr(new, name)) for name in ("params", "averages", "opt"))
+        return SharedState(new.step, *(put(*pair) for pair in pairs)), metrics
+
+    def evaluate(state: SharedState, batch: Batch, weights: Float[Array, " batch"], child) -> Metrics:
+        return base.evaluate(of(state, child), batch, weights, children[child])
+
+    return Sharing(init, step, evaluate)
+
+
+# -------------------------------------------------------------------------- which child each mini-batch trains: [steps]
+
+
+def in_turn(members: Sequence[int], steps: int) -> Int[np.ndarray, " steps"]:
+    """All members in their own order, round and round.
+
+    >>> in_turn([4, 7], 5)
     array([4, 7, 4, 7, 4])
     """
-    rng, order = np.random.RandomState(seed), np.array(members)
-    rounds = []
-    for n in range(-(-steps // len(order))):
-        if rule == "every" or (rule == "one" and n == 0):
-            rng.shuffle(order)
-        rounds.append(order.copy())
-    return np.concatenate(rounds)[:steps] if rounds else order[:0]
+    return np.resize(np.array(members), steps)
 
 
-def groups(kind: Literal["random", "similar"], number: int, models: int = 64, seed: int = 42) -> list[list[int]]:
-    """Splits models into groups of equal size, each of which shares weights of its own.
+def in_one_order(members: Sequence[int], steps: int, seed: int = 0) -> Int[np.ndarray, " steps"]:
+    """All members in one random order, round and round; by NumPy's legacy generator, as in the authors' code."""
+    return np.resize(np.random.RandomState(seed).permutation(np.array(members)), steps)
 
-    Args:
-        kind: `similar` for slices of the models' order, in which neighbours differ in the last edges; `random` for a shuffle,
-            by default with the seed of the authors' configuration.
-        number: how many groups.
-        models: how many models.
-        seed: of the shuffle.
+
+def in_new_orders(members: Sequence[int], steps: int, seed: int = 0) -> Int[np.ndarray, " steps"]:
+    """All members in every round, each time in another random order: the last one is shuffled on, as in the authors' code."""
+    rng, rounds = np.random.RandomState(seed), [np.array(members)]
+    for _ in range(-(-steps // len(members))):
+        rounds.append(rng.permutation(rounds[-1]))
+    return np.concatenate(rounds)[len(members) :][:steps]
+
+
+# ------------------------------------------------------------------------- who shares weights with whom: lists of numbers
+
+
+def similar_groups(number: int, models: int = 64) -> list[list[int]]:
+    """So many groups of equal size: slices of the models' order, in which neighbours differ in the last edges.
 
     Raises:
         ValueError: if the groups cannot have equal sizes.
 
-    >>> groups("similar", 2, 6)
+    >>> similar_groups(2, 6)
     [[0, 1, 2], [3, 4, 5]]
     """
+    return np.arange(models).reshape(number, _size(number, models)).tolist()
+
+
+def random_groups(number: int, models: int = 64, seed: int = 42) -> list[list[int]]:
+    """So many groups of equal size, by a shuffle; the default seed is that of the authors' configuration.
+
+    Raises:
+        ValueError: if the groups cannot have equal sizes.
+    """
+    mapping = np.tile(np.arange(number), _size(number, models))
+    np.random.RandomState(seed).shuffle(mapping)
+    return [np.flatnonzero(mapping == group).tolist() for group in range(number)]
+
+
+def _size(number: int, models: int) -> int:
     if not 1 <= number <= models or models % number:
         raise ValueError(f"{number} groups: {models} models do not split into so many of equal size")
-    places = np.arange(models)
-    mapping = places // (models // number)
-    if kind == "random":
-        mapping = places % number
-        np.random.RandomState(seed).shuffle(mapping)
-    return [np.flatnonzero(mapping == group).tolist() for group in range(number)]
+    return models // number

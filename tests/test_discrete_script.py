@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import jaxdarts as jd
+import outcomes
 from jaxdarts.genotypes import TOPOLOGY_OPS, TopologyGenotype
 from runs import Stop
 
@@ -40,7 +41,8 @@ def test_run_folder_and_resume(table, tmp_path, capsys):
     assert [record["run"] for record in records] == sorted(record["run"] for record in records)
     best = [max(r["value"] for r in records if r["run"] == n and r["within_budget"]) for n in range(3)]
     assert found["valid_12"] == {"mean": np.mean(best), "deviation": pytest.approx(np.std(best, ddof=1))}
-    assert (whole / "curve.svg").read_text(encoding="utf-8").startswith("<svg")
+    for name in ("curve", "cell"):
+        assert (whole / f"{name}.svg").read_text(encoding="utf-8").startswith("<svg")
     # A run that was killed in its last line ends where the other one does.
     run(*flags, f"--run_dir={cut}", f"--output={output}")
     text = (whole / "history.jsonl").read_text(encoding="utf-8")
@@ -59,7 +61,7 @@ def test_run_folder_and_resume(table, tmp_path, capsys):
         run(*flags, f"--run_dir={whole}")
 
 
-@pytest.mark.parametrize("name", ["random", "area", "best_of", "reinforce", "na_rs", "halving"])
+@pytest.mark.parametrize("name", ["random", "area", "best_of", "reinforce", "na_rs", "halving", "bohb"])
 def test_every_algorithm_runs(name, table, tmp_path):
     flags = ["--score=convs", "--candidates=20", "--budget_evaluations=12", "--runs=2"]
     run(f"--algorithm={name}", f"--table={table}", f"--run_dir={tmp_path}", *flags)
@@ -103,6 +105,9 @@ def test_every_algorithm_runs(name, table, tmp_path):
         ("--algorithm=na_rs --radius=7", "run 0: radius is 7: the cells have 6 edges"),
         ("--algorithm=halving --starters=15626", "--starters=15626: the space has 15625 cells"),
         ("--algorithm=halving --lengths 200 12", "epochs are 200 12: they must be positive, and rise"),
+        ("--algorithm=bohb --lengths 200 12", "epochs are 200 12: they must be positive, and rise"),
+        ("--algorithm=bohb --random_fraction=2", "random_fraction is 2.0: it must be between 0 and 1"),
+        ("--algorithm=bohb --draws=0", "--draws=0: must be positive"),
         ("--algorithm=halving --lengths 50", "the table has trainings of 12 and of 200 epochs, none of 50"),
         ("--workers=2 --runs=1", "--workers=2: there are --runs=1 times --concurrent=1 trials"),
         ("--workers=2 --scheduler=tcp://localhost:1", "local processes, or a cluster, not both"),
@@ -126,6 +131,14 @@ def test_bad_input_takes_one_line(flags, message, tmp_path):
     with pytest.raises(Stop) as caught:
         run(f"--table={small}", f"--run_dir={tmp_path / 'run'}", *flags.split())
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_rows_of_the_same_settings_are_replaced(tmp_path):
+    path = tmp_path / "rows.json"
+    for value, lengths in ((1, (12, 200)), (2, (12,)), (3, (12, 200))):
+        outcomes.add_row(path, {"config": {"lengths": lengths}, "value": value})
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    assert [(row["value"], row["config"]["lengths"]) for row in rows] == [(2, [12]), (3, [12, 200])]
 
 
 def test_a_table_with_gaps(tmp_path):

@@ -5,11 +5,12 @@ import random
 import re
 import xml.etree.ElementTree as ET
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from jaxdarts import charts, draw, genotypes
+from jaxdarts import charts, draw, genotypes, spaces
 
 SVG = "{http://www.w3.org/2000/svg}"
 NAMES = ("DARTS_V1", "DARTS_V2", "NASNet", "AmoebaNet")
@@ -168,6 +169,58 @@ def test_genotype_draws_every_cell():
     assert (
         sum(path.get("stroke-opacity") == "0.4" and path.get("stroke-width") == "1.6" for path in root.iter(f"{SVG}path")) == 3
     )
+
+
+GRAPHS = [
+    "ModelSpec(matrix=[[0, 1], [0, 0]], ops=['input', 'output'])",
+    # Every vertex reads all before it, but for two: nine edges.
+    "ModelSpec(matrix=[[0, 1, 1, 1, 1], [0, 0, 1, 1, 1], [0, 0, 0, 0, 1], [0, 0, 0, 0, 1], [0, 0, 0, 0, 0]], "
+    "ops=['input', 'conv3x3-bn-relu', 'conv1x1-bn-relu', 'maxpool3x3', 'output'])",
+    # The second vertex is read by none.
+    "ModelSpec(matrix=[[0, 1, 1, 0], [0, 0, 0, 0], [0, 0, 0, 1], [0, 0, 0, 0]], "
+    "ops=['input', 'maxpool3x3', 'conv3x3-bn-relu', 'output'])",
+]
+
+
+@pytest.mark.parametrize("text", [*GRAPHS, *(str(spaces.nasbench101().sample(jax.random.key(i))) for i in range(12))])
+def test_graph_of_operations_is_legible(text):
+    genotype = genotypes.parse(text)
+    [(name, picture)] = draw.cell(genotype).items()
+    assert name == "cell"
+    matrix, ops = genotypes.pruned(genotype)
+    root = ET.fromstring(picture)
+    labels, states = _boxes(root)
+    boxes = labels + states
+    assert len(boxes) == len(ops)
+    assert not any(_overlap(a, b) for i, a in enumerate(boxes) for b in boxes[:i])
+    _, _, width, height = map(float, root.get("viewBox").split())
+    assert all(0 <= b[0] and b[2] <= width and 30 <= b[1] and b[3] <= height for b in boxes)
+    texts = ["".join(text.itertext()) for text in root.iter(f"{SVG}text")]
+    assert sorted(texts) == sorted([*ops, "Cell"])
+    lines = [path for path in root.iter(f"{SVG}path") if path.get("fill") == "none"]
+    assert len(lines) == len({path.get("d") for path in lines}) == sum(map(sum, matrix))
+    found = []
+    for path in lines:
+        points = _samples(path)
+        assert not any(_inside(points, box) for box in boxes)
+        (x, y), (right, top) = points[0], points[-1] + [5, 0]  # the arrowhead's length
+        [source] = [v for v, box in enumerate(boxes) if abs(x - box[2]) < 0.1 and box[1] < y < box[3]]
+        [target] = [v for v, box in enumerate(boxes) if abs(right - box[0]) < 0.1 and box[1] < top < box[3]]
+        found.append((source, target))
+    assert sorted(found) == [(u, v) for u, row in enumerate(matrix) for v, edge in enumerate(row) if edge]
+
+
+def test_sizes_are_drawn_to_scale():
+    [(name, picture)] = draw.cell(genotypes.parse("8:16:24:32:64")).items()
+    root = ET.fromstring(picture)
+    heights = [float(rect.get("height")) for rect in root.iter(f"{SVG}rect")]
+    assert name == "channels" and heights == [2 * channels for channels in (8, 16, 24, 32, 64)]
+    texts = ["".join(text.itertext()) for text in root.iter(f"{SVG}text")]
+    assert sorted(texts) == sorted(["Channels", "8", "16", "24", "32", "64", *["cell"] * 3, *["reduction"] * 2])
+    _, _, width, height = map(float, root.get("viewBox").split())
+    for rect in root.iter(f"{SVG}rect"):
+        x, y, w, h = (float(rect.get(name)) for name in ("x", "y", "width", "height"))
+        assert 0 < x and x + w < width and 30 < y and y + h < height
 
 
 def test_dot_quotes():

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -121,6 +122,7 @@ def test_every_way_to_name_a_cell(whole, tmp_path):
         (["--auxiliary"], "leave it out"),
         ([f"--arch={TOPOLOGY}", "--auxiliary"], "--auxiliary: a network of NAS-Bench-201 has no auxiliary head"),
         ([f"--arch={GRAPH}", "--auxiliary"], "--auxiliary: a network of NAS-Bench-101 has no auxiliary head"),
+        (["--optimizer=rmsprop", "--schedule=linear"], "--schedule=linear: --optimizer=rmsprop has the cosine only"),
         ([f"--arch={GRAPH}", "--drop_path_prob=0.1"], "--drop_path_prob=0.1: the benchmark's network drops nothing"),
         (["--arch=8:8:16:8:8", "--layers=3"], "--layers=3: the genotype itself says how wide and deep"),
         (["--arch=8:8:16:8:9"], "--arch=8:8:16:8:9: channels[4] = 9"),
@@ -340,3 +342,24 @@ def test_selection_among_streamed_images(streaming, tmp_path):
     script.main([*streaming[1:], *flags, f"--run_dir={tmp_path}"])
     assert json.loads((tmp_path / "selection.json").read_text())["selected"] == str(CELL)
     assert (tmp_path / "select-0" / "valid.json").exists() and (tmp_path / "test.json").exists()
+
+
+def test_rmsprop_of_the_benchmark():
+    """Against TensorFlow's definition, step by step: the momentum is of scaled steps, the mean squares start from one."""
+    config = recipes.parse(["--dataset=cifar10", f"--arch={GRAPH}", "--epochs=2"], None)
+    found = (config.optimizer, config.learning_rate, config.weight_decay, config.momentum, config.batch_size)
+    assert found == ("rmsprop", 0.2, 1e-4, 0.9, 256)
+    tx = script.OPTIMIZERS[config.optimizer](config, 3)
+    rng = np.random.default_rng(0)
+    weights = rng.standard_normal(5)
+    squares, momentum, params = np.ones(5), np.zeros(5), weights
+    state = tx.init(jnp.asarray(weights))
+    for step in range(6):
+        gradient = 100 * rng.standard_normal(5)  # nothing clips it
+        updates, state = tx.update(jnp.asarray(gradient), state, jnp.asarray(weights))
+        weights = weights + np.asarray(updates)
+        whole = gradient + 1e-4 * params
+        squares = 0.9 * squares + 0.1 * whole**2
+        momentum = 0.9 * momentum + 0.1 * (1 + np.cos(np.pi * step / 6)) * whole / np.sqrt(squares + 1)
+        params = params - momentum
+        np.testing.assert_allclose(weights, params, rtol=1e-4)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import jaxdarts as jd
+from analyses import agreement
 from jaxdarts import sharing
 from jaxdarts.analysis import ranking
 from jaxdarts.spaces.weight_sharing64 import NAMES
@@ -28,7 +29,8 @@ analyze = module("analyze")
 study = sys.modules["analyses.ranking"]  # as analyze.py imports it
 SMALL = [
     *"--init_channels=2 --layers=1 --epochs=2 --batch_size=8 --train_images=16 --test_images=24 --instances=2".split(),
-    *"--truth_instances=2 --eval_freq=1 --last_steps=3 --tune_epochs 2 --tune_steps 1 2 --groups 16 --cache_dir=".split(),
+    *"--truth_instances=2 --eval_freq=1 --last_steps=2 --tune_epochs 2 --tune_steps 1 3 --groups 16 --prefixes 1".split(),
+    *"--prefix_epochs=3 --truth_epochs=1 --cache_dir=".split(),
 ]
 
 
@@ -39,10 +41,10 @@ def test_study(tmp_path, capsys):
     assert json.loads(output.read_text(encoding="utf-8")) == summary
     assert str(tmp_path) not in json.dumps(summary)
     assert "| 16 similar groups | 2 |" in capsys.readouterr().out
-    for name in ("s_tau", "gt_tau", "groups", "tuned"):
+    for name in ("s_tau", "gt_tau", "groups", "prefixes", "tuned"):
         assert (whole / f"{name}.svg").read_text(encoding="utf-8").startswith("<svg")
     records = jd.metrics.read_json_lines(whole / "records.jsonl")
-    assert len(records) == 3 * 2 + 64 * 2 + 2 * 2 * 16
+    assert len(records) == 3 * 2 + 64 * 2 + 2 * 2 * 16 + 2
     # The table again, from the records, by the definitions.
     alone = np.zeros((2, 64))
     for r in records:
@@ -56,15 +58,20 @@ def test_study(tmp_path, capsys):
     taus = ranking.gt_tau(last, alone.mean(axis=0))
     assert row["gt_tau"][-1] == pytest.approx({"mean": taus.mean(), "deviation": taus.std(ddof=1)})
     assert row["s_tau"][-1] == pytest.approx(ranking.s_tau(last)._asdict())
-    assert np.shape(seeds[0]["last"]) == (3, 64) and seeds[0]["last"][-1] == seeds[0]["accuracies"][-1]
+    assert np.shape(seeds[0]["last"]) == (2, 64) and seeds[0]["last"][-1] == seeds[0]["accuracies"][-1]
     assert np.shape(seeds[0]["tuned"]["2"]) == (2, 64)
+    assert {r["study"]: r["epochs"] for r in records if r["study"] in ("alone", "seeds", "1 shared cells")} == {
+        "alone": [1],
+        "seeds": [1, 2],
+        "1 shared cells": [1, 2, 3],
+    }
     # A training that was killed is done again, to the same numbers, and nothing else.
     path, text = whole / "records.jsonl", (whole / "records.jsonl").read_text(encoding="utf-8")
     lines = text.splitlines(keepends=True)
     path.write_text("".join(lines[:-1]) + lines[-1][:30], encoding="utf-8")
     analyze.main(["ranking", f"--resume={whole}"])
     assert [{**r, "seconds": 0} for r in jd.metrics.read_json_lines(path)] == [{**r, "seconds": 0} for r in records]
-    with pytest.raises(Stop, match=r"the run has tune_steps=\(1, 2\), not \(1,\)"):
+    with pytest.raises(Stop, match=r"the run has tune_steps=\(1, 3\), not \(1,\)"):
         analyze.main(["ranking", f"--resume={whole}", "--tune_steps", "1"])
     path.write_text("broken\n" + text, encoding="utf-8")
     with pytest.raises(Stop, match="records.jsonl.*line 1.*remove it to start again"):
@@ -81,13 +88,15 @@ def test_trainings():
         (rule, i) for rule in ("one", "every") for i in (0, 1)
     }
     random = [t.members for t in planned if t.study == "4 random groups" and t.instance == 1]
-    assert [list(m) for m in random] == sharing.groups("random", 4)
+    assert [list(m) for m in random] == sharing.random_groups(4)
     assert sum(t.study == "alone" for t in planned) == len(NAMES)
 
 
 @pytest.mark.parametrize(
     "flags, message",
     [
+        (["--prefixes", "3"], "--prefixes: 3 is not between 0 and --layers=2"),
+        (["--truth_epochs=0"], "--truth_epochs=0: must be positive"),
         (["--groups", "3"], "--groups: 3 groups: 64 models do not split"),
         (["--instances=1"], "--instances=1: agreement is measured between instances"),
         (["--tune_epochs", "11"], "--tune_epochs: 11 is not between 1 and --epochs=10"),
@@ -109,3 +118,13 @@ def test_commands(capsys):
     assert "ranking" in capsys.readouterr().out
     with pytest.raises(Stop, match="rankin: no analysis; there are .*ranking"):
         analyze.main(["rankin"])
+
+
+def test_no_last_steps():
+    """--last_steps=0 leaves records without them, of groups too."""
+    records = [
+        {"study": "2 similar groups", "instance": 0, "members": members, "accuracies": [[0.5] * 32], "last": []}
+        for members in sharing.similar_groups(2)
+    ]
+    found = agreement.joined(records)
+    assert found["last"].shape == (1, 0, 64) and (found["accuracies"] == 0.5).all()

@@ -10,13 +10,15 @@ import pytest
 
 import jaxdarts as jd
 from jaxdarts import sharing
-from jaxdarts.nn.weight_sharing import MOMENTUM, Network, SinglePath, Supernet, used
+from jaxdarts.nn.weight_sharing import MOMENTUM, Network, SinglePath, Supernet, prefix, used
 from jaxdarts.space import Choices
 from jaxdarts.spaces.weight_sharing64 import CELLS, CHILD_OPS, NAMES, all_picks, name_of, of_name, picks_of
 
 SPACE = jd.spaces.weight_sharing64()
 # Two operations are enough for what is shared and what is not.
 SMALL = {"cell": Choices(CELLS["cell"].edges, (("max_pool_3x3", "sep_conv_3x3"),) * 3, (1, 2), num_inputs=1, kept=None)}
+
+TX = optax.chain(optax.add_decayed_weights(0.01), optax.sgd(optax.constant_schedule(0.1), momentum=0.9))
 
 
 def batch(seed=0, size=6, side=5):
@@ -30,8 +32,7 @@ def small():
     """The network, its variables, the training and its compiled step and gradient."""
     net = SinglePath(SMALL, width=2, depth=2, num_classes=3)
     variables = net.init(jax.random.key(0), *net.example_inputs((5, 5, 1)))
-    tx = optax.chain(optax.add_decayed_weights(0.01), optax.sgd(optax.constant_schedule(0.1), momentum=0.9))
-    shared = sharing.one_child(net, tx)
+    shared = sharing.one_child(net, TX)
     return net, variables, shared, jax.jit(shared.step)
 
 
@@ -178,20 +179,77 @@ def test_running_averages_and_evaluation():
 
 def test_children_and_groups():
     members = list(range(64))
-    fixed = sharing.children("fixed", members, 130)
-    np.testing.assert_array_equal(fixed, np.arange(130) % 64)
-    one = sharing.children("one", members, 192, seed=3)
+    in_turn = sharing.in_turn(members, 130)
+    np.testing.assert_array_equal(in_turn, np.arange(130) % 64)
+    one = sharing.in_one_order(members, 192, seed=3)
     np.testing.assert_array_equal(one[:64], one[64:128])
-    assert sorted(one[:64]) == members and (one[:64] != fixed[:64]).any()
-    every = sharing.children("every", members, 192, seed=3)
+    assert sorted(one[:64]) == members and (one[:64] != in_turn[:64]).any()
+    every = sharing.in_new_orders(members, 192, seed=3)
+    # As the authors' code makes them: a list that is shuffled on in place.
+    rng, order = np.random.RandomState(3), members.copy()
+    for n in range(3):
+        rng.shuffle(order)
+        np.testing.assert_array_equal(every[64 * n : 64 * n + 64], order)
     np.testing.assert_array_equal(every[:64], one[:64])
-    assert sorted(every[64:128]) == members and (every[64:128] != every[:64]).any()
-    assert sharing.groups("similar", 16)[8] == [32, 33, 34, 35]
-    assert sorted(sum(sharing.groups("random", 4), [])) == members
-    # As the authors' code makes them: a list of i mod m, shuffled in place.
+    for rule in (sharing.in_turn, sharing.in_one_order, sharing.in_new_orders):
+        assert rule([5, 9], 0).shape == (0,) and sorted(rule([5, 9], 5)[:4]) == [5, 5, 9, 9]
+    assert sharing.similar_groups(16)[8] == [32, 33, 34, 35]
+    assert sharing.similar_groups(64) == [[i] for i in members] and sharing.similar_groups(1) == [members]
+    assert sorted(sum(sharing.random_groups(4), [])) == members
+    # A list of i mod m, shuffled in place.
     mapping = [i % 16 for i in range(64)]
     np.random.RandomState(42).shuffle(mapping)
-    assert sharing.groups("random", 16) == [[i for i in range(64) if mapping[i] == g] for g in range(16)]
+    assert sharing.random_groups(16) == [[i for i in range(64) if mapping[i] == g] for g in range(16)]
     for number in (0, 3, 65):
-        with pytest.raises(ValueError, match=f"{number} groups"):
-            sharing.groups("similar", number)
+        for groups in (sharing.similar_groups, sharing.random_groups):
+            with pytest.raises(ValueError, match=f"{number} groups"):
+                groups(number)
+
+
+def test_what_a_prefix_is():
+    """Of a network of three cells: all of the stem, in the cells what belongs to the first ones, never the classifier."""
+    net = SinglePath(SMALL, width=2, depth=3, num_classes=3)
+    variables = net.init(jax.random.key(0), *net.example_inputs((5, 5, 1)))
+    for cells in range(4):
+        for collection, names in (("params", 2 * 1 + 1), ("batch_stats", 2)):
+            tree = variables[collection]
+            mask = prefix(tree, cells)
+            share = jax.tree.map(lambda m, x: np.broadcast_to(m, x.shape), mask, dict(tree))
+            assert all(leaf.all() for i in range(2) for leaf in jax.tree.leaves(share[f"stem{i}"]))
+            stacked = [n for n in tree if not n.startswith(("stem", "head", "preprocess"))]
+            assert len(stacked) >= names
+            for name in stacked:
+                assert share[name][:cells].all() and not share[name][cells:].any()
+        assert [bool(prefix(variables["params"], cells)[f"preprocess{i}"]) for i in range(3)] == [i < cells for i in range(3)]
+        assert not prefix(variables["params"], cells)["head"] and not prefix(variables["params"], cells)["head_bias"]
+
+
+def test_shared_prefix_is_trainings_that_hand_the_prefix_on():
+    """By the definition: every child is a whole training of its own, into which the others' prefix is copied each step."""
+    net, variables, one, step = small()
+    picks = np.array([[0, 1, 0], [1, 1, 1], [1, 0, 1]])
+
+    @jax.jit
+    def partial_step(state, cells, data, child):
+        return sharing.shared_prefix(net, TX, picks, cells).step(state, data, child)
+
+    for cells in (0, 1, 2):
+        partial = sharing.shared_prefix(net, TX, picks, cells)
+        state, alone = partial.init(variables), [one.init(variables) for _ in picks]
+        masks = prefix(variables["params"], cells)
+        counts = optax.ScaleByScheduleState(True)
+        opt = (optax.EmptyState(), (optax.TraceState(masks), counts))
+        common = sharing.SharedState(True, masks, prefix(variables["batch_stats"], cells), opt)
+        for n, child in enumerate((0, 1, 2, 1, 0)):
+            state, metrics = partial_step(state, cells, batch(n), child)
+            new, expected = step(alone[child], batch(n), picks[child])
+            assert float(metrics["loss"]) == pytest.approx(float(expected["loss"]), abs=1e-6)
+            alone = [new if i == child else jax.tree.map(jnp.where, common, new, old) for i, old in enumerate(alone)]
+        heads = np.asarray(state.params["own"]["head"])  # of every child, whatever else is shared
+        np.testing.assert_allclose(heads, np.stack([own.params["head"] for own in alone]), atol=1e-6)
+        assert all((heads[i] != heads[i - 1]).any() for i in range(3))
+        assert int(state.step) == int(state.opt["common"][1][1].count) == int(alone[0].opt[1][1].count) == 5
+    data, weights = batch(9), jnp.ones(6)
+    for child in (0, 2):
+        expected = one.evaluate(alone[child], data, weights, picks[child])["accuracy"]
+        assert partial.evaluate(state, data, weights, child)["accuracy"] == expected

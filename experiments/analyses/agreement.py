@@ -22,7 +22,8 @@ def joined(records: list[dict[str, Any]]) -> dict[str, np.ndarray]:
         rows = len(records[0][name])
         values = np.full((1 + max(r["instance"] for r in records), rows, len(NAMES)), np.nan)
         for record in records:
-            values[record["instance"]][:, record["members"]] = record[name]
+            found = np.reshape(record[name], (rows, len(record["members"])))  # no rows without --last_steps
+            values[record["instance"]][:, record["members"]] = found
         out[name] = values
     return out
 
@@ -31,7 +32,7 @@ def summarize(config: Any, records: list[dict[str, Any]]) -> dict[str, Any]:
     """What all studies say, from their records."""
     names = list(dict.fromkeys(record["study"] for record in records))
     studies = {name: joined([record for record in records if record["study"] == name]) for name in names}
-    alone, epochs = studies[TRUTH]["accuracies"][:, -1], records[0]["epochs"]
+    alone = studies[TRUTH]["accuracies"][:, -1]
     truth = alone.mean(axis=0)
     best = np.argsort(-truth, kind="stable")
     out: dict[str, Any] = {
@@ -41,15 +42,15 @@ def summarize(config: Any, records: list[dict[str, Any]]) -> dict[str, Any]:
             "worst": NAMES[best[-1]],
             "tau_with_published": ranking.kendall_tau(truth, np.array(PUBLISHED_ACCURACIES)),
         },
-        "epochs": epochs,
         "studies": {},
     }
     for name, found in studies.items():
         values, last = found["accuracies"], found["last"]
+        epochs = next(record["epochs"] for record in records if record["study"] == name)
         others = [np.delete(alone, i, axis=0).mean(axis=0) for i in range(len(alone))] if len(alone) > 1 else None
         # A child alone is compared with what the other instances make of it, else with itself.
         truths = [truth] * len(values) if name != TRUTH else others
-        row: dict[str, Any] = {"instances": len(values)}
+        row: dict[str, Any] = {"instances": len(values), "epochs": epochs}
         if len(values) > 1:
             row["s_tau"] = [ranking.s_tau(values[:, e])._asdict() for e in range(len(epochs))]
         if truths is not None:
@@ -69,7 +70,7 @@ def summarize(config: Any, records: list[dict[str, Any]]) -> dict[str, Any]:
         row["seconds"] = sum(record["seconds"] for record in records if record["study"] == name)
         out["studies"][name] = row
     shared = [record for record in records if record["study"] == "seeds"]
-    if shared and len(epochs) > 1:
+    if shared and len(shared[0]["epochs"]) > 1:
         between = [ranking.s_tau(values)._asdict() for values in studies["seeds"]["accuracies"]]
         out["s_tau_between_epochs_of_an_instance"] = between
     if shared and config.tune_epochs and config.tune_steps:
@@ -109,11 +110,11 @@ def table(summary: Mapping[str, Any]) -> list[str]:
 
 def plots(summary: Mapping[str, Any]) -> dict[str, str]:
     """The studies' curves as SVG, by name."""
-    epochs, studies = summary["epochs"], summary["studies"]
+    studies = summary["studies"]
 
     def over_epochs(field: str) -> dict[str, list]:
-        found = {name: row[field] for name, row in studies.items() if field in row and "groups" not in name}
-        return {name: [(e, v["mean"]) for e, v in zip(epochs, values, strict=True)] for name, values in found.items()}
+        found = {name: row for name, row in studies.items() if field in row and not name.endswith(("groups", "shared cells"))}
+        return {name: [(e, v["mean"]) for e, v in zip(row["epochs"], row[field], strict=True)] for name, row in found.items()}
 
     out = {
         "s_tau": jd.draw.curves(over_epochs("s_tau"), title="Agreement of instances", xlabel="epoch", ylabel="S-Tau"),
@@ -129,8 +130,15 @@ def plots(summary: Mapping[str, Any]) -> dict[str, str]:
         out["groups"] = jd.draw.curves(
             series, title="Partial sharing", xlabel="log2 of the number of groups", ylabel="GT-Tau after the last epoch"
         )
+    parts = {int(name.split()[0]): row for name, row in studies.items() if name.endswith("shared cells") and "gt_tau" in row}
+    if parts:
+        points = [(cells, row["gt_tau"][-1]["mean"]) for cells, row in sorted(parts.items())]
+        out["prefixes"] = jd.draw.curves(
+            {"": points}, title="Sharing the first cells", xlabel="shared cells", ylabel="GT-Tau after the last epoch"
+        )
     if "tuned" in summary:
-        before = {str(e): studies["seeds"]["gt_tau"][i]["mean"] for i, e in enumerate(epochs)}
+        own = studies["seeds"]
+        before = {str(e): v["mean"] for e, v in zip(own["epochs"], own["gt_tau"], strict=True)}
         found = {
             f"from epoch {epoch}": [(0, before.get(epoch, math.nan)), *((int(s), v["mean"]) for s, v in values.items())]
             for epoch, values in summary["tuned"].items()

@@ -2,8 +2,9 @@
 
 Trains the 64-model space of Zhang et al. (Deeper Insights into Weight Sharing in NAS, 2020) with shared weights, one child a
 mini-batch, and ranks all children by test accuracy, in several instances: with different seeds, in different orders of the
-children, in orders that change every round, in groups that share weights among themselves only (random ones and similar ones);
-then trains every child alone, for the truth, and children from a snapshot of the shared weights. Rankings are compared by
+children, in orders that change every round, in groups that share weights among themselves only (random ones and similar ones),
+and with weights shared in the first cells only; then trains every child alone, for the truth, and children from a snapshot of
+the shared weights. Rankings are compared by
 Kendall's tau: S-Tau among instances, GT-Tau with the truth. The run folder holds config.json, log.txt, records.jsonl (every
 training with its accuracies), summary.json and plots; killed, it goes on with --resume and loses one training at most.
 """
@@ -12,7 +13,7 @@ import dataclasses
 import functools
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -51,6 +52,8 @@ class Config:
     """The same of the test set."""
     epochs: int = 200
     """Passes over the training set, of every group of children that share weights."""
+    truth_epochs: int | None = None
+    """Those of every child alone; default as many."""
     batch_size: int = 256
     """Images in a mini-batch, which trains one child."""
     init_channels: int = 16
@@ -75,6 +78,10 @@ class Config:
     """Seeds with which every child is trained alone; the truth is their mean."""
     groups: tuple[int, ...] = (2, 4, 8, 16, 32)
     """Numbers of groups that share weights among themselves only; none leaves these studies out."""
+    prefixes: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """Numbers of cells, besides the stem, that are shared while every child has the rest for itself; none leaves these out."""
+    prefix_epochs: int = 2000
+    """Epochs of those; a child's own weights see one mini-batch in 64."""
     eval_freq: int = 10
     """Epochs between evaluations of all children; the last epoch has one in any case."""
     last_steps: int = 64
@@ -108,6 +115,8 @@ PRESETS = {
         instances=3,
         truth_instances=2,
         groups=(4, 16),
+        prefixes=(0, 1, 2),
+        prefix_epochs=40,
         eval_freq=2,
         last_steps=8,
         tune_epochs=(4, 10),
@@ -126,7 +135,8 @@ class Training(NamedTuple):
     group: number of the group in the instance.
     members: numbers of the children that share weights.
     seed: of weights and mini-batches.
-    rule, order: of `sharing.children`, and its seed.
+    rule, order: which child each mini-batch trains, of `RULES`, and its seed.
+    prefix: how many cells are shared, where every child has the rest for itself; None for all and the classifier.
     """
 
     study: str
@@ -134,8 +144,17 @@ class Training(NamedTuple):
     group: int
     members: tuple[int, ...]
     seed: int
-    rule: sharing.Rule = "fixed"
+    rule: str = "fixed"
     order: int = 0
+    prefix: int | None = None
+
+
+RULES: Mapping[str, Callable[[Sequence[int], int, int], np.ndarray]] = {
+    "fixed": lambda members, steps, seed: sharing.in_turn(members, steps),
+    "one": sharing.in_one_order,
+    "every": sharing.in_new_orders,
+}
+GROUPS = {"random": sharing.random_groups, "similar": sharing.similar_groups}
 
 
 def trainings(config: Config) -> list[Training]:
@@ -148,19 +167,29 @@ def trainings(config: Config) -> list[Training]:
     for i in range(config.truth_instances):
         found += [Training(TRUTH, i, child, (child,), config.seed + i) for child in every]
     for i in range(config.instances):
-        for kind in ("random", "similar"):
+        for kind, groups in GROUPS.items():
             for number in config.groups:
-                for group, members in enumerate(sharing.groups(kind, number)):
+                for group, members in enumerate(groups(number, len(NAMES))):
                     found.append(Training(f"{number} {kind} groups", i, group, tuple(members), config.seed + i))
+        for cells in config.prefixes:
+            found.append(Training(f"{cells} shared cells", i, 0, every, config.seed + i, prefix=cells))
     return found
 
 
+def epochs_of(config: Config, training: Training) -> int:
+    """How long a training is."""
+    if training.study == TRUTH:
+        return config.truth_epochs or config.epochs
+    return config.epochs if training.prefix is None else config.prefix_epochs
+
+
 class Program(NamedTuple):
-    """The compiled functions, and what they run on. They loop inside: one call for many steps or many children.
+    """The compiled functions of trainings that share weights in one way, and what they run on.
 
     init: seed -> state.
     fresh: state -> the same weights, with nothing that the optimiser remembers.
-    advance: (state, places of an epoch's images, children of its steps, first step, last one (excluded), key) -> state.
+    advance: (state, places of an epoch's images, children of its steps, first step, last one (excluded), key) -> state; the
+        state that it is given is used up.
     accuracies: (state, children) -> their accuracies on the test images.
     """
 
@@ -200,18 +229,23 @@ def main(arguments: list[str]) -> None:
 
 def check(config: Config) -> Config:
     """Refuses settings that cannot work."""
-    positive = "epochs batch_size init_channels layers learning_rate truth_instances eval_freq"
+    positive = "epochs prefix_epochs batch_size init_channels layers learning_rate truth_instances eval_freq"
     not_negative = "train_images test_images instances last_steps crop_padding learning_rate_min momentum weight_decay seed"
     runs.check_numbers(config, positive, not_negative)
+    if config.truth_epochs is not None and config.truth_epochs < 1:
+        raise Stop(f"--truth_epochs={config.truth_epochs}: must be positive", 2)
     if config.instances == 1:
         raise Stop("--instances=1: agreement is measured between instances; take 0, 2 or more", 2)
     if config.seed + max(config.instances, config.truth_instances) > 2**31:
         raise Stop(f"--seed={config.seed}: seeds must be below {2**31}", 2)
     for number in config.groups:
         try:
-            sharing.groups("similar", number)
+            sharing.similar_groups(number, len(NAMES))
         except ValueError as error:
             raise Stop(f"--groups: {error}", 2) from error
+    for cells in config.prefixes:
+        if not 0 <= cells <= config.layers:
+            raise Stop(f"--prefixes: {cells} is not between 0 and --layers={config.layers}", 2)
     for epoch in config.tune_epochs:
         if not 0 < epoch <= config.epochs:
             raise Stop(f"--tune_epochs: {epoch} is not between 1 and --epochs={config.epochs}", 2)
@@ -232,73 +266,84 @@ def parts(config: Config, dataset: images.Dataset) -> images.Dataset:
     if train.num < config.batch_size:
         raise Stop(f"--batch_size={config.batch_size}: there are {train.num} training images", 2)
     length = train.num // config.batch_size
-    if config.last_steps > length * config.epochs:
-        raise Stop(f"--last_steps={config.last_steps}: a training has {length * config.epochs}", 2)
-    if max(config.tune_steps, default=0) > length:
-        raise Stop(f"--tune_steps: {config.tune_steps[-1]} is more than the {length} of an epoch", 2)
+    shortest = length * min(epochs_of(config, training) for training in trainings(config))
+    if config.last_steps > shortest:
+        raise Stop(f"--last_steps={config.last_steps}: a training has {shortest}", 2)
     return dataset._replace(train=train, test=first(dataset.test, config.test_images, "test_images"))
 
 
-def build(config: Config, dataset: images.Dataset) -> Program:
-    """Puts the library's parts together for one configuration."""
+def build(config: Config, dataset: images.Dataset) -> Callable[[Training], Program]:
+    """Puts the library's parts together for one configuration: training -> the program that it is run by."""
     net = SinglePath(CELLS, config.init_channels, config.layers, len(dataset.class_names))
-    length = dataset.train.num // config.batch_size
-
-    def rate(step):
-        return runs.cosine_rate(config, jnp.minimum(step // length, config.epochs))
-
-    tx = optax.chain(optax.add_decayed_weights(config.weight_decay), optax.sgd(rate, momentum=config.momentum))
-    shared = sharing.one_child(net, tx)
+    length, children = dataset.train.num // config.batch_size, all_picks()
     read = augment.reader(dataset.mean, dataset.std, padding=config.crop_padding, flip=config.flip)
     data = {name: jax.device_put({"image": part[0], "label": part[1]}) for name, part in zip(("train", "test"), dataset[1:3])}
-
-    @functools.partial(runs.jitted, donate_argnums=0)
-    def advance(state, places, picks, start, stop, key):
-        def step(i, state):
-            own = jax.lax.dynamic_slice_in_dim(places, i * config.batch_size, config.batch_size)
-            batch = read(data["train"], own, jax.random.fold_in(key, state.step))
-            return shared.step(state, batch, picks[i])[0]
-
-        return jax.lax.fori_loop(start, stop, step, state)
-
     places, weights = feed.filled_up(dataset.test.num, min(512, dataset.test.num))
 
+    def optimizer(epochs) -> optax.GradientTransformation:
+        own = dataclasses.replace(config, epochs=epochs)
+
+        def rate(step):
+            return runs.cosine_rate(own, jnp.minimum(step // length, epochs))
+
+        return optax.chain(optax.add_decayed_weights(config.weight_decay), optax.sgd(rate, momentum=config.momentum))
+
+    def shared(cells, epochs) -> sharing.Sharing:
+        """What takes the number of a child. Both arguments are traced: one program serves all prefixes and lengths."""
+        if cells is not None:
+            return sharing.shared_prefix(net, optimizer(epochs), children, cells)
+        own, picks = sharing.one_child(net, optimizer(epochs)), jnp.asarray(children)
+        return own._replace(
+            step=lambda state, batch, child: own.step(state, batch, picks[child]),
+            evaluate=lambda state, batch, weights, child: own.evaluate(state, batch, weights, picks[child]),
+        )
+
+    # One call for each mini-batch: inside a loop, XLA's convolutions take several times as long on a CPU.
+    @functools.partial(runs.jitted, donate_argnums=0)
+    def step(state, setting, train, places, i, child, key):
+        own = jax.lax.dynamic_slice_in_dim(places, i * config.batch_size, config.batch_size)
+        return shared(*setting).step(state, read(train, own, jax.random.fold_in(key, state.step)), child)[0]
+
     @runs.jitted
-    def correct(state, picks, count):
-        def batch(picks, total, xs):
-            places, weights = xs
-            return total + shared.evaluate(state, read(data["test"], places), weights, picks)["accuracy"], None
-
-        def child(i, out):
-            total, _ = jax.lax.scan(functools.partial(batch, picks[i]), jnp.float32(0), (places, weights))
-            return out.at[i].set(total)
-
-        return jax.lax.fori_loop(0, count, child, jnp.zeros(len(NAMES)))
-
-    def accuracies(state, members):
-        own = np.resize(picks[np.array(members)], picks.shape)  # of one shape, for one program
-        return (np.asarray(correct(state, own, len(members)))[: len(members)] / dataset.test.num).tolist()
+    def correct(state, setting, test, places, weights, child):
+        return shared(*setting).evaluate(state, read(test, places), weights, child)["accuracy"]
 
     @functools.cache
     def variables(seed: int):
         key = jax.random.fold_in(jax.random.key(seed), 0)
         return jax.tree.map(np.asarray, net.init(key, *net.example_inputs(dataset.image_shape)))
 
-    picks = all_picks()
-    return Program(
-        init=lambda seed: shared.init(jax.tree.map(jnp.array, variables(seed))),
-        # The schedule goes on where it is.
-        fresh=lambda state: dataclasses.replace(
-            jax.tree.map(jnp.array, state), opt=optax.tree.set(tx.init(state.params), count=jnp.array(state.step))
-        ),
-        advance=lambda state, places, asked, start, stop, key: advance(state, places, picks[asked], start, stop, key),
-        accuracies=accuracies,
-        steps_per_epoch=length,
-        num_images=dataset.train.num,
-    )
+    def program(training: Training) -> Program:
+        setting = training.prefix, epochs_of(config, training)
+
+        def advance(state, places, asked, start, stop, key):
+            for i in range(start, stop):
+                state = step(state, setting, data["train"], places, i, int(asked[i]), key)
+            return state
+
+        def accuracies(state, members):
+            sums = [
+                [correct(state, setting, data["test"], *batch, child) for batch in zip(places, weights, strict=True)]
+                for child in members
+            ]
+            return (np.sum(jax.device_get(sums), axis=1) / dataset.test.num).tolist()
+
+        return Program(
+            init=lambda seed: shared(*setting).init(jax.tree.map(jnp.array, variables(seed))),
+            # The schedule goes on where it is.
+            fresh=lambda state: dataclasses.replace(
+                jax.tree.map(jnp.array, state), opt=optax.tree.set(optimizer(1).init(state.params), count=jnp.array(state.step))
+            ),
+            advance=advance,
+            accuracies=accuracies,
+            steps_per_epoch=length,
+            num_images=dataset.train.num,
+        )
+
+    return program
 
 
-def train(config: Config, program: Program, folder: Path, log) -> list[dict[str, Any]]:
+def train(config: Config, program: Callable[[Training], Program], folder: Path, log) -> list[dict[str, Any]]:
     """Runs all trainings that have no record yet; returns the records of all."""
     path, planned = folder / "records.jsonl", trainings(config)
     try:
@@ -312,7 +357,7 @@ def train(config: Config, program: Program, folder: Path, log) -> list[dict[str,
         with path.open("a", encoding="utf-8") as file:
             for n, training in enumerate(planned):
                 if (training.study, training.instance, training.group) not in done:
-                    record = {"step": n, **training._asdict(), **run(config, program, training)}
+                    record = {"step": n, **training._asdict(), **run(config, program(training), training)}
                     file.write(json.dumps(record) + "\n")
                     file.flush()
                     records.append(json.loads(json.dumps(record)))
@@ -329,10 +374,10 @@ def run(config: Config, program: Program, training: Training) -> dict[str, Any]:
     start, length = time.monotonic(), program.steps_per_epoch
     key = jax.random.key(training.seed)
     data_key, tune_key = jax.random.fold_in(key, 1), jax.random.fold_in(key, 2)
-    total = config.epochs * length
-    asked = sharing.children(training.rule, training.members, total, training.order).reshape(config.epochs, length)
+    epochs, total = epochs_of(config, training), epochs_of(config, training) * length
+    asked = RULES[training.rule](training.members, total, training.order).reshape(epochs, length)
     state, found = program.init(training.seed), {"epochs": [], "accuracies": [], "last": [], "tuned": {}}
-    for epoch in range(config.epochs):
+    for epoch in range(epochs):
         places = augment.order(data_key, epoch, program.num_images)
         begun, ended = epoch * length, (epoch + 1) * length
         watched = [step for step in range(begun + 1, ended + 1) if step > total - config.last_steps]
@@ -342,7 +387,7 @@ def run(config: Config, program: Program, training: Training) -> dict[str, Any]:
             position = step - begun
             if step in watched:
                 found["last"].append(program.accuracies(state, training.members))
-        if (epoch + 1) % config.eval_freq == 0 or epoch + 1 == config.epochs:
+        if (epoch + 1) % config.eval_freq == 0 or epoch + 1 == epochs:
             found["epochs"].append(epoch + 1)
             found["accuracies"].append(program.accuracies(state, training.members))
             if not np.isfinite(float(optax.tree.norm(state.params))):
@@ -354,14 +399,19 @@ def run(config: Config, program: Program, training: Training) -> dict[str, Any]:
 
 def tuned(config: Config, program: Program, training: Training, state, key) -> list[list[float]]:
     """Accuracies of the children, each trained on alone from the same shared weights, for every entry of --tune_steps."""
-    out, places = [], augment.order(key, 0, program.num_images)
+    out, length = [], program.steps_per_epoch
+    epochs = range(-(-max(config.tune_steps, default=0) // length))
+    places = [augment.order(key, epoch, program.num_images) for epoch in epochs]
     for child in training.members:
-        own, row, position = program.fresh(state), [], 0
-        asked = np.full(program.steps_per_epoch, child)
-        for steps in config.tune_steps:
-            own = program.advance(own, places, asked, position, steps, key)
-            position = steps
-            row += program.accuracies(own, [child])
+        own, row, asked = program.fresh(state), [], np.full(length, child)
+        for epoch in epochs:
+            position = 0
+            for steps in (steps - epoch * length for steps in config.tune_steps):
+                if 0 < steps <= length:
+                    own = program.advance(own, places[epoch], asked, position, steps, key)
+                    position = steps
+                    row += program.accuracies(own, [child])
+            own = program.advance(own, places[epoch], asked, position, length if epoch + 1 < len(epochs) else position, key)
         out.append(row)
     return np.transpose(out).tolist()
 

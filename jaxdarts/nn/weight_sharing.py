@@ -238,3 +238,21 @@ def used(choices: Choices, params: Mapping[str, Any], picks: Int[Array, " edges"
             if name.startswith(f"{op}_"):  # [cells, edges, ...]
                 mask[name] = own.reshape(1, -1, *[1] * (params[name].ndim - 2))
     return mask
+
+
+def prefix(tree: Mapping[str, Any], cells: int | Array) -> dict[str, Any]:
+    """Which weights, or running averages, of a `SinglePath` belong to its stem and its first so many cells.
+
+    For each of them an array that broadcasts against it; a cell begins with its 1x1 convolution, the classifier is no cell.
+    """
+
+    def of(name: str, value: Any) -> Any:
+        if name.startswith("stem"):
+            return jax.tree.map(lambda _: jnp.array(True), value)
+        if name.startswith("head"):
+            return jnp.array(False)
+        if name.startswith("preprocess"):
+            return jnp.asarray(int(name.removeprefix("preprocess")) < cells)
+        return (jnp.arange(value.shape[0]) < cells).reshape(-1, *[1] * (value.ndim - 1))  # [cells, ...]
+
+    return {name: of(name, value) for name, value in tree.items()}
