@@ -65,7 +65,7 @@ class Config:
     vocabulary: int = 10_000
     """Different words of a text."""
     unroll: int | None = None
-    """Cells of a run that are compiled apart; default 1 in a search, 6 in an evaluation, as in the scripts."""
+    """Cells of a run that are compiled apart; default 2 in a search, 6 in an evaluation, as in the scripts."""
     peer: str | None = None
     """Checkout of quark0/darts to time under PyTorch in the same run."""
     threads: int = os.cpu_count() or 1
@@ -196,8 +196,8 @@ class Task(NamedTuple):
 
 
 TASKS = {
-    "search": Task(image_search, 4, {"init_channels": 16, "layers": 8, "unroll": 1, "batch_size": 16}),
-    "algorithms": Task(image_search, 4, {"init_channels": 16, "layers": 8, "unroll": 1, "batch_size": 16}),
+    "search": Task(image_search, 4, {"init_channels": 16, "layers": 8, "unroll": 2, "batch_size": 16}),
+    "algorithms": Task(image_search, 4, {"init_channels": 16, "layers": 8, "unroll": 2, "batch_size": 16}),
     "evaluate": Task(training, 1, {"init_channels": 36, "layers": 20, "unroll": 6, "batch_size": 16}),
     "rnn": Task(text_search, 4, {"emsize": 300, "batch_size": 64}),
     "rnn_evaluate": Task(text_training, 1, {"emsize": 850, "batch_size": 16}),

@@ -249,6 +249,10 @@ class Supernet(nn.Module):
 
     Batch norm inside the cells has no scale and shift and always uses the moments of the batch (the paper; the official code
     switches to running averages for validation). The stem's has both a scale and a shift, as in the official code.
+
+    `unroll` cells of a run are compiled apart, in a loop over the run. With two, the published supernet has no loop, and nothing
+    that a gradient needs is copied into and out of one: a second-order step takes a quarter less time and a sixth longer to
+    compile than with one.
     """
 
     cells: Mapping[str, Choices]
@@ -259,7 +263,7 @@ class Supernet(nn.Module):
     dtype: DTypeLike = jnp.float32
     axis_name: str | None = None
     remat: bool = False
-    unroll: int = 1
+    unroll: int = 2
     partial: int = 1
 
     def example_mix(self) -> Mix:
