@@ -62,6 +62,7 @@ def unrolled(train: Loss, val: Loss, params: Params, arch: Arch, weight_step: We
     >>> float(unrolled(train, val, -2.0, 2.0, lambda g: -2.0 - 0.5 * g))
     2.0
     """
+
     def of(gradients):
         return gradients[0] if has_aux else gradients
 

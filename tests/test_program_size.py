@@ -1,4 +1,4 @@
-"""The size of compiled programs: every search waits for its compilation first, which takes as long as there are instructions."""
+"""The size of compiled programs: every search waits for its compilation, which takes longer the more instructions there are."""
 
 import functools
 
@@ -18,9 +18,9 @@ def compiled(order: int) -> str:
     """The text of a whole search step of a supernet with one node, three operations and three cells."""
     space = jd.spaces.darts(1, ("none", "max_pool_3x3", "skip_connect", "sep_conv_3x3"))
     net = space.supernet(width=2, depth=3, num_classes=3)
-    tx = optax.flatten(optax.chain(optax.clip_by_global_norm(5.0), optax.add_decayed_weights(3e-4), optax.sgd(0.1, momentum=0.9)))
+    tx = optax.chain(optax.clip_by_global_norm(5.0), optax.add_decayed_weights(3e-4), optax.sgd(0.1, momentum=0.9))
     search = jd.bilevel_search(
-        jax.jit(jd.objectives.classification(net)), jd.algorithms.darts(space, order), tx, optax.adam(3e-4)
+        jax.jit(jd.objectives.classification(net)), jd.algorithms.darts(space, order), optax.flatten(tx), optax.adam(3e-4)
     )
     batch = {"image": jnp.zeros((2, 8, 8, 3)), "label": jnp.zeros(2, jnp.int32)}
     state = search.init(jax.random.key(0), net.init(jax.random.key(1), *net.example_inputs((8, 8, 3)))["params"])

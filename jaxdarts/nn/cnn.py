@@ -250,9 +250,9 @@ class Supernet(nn.Module):
     Batch norm inside the cells has no scale and shift and always uses the moments of the batch (the paper; the official code
     switches to running averages for validation). The stem's has both a scale and a shift, as in the official code.
 
-    `unroll` cells of a run are compiled apart, in a loop over the run. With two, the published supernet has no loop, and nothing
-    that a gradient needs is copied into and out of one: a second-order step takes a quarter less time and a sixth longer to
-    compile than with one.
+    `unroll` cells of a run are compiled apart, in a loop over the run. With two, the published supernet has no loop, and none
+    of what a gradient needs is copied into one and out of it: on a CPU a second-order step takes a quarter less time than
+    with one, and a sixth longer to compile.
     """
 
     cells: Mapping[str, Choices]

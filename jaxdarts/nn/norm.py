@@ -44,7 +44,7 @@ def _averages(x: Images, axis_name: str | None) -> Array:
     return averages if axis_name is None else lax.pmean(averages, axis_name)
 
 
-# Computed again in a backward pass: a few numbers a channel, but every array of them that is kept is one more kernel to compile.
+# Computed again in a backward pass: they are few, and every array of them that is kept is a kernel more to compile.
 @functools.partial(jax.checkpoint, prevent_cse=False, static_argnums=(3,))
 def _normalising(averages: Array, gain: Array | None, shift: Array | None, epsilon: float) -> Array:
     """The scale and the shift that a batch norm comes to, as a pair."""
