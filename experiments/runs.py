@@ -379,7 +379,7 @@ def versions() -> dict[str, Any]:
     commit = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
     packages = ("jax", "jaxlib", "flax", "optax", "numpy")
     device, script = jax.local_devices()[0], ("python", f"experiments/{Path(sys.argv[0]).name}")
-    # Where files lie on this machine is no part of a result. (--scores is a file of discrete.py, and names of scores of score.py.)
+    # Where files lie on this machine is no part of a result. (--scores is a file for discrete.py, names for score.py.)
     places = tuple("--output --run_dir --resume --peer --data_dir --cache_dir --table --scheduler".split())
     flags = [flag for flag in sys.argv[1:] if not flag.startswith(places) and not (flag.startswith("--scores") and "/" in flag)]
     return {
