@@ -11,6 +11,7 @@ import analyze
 import evaluate
 import jaxdarts as jd
 import search
+from analyses import tables
 from browser import assert_readable, needs_browser
 from jaxdarts.analysis import topology
 from runs import Stop
@@ -140,6 +141,26 @@ def test_a_search(searched, cache):
     shown = page(seed)
     search.main([f"--resume={searched}"])
     assert page(seed).count("<section id=") == shown.count("<section id=") == 4
+
+
+def test_cells_of_a_search_in_a_table(tmp_path):
+    ops = jd.spaces.nasbench201().cells["cell"].ops[0]
+    mixes = np.full((2, 6, 5), 0.1, np.float32)
+    mixes[0, :, ops.index("nor_conv_3x3")] = mixes[1, :, ops.index("skip_connect")] = 0.6
+    cells = ["|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|nor_conv_3x3~0|nor_conv_3x3~1|nor_conv_3x3~2|"]
+    cells.append(cells[0].replace("nor_conv_3x3", "skip_connect"))
+    table = tmp_path / "table.csv"
+    lines = ["arch_str,cifar10_valid_12,cifar10_valid_200,cifar10_test_200,train_seconds_200", f"{cells[0]},80,90,93.5,100"]
+    table.write_text("\n".join([*lines, f"{cells[1]},50,60,54.25,10"]) + "\n")
+    assert tables.in_table({"cell": mixes}, str(table)) == [
+        {"cell": cells[0], "skip_connections": 0, "valid": 90, "test": 93.5},
+        {"cell": cells[1], "skip_connections": 6, "valid": 60, "test": 54.25},
+    ]
+    table.write_text("\n".join(lines) + "\n")
+    with pytest.raises(Stop, match=r"--table=.*table.csv: has no \|skip_connect~0"):
+        tables.in_table({"cell": mixes}, str(table))
+    with pytest.raises(Stop, match="--table: of searches in NAS-Bench-201"):
+        tables.in_table({"normal": mixes, "reduce": mixes}, str(table))
 
 
 @needs_browser

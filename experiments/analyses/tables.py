@@ -1,14 +1,18 @@
 """What a run's cells and its mixture weights tell without any computation: topology, and how a search came to decide."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+import evaluations
 import jaxdarts as jd
 from analyses import subjects
 from analyses.subjects import plain
 from jaxdarts.analysis import mixture, topology
+from jaxdarts.data import tabular
 from runs import Stop
 
 PUBLISHED = ("NASNet", "AmoebaNet", "SNAS", "DARTS_V1", "DARTS_V2", "PC_DARTS_cifar", "PDARTS", "GDAS_V1")
@@ -25,6 +29,9 @@ class Topology(subjects.Options):
 @dataclasses.dataclass(frozen=True)
 class Mixture(subjects.Options):
     """How decided a search is, what its cell keeps of the mix, and how stable the ranks of its operations are."""
+
+    table: str = ""
+    """CSV file of NAS-Bench-201's accuracies, of a search in that space: what the cell of every epoch has there."""
 
 
 def topology_of_runs(arguments: list[str]) -> None:
@@ -135,6 +142,13 @@ def mixture_of_runs(arguments: list[str]) -> None:
             numbers["discretisation_gap_accuracy"] = gap
             facts["Accuracy lost by discretising"] = f"{100 * gap:.2f} points"
         pictures["kept"] = jd.draw.curves(kept, title="Share of the mix that the cell keeps", xlabel="epoch")
+        if config.table:
+            trained = numbers["table"] = in_table(mixes, config.table)
+            tested = [one["test"] for one in trained]
+            points = {"in the table": list(enumerate(tested))}
+            pictures["table"] = jd.draw.curves(points, title="Test accuracy of the cell", xlabel="epoch")
+            facts["Test accuracy in the table"] = f"{tested[-1]:.2f} %, at best {max(tested):.2f} %"
+            facts["Skip connections"] = f"{trained[-1]['skip_connections']} of {len(cells['cell'].edges)}"
         pictures["ranks"] = jd.draw.curves(
             curves, title="Stability of ranks", xlabel="epoch", ylabel="Kendall's tau, mean of edges"
         )
@@ -148,6 +162,21 @@ def mixture_of_runs(arguments: list[str]) -> None:
             pictures=pictures,
         )
         subjects.report(run, section, numbers)
+
+
+def in_table(mixes: Mapping[str, np.ndarray], path: str) -> list[dict[str, Any]]:
+    """The cell of every epoch, its skip connections, and its accuracies after a whole training."""
+    if set(mixes) != {"cell"}:
+        raise Stop("--table: of searches in NAS-Bench-201, whose networks have one kind of cell", 2)
+    rows, space, found = evaluations.opened("table", path, tabular.read), jd.spaces.nasbench201(), []
+    for mix in mixes["cell"]:
+        genotype = space.discretize({"cell": mix})
+        if genotype not in rows:
+            raise Stop(f"--table={path}: has no {genotype}", 2)
+        skips = sum(op == "skip_connect" for op, _ in genotype.cell)
+        row = rows[genotype]
+        found.append({"cell": str(genotype), "skip_connections": skips, "valid": row.valid_200, "test": row.test_200})
+    return found
 
 
 def siblings(run: subjects.Opened) -> list[Path]:
