@@ -127,8 +127,7 @@ def test_a_signal_names_the_ensemble(tiny, cell, tmp_path, monkeypatch):
     """And not the member in whose training it comes."""
 
     def interrupted(config, genotype, dataset, program, run, judged):
-        run.asked.signals.append(signal.SIGTERM)
-        raise run.leave(1, 2)
+        raise run.leave(signal.SIGTERM, 1, 2)
 
     monkeypatch.setattr(evaluate, "build", lambda *arguments: None)
     monkeypatch.setattr(evaluate, "train", interrupted)

@@ -201,12 +201,14 @@ def test_killed_and_resumed(whole, tiny, tmp_path):
     assert_same(tmp_path / "run", whole)
 
 
-def test_seeds_equal_their_own_runs(whole, tiny, tmp_path):
-    script.main([*tiny, "--num_seeds=2", f"--run_dir={tmp_path}"])
-    ours, theirs = (np.load(folder / "weights.npz") for folder in (tmp_path / "seed-0", whole))
+def test_seeds_equal_their_own_runs(tiny, tmp_path):
+    # After one epoch: what the rounding of two programs makes of the weights grows with every step.
+    for seeds in (1, 2):
+        script.main([*tiny, "--epochs=1", f"--num_seeds={seeds}", f"--run_dir={tmp_path}/{seeds}"])
+    ours, theirs = (np.load(tmp_path / folder / "weights.npz") for folder in ("2/seed-0", "1"))
     for name in theirs.files:
-        np.testing.assert_allclose(ours[name], theirs[name], atol=2e-3)
-    assert "over 2 seeds" in (tmp_path / "log.txt").read_text()
+        np.testing.assert_allclose(ours[name], theirs[name], atol=5e-4)
+    assert "over 2 seeds" in (tmp_path / "2" / "log.txt").read_text()
 
 
 def test_selection_never_sees_the_test_set(tiny, tmp_path, monkeypatch):

@@ -67,9 +67,11 @@ def _windows(x: Array, geo: Geometry) -> list[Array]:
     s, d = geo.stride, geo.dilation
     height, width = s * (geo.output(geo.height) - 1) + 1, s * (geo.output(geo.width) - 1) + 1
     x = x[:, None]
-    end, strides = (*x.shape[:3], height, width, x.shape[-1]), (1, 1, 1, s, s, 1)
-    corners = [np.array([0, 0, 0, d * i, d * j, 0]) for i, j in geo.taps]
-    return [lax.slice(x, corner, np.minimum(corner + end, x.shape), strides) for corner in corners]
+    *lead, channels = (*x.shape[:3], x.shape[-1])
+    return [
+        lax.slice(x, (0, 0, 0, d * i, d * j, 0), (*lead, d * i + height, d * j + width, channels), (1, 1, 1, s, s, 1))
+        for i, j in geo.taps
+    ]
 
 
 def _padded(x: Array, geo: Geometry) -> Array:
