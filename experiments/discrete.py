@@ -224,6 +224,10 @@ def check(config: Config) -> Config:
         raise Stop(f"--pool={config.pool}: fewer than --population={config.population}", 2)
     if method.lengths and not evaluation.lengths:
         raise Stop(f"--algorithm={config.algorithm}: trains for some epochs, which --evaluate={config.evaluate} does not", 2)
+    try:
+        discrete.check_lengths(config.lengths)
+    except ValueError as error:
+        raise Stop(f"--lengths: {error}", 2) from error
     if config.workers and config.scheduler:
         raise Stop("--workers and --scheduler: local processes, or a cluster, not both", 2)
     if config.workers > config.runs * config.concurrent:
