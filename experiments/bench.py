@@ -266,17 +266,17 @@ def measure(name: str, config: Config, rates: floor.Rates) -> dict[str, Any]:
     task = TASKS[config.what]
     steps, arguments = task.make(config)
     function = runs.jitted(steps[name])
-    least = floor.work(steps[name], *arguments)
     seconds, processor = [], []
     for _ in range(2):
         jax.clear_caches()
         start, before = time.perf_counter(), time.process_time()
-        lowered = function.lower(*arguments)
+        program = function.trace(*arguments)
+        lowered = program.lower()
         traced = time.perf_counter() - start
         compiled = lowered.compile()
         seconds.append(time.perf_counter() - start)
         processor.append(time.process_time() - before)
-    memory = compiled.memory_analysis()
+    least, memory = floor.work(program.jaxpr), compiled.memory_analysis()
     times = []
     kept = task.kept  # what a step returns, to be given to the next
     state = arguments[:kept]

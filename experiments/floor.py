@@ -23,9 +23,9 @@ class Work(NamedTuple):
     bytes: float
 
 
-def work(function: Callable, *arguments: Any) -> Work:
-    """Of all products in a function of arrays, from its jaxpr; loops are counted as often as they run."""
-    found = list(_products(jax.make_jaxpr(function)(*arguments).jaxpr, 1))
+def work(program: core.ClosedJaxpr) -> Work:
+    """Of all products in a traced program; loops are counted as often as they run."""
+    found = list(_products(program.jaxpr, 1))
     return Work(sum(own.flops for own in found), sum(own.bytes for own in found))
 
 

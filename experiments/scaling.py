@@ -20,9 +20,9 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_p
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import tyro
 
+import bench
 import jaxdarts as jd
 import runs
 
@@ -58,11 +58,9 @@ def lowered(config: Config, number: int, cells: tuple[int, int, int], order: int
     width, depth, nodes = cells
     space = jd.spaces.darts(nodes)
     net = space.supernet(width=width, depth=depth, num_classes=10, axis_name=jd.parallel.AXIS)
-    params_tx = optax.chain(optax.clip_by_global_norm(5.0), optax.add_decayed_weights(3e-4), optax.sgd(0.025, momentum=0.9))
-    arch_tx = optax.chain(optax.add_decayed_weights(1e-3), optax.adam(3e-4, b1=0.5, b2=0.999))
     objective = jax.jit(jd.objectives.classification(net))
     algorithm = jd.algorithms.darts(space, order)
-    search = jd.bilevel_search(objective, algorithm, params_tx, arch_tx, axis_name=jd.parallel.AXIS)
+    search = jd.bilevel_search(objective, algorithm, *bench.optimizers(), axis_name=jd.parallel.AXIS)
     alone = net.clone(axis_name=None)
 
     def init():

@@ -79,6 +79,14 @@ class Golden:
         return self[array][:, 0].transpose(1, 2, 0) if name.startswith("depthwise") else self.matrix(array)
 
 
+@pytest.fixture(autouse=True)
+def same_cache():
+    """A script names its own cache of compiled programs; the suite's is back afterwards."""
+    before = jax.config.jax_compilation_cache_dir
+    yield
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
 @pytest.fixture(scope="session")
 def golden():
     """A reader of the files in tests/golden, by name."""

@@ -17,13 +17,6 @@ from jaxdarts.analysis import topology
 from runs import Stop
 
 
-@pytest.fixture(autouse=True)
-def same_cache():
-    before = jax.config.jax_compilation_cache_dir
-    yield
-    jax.config.update("jax_compilation_cache_dir", before)
-
-
 @pytest.fixture(scope="session")
 def cache():
     return f"--cache_dir={jax.config.jax_compilation_cache_dir}"

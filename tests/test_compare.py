@@ -10,13 +10,6 @@ import compare
 from runs import Stop
 
 
-@pytest.fixture(autouse=True)
-def same_cache():
-    before = jax.config.jax_compilation_cache_dir
-    yield
-    jax.config.update("jax_compilation_cache_dir", before)
-
-
 def test_a_table_of_two_algorithms(tmp_path, capsys):
     flags = (
         "--layers=1 --nodes=1 --ops none skip_connect --init_channels=2 --epochs=2 --num_devices=1 --no-unrolled --num_seeds=2"

@@ -20,13 +20,6 @@ from jaxdarts.data import images
 CELL = jd.Genotype((("skip_connect", 0), ("skip_connect", 1)), (2,), (("avg_pool_3x3", 0), ("avg_pool_3x3", 1)), (2,))
 
 
-@pytest.fixture(autouse=True)
-def same_cache():
-    before = jax.config.jax_compilation_cache_dir
-    yield
-    jax.config.update("jax_compilation_cache_dir", before)
-
-
 @pytest.fixture(scope="module")
 def cache():
     return f"--cache_dir={jax.config.jax_compilation_cache_dir}"

@@ -28,13 +28,6 @@ GRAPH = "ModelSpec(matrix=[[0, 1], [0, 0]], ops=['input', 'output'])"
 EPOCH, TOTAL = 29, 58
 
 
-@pytest.fixture(autouse=True)
-def same_cache():
-    before = jax.config.jax_compilation_cache_dir
-    yield
-    jax.config.update("jax_compilation_cache_dir", before)
-
-
 @pytest.fixture(scope="session")
 def tiny():
     cache = jax.config.jax_compilation_cache_dir

@@ -25,14 +25,6 @@ OTHER = jd.genotypes.parse("|nor_conv_1x1~0|+|none~0|nor_conv_3x3~1|+|nor_conv_3
 SMALL = {"dataset": "digits", "layers": 1, "init_channels": 2}
 
 
-@pytest.fixture(autouse=True)
-def same_cache():
-    """Scripts name their own cache of compiled programs; the suite's is back afterwards."""
-    before = jax.config.jax_compilation_cache_dir
-    yield
-    jax.config.update("jax_compilation_cache_dir", before)
-
-
 @pytest.fixture
 def cache():
     """The suite's."""

@@ -25,14 +25,6 @@ spec.loader.exec_module(script)
 TINY = "--layers=1 --nodes=1 --ops none skip_connect --init_channels=2 --no-unrolled --report_freq=2".split()
 
 
-@pytest.fixture(autouse=True)
-def same_cache():
-    """The script names its own cache of compiled programs; the suite's is back afterwards."""
-    before = jax.config.jax_compilation_cache_dir
-    yield
-    jax.config.update("jax_compilation_cache_dir", before)
-
-
 @pytest.fixture(scope="module")
 def tiny():
     return [*TINY, f"--cache_dir={jax.config.jax_compilation_cache_dir}"]

@@ -19,13 +19,6 @@ TINY = "--layers=1 --nodes=2 --ops none skip_connect --init_channels=4 --epochs=
 SHORT = [*TINY, "--max_steps=3"]
 
 
-@pytest.fixture(autouse=True)
-def same_cache():
-    before = jax.config.jax_compilation_cache_dir
-    yield
-    jax.config.update("jax_compilation_cache_dir", before)
-
-
 def searched(tmp_path, *flags, base=SHORT):
     folder = tmp_path / "run"
     script.main([*base, f"--cache_dir={jax.config.jax_compilation_cache_dir}", f"--run_dir={folder}", *flags])

@@ -31,14 +31,6 @@ EPOCH, TOTAL = 22, 44  # steps: 718 of the digits in batches of 32, two epochs
 TINY = "--layers=1 --nodes=1 --ops none skip_connect sep_conv_3x3 --init_channels=2 --no-unrolled --epochs=2".split()
 
 
-@pytest.fixture(autouse=True)
-def same_cache():
-    """The script names its own cache of compiled programs; the suite's is back afterwards."""
-    before = jax.config.jax_compilation_cache_dir
-    yield
-    jax.config.update("jax_compilation_cache_dir", before)
-
-
 @pytest.fixture(scope="session")
 def tiny():
     """Flags of a search that takes seconds; this process and its children share the suite's compiled programs."""

@@ -25,14 +25,6 @@ CELL = "Genotype(recurrent=[('tanh', 0)], concat=[1])"
 CALM = ["--learning_rate=1", "--dropout=0.2", "--dropoutx=0.2"]  # what differs in the last bits stays there
 
 
-@pytest.fixture(autouse=True)
-def same_cache():
-    """The scripts name a cache of their own; the suite's is back afterwards."""
-    before = jax.config.jax_compilation_cache_dir
-    yield
-    jax.config.update("jax_compilation_cache_dir", before)
-
-
 @pytest.fixture(scope="session")
 def words(tmp_path_factory):
     """A folder with a text of nine words that follow each other in a circle, now and then a random one."""

@@ -33,9 +33,7 @@ def moments(x: Images, axis_name: str | None = None) -> tuple[Array, Array]:
 
     Taken in float32 at least and, inside `pmap`, over all devices of `axis_name`.
     """
-    averages = _averages(x, axis_name)
-    square, mean = averages[..., :1, :], averages[..., 1:, :]
-    return mean, jnp.maximum(square - mean * mean, 0)
+    return _mean_and_variance(_averages(x, axis_name))
 
 
 def _averages(x: Images, axis_name: str | None) -> Array:
@@ -44,12 +42,17 @@ def _averages(x: Images, axis_name: str | None) -> Array:
     return averages if axis_name is None else lax.pmean(averages, axis_name)
 
 
+def _mean_and_variance(averages: Array) -> tuple[Array, Array]:
+    square, mean = averages[..., :1, :], averages[..., 1:, :]
+    return mean, jnp.maximum(square - mean * mean, 0)
+
+
 # Computed again in a backward pass: they are few, and every array of them that is kept is a kernel more to compile.
 @functools.partial(jax.checkpoint, prevent_cse=False, static_argnums=(3,))
 def _normalising(averages: Array, gain: Array | None, shift: Array | None, epsilon: float) -> Array:
     """The scale and the shift that a batch norm comes to, as a pair."""
-    square, mean = averages[..., :1, :], averages[..., 1:, :]
-    scale = lax.rsqrt(jnp.maximum(square - mean * mean, 0) + epsilon)
+    mean, variance = _mean_and_variance(averages)
+    scale = lax.rsqrt(variance + epsilon)
     if gain is not None:
         scale = scale * gain
     return _pair(scale, -mean * scale if shift is None else shift - mean * scale)
