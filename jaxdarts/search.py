@@ -10,7 +10,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, Int32, Key
 
-from jaxdarts import hypergrad, penalty, perturb
+from jaxdarts import hypergrad, once, penalty, perturb
 from jaxdarts.relax import Relaxation
 from jaxdarts.types import Arch, Batch, Carry, Hypergradient, Metrics, Mix, Objective, Params, Penalty, Perturbation
 
@@ -71,7 +71,7 @@ def bilevel_search(
 ) -> Search:
     """Alternates one architecture step on validation data with one weight step on training data (Algorithm 1 of DARTS).
 
-    Both functions are pure and not jitted.
+    Both functions are pure and not jitted. However many gradients a step takes, equal ones are compiled once (`once`).
 
     Args:
         objective: the loss of a network as a function of weights and mix; see `jaxdarts.objectives`.
@@ -82,6 +82,7 @@ def bilevel_search(
             hypergradients and metrics are averaged over it; the network must average its batch-norm moments.
     """
     relax, params_tx = algorithm.relax, optax.with_extra_args_support(params_tx)
+    objective = once.with_gradients(objective)
 
     def mean(tree):
         return tree if axis_name is None else lax.pmean(tree, axis_name)
@@ -139,4 +140,4 @@ def bilevel_search(
         new = SearchState(state.step + 1, state.key, params, (train_carry, val_carry), arch, params_opt, arch_opt)
         return new, mean(metrics)
 
-    return Search(init, step)
+    return Search(init, once.folded(step))

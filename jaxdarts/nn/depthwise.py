@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.experimental.xla_metadata import set_xla_metadata
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
@@ -125,6 +126,12 @@ def _apply(a: Array, b: Array, *, missing: str, geometry: Geometry) -> Array:
     return _DIRECT[missing](a, b, geometry)
 
 
+def _call(a: Array, b: Array, *, missing: str, geometry: Geometry) -> Array:
+    # A call that XLA leaves one: nothing could be fused with what is inside, and its passes are the quicker for smaller parts.
+    with set_xla_metadata(inlineable="false"):
+        return _apply(a, b, missing=missing, geometry=geometry)
+
+
 def mapped_first(arguments, axes) -> list[Array]:
     """The arguments of a batching rule with the mapped axis in front, given to those that lack it."""
     size = next(a.shape[axis] for a, axis in zip(arguments, axes) if axis is not None)
@@ -166,3 +173,4 @@ _form.def_abstract_eval(_shape)
 ad.defbilinear(_form, functools.partial(_transpose, 0), functools.partial(_transpose, 1))
 batching.primitive_batchers[_form] = _batch
 mlir.register_lowering(_form, mlir.lower_fun(_apply, multiple_results=False))
+mlir.register_lowering(_form, mlir.lower_fun(_call, multiple_results=False), platform="cpu")
