@@ -110,7 +110,8 @@ def _looped(program: ClosedJaxpr, calls: Sequence[JaxprEqn], arguments: Sequence
 
     def round(carry, i):
         inputs, slots = lax.switch(i, [functools.partial(prepare, i) for i in range(last)], *carry)
-        return (jaxpr_as_fun(calls[0].params["jaxpr"])(*inputs), slots), None
+        own = _evaluated(jaxpr, calls[:1], dict(zip(calls[0].invars, inputs)))
+        return ([own[v] for v in calls[0].outvars], slots), None
 
     start = [[jnp.empty(v.aval.shape, v.aval.dtype) for v in own] for own in (calls[0].outvars, kept)]  # pyrefly: ignore
     (outputs, slots), _ = lax.scan(round, tuple(start), jnp.arange(last))

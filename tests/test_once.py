@@ -96,9 +96,9 @@ def test_a_program_without_equal_gradients_stays_as_it_is():
     "gradient, loops, left",
     [
         (hypergrad.first_order, 0, 2),  # the validation gradient by the mix alone is another program than the training gradient
-        (hypergrad.unrolled, 1, 1),  # and the derivative of one by the mix
-        (hypergrad.finite_difference, 1, 2),  # by the mix at two points
-        (hypergrad.mixed_level(), 1, 1),
+        (hypergrad.unrolled, 1, 2),  # and the derivative of one by the mix
+        (hypergrad.finite_difference, 1, 3),  # and those by the mix at two points
+        (hypergrad.mixed_level(), 1, 2),
     ],
 )
 def test_what_is_left_of_the_gradients_of_a_step(gradient, loops, left):
