@@ -1,9 +1,9 @@
 """Time the steps of a search: python experiments/bench.py [--what=...] [--peer=PATH]
 
-Prints one JSON line for each program (weight step, first-order and second-order architecture step): milliseconds, examples a
-second, the least time that its products could take on this machine (measured first), memory, seconds to compile cold and from
-the persistent cache. --what=evaluate times the training step of DARTS_V2
-with its auxiliary head instead (drop path off, since the original's needs a GPU), --what=algorithms whole steps of several
+Prints one JSON line for each program (weight step, first-order and second-order architecture step, and whole search steps of
+either order, as users run them): milliseconds, examples a second, the least time that the products of its parts could take on
+this machine (measured first), memory, seconds to compile cold and from the persistent cache. --what=evaluate times the training
+step of DARTS_V2 with its auxiliary head instead (drop path off, since the original's needs a GPU), --what=algorithms whole steps of several
 search algorithms, as multiples of a first-order step, --what=rnn and --what=rnn_evaluate search and training of a recurrent
 cell on random words. With a checkout of quark0/darts as --peer, the same steps of that code under PyTorch follow, in its
 default and, on images, its channels-last layout, and the ratios. Times on a shared machine mean little; the ratios of one run
@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +34,8 @@ import runs
 import texts
 from jaxdarts.data import text
 
-STEPS = ("weight_step", "first_order", "second_order")
+Step = Literal["weight_step", "first_order", "second_order", "first_order_search", "second_order_search"]
+STEPS = get_args(Step)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Config:
     """Number of cells; default 8 in a search, 20 in an evaluation."""
     image_size: int = 32
     """Height and width of the images, in pixels."""
-    steps: tuple[Literal["weight_step", "first_order", "second_order"], ...] = STEPS
+    steps: tuple[Step, ...] = STEPS
     """Which programs of a search to time."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the supernet's computations."""
@@ -120,13 +121,13 @@ def words(config: Config, seed: int) -> dict[str, Any]:
 
 
 def programs(space, objective, params, carry, txs, batches) -> tuple[dict[str, Callable], tuple]:
-    """The three steps as pure functions of (params, optimiser state, alpha, its optimiser state, batches), and arguments."""
+    """The steps as pure functions of (params, optimiser state, alpha, its optimiser state, batches), and arguments."""
     relax = jd.relax.softmax(space.cells)
-    objective = jax.jit(objective)  # traced once, however many gradients a step takes
     params_tx, arch_tx = txs
+    with_gradients = jd.once.with_gradients(objective)
 
     def loss(params, arch, batch):
-        return objective(params, relax.apply(arch, None, 0), carry, batch, jax.random.key(2))[0]
+        return with_gradients(params, relax.apply(arch, None, 0), carry, batch, jax.random.key(2))[0]
 
     def update(gradient, params, params_opt, batch):
         updates, params_opt = optax.with_extra_args_support(params_tx).update(gradient, params_opt, params, batch=batch)
@@ -148,6 +149,16 @@ def programs(space, objective, params, carry, txs, batches) -> tuple[dict[str, C
             updates, arch_opt = arch_tx.update(gradient, arch_opt, arch)
             return params, params_opt, optax.apply_updates(arch, updates), arch_opt
 
+        return jd.once.folded(step)
+
+    def search_step(hypergradient):
+        search = jd.bilevel_search(objective, jd.Algorithm(relax, hypergradient), params_tx, arch_tx)
+
+        def step(params, params_opt, arch, arch_opt, train, val):
+            before = jd.SearchState(jnp.int32(0), jax.random.key(2), params, (carry, carry), arch, params_opt, arch_opt)
+            after, _ = search.step(before, train, val)
+            return after.params, after.params_opt, after.arch, after.arch_opt
+
         return step
 
     arch = relax.init(jax.random.key(1))
@@ -156,6 +167,8 @@ def programs(space, objective, params, carry, txs, batches) -> tuple[dict[str, C
         "weight_step": weight_step,
         "first_order": arch_step(jd.hypergrad.first_order),
         "second_order": arch_step(jd.hypergrad.unrolled),
+        "first_order_search": search_step(jd.hypergrad.first_order),
+        "second_order_search": search_step(jd.hypergrad.unrolled),
     }
     return steps, arguments
 
@@ -303,13 +316,8 @@ def measure(name: str, config: Config, rates: floor.Rates) -> dict[str, Any]:
     }
 
 
-def searches(ours: dict[str, float], theirs: dict[str, float]) -> dict[str, float]:
-    """Ratios of whole search steps, an architecture step and a weight step."""
-    orders = [order for order in ("first_order", "second_order") if order in ours and "weight_step" in ours]
-    return {f"{o}_search_speedup": (theirs[o] + theirs["weight_step"]) / (ours[o] + ours["weight_step"]) for o in orders}
-
-
 def main() -> None:
+    runs.set_xla_flags()
     config = tyro.cli(Config, description=__doc__)
     defaults = TASKS[config.what].defaults
     config = dataclasses.replace(config, **{name: getattr(config, name) or value for name, value in defaults.items()})
@@ -341,13 +349,14 @@ def main() -> None:
                 theirs = torch_peer.measure(config.peer, channels_last=channels_last, **options)
             except RuntimeError as error:
                 sys.exit(f"bench.py: {error}")
+            if "weight_step_ms" in theirs:  # a whole search step is one of each
+                theirs |= {f"{order}_search_ms": theirs[f"{order}_ms"] + theirs["weight_step_ms"] for order in STEPS[1:3]}
             emit(theirs)
             emit(
                 {
                     "what": "ratio",
                     "layout": theirs["layout"],
                     **{f"{n}_speedup": theirs[f"{n}_ms"] / ours[n] for n in ours},
-                    **searches(ours, {n: theirs[f"{n}_ms"] for n in ours}),
                 }
             )
     if config.output:

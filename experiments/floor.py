@@ -29,7 +29,7 @@ def work(program: core.ClosedJaxpr) -> Work:
     return Work(sum(own.flops for own in found), sum(own.bytes for own in found))
 
 
-def _products(jaxpr: core.Jaxpr, times: int) -> Iterator[Work]:
+def _products(jaxpr: core.Jaxpr, times: float) -> Iterator[Work]:
     for equation in jaxpr.eqns:
         name = equation.primitive.name
         if name in FLOPS:
@@ -37,6 +37,8 @@ def _products(jaxpr: core.Jaxpr, times: int) -> Iterator[Work]:
             yield Work(times * FLOPS[name](equation), times * moved)
             continue
         inner = times * equation.params["length"] if name == "scan" else times
+        if name == "cond":  # each branch as often as any other, which is how the loops of `jaxdarts.once` take them
+            inner = times / len(equation.params["branches"])
         for own in jax.tree.leaves(tuple(equation.params.values()), is_leaf=_is_jaxpr):
             if _is_jaxpr(own):
                 yield from _products(getattr(own, "jaxpr", own), inner)

@@ -399,9 +399,17 @@ def use_cache(config: Any) -> None:
         jax.config.update("jax_compilation_cache_dir", str(Path(config.cache_dir).expanduser()))
 
 
+def set_xla_flags() -> None:
+    """`jaxdarts.parallel.XLA_FLAGS` for this process, unless the user has options of the kind."""
+    own = os.environ.get("XLA_FLAGS", "")
+    if "xla_backend_extra_options" not in own:
+        os.environ["XLA_FLAGS"] = f"{own} {jd.parallel.XLA_FLAGS}".strip()
+
+
 def start(main: Callable[[list[str]], None]) -> None:
     """Runs a script: one line and an exit code for whatever stops it."""
     script = Path(sys.argv[0]).name
+    set_xla_flags()
     try:
         main(sys.argv[1:])
     except Stop as stop:

@@ -36,6 +36,7 @@ from jaxdarts import hyperband as hyperband
 from jaxdarts import hypergrad as hypergrad
 from jaxdarts import metrics as metrics
 from jaxdarts import objectives as objectives
+from jaxdarts import once as once
 from jaxdarts import parallel as parallel
 from jaxdarts import penalty as penalty
 from jaxdarts import perturb as perturb

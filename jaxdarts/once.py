@@ -33,6 +33,8 @@ def with_gradients(objective: Objective) -> Objective:
     order. What the objective returns besides the loss counts as constant.
     """
 
+    objective = jax.jit(objective)  # traced once
+
     def loss_and_gradients(by, *arguments):
         return jax.value_and_grad(objective, argnums=by, has_aux=True)(*arguments)
 

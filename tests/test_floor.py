@@ -6,6 +6,7 @@ import pytest
 from jax import lax
 
 import floor
+import jaxdarts as jd
 from jaxdarts.nn.convolution import convolution
 from jaxdarts.nn.depthwise import depthwise
 from jaxdarts.nn.pooling import max_pool
@@ -75,3 +76,17 @@ def test_the_least_time_is_the_longer_of_computing_and_moving():
 def test_rates_are_of_this_machine():
     rates = floor.rates(size=64, megabytes=1)
     assert 1e6 < rates.flops < 1e16 and 1e6 < rates.bytes < 1e14
+
+
+def test_a_step_has_the_products_of_its_program_as_it_is_written():
+    """Of gradients in a loop of `once` none is lost, and what is between them is counted once."""
+
+    def program(x, w):
+        def gradient(w):
+            return jax.grad(lambda w, mix: loss(w, mix, (), x, None)[0])(w, {})
+
+        return gradient(w - 0.1 * (gradient(w) @ gradient(w + 1.0)))
+
+    loss = jd.once.with_gradients(lambda w, mix, carry, x, key: (jnp.sum((x @ w) ** 2), ()))
+    x, w = jnp.ones((8, 8)), jnp.ones((8, 8))
+    assert work(jd.once.folded(program), x, w) == work(program, x, w) == (7 * 2 * 8**3, 7 * 4 * 3 * 64)

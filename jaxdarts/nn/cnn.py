@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Key
 
 from jaxdarts.nn.cell import cell, edges_of, weight_shapes
 from jaxdarts.nn.norm import Running, affine, batch_norm
-from jaxdarts.nn.ops import Norms, halved, halved_weights, pointwise
+from jaxdarts.nn.ops import Norms, halved, halved_weights, pointwise, relu
 from jaxdarts.space import Choices
 from jaxdarts.types import Mix
 
@@ -107,7 +107,7 @@ class Cells(nn.Module):
 
         def one(carry, own, mix, norms):
             (own_preprocess, own), key = own
-            inputs = norms.conv(pointwise(jax.nn.relu(carry), own_preprocess))
+            inputs = norms.conv(pointwise(relu(carry), own_preprocess))
             out = cell(own, inputs, mix, choices, stride, norms, key, self.partial)
             return jnp.stack([carry[1], pad(out, 3)]) if repeats > 1 else out
 

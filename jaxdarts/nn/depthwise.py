@@ -79,7 +79,7 @@ def _padded(x: Array, geo: Geometry) -> Array:
     """The input with the zeros around it."""
     p = geo.padding
     # Without the barrier XLA fuses what made x (batch norm, relu) into the sum and recomputes it for every tap.
-    return lax.optimization_barrier(jnp.pad(x, ((0, 0), (0, 0), (p, p), (p, p), (0, 0))))
+    return lax.optimization_barrier(lax.pad(x, np.zeros((), x.dtype), [(0, 0, 0)] * 2 + [(p, p, 0)] * 2 + [(0, 0, 0)]))
 
 
 def _convolve(padded: Array, w: Array, geo: Geometry) -> Array:

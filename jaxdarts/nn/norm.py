@@ -127,8 +127,8 @@ def _wide(x: Array) -> Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-# Jitted, so that each shape is traced once and the program calls it by name.
-@jax.jit
+# Jitted, so that each shape is traced once; inlined, so that XLA may fuse it with what is around it.
+@functools.partial(jax.jit, inline=True)
 def _apply_sums(y: Array, x: Array) -> Array:
     y, x = _wide(y), _wide(x)
     zero = np.zeros((), y.dtype)
@@ -138,7 +138,7 @@ def _apply_sums(y: Array, x: Array) -> Array:
     return jnp.expand_dims(jnp.sum(jnp.stack(rows, axis=-2), axis=(-4, -3)), (-4, -3))
 
 
-@jax.jit
+@functools.partial(jax.jit, inline=True)
 def _apply_affine(x: Array, numbers: Array) -> Array:
     # A few numbers a channel: computed once, not wherever an element of x is scaled.
     numbers = lax.optimization_barrier(numbers)

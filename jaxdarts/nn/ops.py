@@ -53,6 +53,11 @@ class Op(NamedTuple):
     family: Family
 
 
+def relu(x: Array) -> Array:
+    """max(x, 0), its derivative at zero 0. `jax.nn.relu` is a call, and XLA may keep calls apart from what is around them."""
+    return lax.select(x > 0, x, lax.full_like(x, 0))
+
+
 def pointwise(x: Array, weights: Float[Array, "*lead channels out"]) -> Array:
     """A 1x1 convolution of each edge, as one batched matrix product: [*lead, batch, height, width, channels] -> [..., out]."""
     # Barriers, with their transposes, keep what makes an operand out of the products that read it.
@@ -99,10 +104,10 @@ def _separable(*dilations: int) -> Family:
     """(relu, depthwise, pointwise, norm) once for each entry of `dilations`; only the first depthwise strides."""
 
     def family(weights, x, stride, norms):
-        y = depthwise(jax.nn.relu(x), _kernels(weights, "depthwise0"), stride=stride, dilation=dilations[0])
+        y = depthwise(relu(x), _kernels(weights, "depthwise0"), stride=stride, dilation=dilations[0])
         y = pointwise(y, jnp.concatenate([w["pointwise0"] for w in weights], axis=1))
         for i, dilation in enumerate(dilations[1:], 1):
-            x, kernels = jax.nn.relu(norms.conv(y)), _kernels(weights, f"depthwise{i}")
+            x, kernels = relu(norms.conv(y)), _kernels(weights, f"depthwise{i}")
             x, kernels = x.reshape(-1, *x.shape[2:]), kernels.reshape(-1, 1, *kernels.shape[2:])  # each edge a group
             y = depthwise(x, kernels, dilation=dilation).reshape(y.shape)
             y = pointwise(y, jnp.concatenate([w[f"pointwise{i}"] for w in weights], axis=1))
@@ -114,7 +119,7 @@ def _separable(*dilations: int) -> Family:
 def _skip(weights, x, stride, norms):
     if stride == 1:
         return x[:, None], affine
-    y = jnp.einsum("gbhwc,gkcd->gkbhwd", halved(jax.nn.relu(x)), halved_weights(weights[0]["reduce"]))
+    y = jnp.einsum("gbhwc,gkcd->gkbhwd", halved(relu(x)), halved_weights(weights[0]["reduce"]))
     return lax.optimization_barrier(y), norms.conv
 
 
@@ -123,14 +128,14 @@ def _stacked_lines(weights, x, stride, norms):
     (own,), bundle = weights, []
     for g in range(x.shape[0]):
         for row, column in zip(own["row0"][g], own["column0"][g]):
-            y = convolution(jax.nn.relu(x[g]), row, (1, stride))
+            y = convolution(relu(x[g]), row, (1, stride))
             bundle.append(convolution(y, column, (stride, 1)))
     return jnp.stack(bundle).reshape(x.shape[0], -1, *bundle[0].shape), norms.conv
 
 
 def _normal_convolution(weights, x, stride, norms):
     """relu, convolution, norm: for every size one dense convolution of a state, the edges side by side in its outputs."""
-    x, bundles = jax.nn.relu(x), []
+    x, bundles = relu(x), []
     for own in weights:
         bundle = []
         for state, kernels in zip(x, own["kernel"]):

@@ -22,7 +22,7 @@ _TAPS = [(i, j) for i in range(3) for j in range(3)]
 
 def _windows(x: Array, fill, stride: int, height: int, width: int) -> list[Array]:
     """The input under each of the nine taps of a 3x3 window with padding 1: nine arrays [..., height, width, channels]."""
-    x = jnp.pad(x, [(0, 0)] * (x.ndim - 3) + [(1, 1), (1, 1), (0, 0)], constant_values=fill)
+    x = lax.pad(x, np.array(fill, x.dtype), [(0, 0, 0)] * (x.ndim - 3) + [(1, 1, 0), (1, 1, 0), (0, 0, 0)])
     return [x[..., i : i + stride * (height - 1) + 1 : stride, j : j + stride * (width - 1) + 1 : stride, :] for i, j in _TAPS]
 
 
@@ -34,7 +34,7 @@ def max_pool(
     windows = _windows(lax.stop_gradient(x), -jnp.inf, stride, height, width)
     best, winner = windows[0], jnp.zeros(windows[0].shape, jnp.int8)
     for i, window in enumerate(windows[1:], 1):
-        winner = jnp.where(window > best, jnp.int8(i), winner)
+        winner = lax.select(window > best, lax.full_like(winner, i), winner)
         best = jnp.maximum(window, best)
     return lax.optimization_barrier(_choose.bind(x, winner, stride=stride, size=x.shape[-3:-1], transposed=False))
 
@@ -56,13 +56,13 @@ def _gather(x: Array, winner: Array, *, stride: int, size: tuple[int, int], tran
     winner = lax.optimization_barrier(winner)
     if not transposed:
         windows = _windows(x, 0, stride, *winner.shape[-3:-1])
-        return functools.reduce(jnp.add, [jnp.where(winner == i, w, 0) for i, w in enumerate(windows)])
+        return functools.reduce(jnp.add, [lax.select(winner == i, w, lax.full_like(w, 0)) for i, w in enumerate(windows)])
     # Input position p lies under tap t of the window centred at p + (1, 1) - t: seen from the input, the taps are reversed.
     gaps = [(0, 0, 0)] * (x.ndim - 3) + [(0, n - stride * (m - 1) - 1, stride - 1) for n, m in zip(size, x.shape[-3:-1])]
     spread = lax.pad(x, np.zeros((), x.dtype), [*gaps, (0, 0, 0)])
     chosen = lax.pad(winner, np.int8(-1), [*gaps, (0, 0, 0)])
     pairs = zip(_windows(spread, 0, 1, *size), _windows(chosen, -1, 1, *size))
-    return functools.reduce(jnp.add, [jnp.where(c == 8 - i, w, 0) for i, (w, c) in enumerate(pairs)])
+    return functools.reduce(jnp.add, [lax.select(c == 8 - i, w, lax.full_like(w, 0)) for i, (w, c) in enumerate(pairs)])
 
 
 def _transpose(cotangent, x, winner, *, transposed, **params):
