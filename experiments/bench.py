@@ -3,11 +3,11 @@
 Prints one JSON line for each program (weight step, first-order and second-order architecture step, and whole search steps of
 either order, as users run them): milliseconds, examples a second, the least time that the products of its parts could take on
 this machine (measured first), memory, seconds to compile cold and from the persistent cache. --what=evaluate times the training
-step of DARTS_V2 with its auxiliary head instead (drop path off, since the original's needs a GPU), --what=algorithms whole steps of several
-search algorithms, as multiples of a first-order step, --what=rnn and --what=rnn_evaluate search and training of a recurrent
-cell on random words. With a checkout of quark0/darts as --peer, the same steps of that code under PyTorch follow, in its
-default and, on images, its channels-last layout, and the ratios. Times on a shared machine mean little; the ratios of one run
-are the result. --output keeps all lines, with command, commit, versions, device.
+step of DARTS_V2 with its auxiliary head instead (drop path off, since the original's needs a GPU), --what=algorithms whole
+steps of several search algorithms, as multiples of a first-order step, --what=rnn and --what=rnn_evaluate search and training
+of a recurrent cell on random words. With a checkout of quark0/darts as --peer, the same steps of that code under PyTorch
+follow, in its default and, on images, its channels-last layout, and the ratios. Times on a shared machine mean little; the
+ratios of one run are the result. --output keeps all lines, with command, commit, versions, device.
 """
 
 import dataclasses

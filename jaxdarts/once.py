@@ -41,7 +41,7 @@ def with_gradients(objective: Objective) -> Objective:
     loss_and_gradients = jax.jit(loss_and_gradients, static_argnums=0)
 
     @jax.custom_jvp
-    def loss(*arguments):
+    def loss(*arguments) -> Any:
         return objective(*arguments)
 
     def jvp(arguments, tangents):
