@@ -24,24 +24,28 @@ class Work(NamedTuple):
 
 
 def work(program: core.ClosedJaxpr) -> Work:
-    """Of all products in a traced program; loops are counted as often as they run."""
-    found = list(_products(program.jaxpr, 1))
+    """Of all products in a traced program."""
+    found = [_product(equation, times) for equation, times in equations(program.jaxpr) if equation.primitive.name in FLOPS]
     return Work(sum(own.flops for own in found), sum(own.bytes for own in found))
 
 
-def _products(jaxpr: core.Jaxpr, times: float) -> Iterator[Work]:
+def equations(jaxpr: core.Jaxpr, times: float = 1) -> Iterator[tuple[core.JaxprEqn, float]]:
+    """Every equation of a program, calls and loops included, and how often it runs.
+
+    Of several branches each counts as run as often as any other, which is how the loops of `jaxdarts.once` take them.
+    """
     for equation in jaxpr.eqns:
-        name = equation.primitive.name
-        if name in FLOPS:
-            moved = sum(v.aval.size * v.aval.dtype.itemsize for v in (*equation.invars, *equation.outvars))
-            yield Work(times * FLOPS[name](equation), times * moved)
-            continue
-        inner = times * equation.params["length"] if name == "scan" else times
-        if name == "cond":  # each branch as often as any other, which is how the loops of `jaxdarts.once` take them
-            inner = times / len(equation.params["branches"])
-        for own in jax.tree.leaves(tuple(equation.params.values()), is_leaf=_is_jaxpr):
+        yield equation, times
+        name, params = equation.primitive.name, equation.params
+        inner = times * params["length"] if name == "scan" else times / len(params["branches"]) if name == "cond" else times
+        for own in jax.tree.leaves(tuple(params.values()), is_leaf=_is_jaxpr):
             if _is_jaxpr(own):
-                yield from _products(getattr(own, "jaxpr", own), inner)
+                yield from equations(getattr(own, "jaxpr", own), inner)
+
+
+def _product(equation: core.JaxprEqn, times: float) -> Work:
+    moved = sum(v.aval.size * v.aval.dtype.itemsize for v in (*equation.invars, *equation.outvars))  # pyrefly: ignore
+    return Work(times * FLOPS[equation.primitive.name](equation), times * moved)
 
 
 def _is_jaxpr(value: Any) -> bool:

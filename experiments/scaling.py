@@ -2,7 +2,7 @@
 
 Times a step of the supernet with the same global batch on 1, 2 and 4 simulated devices of this machine's cores, where more of
 them cannot be faster: what it takes longer is the overhead. Counts the all-reduces of the step and their bytes, at this size
-and, with --published, at that of the paper (16 channels, 8 cells), which is lowered only. --output keeps all lines.
+and, with --published, at that of the paper (16 channels, 8 cells), which is traced only. --output keeps all lines.
 """
 
 import dataclasses
@@ -11,6 +11,7 @@ import os
 import re
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from jax.extend import core
 
 import bench
+import floor
 import jaxdarts as jd
 import runs
 
@@ -53,8 +56,8 @@ class Config:
     """JSON file to write everything to."""
 
 
-def lowered(config: Config, number: int, cells: tuple[int, int, int], order: int) -> tuple[Any, tuple, jd.parallel.OnDevices]:
-    """A mapped search step for (channels, cells, nodes): its StableHLO, and the arguments of one device."""
+def made(config: Config, number: int, cells: tuple[int, int, int], order: int) -> tuple[jd.parallel.OnDevices, Callable, tuple]:
+    """A mapped search step for (channels, cells, nodes), what makes its state on one device, and its arguments' shapes."""
     width, depth, nodes = cells
     space = jd.spaces.darts(nodes)
     net = space.supernet(width=width, depth=depth, num_classes=10, axis_name=jd.parallel.AXIS)
@@ -73,16 +76,20 @@ def lowered(config: Config, number: int, cells: tuple[int, int, int], order: int
     step = jd.parallel.over_devices(search.step, jd.parallel.devices(number))
     shapes = (jax.eval_shape(init), batch, batch)
     leading = jax.tree.map(lambda x: jax.ShapeDtypeStruct((number, *x.shape), x.dtype), shapes)
-    return step.mapped.lower(*leading), (init, leading), step
+    return step, init, leading
 
 
-def all_reduces(text: str) -> dict[str, int]:
-    """The all-reduces of a program in StableHLO, and the bytes of their operands on one device."""
-    bytes_of = {"f32": 4, "bf16": 2, "f64": 8, "i32": 4, "i1": 1}
-    operands = re.findall(r'"stablehlo\.all_reduce"\(.*?\}\) : \((.*?)\) ->', text, re.S)
-    types = [re.findall(r"tensor<((?:\d+x)*)(\w+)>", operand) for operand in operands]
-    sizes = [sum(int(np.prod([int(n) for n in dims.split("x") if n])) * bytes_of[kind] for dims, kind in one) for one in types]
-    return {"all_reduces": len(sizes), "bytes": sum(sizes), "largest": max(sizes, default=0)}
+def all_reduces(program: core.ClosedJaxpr) -> dict[str, float]:
+    """The all-reduces of a mapped program, one for every array, and the bytes of their operands on one device."""
+    found = [
+        (v.aval, n)
+        for equation, n in floor.equations(program.jaxpr)
+        if "psum" in equation.primitive.name
+        for v in equation.invars
+    ]
+    sizes = [own.size * own.dtype.itemsize for own, _ in found]
+    total = sum(size * times for size, (_, times) in zip(sizes, found))
+    return {"all_reduces": sum(times for _, times in found), "bytes": total, "largest": max(sizes, default=0)}
 
 
 def counted(config: Config) -> list[dict[str, Any]]:
@@ -90,9 +97,9 @@ def counted(config: Config) -> list[dict[str, Any]]:
     lines = []
     for order in (1, 2):
         start = time.perf_counter()
-        program, _, _ = lowered(dataclasses.replace(config, image_size=32, batch_size=64), 2, (16, 8, 4), order)
-        found = all_reduces(program.as_text())
-        lines.append({"what": f"published, order {order}", **found, "lowering_seconds": time.perf_counter() - start})
+        step, _, shapes = made(dataclasses.replace(config, image_size=32, batch_size=64), 2, (16, 8, 4), order)
+        found = all_reduces(jax.make_jaxpr(step.mapped)(*shapes))
+        lines.append({"what": f"published, order {order}", **found, "tracing_seconds": time.perf_counter() - start})
     return lines
 
 
@@ -100,10 +107,8 @@ def timed(config: Config) -> list[dict[str, Any]]:
     """Steps on every number of devices, in turns."""
     programs, lines = {}, []
     for number in config.devices:
-        program, (init, leading), step = lowered(
-            config, number, (config.init_channels, config.layers, config.nodes), config.order
-        )
-        compiled = program.compile(compiler_options=step.options)
+        step, init, shapes = made(config, number, (config.init_channels, config.layers, config.nodes), config.order)
+        compiled = step.compile(*shapes)
         rng = np.random.default_rng(0)
         image = rng.standard_normal((config.batch_size, config.image_size, config.image_size, 3)).astype(np.float32)
         batch = {"image": image, "label": rng.integers(0, 10, config.batch_size).astype(np.int32)}
@@ -111,7 +116,8 @@ def timed(config: Config) -> list[dict[str, Any]]:
         state = jd.parallel.replicate(init(), jd.parallel.devices(number))
         programs[number] = compiled, state, batch
         after = len(re.findall(r" all-reduce(?:-start)?\(", compiled.as_text()))
-        lines.append({"what": f"{number} devices", **all_reduces(program.as_text()), "all_reduces_compiled": after})
+        found = all_reduces(jax.make_jaxpr(step.mapped)(*shapes))
+        lines.append({"what": f"{number} devices", **found, "all_reduces_compiled": after})
     times: dict[int, list[float]] = {number: [] for number in config.devices}
     for _ in range(config.repeats + 2):
         for number, (compiled, state, batch) in programs.items():
