@@ -7,6 +7,7 @@ from jax import lax
 
 import floor
 import jaxdarts as jd
+import scaling
 from jaxdarts.nn.convolution import convolution
 from jaxdarts.nn.depthwise import depthwise
 from jaxdarts.nn.pooling import max_pool
@@ -90,3 +91,16 @@ def test_a_step_has_the_products_of_its_program_as_it_is_written():
     loss = jd.once.with_gradients(lambda w, mix, carry, x, key: (jnp.sum((x @ w) ** 2), ()))
     x, w = jnp.ones((8, 8)), jnp.ones((8, 8))
     assert work(jd.once.folded(program), x, w) == work(program, x, w) == (7 * 2 * 8**3, 7 * 4 * 3 * 64)
+
+
+def test_all_reduces_are_counted_as_often_as_they_run():
+    """Four bytes once, and a pair of four and twelve bytes three times."""
+
+    def step(x):
+        def body(total, _):
+            return tuple(lax.psum((total[0], total[1]), jd.parallel.AXIS)), None
+
+        return lax.scan(body, (lax.psum(x, jd.parallel.AXIS), jnp.ones(3)), None, length=3)[0]
+
+    mapped = jd.parallel.over_devices(step, jd.parallel.devices(2)).mapped
+    assert scaling.all_reduces(jax.make_jaxpr(mapped)(jnp.ones(2))) == {"all_reduces": 7, "bytes": 4 + 3 * 16, "largest": 12}
