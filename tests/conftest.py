@@ -7,10 +7,9 @@ from pathlib import Path
 # Four simulated devices share what cores there are; with fewer threads than devices their collectives can wait for ever.
 os.environ.setdefault("PJRT_NPROC", "16")
 _FLAGS = ["--xla_force_host_platform_device_count=4"]
-# An option that means nothing, so that scripts in processes of their own leave the options alone too (`runs.set_xla_flags`) and
-# their results can be compared to the bit with those of this process.
+# Programs are compiled as the scripts do it (`jaxdarts.parallel.XLA_FLAGS`, which can only be imported when it is too late).
 if "xla_backend_extra_options" not in os.environ.get("XLA_FLAGS", ""):
-    _FLAGS.append("--xla_backend_extra_options=xla_jaxdarts_tests")
+    _FLAGS.append("--xla_backend_extra_options=xla_cpu_flatten_after_fusion")
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *_FLAGS]).strip()
 # Most of the suite's time is XLA's. A compiled program is looked up by its text, so a changed function is compiled afresh.
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "jaxdarts-tests"
