@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from jaxdarts.nn.cell import cell, edges_of, stride_of, weight_shapes
-from jaxdarts.nn.norm import batch_norm
+from jaxdarts.nn.norm import batch_norm, batch_norms
 from jaxdarts.nn.ops import Norms, halved, halved_weights
 from jaxdarts.space import Choices, fully_connected
 from jaxdarts.spaces import PRIMITIVES
 
-NORMS = Norms(batch_norm, batch_norm)
+NORMS = Norms(batch_norms, batch_norms)
 DARTS = fully_connected(4, PRIMITIVES)
 
 

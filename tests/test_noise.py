@@ -11,12 +11,12 @@ import jaxdarts as jd
 from jaxdarts import trained
 from jaxdarts.nn.cell import cell
 from jaxdarts.nn.cnn import Run, noise_keys
-from jaxdarts.nn.norm import batch_norm
+from jaxdarts.nn.norm import batch_norms
 from jaxdarts.nn.ops import Norms
 from jaxdarts.space import Choices, fully_connected
 from jaxdarts.train import from_scratch
 
-NORMS = Norms(batch_norm, batch_norm)
+NORMS = Norms(batch_norms, batch_norms)
 SPACE = jd.spaces.darts(1, ("noise", "skip_connect"))
 GENOTYPE = jd.Genotype((("noise", 0), ("skip_connect", 1)), (2,), (("noise", 0), ("max_pool_3x3", 1)), (2,))
 # Nodes 2 and 3 each read one input, so that the output tells the edges apart.

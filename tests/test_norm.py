@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdarts.nn.norm import affine, batch_norm
+from jaxdarts.nn.norm import affine, batch_norm, batch_norms
 
 SHAPE = (3, 2, 4, 5, 2)
 
@@ -68,6 +68,23 @@ def test_one_normalisation_for_many_gains(x64):
     theirs, back_too = jax.vjp(plain, x, gain)
     chex.assert_shape(ours, (3, 4, *SHAPE[1:]))
     chex.assert_trees_all_close((ours, back(ours + 1)), (theirs, back_too(theirs + 1)), rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("with_gains", [False, True])
+def test_norms_together_are_norms_apart(with_gains, x64):
+    """Three bundles, of which one has a single entry for all of its four edges."""
+    bundles = [draw(2, edges, 3, 4, 5, 2, seed=edges) for edges in (3, 1, 2)]
+    gains = [draw(2, edges, 1, 1, 1, 1, seed=edges) for edges in (3, 4, 2)] if with_gains else None
+
+    def apart(bundles, gains):
+        return [batch_norm(x, gain) for x, gain in zip(bundles, gains or [None] * 3)]
+
+    def derivatives(norm):
+        y, back = jax.vjp(norm, bundles, gains)
+        # A second derivative too, along the cotangents: what a second-order step takes.
+        return y, back([jnp.cos(part) for part in y]), jax.jvp(lambda b: norm(b, gains), (bundles,), (back(y)[0],))
+
+    chex.assert_trees_all_close(derivatives(batch_norms), derivatives(apart), rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.parametrize("shift", [None, 2.0])

@@ -11,11 +11,11 @@ import pytest
 from conftest import Golden
 
 from jaxdarts.nn.cell import cell
-from jaxdarts.nn.norm import Running, affine, batch_norm
+from jaxdarts.nn.norm import Running, batch_norm, batch_norms, scaled
 from jaxdarts.nn.ops import OPS, Norms, halved, halved_weights
 from jaxdarts.space import Choices
 
-NORMS = Norms(batch_norm, batch_norm)
+NORMS = Norms(batch_norms, batch_norms)
 # tests/test_noise.py and tests/test_nasbench201.py are about the others.
 DARTS_OPS = [op for op in OPS if op != "noise" and not op.startswith("nor_conv")]
 CASES = sorted({name.rsplit("/", 1)[0] for name in Golden("ops").arrays if name.startswith("search/") and "param" not in name})
@@ -85,7 +85,7 @@ def test_golden_of_the_discrete_network(op, stride, golden):
         sites = [still | {name: jnp.asarray(value)[None, None] for name, value in site.items()} for site in affines]
         choices = Choices(((0, 2),), ((op,),), (2,))
         bundled = {op: {name: w[None] for name, w in weights.items()}}
-        return cell(bundled, jnp.stack([x, x]), jnp.ones((1, 1)), choices, stride, Norms(Running(sites, train=True), affine))
+        return cell(bundled, jnp.stack([x, x]), jnp.ones((1, 1)), choices, stride, Norms(Running(sites, train=True), scaled))
 
     y, back = jax.vjp(jax.jit(apply), own["param"], x, affines["param"])
     dweights, dx, daffines = back(cotangent)

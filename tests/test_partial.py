@@ -9,12 +9,12 @@ from jax.test_util import check_grads
 
 import jaxdarts as jd
 from jaxdarts.nn.cell import cell, edges_of, weight_shapes
-from jaxdarts.nn.norm import batch_norm
+from jaxdarts.nn.norm import batch_norms
 from jaxdarts.nn.ops import Norms
 from jaxdarts.nn.pooling import max_pool_2x2
 from jaxdarts.space import fully_connected
 
-NORMS = Norms(batch_norm, batch_norm)
+NORMS = Norms(batch_norms, batch_norms)
 CHOICES = fully_connected(2, ("none", "max_pool_3x3", "dil_conv_3x3"))
 
 

@@ -100,7 +100,7 @@ def cell(
             x = x[None]
         # A state has many readers: computed once for all of them, and by the barrier's transpose so is its cotangent.
         x = lax.optimization_barrier(x)
-        states |= zip(group, x)
+        states |= zip(group, jnp.unstack(x))
         if partial > 1:
             x, rest = jnp.split(x, [x.shape[-1] // partial], axis=-1)
             for target, term in _around(group, rest, mix, choices, stride):
@@ -151,20 +151,38 @@ def _leaving(group, weights, x, mix, choices, stride, norms) -> list[tuple[int, 
     """What the edges that leave a group of states carry: (target, term of it), several terms a target."""
     by_source = [[e for e, edge in enumerate(choices.edges) if edge[0] == source] for source in group]
     leaving = by_source[0]  # the others' are alike
+    if not any(op in OPS for e in leaving for op in choices.ops[e]):
+        return []
     targets = [choices.edges[e][1] for e in leaving]
     ops = dict.fromkeys(op for e in leaving for op in choices.ops[e] if op in OPS)
-    terms, bundles = [], []
+    families = []
     for family in dict.fromkeys(OPS[op].family for op in ops):
         members = [op for op in ops if OPS[op].family == family]
         pairs = [(e, op) for op in members for e in edges_of(choices, op) if e in leaving]
-        y, norm = family([weights.get(op, {}) for op in members], x, stride_of(choices, leaving[0], stride), norms)
-        rows = [[edges[leaving.index(e)] for e, _ in pairs] for edges in by_source]
-        columns = [choices.ops[e].index(op) for e, op in pairs]
-        amount = mix[np.array(rows), np.array([columns] * len(group))]  # [group, pairs] or [group, pairs, batch]
-        amount = jnp.expand_dims(amount, tuple(range(amount.ndim, 6)))
-        y = norm(y, amount) if mix.ndim == 2 else norm(y) * amount.astype(y.dtype)
-        if [e for e, _ in pairs] == leaving * len(members):
-            bundles.append(jnp.sum(y.reshape(-1, len(leaving), *y.shape[2:]), 0))
+        bundle, norm = family([weights.get(op, {}) for op in members], x, stride_of(choices, leaving[0], stride), norms)
+        families.append((pairs, bundle, norm))
+    amounts = _amounts(mix, choices, by_source, [pairs for pairs, *_ in families])
+
+    terms, sums = [], []
+    for norm in dict.fromkeys(norm for *_, norm in families):
+        pairs, bundles, gains = zip(*((p, b, gain) for (p, b, own), gain in zip(families, amounts) if own == norm))
+        if mix.ndim == 2:
+            bundles = norm(bundles, gains)
         else:
-            terms += [(choices.edges[e][1], jnp.sum(y[:, i], 0)) for i, (e, _) in enumerate(pairs)]
-    return terms + (list(zip(targets, functools.reduce(jnp.add, bundles))) if bundles else [])
+            bundles = [y * gain.astype(y.dtype) for y, gain in zip(norm(bundles), gains)]
+        for own, y in zip(pairs, bundles):
+            if [e for e, _ in own] == leaving * (len(own) // len(leaving)):
+                sums.append(jnp.sum(y.reshape(-1, len(leaving), *y.shape[2:]), 0))
+            else:
+                terms += [(choices.edges[e][1], part) for (e, _), part in zip(own, jnp.unstack(jnp.sum(y, 0)))]
+    return terms + (list(zip(targets, jnp.unstack(functools.reduce(jnp.add, sums)))) if sums else [])
+
+
+def _amounts(mix: Array, choices: Choices, by_source: list[list[int]], families) -> list[Array]:
+    """The weights of the (edge, operation) pairs of each family in the mix, [group, pairs, 1 or batch, 1, 1, 1]."""
+    pairs = [pair for own in families for pair in own]
+    rows = [[edges[by_source[0].index(e)] for e, _ in pairs] for edges in by_source]
+    columns = [[choices.ops[e].index(op) for e, op in pairs]] * len(by_source)
+    amounts = mix.at[np.array(rows), np.array(columns)].get(mode="promise_in_bounds", wrap_negative_indices=False)
+    amounts = jnp.expand_dims(amounts, tuple(range(amounts.ndim, 6)))
+    return lax.split(amounts, [len(own) for own in families], axis=1)

@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
 from jaxdarts.nn.cell import cell, edges_of, weight_shapes
-from jaxdarts.nn.norm import Running, affine, batch_norm
+from jaxdarts.nn.norm import Running, batch_norm, batch_norms, scaled
 from jaxdarts.nn.ops import Norms, halved, halved_weights, pointwise, relu
 from jaxdarts.space import Choices
 from jaxdarts.types import Mix
@@ -107,7 +107,7 @@ class Cells(nn.Module):
 
         def one(carry, own, mix, norms):
             (own_preprocess, own), key = own
-            inputs = norms.conv(pointwise(relu(carry), own_preprocess))
+            (inputs,) = norms.conv([pointwise(relu(carry), own_preprocess)])
             out = cell(own, inputs, mix, choices, stride, norms, key, self.partial)
             return jnp.stack([carry[1], pad(out, 3)]) if repeats > 1 else out
 
@@ -136,12 +136,12 @@ def norm_sites(module: nn.Module, repeats: int, one, carry, weights, mix) -> lis
     """Scale, shift and running averages of the batch norms of discrete cells, in the order in which `one` applies them."""
     shapes = []
 
-    def look(x, gain=None):
-        shapes.append((repeats, *x.shape[:-4], x.shape[-1]))
-        return x
+    def look(bundles, gains=None):
+        shapes.extend((repeats, *x.shape[:-4], x.shape[-1]) for x in bundles)
+        return bundles
 
     own, own_mix = jax.tree.map(lambda w: w[0], weights), mix[0] if mix.ndim == 4 else mix
-    jax.eval_shape(lambda: one(carry, own, own_mix, Norms(look, affine)))
+    jax.eval_shape(lambda: one(carry, own, own_mix, Norms(look, scaled)))
     return [norm_variables(module, f"norm{i}_", shape) for i, shape in enumerate(shapes)]
 
 
@@ -163,8 +163,8 @@ def over_cells(
     def body(carry, xs):
         own, own_sites, own_mix = xs
         norm = Running(own_sites, train, module.axis_name, momentum) if module.discrete else None
-        batch = functools.partial(batch_norm, axis_name=module.axis_name)
-        carry = one(carry, own, mix if own_mix is None else own_mix, Norms(norm, affine) if norm else Norms(batch, batch))
+        batch = functools.partial(batch_norms, axis_name=module.axis_name)
+        carry = one(carry, own, mix if own_mix is None else own_mix, Norms(norm, scaled) if norm else Norms(batch, batch))
         return carry, norm.averages if norm else None
 
     if module.remat:

@@ -15,6 +15,7 @@ The channel axis comes last and is the one that vectorises.
 """
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -126,10 +127,18 @@ def _apply(a: Array, b: Array, *, missing: str, geometry: Geometry) -> Array:
     return _DIRECT[missing](a, b, geometry)
 
 
-def _call(a: Array, b: Array, *, missing: str, geometry: Geometry) -> Array:
-    # A call that XLA leaves one: nothing could be fused with what is inside, and its passes are the quicker for smaller parts.
-    with set_xla_metadata(inlineable="false"):
-        return _apply(a, b, missing=missing, geometry=geometry)
+def kept(jitted: Callable) -> Callable:
+    """A jitted function whose calls XLA keeps, to lower a primitive with.
+
+    For functions between whose arguments and results and what is around them nothing could be fused: XLA's passes are the
+    quicker for smaller parts, and see each function once.
+    """
+
+    def call(*arguments, **parameters):
+        with set_xla_metadata(inlineable="false"):
+            return jitted(*arguments, **parameters)
+
+    return call
 
 
 def mapped_first(arguments, axes) -> list[Array]:
@@ -173,4 +182,4 @@ _form.def_abstract_eval(_shape)
 ad.defbilinear(_form, functools.partial(_transpose, 0), functools.partial(_transpose, 1))
 batching.primitive_batchers[_form] = _batch
 mlir.register_lowering(_form, mlir.lower_fun(_apply, multiple_results=False))
-mlir.register_lowering(_form, mlir.lower_fun(_call, multiple_results=False), platform="cpu")
+mlir.register_lowering(_form, mlir.lower_fun(kept(_apply), multiple_results=False), platform="cpu")

@@ -118,7 +118,7 @@ class Modules(nn.Module):
             weights[name] = self.param(name, init, (self.depth, *shape)).astype(self.dtype)
 
         def one(x, own, mix, norms):
-            return module(own, x, self.graph, channels, norms.conv)
+            return module(own, x, self.graph, channels, lambda x: norms.conv([x])[0])
 
         none = jnp.zeros(())  # a mix is for cells with choices
         sites = norm_sites(self, self.depth, one, x, weights, none)

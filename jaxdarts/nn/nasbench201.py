@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int, Key
 from jaxdarts.nn.cell import cell, edges_of
 from jaxdarts.nn.cnn import Run, cell_weights, linear, norm_sites, over_cells
 from jaxdarts.nn.network import ConvNorm, drop_paths, scaled_norm
-from jaxdarts.nn.norm import affine, batch_norm, moments
+from jaxdarts.nn.norm import batch_norm, moments, scaled
 from jaxdarts.nn.ops import OPS, Norms
 from jaxdarts.nn.taps import layer, tapped, taps_of, tell
 from jaxdarts.space import Choices
@@ -49,7 +49,7 @@ class Stage(nn.Module):
         weights = jax.tree.map(lambda w: w.astype(self.dtype), weights)
 
         def one(x, own, mix, norms):
-            return cell(own, x[None], mix, self.choices, 1, norms._replace(pool=affine))
+            return cell(own, x[None], mix, self.choices, 1, norms._replace(pool=scaled))
 
         sites = norm_sites(self, self.depth, one, x, weights, mix) if self.discrete else []
         if self.is_initializing():  # Shapes are all that matters.
@@ -280,7 +280,7 @@ class PickedStage(nn.Module):
         if op not in OPS:
             return jnp.zeros_like(x), variances
         own = {name: w[None, None] for name, w in weights.get(op, {}).items()}
-        bundle, _ = OPS[op].family([own], x[None], 1, Norms(affine, affine))
+        bundle, _ = OPS[op].family([own], x[None], 1, Norms(scaled, scaled))
         y = bundle[0, 0]
         if own:
             y = y if tap is None else tapped(y, tap, math.prod(own["kernel"].shape[2:-1]))

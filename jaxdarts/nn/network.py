@@ -59,7 +59,7 @@ def scaled_norm(
             tell(module, "variances", moments(x, axis_name)[1].reshape(-1))
         return batch_norm(x, scale[None, None, None], shift[None, None, None], axis_name=axis_name)
     norm = Running([norm_variables(module, "", shape)], train, axis_name, momentum)
-    y = norm(x)
+    (y,) = norm([x])
     if train and not module.is_initializing() and module.is_mutable_collection("batch_stats"):
         for name, value in norm.averages[0].items():
             module.put_variable("batch_stats", name, value)

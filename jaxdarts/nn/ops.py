@@ -21,14 +21,14 @@ from jaxtyping import Array, Float
 
 from jaxdarts.nn.convolution import convolution
 from jaxdarts.nn.depthwise import depthwise
-from jaxdarts.nn.norm import affine
+from jaxdarts.nn.norm import scaled
 from jaxdarts.nn.pooling import max_pool
 
 Weights = Mapping[str, Array]
 States = Float[Array, "group batch height width channels"]
 Bundle = Float[Array, "group edges batch out_height out_width out_channels"]
-Norm = Callable[..., Array]
-"""norm(x, gain=None) normalises over batch, height and width (axes -4 to -2) and multiplies the result by the gain."""
+Norm = Callable[..., list[Array]]
+"""norm(bundles, gains=None) normalises each over batch, height and width (axes -4 to -2) and multiplies it by its gain."""
 
 
 class Norms(NamedTuple):
@@ -42,7 +42,7 @@ Family = Callable[[Sequence[Weights], States, int, Norms], tuple[Bundle, Norm]]
 """(weights of each operation, x, stride, norms) -> bundle before the norm that ends it, and that norm.
 
 The bundle's second axis holds the edges of the first operation, then those of the next; or it has one entry that all edges
-share. The cell applies the norm together with the mixing weight, since the two are one scale and one shift.
+share. The cell applies the norms of all families at once, together with the mixing weights: one scale and one shift.
 """
 
 
@@ -96,7 +96,8 @@ def _kernels(weights: Sequence[Weights], name: str) -> Array:
     """The kernels of several operations as one bundle, with zeros around the smaller ones."""
     size = max(w[name].shape[2] for w in weights)
     borders = [(size - w[name].shape[2]) // 2 for w in weights]
-    padded = [jnp.pad(w[name], ((0, 0), (0, 0), (p, p), (p, p), (0, 0))) for w, p in zip(weights, borders)]
+    zero = np.zeros((), weights[0][name].dtype)
+    padded = [lax.pad(w[name], zero, [(0, 0, 0)] * 2 + [(p, p, 0)] * 2 + [(0, 0, 0)]) for w, p in zip(weights, borders)]
     return jnp.concatenate(padded, axis=1)
 
 
@@ -107,7 +108,8 @@ def _separable(*dilations: int) -> Family:
         y = depthwise(relu(x), _kernels(weights, "depthwise0"), stride=stride, dilation=dilations[0])
         y = pointwise(y, jnp.concatenate([w["pointwise0"] for w in weights], axis=1))
         for i, dilation in enumerate(dilations[1:], 1):
-            x, kernels = relu(norms.conv(y)), _kernels(weights, f"depthwise{i}")
+            (y,) = norms.conv([y])
+            x, kernels = relu(y), _kernels(weights, f"depthwise{i}")
             x, kernels = x.reshape(-1, *x.shape[2:]), kernels.reshape(-1, 1, *kernels.shape[2:])  # each edge a group
             y = depthwise(x, kernels, dilation=dilation).reshape(y.shape)
             y = pointwise(y, jnp.concatenate([w[f"pointwise{i}"] for w in weights], axis=1))
@@ -118,7 +120,7 @@ def _separable(*dilations: int) -> Family:
 
 def _skip(weights, x, stride, norms):
     if stride == 1:
-        return x[:, None], affine
+        return x[:, None], scaled
     y = jnp.einsum("gbhwc,gkcd->gkbhwd", halved(relu(x)), halved_weights(weights[0]["reduce"]))
     return lax.optimization_barrier(y), norms.conv
 
@@ -168,7 +170,7 @@ def _noise(weights, x, stride, norms):
     shape = (*batch, -(-height // stride), -(-width // stride), channels)
     draw = jax.vmap(jax.vmap(lambda key: jax.random.normal(key, shape, x.dtype)))
     # Drawn once, not again in every loop that reads it.
-    return lax.optimization_barrier(draw(own["key"])), affine
+    return lax.optimization_barrier(draw(own["key"])), scaled
 
 
 def _no_weights(channels, stride):

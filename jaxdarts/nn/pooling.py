@@ -15,7 +15,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
 
-from jaxdarts.nn.depthwise import mapped_first
+from jaxdarts.nn.depthwise import kept, mapped_first
 
 _TAPS = [(i, j) for i in range(3) for j in range(3)]
 
@@ -30,12 +30,7 @@ def max_pool(
     x: Float[Array, "*batch height width channels"], stride: int
 ) -> Float[Array, "*batch out_height out_width channels"]:
     """The maximum of every 3x3 window, padding 1. On a tie the gradient goes to the first maximum alone, as in PyTorch."""
-    height, width = (-(-n // stride) for n in x.shape[-3:-1])
-    windows = _windows(lax.stop_gradient(x), -jnp.inf, stride, height, width)
-    best, winner = windows[0], jnp.zeros(windows[0].shape, jnp.int8)
-    for i, window in enumerate(windows[1:], 1):
-        winner = lax.select(window > best, lax.full_like(winner, i), winner)
-        best = jnp.maximum(window, best)
+    winner = _winner.bind(lax.stop_gradient(x), stride=stride)
     return lax.optimization_barrier(_choose.bind(x, winner, stride=stride, size=x.shape[-3:-1], transposed=False))
 
 
@@ -49,6 +44,17 @@ def max_pool_2x2(x: Float[Array, "*batch height width channels"]) -> Float[Array
     if height % 2 or width % 2:
         raise ValueError(f"a 2x2 pooling of a {height}x{width} state: height and width must be even before every reduction")
     return jnp.max(x.reshape(*x.shape[:-3], height // 2, 2, width // 2, 2, channels), axis=(-4, -2))
+
+
+@functools.partial(jax.jit, static_argnames="stride")
+def _first_maximum(x: Array, *, stride: int) -> Array:
+    """Which of the nine positions of every window holds its maximum."""
+    windows = _windows(x, -jnp.inf, stride, *(-(-n // stride) for n in x.shape[-3:-1]))
+    best, winner = windows[0], jnp.zeros(windows[0].shape, jnp.int8)
+    for i, window in enumerate(windows[1:], 1):
+        winner = lax.select(window > best, lax.full_like(winner, i), winner)
+        best = jnp.maximum(window, best)
+    return winner
 
 
 @functools.partial(jax.jit, static_argnames=("stride", "size", "transposed"))
@@ -69,19 +75,27 @@ def _transpose(cotangent, x, winner, *, transposed, **params):
     return _choose.bind(cotangent, winner, transposed=not transposed, **params), None
 
 
-def _batch(arguments, axes, **params):
-    return _choose.bind(*mapped_first(arguments, axes), **params), 0
-
-
 def _shape(x, winner, *, stride, size, transposed):
     height, width = size if transposed else winner.shape[-3:-1]
     return jax.core.ShapedArray((*x.shape[:-3], height, width, x.shape[-1]), x.dtype)
 
 
-_choose = Primitive("max_pool_choose")
-_choose.def_impl(_gather)
-_choose.def_abstract_eval(_shape)
+def _winner_shape(x, *, stride):
+    height, width = (-(-n // stride) for n in x.shape[-3:-1])
+    return jax.core.ShapedArray((*x.shape[:-3], height, width, x.shape[-1]), jnp.int8)
+
+
+def _batch(primitive, arguments, axes, **params):
+    return primitive.bind(*mapped_first(arguments, axes), **params), 0
+
+
+# Primitives are one equation each to trace, however often they are differentiated.
+_winner, _choose = Primitive("max_pool_winner"), Primitive("max_pool_choose")
+for primitive, apply, shape in ((_winner, _first_maximum, _winner_shape), (_choose, _gather, _shape)):
+    primitive.def_impl(apply)
+    primitive.def_abstract_eval(shape)
+    batching.primitive_batchers[primitive] = functools.partial(_batch, primitive)
+    mlir.register_lowering(primitive, mlir.lower_fun(apply, multiple_results=False))
+    mlir.register_lowering(primitive, mlir.lower_fun(kept(apply), multiple_results=False), platform="cpu")
 ad.defjvp(_choose, lambda tangent, x, winner, **params: _choose.bind(tangent, winner, **params), None)
 ad.primitive_transposes[_choose] = _transpose
-batching.primitive_batchers[_choose] = _batch
-mlir.register_lowering(_choose, mlir.lower_fun(_gather, multiple_results=False))

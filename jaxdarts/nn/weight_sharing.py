@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Int, Key
 from jaxdarts.nn.cell import cell, edges_of, weight_shapes
 from jaxdarts.nn.cnn import cell_weights, linear, uniform
 from jaxdarts.nn.network import ConvNorm
-from jaxdarts.nn.norm import Running, batch_norm
+from jaxdarts.nn.norm import Running, batch_norms
 from jaxdarts.nn.ops import OPS, Norms, pointwise
 from jaxdarts.space import Choices
 from jaxdarts.types import Mix
@@ -106,10 +106,10 @@ class Supernet(Skeleton):
 
     @nn.compact
     def __call__(self, images: Images, mix: Mix, key: Key[Array, ""] | None = None) -> Logits:
-        norm = functools.partial(batch_norm, axis_name=self.axis_name)
+        norm = functools.partial(batch_norms, axis_name=self.axis_name)
 
         def one(x, weights, own):
-            return cell(weights, norm(x), mix["cell"], self.cells["cell"], 1, Norms(norm, norm)), None
+            return cell(weights, norm([x])[0], mix["cell"], self.cells["cell"], 1, Norms(norm, norm)), None
 
         return self.logits(images, one, None, train=True, averages=False)[0]
 
@@ -159,7 +159,7 @@ def _one_child(module: Skeleton, images: Images, picks: Int[Array, " edges"], tr
     }
 
     def one(x, weights, own):
-        x, inputs = _normed(x, _of(own, "cell_input"), 1, lambda x, norm: norm(x), train, module.axis_name)
+        x, inputs = _normed(x, _of(own, "cell_input"), 1, lambda x, norm: norm([x])[0], train, module.axis_name)
         out, nodes = path(weights, _of(own, "cell"), x[0], picks, choices, train, module.axis_name)
         new = {("cell_input", name): value for name, value in inputs.items()}
         return out, new | {("cell", name): value for name, value in nodes.items()}
@@ -192,7 +192,7 @@ def path(weights, averages, x: Images, picks: Int[Array, " edges"], choices: Cho
 
             def run(x, norm):
                 y, last = OPS[op].family([bundle], x[None], 1, Norms(norm, norm))
-                return last(y)[0, 0]
+                return last([y])[0][0, 0]
 
             return _normed(x, own, 2, run, train, axis_name)
 
