@@ -317,7 +317,7 @@ def measure(name: str, config: Config, rates: floor.Rates) -> dict[str, Any]:
 
 
 def main() -> None:
-    runs.set_xla_flags()
+    runs.set_up()
     config = tyro.cli(Config, description=__doc__)
     defaults = TASKS[config.what].defaults
     config = dataclasses.replace(config, **{name: getattr(config, name) or value for name, value in defaults.items()})
