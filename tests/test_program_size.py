@@ -9,7 +9,7 @@ import pytest
 
 import jaxdarts as jd
 
-INSTRUCTIONS = {1: 10_705, 2: 20_769}
+INSTRUCTIONS = {1: 10_218, 2: 18_663}
 """Of a search step, first- and second-order, as jaxlib 0.10.2 compiles it for a CPU. Lower them when they fall."""
 
 
