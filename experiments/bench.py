@@ -29,6 +29,7 @@ import tyro
 
 import floor
 import jaxdarts as jd
+import kernels
 import peer as torch_peer
 import runs
 import texts
@@ -69,6 +70,8 @@ class Config:
     """Cells of a run that are compiled apart; default 2 in a search, 6 in an evaluation, as in the scripts."""
     peer: str | None = None
     """Checkout of quark0/darts to time under PyTorch in the same run."""
+    profile: bool = False
+    """Run each program once more under jax.profiler, and list the kinds of kernels that take the most time."""
     threads: int = os.cpu_count() or 1
     """PyTorch threads for the peer."""
     output: str | None = None
@@ -298,6 +301,7 @@ def measure(name: str, config: Config, rates: floor.Rates) -> dict[str, Any]:
         state = jax.block_until_ready(compiled(*state, *arguments[kept:]))
         times.append(1000 * (time.perf_counter() - start))
     median = statistics.median(times[1:])
+    profile = {"kernels": kernels.by_kind(compiled, lambda: compiled(*state, *arguments[kept:]))} if config.profile else {}
     return {
         "what": name,
         "ms": median,
@@ -313,6 +317,7 @@ def measure(name: str, config: Config, rates: floor.Rates) -> dict[str, Any]:
         "compile_seconds_cached": seconds[1],
         "of_which_tracing_seconds": traced,
         "instructions": compiled.as_text().count(" = "),
+        **profile,
     }
 
 
