@@ -1,7 +1,7 @@
 """A cell: states computed in order, each a weighted sum of the operations on the edges that enter it."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -178,7 +178,7 @@ def _leaving(group, weights, x, mix, choices, stride, norms) -> list[tuple[int, 
     return terms + (list(zip(targets, jnp.unstack(functools.reduce(jnp.add, sums)))) if sums else [])
 
 
-def _amounts(mix: Array, choices: Choices, by_source: list[list[int]], families) -> list[Array]:
+def _amounts(mix: Array, choices: Choices, by_source: list[list[int]], families) -> Sequence[Array]:
     """The weights of the (edge, operation) pairs of each family in the mix, [group, pairs, 1 or batch, 1, 1, 1]."""
     pairs = [pair for own in families for pair in own]
     rows = [[edges[by_source[0].index(e)] for e, _ in pairs] for edges in by_source]

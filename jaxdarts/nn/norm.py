@@ -201,7 +201,7 @@ def _joined(arrays: Sequence[Array]) -> Array:
     return arrays[0] if len(arrays) == 1 else lax.concatenate(arrays, arrays[0].ndim - 5)
 
 
-def _parted(numbers: Array, arrays: Sequence[Array]) -> list[Array]:
+def _parted(numbers: Array, arrays: Sequence[Array]) -> Sequence[Array]:
     if len(arrays) == 1:
         return [numbers]
     return lax.split(numbers, [x.shape[-5] for x in arrays], axis=numbers.ndim - 5)
