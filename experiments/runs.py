@@ -374,17 +374,28 @@ def memory(step: jd.parallel.OnDevices, num_devices: int, arguments: Any) -> flo
     return (taken - found.alias_size_in_bytes) / 1e6  # donated arguments count once
 
 
+def _without_places(flags: Sequence[str]) -> list[str]:
+    """Flags but for those that say where files lie on this machine, which is no part of a result."""
+    places = tuple("--output --run_dir --resume --peer --data_dir --cache_dir --table --scheduler".split())
+    kept: list[str] = []
+    value_of_place = False
+    for flag in flags:
+        # --scores is a file for discrete.py, names for score.py.
+        place = flag.startswith(places) or (flag.startswith("--scores") and "/" in flag)
+        if not place and not value_of_place:
+            kept.append(flag)
+        value_of_place = place and "=" not in flag
+    return kept
+
+
 def versions() -> dict[str, Any]:
     """What a result must say about where it comes from."""
     asked = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
     packages = ("jax", "jaxlib", "flax", "optax", "numpy")
     device, script = jax.local_devices()[0], ("python", f"experiments/{Path(sys.argv[0]).name}")
-    # Where files lie on this machine is no part of a result. (--scores is a file for discrete.py, names for score.py.)
-    places = tuple("--output --run_dir --resume --peer --data_dir --cache_dir --table --scheduler".split())
-    flags = [flag for flag in sys.argv[1:] if not flag.startswith(places) and not (flag.startswith("--scores") and "/" in flag)]
     return {
-        "command": shlex.join([*script, *flags]),
+        "command": shlex.join([*script, *_without_places(sys.argv[1:])]),
         "commit": commit,
         "python": platform.python_version(),
         "versions": {name: metadata.version(name) for name in packages},

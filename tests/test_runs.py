@@ -41,3 +41,8 @@ def test_the_cosine_between_two_rates():
     config = search.Config(epochs=4, learning_rate=0.5, learning_rate_min=0.1)
     assert [runs.cosine_rate(config, epoch, math.cos) for epoch in (0, 2, 4)] == pytest.approx([0.5, 0.3, 0.1])
     assert [float(runs.cosine_rate(config, epoch)) for epoch in (0, 2, 4)] == pytest.approx([0.5, 0.3, 0.1])
+
+
+@pytest.mark.parametrize("place", [["--output=/a/b.json"], ["--output", "/a/b.json"], ["--peer", "/a", "--output", "/b"], []])
+def test_a_results_command_names_no_place(place):
+    assert runs._without_places(["--steps", "weight_step", *place, "--profile"]) == ["--steps", "weight_step", "--profile"]
