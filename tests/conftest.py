@@ -11,6 +11,8 @@ _FLAGS = ["--xla_force_host_platform_device_count=4"]
 if "xla_backend_extra_options" not in os.environ.get("XLA_FLAGS", ""):
     _FLAGS.append("--xla_backend_extra_options=xla_cpu_flatten_after_fusion")
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *_FLAGS]).strip()
+# A script that a test starts would start itself anew for huge pages (`runs.ask_for_huge_pages`).
+os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
 # Most of the suite's time is XLA's. A compiled program is looked up by its text, so a changed function is compiled afresh.
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "jaxdarts-tests"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
