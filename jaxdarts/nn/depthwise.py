@@ -95,13 +95,23 @@ def _missing_y(x: Array, w: Array, geo: Geometry) -> Array:
 
 
 def _missing_w(x: Array, y: Array, geo: Geometry) -> Array:
-    y = lax.optimization_barrier(y)
-    products = [window * y for window in _windows(_padded(x, geo), geo)]
-    zero = np.zeros((), y.dtype)
-    # One variadic reduction reads y once for all taps; the batch is summed apart, so that the inner loops stay parallel.
-    sums = lax.reduce(products, [zero] * len(products), lambda a, b: [u + v for u, v in zip(a, b)], (3, 4))
-    taps = jnp.sum(jnp.stack(sums, axis=2), axis=3)
-    return taps.reshape(*taps.shape[:2], geo.size, geo.size, taps.shape[-1])
+    """A sum over pixels for each tap, one output column after another: a reduction's inner loop would not vectorise."""
+    s, d = geo.stride, geo.dilation
+    span = d * (geo.size - 1) + 1  # rows or columns under a kernel
+    padded, y = _padded(x, geo)[:, None, :, :, None], lax.optimization_barrier(y)[:, :, :, :, None]
+    windows = [lax.slice_in_dim(padded, d * i, d * i + s * (y.shape[3] - 1) + 1, s, axis=3) for i in range(geo.size)]
+    if y.shape[1] > 1:  # several kernels on each input: its rows are worth a copy with all taps of a column side by side
+        windows = [lax.optimization_barrier(jnp.concatenate(windows, axis=4))]
+    taps = []
+    for rows in windows:  # [g, 1, batch, out_height, size or 1, padded width, channels]
+        terms = [
+            lax.slice_in_dim(rows, s * v, s * v + span, d, axis=5) * lax.slice_in_dim(y, v, v + 1, axis=5)
+            for v in range(y.shape[5])
+        ]
+        # The loop vectorises while no other sum is fused to it. The batch is summed last: the loops before are parallel.
+        sums = lax.optimization_barrier(functools.reduce(jnp.add, terms))
+        taps.append(jnp.sum(lax.optimization_barrier(jnp.sum(sums, axis=3)), axis=2))
+    return jnp.concatenate(taps, axis=2)
 
 
 def _missing_x(w: Array, y: Array, geo: Geometry) -> Array:
