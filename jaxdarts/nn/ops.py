@@ -10,6 +10,7 @@ convolutions its code (D-X-Y/NAS-Bench-201); weights are named after what they d
 and laid out [group, edge, (size, size,) in, out].
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -60,9 +61,11 @@ def relu(x: Array) -> Array:
 
 def pointwise(x: Array, weights: Float[Array, "*lead channels out"]) -> Array:
     """A 1x1 convolution of each edge, as one batched matrix product: [*lead, batch, height, width, channels] -> [..., out]."""
-    # Barriers, with their transposes, keep what makes an operand out of the products that read it.
+    # Barriers, with their transposes, keep what makes an operand out of the products that read it. Pixels are one axis, or XLA
+    # would store an operand of the weight gradient, a sum over all of them, in another order.
     x = lax.optimization_barrier(x)
-    y = jnp.einsum("kbhwc,kcd->kbhwd", x.reshape(-1, *x.shape[-4:]), weights.reshape(-1, *weights.shape[-2:]))
+    pixels = x.reshape(-1, math.prod(x.shape[-4:-1]), x.shape[-1])
+    y = jnp.einsum("knc,kcd->knd", pixels, weights.reshape(-1, *weights.shape[-2:]))
     return lax.optimization_barrier(y).reshape(*x.shape[:-1], y.shape[-1])
 
 
