@@ -306,7 +306,7 @@ def test_streamed_seeds_and_devices(streamed, streaming, devices, tmp_path):
     script.main([*streaming, "--num_seeds=2", "--num_devices=2", f"--run_dir={tmp_path}"])
     ours, theirs = (np.load(folder / "weights.npz") for folder in (tmp_path / "seed-0", streamed))
     for name in theirs.files:
-        np.testing.assert_allclose(ours[name], theirs[name], atol=2e-3)
+        np.testing.assert_allclose(ours[name], theirs[name], rtol=5e-4, atol=5e-4)  # a variance of the stem is 23
 
 
 def test_an_image_that_cannot_be_read(streaming, pictures, tmp_path):

@@ -62,10 +62,11 @@ def test_a_results_command_names_no_place(place):
         (pytest.__file__, None, "always [madvise] never", None),
         (None, None, "always [madvise] never", None),
     ],
+    ids=["script", "other-tunables", "own-choice", "always", "never", "no-such-setting", "other-program", "no-program"],
 )
 def test_a_script_starts_anew_for_huge_pages(main, tunables, pages, expected, monkeypatch, tmp_path):
     monkeypatch.setenv("GLIBC_TUNABLES", tunables or "")
-    monkeypatch.setattr(sys.modules["__main__"], "__file__", main)
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", main, raising=False)  # a worker of pytest-xdist has none
     monkeypatch.setattr(sys, "orig_argv", ["python", "-X", "dev", "search.py", "--resume=runs/a"])
     started = []
     monkeypatch.setattr(os, "execv", lambda *command: started.append((*command, os.environ["GLIBC_TUNABLES"])))
