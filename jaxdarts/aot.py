@@ -8,9 +8,10 @@ What XLA measures on a real GPU before it chooses (autotuning) is left out here:
 
 import collections
 import functools
+import math
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -119,61 +120,109 @@ def _shapes(arguments: Any, sharding: NamedSharding) -> Any:
 
 
 def figures(compiled: Any) -> dict[str, Any]:
-    """What can be counted in a program that cannot be run: memory, kernels, calls of libraries, traffic.
+    """What can be counted in a compiled program that need not run: memory, kernels, calls of libraries, traffic.
 
     Returns:
-        `argument_mb`, `temporary_mb` (megabytes of one device), `kernels` (what a GPU launches), `library_calls`, `instructions`
-        (of the optimised program, what is inside of kernels left out), the `kinds` of these with their counts, `collectives`
-        with their bytes, and, where XLA estimates it (TPU), `gigabytes` that are read and written.
+        `argument_mb` and `temporary_mb`: megabytes of memory of one device.
+        `kernels`: what a device starts one after the other, be it fusions, copies or calls of libraries.
+        `launches`: the same, but those in loops as often as they run.
+        `library_calls`: those kernels that are calls of cuDNN or cuBLAS.
+        `instructions`: of the optimised program, those inside of fusions too.
+        `kinds`: the operations of the kernels and their numbers.
+        `gigabytes`: read and written by one run. Where XLA has no figure (GPU), operands and results of all kernels are summed,
+        which is too much where a kernel reads a part of an operand.
+        `megacycles`: of one run, as the compiler for TPUs estimates them for fusions and convolutions.
+        `all_reduces`, `all_reduce_mb`: of one run, after XLA has combined them, where there are any.
     """
     memory, text = compiled.memory_analysis(), compiled.as_text()
-    kinds = collections.Counter(kind for _, kind, _ in _instructions(text))
-    calls = collections.Counter(re.findall(r'custom_call_target="([^"]+)"', text))
-    libraries = {name: n for name, n in calls.items() if name.startswith("__cu") or "triton" in name}
-    plain = sum(kinds[kind] for kind in ("fusion", "copy", "reduce", "transpose", "concatenate", "sort", "reduce-window", "pad"))
+    kinds, libraries = collections.Counter(), 0
+    launches = moved = cycles = reduces = reduced = 0.0
+    for instruction, times in _executed(parse(text)):
+        if instruction.opcode not in _FREE:
+            kinds[instruction.opcode] += 1
+            libraries += 'custom_call_target="__cu' in instruction.attributes
+            launches += times
+            moved += times * (instruction.bytes + instruction.operand_bytes)
+        if estimate := re.search(r'"estimated_cycles":"(\d+)"', instruction.attributes):
+            cycles += times * int(estimate[1])
+        if instruction.opcode in ("all-reduce", "all-reduce-start"):
+            reduces += times
+            reduced += times * instruction.operand_bytes
     found = {
         "argument_mb": memory.argument_size_in_bytes / 1e6,
         "temporary_mb": memory.temp_size_in_bytes / 1e6,
-        "kernels": plain + sum(libraries.values()),
-        "library_calls": sum(libraries.values()),
+        "kernels": sum(kinds.values()),
+        "launches": launches,
+        "library_calls": libraries,
         "instructions": text.count(" = "),
-        "outer_instructions": sum(kinds.values()),
-        "kinds": dict(kinds.most_common(12)) | {name: n for name, n in calls.most_common(6)},
-        **collectives(text),
+        "kinds": dict(kinds.most_common(10)),
+        "gigabytes": (compiled.cost_analysis() or {}).get("bytes accessed", moved) / 1e9,
     }
-    costs = compiled.cost_analysis() or {}
-    if "bytes accessed" in costs:
-        found["gigabytes"] = costs["bytes accessed"] / 1e9
+    if cycles:
+        found["megacycles"] = cycles / 1e6
+    if reduces:
+        found |= {"all_reduces": reduces, "all_reduce_mb": reduced / 1e6}
     return found
 
 
-def _instructions(text: str) -> list[tuple[str, str, str]]:
-    """(name, opcode, line) of what a program does itself: not what is inside of its fusions, reducers and comparators."""
-    inner = set(re.findall(r"(?:calls|to_apply)=%?([\w.\-]+)", text))
-    found, skipped = [], False
-    for line in text.splitlines():
-        if line.startswith(("%", "ENTRY", "fused", "region")) or (line and not line.startswith((" ", "}"))):
-            name = re.match(r"(?:ENTRY )?%?([\w.\-]+)", line)
-            skipped = bool(name) and name[1] in inner and not line.startswith("ENTRY")
-        elif not skipped and (match := _INSTRUCTION.match(line)):
-            found.append((match[1], match[2], line))
-    return found
+class Instruction(NamedTuple):
+    """One line of a compiled program's text."""
+
+    name: str
+    opcode: str
+    bytes: int  # of the result
+    operand_bytes: int
+    attributes: str  # the line after the operands
 
 
-_INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?([\w.\-]+) = (?:\([^=]*?\)|\S+) ([a-z][\w\-]*)\(")
+# Bookkeeping, and starts of what is counted where it ends.
+_FREE = {"parameter", "constant", "get-tuple-element", "tuple", "bitcast", "while", "conditional", "call", "iota", "after-all"}
+_FREE |= {"copy-start", "slice-start", "all-reduce-start", "async-start", "opt-barrier", "partition-id", "replica-id"}
+_LINE = re.compile(r"\s+(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([a-z][\w\-]*)\((.*)")
+_SHAPE = re.compile(r"(\w+)\[([\d,]*)\]")
 _SIZES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "f64": 8}
 
 
-def collectives(text: str) -> dict[str, Any]:
-    """The all-reduces of a compiled program after XLA has combined them: their number and the bytes of their operands."""
-    total, count = 0, 0
-    for _, kind, line in _instructions(text):
-        if kind in ("all-reduce", "all-reduce-start"):
-            count += 1
-            shape = line.split(" = ", 1)[1].split(f" {kind}(")[0]
-            for name, sizes in re.findall(r"(\w+)\[([\d,]*)\]", shape):
-                total += _SIZES.get(name, 0) * int(np.prod([int(n) for n in sizes.split(",") if n], initial=1))
-    return {"all_reduces": count, "all_reduce_bytes": total} if count else {}
+def parse(text: str) -> dict[str, list[Instruction]]:
+    """The instructions of every computation of a compiled program, by its name; the entry's is `ENTRY`."""
+    computations: dict[str, list[Instruction]] = {}
+    sizes: dict[str, int] = {}
+    for line in text.splitlines():
+        if line and not line[0].isspace():
+            if line.endswith("{") and (header := re.match(r"(ENTRY )?%?([\w.\-]+)", line)):
+                instructions = computations.setdefault("ENTRY" if header[1] else header[2], [])
+                sizes = {}
+        elif match := _LINE.match(line):
+            name, shape, opcode, rest = match.groups()
+            operands, _, attributes = rest.partition(")")
+            sizes[name] = _bytes(shape)
+            known = sum(sizes.get(operand, 0) for operand in re.findall(r"%([\w.\-]+)", operands))
+            instructions.append(Instruction(name, opcode, sizes[name], known, attributes))
+    return computations
+
+
+def _bytes(shape: str) -> int:
+    return sum(_SIZES.get(kind, 0) * math.prod(int(n) for n in sizes.split(",") if n) for kind, sizes in _SHAPE.findall(shape))
+
+
+def _executed(computations: dict[str, list[Instruction]], name: str = "ENTRY", times: float = 1) -> Iterator[tuple[Any, float]]:
+    """The instructions that a program runs, and how often; of the branches of a condition each as often as any other."""
+    for instruction in computations.get(name, []):
+        yield instruction, times
+        attributes = instruction.attributes
+        if instruction.opcode == "while":
+            count = re.search(r'"known_trip_count":\{"n":"(\d+)"', attributes)
+            (body,) = re.findall(r"body=%?([\w.\-]+)", attributes)
+            yield from _executed(computations, body, times * (int(count[1]) if count else 1))
+        elif instruction.opcode == "call":
+            (called,) = re.findall(r"to_apply=%?([\w.\-]+)", attributes)
+            yield from _executed(computations, called, times)
+        elif instruction.opcode == "conditional":
+            branches = re.search(r"branch_computations=\{([^}]*)\}", attributes)
+            names = re.findall(r"%?([\w.\-]+)", branches[1]) if branches else []
+            names += re.findall(r"(?:true|false)_computation=%?([\w.\-]+)", attributes)
+            for branch in names:
+                yield from _executed(computations, branch, times / len(names))
 
 
 @functools.cache

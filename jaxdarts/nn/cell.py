@@ -9,6 +9,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Key
 
+from jaxdarts.nn.barrier import once_on_cpu
 from jaxdarts.nn.norm import affine
 from jaxdarts.nn.ops import OPS, Norms, States
 from jaxdarts.nn.pooling import max_pool_2x2
@@ -99,7 +100,7 @@ def cell(
                 x = _shuffled(jnp.concatenate([x, functools.reduce(jnp.add, bypassing[group[0]])], axis=-1), partial)
             x = x[None]
         # A state has many readers: computed once for all of them, and by the barrier's transpose so is its cotangent.
-        x = lax.optimization_barrier(x)
+        x = once_on_cpu(x)
         states |= zip(group, jnp.unstack(x))
         if partial > 1:
             x, rest = jnp.split(x, [x.shape[-1] // partial], axis=-1)

@@ -130,7 +130,7 @@ def _transpose(position: int, cotangent: Array, *arguments, missing: str, geomet
 
 
 _form = Primitive("convolution")
-_form.def_impl(_apply)
+_form.def_impl(jax.jit(_form.bind, static_argnames=("missing", "geometry")))
 _form.def_abstract_eval(_shape)
 ad.defbilinear(_form, functools.partial(_transpose, 0), functools.partial(_transpose, 1))
 batching.primitive_batchers[_form] = _batch

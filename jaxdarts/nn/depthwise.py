@@ -127,14 +127,46 @@ def _missing_x(w: Array, y: Array, geo: Geometry) -> Array:
     return functools.reduce(jnp.add, [terms[:, i] for i in range(k)])
 
 
+def _grouped_missing_y(x: Array, w: Array, geo: Geometry) -> Array:
+    """One of XLA's convolutions, every channel a group: what libraries for GPUs and the compiler for TPUs take."""
+    g, batch, height, width, channels = x.shape
+    k = w.shape[1]
+    y = lax.conv_general_dilated(
+        jnp.moveaxis(x, 0, 3).reshape(batch, height, width, g * channels),
+        jnp.transpose(w, (2, 3, 0, 4, 1)).reshape(geo.size, geo.size, 1, g * channels * k),
+        (geo.stride, geo.stride),
+        [(geo.padding, geo.padding)] * 2,
+        rhs_dilation=(geo.dilation, geo.dilation),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=g * channels,
+    )
+    return jnp.transpose(y.reshape(*y.shape[:3], g, channels, k), (3, 5, 0, 1, 2, 4))
+
+
+def _grouped_missing_w(x: Array, y: Array, geo: Geometry) -> Array:
+    w = jax.ShapeDtypeStruct((*y.shape[:2], geo.size, geo.size, x.shape[-1]), y.dtype)
+    return jax.linear_transpose(lambda w: _grouped_missing_y(x, w, geo), w)(y)[0]
+
+
+def _grouped_missing_x(w: Array, y: Array, geo: Geometry) -> Array:
+    x = jax.ShapeDtypeStruct((y.shape[0], y.shape[2], geo.height, geo.width, y.shape[-1]), y.dtype)
+    return jax.linear_transpose(lambda x: _grouped_missing_y(x, w, geo), x)(y)[0]
+
+
 _ARGUMENTS = {"y": "xw", "w": "xy", "x": "wy"}
-_DIRECT = {"y": _missing_y, "w": _missing_w, "x": _missing_x}
+_GROUPED = {"y": _grouped_missing_y, "w": _grouped_missing_w, "x": _grouped_missing_x}
+_ON_CPU = {"y": _missing_y, "w": _missing_w, "x": _missing_x}
 
 
 # Jitted, so that each shape is traced once and the program calls it by name: a supernet has thousands of these.
 @functools.partial(jax.jit, static_argnames=("missing", "geometry"))
 def _apply(a: Array, b: Array, *, missing: str, geometry: Geometry) -> Array:
-    return _DIRECT[missing](a, b, geometry)
+    return _GROUPED[missing](a, b, geometry)
+
+
+@functools.partial(jax.jit, static_argnames=("missing", "geometry"))
+def _apply_on_cpu(a: Array, b: Array, *, missing: str, geometry: Geometry) -> Array:
+    return _ON_CPU[missing](a, b, geometry)
 
 
 def kept(jitted: Callable) -> Callable:
@@ -187,9 +219,9 @@ def _transpose(position: int, cotangent: Array, *arguments, missing: str, geomet
 
 
 _form = Primitive("depthwise")
-_form.def_impl(_apply)
+_form.def_impl(jax.jit(_form.bind, static_argnames=("missing", "geometry")))
 _form.def_abstract_eval(_shape)
 ad.defbilinear(_form, functools.partial(_transpose, 0), functools.partial(_transpose, 1))
 batching.primitive_batchers[_form] = _batch
 mlir.register_lowering(_form, mlir.lower_fun(_apply, multiple_results=False))
-mlir.register_lowering(_form, mlir.lower_fun(kept(_apply), multiple_results=False), platform="cpu")
+mlir.register_lowering(_form, mlir.lower_fun(kept(_apply_on_cpu), multiple_results=False), platform="cpu")

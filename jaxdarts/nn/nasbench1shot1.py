@@ -18,6 +18,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
+from jaxdarts.nn.barrier import once_on_cpu
 from jaxdarts.nn.cnn import linear, norm_parameters, uniform
 from jaxdarts.nn.convolution import convolution
 from jaxdarts.nn.network import ConvNorm
@@ -58,7 +59,7 @@ def one_shot_cell(weights: Mapping[str, Mapping[str, Array]], x: Images, mix: Mi
         if block + 1 in row_of:
             read = [weight * state for weight, state in zip(mix["inputs"][row_of[block + 1]], read, strict=False)]
         # Read by every operation: computed once.
-        y = lax.optimization_barrier(functools.reduce(jnp.add, read))
+        y = once_on_cpu(functools.reduce(jnp.add, read))
         terms = []
         for weight, op in zip(mix["ops"][block], ops, strict=True):
             if op not in KERNELS:

@@ -24,6 +24,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
 
+from jaxdarts.nn.barrier import once_on_cpu
 from jaxdarts.nn.depthwise import kept, mapped_first
 
 Images = Float[Array, "*lead batch height width channels"]
@@ -163,33 +164,43 @@ def _wide(x: Array) -> Array:
 
 
 @jax.jit
-def _total(rows: Sequence[tuple[Array, Array]]) -> Array:
+def _total_on_cpu(rows: Sequence[tuple[Array, Array]]) -> Array:
     """From pairs of sums over every row of pixels, one of each array of images, the sums over all."""
     # Without the barrier XLA makes one reduction of the two.
     rows = lax.optimization_barrier(rows)
     return _joined([jnp.expand_dims(jnp.sum(jnp.stack(pair, axis=-2), axis=(-4, -3)), (-4, -3)) for pair in rows])
 
 
+def _total(images: Sequence[tuple[Array, Array]]) -> Array:
+    """From pairs of sums over every image, one of each array of images, the sums over all: one kernel for all arrays."""
+    pairs = [jnp.stack(pair, axis=-2) for pair in images]
+    joined = pairs[0] if len(pairs) == 1 else lax.concatenate(pairs, pairs[0].ndim - 4)
+    return jnp.expand_dims(jnp.sum(joined, axis=-3), (-4, -3))
+
+
 # Jitted, so that each shape is traced once; inlined, so that XLA may fuse it with what is around it.
-@functools.partial(jax.jit, inline=True, static_argnames="total")
-def _apply_sums(*arrays: Array, total: Callable = _total) -> Array:
-    """The sums of y x and of y, for arrays y, ... and as many arrays x, ..."""
+@functools.partial(jax.jit, inline=True, static_argnames=("axes", "total"))
+def _apply_sums(*arrays: Array, axes: tuple[int, ...] = (-3, -2), total: Callable = _total) -> Array:
+    """The sums of y x and of y, for arrays y, ... and as many arrays x, ...: over some axes first, over the others then.
+
+    XLA would cut a reduction over all axes in two anyway, and those of the two sums apart.
+    """
     arrays = tuple(_wide(a) for a in arrays)
     half, add = len(arrays) // 2, lambda a, b: (a[0] + b[0], a[1] + b[1])
-    zero = np.zeros((), arrays[0].dtype)
-    return total([lax.reduce((y * x, y), (zero, zero), add, (y.ndim - 2,)) for y, x in zip(arrays[:half], arrays[half:])])
+    zero, axes = np.zeros((), arrays[0].dtype), tuple(arrays[0].ndim + axis for axis in axes)
+    return total([lax.reduce((y * x, y), (zero, zero), add, axes) for y, x in zip(arrays[:half], arrays[half:])])
 
 
-def _apply_moments(*arrays: Array, total: Callable = _total) -> Array:
-    """Half the sum of squares and the sum: in this measure the derivative is `_apply_sums` of a tangent and x."""
-    return _weighted(_apply_sums(*arrays, *arrays, total=total), 0.5, 1)
+def _of_one(sums: Callable) -> Callable:
+    """From sums of products those of squares, halved: in this measure the derivative is `_sums` of a tangent and x."""
+    return lambda *arrays: _weighted(sums(*arrays, *arrays), 0.5, 1)
 
 
 @functools.partial(jax.jit, inline=True, static_argnames="shifted")
 def _apply_affine(*arguments: Array, shifted: bool) -> list[Array]:
     *arrays, numbers = arguments
     # A few numbers a channel: computed once, not wherever an element of x is scaled.
-    parts = _parted(lax.optimization_barrier(numbers), arrays)
+    parts = _parted(once_on_cpu(numbers), arrays)
     results = [_wide(x) * part[..., :1, :] for x, part in zip(arrays, parts)]
     if shifted:
         results = [y + part[..., 1:, :] for y, part in zip(results, parts)]
@@ -286,17 +297,16 @@ _sums, _moments, _affine = Primitive("pixel_sums"), Primitive("pixel_moments"), 
 _affine.multiple_results = True
 for primitive, apply, shape, derivative in (
     (_sums, _apply_sums, _sums_shape, _sums_jvp),
-    (_moments, _apply_moments, _moments_shape, _moments_jvp),
+    (_moments, _of_one(_apply_sums), _moments_shape, _moments_jvp),
     (_affine, _apply_affine, _affine_shape, _affine_jvp),
 ):
-    primitive.def_impl(apply)
+    primitive.def_impl(jax.jit(primitive.bind, static_argnames="shifted" if primitive is _affine else ()))
     primitive.def_abstract_eval(shape)
     ad.primitive_jvps[primitive] = derivative
     batching.primitive_batchers[primitive] = functools.partial(_batch, primitive)
     mlir.register_lowering(primitive, mlir.lower_fun(apply, multiple_results=primitive.multiple_results))
-on_cpu = kept(_total)
-for primitive, apply in ((_sums, _apply_sums), (_moments, _apply_moments)):
-    lowering = mlir.lower_fun(functools.partial(apply, total=on_cpu), multiple_results=False)
-    mlir.register_lowering(primitive, lowering, platform="cpu")
+on_cpu = functools.partial(_apply_sums, axes=(-2,), total=kept(_total_on_cpu))  # an order that vectorises
+for primitive, apply in ((_sums, on_cpu), (_moments, _of_one(on_cpu))):
+    mlir.register_lowering(primitive, mlir.lower_fun(apply, multiple_results=False), platform="cpu")
 ad.primitive_transposes[_sums] = _sums_transpose
 ad.primitive_transposes[_affine] = _affine_transpose

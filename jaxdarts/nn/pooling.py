@@ -15,6 +15,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
 
+from jaxdarts.nn.barrier import once_on_cpu
 from jaxdarts.nn.depthwise import kept, mapped_first
 
 _TAPS = [(i, j) for i in range(3) for j in range(3)]
@@ -31,7 +32,7 @@ def max_pool(
 ) -> Float[Array, "*batch out_height out_width channels"]:
     """The maximum of every 3x3 window, padding 1. On a tie the gradient goes to the first maximum alone, as in PyTorch."""
     winner = _winner.bind(lax.stop_gradient(x), stride=stride)
-    return lax.optimization_barrier(_choose.bind(x, winner, stride=stride, size=x.shape[-3:-1], transposed=False))
+    return once_on_cpu(_choose.bind(x, winner, stride=stride, size=x.shape[-3:-1], transposed=False))
 
 
 def max_pool_2x2(x: Float[Array, "*batch height width channels"]) -> Float[Array, "*batch half_height half_width channels"]:
@@ -59,7 +60,7 @@ def _first_maximum(x: Array, *, stride: int) -> Array:
 
 @functools.partial(jax.jit, static_argnames=("stride", "size", "transposed"))
 def _gather(x: Array, winner: Array, *, stride: int, size: tuple[int, int], transposed: bool) -> Array:
-    winner = lax.optimization_barrier(winner)
+    winner = once_on_cpu(winner)
     if not transposed:
         windows = _windows(x, 0, stride, *winner.shape[-3:-1])
         return functools.reduce(jnp.add, [lax.select(winner == i, w, lax.full_like(w, 0)) for i, w in enumerate(windows)])

@@ -1,0 +1,186 @@
+"""What GPUs and TPUs are given, run on a CPU in float64: the same numbers as the definitions, for every order of derivative.
+
+A function is lowered for another platform and its program, which is free of that platform's own calls, runs here.
+"""
+
+import dataclasses
+import functools
+import itertools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax import export
+
+import jaxdarts as jd
+from jaxdarts.nn import ops
+from jaxdarts.nn.barrier import once_on_cpu
+from jaxdarts.nn.convolution import convolution
+from jaxdarts.nn.depthwise import depthwise
+from jaxdarts.nn.norm import affine, batch_norms
+from jaxdarts.nn.pooling import max_pool
+
+
+def lowered(function, platform, arguments):
+    unchecked = [export.DisabledSafetyCheck.platform()]
+    return export.export(jax.jit(function), platforms=[platform], disabled_checks=unchecked)(*arguments)
+
+
+def elsewhere(function):
+    """The function as it is lowered for a TPU; GPUs are given the same (`test_gpus_are_given_what_tpus_are_given`)."""
+
+    def call(*arguments):
+        program = lowered(function, "tpu", arguments)
+        return jax.jit(program.call, compiler_options={"xla_backend_optimization_level": "0"})(*arguments)
+
+    return call
+
+
+def draw(*shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape))
+
+
+def orders(function):
+    """Value, gradients, the gradients' derivative along a direction by both modes, and a mapped gradient."""
+
+    def everything(arguments, tangents):
+        by = tuple(range(len(arguments)))
+
+        def loss(*arguments):
+            return sum(jnp.sum(jnp.sin(y)) for y in jax.tree.leaves(function(*arguments)))
+
+        def gradient(*arguments):
+            return jax.grad(loss, by)(*arguments)
+
+        def along(*arguments):
+            return sum(jnp.vdot(a, b) for a, b in zip(gradient(*arguments), tangents, strict=True))
+
+        gradients, forward = jax.jvp(gradient, arguments, tangents)
+        mapped = jax.vmap(gradient)(*(jnp.stack([a, t]) for a, t in zip(arguments, tangents, strict=True)))
+        return function(*arguments), gradients, forward, jax.grad(along, by)(*arguments), mapped
+
+    return everything
+
+
+def assert_equal(function, definition, *shapes):
+    arguments = tuple(draw(*shape, seed=i) for i, shape in enumerate(shapes))
+    tangents = tuple(draw(*shape, seed=10 + i) for i, shape in enumerate(shapes))
+    # Not under jit: most operations of the definitions are compiled once for all tests then.
+    expected = orders(definition)(arguments, tangents)
+    chex.assert_trees_all_close(elsewhere(orders(function))(arguments, tangents), expected, rtol=1e-9, atol=1e-10)
+
+
+def channels_as_groups(x, kernel, *, stride=1, dilation=1):
+    """Depthwise convolution from the definition that XLA has of it, one group and kernel at a time."""
+    padding = dilation * (kernel.shape[2] - 1) // 2
+
+    def convolve(image, weights):
+        return jax.lax.conv_general_dilated(
+            image,
+            weights[:, :, None],
+            (stride, stride),
+            [(padding, padding)] * 2,
+            rhs_dilation=(dilation, dilation),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=image.shape[-1],
+        )
+
+    return jnp.stack([jnp.stack([convolve(image, w) for w in weights]) for image, weights in zip(x, kernel, strict=True)])
+
+
+def one_after_the_other(x, kernels, weights, **geometry):
+    y = channels_as_groups(x, kernels, **geometry)
+    return jnp.einsum("gkbhwc,gkcd->gkbhwd", y, weights)
+
+
+@pytest.mark.parametrize("size, stride, dilation", list(itertools.product((3, 5), (1, 2), (1, 2))))
+def test_depthwise(x64, size, stride, dilation):
+    geometry = {"stride": stride, "dilation": dilation}
+    shapes = (2, 2, 7, 8, 3), (2, 2, size, size, 3)
+    ours, definition = (functools.partial(f, **geometry) for f in (depthwise, channels_as_groups))
+    assert_equal(ours, definition, *shapes)
+
+
+@pytest.mark.parametrize("states, edges", [(1, 3), (2, 2), (3, 1)])
+@pytest.mark.parametrize("size, stride, dilation", [(3, 1, 1), (5, 2, 1), (5, 1, 2), (3, 2, 2)])
+def test_separable(x64, states, edges, size, stride, dilation):
+    """An odd height, an even width; one state and several, one edge and several."""
+    geometry = {"stride": stride, "dilation": dilation}
+    shapes = (states, 2, 7, 8, 3), (states, edges, size, size, 3), (states, edges, 3, 4)
+    ours, definition = (functools.partial(f, **geometry) for f in (ops.separable, one_after_the_other))
+    assert_equal(ours, definition, *shapes)
+
+
+def test_norms(x64):
+    def plain(x, gain):
+        mean, square = (jnp.mean(z, (-4, -3, -2), keepdims=True) for z in (x, x * x))
+        return gain * (x - mean) / jnp.sqrt(square - mean**2 + 1e-5)
+
+    def ours(x, y, gain, other):
+        return batch_norms([x, y], [gain, other])
+
+    def definition(x, y, gain, other):
+        return [plain(x, gain), plain(y, other)]
+
+    assert_equal(ours, definition, (2, 3, 3, 4, 4, 2), (2, 1, 3, 4, 4, 2), (2, 3, 1, 1, 1, 1), (2, 1, 1, 1, 1, 1))
+    assert_equal(affine, lambda x, scale, shift: scale * x + shift, (2, 3, 4, 5, 3), *[(2, 1, 1, 1, 3)] * 2)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_max_pool(x64, stride):
+    def definition(x):
+        padding = [(0, 0), (1, 1), (1, 1), (0, 0)]
+        return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, stride, stride, 1), padding)
+
+    assert_equal(functools.partial(max_pool, stride=stride), definition, (2, 7, 8, 3))
+
+
+@pytest.mark.parametrize("rows, columns, strides", [(3, 3, (1, 1)), (1, 7, (1, 2)), (7, 1, (2, 1)), (1, 1, (1, 1))])
+def test_convolution(x64, rows, columns, strides):
+    def definition(x, kernel):
+        padding = [((n - 1) // 2, (n - 1) // 2) for n in (rows, columns)]
+        return jax.lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    ours = functools.partial(convolution, strides=strides)
+    assert_equal(ours, definition, (2, 7, 8, 3), (rows, columns, 3, 2))
+
+
+def test_a_barrier_is_the_identity(x64):
+    assert_equal(once_on_cpu, lambda x: x, (2, 3))
+    assert "optimization_barrier" in jax.jit(once_on_cpu).lower(1.0).as_text()
+    assert "optimization_barrier" not in jax.jit(once_on_cpu).trace(1.0).lower(lowering_platforms=("cuda",)).as_text()
+
+
+def tiny_search():
+    """A second-order search step of one reduction cell with all operations of DARTS, and its arguments."""
+    space = jd.spaces.darts(1)
+    net = space.supernet(width=2, depth=1, num_classes=3, dtype=jnp.float64)
+    tx = optax.chain(optax.clip_by_global_norm(5.0), optax.add_decayed_weights(3e-4), optax.sgd(0.1, momentum=0.9))
+    search = jd.bilevel_search(jd.objectives.classification(net), jd.algorithms.darts(space, 2), tx, optax.adam(3e-4))
+    params = net.init(jax.random.key(1), *net.example_inputs((4, 4, 3)))["params"]
+    state = search.init(jax.random.key(0), jax.tree.map(lambda w: w.astype(jnp.float64), params))
+    train, val = ({"image": draw(4, 4, 4, 3, seed=i), "label": jnp.arange(4) % 3} for i in range(2))
+
+    def step(params, arch, train, val):
+        after, metrics = search.step(dataclasses.replace(state, params=params, arch=arch), train, val)
+        return after.params, after.arch, metrics
+
+    return step, (state.params, state.arch, train, val)
+
+
+def test_a_search_step(x64):
+    step, arguments = tiny_search()
+    options = {"xla_backend_optimization_level": "0"}
+    on_cpu = jax.jit(step, compiler_options=options)(*arguments)
+    chex.assert_trees_all_close(elsewhere(step)(*arguments), on_cpu, rtol=1e-8, atol=1e-10)
+
+
+def test_gpus_are_given_what_tpus_are_given(x64):
+    step, arguments = tiny_search()
+    programs = {
+        lowered(step, platform, arguments).mlir_module().replace(f'"{platform}"', "") for platform in ("cuda", "rocm", "tpu")
+    }
+    assert len(programs) == 1
