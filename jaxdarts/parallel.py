@@ -20,12 +20,16 @@ from jaxtyping import Array
 
 AXIS = "devices"
 
-XLA_FLAGS = "--xla_backend_extra_options=xla_cpu_flatten_after_fusion"
-"""What else XLA for CPUs should know, for the environment variable XLA_FLAGS before anything is compiled.
+XLA_FLAGS = "--xla_backend_extra_options=xla_cpu_flatten_after_fusion --xla_cpu_experimental_ynn_fusion_type=individual_dot"
+"""Options of XLA for CPUs, for the environment variable XLA_FLAGS before anything is compiled.
 
-A program calls a function many times, and XLA copies it to every caller: with this option after its passes, which then see it
-once, and which cannot fuse what a call keeps apart. On two cores a second-order search step compiles in a fifth less time, and
-the steps of a recurrent search, whose activations are calls, run up to 1.6 times as fast. Other versions of XLA may ignore it.
+A program calls a function many times, and XLA copies it to every caller: with the first option after its passes, which then see
+it once, and which cannot fuse what a call keeps apart. On two cores a second-order search step compiles in a fifth less time,
+and the steps of a recurrent search, whose activations are calls, run up to 1.6 times as fast. Other versions of XLA may ignore
+it. The second option is that of `compiler_options`, for programs that are compiled without them: jaxlib 0.10.2, the last one
+for Python 3.11, otherwise gives wrong numbers for some sums over matrix products
+(`jax#39103 <https://github.com/jax-ml/jax/issues/39103>`_), and crashes in some sums over arrays of seven axes
+(`jax#40412 <https://github.com/jax-ml/jax/issues/40412>`_).
 """
 
 

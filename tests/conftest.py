@@ -8,8 +8,8 @@ from pathlib import Path
 os.environ.setdefault("PJRT_NPROC", "16")
 _FLAGS = ["--xla_force_host_platform_device_count=4"]
 # Programs are compiled as the scripts do it (`jaxdarts.parallel.XLA_FLAGS`, which can only be imported when it is too late).
-if "xla_backend_extra_options" not in os.environ.get("XLA_FLAGS", ""):
-    _FLAGS.append("--xla_backend_extra_options=xla_cpu_flatten_after_fusion")
+_OURS = ("--xla_backend_extra_options=xla_cpu_flatten_after_fusion", "--xla_cpu_experimental_ynn_fusion_type=individual_dot")
+_FLAGS += [flag for flag in _OURS if flag.partition("=")[0] not in os.environ.get("XLA_FLAGS", "")]
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *_FLAGS]).strip()
 # A script that a test starts would start itself anew for huge pages (`runs.ask_for_huge_pages`).
 os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
