@@ -23,24 +23,30 @@ class Work(NamedTuple):
     bytes: float
 
 
-def work(program: core.ClosedJaxpr) -> Work:
-    """Of all products in a traced program."""
-    found = [_product(equation, times) for equation, times in equations(program.jaxpr) if equation.primitive.name in FLOPS]
+def work(program: core.ClosedJaxpr, platform: str = "cpu") -> Work:
+    """Of all products in a traced program, as it is lowered for a platform: "cpu", "cuda" or "tpu"."""
+    all_equations = equations(program.jaxpr, 1, platform)
+    found = [_product(equation, times) for equation, times in all_equations if equation.primitive.name in FLOPS]
     return Work(sum(own.flops for own in found), sum(own.bytes for own in found))
 
 
-def equations(jaxpr: core.Jaxpr, times: float = 1) -> Iterator[tuple[core.JaxprEqn, float]]:
+def equations(jaxpr: core.Jaxpr, times: float = 1, platform: str = "cpu") -> Iterator[tuple[core.JaxprEqn, float]]:
     """Every equation of a program, calls and loops included, and how often it runs.
 
-    Of several branches each counts as run as often as any other, which is how the loops of `jaxdarts.once` take them.
+    Of several branches each counts as run as often as any other, which is how the loops of `jaxdarts.once` take them; but of
+    what is written for each platform (`lax.platform_dependent`) the platform's branch counts alone.
     """
     for equation in jaxpr.eqns:
         yield equation, times
         name, params = equation.primitive.name, equation.params
+        if platforms := params.get("branches_platforms"):
+            (branch, *_) = (b for b, names in zip(params["branches"], platforms) if names is None or platform in names)
+            yield from equations(branch.jaxpr, times, platform)
+            continue
         inner = times * params["length"] if name == "scan" else times / len(params["branches"]) if name == "cond" else times
         for own in jax.tree.leaves(tuple(params.values()), is_leaf=_is_jaxpr):
             if _is_jaxpr(own):
-                yield from equations(getattr(own, "jaxpr", own), inner)
+                yield from equations(getattr(own, "jaxpr", own), inner, platform)
 
 
 def _product(equation: core.JaxprEqn, times: float) -> Work:

@@ -101,7 +101,7 @@ def lowered(function: Callable, *arguments: Any, target: Target, donate: tuple[i
 
 
 def over_devices(function: Callable, *arguments: Any, target: Target) -> Any:
-    """Compiles a function of one device's part, which names the axis `parallel.AXIS`, for all devices of a target.
+    """A function of one device's part, which names the axis `parallel.AXIS`, lowered for all devices of a target.
 
     Every argument has a leading axis of devices, as those of `parallel.over_devices`.
     """
@@ -112,7 +112,7 @@ def over_devices(function: Callable, *arguments: Any, target: Target) -> Any:
 
     mapped = jax.shard_map(part, mesh=mesh, in_specs=split, out_specs=split, check_vma=False)
     shapes = _shapes(arguments, NamedSharding(mesh, split))
-    return jax.jit(mapped).lower(*shapes).compile(parallel.compiler_options(target.platform))
+    return jax.jit(mapped).lower(*shapes)
 
 
 def _shapes(arguments: Any, sharding: NamedSharding) -> Any:
