@@ -8,6 +8,7 @@ What XLA measures on a real GPU before it chooses (autotuning) is left out here:
 
 import collections
 import functools
+import importlib
 import math
 import os
 import re
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax.experimental import topologies
+from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxdarts import parallel
@@ -71,14 +73,21 @@ def target(name: str) -> Target:
     if name in GPUS:
         options = {"platform": "cuda", "topology_name": name, "target_config": _description(name), "topology": "1x1x1"}
         extra, memory = "cuda13", GPUS[name].memory
+        # Without a GPU the plugin does not register itself, unless it leaves out a check of the driver.
+        os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
     else:
         kind, memory = TPUS[name]
         # libtpu would ask Google's metadata server, which only a TPU's host reaches.
         os.environ.setdefault("TPU_ACCELERATOR_TYPE", kind)
         os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+        os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # no chip is taken: several processes may compile
         options, extra = {"platform": "tpu", "topology_name": f"{name}:2x2"}, "tpu"
     try:
-        devices = topologies.get_topology_desc(**options).devices
+        try:
+            devices = topologies.get_topology_desc(**options).devices
+        except NotImplementedError:  # plugins were looked for before the check was left out
+            importlib.import_module(f"jax_plugins.xla_{extra}").initialize()
+            devices = topologies.get_topology_desc(**options).devices
     except Exception as error:  # whatever a missing or broken plugin raises
         version = jax.__version__
         raise RuntimeError(f"to compile for {name}, pip install 'jax[{extra}]=={version}' ({_first_line(error)})") from error
@@ -91,7 +100,20 @@ def compiled(function: Callable, *arguments: Any, target: Target, donate: tuple[
     Returns:
         `jax.stages.Compiled`, which cannot run here.
     """
-    return lowered(function, *arguments, target=target, donate=donate).compile(parallel.compiler_options(target.platform))
+    return compile_lowered(lowered(function, *arguments, target=target, donate=donate), target)
+
+
+def compile_lowered(lowered: Any, target: Target, **options: Any) -> Any:
+    """Compiles what `lowered` or `over_devices` returns, with `parallel.compiler_options` and further options of XLA's."""
+    enabled = jax.config.jax_enable_compilation_cache  # pyrefly: ignore
+    # A program that cannot run here cannot be read back from the persistent cache either.
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()
+    try:
+        return lowered.compile(parallel.compiler_options(target.platform) | options)
+    finally:
+        jax.config.update("jax_enable_compilation_cache", enabled)
+        compilation_cache.reset_cache()
 
 
 def lowered(function: Callable, *arguments: Any, target: Target, donate: tuple[int, ...] = ()) -> Any:

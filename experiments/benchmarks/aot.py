@@ -168,10 +168,8 @@ def measure(name: str, config: Config, target: aot.Target) -> dict[str, Any]:
     else:
         lowered = aot.lowered(function, *arguments, target=target)
     traced = time.perf_counter()
-    options: dict[str, Any] = jd.parallel.compiler_options(target.platform)
-    if config.effort is not None:
-        options |= {"exec_time_optimization_effort": config.effort}
-    compiled = lowered.compile(options)
+    options = {} if config.effort is None else {"exec_time_optimization_effort": config.effort}
+    compiled = aot.compile_lowered(lowered, target, **options)
     line = {
         "what": name,
         "platform": target.name,
