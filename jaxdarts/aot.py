@@ -208,6 +208,7 @@ _SIZES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, 
 def parse(text: str) -> dict[str, list[Instruction]]:
     """The instructions of every computation of a compiled program, by its name; the entry's is `ENTRY`."""
     computations: dict[str, list[Instruction]] = {}
+    instructions: list[Instruction] = []
     sizes: dict[str, int] = {}
     for line in text.splitlines():
         if line and not line[0].isspace():

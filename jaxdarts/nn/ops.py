@@ -93,7 +93,10 @@ def _separable_forms(stride: int, dilation: int) -> dict[str, Callable[[Array, A
         return pointwise(depthwise(x, kernels, stride=stride, dilation=dilation), weights)
 
     def folded(x, kernels, weights):
-        return dense_bundle(x, kernels[..., None] * weights[:, :, None, None], stride, dilation)
+        # In float32 at least: the gradients of both are sums of the dense kernel's.
+        wide = jnp.promote_types(x.dtype, jnp.float32)
+        dense = kernels.astype(wide)[..., None] * weights.astype(wide)[:, :, None, None]
+        return dense_bundle(x, dense.astype(x.dtype), stride, dilation)
 
     return {"cpu": one_after_the_other, "default": folded}
 
