@@ -97,6 +97,18 @@ def _depthwise(stride: int, dilation: int, g: int, k: int, size: int) -> Case:
     return primitive(lambda x, kernel: depthwise(x, kernel, stride=stride, dilation=dilation), definition, shapes)
 
 
+def _separable(stride: int, g: int, k: int) -> Case:
+    def shapes(large: bool):
+        image, out = ((g, 16, 31, 32, 16), 16) if large else ((g, 2, 7, 6, 3), 4)
+        return [image, (g, k, 3, 3, image[-1]), (g, k, image[-1], out)]
+
+    return primitive(
+        lambda *arguments: forms.library(*arguments, stride=stride),
+        lambda *arguments: forms.taps(*arguments, stride=stride),
+        shapes,
+    )
+
+
 def _max_pool(stride: int) -> Case:
     def definition(x):
         padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
@@ -224,6 +236,8 @@ PRIMITIVES: Mapping[str, Case] = {
     "depthwise": _depthwise(stride=1, dilation=1, g=1, k=2, size=5),
     "depthwise_dilated": _depthwise(stride=1, dilation=2, g=2, k=1, size=3),
     "depthwise_strided": _depthwise(stride=2, dilation=1, g=2, k=2, size=3),
+    "separable": _separable(stride=1, g=3, k=1),
+    "separable_strided": _separable(stride=2, g=2, k=2),
     "max_pool": _max_pool(1),
     "max_pool_strided": _max_pool(2),
     "batch_norm": _batch_norm(),

@@ -60,6 +60,8 @@ PRIMITIVES = (
     "depthwise",
     "depthwise_dilated",
     "depthwise_strided",
+    "separable",
+    "separable_strided",
     "max_pool",
     "max_pool_strided",
     "batch_norm",

@@ -20,14 +20,13 @@ from jax import lax
 from jaxtyping import Array
 
 from jaxdarts.nn import ops
-from jaxdarts.nn.depthwise import depthwise as library_depthwise
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
 
 def library(x: Array, depthwise: Array, pointwise: Array, stride: int = 1, dilation: int = 1) -> Array:
-    """What the operations of `jaxdarts.nn.ops` compute, as they compute it on this platform."""
-    return ops.pointwise(library_depthwise(x, depthwise, stride=stride, dilation=dilation), pointwise)
+    """What the networks run on this platform."""
+    return ops.separable(x, depthwise, pointwise, stride, dilation)
 
 
 def taps(x: Array, depthwise: Array, pointwise: Array, stride: int = 1, dilation: int = 1) -> Array:

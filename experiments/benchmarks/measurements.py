@@ -181,7 +181,7 @@ def figures(compiled: Any) -> dict[str, Any]:
         found = aot.figures(compiled)
     except Exception as error:  # a loaded executable may have no text
         return {"no_figures": first_line(error)}
-    return {name: found[name] for name in ("argument_mb", "temporary_mb", "kernels", "library_calls") if name in found}
+    return {name: found[name] for name in ("argument_mb", "temporary_mb", "kernels", "launches", "library_calls", "gigabytes")}
 
 
 def space(args: argparse.Namespace) -> jd.Space:
