@@ -25,7 +25,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 
 import floor
 import jaxdarts as jd
@@ -78,9 +77,9 @@ class Config:
     """JSON file to write everything to."""
 
 
-def image_search(config: Config) -> tuple[dict[str, Callable], tuple]:
-    """The steps of a search on images, see `programs`."""
-    space = jd.spaces.darts()
+def image_search(config: Config, space: jd.Space | None = None) -> tuple[dict[str, Callable], tuple]:
+    """The steps of a search on images in a space, by default the whole space of DARTS; see `programs`."""
+    space = space or jd.spaces.darts()
     net = space.supernet(
         width=config.init_channels,
         depth=config.layers,
@@ -322,6 +321,8 @@ def measure(name: str, config: Config, rates: floor.Rates) -> dict[str, Any]:
 
 
 def main() -> None:
+    import tyro  # here, so that device.py can take the programs of this module where it is not installed
+
     runs.set_up()
     config = tyro.cli(Config, description=__doc__)
     defaults = TASKS[config.what].defaults

@@ -8,8 +8,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
-import tyro
-
 import runs
 from runs import Stop
 
@@ -91,6 +89,8 @@ def parse(
         description: the head of `--help`.
         starts: for other flags that change what the rest starts from: (preset, the flag's value or "") -> configuration.
     """
+    import tyro  # here, so that a program that sets a configuration itself runs without it
+
     given = {"--dataset": "", "--preset": "", "--resume": "", **dict.fromkeys(starts, "")}
     for i, argument in enumerate(arguments):
         name, equals, value = argument.partition("=")

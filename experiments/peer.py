@@ -63,12 +63,19 @@ def load(peer: str, device: str, part: str = "cnn") -> tuple[type, type]:
     return model_search.RNNModelSearch if part == "rnn" else model_search.Network, Architect
 
 
+def set_precision(args: argparse.Namespace) -> None:
+    """Let a GPU round the factors of matrix products and convolutions to TF32, or not; PyTorch has its own default."""
+    if args.tf32 is not None:
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = args.tf32 == "on"
+
+
 class Setup:
     """The original network, its architect, an SGD optimiser, and one random training and validation batch."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         """Build all of it from a fixed seed."""
         network_class, architect_class = load(args.peer, args.device)
+        set_precision(args)
         torch.set_default_dtype(torch.float64 if args.check else torch.float32)
         torch.set_num_threads(args.threads or torch.get_num_threads())
         torch.backends.cudnn.benchmark = True  # as train_search.py sets it
@@ -134,6 +141,7 @@ def timings(args: argparse.Namespace) -> dict[str, Any]:
         **{name: round(statistics.median(values), 3) for name, values in runs.items()}, "runs": runs,
         "torch": torch.__version__, "threads": torch.get_num_threads(), "device": args.device,
         "tf32_convolutions": args.device == "cuda" and torch.backends.cudnn.allow_tf32,
+        "tf32_products": args.device == "cuda" and torch.backends.cuda.matmul.allow_tf32,
         "parameters": sum(p.numel() for p in setup.model.parameters()), "peak_memory_mb": peak_megabytes(args.device),
     }  # fmt: skip
 
@@ -141,6 +149,7 @@ def timings(args: argparse.Namespace) -> dict[str, Any]:
 def train_timings(args: argparse.Namespace) -> dict[str, Any]:
     """Time the training step of DARTS_V2 with its auxiliary head, drop path off (the original one needs a GPU)."""
     load(args.peer, args.device)
+    set_precision(args)
     try:
         import torchvision.transforms  # noqa: F401
     except ImportError:  # its utils imports it for the data, which are random here
@@ -172,6 +181,7 @@ def train_timings(args: argparse.Namespace) -> dict[str, Any]:
         "train_step_ms": round(statistics.median(runs), 3), "runs": {"train_step_ms": runs},
         "torch": torch.__version__, "threads": torch.get_num_threads(), "device": args.device,
         "tf32_convolutions": args.device == "cuda" and torch.backends.cudnn.allow_tf32,
+        "tf32_products": args.device == "cuda" and torch.backends.cuda.matmul.allow_tf32,
         "parameters": sum(p.numel() for p in model.parameters()), "peak_memory_mb": peak_megabytes(args.device),
     }  # fmt: skip
 
@@ -179,6 +189,7 @@ def train_timings(args: argparse.Namespace) -> dict[str, Any]:
 def text_timings(args: argparse.Namespace) -> dict[str, Any]:
     """Time the steps of the recurrent search, or of the training of DARTS_V2's recurrent cell, on random words."""
     search_class, architect_class = load(args.peer, args.device, "rnn")
+    set_precision(args)
     import genotypes
     import model as models
 
@@ -291,6 +302,7 @@ def main() -> None:
     layout = {"dest": "layout", "default": "default", "action": "store_const", "const": "channels_last"}
     parser.add_argument("--channels_last", **layout, help="use that memory format")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--tf32", choices=("on", "off"), help="on a GPU; default: as PyTorch has it, convolutions alone")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves torch's choice")
     parser.add_argument("--what", choices=tuple(TIMINGS), default="search", help="which steps to time")
     parser.add_argument("--check", action="store_true", help="check the hypergradient of a tiny network, no timing")

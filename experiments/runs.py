@@ -331,7 +331,11 @@ class Records:
         except ValueError as error:
             raise Stop(f"{error}; remove the file to continue without it") from error
         # Events may have died in a buffer: a resumed run hides the old ones and writes all of them again.
-        events = jd.metrics.tensorboard(folder / "tensorboard", 0 if (folder / "tensorboard").exists() else None)
+        try:
+            events = jd.metrics.tensorboard(folder / "tensorboard", 0 if (folder / "tensorboard").exists() else None)
+        except ImportError as error:
+            print(f"{folder}: no events: {error}", file=sys.stderr)
+            events = jd.metrics.combine()
         for record in self.all:
             values = {name: value for name, value in record.items() if name != "step" and value is not None}
             events.write(record["step"], values)

@@ -12,7 +12,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -144,9 +144,11 @@ def supernet(config: Config, space: jd.Space, num_classes: int, remat: bool | No
     )
 
 
-def build(config: Config, dataset: images.Dataset, remat: bool | None = None) -> Program:
-    """Puts the library's parts together for one configuration."""
-    devices = jd.parallel.devices(config.num_devices)
+def build(
+    config: Config, dataset: images.Dataset, remat: bool | None = None, devices: Sequence[jax.Device] | None = None
+) -> Program:
+    """Puts the library's parts together for one configuration, on this machine's devices unless others are given."""
+    devices = jd.parallel.devices(config.num_devices) if devices is None else list(devices)
     train = val = dataset.train
     if config.train_portion < 1:
         try:
@@ -319,10 +321,14 @@ def run_search(config: Config, dataset: images.Dataset, folder: Path | None = No
         run_search(dataclasses.replace(config, **changes, resume=resume), dataset)
 
 
-def search(config: Config, dataset: images.Dataset, program: Program, run: Run) -> tuple[int, str] | None:
+def search(
+    config: Config, dataset: images.Dataset, program: Program, run: Run, stop: Callable[[], str | None] = lambda: None
+) -> tuple[int, str] | None:
     """The search itself: epochs of steps, an evaluation and a checkpoint after each, the report in the end.
 
-    Returns where and why it stopped before its last epoch, or None.
+    `stop` is asked after each epoch for a reason to go on to the report; the search can be resumed after it.
+
+    Returns where and why the configuration's rules stopped it before its last epoch, or None.
     """
     folder, log, length = run.folder, run.log, program.steps_per_epoch
     training, seconds = runs.restored(config, run, program.init())
@@ -350,7 +356,7 @@ def search(config: Config, dataset: images.Dataset, program: Program, run: Run) 
 
     def end(training, means, epoch, step, seconds):
         facts = {"epoch": epoch, "learning_rate": runs.cosine_rate(config, epoch, math.cos), "seconds": seconds}
-        return findings.finish_epoch(config, program, training, data, means, history, log, step, facts)
+        return findings.finish_epoch(config, program, training, data, means, history, log, step, facts) or stop()
 
     try:
         training = jd.parallel.replicate(training, program.devices)
