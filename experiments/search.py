@@ -11,7 +11,6 @@ import dataclasses
 import math
 import os
 import re
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -146,7 +145,7 @@ def supernet(config: Config, space: jd.Space, num_classes: int, remat: bool | No
 
 def build(config: Config, dataset: images.Dataset, remat: bool | None = None) -> Program:
     """Puts the library's parts together for one configuration."""
-    devices = jd.parallel.devices(config.num_devices)
+    devices = runs.devices(config)
     train = val = dataset.train
     if config.train_portion < 1:
         try:
@@ -284,13 +283,11 @@ def estimate(config: Config, dataset: images.Dataset) -> None:
         training = jax.eval_shape(program.init)
         indices = np.zeros((config.num_seeds, config.batch_size // num), np.int32)
         keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), config.num_seeds))
-        start = time.time()
-        megabytes.append(runs.memory(program.step, num, (training, program.data, indices, indices, keys)))
         print(f"parameters of the supernet   {findings.num_params(config, training):,}")
-        print(f"steps an epoch               {program.steps_per_epoch:,}, {config.epochs} epochs")
-        print(f"memory of a step{' (remat)' if remat else '        '}     {megabytes[-1]:,.1f} MB a device")
-        print(f"compilation                  {time.time() - start:.0f} s")
-    if config.remat:
+        own = dataclasses.replace(config, remat=remat)
+        arguments = (training, program.data, indices, indices, keys)
+        megabytes.append(runs.estimate(own, program.step, program.devices, arguments, program.steps_per_epoch))
+    if config.remat and not math.isnan(megabytes[0] - megabytes[1]):
         print(f"--remat saves                {megabytes[0] - megabytes[1]:,.1f} MB a device")
 
 
