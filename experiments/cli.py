@@ -46,8 +46,8 @@ class Settings:
     estimate: bool = False
     """Only compile the step and print parameters, memory and steps an epoch; trains and writes nothing."""
     device: str | None = None
-    """With --estimate: the GPU or TPU to compile for, which need not be there: t4, l4, rtx4090, a100, h100, h200, v5e or v6e;
-    tells whether one of them has memory enough. Default this machine's device."""
+    """GPU or TPU that --estimate compiles for, which need not be there (t4, l4, rtx4090, a100, h100, h200, v5e or v6e) and
+    whose memory it compares with what a step takes; default this machine's device."""
     seed: int = 2
     """Determines everything that is random."""
     num_devices: int | None = None
