@@ -17,7 +17,7 @@ class Settings:
     """Flags of every script that trains."""
 
     FREE: ClassVar[str] = (
-        "run_dir resume data_dir max_steps num_devices estimate report_freq checkpoint_freq keep_checkpoints cache_dir"
+        "run_dir resume data_dir max_steps num_devices estimate device report_freq checkpoint_freq keep_checkpoints cache_dir"
     )
 
     dataset: str = "digits"
@@ -43,6 +43,9 @@ class Settings:
     """Recompute cells in the backward pass: less memory, more time."""
     estimate: bool = False
     """Only compile the step and print parameters, memory and steps an epoch; trains and writes nothing."""
+    device: str | None = None
+    """GPU or TPU that --estimate compiles for, which need not be there (t4, l4, rtx4090, a100, h100, h200, v5e or v6e) and
+    whose memory it compares with what a step takes; default this machine's device."""
     seed: int = 2
     """Determines everything that is random."""
     num_devices: int | None = None

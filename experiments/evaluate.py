@@ -13,7 +13,6 @@ import contextlib
 import dataclasses
 import functools
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -49,7 +48,7 @@ class Program(NamedTuple):
 
 def build(config: Config, genotype: Cells, dataset: Any) -> Program:
     """Puts the library's parts together for one configuration; `dataset.test` is what `evaluate` sees."""
-    devices = jax.local_devices()[: config.num_devices]
+    devices = runs.devices(config)
     steps_per_epoch = dataset.train.num // config.batch_size
     if not steps_per_epoch:
         raise Stop(f"--batch_size={config.batch_size}: larger than the training set, {dataset.train.num} images", 2)
@@ -303,13 +302,10 @@ def estimate(config: Config, genotype: Cells, dataset: Any, program: Program) ->
     data = feed.shapes(dataset, config.num_seeds, config.batch_size // num)
     indices = np.zeros((config.num_seeds, config.batch_size // num), np.int32)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), config.num_seeds))
-    start = time.time()
-    megabytes = runs.memory(program.step, num, (jax.eval_shape(program.init), data, indices, keys))
     print(f"parameters of the network    {cost[0]:,}")
     print(f"multiply-adds of an image    {cost[1]:,}")
-    print(f"steps an epoch               {program.steps_per_epoch:,}, {config.epochs} epochs")
-    print(f"memory of a step             {megabytes:,.1f} MB a device")
-    print(f"compilation                  {time.time() - start:.0f} s")
+    arguments = (jax.eval_shape(program.init), data, indices, keys)
+    runs.estimate(config, program.step, program.devices, arguments, program.steps_per_epoch)
 
 
 def test_again(config: Config) -> None:

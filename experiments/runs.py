@@ -26,6 +26,7 @@ from jax.experimental import multihost_utils
 
 import jaxdarts as jd
 import locks
+from jaxdarts import aot
 from jaxdarts.data import images, stream
 from signals import Asked, interruptible
 
@@ -63,12 +64,27 @@ def check_seeds_and_devices(config: Any) -> None:
     """Refuses seeds out of range, more devices than there are, and batches that do not divide over them."""
     if config.seed + config.num_seeds > 2**31:
         raise Stop(f"--seed={config.seed}: seeds must be below {2**31}", 2)
+    if config.device is not None and not config.estimate:
+        raise Stop(f"--device={config.device}: only with --estimate; a run takes the devices that are there", 2)
+    if config.device is not None and config.num_devices not in (None, 1):
+        raise Stop(f"--num_devices={config.num_devices}: --device is one device; leave --num_devices out", 2)
+    number = len(devices(config))
     found = jax.local_device_count()
     if config.num_devices is not None and not 1 <= config.num_devices <= found:
         raise Stop(f"--num_devices={config.num_devices}: this machine has {found}", 2)
-    devices = len(jd.parallel.devices(config.num_devices))
-    if config.batch_size % devices:
-        raise Stop(f"--batch_size={config.batch_size}: does not divide over {devices} devices", 2)
+    if config.batch_size % number:
+        raise Stop(f"--batch_size={config.batch_size}: does not divide over {number} devices", 2)
+
+
+def devices(config: Any) -> list[Any]:
+    """The devices that batches are split over: this machine's, or the one of --device, which can only be compiled for."""
+    if config.device is None:
+        return jd.parallel.devices(config.num_devices)
+    jax.config.update("jax_platforms", "cpu")  # before JAX looks for GPUs, takes their memory, or complains that there are none
+    try:
+        return list(aot.target(config.device).devices[:1])
+    except (ValueError, RuntimeError) as error:
+        raise Stop(f"--device={config.device}: {error}", 2) from error
 
 
 def cosine_rate(config: Any, epoch: Any, cos: Callable = jnp.cos) -> Any:
@@ -370,12 +386,54 @@ def jitted(function: Callable, **options: Any) -> Any:
     return jax.jit(function, compiler_options=jd.parallel.compiler_options(jax.default_backend()), **options)
 
 
-def memory(step: jd.parallel.OnDevices, num_devices: int, arguments: Any) -> float:
-    """Megabytes that a step takes on a device, from its compilation for arguments of one device's shapes."""
-    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct((num_devices, *x.shape), x.dtype), arguments)
-    found = step.compile(*abstract).memory_analysis()
+def estimate(
+    config: Any, step: jd.parallel.OnDevices, devices: Sequence[Any], arguments: Any, length: Any, programs: int = 1
+) -> float:
+    """Prints what a run would take, from the compilation of its step.
+
+    Args:
+        config: the run's; it names the epochs, and the device if that is not this machine's.
+        step: mapped over `devices`.
+        devices: those that the run was built for.
+        arguments: of the shapes of one device.
+        length: the steps an epoch, one number for all or one for each.
+        programs: how many of the kind of `step` the run compiles.
+
+    Returns:
+        Megabytes that a step takes on a device; NaN where the compiler finds no room for it.
+    """
+    steps = f"{length:,}" if np.ndim(length) == 0 else f"about {np.mean(length):,.0f}"
+    print(f"steps an epoch               {steps}, {config.epochs} epochs, {total_steps(config, length):,} in all")
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct((len(devices), *x.shape), x.dtype), arguments)
+    lower = "lower --batch_size" if config.remat else "lower --batch_size or give --remat"
+    start = time.time()
+    try:
+        compiled = step.compile(*abstract)
+    except jax.errors.JaxRuntimeError as error:  # of a TPU's compiler, which places every array
+        if config.device is None or "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        print(f"does not fit in one {config.device}: {str(error).splitlines()[0]}; {lower}")
+        return math.nan
+    seconds, found = time.time() - start, compiled.memory_analysis()
     taken = found.argument_size_in_bytes + found.output_size_in_bytes + found.temp_size_in_bytes
-    return (taken - found.alias_size_in_bytes) / 1e6  # donated arguments count once
+    taken -= found.alias_size_in_bytes  # donated arguments count once
+    print(f"memory of a step{' (remat)' if config.remat else '        '}     {taken / 1e6:,.1f} MB a device")
+    print(f"compilation                  {seconds:.0f} s{f', for {programs} lengths of windows' if programs > 1 else ''}")
+    if config.device is not None:
+        print(f"kernels of a step            {aot.figures(compiled)['kernels']:,}")
+        print(fits(config.device, taken, lower))
+    return taken / 1e6
+
+
+def fits(device: str, taken: int, lower: str) -> str:
+    """Whether so many bytes fit in the memory of a device, as a sentence; `lower` says what to do where they do not."""
+    has = aot.target(device).memory
+    size = f"{has / 2**30:,.0f} GiB"
+    if taken > has:
+        return f"does not fit: it needs {taken / 2**30:,.1f} GiB, one {device} has {size}; {lower}"
+    if device in aot.GPUS and taken > 0.75 * has:  # what JAX takes of a GPU unless it is told otherwise
+        return f"fits in the {size} of one {device} with XLA_PYTHON_CLIENT_MEM_FRACTION=0.95; JAX's default is 0.75"
+    return f"fits in the {size} of one {device}"
 
 
 def _without_places(flags: Sequence[str]) -> list[str]:

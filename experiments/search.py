@@ -147,8 +147,8 @@ def supernet(config: Config, space: jd.Space, num_classes: int, remat: bool | No
 def build(
     config: Config, dataset: images.Dataset, remat: bool | None = None, devices: Sequence[jax.Device] | None = None
 ) -> Program:
-    """Puts the library's parts together for one configuration, on this machine's devices unless others are given."""
-    devices = jd.parallel.devices(config.num_devices) if devices is None else list(devices)
+    """Puts the library's parts together for one configuration, on the devices that it names unless others are given."""
+    devices = runs.devices(config) if devices is None else list(devices)
     train = val = dataset.train
     if config.train_portion < 1:
         try:
@@ -286,13 +286,11 @@ def estimate(config: Config, dataset: images.Dataset) -> None:
         training = jax.eval_shape(program.init)
         indices = np.zeros((config.num_seeds, config.batch_size // num), np.int32)
         keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), config.num_seeds))
-        start = time.time()
-        megabytes.append(runs.memory(program.step, num, (training, program.data, indices, indices, keys)))
         print(f"parameters of the supernet   {findings.num_params(config, training):,}")
-        print(f"steps an epoch               {program.steps_per_epoch:,}, {config.epochs} epochs")
-        print(f"memory of a step{' (remat)' if remat else '        '}     {megabytes[-1]:,.1f} MB a device")
-        print(f"compilation                  {time.time() - start:.0f} s")
-    if config.remat:
+        own = dataclasses.replace(config, remat=remat)
+        arguments = (training, program.data, indices, indices, keys)
+        megabytes.append(runs.estimate(own, program.step, program.devices, arguments, program.steps_per_epoch))
+    if config.remat and not math.isnan(megabytes[0] - megabytes[1]):
         print(f"--remat saves                {megabytes[0] - megabytes[1]:,.1f} MB a device")
 
 

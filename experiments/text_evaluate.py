@@ -13,7 +13,6 @@ import dataclasses
 import json
 import math
 import re
-import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,7 +47,7 @@ class Program(NamedTuple):
 
 def build(config: Config, genotype: jd.genotypes.RecurrentGenotype, words: text.Text) -> Program:
     """Puts the library's parts together for one configuration."""
-    devices = jax.local_devices()[: config.num_devices]
+    devices = runs.devices(config)
     stream = texts.columns(words.train, config.batch_size, "batch_size")
     parts = {
         "valid": texts.columns(words.valid, config.eval_batch_size, "eval_batch_size"),
@@ -228,14 +227,10 @@ def test_again(config: Config) -> None:
 
 def estimate(config: Config, program: Program) -> None:
     """Prints what a training would take, from the compiled step of the longest windows; trains nothing."""
-    training, start = jax.eval_shape(program.init), time.time()
-    longest = program.steps[max(program.steps)]
-    megabytes = runs.memory(longest, len(program.devices), (training, program.data[0], np.zeros(2, np.int32)))
-    size = sum(leaf.size for leaf in jax.tree.leaves(training["state"].params))
-    print(f"parameters of the network    {size:,}")
-    print(f"steps an epoch               about {program.lengths.mean():,.0f}, {config.epochs} epochs")
-    print(f"memory of a step             {megabytes:,.1f} MB a device")
-    print(f"compilation                  {time.time() - start:.0f} s, for {len(program.steps)} lengths of windows")
+    training, longest = jax.eval_shape(program.init), program.steps[max(program.steps)]
+    print(f"parameters of the network    {sum(leaf.size for leaf in jax.tree.leaves(training['state'].params)):,}")
+    arguments = (training, program.data[0], np.zeros(2, np.int32))
+    runs.estimate(config, longest, program.devices, arguments, program.lengths, programs=len(program.steps))
 
 
 def main(arguments: list[str]) -> None:

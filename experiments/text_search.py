@@ -8,7 +8,6 @@ the text at a time; --algorithm names other methods, as for images. Leaves a run
 import contextlib
 import dataclasses
 import math
-import time
 from typing import Any, NamedTuple
 
 import jax
@@ -93,7 +92,7 @@ def check(config: Config) -> Config:
 
 def build(config: Config, words: text.Text) -> Program:
     """Puts the library's parts together for one configuration."""
-    devices = jax.local_devices()[: config.num_devices]
+    devices = runs.devices(config)
     try:
         space = jd.spaces.darts_rnn(config.nodes, config.ops)
     except ValueError as error:
@@ -170,13 +169,9 @@ def windows(config: Config, rows: tuple[int, int], epoch: int) -> np.ndarray:
 def estimate(config: Config, words: text.Text) -> None:
     """Prints what a run would take, from the compiled step; trains nothing."""
     program = build(config, words)
-    training, start = jax.eval_shape(program.init), time.time()
-    data = jax.tree.map(lambda leaf: leaf[0], program.data)
-    megabytes = runs.memory(program.step, len(program.devices), (training, data, np.zeros(4, np.int32)))
+    training, data = jax.eval_shape(program.init), jax.tree.map(lambda leaf: leaf[0], program.data)
     print(f"parameters of the supernet   {findings.num_params(config, training):,}")
-    print(f"steps an epoch               about {program.lengths.mean():,.0f}, {config.epochs} epochs")
-    print(f"memory of a step             {megabytes:,.1f} MB a device")
-    print(f"compilation                  {time.time() - start:.0f} s")
+    runs.estimate(config, program.step, program.devices, (training, data, np.zeros(4, np.int32)), program.lengths)
 
 
 def main(arguments: list[str]) -> None:
