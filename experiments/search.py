@@ -11,7 +11,6 @@ import dataclasses
 import math
 import os
 import re
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
