@@ -60,9 +60,10 @@ def language_model(net: Module, activation: float = 0.0, temporal: float = 1e-3)
 
         loss = mean(jnp.mean(out.losses, axis=1))
         total = loss
+        dropped, outputs = (values.astype(loss.dtype) for values in (out.dropped, out.outputs))
         for weight, values, start in (
-            (activation, out.dropped, 0),
-            (temporal, out.outputs - jnp.roll(out.outputs, 1, axis=0), 1),
+            (activation, dropped, 0),
+            (temporal, outputs - jnp.roll(outputs, 1, axis=0), 1),
         ):
             if weight:
                 total += weight * batch.get("regularisation", 1.0) * mean(jnp.mean(values**2, axis=(1, 2)), start)

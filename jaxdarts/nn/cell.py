@@ -10,6 +10,7 @@ from jax import lax
 from jaxtyping import Array, Float, Key
 
 from jaxdarts.nn.barrier import once_on_cpu
+from jaxdarts.nn.depthwise import wide
 from jaxdarts.nn.norm import affine
 from jaxdarts.nn.ops import OPS, Norms, States
 from jaxdarts.nn.pooling import max_pool_2x2
@@ -144,7 +145,7 @@ def _around(group, x, mix, choices, stride) -> list[tuple[int, Array]]:
         x = max_pool_2x2(x)
     amount = jnp.sum(mix, axis=1)[np.array(by_source)]  # [group, edges] or [group, edges, batch]
     amount = jnp.expand_dims(amount, tuple(range(amount.ndim, 6)))
-    y = affine(x[:, None], amount) if mix.ndim == 2 else x[:, None] * amount.astype(x.dtype)
+    y = affine(x[:, None], amount) if mix.ndim == 2 else (wide(x[:, None]) * amount).astype(x.dtype)
     return list(zip([choices.edges[e][1] for e in leaving], jnp.sum(y, axis=0)))
 
 
@@ -170,7 +171,7 @@ def _leaving(group, weights, x, mix, choices, stride, norms) -> list[tuple[int, 
         if mix.ndim == 2:
             bundles = norm(bundles, gains)
         else:
-            bundles = [y * gain.astype(y.dtype) for y, gain in zip(norm(bundles), gains)]
+            bundles = [(wide(y) * gain).astype(y.dtype) for y, gain in zip(norm(bundles), gains)]
         for own, y in zip(pairs, bundles):
             if [e for e, _ in own] == leaving * (len(own) // len(leaving)):
                 sums.append(jnp.sum(y.reshape(-1, len(leaving), *y.shape[2:]), 0))

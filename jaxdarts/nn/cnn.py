@@ -299,11 +299,10 @@ class Supernet(nn.Module):
         )
         scale = self.param("stem_scale", nn.initializers.ones, (stem_width,))
         bias = self.param("stem_bias", nn.initializers.zeros, (stem_width,))
-        x = (
-            batch_norm(x, axis_name=self.axis_name) * scale.astype(self.dtype)[None, None, None]
-            + bias.astype(self.dtype)[None, None, None]
-        )
-        s0 = s1 = x
+        # In float32 at least, and so are the gradients of both, sums over all pixels.
+        x = batch_norm(x, axis_name=self.axis_name).astype(jnp.promote_types(self.dtype, jnp.float32))
+        x = x * scale[None, None, None] + bias[None, None, None]
+        s0 = s1 = x.astype(self.dtype)
         for i, run in enumerate(runs(self.width, self.depth)):
             choices = self.cells[run.kind]
             cells = Cells(

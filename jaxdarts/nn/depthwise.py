@@ -85,9 +85,10 @@ def _padded(x: Array, geo: Geometry) -> Array:
 
 def _convolve(padded: Array, w: Array, geo: Geometry) -> Array:
     # Behind the barrier the few numbers of a tap are broadcast in the loop that reads them; else XLA may store the broadcast.
-    weights = lax.optimization_barrier(w)[:, :, None]
-    products = (window * weights[:, :, :, i : i + 1, j : j + 1] for (i, j), window in zip(geo.taps, _windows(padded, geo)))
-    return functools.reduce(jnp.add, products)
+    weights = wide(lax.optimization_barrier(w)[:, :, None])
+    windows = zip(geo.taps, map(wide, _windows(padded, geo)))
+    products = (window * weights[:, :, :, i : i + 1, j : j + 1] for (i, j), window in windows)
+    return functools.reduce(jnp.add, products).astype(padded.dtype)
 
 
 def _missing_y(x: Array, w: Array, geo: Geometry) -> Array:
@@ -105,13 +106,13 @@ def _missing_w(x: Array, y: Array, geo: Geometry) -> Array:
     taps = []
     for rows in windows:  # [g, 1, batch, out_height, size or 1, padded width, channels]
         terms = [
-            lax.slice_in_dim(rows, s * v, s * v + span, d, axis=5) * lax.slice_in_dim(y, v, v + 1, axis=5)
+            wide(lax.slice_in_dim(rows, s * v, s * v + span, d, axis=5)) * wide(lax.slice_in_dim(y, v, v + 1, axis=5))
             for v in range(y.shape[5])
         ]
         # The loop vectorises while no other sum is fused to it. The batch is summed last: the loops before are parallel.
         sums = lax.optimization_barrier(functools.reduce(jnp.add, terms))
         taps.append(jnp.sum(lax.optimization_barrier(jnp.sum(sums, axis=3)), axis=2))
-    return jnp.concatenate(taps, axis=2)
+    return jnp.concatenate(taps, axis=2).astype(y.dtype)
 
 
 def _missing_x(w: Array, y: Array, geo: Geometry) -> Array:
@@ -124,7 +125,7 @@ def _missing_x(w: Array, y: Array, geo: Geometry) -> Array:
     terms = _convolve(lax.optimization_barrier(y), flipped, geo._replace(stride=1))
     # One kernel's taps make a loop that vectorises; with the sum over kernels fused into it, they would not.
     terms = lax.optimization_barrier(terms).reshape(g, k, batch, geo.height, geo.width, channels)
-    return functools.reduce(jnp.add, [terms[:, i] for i in range(k)])
+    return functools.reduce(jnp.add, [wide(terms[:, i]) for i in range(k)]).astype(terms.dtype)
 
 
 def _grouped_missing_y(x: Array, w: Array, geo: Geometry) -> Array:
@@ -181,6 +182,11 @@ def kept(jitted: Callable) -> Callable:
             return jitted(*arguments, **parameters)
 
     return call
+
+
+def wide(x: Array) -> Array:
+    """In float32 at least: what sums are taken in."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def mapped_first(arguments, axes) -> list[Array]:

@@ -59,7 +59,7 @@ def one_shot_cell(weights: Mapping[str, Mapping[str, Array]], x: Images, mix: Mi
         if block + 1 in row_of:
             read = [weight * state for weight, state in zip(mix["inputs"][row_of[block + 1]], read, strict=False)]
         # Read by every operation: computed once.
-        y = once_on_cpu(functools.reduce(jnp.add, read))
+        y = once_on_cpu(functools.reduce(jnp.add, read).astype(x.dtype))
         terms = []
         for weight, op in zip(mix["ops"][block], ops, strict=True):
             if op not in KERNELS:
@@ -68,9 +68,10 @@ def one_shot_cell(weights: Mapping[str, Mapping[str, Array]], x: Images, mix: Mi
             own = {name: value[block] for name, value in weights[op].items()}
             apply = convolution if KERNELS[op] else pointwise
             terms.append(weight * normed(apply(y, own["kernel"]), own))
-        states.append(functools.reduce(jnp.add, terms))
+        states.append(functools.reduce(jnp.add, terms).astype(x.dtype))
     first, *rest = mix["output"][0]
-    return first * to_output + jnp.concatenate([weight * state for weight, state in zip(rest, states, strict=True)], axis=-1)
+    weighed = jnp.concatenate([weight * state for weight, state in zip(rest, states, strict=True)], axis=-1)
+    return (first * to_output + weighed).astype(x.dtype)
 
 
 class Stage(nn.Module):
@@ -100,8 +101,7 @@ class Stage(nn.Module):
             shape = (self.depth, blocks, *axes, self.width, self.width)
             kernel = self.param(f"{op}_kernel", uniform(math.prod(axes) * self.width), shape)
             weights[op] = {"kernel": kernel, **norm_parameters(self, f"{op}_", (self.depth, blocks, self.width))}
-        weights = jax.tree.map(lambda w: w.astype(self.dtype), weights)
-        mix = jax.tree.map(lambda m: m.astype(self.dtype), dict(mix))
+        weights = {op: {**own, "kernel": own["kernel"].astype(self.dtype)} for op, own in weights.items()}
         if self.is_initializing():  # Shapes are all that matters.
             return jnp.zeros((*x.shape[:-1], out), x.dtype)
         norm = functools.partial(batch_norm, axis_name=self.axis_name)

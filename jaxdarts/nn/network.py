@@ -83,11 +83,12 @@ class AuxiliaryHead(nn.Module):
         if min(x.shape[1:3]) < 5:
             raise ValueError(f"the auxiliary head pools 5x5 pixels and its state has {x.shape[1]}x{x.shape[2]}: leave it out")
         stride = 2 if self.imagenet else 3
-        x = nn.avg_pool(jax.nn.relu(x), (5, 5), (stride, stride))
+        wide = jnp.promote_types(self.dtype, jnp.float32)
+        x = nn.avg_pool(jax.nn.relu(x).astype(wide), (5, 5), (stride, stride))
         x = jax.nn.relu(ConvNorm(128, 1, dtype=self.dtype, axis_name=self.axis_name, name="narrow")(x, train))
         last = ConvNorm(768, 2, norm=not self.imagenet, dtype=self.dtype, axis_name=self.axis_name, name="wide")
         x = jax.nn.relu(last(x, train))
-        return linear(self, x.reshape(x.shape[0], -1).astype(jnp.promote_types(self.dtype, jnp.float32)), self.num_classes)
+        return linear(self, x.reshape(x.shape[0], -1).astype(wide), self.num_classes)
 
 
 class Network(nn.Module):

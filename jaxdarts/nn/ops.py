@@ -23,7 +23,7 @@ from jaxtyping import Array, Float
 
 from jaxdarts.nn.barrier import once_on_cpu
 from jaxdarts.nn.convolution import convolution
-from jaxdarts.nn.depthwise import depthwise
+from jaxdarts.nn.depthwise import depthwise, wide
 from jaxdarts.nn.norm import scaled
 from jaxdarts.nn.pooling import max_pool
 
@@ -94,8 +94,7 @@ def _separable_forms(stride: int, dilation: int) -> dict[str, Callable[[Array, A
 
     def folded(x, kernels, weights):
         # In float32 at least: the gradients of both are sums of the dense kernel's.
-        wide = jnp.promote_types(x.dtype, jnp.float32)
-        dense = kernels.astype(wide)[..., None] * weights.astype(wide)[:, :, None, None]
+        dense = wide(kernels)[..., None] * wide(weights)[:, :, None, None]
         return dense_bundle(x, dense.astype(x.dtype), stride, dilation)
 
     return {"cpu": one_after_the_other, "default": folded}

@@ -73,11 +73,11 @@ def cell(
     mask: Float[Array, "batch width"] | None = None,
     norm=lambda state: state,
 ) -> Float[Array, "batch width"]:
-    """One step in time: the new hidden state, the mean of the states in `choices.concat`.
+    """One step in time: the new hidden state, the mean of the states in `choices.concat`, in float32 at least.
 
     A node with weights W that reads state s has the gate c and the candidate h in [c | h] = (s * mask) W, and becomes
     s + sigmoid(c) (f(h) - s), for one edge and one activation f; in a search that is summed with the mix's weights, and `none`
-    adds nothing. All edges into a node share its W: their products are one.
+    adds nothing. All edges into a node share its W: their products are one. They alone are computed in the weights' format.
 
     Args:
         choices: states 0 and, for every node, one more; num_inputs is 1.
@@ -94,20 +94,23 @@ def cell(
         state = share * state
         return state + gate * (activated - state)
 
+    wide = jnp.promote_types(hidden.dtype, jnp.float32)
+    hidden, first = hidden.astype(wide), first.astype(wide)
     states = [norm(highway(hidden, first, jnp.tanh(first[:, hidden.shape[1] :])))]
     for node in range(choices.num_nodes):
         entering = [e for e, (_, target) in enumerate(choices.edges) if target == node + 1]
         sources = jnp.stack([states[choices.edges[e][0]] for e in entering])
         masked = sources if mask is None else sources * mask[None]
-        product = (masked.reshape(-1, hidden.shape[1]) @ weights[node]).reshape(len(entering), hidden.shape[0], -1)
-        product = checkpoint_name(product, "product")
+        masked = masked.astype(weights.dtype).reshape(-1, hidden.shape[1])
+        product = (masked @ weights[node]).reshape(len(entering), hidden.shape[0], -1)
+        product = checkpoint_name(product, "product").astype(wide)
         activated, share = 0.0, 0.0
         for op, function in ACTIVATIONS.items():
             places = [choices.ops[e].index(op) if op in choices.ops[e] else None for e in entering]
             if not any(place is not None for place in places):
                 continue
             own = [0.0 if place is None else mix[e, place] for e, place in zip(entering, places)]
-            own = jnp.stack([jnp.asarray(w, sources.dtype) for w in own])[:, None, None]
+            own = jnp.stack([jnp.asarray(w, wide) for w in own])[:, None, None]
             activated += own * function(product[..., hidden.shape[1] :])
             share += own
         states.append(norm(jnp.sum(highway(sources, product, activated, share), axis=0)))
@@ -172,8 +175,8 @@ class LanguageModel(nn.Module):
 
         embedding = uniform("embedding", self.vocabulary, width)
         bias = self.param("bias", nn.initializers.zeros, (self.vocabulary,))
-        first = uniform("first", 2 * width, 2 * width).astype(self.dtype)
-        nodes = uniform("nodes", self.choices.num_nodes, width, 2 * width).astype(self.dtype)
+        first = uniform("first", 2 * width, 2 * width)
+        nodes = uniform("nodes", self.choices.num_nodes, width, 2 * width)
         if self.is_initializing():  # shapes are all that matters
             nothing = jnp.zeros((time, batch, width), self.dtype)
             return Prediction(jnp.zeros((time, batch, self.vocabulary)), hidden, nothing, nothing)
@@ -187,16 +190,21 @@ class LanguageModel(nn.Module):
                 x *= mask[None]
         x = x.astype(self.dtype)
         # What the words contribute to the first state is known before the loop over time starts.
-        x = (x.reshape(-1, width) @ first[:width]).reshape(time, batch, 2 * width)
-        weights = np.ones(self.choices.shape) if mix is None else mix["recurrent"].astype(self.dtype)
+        x = (x.reshape(-1, width) @ first[:width].astype(self.dtype)).reshape(time, batch, 2 * width)
+        weights = np.ones(self.choices.shape) if mix is None else mix["recurrent"]
+
+        wide = jnp.promote_types(self.dtype, jnp.float32)
 
         def norm(state):
             return batch_norm(state[:, None, None], axis_name=self.axis_name)[:, 0, 0] if self.norm else state
 
         def step(hidden, inputs):
             x, t = inputs
-            masked = hidden if masks.hidden is None else hidden * masks.hidden
-            new = cell(self.choices, x + masked @ first[width:], nodes, hidden, weights, masks.hidden, norm)
+            masked = hidden if masks.hidden is None else (hidden * masks.hidden).astype(self.dtype)
+            # In the loop's body: their gradients are sums over time, which then are taken in the format of the parameters.
+            of_state, of_nodes = first[width:].astype(self.dtype), nodes.astype(self.dtype)
+            entering = x.astype(wide) + (masked @ of_state).astype(wide)
+            new = cell(self.choices, entering, of_nodes, hidden, weights, masks.hidden, norm)
             new = new.astype(hidden.dtype)
             return (new if length is None else jnp.where(t < length, new, hidden)), new
 
@@ -205,11 +213,11 @@ class LanguageModel(nn.Module):
         kept = () if self.remat else ("product",)
         body = jax.checkpoint(step, prevent_cse=False, policy=jax.checkpoint_policies.save_only_these_names(*kept))
         hidden, outputs = lax.scan(body, hidden.astype(self.dtype), (x, jnp.arange(time)))
-        dropped = outputs if masks.output is None else outputs * masks.output[None]
-        decoder = embedding.astype(self.dtype).T
+        dropped = outputs if masks.output is None else (outputs * masks.output[None]).astype(self.dtype)
+        decoder = embedding.T
 
         def logits(x: Float[Array, "words width"]) -> Float[Array, "words vocabulary"]:
-            return (x @ decoder).astype(jnp.promote_types(self.dtype, jnp.float32)) + bias[None]
+            return (x @ decoder.astype(self.dtype)).astype(wide) + bias[None]
 
         losses = None
         if targets is not None:
@@ -236,7 +244,8 @@ class LanguageModel(nn.Module):
             own = jax.random.fold_in(key, i)
             devices = 1 if self.axis_name is None else lax.axis_size(self.axis_name)
             shape = (self.vocabulary,) if name == "words" else (devices * batch, self.width)
-            mask = jax.random.bernoulli(own, 1 - rate, shape).astype(self.dtype) / (1 - rate)
+            # In float32 at least: rounded to bfloat16, 1 / (1 - 0.25) would be a scale a 500th too large.
+            mask = jax.random.bernoulli(own, 1 - rate, shape).astype(jnp.promote_types(self.dtype, jnp.float32)) / (1 - rate)
             if devices > 1 and name != "words":
                 mask = lax.dynamic_slice_in_dim(mask, lax.axis_index(self.axis_name) * batch, batch)
             found[name] = mask
