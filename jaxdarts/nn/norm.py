@@ -25,7 +25,7 @@ from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
 
 from jaxdarts.nn.barrier import once_on_cpu
-from jaxdarts.nn.depthwise import kept, mapped_first
+from jaxdarts.nn.depthwise import kept, mapped_first, wide
 
 Images = Float[Array, "*lead batch height width channels"]
 Bundle = Float[Array, "*lead edges batch height width channels"]
@@ -159,10 +159,6 @@ def _affine_of(bundles: Sequence[Images], numbers: Array) -> list[Array]:
     return _affine.bind(*bundles, numbers, shifted=numbers.shape[-2] == 2)
 
 
-def _wide(x: Array) -> Array:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
-
-
 @jax.jit
 def _total_on_cpu(rows: Sequence[tuple[Array, Array]]) -> Array:
     """From pairs of sums over every row of pixels, one of each array of images, the sums over all."""
@@ -185,7 +181,7 @@ def _apply_sums(*arrays: Array, axes: tuple[int, ...] = (-3, -2), total: Callabl
 
     XLA would cut a reduction over all axes in two anyway, and those of the two sums apart.
     """
-    arrays = tuple(_wide(a) for a in arrays)
+    arrays = tuple(wide(a) for a in arrays)
     half, add = len(arrays) // 2, lambda a, b: (a[0] + b[0], a[1] + b[1])
     zero, axes = np.zeros((), arrays[0].dtype), tuple(arrays[0].ndim + axis for axis in axes)
     return total([lax.reduce((y * x, y), (zero, zero), add, axes) for y, x in zip(arrays[:half], arrays[half:])])
@@ -201,7 +197,7 @@ def _apply_affine(*arguments: Array, shifted: bool) -> list[Array]:
     *arrays, numbers = arguments
     # A few numbers a channel: computed once, not wherever an element of x is scaled.
     parts = _parted(once_on_cpu(numbers), arrays)
-    results = [_wide(x) * part[..., :1, :] for x, part in zip(arrays, parts)]
+    results = [wide(x) * part[..., :1, :] for x, part in zip(arrays, parts)]
     if shifted:
         results = [y + part[..., 1:, :] for y, part in zip(results, parts)]
     return [y.astype(x.dtype) for x, y in zip(arrays, results)]
