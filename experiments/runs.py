@@ -455,9 +455,10 @@ def versions() -> dict[str, Any]:
     asked = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
     packages = ("jax", "jaxlib", "flax", "optax", "numpy")
-    device, script = jax.local_devices()[0], ("python", f"experiments/{Path(sys.argv[0]).name}")
+    device, script, root = jax.local_devices()[0], Path(sys.argv[0]).resolve(), Path(__file__).resolve().parents[1]
+    name = str(script.relative_to(root)) if script.is_relative_to(root) else f"experiments/{script.name}"
     return {
-        "command": shlex.join([*script, *_without_places(sys.argv[1:])]),
+        "command": shlex.join(["python", name, *_without_places(sys.argv[1:])]),
         "commit": commit,
         "python": platform.python_version(),
         "versions": {name: metadata.version(name) for name in packages},
