@@ -15,7 +15,7 @@ from jaxdarts.nn.rnn import Dropouts
 
 # One of each family of operations.
 OPS = ("none", "max_pool_3x3", "skip_connect", "sep_conv_3x3", "dil_conv_3x3")
-SPACE, TEXTS = jd.spaces.darts(1, OPS), jd.spaces.darts_rnn(3)
+SPACE, TEXTS = jd.spaces.darts(1, OPS), jd.spaces.darts_rnn(2)
 WORDS = 50
 
 
