@@ -4,7 +4,7 @@
         [--executables=FOLDER]
 
 The command runs from the root of a checkout, without installation. It needs JAX for the device, flax, optax and orbax. It does
-not need TensorFlow Datasets, tyro or tensorboardX. Five parts follow one another, each with its own share of the time. An item
+not need TensorFlow Datasets, tyro or tensorboardX. Six parts follow one another, each with its own share of the time. An item
 that fails says so, and the next one starts. Each result is one JSON line, printed and appended to --output at once. The same
 command again skips what --output already holds from this kind of device (--again measures it anew), so an interrupted call
 goes on. A table ends the call. The exit code is 1 if a case of correctness is wrong or failed.
@@ -20,6 +20,8 @@ forms         Four ways to compute 5 edges of 5x5 separable convolutions with th
 steps         Weight step, and whole first- and second-order search steps of the published supernet, batch 64, in float32 with
               TF32 off and in bfloat16: seconds to trace and compile, milliseconds, memory, kernels. With --executables,
               programs that were compiled elsewhere are loaded if the versions match; `executable` says which it was.
+options       The weight step of three cells in float32 under XLA's options for GPUs: seconds to compile, milliseconds, whether two
+              runs give the same bits (`repeats`), and whether they are those of the default options (`as_default`).
 peer          The same steps of a checkout of quark0/darts under PyTorch, eager, TF32 off and on. Needs --peer and torch.
 search        A second-order search in the published setting on the images in --images (npz_images.py), for as many of its 50
               epochs as fit into the time left, to its report. The same command again goes on with it.
@@ -53,7 +55,7 @@ FOLDER = Path(__file__).resolve().parent
 # Before installed packages, some of which have the names of our scripts.
 sys.path[:0] = [str(place) for place in (FOLDER.parents[1], FOLDER.parent, FOLDER) if str(place) not in sys.path]
 
-SHARES = {"machine": 0.15, "correctness": 0.3, "forms": 0.2, "steps": 0.45, "peer": 0.15, "search": 1.0}
+SHARES = {"machine": 0.15, "correctness": 0.3, "forms": 0.2, "steps": 0.4, "options": 0.15, "peer": 0.15, "search": 1.0}
 """Parts in their order, and the share of --minutes that each may take; the last one takes what is left."""
 
 PRIMITIVES = (
@@ -71,6 +73,18 @@ PRIMITIVES = (
 FORMS = ("library", "taps", "grouped", "folded")
 PRECISIONS = ("float32", "tf32", "bfloat16")
 STEPS = ("weight_step", "first_order_search", "second_order_search")
+_CAPTURED = "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,DYNAMIC_SLICE_FUSION"
+OPTIONS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "compiled again": {},
+    "deterministic": {"xla_gpu_exclude_nondeterministic_ops": True},
+    "deterministic, not autotuned": {"xla_gpu_deterministic_ops": True},
+    "not autotuned": {"xla_gpu_autotune_level": 0},
+    "fusions not autotuned": {"xla_gpu_experimental_enable_fusion_autotuner": False},
+    "no command buffers": {"xla_gpu_enable_command_buffer": ""},
+    "loops in command buffers": {"xla_gpu_enable_command_buffer": f"{_CAPTURED},WHILE,CONDITIONAL"},
+}
+"""Options of XLA for GPUs. Autotuning chooses by measurements, so two compilations can choose differently."""
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -87,6 +101,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--run_dir", type=Path, default=Path("runs/device-search"), help="run folder of the search")
     parser.add_argument("--executables", type=Path, help="folder that --compile_for has written")
+    parser.add_argument("--profile", action="store_true", help="keep jax.profiler's record of every step beside --output")
     parser.add_argument("--cache", default="~/.cache/jaxdarts", help="JAX's cache of compiled programs; empty for none")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes")
     parser.add_argument("--make_reference", action="store_true", help="write device_reference.npz, or --output, and end")
@@ -112,6 +127,7 @@ def items(args: argparse.Namespace) -> dict[str, list[str]]:
         "correctness": [*stored, *(f"fresh {name}" for name in PRIMITIVES)],
         "forms": [f"{stage} {form} {kind}" for kind in PRECISIONS for stage in ("first", "second") for form in FORMS],
         "steps": programs,
+        "options": list(OPTIONS),
         "peer": [f"{layout} tf32={tf32}" for layout in ("default", "channels_last") for tf32 in ("off", "on")],
         "search": ["search"],
     }
@@ -119,6 +135,7 @@ def items(args: argparse.Namespace) -> dict[str, list[str]]:
         found["correctness"] = ["depthwise_strided", "max_pool", "batch_norm", "fresh convolution"]
         found["forms"] = [f"second {form} float32" for form in FORMS]
         found["steps"] = ["weight_step float32", "second_order_search bfloat16"]
+        found["options"] = ["default", "compiled again"]
     return {part: own for part, own in found.items() if part in ("machine", *args.parts)}
 
 

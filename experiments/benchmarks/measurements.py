@@ -8,6 +8,7 @@ import math
 import shutil
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -249,6 +250,47 @@ def time_step(args: argparse.Namespace, item: str, seconds: float) -> Iterator[d
     if "peak_bytes_in_use" in memory:
         line["peak_mb_of_process"] = memory["peak_bytes_in_use"] / 1e6
     yield line
+    if args.profile and args.output:
+        profile(lambda: run(3), args.output.parent / f"{item.replace(' ', '-')}.xplane.pb")
+
+
+def profile(run: Callable[[], Any], path: Path) -> None:
+    """Writes what jax.profiler records of a run: a file for TensorBoard, or `jax.profiler.ProfileData.from_file`."""
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder):
+            run()
+        (record,) = Path(folder).rglob("*.xplane.pb")
+        shutil.copy(record, path)
+
+
+def compare_options(args: argparse.Namespace, item: str, seconds: float) -> Iterator[dict[str, Any]]:
+    """The weight step of a small network under some options of XLA: time, and whether its results repeat to the bit."""
+    import device as script
+
+    sizes = {"batch_size": 4, "init_channels": 2, "layers": 1, "image_size": 8} if args.smoke else {"batch_size": 64, "layers": 3}
+    config = bench.Config(**bench.TASKS["search"].defaults | sizes)
+    steps, arguments = bench.image_search(config, space(args))
+    with jax.default_matmul_precision("highest"), executables.fresh():
+        lowered = jax.jit(steps["weight_step"]).lower(*arguments)
+        start = time.perf_counter()
+        compiled = lowered.compile(jd.parallel.compiler_options(jax.default_backend()) | script.OPTIONS[item])
+    line = {"options": script.OPTIONS[item], "compile_seconds": time.perf_counter() - start, **figures(compiled)}
+    first, second = (jax.device_get(compiled(*arguments)) for _ in range(2))
+    if item == "default":
+        _by_default.append(first)
+    line["repeats"] = same_bits(first, second)
+    if _by_default:
+        line["as_default"] = same_bits(first, _by_default[0])
+    yield line | milliseconds(functools.partial(_repeated, compiled, [arguments]), *((0.1, 2) if args.smoke else (1.0, 5)))
+
+
+_by_default: list[Any] = []
+"""Results of the default options in this process."""
+
+
+def same_bits(a: Any, b: Any) -> bool:
+    """Whether two trees of arrays hold the same bits."""
+    return all(x.tobytes() == y.tobytes() for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
 
 _hits = [0]
@@ -339,6 +381,7 @@ PARTS: dict[str, Callable[[argparse.Namespace, str, float], Iterator[dict[str, A
     "correctness": check,
     "forms": time_form,
     "steps": time_step,
+    "options": compare_options,
     "peer": time_peer,
     "search": search_images,
 }
