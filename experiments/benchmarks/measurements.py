@@ -267,7 +267,9 @@ def compare_options(args: argparse.Namespace, item: str, seconds: float) -> Iter
     """The weight step of a small network under some options of XLA: time, and whether its results repeat to the bit."""
     import device as script
 
-    sizes = {"batch_size": 4, "init_channels": 2, "layers": 1, "image_size": 8} if args.smoke else {"batch_size": 64, "layers": 3}
+    sizes = {"batch_size": 64, "layers": 3}
+    if args.smoke:
+        sizes = {"batch_size": 4, "init_channels": 2, "layers": 1, "image_size": 8}
     config = bench.Config(**bench.TASKS["search"].defaults | sizes)
     steps, arguments = bench.image_search(config, space(args))
     with jax.default_matmul_precision("highest"), executables.fresh():
