@@ -56,7 +56,7 @@ FOLDER = Path(__file__).resolve().parent
 sys.path[:0] = [str(place) for place in (FOLDER.parents[1], FOLDER.parent, FOLDER) if str(place) not in sys.path]
 
 SHARES = {"machine": 0.15, "correctness": 0.3, "forms": 0.2, "steps": 0.4, "options": 0.15, "peer": 0.15, "search": 1.0}
-"""Parts in their order, and the share of --minutes that each may take; the last one takes what is left."""
+"""Parts in their order, and the share of --minutes that each may take at most; the last one takes what is left."""
 
 PRIMITIVES = (
     "depthwise",
@@ -72,7 +72,7 @@ PRIMITIVES = (
 )
 FORMS = ("library", "taps", "grouped", "folded")
 PRECISIONS = ("float32", "tf32", "bfloat16")
-STEPS = ("weight_step", "first_order_search", "second_order_search")
+STEPS = ("weight_step", "second_order_search", "first_order_search")
 _CAPTURED = "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,DYNAMIC_SLICE_FUSION"
 OPTIONS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -121,7 +121,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def items(args: argparse.Namespace) -> dict[str, list[str]]:
     """What each part consists of, each of which is a result of its own."""
     stored = [*PRIMITIVES, "recurrent", "supernet"]
-    programs = [f"{step} {dtype}" for dtype in ("float32", "bfloat16") for step in STEPS]
+    programs = [f"{step} {dtype}" for step in STEPS for dtype in ("float32", "bfloat16")]
     found = {
         "machine": ["machine"],
         "correctness": [*stored, *(f"fresh {name}" for name in PRIMITIVES)],
@@ -216,8 +216,10 @@ def measure(args: argparse.Namespace, argv: list[str]) -> int:
         return bool(same) and "error" not in same[-1] and not args.again and part not in ("machine", "search")
 
     try:
-        for part, names in items(args).items():
-            last = min(end, time.monotonic() + SHARES[part] * total)
+        parts = items(args)
+        for part, names in parts.items():
+            share = 1.0 if part == [*parts][-1] else SHARES[part]
+            last = min(end, time.monotonic() + share * total)
             needed = {"peer": args.peer, "search": args.images}
             if not needed.get(part, True):
                 emit({"part": part, "skipped": f"no --{'images' if part == 'search' else part}"})
