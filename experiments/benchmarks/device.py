@@ -20,8 +20,9 @@ forms         Four ways to compute 5 edges of 5x5 separable convolutions with th
 steps         Weight step, and whole first- and second-order search steps of the published supernet, batch 64, in float32 with
               TF32 off and in bfloat16: seconds to trace and compile, milliseconds, memory, kernels. With --executables,
               programs that were compiled elsewhere are loaded if the versions match; `executable` says which it was.
-options       The weight step of three cells in float32 under XLA's options for GPUs: seconds to compile, milliseconds, whether
-              two runs give the same bits (`repeats`), and whether they are those of the default options (`as_default`).
+options       The weight step of three cells in float32 under XLA's options for GPUs: seconds to compile, milliseconds, how
+              far two runs are apart (`between_runs`, of the norm of what changes most; 0 is to the bit), and whether they
+              give the bits of the default options (`as_default`).
 peer          The same steps of a checkout of quark0/darts under PyTorch, eager, TF32 off and on. Needs --peer and torch.
 search        A second-order search in the published setting on the images in --images (npz_images.py), for as many of its 50
               epochs as fit into the time left, to its report. The same command again goes on with it.
@@ -124,7 +125,8 @@ def items(args: argparse.Namespace) -> dict[str, list[str]]:
     programs = [f"{step} {dtype}" for step in STEPS for dtype in ("float32", "bfloat16")]
     found = {
         "machine": ["machine"],
-        "correctness": [*stored, *(f"fresh {name}" for name in PRIMITIVES)],
+        # Large inputs first: it is for them that libraries choose other algorithms.
+        "correctness": [*(f"fresh {name}" for name in PRIMITIVES), *reversed(stored)],
         "forms": [f"{stage} {form} {kind}" for kind in PRECISIONS for stage in ("first", "second") for form in FORMS],
         "steps": programs,
         "options": list(OPTIONS),

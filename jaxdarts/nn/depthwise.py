@@ -128,8 +128,8 @@ def _missing_x(w: Array, y: Array, geo: Geometry) -> Array:
     return functools.reduce(jnp.add, [wide(terms[:, i]) for i in range(k)]).astype(terms.dtype)
 
 
-def _grouped_missing_y(x: Array, w: Array, geo: Geometry) -> Array:
-    """One of XLA's convolutions, every channel a group: what libraries for GPUs and the compiler for TPUs take."""
+def _grouped(x: Array, w: Array, geo: Geometry) -> Array:
+    """One of XLA's convolutions with every channel a group: what the compiler for TPUs takes."""
     g, batch, height, width, channels = x.shape
     k = w.shape[1]
     y = lax.conv_general_dilated(
@@ -144,25 +144,61 @@ def _grouped_missing_y(x: Array, w: Array, geo: Geometry) -> Array:
     return jnp.transpose(y.reshape(*y.shape[:3], g, channels, k), (3, 5, 0, 1, 2, 4))
 
 
-def _grouped_missing_w(x: Array, y: Array, geo: Geometry) -> Array:
-    w = jax.ShapeDtypeStruct((*y.shape[:2], geo.size, geo.size, x.shape[-1]), y.dtype)
-    return jax.linear_transpose(lambda w: _grouped_missing_y(x, w, geo), w)(y)[0]
+def _one_by_one(x: Array, w: Array, geo: Geometry) -> Array:
+    """The same for GPUs, whose libraries are fast for one kernel a channel, without stride and dilation.
+
+    On an H200, five 5x5 kernels on one state of 64 x 32 x 32 x 16 take 0.75 ms with their gradients as outputs of one group,
+    and 0.21 ms on a copy of the state each.
+    """
+    g, k, *_ = w.shape
+    copies = jnp.broadcast_to(x[:, None], (g, k, *x.shape[1:])).reshape(g * k, *x.shape[1:])
+    kernels = w.reshape(g * k, 1, *w.shape[2:])
+    y = _on_subgrids(copies, kernels, geo) if geo.dilation > 1 else _grouped(copies, kernels, geo._replace(stride=1))
+    y = y[:, :, :, :: geo.stride, :: geo.stride]
+    return y.reshape(g, k, *y.shape[2:])
 
 
-def _grouped_missing_x(w: Array, y: Array, geo: Geometry) -> Array:
-    x = jax.ShapeDtypeStruct((y.shape[0], y.shape[2], geo.height, geo.width, y.shape[-1]), y.dtype)
-    return jax.linear_transpose(lambda x: _grouped_missing_y(x, w, geo), x)(y)[0]
+def _on_subgrids(x: Array, w: Array, geo: Geometry) -> Array:
+    """A dilated convolution of stride 1 as a plain one: every d-th row and column are an image of their own."""
+    d = geo.dilation
+    g, batch, *_, channels = x.shape
+    height, width = -(-geo.height // d), -(-geo.width // d)
+    x = lax.pad(
+        x,
+        np.zeros((), x.dtype),
+        [(0, 0, 0)] * 2 + [(0, d * height - geo.height, 0), (0, d * width - geo.width, 0), (0, 0, 0)],
+    )
+    parts = jnp.transpose(x.reshape(g, batch, height, d, width, d, channels), (0, 1, 3, 5, 2, 4, 6))
+    plain = Geometry(height, width, geo.size, 1, 1)
+    y = _grouped(parts.reshape(g, batch * d * d, height, width, channels), w, plain)
+    y = jnp.transpose(y.reshape(g, 1, batch, d, d, height, width, channels), (0, 1, 2, 5, 3, 6, 4, 7))
+    return y.reshape(g, 1, batch, d * height, d * width, channels)[:, :, :, : geo.height, : geo.width]
+
+
+def _without_y(convolve: Callable, missing: str, geo: Geometry, a: Array, b: Array) -> Array:
+    """The form that lacks `missing`, by the convolution itself or one of its transposes."""
+    if missing == "y":
+        return convolve(a, b, geo)
+    if missing == "w":
+        w = jax.ShapeDtypeStruct((*b.shape[:2], geo.size, geo.size, a.shape[-1]), b.dtype)
+        return jax.linear_transpose(lambda w: convolve(a, w, geo), w)(b)[0]
+    x = jax.ShapeDtypeStruct((b.shape[0], b.shape[2], geo.height, geo.width, b.shape[-1]), b.dtype)
+    return jax.linear_transpose(lambda x: convolve(x, a, geo), x)(b)[0]
 
 
 _ARGUMENTS = {"y": "xw", "w": "xy", "x": "wy"}
-_GROUPED = {"y": _grouped_missing_y, "w": _grouped_missing_w, "x": _grouped_missing_x}
 _ON_CPU = {"y": _missing_y, "w": _missing_w, "x": _missing_x}
 
 
 # Jitted, so that each shape is traced once and the program calls it by name: a supernet has thousands of these.
 @functools.partial(jax.jit, static_argnames=("missing", "geometry"))
 def _apply(a: Array, b: Array, *, missing: str, geometry: Geometry) -> Array:
-    return _GROUPED[missing](a, b, geometry)
+    return _without_y(_grouped, missing, geometry, a, b)
+
+
+@functools.partial(jax.jit, static_argnames=("missing", "geometry"))
+def _apply_on_gpu(a: Array, b: Array, *, missing: str, geometry: Geometry) -> Array:
+    return _without_y(_one_by_one, missing, geometry, a, b)
 
 
 @functools.partial(jax.jit, static_argnames=("missing", "geometry"))
@@ -231,3 +267,5 @@ ad.defbilinear(_form, functools.partial(_transpose, 0), functools.partial(_trans
 batching.primitive_batchers[_form] = _batch
 mlir.register_lowering(_form, mlir.lower_fun(_apply, multiple_results=False))
 mlir.register_lowering(_form, mlir.lower_fun(kept(_apply_on_cpu), multiple_results=False), platform="cpu")
+for _gpu in ("cuda", "rocm"):
+    mlir.register_lowering(_form, mlir.lower_fun(_apply_on_gpu, multiple_results=False), platform=_gpu)

@@ -80,9 +80,10 @@ def separable(
 ) -> Bundle:
     """Depthwise, then pointwise convolutions of the edges that leave each state.
 
-    On a GPU and a TPU the two are one dense convolution, with the kernels d[i, j, c] p[c, o]. That is exact, and what lies
-    between the two is never stored. It multiplies ten times as much, which costs a matrix unit less than the memory traffic and
-    a CPU more.
+    On a TPU the two are one dense convolution, with the kernels d[i, j, c] p[c, o]. That is exact, and what lies between the
+    two is never stored. It multiplies ten times as much, which costs a matrix unit less than memory traffic, and a CPU more. On
+    an H200, in float32 with 5x5 kernels, it took 1.11 ms where one after the other took 0.21 ms, and cuDNN's algorithm for it
+    (Winograd's) was wrong by 1e-3 of the result's norm.
     """
     return lax.platform_dependent(x, kernels, weights, **_separable_forms(stride, dilation))
 
@@ -97,7 +98,7 @@ def _separable_forms(stride: int, dilation: int) -> dict[str, Callable[[Array, A
         dense = wide(kernels)[..., None] * wide(weights)[:, :, None, None]
         return dense_bundle(x, dense.astype(x.dtype), stride, dilation)
 
-    return {"cpu": one_after_the_other, "default": folded}
+    return {"tpu": folded, "default": one_after_the_other}
 
 
 def dense_bundle(
