@@ -183,7 +183,7 @@ def training(config: Config) -> tuple[dict[str, Callable], tuple]:
         .clone(unroll=config.unroll)
     )
     tx, _ = optimizers()
-    step = jd.train.from_scratch(net, tx)
+    step = jd.training.images.from_scratch(net, tx)
     rng = np.random.default_rng(0)
     images = jnp.asarray(rng.normal(size=(config.batch_size, config.image_size, config.image_size, 3)), jnp.float32)
     batch = {"image": images, "label": jnp.asarray(rng.integers(0, 10, config.batch_size), jnp.int32)}
@@ -196,7 +196,7 @@ def text_training(config: Config) -> tuple[dict[str, Callable], tuple]:
     own = texts.Settings(bptt=config.bptt, weight_decay=8e-7)
     options = {"dropouts": own.dropouts, "dtype": jnp.dtype(config.dtype)}
     net = jd.spaces.darts_rnn().network(jd.genotypes.RNN_DARTS_V2, config.emsize, config.vocabulary, **options)
-    training = jd.train_text.from_scratch(jd.objectives.language_model(net, temporal=1e-3), texts.optimizer(own))
+    training = jd.training.text.from_scratch(jd.objectives.language_model(net, temporal=1e-3), texts.optimizer(own))
     params = net.init(jax.random.key(1), *net.example_inputs())["params"]
     state = training.init(jax.random.key(0), params, net.start(config.batch_size))
     return {"train_step": lambda state, batch: (training.step(state, batch)[0],)}, (state, words(config, 0))

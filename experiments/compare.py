@@ -65,7 +65,7 @@ def row_of(text: str, shared: list[str], folder: Path) -> dict[str, Any]:
         search.main([f"--algorithm={name}", *shared, *own, *flags] if "--run_dir" in flags[0] else flags)
     row: dict[str, list[float]] = {}
     for facts in sorted(folder.glob("seed-*/facts.json")) or [folder / "facts.json"]:
-        records = jd.metrics.read_json_lines(facts.parent / "metrics.jsonl")
+        records = jd.files.read_json_lines(facts.parent / "metrics.jsonl")
         values = {**records[-1], **json.loads(facts.read_text(encoding="utf-8"))}
         found = jd.genotypes.from_json((facts.parent / "genotype.json").read_text(encoding="utf-8"))
         values["skips"] = next(iter(of_genotype(found).values())).ops.count(("skip_connect",))

@@ -29,7 +29,8 @@ import methods
 import outcomes
 import runs
 import workers
-from jaxdarts import Trial, discrete, studies
+from jaxdarts import Trial, discrete
+from jaxdarts.discrete import studies
 from runs import Stop
 
 
@@ -133,7 +134,7 @@ METHODS = {
         lengths=True,
     ),
     "bohb": Method(
-        lambda c, key, space, score: jd.hyperband.bohb(
+        lambda c, key, space, score: jd.discrete.hyperband.bohb(
             key, space, c.lengths, candidates=c.draws, random_fraction=c.random_fraction
         ),
         ("lengths", "draws", "random_fraction"),
@@ -166,12 +167,12 @@ def main(arguments: list[str]) -> None:
         histories = search(config, options, column, found, folder)
         chosen = [choose(config, run, history) for run, history in enumerate(histories)]
         summary = outcomes.summarize(config, options, flags(config), histories, chosen)
-        jd.metrics.replace_text(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
-        jd.metrics.replace_text(folder / "curve.svg", outcomes.curve(config, histories))
+        jd.files.replace_text(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
+        jd.files.replace_text(folder / "curve.svg", outcomes.curve(config, histories))
         winner = discrete.best(chosen).genotype
-        jd.metrics.replace_text(folder / "genotype.json", jd.genotypes.to_json(winner))
-        for name, svg in jd.draw.cell(winner).items():
-            jd.metrics.replace_text(folder / f"{name}.svg", svg)
+        jd.files.replace_text(folder / "genotype.json", jd.genotypes.to_json(winner))
+        for name, svg in jd.report.cells.cell(winner).items():
+            jd.files.replace_text(folder / f"{name}.svg", svg)
         if config.output:
             outcomes.add_row(Path(config.output), summary)
     except OSError as error:
@@ -187,7 +188,7 @@ def main(arguments: list[str]) -> None:
             log.info("%s: %.2f%s over %d runs", name, found["mean"], deviation, config.runs)
         log.info("%.1f trials and %.0f seconds a run; all in %s", summary["trials"], summary["seconds"], folder)
     finally:
-        jd.metrics.close_logger(log)
+        jd.runs.writers.close_logger(log)
 
 
 def check(config: Config) -> Config:
@@ -292,7 +293,7 @@ def search(
     )
     spent = collections.Counter({run: sum(trial.seconds for _, trial in own) for run, own in records.items()})
     done = sum(map(len, records.values()))
-    bar = jd.metrics.console(config.runs * (config.budget_evaluations or 1))
+    bar = jd.runs.writers.console(config.runs * (config.budget_evaluations or 1))
     with path.open("a", encoding="utf-8") as file:
 
         def finished(run: int, number: int, trial: Trial) -> None:

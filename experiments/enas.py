@@ -22,8 +22,8 @@ import optax
 import cli
 import jaxdarts as jd
 import runs
-from jaxdarts import enas
 from jaxdarts.data import augment, images
+from jaxdarts.discrete import enas
 from runs import Run, Stop
 
 SPACES = ("nasbench201", "darts", "s1", "s2", "s3", "s4", "weight_sharing64")
@@ -316,13 +316,16 @@ def finish(config: Config, dataset: images.Dataset, program: Program, training, 
         "wall_time": sum(record["seconds"] for record in records.all),
         "genotype": str(genotype),
     }
-    write = jd.metrics.replace_text
+    write = jd.files.replace_text
     # An own form: genotypes of the 64-model space name operations that NAS-Bench-201's cells have not.
     write(run.folder / "genotype.json", json.dumps(genotype._asdict()) + "\n")
     for name, svg in drawn(space, genotype).items():
         write(run.folder / f"{name}.svg", svg)
     series = {name: [(r["epoch"], r[name]) for r in records.all if name in r] for name in ("reward", "baseline")}
-    write(run.folder / "reward.svg", jd.draw.curves(series, title="Policy", xlabel="epoch", ylabel="accuracy of its cells"))
+    write(
+        run.folder / "reward.svg",
+        jd.report.charts.curves(series, title="Policy", xlabel="epoch", ylabel="accuracy of its cells"),
+    )
     write(run.folder / "facts.json", json.dumps({**facts, **runs.versions()}, indent=2) + "\n")
     run.log.info("supernet accuracy of the found cell %f", 100 * accuracy)
     run.log.info("mean of the policy's %f, of random cells %f", *(100 * float(np.mean(own)) for own in (scores, uniform)))
@@ -332,10 +335,10 @@ def finish(config: Config, dataset: images.Dataset, program: Program, training, 
 def drawn(space: jd.Space, genotype: Any) -> dict[str, str]:
     """The cells as SVG; where a space has but one, with the output of that space."""
     if "cell" not in space.cells:
-        return jd.draw.cell(genotype)
+        return jd.report.cells.cell(genotype)
     choices = space.cells["cell"]
     triples = [(op, *edge) for (op, _), edge in zip(genotype.cell, choices.edges, strict=True)]
-    return {"cell": jd.draw.graph(triples, choices.concat, inputs=jd.draw.INPUTS[1:], title="Cell")}
+    return {"cell": jd.report.cells.graph(triples, choices.concat, inputs=jd.report.cells.INPUTS[1:], title="Cell")}
 
 
 if __name__ == "__main__":

@@ -28,8 +28,9 @@ import jaxdarts as jd
 import members
 import recipes
 import runs
-from jaxdarts import ensemble, growth
+from jaxdarts import ensembles
 from jaxdarts.data import images
+from jaxdarts.ensembles import growth
 from members import GROW, SUPERNET, Parts, Said
 from runs import Stop
 
@@ -144,15 +145,15 @@ def best_member(key, probabilities, labels, weights) -> tuple[int, ...]:
     return (int(np.argmin(np.mean(np.argmax(probabilities, -1) != labels[None], axis=1))),)
 
 
-def criteria(config: Config, size: int | None) -> dict[str, ensemble.Criterion]:
+def criteria(config: Config, size: int | None) -> dict[str, ensembles.pruning.Criterion]:
     """Every way to prune, by its name in the results; random and information pruning leave `size` members."""
     return {
         "full": all_members,
-        "prs": ensemble.prs(size),
-        "pap": ensemble.pap,
-        "pap_as_published": ensemble.pap_as_published,
-        **{f"pie_{balance:g}": ensemble.pie(balance, size) for balance in SWEEP},
-        f"pie_distributed_{config.balance:g}": ensemble.pie_distributed(config.balance, config.machines, size),
+        "prs": ensembles.pruning.prs(size),
+        "pap": ensembles.pruning.pap,
+        "pap_as_published": ensembles.pruning.pap_as_published,
+        **{f"pie_{balance:g}": ensembles.pruning.pie(balance, size) for balance in SWEEP},
+        f"pie_distributed_{config.balance:g}": ensembles.pruning.pie_distributed(config.balance, config.machines, size),
     }
 
 
@@ -166,10 +167,10 @@ def judged(said: Sequence[Said], seed: int, parts: Parts, test: np.ndarray, held
         "test_accuracy": float(np.mean(np.argmax(test, -1) == labels)),
         "held_accuracy": float(np.mean(np.argmax(held, -1) == parts.held.labels)),
         **({"parameters": sum(one.parameters for one in said)} if all(one.parameters for one in said) else {}),
-        "disagreement": ensemble.disagreement(votes),
-        "disagreement_with_label": ensemble.disagreement_with_label(votes, labels),
-        "vote_entropy": ensemble.vote_entropy(votes, classes),
-        "variation": ensemble.variation(votes, classes),
+        "disagreement": ensembles.pruning.disagreement(votes),
+        "disagreement_with_label": ensembles.pruning.disagreement_with_label(votes, labels),
+        "vote_entropy": ensembles.pruning.vote_entropy(votes, classes),
+        "variation": ensembles.pruning.variation(votes, classes),
     }
 
 
@@ -190,7 +191,7 @@ def pruned(config: Config, said: list[Said], seed: int, parts: Parts) -> Iterato
         chosen = list(criterion(key_of(config, seed), probabilities, parts.held.labels, everybody))
         weights = weights_of(chosen)
         together = [jax.nn.softmax(logits[chosen]) if uniform else logits[chosen] for logits in (test, held)]
-        facts = judged([said[i] for i in chosen], seed, parts, *(ensemble.mixture(one, weights) for one in together))
+        facts = judged([said[i] for i in chosen], seed, parts, *(ensembles.pruning.mixture(one, weights) for one in together))
         yield name, {**facts, "weights": weights.tolist()}
 
 
@@ -206,10 +207,10 @@ def penalty(config: Config, depth: int) -> float:
 
 def weigh(config: Config) -> growth.Weigh:
     """How the members are weighed."""
-    return ensemble.uniform_weights if config.mixture == "uniform" else LEARNED
+    return ensembles.pruning.uniform_weights if config.mixture == "uniform" else LEARNED
 
 
-LEARNED = jax.jit(ensemble.learned_weights)
+LEARNED = jax.jit(ensembles.pruning.learned_weights)
 
 
 def grown(
@@ -239,7 +240,8 @@ def grown(
         kept = [said[i, last.members[i].depth] for i in last.kept]
         weights = np.array(last.weights, np.float32)
         test, held = (
-            ensemble.mixture(np.stack([getattr(one, part)[seed] for one in kept]), weights) for part in ("test", "held")
+            ensembles.pruning.mixture(np.stack([getattr(one, part)[seed] for one in kept]), weights)
+            for part in ("test", "held")
         )
         depths = [one.depth for one in last.members]
         yield name, {**judged(kept, seed, parts, test, held), "weights": list(last.weights), "depths": depths}
@@ -321,7 +323,7 @@ def sweep(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
         "information": [(balance, mean(f"pie_{balance:g}")) for balance in SWEEP],
         **{text: [(SWEEP[0], mean(name)), (SWEEP[-1], mean(name))] for text, name in (("full", "full"), ("random", "prs"))},
     }
-    return jd.draw.curves(series, title="Pruned by information", xlabel="lambda", ylabel="test accuracy (%)")
+    return jd.report.charts.curves(series, title="Pruned by information", xlabel="lambda", ylabel="test accuracy (%)")
 
 
 def finish(config: Config, folder: Path, rows: dict[str, list[dict[str, Any]]], log: Any) -> None:
@@ -331,10 +333,10 @@ def finish(config: Config, folder: Path, rows: dict[str, list[dict[str, Any]]], 
     }
     text = json.dumps({**runs.versions(), "ensemble": config.ensemble, "rows": rows}, indent=1) + "\n"
     for path in [folder / "ensemble.json", *([Path(config.output)] if config.output else [])]:
-        jd.metrics.replace_text(path, text)
+        jd.files.replace_text(path, text)
     lines = table(rows)
     full, pap = ([facts["test_accuracy"] for facts in rows[name]] for name in ("full", "pap"))
-    jd.report.write(
+    jd.report.page.write(
         folder / "report.html",
         title=f"Ensemble on {config.dataset}",
         config=settings,
@@ -374,7 +376,7 @@ def main(arguments: list[str]) -> None:
     except KeyboardInterrupt:
         raise Stop(f"interrupted; continue with --resume={folder}", 130) from None
     finally:
-        jd.metrics.close_logger(log)
+        jd.runs.writers.close_logger(log)
 
 
 if __name__ == "__main__":

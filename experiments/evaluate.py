@@ -30,8 +30,8 @@ import runs
 import text_evaluate
 import texts
 import trainings
-from jaxdarts import trained
 from jaxdarts.data import augment, feed, images, stream
+from jaxdarts.training import export as trained
 from recipes import Cells, Config, check, ensemble_asked, parse, resolve, size_of
 from runs import Run, Stop
 
@@ -87,7 +87,7 @@ def build(config: Config, genotype: Cells, dataset: Any) -> Program:
     def drop_path(step):  # the published rate rises by the epoch, from zero
         return config.drop_path_prob * (step // steps_per_epoch) / config.epochs
 
-    training = jd.train.from_scratch(
+    training = jd.training.images.from_scratch(
         net,
         OPTIMIZERS[config.optimizer](config, steps_per_epoch),
         drop_path=drop_path if config.drop_path_prob else None,
@@ -155,10 +155,10 @@ OPTIMIZERS = {"sgd": sgd, "rmsprop": rmsprop}
 def rates(config: Config) -> np.ndarray:
     """The learning rate of every epoch, at its beginning."""
     if config.schedule == "cosine":  # ends at zero, in the paper and in the official code alike
-        return jd.schedules.cosine(config.learning_rate, config.epochs)
+        return jd.training.schedules.cosine(config.learning_rate, config.epochs)
     if config.schedule == "exponential":
-        return jd.schedules.exponential(config.learning_rate, config.epochs, config.decay)
-    return jd.schedules.linear(config.learning_rate, config.epochs, warmup=5 if config.batch_size > 256 else 0)
+        return jd.training.schedules.exponential(config.learning_rate, config.epochs, config.decay)
+    return jd.training.schedules.linear(config.learning_rate, config.epochs, warmup=5 if config.batch_size > 256 else 0)
 
 
 def test(config: Config, program: Program, state, fed: feed.Feed, size: int) -> dict[str, np.ndarray]:
@@ -185,7 +185,7 @@ def train(
     log.info("genotype = %s", genotype)
     log.info("param size = %fMB", cost[0] / 1e6)
     log.info("multiply-adds = %fM", cost[1] / 1e6)
-    jd.metrics.replace_text(run.folder / "genotype.json", jd.genotypes.to_json(genotype))
+    jd.files.replace_text(run.folder / "genotype.json", jd.genotypes.to_json(genotype))
 
     def begin(epoch):
         log.info("epoch %d lr %e", epoch, table[epoch])

@@ -25,7 +25,8 @@ import recipes
 import runs
 import search
 from jaxdarts import Trial, proxies
-from jaxdarts.data import augment, feed, images, stream, tabular
+from jaxdarts.data import augment, feed, images, stream
+from jaxdarts.data.benchmarks import tabular
 from runs import Stop
 
 
@@ -186,9 +187,9 @@ def by_supernet(options: Options):
     program = search.build(config, dataset)
     like = runs.checkpoint_form(program.init)
     try:
-        with jd.checkpoint.open_folder(Path(options.run) / "checkpoints", keep=None) as checkpoints:
-            state = jd.checkpoint.restore(checkpoints, like, runs.frozen(config))["state"]
-    except jd.checkpoint.CheckpointError as error:
+        with jd.runs.checkpoint.open_folder(Path(options.run) / "checkpoints", keep=None) as checkpoints:
+            state = jd.runs.checkpoint.restore(checkpoints, like, runs.frozen(config))["state"]
+    except jd.runs.checkpoint.CheckpointError as error:
         raise Stop(f"--run={options.run}: {error}", 2) from error
     params = jd.parallel.replicate(state.params, program.devices)
     data = jd.parallel.replicate(program.data, program.devices)

@@ -35,7 +35,7 @@ class History:
         self.alphas: dict[str, list[np.ndarray]] = {}
         if resume_step:
             try:
-                saved = jd.metrics.read_arrays(folder / "alphas.npz")
+                saved = jd.files.read_arrays(folder / "alphas.npz")
                 kept = saved["step"] <= resume_step
                 self.alphas = {name: list(values[kept]) for name, values in saved.items()}
             except (OSError, ValueError, KeyError) as error:
@@ -45,11 +45,11 @@ class History:
         for name, value in {"step": np.int64(step), **mix}.items():
             self.alphas.setdefault(name, []).append(value)
         arrays = {name: np.stack(values) for name, values in self.alphas.items()}
-        jd.metrics.replace_arrays(self.folder / "alphas.npz", arrays)
-        jd.metrics.replace_text(self.folder / "genotype.json", jd.genotypes.to_json(genotype))
+        jd.files.replace_arrays(self.folder / "alphas.npz", arrays)
+        jd.files.replace_text(self.folder / "genotype.json", jd.genotypes.to_json(genotype))
         self.records.write(step, record)
         if "valid_accuracy" in record:
-            jd.metrics.replace_text(self.folder / "sizes.json", json.dumps(self.sizes(), indent=2) + "\n")
+            jd.files.replace_text(self.folder / "sizes.json", json.dumps(self.sizes(), indent=2) + "\n")
 
     def mix(self, epoch: int | None = None) -> dict[str, np.ndarray]:
         """The mix after an epoch, or after the last one."""
@@ -96,11 +96,11 @@ def forked(config: Any, run: runs.Run, training: Any, length: int) -> Any:
     source, step = Path(config.fork), (config.fork_epoch + 1) * length
     if not (source / "checkpoints").is_dir():
         raise runs.Stop(f"--fork={source}: not the folder of a search", 2)
-    with jd.checkpoint.open_folder(source / "checkpoints", keep=None) as checkpoints:
-        saved = jd.checkpoint.restore(checkpoints, {**training, "seconds": jnp.float32(0)}, None, step)
+    with jd.runs.checkpoint.open_folder(source / "checkpoints", keep=None) as checkpoints:
+        saved = jd.runs.checkpoint.restore(checkpoints, {**training, "seconds": jnp.float32(0)}, None, step)
     for name in ("metrics.jsonl", "alphas.npz"):
         shutil.copy(source / name, run.folder / name)
-    jd.checkpoint.save(run.checkpoints, step, saved, runs.frozen(config))
+    jd.runs.checkpoint.save(run.checkpoints, step, saved, runs.frozen(config))
     return {name: saved[name] for name in training}
 
 
@@ -241,7 +241,7 @@ def write_best(config: Any, folder: Path, found: list, losses: list[float], log:
     if len(found) == 1:
         return
     best = int(np.argmin(losses))
-    jd.metrics.replace_text(folder / "genotype.json", jd.genotypes.to_json(found[best]))
+    jd.files.replace_text(folder / "genotype.json", jd.genotypes.to_json(found[best]))
     for seed, (genotype, loss) in enumerate(zip(found, losses, strict=True)):
         log.info("seed %d supernet loss of the found cell %f genotype = %s", config.seed + seed, loss, genotype)
     log.info("seed %d has the best cell by validation: %s", config.seed + best, folder / "genotype.json")
@@ -293,11 +293,11 @@ def finish(config, program, dataset: images.Dataset, training, data, history: li
 def write_result(config: Any, own: History, genotype: Any, seed: int, facts: dict[str, Any], log: logging.Logger) -> None:
     """Writes the derived cell of one seed, as JSON and drawn, the facts about it and the report; images and texts alike."""
     folder, cells = own.folder, own.space.cells
-    jd.metrics.replace_text(folder / "genotype.json", jd.genotypes.to_json(genotype))
-    for name, svg in jd.draw.cell(genotype).items():
-        jd.metrics.replace_text(folder / f"{name}.svg", svg)
-    jd.metrics.replace_text(folder / "facts.json", json.dumps(facts, indent=2) + "\n")
-    jd.report.write(
+    jd.files.replace_text(folder / "genotype.json", jd.genotypes.to_json(genotype))
+    for name, svg in jd.report.cells.cell(genotype).items():
+        jd.files.replace_text(folder / f"{name}.svg", svg)
+    jd.files.replace_text(folder / "facts.json", json.dumps(facts, indent=2) + "\n")
+    jd.report.page.write(
         folder / "report.html",
         title=f"Search on {config.dataset}, seed {seed}",
         config=dataclasses.asdict(config),

@@ -105,12 +105,12 @@ def begun_at(log: str) -> int | None:
 
 def results(folder: Path) -> dict[str, Any]:
     """All that a search leaves behind, but for the time that it took."""
-    records = jd.metrics.read_json_lines(folder / "metrics.jsonl")
+    records = jd.files.read_json_lines(folder / "metrics.jsonl")
     found: dict[str, Any] = {f"record {record['step']}": {**record, "seconds": 0} for record in records}
     found["genotype"] = (folder / "genotype.json").read_text()
     with np.load(folder / "alphas.npz") as saved:
         found |= {f"alphas {name}": saved[name].tobytes() for name in saved.files}
-    with jd.checkpoint.open_folder(folder / "checkpoints") as checkpoints:
+    with jd.runs.checkpoint.open_folder(folder / "checkpoints") as checkpoints:
         step = checkpoints.latest_step()
         tree = checkpoints.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore()))["state"]
     tree.pop("seconds")

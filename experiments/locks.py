@@ -17,11 +17,11 @@ def logger(folder: Path) -> logging.Logger:
     Raises:
         Locked: if a log of this folder is open.
     """
-    log = jd.metrics.logger(folder / "log.txt")
+    log = jd.runs.writers.logger(folder / "log.txt")
     try:
         fcntl.flock(log.handlers[0].stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # type: ignore[attr-defined]
     except BlockingIOError as error:
-        jd.metrics.close_logger(log)
+        jd.runs.writers.close_logger(log)
         raise Locked(str(folder)) from error
     except OSError as error:
         log.info("this file system has no locks (%s): start no second run into this folder", error)

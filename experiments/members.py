@@ -90,9 +90,9 @@ def remembered(folder: Path, make: Callable[[], dict[str, np.ndarray]]) -> dict[
     if not path.exists():
         arrays = make()
         folder.mkdir(parents=True, exist_ok=True)
-        jd.metrics.replace_arrays(path, arrays)
+        jd.files.replace_arrays(path, arrays)
     try:
-        return jd.metrics.read_arrays(path)
+        return jd.files.read_arrays(path)
     except (OSError, ValueError) as error:
         raise Stop(f"{error}; remove it to have it made again") from error
 
@@ -154,7 +154,7 @@ def dense(config: Any, depth: int, seed: int, folder: Path, parts: Parts) -> Sai
     """A dense network, trained by RMSProp on images as they are, with all seeds in one program."""
     dataset, num = parts.dataset, parts.fit.num
     net = Dense(config.hidden, depth, len(dataset.class_names))
-    training = jd.train.from_scratch(net, optax.rmsprop(config.dense_learning_rate))
+    training = jd.training.images.from_scratch(net, optax.rmsprop(config.dense_learning_rate))
     read = augment.reader(dataset.mean, dataset.std)
     data = {"image": parts.fit.images, "label": parts.fit.labels}
     size = min(config.batch_size, num)
@@ -217,12 +217,12 @@ def supernet(config: Any, part: str, folder: Path, parts: Parts) -> list[Said]:
 
     answer, said = runs.jitted(jax.vmap(says, (0, 0, None))), []
     mixes = [epoch_mixes(one) for one in findings.folders(searched, run)]
-    with jd.checkpoint.open_folder(run / "checkpoints", keep=None) as manager:
+    with jd.runs.checkpoint.open_folder(run / "checkpoints", keep=None) as manager:
         for step in sorted(set(manager.all_steps()).intersection(*mixes)):
             cells = [jd.one_hot(space.cells, space.discretize(own[step])) for own in mixes]
 
             def logits(step=step, cells=cells):
-                params = jd.checkpoint.restore(manager, like(), None, step)["state"].params
+                params = jd.runs.checkpoint.restore(manager, like(), None, step)["state"].params
                 shown, mix = {"held": parts.held, "test": dataset.test}, jd.parallel.stack(cells)
                 size = searched.batch_size
                 return {
@@ -239,7 +239,7 @@ def supernet(config: Any, part: str, folder: Path, parts: Parts) -> list[Said]:
 def epoch_mixes(run: Path) -> dict[int, dict[str, np.ndarray]]:
     """The mix after every epoch, by step."""
     try:
-        arrays = jd.metrics.read_arrays(run / "alphas.npz")
+        arrays = jd.files.read_arrays(run / "alphas.npz")
         steps = arrays.pop("step")
     except (OSError, ValueError, KeyError) as error:
         raise Stop(f"--ensemble={run}: {error}", 2) from error

@@ -337,7 +337,7 @@ def strongest_of(run: Path, keep: int) -> jd.Space:
     """The space of a finished search with its strongest operations only, on every edge `keep` of them, in their order."""
     try:
         cells = cells_from_json((run / "space.json").read_text(encoding="utf-8"))
-        alphas = jd.metrics.read_arrays(run / "alphas.npz")
+        alphas = jd.files.read_arrays(run / "alphas.npz")
         narrowed = []
         for name in ("normal", "reduce"):
             mix, ops = alphas[name][-1], cells[name].ops

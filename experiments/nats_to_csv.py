@@ -2,7 +2,7 @@
 
 The benchmark comes as pickles, which may run anything when they are read; this script leaves that to the authors' package (pip
 install nats_bench) and to whoever trusts the files. The folder is one whose name ends in `-simple`, of the topology (`tss`) or
-the size space (`sss`). All else here reads the CSV file that comes of it: `jaxdarts.data.tabular` tells its columns.
+the size space (`sss`). All else here reads the CSV file that comes of it: `jaxdarts.data.benchmarks.tabular` tells its columns.
 """
 
 import argparse

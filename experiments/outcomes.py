@@ -39,7 +39,7 @@ def recorded(path: Path, options: evaluations.Options) -> dict[int, list[tuple[i
     if not path.exists():
         return found
     try:
-        records = jd.metrics.read_json_lines(path)
+        records = jd.files.read_json_lines(path)
         for record in records:
             value, final = (math.nan if record[name] is None else record[name] for name in ("value", "final"))
             genotype, epochs = jd.genotypes.parse(record["genotype"]), record.get("epochs")
@@ -49,7 +49,7 @@ def recorded(path: Path, options: evaluations.Options) -> dict[int, list[tuple[i
             found[record["run"]].append((record["step"], trial))
     except (ValueError, KeyError, TypeError) as error:
         raise Stop(f"{error}; remove {path} to start again") from error
-    jd.metrics.replace_text(path, "".join(json.dumps(record) + "\n" for record in records))
+    jd.files.replace_text(path, "".join(json.dumps(record) + "\n" for record in records))
     return found
 
 
@@ -88,7 +88,7 @@ def add_row(path: Path, summary: dict[str, Any]) -> None:
         rows = [row for row in rows if row["config"] != own]
     except (ValueError, KeyError, TypeError) as error:
         raise Stop(f"--output={path}: holds something else: {error!r}") from error
-    jd.metrics.replace_text(path, json.dumps({"rows": [*rows, summary]}, indent=1) + "\n")
+    jd.files.replace_text(path, json.dumps({"rows": [*rows, summary]}, indent=1) + "\n")
 
 
 def curve(config: Any, histories: list[discrete.History]) -> str:
@@ -105,7 +105,7 @@ def curve(config: Any, histories: list[discrete.History]) -> str:
         row[last >= 0] = best[last[last >= 0]]
     mean, deviation = found.mean(0), found.std(0)
     series = {"mean": mean, "mean + deviation": mean + deviation, "mean - deviation": mean - deviation}
-    return jd.draw.curves(
+    return jd.report.charts.curves(
         {name: list(zip(grid.tolist(), values.tolist(), strict=True)) for name, values in series.items()},
         title=f"{config.algorithm}: best trial so far, {config.runs} runs",
         xlabel="seconds of training" if timed else "trials",

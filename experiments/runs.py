@@ -147,7 +147,7 @@ def open_folder(config: Any, kind: str) -> tuple[Path, logging.Logger]:
         log = locks.logger(folder)
         if not config.resume:
             saved = {name: value for name, value in dataclasses.asdict(config).items() if name not in OF_A_START}
-            jd.metrics.replace_text(folder / "config.json", json.dumps(saved, indent=2) + "\n")
+            jd.files.replace_text(folder / "config.json", json.dumps(saved, indent=2) + "\n")
         return folder, log
     except locks.Locked as error:
         raise Stop(f"--run_dir={folder}: another run is writing there; wait for its end, or name another folder", 2) from error
@@ -162,11 +162,11 @@ def open_run(config: Any, kind: str, whole: Path | None = None) -> Iterator[Run]
     again = whole or folder
     try:
         with (
-            jd.checkpoint.open_folder(folder / "checkpoints", config.keep_checkpoints or None) as checkpoints,
+            jd.runs.checkpoint.open_folder(folder / "checkpoints", config.keep_checkpoints or None) as checkpoints,
             interruptible(again, log) as asked,
         ):
             yield Run(folder, log, checkpoints, asked, again)
-    except jd.checkpoint.CheckpointError as error:
+    except jd.runs.checkpoint.CheckpointError as error:
         raise Stop(f"{error}; continue with --resume={again}") from error
     except stream.Unreadable as error:
         raise Stop(f"{error}; with the image restored, continue with --resume={again}") from error
@@ -177,7 +177,7 @@ def open_run(config: Any, kind: str, whole: Path | None = None) -> Iterator[Run]
             raise
         raise Stop("out of memory: try --remat or a smaller --batch_size; --estimate tells what a step takes") from error
     finally:
-        jd.metrics.close_logger(log)
+        jd.runs.writers.close_logger(log)
 
 
 def spread(values: Sequence[float] | np.ndarray) -> dict[str, float | None]:
@@ -205,7 +205,7 @@ def restored(config: Any, run: Run, training: Any) -> tuple[Any, float]:
     """What the newest checkpoint holds, or what a new run starts from; and the seconds that its epoch took so far."""
     saved = {**training, "seconds": jnp.float32(0)}
     if config.resume and run.checkpoints.latest_step() is not None:
-        saved = jd.checkpoint.restore(run.checkpoints, saved, frozen(config))
+        saved = jd.runs.checkpoint.restore(run.checkpoints, saved, frozen(config))
     saved = jd.parallel.of_first_host(saved)
     seconds = float(saved.pop("seconds"))
     return saved, seconds
@@ -279,12 +279,12 @@ def epochs(
     """
     log, asked = run.log, run.asked
     step, total = int(np.ravel(jd.parallel.first(training["state"].step))[0]), total_steps(config, length)
-    bar = jd.metrics.console(total)
+    bar = jd.runs.writers.console(total)
 
     def save() -> None:
         tree = jd.parallel.first(training)
         check(tree, step)
-        jd.checkpoint.save(run.checkpoints, step, {**tree, "seconds": jnp.float32(seconds)}, frozen(config))
+        jd.runs.checkpoint.save(run.checkpoints, step, {**tree, "seconds": jnp.float32(seconds)}, frozen(config))
         multihost_utils.sync_global_devices(f"checkpoint {step}")  # the others leave when it is there
 
     try:
@@ -342,33 +342,33 @@ class Records:
     def __init__(self, folder: Path, resume_step: int):
         self.path = folder / "metrics.jsonl"
         try:
-            lines = jd.metrics.json_lines(self.path, resume_step)
-            self.all = jd.metrics.read_json_lines(self.path)
+            lines = jd.runs.writers.json_lines(self.path, resume_step)
+            self.all = jd.files.read_json_lines(self.path)
         except ValueError as error:
             raise Stop(f"{error}; remove the file to continue without it") from error
         # Events may have died in a buffer: a resumed run hides the old ones and writes all of them again.
         try:
-            events = jd.metrics.tensorboard(folder / "tensorboard", 0 if (folder / "tensorboard").exists() else None)
+            events = jd.runs.writers.tensorboard(folder / "tensorboard", 0 if (folder / "tensorboard").exists() else None)
         except ImportError as error:
             print(f"{folder}: no events: {error}", file=sys.stderr)
-            events = jd.metrics.combine()
+            events = jd.runs.writers.combine()
         for record in self.all:
             values = {name: value for name, value in record.items() if name != "step" and value is not None}
             events.write(record["step"], values)
-        self.writer = jd.metrics.combine(lines, events)
+        self.writer = jd.runs.writers.combine(lines, events)
 
     def write(self, step: int, record: Mapping[str, float]) -> None:
         self.writer.write(step, record)
-        self.all = jd.metrics.read_json_lines(self.path)
+        self.all = jd.files.read_json_lines(self.path)
 
     def close(self) -> None:
         self.writer.close()
 
 
-def analyses(folder: Path) -> list[jd.sections.Section]:
+def analyses(folder: Path) -> list[jd.report.sections.Section]:
     """What analyze.py has found out about a run, for its report."""
     try:
-        return jd.sections.gather(folder)
+        return jd.report.sections.gather(folder)
     except ValueError as error:
         raise Stop(str(error)) from error
 

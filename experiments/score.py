@@ -29,8 +29,9 @@ import jaxdarts as jd
 import outcomes
 import runs
 from jaxdarts import proxies
-from jaxdarts.data import augment, tabular
-from jaxdarts.nn import nasbench201
+from jaxdarts.data import augment
+from jaxdarts.data.benchmarks import tabular
+from jaxdarts.nn.benchmarks import nasbench201
 from runs import Stop
 
 
@@ -180,9 +181,9 @@ def main(arguments: list[str]) -> None:
             speeds = score(config, dataset, cells[len(rows) :], path, log)
             rows = recorded(path, config, cells)
         summary = summarize(config, dataset, cells, rows, table, speeds)
-        jd.metrics.replace_text(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
+        jd.files.replace_text(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
         for name, *column in zip(names(config), *rows) if table else ():
-            jd.metrics.replace_text(folder / f"{name}.svg", picture(name, column, cells, table))
+            jd.files.replace_text(folder / f"{name}.svg", picture(name, column, cells, table))
         if config.output:
             outcomes.add_row(Path(config.output), summary)
     except OSError as error:
@@ -194,7 +195,7 @@ def main(arguments: list[str]) -> None:
             log.info("%s: %s", name, ", ".join(f"{kind} {row[kind]:.3f}" for kind in KINDS if row[kind] is not None))
         log.info("all in %s", folder)
     finally:
-        jd.metrics.close_logger(log)
+        jd.runs.writers.close_logger(log)
 
 
 def check(config: Config) -> Config:
@@ -236,11 +237,11 @@ def recorded(path: Path, config: Config, cells: list[Any]) -> list[list[float]]:
     """The scores of the first cells that earlier processes wrote; without a last line that was cut off."""
     head = ["arch_str", *names(config)]
     if not path.exists():
-        jd.metrics.replace_text(path, line(head))
+        jd.files.replace_text(path, line(head))
     text = path.read_text(encoding="utf-8")
     whole = text[: text.rfind("\n") + 1]
     if whole != text:
-        jd.metrics.replace_text(path, whole)
+        jd.files.replace_text(path, whole)
     first, *lines = csv.reader(io.StringIO(whole))
     try:
         if first != head:
@@ -304,7 +305,7 @@ def score(config: Config, dataset: Any, cells: list[Any], path: Path, log: Any) 
         log.info("%s: compiled in %.1f s", name, seconds)
         found[name], compiled[name] = run, seconds
     spent, worked = dict.fromkeys(found, 0.0), dict.fromkeys(found, 0.0)
-    bar = jd.metrics.console(len(cells))
+    bar = jd.runs.writers.console(len(cells))
     try:
         with path.open("a", encoding="utf-8") as file:
             for i, cell in enumerate(cells):
@@ -374,7 +375,7 @@ def picture(name: str, column: list[float], cells: list[Any], table: Mapping[Any
     """Accuracy over a score, as SVG."""
     accuracy = [table[cell].valid_200 for cell in cells]
     labels = {"xlabel": name, "ylabel": "validation accuracy after 200 epochs (%)"}
-    return jd.charts.scatter({name: list(zip(column, accuracy))}, title=f"{name} of {len(cells)} cells", **labels)
+    return jd.report.charts.scatter({name: list(zip(column, accuracy))}, title=f"{name} of {len(cells)} cells", **labels)
 
 
 if __name__ == "__main__":

@@ -337,7 +337,7 @@ def search(
     log.info("args = %s", repr(config).replace("Config(", "Namespace(", 1))
     log.info("param size = %fMB", findings.num_params(config, training) / 1e6)
     log.info("run folder %s", folder)
-    jd.metrics.replace_text(folder / "space.json", methods.space_to_json(program.space))
+    jd.files.replace_text(folder / "space.json", methods.space_to_json(program.space))
     if config.resume:
         log.info("resumed at step %d%s", step, f" of {total}" if step < total else ": nothing is left to do but the report")
     data = jd.parallel.replicate(program.data, program.devices)

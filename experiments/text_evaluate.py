@@ -25,9 +25,10 @@ import jaxdarts as jd
 import runs
 import texts
 import trainings
-from jaxdarts import train_text, trained
 from jaxdarts.data import text
 from jaxdarts.genotypes import RecurrentGenotype
+from jaxdarts.training import export as trained
+from jaxdarts.training import text as train_text
 from runs import Run, Stop
 from text_recipes import PRESETS, PTB, Config, check, paddings, resolve, windows
 
@@ -113,7 +114,7 @@ def train(
     log.info("args = %s", repr(config).replace("Config(", "Namespace(", 1))
     log.info("genotype = %s", genotype)
     log.info("param size = %fMB", size / 1e6)
-    jd.metrics.replace_text(run.folder / "genotype.json", jd.genotypes.to_json(genotype))
+    jd.files.replace_text(run.folder / "genotype.json", jd.genotypes.to_json(genotype))
 
     def begin(epoch):
         log.info("epoch %d lr %e", epoch, config.learning_rate)
@@ -203,7 +204,7 @@ def baseline(config: Config, genotype: RecurrentGenotype, words: text.Text, fold
     print("perplexity: valid       test")
     for name, found in sorted(results.items(), key=lambda item: item[1]["valid_perplexity"]):
         print(f"{found['valid_perplexity']:17.2f}  {found['test_perplexity']:9.2f}  {name}", flush=True)
-    jd.metrics.replace_text(folder / "baseline.json", json.dumps(results, indent=1) + "\n")
+    jd.files.replace_text(folder / "baseline.json", json.dumps(results, indent=1) + "\n")
 
 
 def test_again(config: Config) -> None:

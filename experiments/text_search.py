@@ -195,7 +195,7 @@ def search(config: Config, words: text.Text, program: Program, run: Run) -> None
     log.info("args = %s", repr(config).replace("Config(", "Namespace(", 1))
     log.info("param size = %fMB", findings.num_params(config, training) / 1e6)
     log.info("run folder %s", run.folder)
-    jd.metrics.replace_text(run.folder / "space.json", methods.space_to_json(program.space))
+    jd.files.replace_text(run.folder / "space.json", methods.space_to_json(program.space))
     if config.resume:
         log.info("resumed at step %d%s", step, f" of {total}" if step < total else ": nothing is left to do but the report")
 

@@ -112,7 +112,7 @@ def optimizer(config: Settings) -> optax.GradientTransformation:
         optax.clip_by_global_norm(config.grad_clip),
         optax.add_decayed_weights(config.weight_decay),
         optax.sgd(config.learning_rate),
-        jd.schedules.scaled_by_length(config.bptt),
+        jd.training.schedules.scaled_by_length(config.bptt),
     )
 
 

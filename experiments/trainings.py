@@ -16,8 +16,8 @@ def write_result(
     config: Any, run: runs.Run, records: list, genotype: Any, judged: str, results: Mapping[str, Any], facts: Mapping[str, Any]
 ) -> None:
     """Writes `<judged>.json`, after the part of the data that the training was judged by, and the report."""
-    jd.metrics.replace_text(run.folder / f"{judged}.json", json.dumps(dict(results), indent=1) + "\n")
-    jd.report.write(
+    jd.files.replace_text(run.folder / f"{judged}.json", json.dumps(dict(results), indent=1) + "\n")
+    jd.report.page.write(
         run.folder / "report.html",
         title=f"Evaluation on {config.dataset}",
         config=dataclasses.asdict(config),
@@ -70,5 +70,5 @@ def selected(
     chosen = best(among, key=lambda name: scores[name])
     print(f"selected {chosen}", flush=True)
     content = {"scores": dict(scores), "selected": chosen}
-    jd.metrics.replace_text(folder / "selection.json", json.dumps(content, indent=1) + "\n")
+    jd.files.replace_text(folder / "selection.json", json.dumps(content, indent=1) + "\n")
     return chosen

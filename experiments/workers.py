@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from typing import Any, NamedTuple
 
-from jaxdarts.studies import Here
+from jaxdarts.discrete.studies import Here
 from runs import Stop
 
 SECONDS = 30

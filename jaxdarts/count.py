@@ -9,10 +9,10 @@ import numpy as np
 from jaxtyping import Int
 
 from jaxdarts.genotypes import AnyGenotype, GraphGenotype, SizeGenotype, pruned
-from jaxdarts.nn import nasbench101, nats_size
+from jaxdarts.nn.benchmarks import nasbench101, nats_size
+from jaxdarts.nn.benchmarks.nasbench201 import STAGES
 from jaxdarts.nn.cell import stride_of
 from jaxdarts.nn.cnn import runs
-from jaxdarts.nn.nasbench201 import STAGES
 from jaxdarts.nn.ops import OPS
 from jaxdarts.space import Choices, of_genotype
 from jaxdarts.types import Module

@@ -12,7 +12,8 @@ import pytest
 from conftest import toy_batch, toy_cells, toy_objective, toy_params
 
 import jaxdarts as jd
-from jaxdarts import checkpoint, parallel
+from jaxdarts import parallel
+from jaxdarts.runs import checkpoint
 
 
 def by_epoch(start, end):

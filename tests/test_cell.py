@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from jaxdarts.nn.cell import cell, edges_of, stride_of, weight_shapes
-from jaxdarts.nn.norm import batch_norm, batch_norms
 from jaxdarts.nn.ops import Norms, halved, halved_weights
+from jaxdarts.nn.primitives.norm import batch_norm, batch_norms
 from jaxdarts.space import Choices, fully_connected
 from jaxdarts.spaces import PRIMITIVES
 

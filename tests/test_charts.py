@@ -7,7 +7,8 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
-from jaxdarts import charts, draw
+from jaxdarts import report
+from jaxdarts.report import charts
 
 SVG = "{http://www.w3.org/2000/svg}"
 AXIS = np.linspace(-1, 1, 9)
@@ -47,7 +48,7 @@ def test_level_lines_leave_out_what_is_not_finite():
     assert all(math.isfinite(v) for ends in charts.level_line(values, AXIS, AXIS, -0.9) for end in ends for v in end)
 
 
-@pytest.mark.parametrize("function", [draw.contour, draw.surface])
+@pytest.mark.parametrize("function", [report.charts.contour, report.charts.surface])
 def test_surfaces_are_pictures(function):
     found = texts(function(0.2 + X**2 + Y**2, AXIS, AXIS, **LABELS))
     assert "Loss" in found and any("direction 1" in text for text in found) and "1.0" in found
@@ -62,7 +63,7 @@ def test_surfaces_are_pictures(function):
 
 
 def test_a_surface_has_every_square_behind_those_in_front():
-    text = draw.surface(X + 3 * Y, AXIS, AXIS)
+    text = report.charts.surface(X + 3 * Y, AXIS, AXIS)
     squares = [
         np.array([[float(v) for v in pair.split(",")] for pair in points.split()])
         for points in re.findall(r'<polygon points="(.*?)"', text)
@@ -72,19 +73,19 @@ def test_a_surface_has_every_square_behind_those_in_front():
     width, height = map(int, re.search(r'viewBox="0 0 (\d+) (\d+)"', text).groups())
     every = np.concatenate(squares)
     assert every.min() >= 0 and every[:, 0].max() <= width and every[:, 1].max() <= height
-    missing = draw.surface(np.where((X == 0) & (Y == 0), np.nan, X), AXIS, AXIS)
+    missing = report.charts.surface(np.where((X == 0) & (Y == 0), np.nan, X), AXIS, AXIS)
     assert missing.count("<polygon") == 60  # the four squares around the point
 
 
 def test_every_point_of_a_scatter_is_a_dot():
-    root = ET.fromstring(draw.scatter({"a": [(0, 1), (1, 2), (1, 2.5)], "b": [(0.5, 1.5)]}, title="T"))
+    root = ET.fromstring(report.charts.scatter({"a": [(0, 1), (1, 2), (1, 2.5)], "b": [(0.5, 1.5)]}, title="T"))
     assert len(list(root.iter(f"{SVG}circle"))) == 4
     assert not [path for path in root.iter(f"{SVG}path") if "L" in path.get("d")]
 
 
 def test_a_matrix():
-    text = draw.matrix(np.eye(3), ["x", "y", "<z>"], title="Entropy", xlabel="epochs", ylabel="share", limit=2.0)
+    text = report.charts.matrix(np.eye(3), ["x", "y", "<z>"], title="Entropy", xlabel="epochs", ylabel="share", limit=2.0)
     assert {"x", "y", "<z>", "Entropy", "epochs", "share", "0", "2"} == set(texts(text))
-    ET.fromstring(draw.matrix(np.zeros((0, 4)), []))
+    ET.fromstring(report.charts.matrix(np.zeros((0, 4)), []))
     with pytest.raises(ValueError, match="2 row labels"):
-        draw.matrix(np.eye(3), ["x", "y"])
+        report.charts.matrix(np.eye(3), ["x", "y"])

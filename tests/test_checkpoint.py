@@ -11,7 +11,7 @@ import optax
 import pytest
 
 import runs
-from jaxdarts import checkpoint
+from jaxdarts.runs import checkpoint
 
 TX = optax.chain(optax.clip_by_global_norm(1.0), optax.add_decayed_weights(0.1), optax.adam(1e-3))
 CONFIG = {"width": 16, "algorithm": "darts", "rate": 0.025, "cutout": None}

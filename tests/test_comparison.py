@@ -8,11 +8,14 @@ import pytest
 from test_report import _arguments
 
 from browser import assert_readable, needs_browser
-from jaxdarts import comparison, draw, genotypes, report, sections
-from jaxdarts.sections import Section, Table
+from jaxdarts import genotypes, report
+from jaxdarts.report import comparison, sections
+from jaxdarts.report.sections import Section, Table
 
 GRID = np.linspace(-1, 1, 5)
-PICTURE = draw.contour(np.add.outer(GRID**2, GRID**2), GRID, GRID, title="Loss", xlabel="direction 1", ylabel="direction 2")
+PICTURE = report.charts.contour(
+    np.add.outer(GRID**2, GRID**2), GRID, GRID, title="Loss", xlabel="direction 1", ylabel="direction 2"
+)
 ABOUT = {"commit": "abc", "command": "analyze.py"}
 
 
@@ -62,22 +65,22 @@ def test_a_spoilt_analysis_is_named(damage, tmp_path):
 
 def test_a_report_is_extended_and_extended_again(tmp_path):
     page = tmp_path / "report.html"
-    report.write(page, **_arguments(epochs=3))
+    report.page.write(page, **_arguments(epochs=3))
     bare = page.read_text()
     found = written(tmp_path, "landscape", "variance")
-    report.extend(page, found)
+    report.page.extend(page, found)
     once = page.read_text()
     assert once.startswith("<!DOCTYPE html>") and once.count("The landscape") > 1 and "<b>measured" not in once
     assert PICTURE in once and html.unescape(once).count("How it was <b>measured</b>.") == 2
-    report.extend(page, found)
+    report.page.extend(page, found)
     assert page.read_text() == once
-    report.write(page, **_arguments(epochs=3), sections=found)  # as a run that is resumed does
+    report.page.write(page, **_arguments(epochs=3), sections=found)  # as a run that is resumed does
     assert page.read_text() == once
-    report.extend(page, [])
+    report.page.extend(page, [])
     assert page.read_text() == bare
     page.write_text("<html></html>")
     with pytest.raises(ValueError, match="has no place for analyses"):
-        report.extend(page, found)
+        report.page.extend(page, found)
 
 
 def entries():
@@ -131,5 +134,5 @@ def test_names_must_differ(tmp_path):
 def test_the_pages_in_a_browser(tmp_path):
     comparison.write(tmp_path / "comparison.html", entries())
     assert_readable((tmp_path / "comparison.html").read_text(), tmp_path)
-    report.write(tmp_path / "report.html", **_arguments(epochs=3), sections=[section(), section("variance", rows=30)])
+    report.page.write(tmp_path / "report.html", **_arguments(epochs=3), sections=[section(), section("variance", rows=30)])
     assert_readable((tmp_path / "report.html").read_text(), tmp_path)

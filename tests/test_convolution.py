@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from jax import lax
 
-from jaxdarts.nn import convolution as module
-from jaxdarts.nn.convolution import Geometry, convolution
+from jaxdarts.nn.primitives import convolution as module
+from jaxdarts.nn.primitives.convolution import Geometry, convolution
 
 CASES = [
     ((3, 3), (1, 1), (6, 5)),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from jaxdarts.nn.depthwise import depthwise
+from jaxdarts.nn.primitives.depthwise import depthwise
 
 GEOMETRIES = list(itertools.product((3, 5, 7), (1, 2), (1, 2)))
 

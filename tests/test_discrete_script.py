@@ -37,7 +37,7 @@ def test_run_folder_and_resume(table, tmp_path, capsys):
     assert "test_200: " in capsys.readouterr().out
     assert found["test_200"]["mean"] == found["valid_12"]["mean"] + 2 == found["valid_200"]["mean"] + 1
     assert 0 < found["seconds"] <= 3000 and "published" not in found
-    records = jd.metrics.read_json_lines(whole / "history.jsonl")
+    records = jd.files.read_json_lines(whole / "history.jsonl")
     assert [record["run"] for record in records] == sorted(record["run"] for record in records)
     best = [max(r["value"] for r in records if r["run"] == n and r["within_budget"]) for n in range(3)]
     assert found["valid_12"] == {"mean": np.mean(best), "deviation": pytest.approx(np.std(best, ddof=1))}

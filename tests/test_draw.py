@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxdarts import charts, draw, genotypes, spaces
+from jaxdarts import genotypes, report, spaces
+from jaxdarts.report import charts
 
 SVG = "{http://www.w3.org/2000/svg}"
 NAMES = ("DARTS_V1", "DARTS_V2", "NASNet", "AmoebaNet")
@@ -74,7 +75,7 @@ def _overlap(a, b):
 
 @pytest.mark.parametrize("edges, concat", CELLS)
 def test_cell_is_legible(edges, concat):
-    root = ET.fromstring(draw.graph(edges, concat, title="Cell"))
+    root = ET.fromstring(report.cells.graph(edges, concat, title="Cell"))
     labels, states = _boxes(root)
     nodes = len(edges) // 2
     assert len(labels) == len(edges) and len(states) == nodes + 3
@@ -94,7 +95,7 @@ def test_cell_is_legible(edges, concat):
 
 @pytest.mark.parametrize("edges, concat", CELLS)
 def test_parallel_edges_keep_apart(edges, concat):
-    root = ET.fromstring(draw.graph(edges, concat))
+    root = ET.fromstring(report.cells.graph(edges, concat))
     lines = [path for path in root.iter(f"{SVG}path") if path.get("stroke-width") == "1.6"]
     for a in range(len(edges)):
         for b in range(a):
@@ -105,7 +106,7 @@ def test_parallel_edges_keep_apart(edges, concat):
 
 
 def test_cell_names_what_it_draws():
-    root = ET.fromstring(draw.graph(genotypes.DARTS_V2.normal, genotypes.DARTS_V2.normal_concat))
+    root = ET.fromstring(report.cells.graph(genotypes.DARTS_V2.normal, genotypes.DARTS_V2.normal_concat))
     texts = ["".join(text.itertext()) for text in root.iter(f"{SVG}text")]
     ops = [op for op, _ in genotypes.DARTS_V2.normal]
     assert sorted(texts) == sorted([*ops, "ck−2", "ck−1", "0", "1", "2", "3", "ck"])
@@ -113,9 +114,9 @@ def test_cell_names_what_it_draws():
 
 def test_colors_tell_families_apart_and_carry_white_text():
     ops = ("sep_conv_3x3", "dil_conv_5x5", "max_pool_3x3", "skip_connect", "conv_7x1_1x7")
-    colors = [draw._color(op) for op in ops]
+    colors = [report.cells._color(op) for op in ops]
     assert len(set(colors)) == len(ops)
-    assert draw._color("avg_pool_3x3") == colors[2] and draw._color("none") == colors[3]
+    assert report.cells._color("avg_pool_3x3") == colors[2] and report.cells._color("none") == colors[3]
     for color in colors:
         channels = np.frombuffer(bytes.fromhex(color[1:]), np.uint8) / 255
         linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
@@ -124,15 +125,15 @@ def test_colors_tell_families_apart_and_carry_white_text():
 
 def test_cell_is_deterministic_and_takes_lists():
     edges, concat = genotypes.NASNet.reduce, genotypes.NASNet.reduce_concat
-    assert draw.graph(edges, concat) == draw.graph([list(e) for e in edges], list(concat))
+    assert report.cells.graph(edges, concat) == report.cells.graph([list(e) for e in edges], list(concat))
 
 
 def test_text_is_escaped():
     nasty = '<script>alert("1")</script>&\x00_{2}'
     for svg in (
-        draw.graph([(nasty, 0), ("a", 1)], [2], title=nasty),
-        draw.curves({nasty: [(0, 1)]}, title=nasty, xlabel=nasty, ylabel=nasty),
-        draw.heatmap(np.ones((1, 1, 1)), [nasty], [nasty], title=nasty),
+        report.cells.graph([(nasty, 0), ("a", 1)], [2], title=nasty),
+        report.charts.curves({nasty: [(0, 1)]}, title=nasty, xlabel=nasty, ylabel=nasty),
+        report.charts.heatmap(np.ones((1, 1, 1)), [nasty], [nasty], title=nasty),
     ):
         assert "<script" not in svg
         shown = ["".join(text.itertext()) for text in ET.fromstring(svg).iter(f"{SVG}text")]
@@ -149,19 +150,19 @@ def test_text_is_escaped():
         ([("a", 0), ("b", 1)], [3], "concat names state 3"),
     ],
 )
-@pytest.mark.parametrize("function", [draw.graph, draw.dot])
+@pytest.mark.parametrize("function", [report.cells.graph, report.cells.dot])
 def test_bad_cells_are_refused(function, edges, concat, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         function(edges, concat)
 
 
 def test_genotype_draws_every_cell():
-    assert list(draw.cell(genotypes.DARTS_V2)) == ["normal", "reduce"]
-    recurrent = draw.cell(genotypes.RNN_DARTS_V1)
+    assert list(report.cells.cell(genotypes.DARTS_V2)) == ["normal", "reduce"]
+    recurrent = report.cells.cell(genotypes.RNN_DARTS_V1)
     assert list(recurrent) == ["recurrent"]
     labels, states = _boxes(ET.fromstring(recurrent["recurrent"]))
     assert len(labels) == 8 and len(states) == 10
-    topology = draw.cell(genotypes.parse("|none~0|+|none~0|skip_connect~1|+|none~0|nor_conv_1x1~1|nor_conv_3x3~2|"))
+    topology = report.cells.cell(genotypes.parse("|none~0|+|none~0|skip_connect~1|+|none~0|nor_conv_1x1~1|nor_conv_3x3~2|"))
     assert list(topology) == ["cell"]
     root = ET.fromstring(topology["cell"])
     labels, states = _boxes(root)
@@ -185,7 +186,7 @@ GRAPHS = [
 @pytest.mark.parametrize("text", [*GRAPHS, *(str(spaces.nasbench101().sample(jax.random.key(i))) for i in range(12))])
 def test_graph_of_operations_is_legible(text):
     genotype = genotypes.parse(text)
-    [(name, picture)] = draw.cell(genotype).items()
+    [(name, picture)] = report.cells.cell(genotype).items()
     assert name == "cell"
     matrix, ops = genotypes.pruned(genotype)
     root = ET.fromstring(picture)
@@ -211,7 +212,7 @@ def test_graph_of_operations_is_legible(text):
 
 
 def test_sizes_are_drawn_to_scale():
-    [(name, picture)] = draw.cell(genotypes.parse("8:16:24:32:64")).items()
+    [(name, picture)] = report.cells.cell(genotypes.parse("8:16:24:32:64")).items()
     root = ET.fromstring(picture)
     heights = [float(rect.get("height")) for rect in root.iter(f"{SVG}rect")]
     assert name == "channels" and heights == [2 * channels for channels in (8, 16, 24, 32, 64)]
@@ -224,7 +225,7 @@ def test_sizes_are_drawn_to_scale():
 
 
 def test_dot_quotes():
-    text = draw.dot([('a"b\\', 0), ("c", 1)], [2])
+    text = report.cells.dot([('a"b\\', 0), ("c", 1)], [2])
     assert r's0 -> s2 [label="a\"b\\"];' in text and text.count("{") == text.count("}")
 
 
@@ -234,7 +235,7 @@ def _lines(svg):
 
 def test_curves_break_at_gaps():
     ys = [1.0, 2.0, math.nan, 3.0, math.inf, 4.0, 5.0]
-    svg = draw.curves({"loss": list(enumerate(ys))})
+    svg = report.charts.curves({"loss": list(enumerate(ys))})
     assert len(_lines(svg)) == 2
     assert svg.count("<circle") == 1
     assert "nan" not in svg and "inf" not in svg
@@ -244,7 +245,7 @@ def test_curves_break_at_gaps():
     "series", [{}, {"a": []}, {"a": [(0, math.nan)]}, {"a": [(3, 4.5)]}, {"a": [(0, 0), (1, 0)]}, {"a": [(0, -1e9)]}]
 )
 def test_curves_take_degenerate_series(series):
-    svg = draw.curves(series, title="T", xlabel="x", ylabel="y")
+    svg = report.charts.curves(series, title="T", xlabel="x", ylabel="y")
     ET.fromstring(svg)
     finite = any(math.isfinite(y) for points in series.values() for _, y in points)
     assert ("no data" in svg) != finite
@@ -252,7 +253,7 @@ def test_curves_take_degenerate_series(series):
 
 def test_curves_stay_in_the_picture():
     rng = np.random.default_rng(0)
-    svg = draw.curves({f"series {i}": list(enumerate(rng.normal(0, 10.0**i, 30))) for i in range(9)})
+    svg = report.charts.curves({f"series {i}": list(enumerate(rng.normal(0, 10.0**i, 30))) for i in range(9)})
     root = ET.fromstring(svg)
     _, _, width, height = map(float, root.get("viewBox").split())
     for path in _lines(svg):
@@ -295,7 +296,7 @@ def test_heatmap_pictures_hold_the_values():
     values = np.zeros((3, 2, 2))
     values[2, 0, 1] = 1.0
     values[0, 1, 0] = np.nan
-    svg = draw.heatmap(values, ["0->2", "1->2"], ["none", "skip_connect"], title="Normal")
+    svg = report.charts.heatmap(values, ["0->2", "1->2"], ["none", "skip_connect"], title="Normal")
     scale, first, second = _pictures(svg)
     low, high = scale[0, 0].tolist(), scale[0, -1].tolist()
     assert first.shape == (2, 3, 3)
@@ -306,18 +307,18 @@ def test_heatmap_pictures_hold_the_values():
 
 def test_heatmap_of_a_whole_search_is_small():
     values = np.random.default_rng(0).dirichlet(np.ones(8), (50, 14))
-    svg = draw.heatmap(values, [str(i) for i in range(14)], [f"operation_{i}" for i in range(8)])
+    svg = report.charts.heatmap(values, [str(i) for i in range(14)], [f"operation_{i}" for i in range(8)])
     assert len(svg) < 60_000
     assert len(list(_pictures(svg))) == 15
 
 
 def test_heatmap_takes_other_operations_on_each_edge():
-    svg = draw.heatmap(np.ones((4, 2, 3)) / 3, ["a", "b"], [["x", "y"], ["p", "q", "r"]])
+    svg = report.charts.heatmap(np.ones((4, 2, 3)) / 3, ["a", "b"], [["x", "y"], ["p", "q", "r"]])
     assert [picture.shape[:2] for picture in _pictures(svg)][1:] == [(2, 4), (3, 4)]
 
 
 def test_heatmap_of_no_epochs():
-    ET.fromstring(draw.heatmap(np.zeros((0, 2, 3)), ["a", "b"], ["x", "y", "z"]))
+    ET.fromstring(report.charts.heatmap(np.zeros((0, 2, 3)), ["a", "b"], ["x", "y", "z"]))
 
 
 @pytest.mark.parametrize(
@@ -331,4 +332,4 @@ def test_heatmap_of_no_epochs():
 )
 def test_heatmap_refuses_labels_that_do_not_fit(shape, rows, columns):
     with pytest.raises(ValueError, match="need"):
-        draw.heatmap(np.zeros(shape), rows, columns)
+        report.charts.heatmap(np.zeros(shape), rows, columns)

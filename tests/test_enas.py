@@ -11,7 +11,7 @@ import pytest
 from conftest import toy_objective
 
 import jaxdarts as jd
-from jaxdarts import enas
+from jaxdarts.discrete import enas
 from jaxdarts.space import Choices
 
 TOPOLOGY = {"cell": Choices(((0, 1), (0, 2), (1, 2)), (("none", "skip_connect"),) * 3, (2,), num_inputs=1, kept=None)}

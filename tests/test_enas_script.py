@@ -37,12 +37,12 @@ def test_run_folder_and_resume(few, tmp_path, capsys):
     assert all((whole / name).exists() for name in names)
     facts = json.loads((whole / "facts.json").read_text(encoding="utf-8"))
     assert 0 <= facts["policy_cells_supernet_accuracy"] <= facts["found_cell_supernet_accuracy"] <= 1
-    records = jd.metrics.read_json_lines(whole / "metrics.jsonl")
+    records = jd.files.read_json_lines(whole / "metrics.jsonl")
     assert [record["step"] for record in records] == [2, 4] and 0 < records[1]["entropy"] < 3 * 1.4
     script.main([*FLAGS, f"--run_dir={cut}", "--max_steps=3"])
     script.main([f"--resume={cut}", "--max_steps=0"])
     ignored = {"seconds"}
-    assert [{k: r[k] for k in r.keys() - ignored} for r in jd.metrics.read_json_lines(cut / "metrics.jsonl")] == [
+    assert [{k: r[k] for k in r.keys() - ignored} for r in jd.files.read_json_lines(cut / "metrics.jsonl")] == [
         {k: r[k] for k in r.keys() - ignored} for r in records
     ]
     again = json.loads((cut / "facts.json").read_text(encoding="utf-8"))

@@ -10,7 +10,7 @@ import pytest
 from scipy.optimize import minimize
 from sklearn import metrics
 
-from jaxdarts import ensemble
+from jaxdarts import ensembles
 
 CLASSES = 4
 
@@ -43,13 +43,13 @@ def tdac_by_sklearn(x, y, labels, balance):
 def test_information_is_scikit_learns(seed):
     (x, y, *_), _ = some_votes(seed)
     same = metrics.mutual_info_score(x, x)  # I(X; X) is H(X)
-    np.testing.assert_allclose(ensemble.entropy(x, CLASSES), same, rtol=1e-12)
-    np.testing.assert_allclose(ensemble.mutual_information(x, y, CLASSES), metrics.mutual_info_score(x, y), rtol=1e-10)
+    np.testing.assert_allclose(ensembles.pruning.entropy(x, CLASSES), same, rtol=1e-12)
+    np.testing.assert_allclose(ensembles.pruning.mutual_information(x, y, CLASSES), metrics.mutual_info_score(x, y), rtol=1e-10)
     np.testing.assert_allclose(
-        ensemble.joint_entropy(x, y, CLASSES), metrics.mutual_info_score(CLASSES * x + y, CLASSES * x + y), rtol=1e-12
+        ensembles.pruning.joint_entropy(x, y, CLASSES), metrics.mutual_info_score(CLASSES * x + y, CLASSES * x + y), rtol=1e-12
     )
     np.testing.assert_allclose(
-        ensemble.normalized_information(x, y, CLASSES),
+        ensembles.pruning.normalized_information(x, y, CLASSES),
         metrics.normalized_mutual_info_score(x, y, average_method="geometric"),
         rtol=1e-10,
     )
@@ -57,23 +57,25 @@ def test_information_is_scikit_learns(seed):
 
 def test_information_in_closed_form():
     fair, other = np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1])
-    assert ensemble.entropy(fair, 2) == pytest.approx(math.log(2), abs=1e-15)
-    assert ensemble.joint_entropy(fair, other, 2) == pytest.approx(2 * math.log(2), abs=1e-15)
-    assert ensemble.mutual_information(fair, other, 2) == pytest.approx(0, abs=1e-15)
-    assert ensemble.normalized_variation(fair, other, 2) == pytest.approx(1, abs=1e-15)
-    assert ensemble.normalized_information(fair, 1 - fair, 2) == pytest.approx(1, abs=1e-15)  # names of classes do not matter
-    assert ensemble.normalized_variation(fair, 1 - fair, 2) == pytest.approx(0, abs=1e-15)
+    assert ensembles.pruning.entropy(fair, 2) == pytest.approx(math.log(2), abs=1e-15)
+    assert ensembles.pruning.joint_entropy(fair, other, 2) == pytest.approx(2 * math.log(2), abs=1e-15)
+    assert ensembles.pruning.mutual_information(fair, other, 2) == pytest.approx(0, abs=1e-15)
+    assert ensembles.pruning.normalized_variation(fair, other, 2) == pytest.approx(1, abs=1e-15)
+    assert ensembles.pruning.normalized_information(fair, 1 - fair, 2) == pytest.approx(
+        1, abs=1e-15
+    )  # names of classes do not matter
+    assert ensembles.pruning.normalized_variation(fair, 1 - fair, 2) == pytest.approx(0, abs=1e-15)
     # p = 1/4: H = ln 4 - 3/4 ln 3
-    assert ensemble.entropy(np.array([1, 0, 0, 0]), 2) == pytest.approx(math.log(4) - 0.75 * math.log(3), abs=1e-15)
+    assert ensembles.pruning.entropy(np.array([1, 0, 0, 0]), 2) == pytest.approx(math.log(4) - 0.75 * math.log(3), abs=1e-15)
 
 
 def test_guards_against_zero_as_published():
     ones, zeros, fair = np.ones(4, int), np.zeros(4, int), np.array([0, 0, 1, 1])
-    assert ensemble.entropy(ones, 2) == 0
-    assert ensemble.normalized_information(ones, fair, 2) == 0  # 0 / 1e-18
-    assert ensemble.normalized_variation(ones, zeros, 2) == 1  # 1 - 0 / 1e-18
-    assert ensemble.tdac(ones, zeros, fair, 2, 0.5) == 0.5
-    assert ensemble.tdac(ones, ones, fair, 2, 0.5) == 0  # the same
+    assert ensembles.pruning.entropy(ones, 2) == 0
+    assert ensembles.pruning.normalized_information(ones, fair, 2) == 0  # 0 / 1e-18
+    assert ensembles.pruning.normalized_variation(ones, zeros, 2) == 1  # 1 - 0 / 1e-18
+    assert ensembles.pruning.tdac(ones, zeros, fair, 2, 0.5) == 0.5
+    assert ensembles.pruning.tdac(ones, ones, fair, 2, 0.5) == 0  # the same
 
 
 @pytest.mark.parametrize("balance", [0, 0.25, 0.5, 0.75, 1])
@@ -81,8 +83,8 @@ def test_scores_of_pairs_and_sets(balance):
     votes, labels = some_votes(7)
     votes[3] = votes[1]
     expected = np.array([[tdac_by_sklearn(x, y, labels, balance) for y in votes] for x in votes])
-    np.testing.assert_allclose(ensemble.pair_scores(votes, labels, CLASSES, balance), expected, rtol=1e-10, atol=1e-12)
-    np.testing.assert_allclose(ensemble.tdas(votes, labels, CLASSES, balance), expected.sum() / 2, rtol=1e-10)
+    np.testing.assert_allclose(ensembles.pruning.pair_scores(votes, labels, CLASSES, balance), expected, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(ensembles.pruning.tdas(votes, labels, CLASSES, balance), expected.sum() / 2, rtol=1e-10)
 
 
 @pytest.mark.parametrize(
@@ -91,21 +93,26 @@ def test_scores_of_pairs_and_sets(balance):
 )
 def test_variables_that_are_none(x, y, message):
     with pytest.raises(ValueError, match=message):
-        ensemble.joint(np.array(x, int), np.array(y, int), 2)
+        ensembles.pruning.joint(np.array(x, int), np.array(y, int), 2)
 
 
 def test_diversity_by_hand():
     votes, labels = np.array([[0, 1, 2, 3], [0, 1, 0, 0], [1, 1, 2, 0]]), np.array([0, 1, 2, 0])
-    assert ensemble.disagreement(votes) == pytest.approx((2 + 2 + 2) / 12)
+    assert ensembles.pruning.disagreement(votes) == pytest.approx((2 + 2 + 2) / 12)
     # Right: 1110, 1101, 0111
-    assert ensemble.disagreement_with_label(votes, labels) == pytest.approx((2 + 2 + 2) / 12)
-    assert ensemble.disagreement_with_label(votes[:2], np.array([3, 3, 3, 3])) == pytest.approx(1 / 4)
+    assert ensembles.pruning.disagreement_with_label(votes, labels) == pytest.approx((2 + 2 + 2) / 12)
+    assert ensembles.pruning.disagreement_with_label(votes[:2], np.array([3, 3, 3, 3])) == pytest.approx(1 / 4)
     two_to_one = math.log(3) - 2 / 3 * math.log(2)
-    assert ensemble.vote_entropy(votes, CLASSES) == pytest.approx(3 * two_to_one / 4)
+    assert ensembles.pruning.vote_entropy(votes, CLASSES) == pytest.approx(3 * two_to_one / 4)
     alone = votes[:1]
-    assert ensemble.disagreement(alone) == ensemble.variation(alone, CLASSES) == ensemble.vote_entropy(alone, CLASSES) == 0
-    variations = [ensemble.normalized_variation(votes[i], votes[j], 4) for i, j in ((0, 1), (0, 2), (1, 2))]
-    assert ensemble.variation(votes, CLASSES) == pytest.approx(sum(variations) / 3)
+    assert (
+        ensembles.pruning.disagreement(alone)
+        == ensembles.pruning.variation(alone, CLASSES)
+        == ensembles.pruning.vote_entropy(alone, CLASSES)
+        == 0
+    )
+    variations = [ensembles.pruning.normalized_variation(votes[i], votes[j], 4) for i, j in ((0, 1), (0, 2), (1, 2))]
+    assert ensembles.pruning.variation(votes, CLASSES) == pytest.approx(sum(variations) / 3)
 
 
 # ----------------------------------------------------------------------------------------------------------- criteria
@@ -114,61 +121,63 @@ def test_diversity_by_hand():
 @pytest.mark.parametrize("seed, balance", [(0, 0.0), (1, 0.5), (2, 1.0)])
 def test_greedy_against_brute_force(seed, balance):
     votes, labels = some_votes(seed, members=7)
-    scores = ensemble.pair_scores(votes, labels, CLASSES, balance)
+    scores = ensembles.pruning.pair_scores(votes, labels, CLASSES, balance)
     for first in range(7):
-        chosen = ensemble.greedy(scores, 4, first)
+        chosen = ensembles.pruning.greedy(scores, 4, first)
         for i in range(1, 4):  # every step is the best one, by the score of the whole set
             others = set(range(7)) - set(chosen[:i])
-            worth = {p: ensemble.tdas(votes[[*chosen[:i], p]], labels, CLASSES, balance) for p in others}
+            worth = {p: ensembles.pruning.tdas(votes[[*chosen[:i], p]], labels, CLASSES, balance) for p in others}
             assert worth[chosen[i]] == pytest.approx(max(worth.values()), abs=1e-12)
-        best = max(ensemble.tdas(votes[list(s)], labels, CLASSES, balance) for s in itertools.combinations(range(7), 4))
-        reached = ensemble.tdas(votes[chosen], labels, CLASSES, balance)
+        best = max(
+            ensembles.pruning.tdas(votes[list(s)], labels, CLASSES, balance) for s in itertools.combinations(range(7), 4)
+        )
+        reached = ensembles.pruning.tdas(votes[chosen], labels, CLASSES, balance)
         assert best / 2 <= reached <= best + 1e-12  # greedy is within a factor of two where pair scores are a metric
 
 
 def test_greedy_takes_no_more_than_there_are():
-    assert sorted(ensemble.greedy(np.zeros((3, 3)), 5, 1)) == [0, 1, 2]
-    assert ensemble.greedy(np.zeros((3, 3)), 2, 2) == [2, 0]  # the first of equals
+    assert sorted(ensembles.pruning.greedy(np.zeros((3, 3)), 5, 1)) == [0, 1, 2]
+    assert ensembles.pruning.greedy(np.zeros((3, 3)), 2, 2) == [2, 0]  # the first of equals
 
 
 def test_pie_is_greedy_from_any_member():
     votes, labels = some_votes(3)
     probabilities, found = np.eye(CLASSES)[votes], set()
-    scores = ensemble.pair_scores(votes, labels, CLASSES, 0.5)
+    scores = ensembles.pruning.pair_scores(votes, labels, CLASSES, 0.5)
     for seed in range(30):
-        found.add(ensemble.pie(0.5, 3)(jax.random.key(seed), probabilities, labels, uniform(6)))
-    assert found == {tuple(sorted(ensemble.greedy(scores, 3, first))) for first in range(6)}
-    assert len(ensemble.pie()(jax.random.key(0), probabilities, labels, uniform(6))) == 5  # one fewer
+        found.add(ensembles.pruning.pie(0.5, 3)(jax.random.key(seed), probabilities, labels, uniform(6)))
+    assert found == {tuple(sorted(ensembles.pruning.greedy(scores, 3, first))) for first in range(6)}
+    assert len(ensembles.pruning.pie()(jax.random.key(0), probabilities, labels, uniform(6))) == 5  # one fewer
 
 
 def test_distributed_pie_is_one_of_its_parts_or_their_union():
     votes, labels = some_votes(4, members=8)
-    scores = ensemble.pair_scores(votes, labels, CLASSES, 0.5)
+    scores = ensembles.pruning.pair_scores(votes, labels, CLASSES, 0.5)
     best = max(scores[np.ix_(s, s)].sum() for s in map(list, itertools.combinations(range(8), 3)))
     for seed in range(10):
-        kept = ensemble.pie_distributed(0.5, 2, 3)(jax.random.key(seed), np.eye(CLASSES)[votes], labels, uniform(8))
+        kept = ensembles.pruning.pie_distributed(0.5, 2, 3)(jax.random.key(seed), np.eye(CLASSES)[votes], labels, uniform(8))
         assert len(kept) == 3 and list(kept) == sorted(set(kept))
         # Each part's greedy set is within two of its part's best, and the result is the best of three.
         assert scores[np.ix_(kept, kept)].sum() > best / 4
     # As many machines as members: every part is one member, and the union is all of them.
-    alone = ensemble.pie_distributed(0.5, 8, 3)(jax.random.key(5), np.eye(CLASSES)[votes], labels, uniform(8))
-    assert alone in {tuple(sorted(ensemble.greedy(scores, 3, first))) for first in range(8)}
-    assert ensemble.pie_distributed(0.5, 99, 3)(jax.random.key(5), np.eye(CLASSES)[votes], labels, uniform(8))
+    alone = ensembles.pruning.pie_distributed(0.5, 8, 3)(jax.random.key(5), np.eye(CLASSES)[votes], labels, uniform(8))
+    assert alone in {tuple(sorted(ensembles.pruning.greedy(scores, 3, first))) for first in range(8)}
+    assert ensembles.pruning.pie_distributed(0.5, 99, 3)(jax.random.key(5), np.eye(CLASSES)[votes], labels, uniform(8))
 
 
 @pytest.mark.parametrize("arguments", [(-0.1, 1), (1.5, 1), (float("nan"), 1), (0.5, 0)])
 def test_settings_of_pie(arguments):
     with pytest.raises(ValueError, match="balance is"):
-        ensemble.pie_distributed(*arguments)
+        ensembles.pruning.pie_distributed(*arguments)
 
 
 def test_prs_removes_one_in_half_of_the_cases():
     votes, labels = some_votes(5, members=4)
-    kept = [ensemble.prs()(jax.random.key(i), np.eye(CLASSES)[votes], labels, uniform(4)) for i in range(200)]
+    kept = [ensembles.pruning.prs()(jax.random.key(i), np.eye(CLASSES)[votes], labels, uniform(4)) for i in range(200)]
     whole = sum(len(one) == 4 for one in kept)
     assert {len(one) for one in kept} == {3, 4} and 70 < whole < 130  # four deviations
     assert len({one for one in kept if len(one) == 3}) == 4
-    assert len(ensemble.prs(2)(jax.random.key(0), np.eye(CLASSES)[votes], labels, uniform(4))) == 2
+    assert len(ensembles.pruning.prs(2)(jax.random.key(0), np.eye(CLASSES)[votes], labels, uniform(4))) == 2
 
 
 def by_hand():
@@ -182,15 +191,18 @@ def test_both_readings_of_pap_by_hand():
     probabilities, labels = by_hand()
     # Sums of class 0 on the first three examples: 0.3 + 0.3 + 1 + 0.45 = 2.05 of 4, wrong. Without 2: 1.05 of 3, right.
     # Without 0, 1 or 3: more than a half still, wrong.
-    assert ensemble.pap_as_published(jax.random.key(0), probabilities, labels, uniform(4)) == (2,)
+    assert ensembles.pruning.pap_as_published(jax.random.key(0), probabilities, labels, uniform(4)) == (2,)
     # 2 goes first (error 1/2 -> 0). Then 1 or 3 may go, and 1 has errors of its own; then 0 or 3, and 0 is the first.
-    assert ensemble.pap(jax.random.key(0), probabilities, labels, uniform(4)) == (3,)
+    assert ensembles.pruning.pap(jax.random.key(0), probabilities, labels, uniform(4)) == (3,)
 
 
 def test_published_pap_keeps_two_where_nothing_would_help():
     probabilities, labels = by_hand()
     right = probabilities[[0, 0, 1]]
-    assert ensemble.pap_as_published(jax.random.key(0), right, labels, uniform(3)) == (0, 1)  # no difference: the first two
+    assert ensembles.pruning.pap_as_published(jax.random.key(0), right, labels, uniform(3)) == (
+        0,
+        1,
+    )  # no difference: the first two
 
 
 def test_pap_never_gets_worse_and_stops_where_any_removal_is_worse():
@@ -204,7 +216,7 @@ def test_pap_never_gets_worse_and_stops_where_any_removal_is_worse():
             total = sum(weights[j] * probabilities[j] for j in members)
             return np.mean(np.argmax(total, -1) != labels)
 
-        kept = ensemble.pap(jax.random.key(0), probabilities, labels, weights)
+        kept = ensembles.pruning.pap(jax.random.key(0), probabilities, labels, weights)
         assert error(kept) <= error(range(6))
         assert len(kept) == 1 or all(error(set(kept) - {j}) > error(kept) for j in kept)
 
@@ -225,9 +237,9 @@ def test_objective_from_its_definition():
     total = np.einsum("m,mec->ec", weights, logits)
     p = np.exp(total) / np.exp(total).sum(1, keepdims=True)
     expected = -np.mean(np.log(p[np.arange(50), labels])) + 0.1 * 0.5 + 0.2 * 0.2
-    found = ensemble.objective(jnp.asarray(weights), logits, labels, jnp.asarray(penalties))
+    found = ensembles.pruning.objective(jnp.asarray(weights), logits, labels, jnp.asarray(penalties))
     np.testing.assert_allclose(found, expected, rtol=1e-5)
-    np.testing.assert_allclose(ensemble.mixture(logits, jnp.asarray(weights)), total, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(ensembles.pruning.mixture(logits, jnp.asarray(weights)), total, rtol=1e-5, atol=1e-6)
 
 
 def test_learned_weights_are_the_minimum(x64):
@@ -236,12 +248,12 @@ def test_learned_weights_are_the_minimum(x64):
     logits = logits.at[3].set(logits[0] * 0.5 + 3)  # says what member 0 says, costs more
     for strength in (0.0, 0.05):
         penalties = jnp.array([1.0, 1.0, 1.0, 4.0]) * strength
-        weights = ensemble.learned_weights(logits, labels, penalties, 5000)
-        value = ensemble.objective(weights, logits, labels, penalties)
+        weights = ensembles.pruning.learned_weights(logits, labels, penalties, 5000)
+        value = ensembles.pruning.objective(weights, logits, labels, penalties)
         # Split into positive and negative parts the problem is smooth, and another solver finds the same value.
         split = minimize(
             lambda v: (
-                float(ensemble.objective(jnp.asarray(v[:4] - v[4:]), logits, labels, penalties * 0))
+                float(ensembles.pruning.objective(jnp.asarray(v[:4] - v[4:]), logits, labels, penalties * 0))
                 + float(np.tile(penalties, 2) @ v)
             ),
             np.full(8, 0.1),
@@ -249,7 +261,7 @@ def test_learned_weights_are_the_minimum(x64):
             tol=1e-12,
         )
         assert float(value) <= split.fun + 1e-9
-        slope = jax.grad(lambda w: ensemble.objective(w, logits, labels, penalties * 0))(weights)
+        slope = jax.grad(lambda w: ensembles.pruning.objective(w, logits, labels, penalties * 0))(weights)
         # Optimality: the slope is -penalty * sign where a weight is not zero, and no larger than the penalty where it is.
         on = np.asarray(weights) != 0
         np.testing.assert_allclose(np.asarray(slope)[on], -np.asarray(penalties * jnp.sign(weights))[on], atol=1e-7)
@@ -261,6 +273,8 @@ def test_learned_weights_are_the_minimum(x64):
 def test_weights_jitted_and_uniform():
     logits, labels = problem()
     penalties = jnp.full(4, 0.01)
-    np.testing.assert_allclose(ensemble.uniform_weights(logits, labels, penalties), np.full(4, 0.25))
-    once = ensemble.learned_weights(logits, labels, penalties)
-    np.testing.assert_allclose(jax.jit(ensemble.learned_weights)(logits, labels, penalties), once, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(ensembles.pruning.uniform_weights(logits, labels, penalties), np.full(4, 0.25))
+    once = ensembles.pruning.learned_weights(logits, labels, penalties)
+    np.testing.assert_allclose(
+        jax.jit(ensembles.pruning.learned_weights)(logits, labels, penalties), once, rtol=1e-4, atol=1e-5
+    )

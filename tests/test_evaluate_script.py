@@ -85,7 +85,7 @@ def assert_same(one, other):
     assert mine.files == theirs.files
     for name in mine.files:
         np.testing.assert_array_equal(mine[name], theirs[name])
-    records = [[{**r, "seconds": 0} for r in jd.metrics.read_json_lines(run / "metrics.jsonl")] for run in (one, other)]
+    records = [[{**r, "seconds": 0} for r in jd.files.read_json_lines(run / "metrics.jsonl")] for run in (one, other)]
     assert records[0] == records[1]
 
 
@@ -93,7 +93,7 @@ def test_what_a_run_leaves(whole):
     names = {path.name for path in whole.iterdir()}
     assert names >= {"config.json", "log.txt", "metrics.jsonl", "tensorboard", "genotype.json", "network.json"}
     assert names >= {"weights.npz", "report.html", "checkpoints", "test.json"}
-    assert [record["step"] for record in jd.metrics.read_json_lines(whole / "metrics.jsonl")] == [EPOCH, TOTAL]
+    assert [record["step"] for record in jd.files.read_json_lines(whole / "metrics.jsonl")] == [EPOCH, TOTAL]
     log = (whole / "log.txt").read_text()
     assert "test_acc" in log and f"genotype = {CELL}" in log and "param size = " in log
     assert jd.genotypes.from_json((whole / "genotype.json").read_text()) == CELL
@@ -268,7 +268,7 @@ def test_rates_of_the_published_schedules():
 
 
 def test_what_a_streamed_run_leaves(streamed, pictures, capsys):
-    records = jd.metrics.read_json_lines(streamed / "metrics.jsonl")
+    records = jd.files.read_json_lines(streamed / "metrics.jsonl")
     assert [(record["step"], record["learning_rate"]) for record in records] == [(6, 0.1), (12, pytest.approx(0.097))]
     facts = json.loads((streamed / "network.json").read_text())
     assert facts["imagenet"] and facts["image_shape"] == [32, 32, 3] and facts["class_names"] == ["bright", "dark"]
@@ -276,7 +276,7 @@ def test_what_a_streamed_run_leaves(streamed, pictures, capsys):
     assert f"param size = {params / 1e6:f}MB" in (streamed / "log.txt").read_text()
     apply, params = jd.load(streamed)
     dataset = stream.load(f"folder:{pictures}", None, 32)
-    accuracy = jd.trained.accuracy(lambda images: jax.jit(apply)(params, images), dataset, 7)
+    accuracy = jd.training.export.accuracy(lambda images: jax.jit(apply)(params, images), dataset, 7)
     assert accuracy == pytest.approx(json.loads((streamed / "test.json").read_text())["accuracy"][0], abs=1e-6)
     flags = [f"--dataset=folder:{pictures}", "--preset=imagenet", "--batch_size=4"]  # the run knows the size of its images
     script.main(["--test_only", f"--checkpoint={streamed}", *flags])
@@ -293,9 +293,9 @@ def test_a_streamed_run_that_dies_within_an_epoch(streamed, streaming, tmp_path,
         if step == last:
             raise Death
 
-    real = jd.checkpoint.save
+    real = jd.runs.checkpoint.save
     with monkeypatch.context() as patch, pytest.raises(Death):
-        patch.setattr(jd.checkpoint, "save", save)
+        patch.setattr(jd.runs.checkpoint, "save", save)
         script.main([*streaming, "--checkpoint_freq=4", f"--run_dir={tmp_path}"])
     assert not (tmp_path / "test.json").exists()
     script.main([f"--resume={tmp_path}"])

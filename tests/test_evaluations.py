@@ -51,9 +51,9 @@ def test_a_trained_supernet(run):
     dataset = images.load("digits")
     _, val = images.split(dataset.train, 0.5)
     net = space.supernet(width=2, depth=1, num_classes=10)
-    with jd.checkpoint.open_folder(run / "checkpoints") as checkpoints:
+    with jd.runs.checkpoint.open_folder(run / "checkpoints") as checkpoints:
         like = jax.eval_shape(search.build(evaluations.searched(options), dataset).init) | {"seconds": jnp.float32(0)}
-        params = jd.checkpoint.restore(checkpoints, like, None)["state"].params
+        params = jd.runs.checkpoint.restore(checkpoints, like, None)["state"].params
     right = []
     for seed in range(2):
         for i in range(3):
@@ -115,7 +115,7 @@ def test_the_script_scores_resumes_and_hands_over(cache, tmp_path):
     script.main([*flags.split(), f"--run_dir={tmp_path}"])
     history = tmp_path / "history.jsonl"
     text = history.read_text(encoding="utf-8")
-    records = jd.metrics.read_json_lines(history)
+    records = jd.files.read_json_lines(history)
     assert len(records) == 6 and all(record["final"] is None and record["seconds"] > 0 for record in records)
     summary = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
     assert summary["config"]["score"] == "naswot" and summary["config"]["runs"] == 1
@@ -125,7 +125,7 @@ def test_the_script_scores_resumes_and_hands_over(cache, tmp_path):
     # Killed in a line: the trials before it stay as they were, their seconds too.
     history.write_text(text[: text.index('"step": 4') + 20], encoding="utf-8")
     script.main([f"--resume={tmp_path}"])
-    again = jd.metrics.read_json_lines(history)
+    again = jd.files.read_json_lines(history)
     assert again[:4] == records[:4]
     assert [record["genotype"] for record in again] == [record["genotype"] for record in records]
     history.write_text(text.replace(records[2]["genotype"], str(CELL)), encoding="utf-8")

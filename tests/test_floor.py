@@ -8,9 +8,9 @@ from jax import lax
 import floor
 import jaxdarts as jd
 import scaling
-from jaxdarts.nn.convolution import convolution
-from jaxdarts.nn.depthwise import depthwise
-from jaxdarts.nn.pooling import max_pool
+from jaxdarts.nn.primitives.convolution import convolution
+from jaxdarts.nn.primitives.depthwise import depthwise
+from jaxdarts.nn.primitives.pooling import max_pool
 
 X = jnp.zeros((2, 3, 8, 8, 4))  # group, batch, height, width, channels
 

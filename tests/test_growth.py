@@ -10,7 +10,8 @@ import optax
 import pytest
 
 import jaxdarts as jd
-from jaxdarts import ensemble, growth
+from jaxdarts import ensembles
+from jaxdarts.ensembles import growth
 from jaxdarts.nn.dense import Dense
 
 LABELS = np.array([0, 1, 0, 1, 1])
@@ -73,12 +74,12 @@ def test_learned_weights_while_growing():
             return member(0, 1.0)
         return growth.Member(depth, noise[2 * (iteration > 0) + depth], noise[0])
 
-    options = {"weigh": jax.jit(ensemble.learned_weights), "strength": 0.1, "constant": 0.05}
+    options = {"weigh": jax.jit(ensembles.pruning.learned_weights), "strength": 0.1, "constant": 0.05}
     last = grown(train, 2, **options)[-1]
     logits = jnp.stack([one.fit for one in last.members])
     penalties = jnp.array([0.1 * math.sqrt(one.depth) + 0.05 for one in last.members])
     assert last.members[1].depth == 0
-    np.testing.assert_allclose(last.weights, ensemble.learned_weights(logits, LABELS, penalties), atol=1e-5)
+    np.testing.assert_allclose(last.weights, ensembles.pruning.learned_weights(logits, LABELS, penalties), atol=1e-5)
 
 
 def test_a_dense_network_trains_as_a_cell_does():
@@ -88,7 +89,7 @@ def test_a_dense_network_trains_as_a_cell_does():
     batch = {"image": image, "label": jnp.argmax(image[:, :, 0, 0] @ jnp.ones((2, 3)) + image[:, 0, 1], -1) % 3}
     assert jd.count_params(net, (2, 2, 1)) == 4 * 8 + 8 + 8 * 8 + 8 + 8 * 3 + 3
     assert jd.count_params(Dense(8, 0, 3), (2, 2, 1)) == 4 * 3 + 3
-    training = jd.train.from_scratch(net, optax.rmsprop(0.01))
+    training = jd.training.images.from_scratch(net, optax.rmsprop(0.01))
     state = training.init(jax.random.key(0), net.init(jax.random.key(1), image))
     step, losses = jax.jit(training.step), []
     for _ in range(30):

@@ -55,7 +55,7 @@ def last(folder):
     """The last record and mixes of a run, and its genotype."""
     with np.load(folder / "alphas.npz") as saved:
         mixes = {name: saved[name][-1] for name in ("normal", "reduce")}
-    return jd.metrics.read_json_lines(folder / "metrics.jsonl"), mixes, (folder / "genotype.json").read_text()
+    return jd.files.read_json_lines(folder / "metrics.jsonl"), mixes, (folder / "genotype.json").read_text()
 
 
 def assert_close(folder, other):

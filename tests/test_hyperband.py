@@ -9,7 +9,7 @@ import pytest
 import jaxdarts as jd
 from jaxdarts import Trial, discrete
 from jaxdarts.discrete import Longer, schedule, search
-from jaxdarts.hyperband import bohb, brackets, log_probabilities
+from jaxdarts.discrete.hyperband import bohb, brackets, log_probabilities
 
 NB201 = jd.spaces.nasbench201()
 KEY = jax.random.key(3)

@@ -57,7 +57,7 @@ TX = optax.chain(
     optax.clip_by_global_norm(0.25),
     optax.add_decayed_weights(1e-2),
     optax.sgd(5.0),
-    jd.schedules.scaled_by_length(TIME),
+    jd.training.schedules.scaled_by_length(TIME),
 )
 
 
@@ -137,11 +137,11 @@ def test_carries_run_along_their_streams_and_resuming_changes_nothing(tmp_path):
     step = jax.jit(search.step)
     for number in range(4):
         if number == 2:
-            with jd.checkpoint.open_folder(tmp_path) as manager:
-                jd.checkpoint.save(manager, 2, state, {})
+            with jd.runs.checkpoint.open_folder(tmp_path) as manager:
+                jd.runs.checkpoint.save(manager, 2, state, {})
         state, _ = step(state, batch(number, 3), batch(number + 9))
-    with jd.checkpoint.open_folder(tmp_path) as manager:
-        resumed = jd.checkpoint.restore(manager, search.init(jax.random.key(0), params, state.carry), {})
+    with jd.runs.checkpoint.open_folder(tmp_path) as manager:
+        resumed = jd.runs.checkpoint.restore(manager, search.init(jax.random.key(0), params, state.carry), {})
     for number in range(2, 4):
         resumed, _ = step(resumed, batch(number, 3), batch(number + 9))
     for ours, theirs in zip(jax.tree.leaves(resumed), jax.tree.leaves(state)):

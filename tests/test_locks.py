@@ -33,11 +33,11 @@ def test_a_second_run_is_refused_until_the_first_is_gone(tmp_path):
     finally:
         first.send_signal(signal.SIGKILL)
         first.communicate()
-    jd.metrics.close_logger(locks.logger(tmp_path))  # nothing is left of the lock
+    jd.runs.writers.close_logger(locks.logger(tmp_path))  # nothing is left of the lock
     log = locks.logger(tmp_path)
     with pytest.raises(locks.Locked):
         locks.logger(tmp_path)
-    jd.metrics.close_logger(log)
+    jd.runs.writers.close_logger(log)
 
 
 def test_a_file_system_without_locks_is_told_of(tmp_path, monkeypatch):
@@ -45,5 +45,5 @@ def test_a_file_system_without_locks_is_told_of(tmp_path, monkeypatch):
         raise OSError(38, "Function not implemented")
 
     monkeypatch.setattr(locks.fcntl, "flock", flock)
-    jd.metrics.close_logger(locks.logger(tmp_path))
+    jd.runs.writers.close_logger(locks.logger(tmp_path))
     assert "start no second run into this folder" in (tmp_path / "log.txt").read_text()

@@ -17,11 +17,11 @@ from test_depthwise import reference
 
 import jaxdarts as jd
 from jaxdarts.nn import ops
-from jaxdarts.nn.barrier import once_on_cpu
-from jaxdarts.nn.convolution import convolution
-from jaxdarts.nn.depthwise import depthwise
-from jaxdarts.nn.norm import affine, batch_norms
-from jaxdarts.nn.pooling import max_pool
+from jaxdarts.nn.primitives.barrier import once_on_cpu
+from jaxdarts.nn.primitives.convolution import convolution
+from jaxdarts.nn.primitives.depthwise import depthwise
+from jaxdarts.nn.primitives.norm import affine, batch_norms
+from jaxdarts.nn.primitives.pooling import max_pool
 
 
 def lowered(function, platform, arguments):

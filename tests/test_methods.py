@@ -26,7 +26,7 @@ def searched(tmp_path, *flags, base=SHORT):
 
 
 def records(folder):
-    return jd.metrics.read_json_lines(folder / "metrics.jsonl")
+    return jd.files.read_json_lines(folder / "metrics.jsonl")
 
 
 @pytest.mark.parametrize("name", methods.METHODS)

@@ -9,7 +9,8 @@ import sys
 import numpy as np
 import pytest
 
-from jaxdarts import metrics
+from jaxdarts import files
+from jaxdarts.runs import writers
 
 
 class _Terminal(io.StringIO):
@@ -19,11 +20,11 @@ class _Terminal(io.StringIO):
 
 def test_json_lines_round_trip(tmp_path):
     path = tmp_path / "run" / "metrics.jsonl"
-    writer = metrics.json_lines(path)
+    writer = writers.json_lines(path)
     writer.write(0, {"epoch": 0, "loss": np.float32(0.5)})
     writer.write(np.int32(7), {"epoch": np.int64(1), "loss": math.nan, "norm": math.inf})
     # Every line is flushed: it can be read before the file is closed.
-    assert metrics.read_json_lines(path) == [
+    assert files.read_json_lines(path) == [
         {"step": 0, "epoch": 0, "loss": 0.5},
         {"step": 7, "epoch": 1, "loss": None, "norm": None},
     ]
@@ -34,14 +35,14 @@ def test_json_lines_round_trip(tmp_path):
 def test_json_lines_take_jax_scalars(tmp_path):
     import jax.numpy as jnp
 
-    writer = metrics.json_lines(tmp_path / "m.jsonl")
+    writer = writers.json_lines(tmp_path / "m.jsonl")
     writer.write(1, {"loss": jnp.asarray(0.25), "skips": jnp.asarray(3)})
     writer.close()
     assert (tmp_path / "m.jsonl").read_text() == '{"step": 1, "loss": 0.25, "skips": 3}\n'
 
 
 def test_json_lines_refuse_what_is_no_scalar(tmp_path):
-    writer = metrics.json_lines(tmp_path / "m.jsonl")
+    writer = writers.json_lines(tmp_path / "m.jsonl")
     with pytest.raises(TypeError, match="loss is ndarray"):
         writer.write(0, {"loss": np.zeros(3)})
     with pytest.raises(TypeError, match="name is str 'x'"):
@@ -49,7 +50,7 @@ def test_json_lines_refuse_what_is_no_scalar(tmp_path):
     with pytest.raises(ValueError, match='values name "step"'):
         writer.write(0, {"step": 3})
     writer.close()
-    assert metrics.read_json_lines(tmp_path / "m.jsonl") == []
+    assert files.read_json_lines(tmp_path / "m.jsonl") == []
 
 
 @pytest.mark.parametrize("cut", range(1, 12))
@@ -58,38 +59,38 @@ def test_a_cut_off_last_line_is_left_out_and_repaired(tmp_path, cut):
     lines = [json.dumps({"step": i}) + "\n" for i in range(3)]
     path.write_text("".join(lines)[:-cut])
     kept = 3 if cut == 1 else 2  # without its newline alone, the record is whole
-    assert [record["step"] for record in metrics.read_json_lines(path)] == list(range(kept))
-    writer = metrics.json_lines(path)
+    assert [record["step"] for record in files.read_json_lines(path)] == list(range(kept))
+    writer = writers.json_lines(path)
     writer.write(9, {})
     writer.close()
-    assert [record["step"] for record in metrics.read_json_lines(path)] == [*range(kept), 9]
+    assert [record["step"] for record in files.read_json_lines(path)] == [*range(kept), 9]
 
 
 def test_a_broken_line_in_the_middle_is_an_error(tmp_path):
     path = tmp_path / "m.jsonl"
     path.write_text('{"step": 0}\nnot json\n{"step": 1}\n')
     with pytest.raises(ValueError, match=r"m\.jsonl, line 2"):
-        metrics.read_json_lines(path)
+        files.read_json_lines(path)
 
 
 def test_resume_drops_later_records(tmp_path):
     path = tmp_path / "m.jsonl"
-    first = metrics.json_lines(path)
+    first = writers.json_lines(path)
     for step in range(6):
         first.write(step, {"loss": step})
     first.close()
-    second = metrics.json_lines(path, resume_step=3)
+    second = writers.json_lines(path, resume_step=3)
     for step in range(4, 8):
         second.write(step, {"loss": 10 * step})
     second.close()
-    records = metrics.read_json_lines(path)
+    records = files.read_json_lines(path)
     assert [record["step"] for record in records] == list(range(8))
     assert [record["loss"] for record in records] == [0, 1, 2, 3, 40, 50, 60, 70]
     assert [p.name for p in tmp_path.iterdir()] == ["m.jsonl"]
 
 
 def test_resume_without_a_file(tmp_path):
-    metrics.json_lines(tmp_path / "m.jsonl", resume_step=5).close()
+    writers.json_lines(tmp_path / "m.jsonl", resume_step=5).close()
     assert (tmp_path / "m.jsonl").read_text() == ""
 
 
@@ -97,21 +98,21 @@ def test_replace_text_leaves_the_old_file_when_it_fails(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
     with pytest.raises(UnicodeEncodeError):
-        metrics.replace_text(path, "\ud800")
+        files.replace_text(path, "\ud800")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_replace_arrays_whole_or_not_at_all(tmp_path):
     path = tmp_path / "a.npz"
-    metrics.replace_arrays(path, {"one/two": np.arange(3), "three": [1.5]})
+    files.replace_arrays(path, {"one/two": np.arange(3), "three": [1.5]})
     with pytest.raises((pickle.PicklingError, AttributeError)):  # the first array is in the temporary file by then
-        metrics.replace_arrays(path, {"one/two": np.zeros(2), "three": lambda: None})
+        files.replace_arrays(path, {"one/two": np.zeros(2), "three": lambda: None})
     with np.load(path) as saved:
         assert set(saved) == {"one/two", "three"} and saved["three"] == [1.5]
         np.testing.assert_array_equal(saved["one/two"], [0, 1, 2])
     assert list(tmp_path.iterdir()) == [path]
-    ours = metrics.read_arrays(path)
+    ours = files.read_arrays(path)
     assert set(ours) == {"one/two", "three"} and ours["three"] == [1.5]
     np.testing.assert_array_equal(ours["one/two"], [0, 1, 2])
 
@@ -119,8 +120,8 @@ def test_replace_arrays_whole_or_not_at_all(tmp_path):
 def test_arrays_that_cannot_be_read(tmp_path):
     path = tmp_path / "a.npz"
     with pytest.raises(FileNotFoundError):
-        metrics.read_arrays(path)
-    metrics.replace_arrays(path, {"one": np.arange(100)})
+        files.read_arrays(path)
+    files.replace_arrays(path, {"one": np.arange(100)})
     whole = path.read_bytes()
     np.save(tmp_path / "alone.npy", np.arange(3))
     alone = (tmp_path / "alone.npy").read_bytes()
@@ -128,16 +129,16 @@ def test_arrays_that_cannot_be_read(tmp_path):
     for content in (b"", b"text", whole[:50], whole[:-30], changed, alone):
         path.write_bytes(content)
         with pytest.raises(ValueError, match="a.npz is damaged, or holds no arrays by name"):
-            metrics.read_arrays(path)
+            files.read_arrays(path)
 
 
 def test_combine_calls_every_writer():
     calls = []
 
     def recorder(name):
-        return metrics.Writer(lambda step, values: calls.append((name, step, dict(values))), lambda: calls.append(name))
+        return writers.Writer(lambda step, values: calls.append((name, step, dict(values))), lambda: calls.append(name))
 
-    writer = metrics.combine(recorder("a"), recorder("b"))
+    writer = writers.combine(recorder("a"), recorder("b"))
     writer.write(1, {"x": 2.0})
     writer.close()
     assert calls == [("a", 1, {"x": 2.0}), ("b", 1, {"x": 2.0}), "a", "b"]
@@ -145,24 +146,24 @@ def test_combine_calls_every_writer():
 
 def test_tensorboard_writes_events(tmp_path):
     pytest.importorskip("tensorboardX")
-    writer = metrics.tensorboard(tmp_path / "events")
+    writer = writers.tensorboard(tmp_path / "events")
     writer.write(3, {"train_loss": 0.5})
     writer.close()
     (events,) = (tmp_path / "events").iterdir()
     assert b"train_loss" in events.read_bytes()
-    metrics.tensorboard(tmp_path / "events", resume_step=2).close()
+    writers.tensorboard(tmp_path / "events", resume_step=2).close()
 
 
 def test_tensorboard_names_what_is_missing(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     with pytest.raises(ImportError, match="pip install tensorboardX"):
-        metrics.tensorboard(tmp_path)
+        writers.tensorboard(tmp_path)
 
 
 def test_console_prints_a_line_now_and_then():
     now = 0.0
     stream = io.StringIO()
-    writer = metrics.console(100, every=10.0, stream=stream, clock=lambda: now)
+    writer = writers.console(100, every=10.0, stream=stream, clock=lambda: now)
     for step in range(31):
         writer.write(step, {"epoch": 1, "loss": 2.0 / 3.0})
         now += 1.0
@@ -174,7 +175,7 @@ def test_console_prints_a_line_now_and_then():
 
 def test_console_prints_the_last_line_and_no_line_twice():
     stream = io.StringIO()
-    writer = metrics.console(3, every=10.0, stream=stream, clock=lambda: 0.0)
+    writer = writers.console(3, every=10.0, stream=stream, clock=lambda: 0.0)
     for step in range(4):
         writer.write(step, {})
     writer.close()
@@ -186,7 +187,7 @@ def test_console_shows_a_bar_on_a_terminal(monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "120")
     stream = _Terminal()
-    writer = metrics.console(2, stream=stream)
+    writer = writers.console(2, stream=stream)
     writer.write(1, {"loss": 0.5, "[bold]": 1})
     writer.write(2, {"loss": 0.25, "[bold]": 1})
     writer.close()
@@ -197,9 +198,9 @@ def test_console_shows_a_bar_on_a_terminal(monkeypatch):
 def test_logger_appends_echoes_and_closes(tmp_path, capsys):
     path = tmp_path / "run" / "log.txt"
     for message in ("epoch %d lr %e", "genotype = %d %e"):
-        log = metrics.logger(path)
+        log = writers.logger(path)
         log.info(message, 3, 0.025)
-        metrics.close_logger(log)
+        writers.close_logger(log)
         assert log.handlers == []
     first, second = path.read_text().splitlines()
     assert re.fullmatch(r"\d\d/\d\d \d\d:\d\d:\d\d [AP]M epoch 3 lr 2\.500000e-02", first)
@@ -208,9 +209,9 @@ def test_logger_appends_echoes_and_closes(tmp_path, capsys):
 
 
 def test_loggers_stand_alone(tmp_path):
-    one, two = metrics.logger(tmp_path / "1.txt"), metrics.logger(tmp_path / "2.txt")
+    one, two = writers.logger(tmp_path / "1.txt"), writers.logger(tmp_path / "2.txt")
     one.info("only here")
-    metrics.close_logger(one)
-    metrics.close_logger(two)
+    writers.close_logger(one)
+    writers.close_logger(two)
     assert (tmp_path / "2.txt").read_text() == ""
     assert "jaxdarts" not in logging.root.manager.loggerDict

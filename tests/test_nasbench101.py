@@ -11,8 +11,8 @@ from test_nasbench201 import conv, norm, relu
 
 import jaxdarts as jd
 from jaxdarts.genotypes import GRAPH_OPS, fingerprint, pruned
-from jaxdarts.nn.nasbench101 import MOMENTUM, vertex_channels
-from jaxdarts.nn.pooling import max_pool
+from jaxdarts.nn.benchmarks.nasbench101 import MOMENTUM, vertex_channels
+from jaxdarts.nn.primitives.pooling import max_pool
 
 SPACE = jd.spaces.nasbench101()
 
@@ -119,7 +119,7 @@ def test_network_equals_its_definition(genotype, x64):
 def test_a_network_trains():
     net = SPACE.network(graph("010 001 000", C3), 2, 1, 3)
     batch = {"image": jnp.ones((2, 8, 8, 1)), "label": jnp.array([0, 2])}
-    training = jd.train.from_scratch(net, optax.sgd(0.1))
+    training = jd.training.images.from_scratch(net, optax.sgd(0.1))
     state = training.init(jax.random.key(0), net.init(jax.random.key(1), batch["image"]))
     state, metrics = jax.jit(training.step)(state, batch)
     chex.assert_tree_all_finite((state.params, state.averages, metrics))

@@ -15,8 +15,8 @@ from test_nasbench201 import conv, norm, relu
 
 import jaxdarts as jd
 from jaxdarts import algorithms, genotypes, relax
-from jaxdarts.nn.nasbench1shot1 import padded_max_pool
-from jaxdarts.nn.pooling import max_pool
+from jaxdarts.nn.benchmarks.nasbench1shot1 import padded_max_pool
+from jaxdarts.nn.primitives.pooling import max_pool
 from jaxdarts.spaces.nasbench1shot1 import OPS, _of_parents
 
 S1, S2, S3 = (getattr(jd.spaces, f"nasbench1shot1_s{i}")() for i in (1, 2, 3))

@@ -12,8 +12,8 @@ import optax
 import pytest
 
 import jaxdarts as jd
+from jaxdarts.nn.benchmarks.nasbench201 import Network, Supernet
 from jaxdarts.nn.cell import edges_of
-from jaxdarts.nn.nasbench201 import Network, Supernet
 from jaxdarts.space import of_genotype
 
 SPACE = jd.spaces.nasbench201()
@@ -335,7 +335,7 @@ def test_searching_and_training():
     assert after.arch["cell"].shape == (6, 5) and bool(jnp.any(after.arch["cell"] != state.arch["cell"]))
     genotype = SPACE.discretize(algorithm.relax.apply(after.arch, after.key, after.step))
     net = SPACE.network(genotype, 2, 1, 3)
-    training = jd.train.from_scratch(net, optax.sgd(0.1), drop_path=lambda step: 0.1)
+    training = jd.training.images.from_scratch(net, optax.sgd(0.1), drop_path=lambda step: 0.1)
     state = training.init(jax.random.key(0), net.init(jax.random.key(1), batch["image"]))
     state, metrics = jax.jit(training.step)(state, batch)
     chex.assert_tree_all_finite((state.params, state.averages, metrics))

@@ -10,7 +10,7 @@ from test_nasbench201 import conv, norm, relu
 
 import jaxdarts as jd
 from jaxdarts.genotypes import SIZES, SizeGenotype, parse
-from jaxdarts.nn.nats_size import CELL, Network
+from jaxdarts.nn.benchmarks.nats_size import CELL, Network
 
 SPACE = jd.spaces.nats_size()
 

@@ -8,13 +8,13 @@ import optax
 import pytest
 
 import jaxdarts as jd
-from jaxdarts import trained
 from jaxdarts.nn.cell import cell
 from jaxdarts.nn.cnn import Run, noise_keys
-from jaxdarts.nn.norm import batch_norms
 from jaxdarts.nn.ops import Norms
+from jaxdarts.nn.primitives.norm import batch_norms
 from jaxdarts.space import Choices, fully_connected
-from jaxdarts.train import from_scratch
+from jaxdarts.training import export as trained
+from jaxdarts.training.images import from_scratch
 
 NORMS = Norms(batch_norms, batch_norms)
 SPACE = jd.spaces.darts(1, ("noise", "skip_connect"))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdarts.nn.norm import affine, batch_norm, batch_norms
+from jaxdarts.nn.primitives.norm import affine, batch_norm, batch_norms
 
 SHAPE = (3, 2, 4, 5, 2)
 

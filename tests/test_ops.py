@@ -11,8 +11,8 @@ import pytest
 from conftest import Golden
 
 from jaxdarts.nn.cell import cell
-from jaxdarts.nn.norm import Running, batch_norm, batch_norms, scaled
 from jaxdarts.nn.ops import OPS, Norms, halved, halved_weights
+from jaxdarts.nn.primitives.norm import Running, batch_norm, batch_norms, scaled
 from jaxdarts.space import Choices
 
 NORMS = Norms(batch_norms, batch_norms)

@@ -9,9 +9,9 @@ from jax.test_util import check_grads
 
 import jaxdarts as jd
 from jaxdarts.nn.cell import cell, edges_of, weight_shapes
-from jaxdarts.nn.norm import batch_norms
 from jaxdarts.nn.ops import Norms
-from jaxdarts.nn.pooling import max_pool_2x2
+from jaxdarts.nn.primitives.norm import batch_norms
+from jaxdarts.nn.primitives.pooling import max_pool_2x2
 from jaxdarts.space import fully_connected
 
 NORMS = Norms(batch_norms, batch_norms)

@@ -15,8 +15,8 @@ import pytest
 import jaxdarts as jd
 from jaxdarts import proxies
 from jaxdarts.nn import taps
+from jaxdarts.nn.benchmarks.nasbench201 import Picked, picked
 from jaxdarts.nn.cell import edges_of
-from jaxdarts.nn.nasbench201 import Picked, picked
 from jaxdarts.space import locate
 
 SPACE = jd.spaces.nasbench201()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from jaxdarts.nn.pooling import max_pool
+from jaxdarts.nn.primitives.pooling import max_pool
 
 SIZES = [(6, 6), (5, 8), (7, 3)]
 

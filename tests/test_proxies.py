@@ -11,7 +11,7 @@ import pytest
 
 import jaxdarts as jd
 from jaxdarts import proxies
-from jaxdarts.nn.norm import batch_norm
+from jaxdarts.nn.primitives.norm import batch_norm
 
 
 def normal(*shape, seed=0):

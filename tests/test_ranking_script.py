@@ -10,8 +10,7 @@ import pytest
 
 import jaxdarts as jd
 from analyses import agreement
-from jaxdarts import sharing
-from jaxdarts.analysis import ranking
+from jaxdarts.analysis import ranking, sharing
 from jaxdarts.spaces.weight_sharing64 import NAMES
 from runs import Stop
 
@@ -43,7 +42,7 @@ def test_study(tmp_path, capsys):
     assert "| 16 similar groups | 2 |" in capsys.readouterr().out
     for name in ("s_tau", "gt_tau", "groups", "prefixes", "tuned"):
         assert (whole / f"{name}.svg").read_text(encoding="utf-8").startswith("<svg")
-    records = jd.metrics.read_json_lines(whole / "records.jsonl")
+    records = jd.files.read_json_lines(whole / "records.jsonl")
     assert len(records) == 3 * 2 + 64 * 2 + 2 * 2 * 16 + 2
     # The table again, from the records, by the definitions.
     alone = np.zeros((2, 64))
@@ -70,7 +69,7 @@ def test_study(tmp_path, capsys):
     lines = text.splitlines(keepends=True)
     path.write_text("".join(lines[:-1]) + lines[-1][:30], encoding="utf-8")
     analyze.main(["ranking", f"--resume={whole}"])
-    assert [{**r, "seconds": 0} for r in jd.metrics.read_json_lines(path)] == [{**r, "seconds": 0} for r in records]
+    assert [{**r, "seconds": 0} for r in jd.files.read_json_lines(path)] == [{**r, "seconds": 0} for r in records]
     with pytest.raises(Stop, match=r"the run has tune_steps=\(1, 3\), not \(1,\)"):
         analyze.main(["ranking", f"--resume={whole}", "--tune_steps", "1"])
     path.write_text("broken\n" + text, encoding="utf-8")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxdarts import draw, genotypes, report
+from jaxdarts import genotypes, report
 
 EDGES = [(source, target) for target in range(2, 6) for source in range(target)]
 OPS = ["none", "max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3"]
@@ -45,7 +45,7 @@ def _arguments(name="DARTS_V2", epochs=50):
 
 
 def _page(tmp_path, **changes):
-    report.write(tmp_path / "report.html", **(_arguments() | changes))
+    report.page.write(tmp_path / "report.html", **(_arguments() | changes))
     return (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
@@ -56,7 +56,7 @@ def _fact(page, name):
 
 def test_tables_and_pictures_without_a_cell(tmp_path):
     rows = [["ensemble", "size"], ["<full>", "3"], ["pruned", "2"]]
-    picture = draw.curves({"a": [(0, 1), (1, 2)]}, title="A curve of one's own")
+    picture = report.charts.curves({"a": [(0, 1), (1, 2)]}, title="A curve of one's own")
     nothing = {"records": (), "genotype": None, "mixes": {}, "edges": {}, "ops": {}}
     page = _page(tmp_path, **nothing, tables={"Full and pruned": rows}, pictures=[picture])
     assert "<h2>Full and pruned</h2>" in page and picture in page

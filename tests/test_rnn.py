@@ -81,7 +81,7 @@ def test_derivation_sampling_and_drawing():
     for genotype in drawn:
         jd.genotypes.check(genotype)
         assert jd.genotypes.parse(str(genotype)) == genotype
-        assert jd.draw.cell(genotype)["recurrent"].startswith("<svg")
+        assert jd.report.cells.cell(genotype)["recurrent"].startswith("<svg")
     with pytest.raises(ValueError, match="the space has the cells recurrent, a Genotype has normal, reduce"):
         jd.one_hot(SPACE.cells, jd.genotypes.DARTS_V2)
     with pytest.raises(ValueError, match=r"recurrent\[10\] = .*no such operation on edge \(8, 11\)"):

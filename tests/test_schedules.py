@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxdarts import schedules
+from jaxdarts.training import schedules
 
 
 def test_cosine_falls_from_the_peak_towards_zero():

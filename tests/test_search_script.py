@@ -58,12 +58,12 @@ def plain(leaf):
 
 def results(folder):
     """What interruptions must not change: records but for their seconds, mixes, genotype, the last checkpoint."""
-    records = jd.metrics.read_json_lines(folder / "metrics.jsonl")
+    records = jd.files.read_json_lines(folder / "metrics.jsonl")
     for record in records:
         assert record.pop("seconds") >= 0
     with np.load(folder / "alphas.npz") as saved:
         alphas = {name: saved[name] for name in saved.files}
-    with jd.checkpoint.open_folder(folder / "checkpoints") as checkpoints:
+    with jd.runs.checkpoint.open_folder(folder / "checkpoints") as checkpoints:
         step = checkpoints.latest_step()
         saved = checkpoints.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore()))["state"]
     saved.pop("seconds")
@@ -134,7 +134,7 @@ def test_log_speaks_the_classic_dialect(whole):
 @pytest.mark.parametrize("flags", [["--unrolled"], ["--dtype=bfloat16", "--cutout", "--remat"]])
 def test_options_that_change_the_computation(tinier, tmp_path, flags):
     script.main([*tinier, *flags, "--max_steps=2", "--checkpoint_freq=1", f"--run_dir={tmp_path}"])
-    assert [record["step"] for record in jd.metrics.read_json_lines(tmp_path / "metrics.jsonl")] == [2]
+    assert [record["step"] for record in jd.files.read_json_lines(tmp_path / "metrics.jsonl")] == [2]
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"1", "2"}
     assert "--max_steps=2 of 44 steps are done" in (tmp_path / "log.txt").read_text()
 
@@ -342,7 +342,7 @@ def test_max_steps_then_on(whole, tiny, tmp_path, steps):
 )
 def test_death_between_two_writes(whole, tiny, tmp_path, monkeypatch, owner, name, number):
     with monkeypatch.context() as patch:
-        on_call(patch, {"checkpoint": jd.checkpoint, "records": script.runs.Records}[owner], name, number, die)
+        on_call(patch, {"checkpoint": jd.runs.checkpoint, "records": script.runs.Records}[owner], name, number, die)
         with pytest.raises(Killed):
             script.main([*tiny, "--checkpoint_freq=5", f"--run_dir={tmp_path}"])
     script.main([f"--resume={tmp_path}"])
@@ -529,7 +529,7 @@ def test_seeds_in_one_program_equal_their_own_runs(three_steps, tiny, tmp_path):
         with np.load(own / "alphas.npz") as saved:
             for name in ("normal", "reduce"):
                 np.testing.assert_allclose(saved[name], alphas[name], atol=1e-5)
-        actual = jd.metrics.read_json_lines(own / "metrics.jsonl")[-1]
+        actual = jd.files.read_json_lines(own / "metrics.jsonl")[-1]
         assert actual["train_loss"] == pytest.approx(records[-1]["train_loss"], abs=1e-5)
     losses = {seed: json.loads((tmp_path / f"seed-{seed}" / "facts.json").read_text()) for seed in three_steps}
     best = min(losses, key=lambda seed: losses[seed]["found_cell_supernet_loss"])

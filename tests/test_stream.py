@@ -7,7 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdarts.data import feed, images, stream, tfds_prepare
+from jaxdarts.data import feed, images, stream
+from jaxdarts.data.tfds import prepare as tfds_prepare
 
 Image = pytest.importorskip("PIL.Image")
 RNG = np.random.RandomState(0)

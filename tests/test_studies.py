@@ -13,8 +13,9 @@ import pytest
 from deadly import deadly
 
 import jaxdarts as jd
-from jaxdarts import Trial, discrete, studies
-from jaxdarts.studies import Here, conduct
+from jaxdarts import Trial, discrete
+from jaxdarts.discrete import studies
+from jaxdarts.discrete.studies import Here, conduct
 
 SPACE = jd.spaces.nasbench201()
 KEYS = jax.random.split(jax.random.key(5), 3)

@@ -15,7 +15,8 @@ from test_graphs import ASKED, C1, FIRST, STORED, graph
 
 import jaxdarts as jd
 import nats_to_csv
-from jaxdarts.data import nasbench101, nds, tabular, tfrecord
+from jaxdarts.data.benchmarks import nasbench101, nds, tabular
+from jaxdarts.data.tfds import tfrecord
 from jaxdarts.genotypes import GraphGenotype, fingerprint, parse
 from runs import Stop
 

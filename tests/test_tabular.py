@@ -6,7 +6,7 @@ import itertools
 import pytest
 
 import jaxdarts as jd
-from jaxdarts.data import tabular
+from jaxdarts.data.benchmarks import tabular
 from jaxdarts.genotypes import TOPOLOGY_OPS, TopologyGenotype
 
 HEADER = "index,arch_str,cifar10_valid_200,cifar10_test_200,cifar10_valid_12,params_millions,train_seconds_200"

@@ -18,7 +18,7 @@ import search
 import text_evaluate
 import text_recipes
 import text_search
-from jaxdarts import trained
+from jaxdarts import training
 from jaxdarts.data import text
 
 CELL = "Genotype(recurrent=[('tanh', 0)], concat=[1])"
@@ -69,10 +69,10 @@ def whole_training(trained_flags, tmp_path_factory):
 
 def results(folder):
     """What interruptions must not change."""
-    records = jd.metrics.read_json_lines(folder / "metrics.jsonl")
+    records = jd.files.read_json_lines(folder / "metrics.jsonl")
     for record in records:
         assert record.pop("seconds") >= 0
-    with jd.checkpoint.open_folder(folder / "checkpoints") as checkpoints:
+    with jd.runs.checkpoint.open_folder(folder / "checkpoints") as checkpoints:
         step = checkpoints.latest_step()
         saved = checkpoints.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore()))["state"]
     saved.pop("seconds")
@@ -126,7 +126,7 @@ def test_every_method_searches(name, tiny, tmp_path):
     folder = tmp_path / "run"
     few = "--attack_steps=1 --neighbours=1 --num_samples=2 --arch_learning_rate=0.1".split()
     search.main([*tiny, f"--algorithm={name}", *few, f"--run_dir={folder}"])
-    (record,) = jd.metrics.read_json_lines(folder / "metrics.jsonl")
+    (record,) = jd.files.read_json_lines(folder / "metrics.jsonl")
     assert record["step"] > 10 and np.isfinite(record["train_loss"]) and record["valid_perplexity"] > 1
     facts = json.loads((folder / "facts.json").read_text())
     assert facts["algorithm"] == name and np.isfinite(facts["found_cell_supernet_loss"])
@@ -167,7 +167,7 @@ def test_seeds_in_one_program_equal_their_own_runs(tiny, tmp_path):
     for seed in (3, 4):
         alone, own = tmp_path / f"alone-{seed}", tmp_path / "both" / f"seed-{seed}"
         search.main([*flags, f"--seed={seed}", f"--run_dir={alone}"])
-        (record,), (expected,) = (jd.metrics.read_json_lines(folder / "metrics.jsonl") for folder in (own, alone))
+        (record,), (expected,) = (jd.files.read_json_lines(folder / "metrics.jsonl") for folder in (own, alone))
         for name in ("step", "train_loss", "valid_loss", "arch_gradient_norm"):
             assert record[name] == pytest.approx(expected[name], rel=1e-4)
         with np.load(own / "alphas.npz") as ours, np.load(alone / "alphas.npz") as theirs:
@@ -213,9 +213,9 @@ def test_a_trained_model_loaded_exported_and_tested_again(whole_training, words,
     found = json.loads((whole_training / "test.json").read_text())
     assert 1 < found["test_perplexity"] < 30 and found["valid_perplexity"] > 1
     loaded = text.load(f"text:{words}")
-    assert trained.vocabulary(whole_training) == loaded.vocabulary
-    assert trained.perplexity(whole_training, loaded.test) == pytest.approx(found["test_perplexity"], rel=1e-5)
-    assert trained.perplexity(whole_training, loaded.valid, 3) == pytest.approx(found["valid_perplexity"], rel=1e-5)
+    assert training.export.vocabulary(whole_training) == loaded.vocabulary
+    assert training.export.perplexity(whole_training, loaded.test) == pytest.approx(found["test_perplexity"], rel=1e-5)
+    assert training.export.perplexity(whole_training, loaded.valid, 3) == pytest.approx(found["valid_perplexity"], rel=1e-5)
 
     # By hand, from the logits of the plain function.
     apply, params = jd.load(whole_training)
@@ -299,7 +299,7 @@ def test_selection_by_validation(trained_flags, tmp_path, capsys):
 
 def test_devices_search_what_one_does(searched, whole_search, tmp_path, devices):
     search.main([*searched, f"--run_dir={tmp_path}/run", "--num_devices=2"])
-    ours, theirs = (jd.metrics.read_json_lines(folder / "metrics.jsonl") for folder in (tmp_path / "run", whole_search))
+    ours, theirs = (jd.files.read_json_lines(folder / "metrics.jsonl") for folder in (tmp_path / "run", whole_search))
     for one, other in zip(ours, theirs, strict=True):
         assert one["train_loss"] == pytest.approx(other["train_loss"], rel=1e-3)
 

@@ -17,7 +17,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxdarts.data import images, tfds_prepare, tfds_source
+from jaxdarts.data import images
+from jaxdarts.data.tfds import prepare as tfds_prepare
+from jaxdarts.data.tfds import source as tfds_source
 
 RNG = np.random.RandomState(0)
 SHARED = Path(os.environ.get("JAXDARTS_SHARED", Path(__file__).parents[2] / "shared"))

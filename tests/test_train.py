@@ -9,7 +9,7 @@ import pytest
 
 import jaxdarts as jd
 from jaxdarts.objectives import hits
-from jaxdarts.train import TrainState, cross_entropy, from_scratch
+from jaxdarts.training.images import TrainState, cross_entropy, from_scratch
 
 GENOTYPE = jd.Genotype((("sep_conv_3x3", 0), ("skip_connect", 1)), (2,), (("max_pool_3x3", 0), ("skip_connect", 1)), (2,))
 

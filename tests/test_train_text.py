@@ -12,7 +12,7 @@ import pytest
 import jaxdarts as jd
 from jaxdarts.data import text
 from jaxdarts.nn.rnn import Dropouts
-from jaxdarts.train_text import averaging_starts, from_scratch
+from jaxdarts.training.text import averaging_starts, from_scratch
 
 GENOTYPE = jd.genotypes.RecurrentGenotype((("tanh", 0), ("relu", 1)), (1, 2))
 WORDS, WIDTH, BATCH, TIME = 7, 4, 4, 5
@@ -20,7 +20,7 @@ TX = optax.chain(
     optax.clip_by_global_norm(0.25),
     optax.add_decayed_weights(1e-3),
     optax.sgd(2.0),
-    jd.schedules.scaled_by_length(TIME),
+    jd.training.schedules.scaled_by_length(TIME),
 )
 STREAM = text.streams(np.random.default_rng(0).integers(0, WORDS, 200), BATCH)
 
@@ -63,8 +63,8 @@ def test_the_average_is_pytorchs_and_resuming_across_the_switch_changes_nothing(
         if number == 2:
             state = training.judged(state, jnp.float32(2.0), jnp.array(True))
         if number in (1, 5):  # before the switch and after it
-            with jd.checkpoint.open_folder(tmp_path / str(number)) as manager:
-                jd.checkpoint.save(manager, number, state, {})
+            with jd.runs.checkpoint.open_folder(tmp_path / str(number)) as manager:
+                jd.runs.checkpoint.save(manager, number, state, {})
         state, _ = step(state, batch(number))
         if number >= 2:
             mu = 1 / max(1, number - 2)
@@ -74,8 +74,8 @@ def test_the_average_is_pytorchs_and_resuming_across_the_switch_changes_nothing(
             chex.assert_trees_all_equal(state.average, state.params)
     assert float(optax.tree.norm(optax.tree.sub(state.average, state.params))) > 1e-3
     for number in (1, 5):
-        with jd.checkpoint.open_folder(tmp_path / str(number)) as manager:
-            resumed = jd.checkpoint.restore(manager, started()[2], {})
+        with jd.runs.checkpoint.open_folder(tmp_path / str(number)) as manager:
+            resumed = jd.runs.checkpoint.restore(manager, started()[2], {})
         for later in range(number, 7):
             if later == 2:
                 resumed = training.judged(resumed, jnp.float32(2.0), jnp.array(True))

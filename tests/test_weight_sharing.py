@@ -9,8 +9,8 @@ import optax
 import pytest
 
 import jaxdarts as jd
-from jaxdarts import sharing
-from jaxdarts.nn.weight_sharing import MOMENTUM, Network, SinglePath, Supernet, prefix, used
+from jaxdarts.analysis import sharing
+from jaxdarts.nn.benchmarks.weight_sharing import MOMENTUM, Network, SinglePath, Supernet, prefix, used
 from jaxdarts.space import Choices
 from jaxdarts.spaces.weight_sharing64 import CELLS, CHILD_OPS, NAMES, all_picks, name_of, of_name, picks_of
 

@@ -26,7 +26,7 @@ def small(table, tmp_path_factory):
     """What the study finds without workers, and a table of the cells that it meets: new processes read it in no time."""
     folder = tmp_path_factory.mktemp("here")
     script.main([*FLAGS, f"--table={table}", f"--run_dir={folder / 'run'}"])
-    met = {record["genotype"] for record in jd.metrics.read_json_lines(folder / "run" / "history.jsonl")}
+    met = {record["genotype"] for record in jd.files.read_json_lines(folder / "run" / "history.jsonl")}
     header, *rows = table.read_text(encoding="utf-8").splitlines()
     rows = [row for row in rows if row.partition(",")[0] in met]
     (folder / "table.csv").write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
@@ -35,7 +35,7 @@ def small(table, tmp_path_factory):
 
 def results(folder):
     """Every run's trials, and the summary but for what tells of the machine."""
-    records = jd.metrics.read_json_lines(folder / "history.jsonl")
+    records = jd.files.read_json_lines(folder / "history.jsonl")
     records = sorted(records, key=lambda record: (record["run"], record["step"]))
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     return records, {name: summary[name] for name in ("config", "valid_12", "test_200", "trials", "best_genotype")}

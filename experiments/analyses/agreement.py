@@ -117,8 +117,10 @@ def plots(summary: Mapping[str, Any]) -> dict[str, str]:
         return {name: [(e, v["mean"]) for e, v in zip(row["epochs"], row[field], strict=True)] for name, row in found.items()}
 
     out = {
-        "s_tau": jd.draw.curves(over_epochs("s_tau"), title="Agreement of instances", xlabel="epoch", ylabel="S-Tau"),
-        "gt_tau": jd.draw.curves(over_epochs("gt_tau"), title="Agreement with the truth", xlabel="epoch", ylabel="GT-Tau"),
+        "s_tau": jd.report.charts.curves(over_epochs("s_tau"), title="Agreement of instances", xlabel="epoch", ylabel="S-Tau"),
+        "gt_tau": jd.report.charts.curves(
+            over_epochs("gt_tau"), title="Agreement with the truth", xlabel="epoch", ylabel="GT-Tau"
+        ),
     }
     series: dict[str, list] = {}
     for kind in ("random", "similar"):
@@ -127,13 +129,13 @@ def plots(summary: Mapping[str, Any]) -> dict[str, str]:
             ends = {1: studies["seeds"], **found, len(NAMES): studies[TRUTH]}
             series[kind] = [(math.log2(m), row["gt_tau"][-1]["mean"]) for m, row in ends.items() if "gt_tau" in row]
     if series:
-        out["groups"] = jd.draw.curves(
+        out["groups"] = jd.report.charts.curves(
             series, title="Partial sharing", xlabel="log2 of the number of groups", ylabel="GT-Tau after the last epoch"
         )
     parts = {int(name.split()[0]): row for name, row in studies.items() if name.endswith("shared cells") and "gt_tau" in row}
     if parts:
         points = [(cells, row["gt_tau"][-1]["mean"]) for cells, row in sorted(parts.items())]
-        out["prefixes"] = jd.draw.curves(
+        out["prefixes"] = jd.report.charts.curves(
             {"": points}, title="Sharing the first cells", xlabel="shared cells", ylabel="GT-Tau after the last epoch"
         )
     if "tuned" in summary:
@@ -143,5 +145,7 @@ def plots(summary: Mapping[str, Any]) -> dict[str, str]:
             f"from epoch {epoch}": [(0, before.get(epoch, math.nan)), *((int(s), v["mean"]) for s, v in values.items())]
             for epoch, values in summary["tuned"].items()
         }
-        out["tuned"] = jd.draw.curves(found, title="Each child trained on alone", xlabel="mini-batches", ylabel="GT-Tau")
+        out["tuned"] = jd.report.charts.curves(
+            found, title="Each child trained on alone", xlabel="mini-batches", ylabel="GT-Tau"
+        )
     return out

@@ -46,11 +46,13 @@ class Comparison(subjects.Options):
 
 def main(arguments: list[str]) -> None:
     config = subjects.parse(Comparison, arguments, Comparison.__doc__)
-    entries: list[jd.comparison.Entry] = []
+    entries: list[jd.report.comparison.Entry] = []
     opened: dict[str, subjects.Opened] = {}
     for text in config.runs:
         if text in jd.genotypes.PUBLISHED:
-            entries.append(jd.comparison.Entry(text, jd.genotypes.PUBLISHED[text], shape_of(jd.genotypes.PUBLISHED[text])))
+            entries.append(
+                jd.report.comparison.Entry(text, jd.genotypes.PUBLISHED[text], shape_of(jd.genotypes.PUBLISHED[text]))
+            )
             continue
         for folder in folders(text):
             run = subjects.open_run(str(folder))
@@ -58,7 +60,7 @@ def main(arguments: list[str]) -> None:
             opened[name] = run
             entries.append(entry_of(name, run))
     try:
-        jd.comparison.write(
+        jd.report.comparison.write(
             config.output, entries, title=config.title, tables=alike(opened), pictures=against_error(entries, opened)
         )
     except (OSError, ValueError) as error:
@@ -75,13 +77,13 @@ def folders(text: str) -> list[Path]:
     return seeds or [folder]
 
 
-def entry_of(name: str, run: subjects.Opened) -> jd.comparison.Entry:
+def entry_of(name: str, run: subjects.Opened) -> jd.report.comparison.Entry:
     """All that the page shows of one run."""
     genotype = subjects.genotype_of(run)
     path = next((f / "metrics.jsonl" for f in (run.folder, run.root) if (f / "metrics.jsonl").exists()), None)
     try:
-        records = jd.metrics.read_json_lines(path) if path else []
-        sections = jd.sections.read(run.folder)
+        records = jd.files.read_json_lines(path) if path else []
+        sections = jd.report.sections.read(run.folder)
     except ValueError as error:
         raise Stop(str(error)) from error
     known: dict[str, Any] = {"epochs": len(records), **run.settings, **subjects.facts_of(run)}
@@ -94,7 +96,7 @@ def entry_of(name: str, run: subjects.Opened) -> jd.comparison.Entry:
         known |= {"algorithm": "training from scratch", **cost_of(run, genotype)}
     facts = {key: known[key] for key in FACTS if known.get(key) is not None}
     settings = {key: value for key, value in run.settings.items() if key not in ("data_dir", "cache_dir", "arch")}
-    return jd.comparison.Entry(name, genotype, facts | shape_of(genotype), settings, records, sections)
+    return jd.report.comparison.Entry(name, genotype, facts | shape_of(genotype), settings, records, sections)
 
 
 def cost_of(run: subjects.Opened, genotype: Any) -> dict[str, int]:
@@ -135,7 +137,7 @@ def test_error(run: subjects.Opened) -> float | None:
         return None
 
 
-def alike(opened: dict[str, subjects.Opened]) -> list[jd.sections.Table]:
+def alike(opened: dict[str, subjects.Opened]) -> list[jd.report.sections.Table]:
     """How alike searches of one space rank the operations of an edge in the end, for every cell of the space."""
     searched = {name: run for name, run in opened.items() if run.searched and (run.folder / "alphas.npz").exists()}
     spaces = {name: subjects.space_of(run) for name, run in searched.items()}
@@ -151,11 +153,11 @@ def alike(opened: dict[str, subjects.Opened]) -> list[jd.sections.Table]:
                 [one, *(f"{mixture.agreement(last[one][cell][-1], last[two][cell][-1], choices)['tau']:.2f}" for two in names)]
                 for one in names
             ]
-            found.append(jd.sections.Table(caption, ["", *names], rows))
+            found.append(jd.report.sections.Table(caption, ["", *names], rows))
     return found
 
 
-def against_error(entries: list[jd.comparison.Entry], opened: dict[str, subjects.Opened]) -> list[str]:
+def against_error(entries: list[jd.report.comparison.Entry], opened: dict[str, subjects.Opened]) -> list[str]:
     """The last dominant eigenvalue of searches against the test error of their cells, where trainings of them are among the
     runs, and against the error of their cells with the supernet's weights."""
     tested: dict[tuple[str, str], list[float]] = {}
@@ -177,7 +179,7 @@ def against_error(entries: list[jd.comparison.Entry], opened: dict[str, subjects
             if values and own:
                 charts[title].setdefault(algorithm, []).extend((values[-1], 100 * error) for error in own)
     return [
-        jd.draw.scatter(series, title=title, xlabel="dominant eigenvalue in alpha", ylabel="percent")
+        jd.report.charts.scatter(series, title=title, xlabel="dominant eigenvalue in alpha", ylabel="percent")
         for title, series in charts.items()
         if series
     ]

@@ -93,7 +93,7 @@ class Kept:
     def put(self, cell: jd.Genotype, records: list[dict[str, float]]) -> list[dict[str, float]]:
         self.known[str(cell)] = records
         saved = {"genotype": str(cell), "settings": self.settings, "records": records}
-        jd.metrics.replace_text(self.folder / f"{len(list(self.folder.glob('*.json'))):03d}.json", json.dumps(saved) + "\n")
+        jd.files.replace_text(self.folder / f"{len(list(self.folder.glob('*.json'))):03d}.json", json.dumps(saved) + "\n")
         return records
 
 
@@ -102,7 +102,7 @@ def trained(config: Any, cell: jd.Genotype, dataset: Any, title: str) -> list[di
     program = evaluate.build(config, cell, dataset)
     length = program.steps_per_epoch
     training = jd.parallel.replicate(program.init(), program.devices)
-    bar, records = jd.metrics.console(config.epochs * length), []
+    bar, records = jd.runs.writers.console(config.epochs * length), []
     try:
         with stream.threads() as pool:
             fed = feed.open_feed(pool, dataset, [config.seed], program.devices)
@@ -132,20 +132,22 @@ def show(run: subjects.Opened, config: Any, cells: dict[str, jd.Genotype], curve
     charts = (("test_loss", "Test loss", 1), ("train_loss", "Train loss", 1), ("test_accuracy", "Test accuracy, percent", 100))
     for name, title, scale in charts:
         series = {cell: list(zip(epochs, [scale * r[name] for r in records], strict=True)) for cell, records in curves.items()}
-        pictures[name.replace("_", "-")] = jd.draw.curves(series, title=title, xlabel="epoch")
+        pictures[name.replace("_", "-")] = jd.report.charts.curves(series, title=title, xlabel="epoch")
     rows = []
     for title, cell in cells.items():
         shape, last = topology.topology(cell.normal), curves[title][-1]
         numbers = (f"{last['train_loss']:.4f}", f"{last['test_loss']:.4f}", f"{100 * last['test_accuracy']:.2f} %")
         rows.append([title, f"{shape.width:g}", str(shape.depth), *numbers])
-    section = jd.sections.Section(
+    section = jd.report.sections.Section(
         "convergence",
         "Convergence of re-connected cells",
         f"The cell and variants of it, the same operations on other random connections, trained for {config.epochs} epochs "
         f"with {config.init_channels} channels and {config.layers} cells, one seed, and tested after each. Width and depth of "
         "the normal cell name a variant.",
         tables=[
-            jd.sections.Table("After the last epoch", ["cell", "width", "depth", "train loss", "test loss", "test acc."], rows)
+            jd.report.sections.Table(
+                "After the last epoch", ["cell", "width", "depth", "train loss", "test loss", "test acc."], rows
+            )
         ],
         pictures=pictures,
     )

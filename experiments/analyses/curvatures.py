@@ -43,7 +43,7 @@ def curvature_of_runs(arguments: list[str]) -> None:
             return curvature.spectrum(lambda v: product(v, point), point, key[None], config.steps)
 
         keys, compiled = jax.random.split(jax.random.key(config.seed), config.probes), runs.jitted(probe)
-        found, bar = [], jd.metrics.console(config.probes)
+        found, bar = [], jd.runs.writers.console(config.probes)
         try:
             for i, key in enumerate(keys):
                 nodes, weights = jax.tree.map(np.asarray, compiled(key, subject.point))
@@ -62,7 +62,7 @@ def curvature_of_runs(arguments: list[str]) -> None:
         density = curvature.density(nodes, weights, places, width)
         logarithm = np.log10(np.maximum(density, density.max() * 1e-7))
         pictures = {
-            "density": jd.draw.curves(
+            "density": jd.report.charts.curves(
                 {"density": list(zip(places.tolist(), logarithm.tolist(), strict=True))},
                 title="Density of eigenvalues",
                 xlabel="eigenvalue",
@@ -82,10 +82,10 @@ def curvature_of_runs(arguments: list[str]) -> None:
             numbers["trajectory"] = along
             averages = curvature.local_average([value for _, value in along])
             averaged = [(epoch, float(value)) for (epoch, _), value in zip(along, averages, strict=True)]
-            pictures["trajectory"] = jd.draw.curves(
+            pictures["trajectory"] = jd.report.charts.curves(
                 {"measured": along, "mean of 5": averaged}, title="Dominant eigenvalue in alpha", xlabel="epoch"
             )
-        section = jd.sections.Section(
+        section = jd.report.sections.Section(
             subject.section("curvature"),
             f"Curvature in {subject.words}",
             f"Eigenvalues of the Hessian of the mean loss on {subject.images}, of {size} numbers: Lanczos quadrature with "
@@ -100,5 +100,5 @@ def curvature_of_runs(arguments: list[str]) -> None:
 def trajectory(run: subjects.Opened) -> list[tuple[float, float]]:
     """Epochs and dominant eigenvalues of a search that measured them (--eigenvalue_freq)."""
     path = run.folder / "metrics.jsonl"
-    records = jd.metrics.read_json_lines(path) if run.searched and path.exists() else []
+    records = jd.files.read_json_lines(path) if run.searched and path.exists() else []
     return [(record["epoch"], record["eigenvalue"]) for record in records if record.get("eigenvalue") is not None]

@@ -58,7 +58,7 @@ def landscape_of_runs(arguments: list[str]) -> None:
         middle, _ = runs.jitted(subject.mean_loss)(subject.point)
         numbers = {"loss": plain(loss), "accuracy": plain(accuracy), "loss_of_the_run": plain(middle), **settings(config)}
         rough = float(np.nanmax(loss) - np.nanmin(loss))
-        section = jd.sections.Section(
+        section = jd.report.sections.Section(
             subject.section("landscape"),
             f"Loss around {subject.words}",
             f"Loss and accuracy on {subject.images}, along {MOVES[subject.what]}; the run's end is in the middle.",
@@ -85,7 +85,7 @@ def variance_of_runs(arguments: list[str]) -> None:
         numbers = {"variance": plain(spread), "squared_mean": plain(squared_mean), "size": size, **settings(config)}
         at_end = variance.Gradients(*map(float, runs.jitted(measured)(subject.point)))
         numbers |= {"variance_of_the_run": plain(at_end.variance), "squared_mean_of_the_run": plain(at_end.squared_mean)}
-        section = jd.sections.Section(
+        section = jd.report.sections.Section(
             subject.section("variance"),
             f"Variance of the gradient in {subject.words}",
             f"Over {subject.images}: the mean over the batches of |g - mean of g|^2, summed over all {size} numbers and not "
@@ -109,7 +109,7 @@ def on_grid(config: Plane, subject: Subject, function: Any, shown: str) -> list[
     def row(point, directions, places):
         return landscape.values(function, point, directions, places, config.together)
 
-    compiled, bar, rows = runs.jitted(row), jd.metrics.console(len(places)), []
+    compiled, bar, rows = runs.jitted(row), jd.runs.writers.console(len(places)), []
     width = config.grid if config.dimensions == 2 else -(-config.grid // 8)
     padded = np.concatenate([places, np.repeat(places[-1:], -len(places) % width, 0)])  # one shape, one compilation
     try:
@@ -136,10 +136,10 @@ def pictures(config: Plane, values: dict[str, np.ndarray]) -> dict[str, str]:
         name = title.partition(",")[0].lower()
         if config.dimensions == 1:
             line = list(zip(axis.tolist(), array.tolist(), strict=True))
-            found[name] = jd.draw.curves({title: line}, title=title, xlabel="along the direction")
+            found[name] = jd.report.charts.curves({title: line}, title=title, xlabel="along the direction")
             continue
         labels = {"title": title, "xlabel": "direction 1", "ylabel": "direction 2"}
-        found[f"{name}-contour"] = jd.draw.contour(array, axis, axis, **labels)
+        found[f"{name}-contour"] = jd.report.charts.contour(array, axis, axis, **labels)
         if title != "Accuracy, percent":
-            found[f"{name}-surface"] = jd.draw.surface(array, axis, axis, **labels)
+            found[f"{name}-surface"] = jd.report.charts.surface(array, axis, axis, **labels)
     return found

@@ -27,9 +27,9 @@ import jaxdarts as jd
 import runs
 from analyses import agreement
 from analyses.agreement import TRUTH
-from jaxdarts import sharing
+from jaxdarts.analysis import sharing
 from jaxdarts.data import augment, feed, images
-from jaxdarts.nn.weight_sharing import SinglePath
+from jaxdarts.nn.benchmarks.weight_sharing import SinglePath
 from jaxdarts.spaces.weight_sharing64 import CELLS, NAMES, all_picks
 from runs import Stop
 
@@ -211,11 +211,11 @@ def main(arguments: list[str]) -> None:
         records = train(config, program, folder, log)
         summary = {**runs.versions(), **setting(config, dataset), **agreement.summarize(config, records)}
         text = json.dumps(summary, indent=1) + "\n"
-        jd.metrics.replace_text(folder / "summary.json", text)
+        jd.files.replace_text(folder / "summary.json", text)
         if config.output:
-            jd.metrics.replace_text(config.output, text)
+            jd.files.replace_text(config.output, text)
         for name, svg in agreement.plots(summary).items():
-            jd.metrics.replace_text(folder / f"{name}.svg", svg)
+            jd.files.replace_text(folder / f"{name}.svg", svg)
         for line in agreement.table(summary):
             log.info(line)
         log.info("all in %s", folder)
@@ -224,7 +224,7 @@ def main(arguments: list[str]) -> None:
     except KeyboardInterrupt:
         raise Stop(f"interrupted; continue with --resume={folder}", 130) from None
     finally:
-        jd.metrics.close_logger(log)
+        jd.runs.writers.close_logger(log)
 
 
 def check(config: Config) -> Config:
@@ -347,11 +347,11 @@ def train(config: Config, program: Callable[[Training], Program], folder: Path, 
     """Runs all trainings that have no record yet; returns the records of all."""
     path, planned = folder / "records.jsonl", trainings(config)
     try:
-        records = jd.metrics.read_json_lines(path) if path.exists() else []
+        records = jd.files.read_json_lines(path) if path.exists() else []
         done = {(r["study"], r["instance"], r["group"]) for r in records}
     except (ValueError, KeyError) as error:
         raise Stop(f"{path}: {error}; remove it to start again") from error
-    writer, bar = jd.metrics.json_lines(path), jd.metrics.console(len(planned))
+    writer, bar = jd.runs.writers.json_lines(path), jd.runs.writers.console(len(planned))
     writer.close()  # what a killed process left of its last line is gone
     try:
         with path.open("a", encoding="utf-8") as file:

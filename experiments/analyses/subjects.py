@@ -108,16 +108,16 @@ def genotype_of(run: Opened) -> Any:
     return recipes.named(str(folder), "RUN")
 
 
-def report(run: Opened, section: jd.sections.Section, numbers: Mapping[str, Any]) -> None:
+def report(run: Opened, section: jd.report.sections.Section, numbers: Mapping[str, Any]) -> None:
     """Writes an analysis into the run's folder and shows it on the run's page."""
     page = run.folder / "report.html"
     page = page if page.exists() else run.root / "report.html"
     try:
-        jd.sections.write(run.folder, section, numbers, runs.versions())
+        jd.report.sections.write(run.folder, section, numbers, runs.versions())
         print(f"numbers {run.folder / 'analysis' / section.name}.json", flush=True)
         if not page.exists():
             return print(f"{page}: the run has no report, being unfinished; its report will show the analysis", flush=True)
-        jd.report.extend(page, jd.sections.gather(page.parent))
+        jd.report.page.extend(page, jd.report.sections.gather(page.parent))
     except (OSError, ValueError) as error:
         raise Stop(f"{run.folder}: {error}") from error
     print(f"report {page}#{section.name}", flush=True)
@@ -223,9 +223,9 @@ def _of_search(run: Opened, config: Measured) -> Subject:
     program = search.build(own, dataset)
     like = runs.checkpoint_form(program.init)
     try:
-        with jd.checkpoint.open_folder(run.root / "checkpoints", keep=None) as checkpoints:
-            saved = jd.checkpoint.restore(checkpoints, like, runs.frozen(own))
-    except jd.checkpoint.CheckpointError as error:
+        with jd.runs.checkpoint.open_folder(run.root / "checkpoints", keep=None) as checkpoints:
+            saved = jd.runs.checkpoint.restore(checkpoints, like, runs.frozen(own))
+    except jd.runs.checkpoint.CheckpointError as error:
         raise Stop(str(error)) from error
     params, arch = jax.tree.map(lambda x: x[run.place], (saved["state"].params, saved["state"].arch))
     if config.of != "weights" and not jax.tree.leaves(arch):
@@ -256,7 +256,7 @@ def _of_search(run: Opened, config: Measured) -> Subject:
     return Subject("alpha", arch, loss_of_arch, batches, lambda key: landscape.unit_direction(arch, key), name)
 
 
-CELLS: dict[str, str] = jd.report.CELLS
+CELLS: dict[str, str] = jd.report.page.CELLS
 
 
 def space_of(run: Opened) -> dict[str, jd.Choices]:
@@ -270,7 +270,7 @@ def space_of(run: Opened) -> dict[str, jd.Choices]:
 def mixes_of(folder: Path, cells: Mapping[str, jd.Choices]) -> dict[str, np.ndarray]:
     """The mixture weights of every epoch, [epochs, edges, ops] of each cell."""
     try:
-        saved = jd.metrics.read_arrays(folder / "alphas.npz")
+        saved = jd.files.read_arrays(folder / "alphas.npz")
         return {name: saved[name] for name in cells}
     except (OSError, ValueError, KeyError) as error:
         raise Stop(f"{folder}: no usable alphas.npz, which a search has from its first epoch on: {error!r}", 2) from error

@@ -12,7 +12,7 @@ import jaxdarts as jd
 from analyses import subjects
 from analyses.subjects import plain
 from jaxdarts.analysis import mixture, topology
-from jaxdarts.data import tabular
+from jaxdarts.data.benchmarks import tabular
 from runs import Stop
 
 PUBLISHED = ("NASNet", "AmoebaNet", "SNAS", "DARTS_V1", "DARTS_V2", "PC_DARTS_cifar", "PDARTS", "GDAS_V1")
@@ -67,7 +67,7 @@ def topology_of_runs(arguments: list[str]) -> None:
             for row in rows
         ]
         own_normal = rows[0]
-        section = jd.sections.Section(
+        section = jd.report.sections.Section(
             "topology",
             "Topology",
             "Width: channels of the nodes that the inputs feed, in multiples of a node's; depth: edges on the longest path to "
@@ -80,11 +80,11 @@ def topology_of_runs(arguments: list[str]) -> None:
                 "Shallower connections": f"{100 * own_normal['shallower']:.0f} %",
             },
             [
-                jd.sections.Table(
+                jd.report.sections.Table(
                     "This run's cells and published ones", ["cells", "kind", "width", "depth", "wider", "shallower"], table
                 )
             ],
-            {"shapes": jd.draw.scatter(dots, title="Width and depth", xlabel="width, nodes", ylabel="depth, edges")},
+            {"shapes": jd.report.charts.scatter(dots, title="Width and depth", xlabel="width, nodes", ylabel="depth, edges")},
         )
         subjects.report(run, section, numbers)
 
@@ -114,7 +114,7 @@ def mixture_of_runs(arguments: list[str]) -> None:
             title, mix = subjects.CELLS[cell], mixes[cell]
             entropy = mixture.entropy(mix, choices)
             labels = [f"{source}\N{RIGHTWARDS ARROW}{target}" for source, target in choices.edges]
-            pictures[f"{cell}-entropy"] = jd.draw.matrix(
+            pictures[f"{cell}-entropy"] = jd.report.charts.matrix(
                 entropy.T, labels, title=title, xlabel=f"epochs 1 to {len(mix)}", ylabel="entropy"
             )
             to_last = [mixture.agreement(one, mix[-1], choices) for one in mix]
@@ -141,18 +141,18 @@ def mixture_of_runs(arguments: list[str]) -> None:
         if gap is not None:
             numbers["discretisation_gap_accuracy"] = gap
             facts["Accuracy lost by discretising"] = f"{100 * gap:.2f} points"
-        pictures["kept"] = jd.draw.curves(kept, title="Share of the mix that the cell keeps", xlabel="epoch")
+        pictures["kept"] = jd.report.charts.curves(kept, title="Share of the mix that the cell keeps", xlabel="epoch")
         if config.table:
             trained = numbers["table"] = in_table(mixes, config.table)
             tested = [one["test"] for one in trained]
             points = {"in the table": list(enumerate(tested))}
-            pictures["table"] = jd.draw.curves(points, title="Test accuracy of the cell", xlabel="epoch")
+            pictures["table"] = jd.report.charts.curves(points, title="Test accuracy of the cell", xlabel="epoch")
             facts["Test accuracy in the table"] = f"{tested[-1]:.2f} %, at best {max(tested):.2f} %"
             facts["Skip connections"] = f"{trained[-1]['skip_connections']} of {len(cells['cell'].edges)}"
-        pictures["ranks"] = jd.draw.curves(
+        pictures["ranks"] = jd.report.charts.curves(
             curves, title="Stability of ranks", xlabel="epoch", ylabel="Kendall's tau, mean of edges"
         )
-        section = jd.sections.Section(
+        section = jd.report.sections.Section(
             "mixture",
             "Mixture weights",
             "Entropy of the weights of every edge, 1 for equal weights and 0 for one operation; the share of all weight that "

@@ -31,7 +31,8 @@ import jaxdarts as jd
 import runs
 import score
 from jaxdarts import aot
-from jaxdarts.nn import nasbench201, ops
+from jaxdarts.nn import ops
+from jaxdarts.nn.benchmarks import nasbench201
 
 Program = Literal[
     "bundle", "weight_step", "first_order_search", "second_order_search", "train_step", "recurrent_search", "naswot", "devices"

@@ -20,10 +20,10 @@ from jax.flatten_util import ravel_pytree
 
 import forms
 import jaxdarts as jd
-from jaxdarts.nn.convolution import convolution
-from jaxdarts.nn.depthwise import depthwise
-from jaxdarts.nn.norm import EPSILON, batch_norm
-from jaxdarts.nn.pooling import max_pool
+from jaxdarts.nn.primitives.convolution import convolution
+from jaxdarts.nn.primitives.depthwise import depthwise
+from jaxdarts.nn.primitives.norm import EPSILON, batch_norm
+from jaxdarts.nn.primitives.pooling import max_pool
 
 REFERENCE = Path(__file__).parent / "device_reference.npz"
 

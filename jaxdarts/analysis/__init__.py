@@ -5,5 +5,6 @@ from jaxdarts.analysis import flatness as flatness
 from jaxdarts.analysis import landscape as landscape
 from jaxdarts.analysis import mixture as mixture
 from jaxdarts.analysis import ranking as ranking
+from jaxdarts.analysis import sharing as sharing
 from jaxdarts.analysis import topology as topology
 from jaxdarts.analysis import variance as variance

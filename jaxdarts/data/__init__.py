@@ -1,10 +1,8 @@
 """Data sets, as arrays in memory or as batches from a disk, and the random transformations of their examples."""
 
 from jaxdarts.data import augment as augment
+from jaxdarts.data import benchmarks as benchmarks
 from jaxdarts.data import feed as feed
 from jaxdarts.data import images as images
-from jaxdarts.data import nasbench101 as nasbench101
-from jaxdarts.data import nds as nds
 from jaxdarts.data import stream as stream
-from jaxdarts.data import tabular as tabular
 from jaxdarts.data import text as text

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32, Int32, UInt8
 
-from jaxdarts.data import tfds_source
 from jaxdarts.data.optional import require
+from jaxdarts.data.tfds import source as tfds_source
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"}
 MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK"}  # eight bits a channel or fewer

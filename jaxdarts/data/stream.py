@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float32, Integer
 
-from jaxdarts.data import images, tfds_source
+from jaxdarts.data import images
 from jaxdarts.data.optional import require
+from jaxdarts.data.tfds import source as tfds_source
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's channels, pixels scaled to [0, 1]: what published networks for large images normalise by."""

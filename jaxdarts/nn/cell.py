@@ -9,11 +9,11 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Key
 
-from jaxdarts.nn.barrier import once_on_cpu
-from jaxdarts.nn.depthwise import wide
-from jaxdarts.nn.norm import affine
 from jaxdarts.nn.ops import OPS, Norms, States
-from jaxdarts.nn.pooling import max_pool_2x2
+from jaxdarts.nn.primitives.barrier import once_on_cpu
+from jaxdarts.nn.primitives.depthwise import wide
+from jaxdarts.nn.primitives.norm import affine
+from jaxdarts.nn.primitives.pooling import max_pool_2x2
 from jaxdarts.space import Choices
 
 Weights = Mapping[str, Mapping[str, Array]]

@@ -13,8 +13,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
 from jaxdarts.nn.cell import cell, edges_of, weight_shapes
-from jaxdarts.nn.norm import Running, batch_norm, batch_norms, scaled
 from jaxdarts.nn.ops import Norms, halved, halved_weights, pointwise, relu
+from jaxdarts.nn.primitives.norm import Running, batch_norm, batch_norms, scaled
 from jaxdarts.space import Choices
 from jaxdarts.types import Mix
 

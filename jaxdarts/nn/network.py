@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Key
 
 from jaxdarts.nn.cell import stride_of
 from jaxdarts.nn.cnn import Cells, Run, linear, noise_keys, norm_parameters, norm_variables, runs, uniform
-from jaxdarts.nn.norm import Running, batch_norm, moments
+from jaxdarts.nn.primitives.norm import Running, batch_norm, moments
 from jaxdarts.nn.taps import layer, tell
 from jaxdarts.space import Choices
 

@@ -21,11 +21,11 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxdarts.nn.barrier import once_on_cpu
-from jaxdarts.nn.convolution import convolution
-from jaxdarts.nn.depthwise import depthwise, wide
-from jaxdarts.nn.norm import scaled
-from jaxdarts.nn.pooling import max_pool
+from jaxdarts.nn.primitives.barrier import once_on_cpu
+from jaxdarts.nn.primitives.convolution import convolution
+from jaxdarts.nn.primitives.depthwise import depthwise, wide
+from jaxdarts.nn.primitives.norm import scaled
+from jaxdarts.nn.primitives.pooling import max_pool
 
 Weights = Mapping[str, Array]
 States = Float[Array, "group batch height width channels"]

@@ -18,7 +18,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
-from jaxdarts.nn.norm import batch_norm
+from jaxdarts.nn.primitives.norm import batch_norm
 from jaxdarts.space import Choices
 from jaxdarts.types import Mix
 

@@ -5,7 +5,7 @@ import numpy as np
 from jaxdarts import genotypes
 from jaxdarts.genotypes import GRAPH_OPS, GraphGenotype, pruned
 from jaxdarts.genotypes.graphs import MAX_VERTICES
-from jaxdarts.nn.nasbench101 import Network
+from jaxdarts.nn.benchmarks.nasbench101 import Network
 from jaxdarts.space import Space, seeded
 
 _EDGES = [(i, j) for j in range(MAX_VERTICES) for i in range(j)]

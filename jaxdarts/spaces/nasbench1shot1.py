@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from jaxdarts.genotypes import GraphGenotype
-from jaxdarts.nn.nasbench1shot1 import Supernet
+from jaxdarts.nn.benchmarks.nasbench1shot1 import Supernet
 from jaxdarts.space import Choices, Space, one_hot, seeded
 from jaxdarts.spaces.nasbench101 import network
 

@@ -9,7 +9,7 @@ import numpy as np
 from jaxdarts import genotypes
 from jaxdarts.genotypes import TOPOLOGY_OPS, TopologyGenotype
 from jaxdarts.genotypes.cells import all_edges
-from jaxdarts.nn.nasbench201 import Network, Supernet
+from jaxdarts.nn.benchmarks.nasbench201 import Network, Supernet
 from jaxdarts.space import Choices, Space, locate, of_genotype, seeded
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxdarts import genotypes
 from jaxdarts.genotypes import SIZES, SizeGenotype
-from jaxdarts.nn.nats_size import Network
+from jaxdarts.nn.benchmarks.nats_size import Network
 from jaxdarts.space import Choices, Space, locate, of_genotype, seeded
 
 

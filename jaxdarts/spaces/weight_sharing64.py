@@ -9,7 +9,7 @@ import numpy as np
 from jaxdarts import genotypes
 from jaxdarts.genotypes import TopologyGenotype
 from jaxdarts.genotypes.cells import all_edges
-from jaxdarts.nn.weight_sharing import Network, Supernet
+from jaxdarts.nn.benchmarks.weight_sharing import Network, Supernet
 from jaxdarts.space import Choices, Space, locate, of_genotype, seeded
 
 CHILD_OPS = ("max_pool_3x3", "sep_conv_3x3", "sep_conv_5x5", "dil_conv_5x5")

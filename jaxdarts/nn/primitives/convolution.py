@@ -20,7 +20,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
 
-from jaxdarts.nn.depthwise import mapped_first
+from jaxdarts.nn.primitives.depthwise import mapped_first
 
 
 class Geometry(NamedTuple):

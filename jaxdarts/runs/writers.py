@@ -3,19 +3,19 @@
 A `Writer` is a pair of functions; `combine` makes one of many.
 """
 
-import contextlib
 import json
 import logging
 import math
 import os
 import sys
 import time
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 import numpy as np
+
+from jaxdarts import files
 
 
 class Writer(NamedTuple):
@@ -62,10 +62,10 @@ def json_lines(path: str | os.PathLike, resume_step: int | None = None) -> Write
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
         old = path.read_text(encoding="utf-8", errors="replace")
-        lines = [line for line, record in _parse(path, old) if resume_step is None or record["step"] <= resume_step]
+        lines = [line for line, record in files.parse_json_lines(path, old) if resume_step is None or record["step"] <= resume_step]
         new = "".join(line + "\n" for line in lines)
         if new != old:
-            replace_text(path, new)
+            files.replace_text(path, new)
     file = path.open("a", encoding="utf-8")
 
     def write(step: int, values: Mapping[str, Any]) -> None:
@@ -76,32 +76,6 @@ def json_lines(path: str | os.PathLike, resume_step: int | None = None) -> Write
         file.flush()
 
     return Writer(write, file.close)
-
-
-def read_json_lines(path: str | os.PathLike) -> list[dict[str, Any]]:
-    """Reads what `json_lines` wrote; a last line that was cut off is left out.
-
-    Raises:
-        ValueError: if any other line is not a record.
-    """
-    path = Path(path)
-    return [record for _, record in _parse(path, path.read_text(encoding="utf-8", errors="replace"))]
-
-
-def _parse(path: Path, text: str) -> list[tuple[str, dict[str, Any]]]:
-    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-    pairs = []
-    for number, line in lines:
-        try:
-            record = json.loads(line)
-            if not isinstance(record, dict) or "step" not in record:
-                raise ValueError('expected an object with a "step"')
-        except ValueError as error:
-            if number == lines[-1][0]:
-                break
-            raise ValueError(f"{path}, line {number}: {error}") from None
-        pairs.append((line, record))
-    return pairs
 
 
 def tensorboard(folder: str | os.PathLike, resume_step: int | None = None) -> Writer:
@@ -246,44 +220,6 @@ def duration(seconds: float) -> str:
     """
     minutes, rest = divmod(max(int(seconds), 0), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
-
-
-def replace_text(path: str | os.PathLike, text: str) -> None:
-    """Writes a file as a whole or not at all: a temporary file beside it, then a rename."""
-    with _replaced(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """The arrays of an npz file by name.
-
-    Raises:
-        OSError: if the file cannot be read.
-        ValueError: if it is damaged, or no such file.
-    """
-    try:
-        with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as saved:  # np.load leaves a bad one open
-            return {name: saved[name] for name in saved.files}
-    except (ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is damaged, or holds no arrays by name: {error}") from error
-
-
-def replace_arrays(path: str | os.PathLike, arrays: Mapping[str, Any]) -> None:
-    """Writes arrays by name as an npz file, as a whole or not at all."""
-    converted: dict[str, Any] = {name: np.asarray(value) for name, value in arrays.items()}
-    with _replaced(path) as temporary, temporary.open("wb") as file:  # np.savez would add a suffix to a name
-        np.savez(file, **converted)
-
-
-@contextlib.contextmanager
-def _replaced(path: str | os.PathLike) -> Iterator[Path]:
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _finite(value: int | float) -> int | float | None:

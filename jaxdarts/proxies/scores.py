@@ -35,7 +35,7 @@ import optax
 from jaxtyping import Array, Float, Key, PyTree
 
 from jaxdarts.nn.ops import OPS
-from jaxdarts.rectifiers import rectified
+from jaxdarts.proxies.rectifiers import rectified
 from jaxdarts.types import Batch, Params, Units
 
 Apply = Callable[[Any, Any], Array]

@@ -24,8 +24,8 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
 
-from jaxdarts.nn.barrier import once_on_cpu
-from jaxdarts.nn.depthwise import kept, mapped_first, wide
+from jaxdarts.nn.primitives.barrier import once_on_cpu
+from jaxdarts.nn.primitives.depthwise import kept, mapped_first, wide
 
 Images = Float[Array, "*lead batch height width channels"]
 Bundle = Float[Array, "*lead edges batch height width channels"]

@@ -20,8 +20,8 @@ from jaxtyping import Array, Float, Int, Key
 from jaxdarts.nn.cell import cell, edges_of, weight_shapes
 from jaxdarts.nn.cnn import cell_weights, linear, uniform
 from jaxdarts.nn.network import ConvNorm
-from jaxdarts.nn.norm import Running, batch_norms
 from jaxdarts.nn.ops import OPS, Norms, pointwise
+from jaxdarts.nn.primitives.norm import Running, batch_norms
 from jaxdarts.space import Choices
 from jaxdarts.types import Mix
 

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
-from jaxdarts import draw, metrics, report
-from jaxdarts.sections import Section, Table
+from jaxdarts import files
+from jaxdarts.report import cells, charts, page
+from jaxdarts.report.sections import Section, Table
 
 
 class Entry(NamedTuple):
@@ -60,7 +61,7 @@ def write(
     analyses = _analyses(entries)
     contents = [("runs", "Runs"), ("curves", "Curves"), ("cells", "Cells"), ("analyses", "Analyses")]
     present = {"runs": True, "curves": charts, "cells": True, "analyses": analyses}
-    page = report.render(
+    html = page.render(
         "comparison.html.jinja",
         title=title,
         contents=[pair for pair in contents if present[pair[0]]],
@@ -69,27 +70,25 @@ def write(
         settings=_settings(entries),
         charts=[Markup(svg) for svg in charts],
         drawn=[
-            (e.name, [Markup(svg) for svg in (draw.cell(e.genotype).values() if e.genotype else ())], str(e.genotype))
+            (e.name, [Markup(svg) for svg in (cells.cell(e.genotype).values() if e.genotype else ())], str(e.genotype))
             for e in entries
         ],
         analyses=analyses,
     )
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    metrics.replace_text(path, page)
+    files.replace_text(path, html)
 
 
 def _facts(entries: Sequence[Entry]) -> Table:
     keys = dict.fromkeys(key for entry in entries for key in entry.facts)
-    rows = [
-        [report.title_of(key), *(report.shown(key, e.facts[key]) if key in e.facts else "" for e in entries)] for key in keys
-    ]
+    rows = [[page.title_of(key), *(page.shown(key, e.facts[key]) if key in e.facts else "" for e in entries)] for key in keys]
     return Table("Facts", ["", *(entry.name for entry in entries)], rows)
 
 
 def _settings(entries: Sequence[Entry]) -> Table:
     with_settings = [entry for entry in entries if entry.settings]
-    flat = [dict(report.flatten(entry.settings)) for entry in with_settings]
+    flat = [dict(page.flatten(entry.settings)) for entry in with_settings]
     keys = dict.fromkeys(key for own in flat for key in own)
     rows = [[key, *(own.get(key, "") for own in flat)] for key in keys if len({own.get(key) for own in flat}) > 1]
     return Table("Settings that differ", ["", *(entry.name for entry in with_settings)], rows)
@@ -98,16 +97,16 @@ def _settings(entries: Sequence[Entry]) -> Table:
 def _charts(entries: Sequence[Entry]) -> list[str]:
     """The charts of a report with one line for each run that has the key, one chart for every key."""
     found = []
-    for title, unit, scale, keys in report.CHARTS:
+    for title, unit, scale, keys in page.CHARTS:
         for part, key in keys.items():
             series = {}
             for entry in entries:
-                points = report.points(entry.records, key, scale)
+                points = page.points(entry.records, key, scale)
                 if any(math.isfinite(value) for _, value in points):
                     series[entry.name] = points
             if series:
                 name = title if len(keys) == 1 else f"{title}, {part}"
-                found.append(draw.curves(series, title=name, xlabel="epoch", ylabel=unit))
+                found.append(charts.curves(series, title=name, xlabel="epoch", ylabel=unit))
     return found
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
-from jaxdarts.nn.weight_sharing import SinglePath, prefix, used
+from jaxdarts.nn.benchmarks.weight_sharing import SinglePath, prefix, used
 from jaxdarts.objectives import hits
 from jaxdarts.types import Batch, Metrics, Params, Step
 

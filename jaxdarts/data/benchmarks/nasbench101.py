@@ -19,7 +19,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
 from jaxdarts import genotypes
-from jaxdarts.data import tfrecord
+from jaxdarts.data.tfds import tfrecord
 from jaxdarts.genotypes import GraphGenotype
 
 EPOCHS = (4, 12, 36, 108)

@@ -25,7 +25,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from jaxdarts.space import seeded
-from jaxdarts.train import cross_entropy
+from jaxdarts.training.images import cross_entropy
 
 ZERO = 1e-18
 

@@ -11,7 +11,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Int
 
-from jaxdarts import genotypes, metrics, objectives, spaces
+from jaxdarts import files, genotypes, objectives, spaces
 from jaxdarts.data import augment, feed, images, stream, text
 from jaxdarts.genotypes import RecurrentGenotype
 
@@ -41,17 +41,17 @@ def save(folder: str | Path, *, genotype, params: Any, averages: Any, **facts: A
     """
     flat = flatten_dict({"params": params, "batch_stats": averages}, sep="/")
     folder = Path(folder)
-    metrics.replace_arrays(folder / "weights.npz", flat)
-    metrics.replace_text(folder / "network.json", json.dumps({"genotype": str(genotype), **facts}, indent=1) + "\n")
+    files.replace_arrays(folder / "weights.npz", flat)
+    files.replace_text(folder / "network.json", json.dumps({"genotype": str(genotype), **facts}, indent=1) + "\n")
 
 
 def save_language_model(folder: str | Path, *, genotype: RecurrentGenotype, params: Any, vocabulary: Sequence[str]) -> None:
     """Writes `network.json`, `weights.npz` and `vocabulary.json`, the words in the order of the embedding's rows."""
     folder = Path(folder)
-    metrics.replace_arrays(folder / "weights.npz", params)
-    metrics.replace_text(folder / "vocabulary.json", json.dumps(list(vocabulary), ensure_ascii=False) + "\n")
+    files.replace_arrays(folder / "weights.npz", params)
+    files.replace_text(folder / "vocabulary.json", json.dumps(list(vocabulary), ensure_ascii=False) + "\n")
     facts = {"genotype": str(genotype), "width": params["embedding"].shape[1], "num_words": len(vocabulary)}
-    metrics.replace_text(folder / "network.json", json.dumps(facts, indent=1) + "\n")
+    files.replace_text(folder / "network.json", json.dumps(facts, indent=1) + "\n")
 
 
 def load(run: str | Path) -> Trained:
@@ -90,7 +90,7 @@ def _functions(facts: Mapping[str, Any], net: Any, params: Any) -> Trained:
 def _read(folder: Path) -> tuple[Mapping[str, Any], Any, Any]:
     try:
         facts = json.loads((folder / "network.json").read_text(encoding="utf-8"))
-        weights = metrics.read_arrays(folder / "weights.npz")
+        weights = files.read_arrays(folder / "weights.npz")
         params = unflatten_dict({name: jnp.asarray(value) for name, value in weights.items()}, sep="/")
         genotype = genotypes.parse(facts["genotype"])
         network = spaces.of(genotype).network

@@ -1,7 +1,7 @@
 """An ensemble that grows: one sub-architecture at a time, the next may be deeper, and it is pruned while it grows.
 
 Cortes, Gonzalvo, Kuznetsov, Mohri & Yang, `AdaNet <https://arxiv.org/abs/1607.01097>`_, ICML 2017, with the dense generator of
-SAEP's code (`jaxdarts.ensemble`): two candidates in every iteration, as deep as the last one added, and one deeper.
+SAEP's code (`jaxdarts.ensembles.pruning`): two candidates in every iteration, as deep as the last one added, and one deeper.
 """
 
 import itertools
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from jaxdarts import ensemble
+from jaxdarts.ensembles import pruning
 
 
 class Member(NamedTuple):
@@ -56,8 +56,8 @@ def grow(
     held_labels: Int[np.ndarray, " held"],
     *,
     start: int = 0,
-    criterion: ensemble.Criterion | None = None,
-    weigh: Weigh = ensemble.uniform_weights,
+    criterion: pruning.Criterion | None = None,
+    weigh: Weigh = pruning.uniform_weights,
     strength: float = 0.0,
     constant: float = 0.0,
     complexity: Callable[[int], float] = math.sqrt,
@@ -81,7 +81,7 @@ def grow(
         logits = jnp.stack([jnp.asarray(members[i].fit) for i in kept])
         penalties = jnp.array([strength * complexity(members[i].depth) + constant for i in kept], logits.dtype)
         weights = weigh(logits, jnp.asarray(labels), penalties)
-        value = float(ensemble.objective(weights, logits, jnp.asarray(labels), penalties))
+        value = float(pruning.objective(weights, logits, jnp.asarray(labels), penalties))
         return Growth(members, kept, tuple(float(weight) for weight in weights), value)
 
     growth = Growth()

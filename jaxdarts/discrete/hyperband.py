@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from jaxdarts.discrete import Longer, Proposals, bracket, check_lengths
+from jaxdarts.discrete.algorithms import Longer, Proposals, bracket, check_lengths
 from jaxdarts.space import Space, locate, seeded
 from jaxdarts.types import Trial
 

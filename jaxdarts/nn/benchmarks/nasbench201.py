@@ -19,8 +19,8 @@ from jaxtyping import Array, Float, Int, Key
 from jaxdarts.nn.cell import cell, edges_of
 from jaxdarts.nn.cnn import Run, cell_weights, linear, norm_sites, over_cells
 from jaxdarts.nn.network import ConvNorm, drop_paths, scaled_norm
-from jaxdarts.nn.norm import batch_norm, moments, scaled
 from jaxdarts.nn.ops import OPS, Norms
+from jaxdarts.nn.primitives.norm import batch_norm, moments, scaled
 from jaxdarts.nn.taps import layer, tapped, taps_of, tell
 from jaxdarts.space import Choices
 from jaxdarts.types import Mix, Params, Units

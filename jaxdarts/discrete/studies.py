@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, wait
 from typing import Any, NamedTuple
 
-from jaxdarts.discrete import History, Schedule, Starts, advance, asked
+from jaxdarts.discrete.algorithms import History, Schedule, Starts, advance, asked
 from jaxdarts.types import Trial
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxdarts import metrics
+from jaxdarts import files
 
 
 class Table(NamedTuple):
@@ -47,10 +47,10 @@ def write(folder: str | os.PathLike, section: Section, numbers: Mapping[str, Any
     folder = Path(folder) / "analysis"
     folder.mkdir(exist_ok=True)
     for name, svg in section.pictures.items():
-        metrics.replace_text(folder / f"{section.name}-{name}.svg", svg)
+        files.replace_text(folder / f"{section.name}-{name}.svg", svg)
     shown = section._asdict() | {"tables": [table._asdict() for table in section.tables], "pictures": list(section.pictures)}
     text = json.dumps({**shown, "numbers": numbers, **about}, indent=1, allow_nan=False) + "\n"
-    metrics.replace_text(folder / f"{section.name}.json", text)
+    files.replace_text(folder / f"{section.name}.json", text)
 
 
 def read(folder: str | os.PathLike) -> list[Section]:

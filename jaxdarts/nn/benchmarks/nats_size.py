@@ -13,8 +13,8 @@ from jaxtyping import Array, Float, Key
 
 from jaxdarts.genotypes import TopologyGenotype
 from jaxdarts.genotypes.cells import all_edges
+from jaxdarts.nn.benchmarks.nasbench201 import LastNorm, averaged_pairs
 from jaxdarts.nn.cnn import linear
-from jaxdarts.nn.nasbench201 import LastNorm, averaged_pairs
 from jaxdarts.nn.network import ConvNorm
 
 _CONV, _SKIP = "nor_conv_3x3", "skip_connect"

@@ -15,8 +15,8 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
 
-from jaxdarts.nn.barrier import once_on_cpu
-from jaxdarts.nn.depthwise import kept, mapped_first
+from jaxdarts.nn.primitives.barrier import once_on_cpu
+from jaxdarts.nn.primitives.depthwise import kept, mapped_first
 
 _TAPS = [(i, j) for i in range(3) for j in range(3)]
 

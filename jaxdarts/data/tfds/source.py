@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxdarts.data import tfds_prepare
 from jaxdarts.data.optional import require
+from jaxdarts.data.tfds import prepare as tfds_prepare
 
 _PACKAGES = "tensorflow-datasets importlib_resources pillow array_record"
 _ARRAYS = ("images_train", "labels_train", "images_test", "labels_test")

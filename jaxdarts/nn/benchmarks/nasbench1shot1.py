@@ -18,13 +18,13 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
-from jaxdarts.nn.barrier import once_on_cpu
 from jaxdarts.nn.cnn import linear, norm_parameters, uniform
-from jaxdarts.nn.convolution import convolution
 from jaxdarts.nn.network import ConvNorm
-from jaxdarts.nn.norm import batch_norm
 from jaxdarts.nn.ops import pointwise
-from jaxdarts.nn.pooling import max_pool
+from jaxdarts.nn.primitives.barrier import once_on_cpu
+from jaxdarts.nn.primitives.convolution import convolution
+from jaxdarts.nn.primitives.norm import batch_norm
+from jaxdarts.nn.primitives.pooling import max_pool
 from jaxdarts.space import Choices
 from jaxdarts.types import Mix
 

@@ -12,8 +12,10 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
-from jaxdarts import draw, metrics
-from jaxdarts.sections import Section
+from jaxdarts import files
+from jaxdarts.report import cells, charts
+from jaxdarts.report.sections import Section
+from jaxdarts.runs import writers
 
 # (title, unit, scale, {name in the chart: key in the records})
 CHARTS = (
@@ -94,13 +96,13 @@ def write(
     Raises:
         ValueError: if `edges` and `ops` do not fit `mixes`.
     """
-    page = render(
+    html = render(
         "report.html.jinja",
         title=title,
         facts=_facts(facts, records, genotype),
         tables=tables,
         charts=[Markup(svg) for svg in (*_charts(records), *pictures)],
-        cells=[Markup(svg) for svg in (draw.cell(genotype).values() if genotype else ())],
+        cells=[Markup(svg) for svg in (cells.cell(genotype).values() if genotype else ())],
         heatmaps=[Markup(_heatmap(cell, mix, edges, ops)) for cell, mix in mixes.items()],
         states=VERTICES if hasattr(genotype, "matrix") else STATES if hasattr(genotype, "normal") else ONE_INPUT_STATES,
         analyses=Markup(_analyses(sections)),
@@ -109,7 +111,7 @@ def write(
     )
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    metrics.replace_text(path, page)
+    files.replace_text(path, html)
 
 
 def extend(path: str | os.PathLike, sections: Sequence[Section]) -> None:
@@ -123,12 +125,12 @@ def extend(path: str | os.PathLike, sections: Sequence[Section]) -> None:
     _, end, after = rest.partition(_END)
     if not (start and end):
         raise ValueError(f"{path} has no place for analyses: it is no report, or that of an older version")
-    metrics.replace_text(path, before + _analyses(sections) + after)
+    files.replace_text(path, before + _analyses(sections) + after)
 
 
 def render(template: str, **values: Any) -> str:
     """A page of one of the package's templates."""
-    loader = jinja2.FunctionLoader(lambda name: resources.files("jaxdarts").joinpath(name).read_text(encoding="utf-8"))
+    loader = jinja2.FunctionLoader(lambda name: resources.files("jaxdarts.report").joinpath(name).read_text(encoding="utf-8"))
     options = {"autoescape": True, "undefined": jinja2.StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
     return jinja2.Environment(loader=loader, **options).get_template(template).render(**values)
 
@@ -159,14 +161,14 @@ def _facts(facts: Mapping[str, Any], records: Sequence[Mapping[str, Any]], genot
 
 
 def _charts(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    charts = []
+    drawn = []
     for title, unit, scale, keys in CHARTS:
         series = {name: points(records, key, scale) for name, key in keys.items()}
         # A series that is all gaps is left out.
         series = {name: line for name, line in series.items() if any(math.isfinite(y) for _, y in line)}
         if series:
-            charts.append(draw.curves(series, title=title, xlabel="epoch", ylabel=unit))
-    return charts
+            drawn.append(charts.curves(series, title=title, xlabel="epoch", ylabel=unit))
+    return drawn
 
 
 def points(records: Sequence[Mapping[str, Any]], key: str, scale: float = 1.0) -> list[tuple[float, float]]:
@@ -183,7 +185,7 @@ def _heatmap(cell: str, mix: np.ndarray, edges: Mapping[str, Any], ops: Mapping[
         if cell not in mapping:
             raise ValueError(f"mixes has a cell {cell!r}, {name} has {sorted(mapping)}; every mix needs both")
     labels = [f"{i}\N{RIGHTWARDS ARROW}{j}" if i != j else str(j) for i, j in edges[cell]]
-    return draw.heatmap(mix, labels, ops[cell], title=CELLS.get(cell, title_of(cell)))
+    return charts.heatmap(mix, labels, ops[cell], title=CELLS.get(cell, title_of(cell)))
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -200,7 +202,7 @@ def shown(key: str, value: Any) -> str:
     if isinstance(value, bool) or not _is_finite(value):
         return str(value)
     if key.endswith("wall_time"):
-        return metrics.duration(value)
+        return writers.duration(value)
     if key.endswith("accuracy"):
         return f"{100 * value:.2f}\N{NARROW NO-BREAK SPACE}%"
     if abs(value) >= 1000:

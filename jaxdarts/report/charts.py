@@ -12,7 +12,7 @@ from itertools import groupby
 import numpy as np
 from PIL import Image
 
-from jaxdarts import svg
+from jaxdarts.report import svg
 
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """After Okabe & Ito's colour-blind-safe palette."""

@@ -14,9 +14,9 @@ from jaxtyping import Array, Float, Key
 
 from jaxdarts.genotypes import GraphGenotype
 from jaxdarts.nn.cnn import linear, norm_sites, over_cells, uniform
-from jaxdarts.nn.convolution import convolution
 from jaxdarts.nn.network import ConvNorm
-from jaxdarts.nn.pooling import max_pool, max_pool_2x2
+from jaxdarts.nn.primitives.convolution import convolution
+from jaxdarts.nn.primitives.pooling import max_pool, max_pool_2x2
 
 STACKS = 3
 MOMENTUM = 0.003

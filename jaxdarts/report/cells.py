@@ -1,4 +1,4 @@
-"""Cells as SVG text, and all that `charts` draws.
+"""Cells as SVG text.
 
 Every function returns one SVG element, to be written to a file or put into an HTML page as it is (`svg`).
 """
@@ -12,15 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.optimize import isotonic_regression
 
-from jaxdarts import svg
-from jaxdarts.charts import contour as contour
-from jaxdarts.charts import curves as curves
-from jaxdarts.charts import heatmap as heatmap
-from jaxdarts.charts import matrix as matrix
-from jaxdarts.charts import scatter as scatter
-from jaxdarts.charts import surface as surface
 from jaxdarts.genotypes import GraphGenotype, SizeGenotype, pruned
 from jaxdarts.genotypes.cells import all_edges
+from jaxdarts.report import svg
 
 # After Okabe & Ito's colour-blind-safe palette; those that carry white text are darkened to a contrast above 4.5.
 FAMILIES = (

@@ -1,0 +1,1 @@
+"""Networks and supernets of the tabular benchmarks."""
