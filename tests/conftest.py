@@ -2,7 +2,11 @@
 
 import itertools
 import os
+import sys
 from pathlib import Path
+
+# The benchmarks are scripts that import one another.
+sys.path.insert(0, str(Path(__file__).parents[1] / "experiments" / "benchmarks"))
 
 # Four simulated devices share what cores there are; with fewer threads than devices their collectives can wait for ever.
 os.environ.setdefault("PJRT_NPROC", "16")
@@ -11,8 +15,6 @@ _FLAGS = ["--xla_force_host_platform_device_count=4"]
 _OURS = ("--xla_backend_extra_options=xla_cpu_flatten_after_fusion", "--xla_cpu_experimental_ynn_fusion_type=individual_dot")
 _FLAGS += [flag for flag in _OURS if flag.partition("=")[0] not in os.environ.get("XLA_FLAGS", "")]
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *_FLAGS]).strip()
-# A script that a test starts would start itself anew for huge pages (`runs.ask_for_huge_pages`).
-os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
 # Most of the suite's time is XLA's. A compiled program is looked up by its text, so a changed function is compiled afresh.
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "jaxdarts-tests"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))

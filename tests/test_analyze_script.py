@@ -6,15 +6,15 @@ import shutil
 import jax
 import numpy as np
 import pytest
-
-import analyze
-import evaluate
-import jaxdarts as jd
-import search
-from analyses import tables
 from browser import assert_readable, needs_browser
+
+import jaxdarts as jd
 from jaxdarts.analysis import topology
-from runs import Stop
+from jaxdarts.commands.analyze import command as analyze_command
+from jaxdarts.commands.analyze import tables
+from jaxdarts.commands.evaluate import images as image_evaluation
+from jaxdarts.commands.search import images as image_search
+from jaxdarts.runs import Stop
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +29,7 @@ def searched(cache, tmp_path_factory):
     flags = (
         "--layers=1 --nodes=1 --ops none skip_connect --init_channels=2 --epochs=2 --num_devices=1 --no-unrolled --num_seeds=2"
     )
-    search.main([*flags.split(), "--eigenvalue_freq=1", cache, f"--run_dir={folder}"])
+    image_search.main([*flags.split(), "--eigenvalue_freq=1", cache, f"--run_dir={folder}"])
     return folder
 
 
@@ -38,7 +38,7 @@ def trained(searched, cache, tmp_path_factory):
     """The training of a cell that the search found."""
     folder = tmp_path_factory.mktemp("trained") / "run"
     flags = f"--layers=1 --init_channels=2 --epochs=1 --num_devices=1 --run_dir={folder}".split()
-    evaluate.main([f"--arch={searched / 'seed-2'}", *flags, cache])
+    image_evaluation.main([f"--arch={searched / 'seed-2'}", *flags, cache])
     return folder
 
 
@@ -61,7 +61,7 @@ def page(folder):
 def test_a_trained_cell(trained, cache):
     before = page(trained)
     few = ["--images=96", cache]
-    analyze.main(["landscape", str(trained), "--grid=3", *few])
+    analyze_command.main(["landscape", str(trained), "--grid=3", *few])
     plane = numbers(trained, "landscape")
     assert np.shape(plane["loss"]) == np.shape(plane["accuracy"]) == (3, 3) and plane["axis"] == [-1, 0, 1]
     np.testing.assert_allclose(plane["loss"][1][1], plane["loss_of_the_run"], rtol=1e-4)
@@ -73,30 +73,30 @@ def test_a_trained_cell(trained, cache):
     np.testing.assert_allclose(plane["loss_of_the_run"], own.mean(), rtol=1e-4)
     np.testing.assert_allclose(plane["accuracy"][1][1], np.mean(logits.argmax(-1) == test.labels[:96]), rtol=1e-5)
 
-    analyze.main(["variance", str(trained), "--grid=3", "--dimensions=1", *few])
+    analyze_command.main(["variance", str(trained), "--grid=3", "--dimensions=1", *few])
     line = numbers(trained, "variance")
     np.testing.assert_allclose(line["variance"][1], line["variance_of_the_run"], rtol=1e-4)
     assert min(line["variance"]) > 0
 
-    analyze.main(["curvature", str(trained), "--steps=6", "--probes=2", *few])
+    analyze_command.main(["curvature", str(trained), "--steps=6", "--probes=2", *few])
     found = numbers(trained, "curvature")
     assert np.shape(found["nodes"]) == (2, 6) and found["dominant"] in np.ravel(found["nodes"])
     np.testing.assert_allclose(np.sum(found["weights"], -1), 1, rtol=1e-4)
 
-    analyze.main(["topology", str(trained)])
+    analyze_command.main(["topology", str(trained)])
     shapes = numbers(trained, "topology")
     assert shapes["pattern"][0]["width"] == 1 and jd.genotypes.parse(shapes["adapted"]) == cell_of(trained)
 
     after = page(trained)
     for name in ("landscape", "variance", "curvature", "topology"):
         assert f'<section id="{name}"' in after and name not in before
-    analyze.main(["topology", str(trained)])
+    analyze_command.main(["topology", str(trained)])
     assert page(trained) == after
 
 
 def test_convergence(trained, cache, capsys):
     flags = "--each=1 -- --epochs=1 --layers=1 --init_channels=2 --num_devices=1".split()
-    analyze.main(["convergence", str(trained), *flags, cache])
+    analyze_command.main(["convergence", str(trained), *flags, cache])
     assert "this cell: test accuracy" in capsys.readouterr().out
     cells = numbers(trained, "convergence")["cells"]
     assert list(cells) == ["this cell", "1: 1c, 2"]
@@ -107,32 +107,34 @@ def test_convergence(trained, cache, capsys):
     np.testing.assert_allclose(cells["this cell"]["test_loss"], evaluated["loss"], rtol=1e-4)
     np.testing.assert_allclose(cells["this cell"]["test_accuracy"], evaluated["accuracy"], rtol=1e-4)
     # What was trained is not trained again.
-    analyze.main(["convergence", str(trained), *flags, cache])
+    analyze_command.main(["convergence", str(trained), *flags, cache])
     assert "this cell: test accuracy" not in capsys.readouterr().out
     assert numbers(trained, "convergence")["cells"] == cells
 
 
 def test_a_search(searched, cache):
     seed = searched / "seed-3"
-    analyze.main(["mixture", str(seed)])
+    analyze_command.main(["mixture", str(seed)])
     mix = numbers(seed, "mixture")
     assert np.shape(mix["normal"]["entropy"]) == (2, 2) and mix["normal"]["seeds"]["count"] == 2
     assert mix["discretisation_gap_accuracy"] == json.loads((seed / "facts.json").read_text())["discretisation_gap_accuracy"]
-    analyze.main(["landscape", str(seed), "--grid=3", "--images=64", cache])
+    analyze_command.main(["landscape", str(seed), "--grid=3", "--images=64", cache])
     plane = numbers(seed, "landscape-alpha")
     np.testing.assert_allclose(plane["loss"][1][1], plane["loss_of_the_run"], rtol=1e-4)
-    analyze.main(["landscape", str(seed), "--of=weights", "--part=test", "--dimensions=1", "--grid=3", "--images=64", cache])
+    analyze_command.main(
+        ["landscape", str(seed), "--of=weights", "--part=test", "--dimensions=1", "--grid=3", "--images=64", cache]
+    )
     line = numbers(seed, "landscape")
     np.testing.assert_allclose(line["loss"][1], line["loss_of_the_run"], rtol=1e-4)
     assert line["loss"][0] != line["loss"][2] and abs(line["loss"][1] - plane["loss"][1][1]) > 1e-6  # of other images
-    analyze.main(["curvature", str(seed), "--images=64", "--probes=1", cache])
+    analyze_command.main(["curvature", str(seed), "--images=64", "--probes=1", cache])
     curved = numbers(seed, "curvature-alpha")
     assert [epoch for epoch, _ in curved["trajectory"]] == [0, 1] and curved["size"] == 8
     assert '<section id="mixture"' in page(seed) and "Dominant eigenvalue" in page(seed)
     assert "<section id=" not in page(searched / "seed-2")
     # The report that a resumed run writes again shows them too.
     shown = page(seed)
-    search.main([f"--resume={searched}"])
+    image_search.main([f"--resume={searched}"])
     assert page(seed).count("<section id=") == shown.count("<section id=") == 4
 
 
@@ -158,9 +160,9 @@ def test_cells_of_a_search_in_a_table(tmp_path):
 
 @needs_browser
 def test_runs_side_by_side(searched, trained, tmp_path):
-    analyze.main(["mixture", str(searched / "seed-2")])
+    analyze_command.main(["mixture", str(searched / "seed-2")])
     output = tmp_path / "comparison.html"
-    analyze.main(["compare", str(searched), str(trained), "DARTS_V2", f"--output={output}"])
+    analyze_command.main(["compare", str(searched), str(trained), "DARTS_V2", f"--output={output}"])
     text = output.read_text()
     for name in ("darts on digits, seed 2", "darts on digits, seed 3", "trained cell on digits, seed 0", "DARTS_V2"):
         assert text.count(name) > 1
@@ -172,7 +174,7 @@ def test_runs_side_by_side(searched, trained, tmp_path):
 
 def stopped(*arguments):
     with pytest.raises(Stop) as caught:
-        analyze.main(list(arguments))
+        analyze_command.main(list(arguments))
     assert "\n" not in str(caught.value) and caught.value.code
     return str(caught.value)
 

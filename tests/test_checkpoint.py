@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-import runs
+from jaxdarts import runs
 from jaxdarts.runs import checkpoint
 
 TX = optax.chain(optax.clip_by_global_norm(1.0), optax.add_decayed_weights(0.1), optax.adam(1e-3))

@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-import compare
-from runs import Stop
+from jaxdarts.commands import compare
+from jaxdarts.runs import Stop
 
 
 def test_a_table_of_two_algorithms(tmp_path, capsys):

@@ -5,9 +5,9 @@ import re
 
 import numpy as np
 import pytest
+from browser import assert_readable, needs_browser
 from test_report import _arguments
 
-from browser import assert_readable, needs_browser
 from jaxdarts import genotypes, report
 from jaxdarts.report import comparison, sections
 from jaxdarts.report.sections import Section, Table

@@ -17,7 +17,7 @@ import executables
 import forms
 import measurements
 import npz_images
-import runs
+from jaxdarts import runs
 from jaxdarts.data import images
 
 SCRIPT = Path(script.__file__)

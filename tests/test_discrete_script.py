@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 import jaxdarts as jd
-import outcomes
+from jaxdarts.commands.discrete import results as study_results
 from jaxdarts.genotypes import TOPOLOGY_OPS, TopologyGenotype
-from runs import Stop
+from jaxdarts.runs import Stop
 
 SCRIPT = Path(__file__).parents[1] / "experiments" / "discrete.py"
 spec = importlib.util.spec_from_file_location("discrete_script", SCRIPT)
@@ -136,7 +136,7 @@ def test_bad_input_takes_one_line(flags, message, tmp_path):
 def test_rows_of_the_same_settings_are_replaced(tmp_path):
     path = tmp_path / "rows.json"
     for value, lengths in ((1, (12, 200)), (2, (12,)), (3, (12, 200))):
-        outcomes.add_row(path, {"config": {"lengths": lengths}, "value": value})
+        study_results.add_row(path, {"config": {"lengths": lengths}, "value": value})
     rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
     assert [(row["value"], row["config"]["lengths"]) for row in rows] == [(2, [12]), (3, [12, 200])]
 

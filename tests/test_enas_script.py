@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import jaxdarts as jd
-from runs import Stop
+from jaxdarts.runs import Stop
 
 SCRIPT = Path(__file__).parents[1] / "experiments" / "enas.py"
 spec = importlib.util.spec_from_file_location("enas_script", SCRIPT)

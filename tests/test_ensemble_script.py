@@ -9,11 +9,11 @@ import jax
 import numpy as np
 import pytest
 
-import ensembles
-import evaluate
 import jaxdarts as jd
-import members
-import search
+from jaxdarts.commands.ensemble import command as ensemble_command
+from jaxdarts.commands.ensemble import members
+from jaxdarts.commands.evaluate import images as image_evaluation
+from jaxdarts.commands.search import images as image_search
 from jaxdarts.data import images
 
 # Without convolutions it compiles fast.
@@ -41,7 +41,7 @@ def cell(tmp_path_factory):
 def whole(tiny, cell, tmp_path_factory):
     """Three networks of one cell, in two seeds."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    evaluate.main([f"--ensemble={cell},{cell},{cell}", "--num_seeds=2", *tiny, f"--run_dir={folder}"])
+    image_evaluation.main([f"--ensemble={cell},{cell},{cell}", "--num_seeds=2", *tiny, f"--run_dir={folder}"])
     return folder
 
 
@@ -85,15 +85,15 @@ def test_going_on_trains_nothing_and_prunes_anew(whole, tmp_path):
     before = rows(whole)
     logs = {path: path.read_bytes() for path in whole.glob("member-*/log.txt")}
     assert len(logs) == 3
-    evaluate.main([f"--resume={whole}"])
+    image_evaluation.main([f"--resume={whole}"])
     assert rows(whole) == before
     weighted = [f"--resume={whole}", "--size=1", "--mixture=weighted", "--adanet_lambda=0.01", f"--output={tmp_path}/out.json"]
-    evaluate.main(weighted)
+    image_evaluation.main(weighted)
     found = rows(whole)
     assert [facts["size"] for facts in found["pie_1"]] == [1, 1]
     assert not np.allclose(found["full"][0]["weights"], 1 / 3, atol=1e-3)
     assert json.loads((tmp_path / "out.json").read_text())["rows"] == found
-    evaluate.main([f"--resume={whole}", "--size=0", "--mixture=uniform", "--adanet_lambda=0"])
+    image_evaluation.main([f"--resume={whole}", "--size=0", "--mixture=uniform", "--adanet_lambda=0"])
     assert rows(whole) == before
     assert logs == {path: path.read_bytes() for path in whole.glob("member-*/log.txt")}
 
@@ -108,11 +108,14 @@ def test_a_killed_one_goes_on_to_the_same(whole, tmp_path, monkeypatch):
     shutil.copytree(whole, folder)
     shutil.rmtree(folder / "member-2")
     (folder / "ensemble.json").unlink()
-    with monkeypatch.context() as patch, pytest.raises(evaluate.Stop, match=f"interrupted; .*--resume={folder}") as caught:
-        patch.setattr(evaluate, "train", interrupted)
-        evaluate.main([f"--resume={folder}"])
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(image_evaluation.Stop, match=f"interrupted; .*--resume={folder}") as caught,
+    ):
+        patch.setattr(image_evaluation, "train", interrupted)
+        image_evaluation.main([f"--resume={folder}"])
     assert caught.value.code == 130 and not (folder / "ensemble.json").exists()
-    evaluate.main([f"--resume={folder}"])
+    image_evaluation.main([f"--resume={folder}"])
     assert rows(folder) == rows(whole)
 
 
@@ -122,17 +125,19 @@ def test_a_signal_names_the_ensemble(tiny, cell, tmp_path, monkeypatch):
     def interrupted(config, genotype, dataset, program, run, judged):
         raise run.leave(signal.SIGTERM, 1, 2)
 
-    monkeypatch.setattr(evaluate, "build", lambda *arguments: None)
-    monkeypatch.setattr(evaluate, "train", interrupted)
-    with pytest.raises(evaluate.Stop, match=f"SIGTERM at step 1 of 2: saved; continue with --resume={tmp_path}/run$") as caught:
-        evaluate.main([f"--ensemble={cell},{cell}", *tiny, f"--run_dir={tmp_path}/run"])
+    monkeypatch.setattr(image_evaluation, "build", lambda *arguments: None)
+    monkeypatch.setattr(image_evaluation, "train", interrupted)
+    with pytest.raises(
+        image_evaluation.Stop, match=f"SIGTERM at step 1 of 2: saved; continue with --resume={tmp_path}/run$"
+    ) as caught:
+        image_evaluation.main([f"--ensemble={cell},{cell}", *tiny, f"--run_dir={tmp_path}/run"])
     assert caught.value.code == 143 and (tmp_path / "run" / "member-0" / "config.json").exists()
 
 
 def test_networks_of_evaluation_runs_and_cells_together(whole, tiny, cell, tmp_path):
     """Networks that are there are loaded, a folder of seeds gives as many, and neither is trained again."""
     folder = tmp_path / "run"
-    evaluate.main([f"--ensemble={whole / 'member-0'},{whole / 'member-1' / 'seed-2'}", *tiny, f"--run_dir={folder}"])
+    image_evaluation.main([f"--ensemble={whole / 'member-0'},{whole / 'member-1' / 'seed-2'}", *tiny, f"--run_dir={folder}"])
     assert rows(folder)["full"][0]["members"] == [
         str(whole / "member-0" / "seed-0"),
         str(whole / "member-0" / "seed-1"),
@@ -145,10 +150,12 @@ def test_networks_of_evaluation_runs_and_cells_together(whole, tiny, cell, tmp_p
 def test_checkpoints_of_a_supernet(cache, tmp_path):
     flags = "--layers=1 --nodes=1 --ops none skip_connect avg_pool_3x3 --init_channels=2 --epochs=3 --no-unrolled"
     searched = tmp_path / "search"
-    search.main([*flags.split(), "--num_devices=1", "--num_seeds=2", "--keep_checkpoints=0", f"--run_dir={searched}", cache])
+    image_search.main(
+        [*flags.split(), "--num_devices=1", "--num_seeds=2", "--keep_checkpoints=0", f"--run_dir={searched}", cache]
+    )
     folder = tmp_path / "run"
     flags = ["--num_seeds=2", "--num_devices=1", "--fit_portion=0.5", cache]  # held out is what the search validates on
-    evaluate.main([f"--ensemble=supernet:{searched}", f"--run_dir={folder}", *flags])
+    image_evaluation.main([f"--ensemble=supernet:{searched}", f"--run_dir={folder}", *flags])
     found = rows(folder)
     assert [facts["size"] for facts in found["full"]] == [3, 3]
     assert "parameters" not in found["full"][0]
@@ -160,15 +167,15 @@ def test_checkpoints_of_a_supernet(cache, tmp_path):
     for seed in range(2):
         facts = json.loads((searched / f"seed-{2 + seed}" / "facts.json").read_text())
         assert facts["found_cell_supernet_accuracy"] == pytest.approx(float(np.mean(right[seed])), abs=1.5 / whole_batches)
-    with pytest.raises(evaluate.Stop, match="a search with 2 seeds; use --num_seeds=2"):
-        evaluate.main([f"--ensemble=supernet:{searched}", f"--run_dir={tmp_path / 'other'}", *flags[1:]])
+    with pytest.raises(image_evaluation.Stop, match="a search with 2 seeds; use --num_seeds=2"):
+        image_evaluation.main([f"--ensemble=supernet:{searched}", f"--run_dir={tmp_path / 'other'}", *flags[1:]])
     both = [source.name for source in members.sources(str(searched))]
     assert both == [str(searched / "seed-2"), str(searched / "seed-3")]
 
 
 def test_growing_dense_networks(cache, tmp_path):
     flags = ["--num_devices=1", "--iterations=4", "--dense_steps=30", "--hidden=4", cache]
-    evaluate.main(["--ensemble=grow:dense", *flags, f"--run_dir={tmp_path}/run"])
+    image_evaluation.main(["--ensemble=grow:dense", *flags, f"--run_dir={tmp_path}/run"])
     found = rows(tmp_path / "run")
     assert [facts["size"] for facts in found["full"]] == [4]
     assert [facts["size"] for facts in found["pie_0.5"]] == [3]  # one goes before the fourth comes
@@ -176,13 +183,13 @@ def test_growing_dense_networks(cache, tmp_path):
         assert all(deeper - depth in (0, 1) for depth, deeper in itertools.pairwise([0, *facts["depths"]]))
     assert "best_member" not in found
     kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "run").glob("member-*")}
-    evaluate.main([f"--resume={tmp_path}/run"])
+    image_evaluation.main([f"--resume={tmp_path}/run"])
     assert rows(tmp_path / "run") == found
     assert kept == {path.name: path.stat().st_mtime_ns for path in (tmp_path / "run").glob("member-*")}
 
 
 def test_growing_networks_of_a_cell(tiny, cell, tmp_path):
-    evaluate.main([f"--ensemble=grow:{cell}", *tiny, "--num_seeds=2", "--iterations=1", f"--run_dir={tmp_path}/run"])
+    image_evaluation.main([f"--ensemble=grow:{cell}", *tiny, "--num_seeds=2", "--iterations=1", f"--run_dir={tmp_path}/run"])
     assert all(facts["depths"][0] in (1, 2) for facts in rows(tmp_path / "run")["full"])
     assert {path.name for path in (tmp_path / "run").glob("member-*")} == {"member-0-depth-1", "member-0-depth-2"}
 
@@ -204,8 +211,8 @@ def test_growing_networks_of_a_cell(tiny, cell, tmp_path):
 )
 def test_bad_flags(flags, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(evaluate.Stop) as caught:
-        evaluate.main([*flags, "--num_devices=1"])
+    with pytest.raises(image_evaluation.Stop) as caught:
+        image_evaluation.main([*flags, "--num_devices=1"])
     assert message in str(caught.value) and "\n" not in str(caught.value) and caught.value.code == 2
     assert not list(tmp_path.glob("runs/*/member-*"))
 
@@ -215,6 +222,6 @@ def test_another_data_sets_network(whole, tmp_path):
     pixels, labels = rng.integers(0, 256, (40, 8, 8, 3)).astype(np.uint8), np.arange(40) % 3
     np.savez(tmp_path / "set.npz", images_train=pixels, labels_train=labels, images_test=pixels, labels_test=labels)
     flags = [f"--dataset=npz:{tmp_path}/set.npz", "--num_devices=1", "--batch_size=8", f"--run_dir={tmp_path}/run"]
-    with pytest.raises(evaluate.Stop, match="a network for 10 classes of images"):
-        evaluate.main([f"--ensemble={whole / 'member-0'}", *flags])
-    assert ensembles.COLUMNS.keys() >= {"size", "test_accuracy", "variation"}
+    with pytest.raises(image_evaluation.Stop, match="a network for 10 classes of images"):
+        image_evaluation.main([f"--ensemble={whole / 'member-0'}", *flags])
+    assert ensemble_command.COLUMNS.keys() >= {"size", "test_accuracy", "variation"}

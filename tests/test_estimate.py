@@ -5,11 +5,10 @@ import re
 import jax
 import pytest
 
-import evaluate
 import jaxdarts as jd
-import runs
-import search
-from jaxdarts import aot
+from jaxdarts import aot, runs
+from jaxdarts.commands.evaluate import images as image_evaluation
+from jaxdarts.commands.search import images as image_search
 
 CELL = jd.Genotype((("skip_connect", 0), ("skip_connect", 1)), (2,), (("skip_connect", 0), ("skip_connect", 1)), (2,))
 SMALL = "--layers=1 --init_channels=2 --epochs=2".split()
@@ -41,10 +40,13 @@ def test_a_gpu_that_is_not_there(name, words, capsys):
         pytest.skip(str(error))
     recurrent = "Genotype(recurrent=[('tanh', 0)], concat=[1])"
     main, flags = {
-        "search": (search.main, SEARCH),
-        "evaluate": (evaluate.main, [f"--arch={CELL}", *SMALL]),
-        "text search": (search.main, [words, *TEXT, "--nodes=2", "--ops", "none", "tanh"]),
-        "text evaluate": (evaluate.main, [words, *TEXT, f"--arch={recurrent}", "--eval_batch_size=3", "--max_seq_len_delta=4"]),
+        "search": (image_search.main, SEARCH),
+        "evaluate": (image_evaluation.main, [f"--arch={CELL}", *SMALL]),
+        "text search": (image_search.main, [words, *TEXT, "--nodes=2", "--ops", "none", "tanh"]),
+        "text evaluate": (
+            image_evaluation.main,
+            [words, *TEXT, f"--arch={recurrent}", "--eval_batch_size=3", "--max_seq_len_delta=4"],
+        ),
     }[name]
     main([*flags, f"--cache_dir={jax.config.jax_compilation_cache_dir}", "--estimate", "--device=h100"])
     out = capsys.readouterr().out
@@ -77,7 +79,7 @@ def test_no_room_while_it_compiles(monkeypatch, capsys, remat):
         def compile(self, *arguments):
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Used 20.1G of 15.75G hbm.\nmore")
 
-    config = search.Config(device="v5e", estimate=True, remat=remat)
+    config = image_search.Config(device="v5e", estimate=True, remat=remat)
     assert str(runs.estimate(config, Step(), [None], (), 22)) == "nan"
     hint = "lower --batch_size" if remat else "lower --batch_size or give --remat"
     assert capsys.readouterr().out.endswith(f"does not fit in one v5e: RESOURCE_EXHAUSTED: Used 20.1G of 15.75G hbm.; {hint}\n")
@@ -89,19 +91,23 @@ def test_a_missing_plugin_is_one_line(monkeypatch, words):
 
     monkeypatch.setattr(aot, "target", missing)
     flags = ["--estimate", "--device=h100"]
-    for main, own in ((search.main, []), (evaluate.main, [f"--arch={CELL}"]), (search.main, [words, "--batch_size=8"])):
+    for main, own in (
+        (image_search.main, []),
+        (image_evaluation.main, [f"--arch={CELL}"]),
+        (image_search.main, [words, "--batch_size=8"]),
+    ):
         assert stopped(main, [*own, *flags]) == "--device=h100: to compile for h100, pip install 'jax[cuda13]'"
 
 
 def test_bad_input():
-    line = stopped(search.main, ["--estimate", "--device=h1000"])
+    line = stopped(image_search.main, ["--estimate", "--device=h1000"])
     assert "no device is called 'h1000'" in line and all(name in line for name in aot.NAMES)
-    assert "--device=h100: only with --estimate" in stopped(search.main, ["--device=h100"])
-    assert "--num_devices=2" in stopped(search.main, ["--estimate", "--device=h100", "--num_devices=2"])
+    assert "--device=h100: only with --estimate" in stopped(image_search.main, ["--device=h100"])
+    assert "--num_devices=2" in stopped(image_search.main, ["--estimate", "--device=h100", "--num_devices=2"])
 
 
 def test_help_names_every_device(capsys):
     with pytest.raises(SystemExit):
-        search.main(["--help"])
+        image_search.main(["--help"])
     text = capsys.readouterr().out
     assert all(name in text for name in aot.NAMES)

@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import cli
-import evaluate as script
 import jaxdarts as jd
-import recipes
+from jaxdarts.commands import command_line
+from jaxdarts.commands.evaluate import images as script
+from jaxdarts.commands.evaluate import recipes
 from jaxdarts.data import images, stream
 
 ROOT = Path(__file__).parents[1]
@@ -247,7 +247,7 @@ def test_estimate_trains_and_writes_nothing(tiny, tmp_path, capsys, monkeypatch)
 
 def test_presets():
     def parse(*arguments):
-        return cli.parse(list(arguments), recipes.PRESETS, recipes.CIFAR, None)
+        return command_line.parse(list(arguments), recipes.PRESETS, recipes.CIFAR, None)
 
     imagenet = recipes.PRESETS["imagenet"]
     assert parse("--dataset=imagenet2012") == imagenet

@@ -9,16 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import discrete as script
-import evaluate as training
-import evaluations
 import jaxdarts as jd
-import recipes
-import runs
-import search
-from evaluations import Options
+from jaxdarts import runs
+from jaxdarts.commands.discrete import command as script
+from jaxdarts.commands.discrete import evaluators
+from jaxdarts.commands.discrete.evaluators import Options
+from jaxdarts.commands.evaluate import images as training
+from jaxdarts.commands.evaluate import recipes
+from jaxdarts.commands.search import images as image_search
 from jaxdarts.data import augment, images
-from runs import Stop
+from jaxdarts.runs import Stop
 
 CELL = jd.genotypes.parse("|nor_conv_3x3~0|+|nor_conv_1x1~0|skip_connect~1|+|avg_pool_3x3~0|none~1|nor_conv_3x3~2|")
 OTHER = jd.genotypes.parse("|nor_conv_1x1~0|+|none~0|nor_conv_3x3~1|+|nor_conv_3x3~0|skip_connect~1|none~2|")
@@ -37,22 +37,22 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("search") / "run"
     tiny = "--layers=1 --nodes=1 --ops none skip_connect avg_pool_3x3 --init_channels=2 --no-unrolled --epochs=1 --num_seeds=2"
     before = jax.config.jax_compilation_cache_dir
-    search.main([*tiny.split(), "--num_devices=1", f"--run_dir={folder}", f"--cache_dir={before}"])
+    image_search.main([*tiny.split(), "--num_devices=1", f"--run_dir={folder}", f"--cache_dir={before}"])
     jax.config.update("jax_compilation_cache_dir", before)
     return folder
 
 
 def test_a_trained_supernet(run):
     options = Options(evaluate="supernet", space="darts", dataset="digits", run=str(run), batches=3)
-    space = evaluations.space_of(options)
+    space = evaluators.space_of(options)
     assert space.cells["normal"].shape == (2, 3)  # the run's own
     genotype = space.sample(jax.random.key(0))
-    found = evaluations.trial(options, genotype)
+    found = evaluators.trial(options, genotype)
     dataset = images.load("digits")
     _, val = images.split(dataset.train, 0.5)
     net = space.supernet(width=2, depth=1, num_classes=10)
     with jd.runs.checkpoint.open_folder(run / "checkpoints") as checkpoints:
-        like = jax.eval_shape(search.build(evaluations.searched(options), dataset).init) | {"seconds": jnp.float32(0)}
+        like = jax.eval_shape(image_search.build(evaluators.searched(options), dataset).init) | {"seconds": jnp.float32(0)}
         params = jd.runs.checkpoint.restore(checkpoints, like, None)["state"].params
     right = []
     for seed in range(2):
@@ -69,7 +69,7 @@ def test_a_trained_supernet(run):
         ({"dataset": "mnist"}, "--dataset=mnist: the supernet of .* has --dataset=digits"),
     ):
         with pytest.raises(Stop, match=message):
-            evaluations.check(dataclasses.replace(options, **changes))
+            evaluators.check(dataclasses.replace(options, **changes))
 
 
 def test_a_score_of_untrained_networks(cache, monkeypatch):
@@ -79,10 +79,10 @@ def test_a_score_of_untrained_networks(cache, monkeypatch):
         traced.append(batch["image"].shape)
         return jnp.log(jnp.var(apply(params, batch["image"])[:, 0])) + jnp.mean(batch["label"])
 
-    monkeypatch.setitem(evaluations.SCORES, "naswot", score)
+    monkeypatch.setitem(evaluators.SCORES, "naswot", score)
     options = Options(evaluate="proxy", score="naswot", batch_size=6, seed=3, cache_dir=cache, **SMALL)
     nothing = jd.genotypes.parse("|none~0|+|none~0|none~1|+|none~0|none~1|none~2|")
-    found = [evaluations.trial(options, genotype).value for genotype in (CELL, OTHER, nothing)]
+    found = [evaluators.trial(options, genotype).value for genotype in (CELL, OTHER, nothing)]
     assert traced == [(6, 8, 8, 1)]  # one program for all cells
     dataset, space = images.load("digits"), jd.spaces.nasbench201()
     places = np.random.default_rng(3).choice(1437, 6, replace=False)
@@ -98,7 +98,7 @@ def test_a_score_of_untrained_networks(cache, monkeypatch):
 
 def test_a_short_training_is_that_of_the_script(cache, tmp_path):
     options = Options(evaluate="training", epochs=2, batch_size=96, cache_dir=cache, **SMALL)
-    found = evaluations.trial(options, CELL, 1)
+    found = evaluators.trial(options, CELL, 1)
     assert found.epochs == 1 and found.seconds > 0
     dataset = images.load("digits")
     fit, held = images.split(dataset.train, 0.5)

@@ -9,9 +9,9 @@ import sys
 import pytest
 
 import jaxdarts as jd
-import locks
-import runs
-import search
+from jaxdarts import runs
+from jaxdarts.commands.search import images as image_search
+from jaxdarts.runs import locks
 
 HOLD = """
 import locks, pathlib, sys, time
@@ -22,7 +22,7 @@ time.sleep(60)
 
 
 def test_a_second_run_is_refused_until_the_first_is_gone(tmp_path):
-    config = dataclasses.replace(search.PRESETS["digits"], run_dir=str(tmp_path), resume=str(tmp_path))
+    config = dataclasses.replace(image_search.PRESETS["digits"], run_dir=str(tmp_path), resume=str(tmp_path))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     first = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, env=environment)
     try:

@@ -7,13 +7,12 @@ import jax
 import numpy as np
 import pytest
 
-import cli
-import findings
 import jaxdarts as jd
-import methods
-import search as script
-from analyses import subjects
-from runs import Stop
+from jaxdarts.commands import command_line, methods
+from jaxdarts.commands.analyze import subjects
+from jaxdarts.commands.search import images as script
+from jaxdarts.commands.search import results as search_results
+from jaxdarts.runs import Stop
 
 TINY = "--layers=1 --nodes=2 --ops none skip_connect --init_channels=4 --epochs=2 --num_devices=1".split()
 SHORT = [*TINY, "--max_steps=3"]
@@ -48,7 +47,7 @@ def test_second_order_of_others_and_what_has_none(tmp_path):
 
 def test_published_settings_hold_for_the_papers_data(tmp_path):
     def parsed(*flags):
-        return cli.parse(list(flags), script.PRESETS, script.CIFAR, "", script.STARTS)
+        return command_line.parse(list(flags), script.PRESETS, script.CIFAR, "", script.STARTS)
 
     config = parsed("--dataset=cifar10", "--algorithm=pc_darts")
     assert (config.partial, config.batch_size, config.learning_rate, config.arch_warmup) == (4, 256, 0.1, 15)
@@ -127,7 +126,7 @@ def test_stops_goes_back_and_goes_on_with_more_weight_decay(tmp_path, monkeypatc
     def soon(epochs, values, start, factor):
         return epochs[0] if len(epochs) > 1 else None
 
-    monkeypatch.setattr(findings.curvature, "stop_epoch", soon)
+    monkeypatch.setattr(search_results.curvature, "stop_epoch", soon)
     flags = "--no-unrolled --eigenvalue_freq=1 --stop_eigenvalue=1.3 --adapt_weight_decay=10 --keep_checkpoints=0".split()
     first = searched(tmp_path, *flags, base=TINY)
     later = [tmp_path / f"run-decay{decay}" for decay in ("0.003", "0.03")]
@@ -240,12 +239,14 @@ def test_reasons_to_stop():
     epochs = list(range(5))
     free = {"parameter_free_normal": [0, 1, 2, 2, 3], "parameter_free_reduce": [4, 6, 6, 8, 8]}
     history = history_of(epoch=epochs, skip_normal=[0, 1, 2, 3, 3], **free)
-    assert findings.stop_of(config_of(), history) is None
-    assert findings.stop_of(config_of(stop_skips=3), history)[0] == 3
-    assert findings.stop_of(config_of(stop_size=(6, 0)), history)[0] == 3  # MiLeNAS' (6, 0)
-    assert findings.stop_of(config_of(stop_size=(1, 0)), history) is None
+    assert search_results.stop_of(config_of(), history) is None
+    assert search_results.stop_of(config_of(stop_skips=3), history)[0] == 3
+    assert search_results.stop_of(config_of(stop_size=(6, 0)), history)[0] == 3  # MiLeNAS' (6, 0)
+    assert search_results.stop_of(config_of(stop_size=(1, 0)), history) is None
     assert (
-        findings.stopped(config_of(stop_skips=3), [history, history_of(epoch=[0], skip_normal=[1], **{k: [0] for k in free})])
+        search_results.stopped(
+            config_of(stop_skips=3), [history, history_of(epoch=[0], skip_normal=[1], **{k: [0] for k in free})]
+        )
         is None
     )
 
@@ -258,6 +259,6 @@ def test_stop_by_eigenvalue_goes_back():
     history = history_of(
         epoch=epochs, skip_normal=none, parameter_free_normal=none, parameter_free_reduce=none, eigenvalue=values
     )
-    back, why = findings.stop_of(config_of(stop_eigenvalue=1.3), history)
+    back, why = search_results.stop_of(config_of(stop_eigenvalue=1.3), history)
     assert back == jd.analysis.curvature.stop_epoch(epochs[::2], values[::2]) == 10
     assert "back to epoch 10" in why

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 import jaxdarts as jd
-from analyses import agreement
 from jaxdarts.analysis import ranking, sharing
+from jaxdarts.commands.analyze import agreement
+from jaxdarts.runs import Stop
 from jaxdarts.spaces.weight_sharing64 import NAMES
-from runs import Stop
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 

@@ -7,19 +7,19 @@ import sys
 
 import pytest
 
-import discrete
-import enas
-import ensembles
-import recipes
-import runs
-import score
-import search
-import text_recipes
-import text_search
-from analyses import ranking
+from jaxdarts import runs
+from jaxdarts.commands import enas, optimizers, score
+from jaxdarts.commands.analyze import ranking
+from jaxdarts.commands.discrete import command as discrete_command
+from jaxdarts.commands.ensemble import command as ensemble_command
+from jaxdarts.commands.evaluate import recipes, text_recipes
+from jaxdarts.commands.search import images as image_search
+from jaxdarts.commands.search import text as text_search
 
 
-@pytest.mark.parametrize("script", [discrete, enas, ensembles, recipes, score, search, text_recipes, text_search, ranking])
+@pytest.mark.parametrize(
+    "script", [discrete_command, enas, ensemble_command, recipes, score, image_search, text_recipes, text_search, ranking]
+)
 def test_what_a_resumed_run_may_change_is_among_its_flags(script):
     fields = {field.name for field in dataclasses.fields(script.Config)}
     assert {"run_dir", "resume", "data_dir", "cache_dir"} <= runs.free(script.Config) < fields
@@ -28,7 +28,7 @@ def test_what_a_resumed_run_may_change_is_among_its_flags(script):
 
 
 def test_a_setting_is_free_only_where_its_script_says_so():
-    assert "tune_steps" in runs.free(search.Config)  # of the cells that are derived
+    assert "tune_steps" in runs.free(image_search.Config)  # of the cells that are derived
     assert "tune_steps" not in runs.free(ranking.Config)  # of the trainings themselves
 
 
@@ -40,9 +40,9 @@ def test_mean_and_deviation():
 
 
 def test_the_cosine_between_two_rates():
-    config = search.Config(epochs=4, learning_rate=0.5, learning_rate_min=0.1)
-    assert [runs.cosine_rate(config, epoch, math.cos) for epoch in (0, 2, 4)] == pytest.approx([0.5, 0.3, 0.1])
-    assert [float(runs.cosine_rate(config, epoch)) for epoch in (0, 2, 4)] == pytest.approx([0.5, 0.3, 0.1])
+    config = image_search.Config(epochs=4, learning_rate=0.5, learning_rate_min=0.1)
+    assert [optimizers.cosine_rate(config, epoch, math.cos) for epoch in (0, 2, 4)] == pytest.approx([0.5, 0.3, 0.1])
+    assert [float(optimizers.cosine_rate(config, epoch)) for epoch in (0, 2, 4)] == pytest.approx([0.5, 0.3, 0.1])
 
 
 @pytest.mark.parametrize("place", [["--output=/a/b.json"], ["--output", "/a/b.json"], ["--peer", "/a", "--output", "/b"], []])

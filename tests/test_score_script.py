@@ -12,7 +12,7 @@ import pytest
 import scipy.stats
 
 from jaxdarts.genotypes import TOPOLOGY_OPS, TopologyGenotype
-from runs import Stop
+from jaxdarts.runs import Stop
 
 FOLDER = Path(__file__).parents[1] / "experiments"
 

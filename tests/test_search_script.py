@@ -18,8 +18,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-import cli
 import jaxdarts as jd
+from jaxdarts.commands import command_line
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "experiments" / "search.py"
@@ -176,7 +176,7 @@ def test_help_from_the_shell():
 
 def test_both_spellings_of_a_flag():
     def parse(arguments):
-        return cli.parse(arguments, script.PRESETS, script.CIFAR, None)
+        return command_line.parse(arguments, script.PRESETS, script.CIFAR, None)
 
     expected = dataclasses.replace(script.PRESETS["mnist"], init_channels=3, ops=("none", "skip_connect"))
     for arguments in (

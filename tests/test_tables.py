@@ -14,11 +14,11 @@ from tensorboardX.record_writer import masked_crc32c
 from test_graphs import ASKED, C1, FIRST, STORED, graph
 
 import jaxdarts as jd
-import nats_to_csv
+from jaxdarts.commands import nats_to_csv
 from jaxdarts.data.benchmarks import nasbench101, nds, tabular
 from jaxdarts.data.tfds import tfrecord
 from jaxdarts.genotypes import GraphGenotype, fingerprint, parse
-from runs import Stop
+from jaxdarts.runs import Stop
 
 # ---------------------------------------------------------------------------------------------------- NATS-Bench's sizes
 

@@ -9,16 +9,14 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-import cli
-import evaluate
 import jaxdarts as jd
-import methods
-import runs
-import search
-import text_evaluate
-import text_recipes
-import text_search
-from jaxdarts import training
+from jaxdarts import runs, training
+from jaxdarts.commands import command_line, methods
+from jaxdarts.commands.evaluate import images as image_evaluation
+from jaxdarts.commands.evaluate import text as text_evaluation
+from jaxdarts.commands.evaluate import text_recipes
+from jaxdarts.commands.search import images as image_search
+from jaxdarts.commands.search import text as text_search
 from jaxdarts.data import text
 
 CELL = "Genotype(recurrent=[('tanh', 0)], concat=[1])"
@@ -56,14 +54,14 @@ def trained_flags(common):
 @pytest.fixture(scope="session")
 def whole_search(searched, tmp_path_factory):
     folder = tmp_path_factory.mktemp("search") / "run"
-    search.main([*searched, f"--run_dir={folder}"])
+    image_search.main([*searched, f"--run_dir={folder}"])
     return folder
 
 
 @pytest.fixture(scope="session")
 def whole_training(trained_flags, tmp_path_factory):
     folder = tmp_path_factory.mktemp("training") / "run"
-    evaluate.main([*trained_flags, f"--run_dir={folder}"])
+    image_evaluation.main([*trained_flags, f"--run_dir={folder}"])
     return folder
 
 
@@ -110,8 +108,8 @@ def test_the_run_folder_of_a_search(whole_search):
 def test_a_resumed_search_is_the_uninterrupted_one(searched, whole_search, tmp_path):
     for stop in (4, 11):
         folder = tmp_path / str(stop)
-        search.main([*searched, f"--run_dir={folder}", f"--max_steps={stop}"])
-        search.main([f"--resume={folder}", "--max_steps=0"])
+        image_search.main([*searched, f"--run_dir={folder}", f"--max_steps={stop}"])
+        image_search.main([f"--resume={folder}", "--max_steps=0"])
         same(folder, whole_search)
 
 
@@ -125,7 +123,7 @@ def tiny(common):
 def test_every_method_searches(name, tiny, tmp_path):
     folder = tmp_path / "run"
     few = "--attack_steps=1 --neighbours=1 --num_samples=2 --arch_learning_rate=0.1".split()
-    search.main([*tiny, f"--algorithm={name}", *few, f"--run_dir={folder}"])
+    image_search.main([*tiny, f"--algorithm={name}", *few, f"--run_dir={folder}"])
     (record,) = jd.files.read_json_lines(folder / "metrics.jsonl")
     assert record["step"] > 10 and np.isfinite(record["train_loss"]) and record["valid_perplexity"] > 1
     facts = json.loads((folder / "facts.json").read_text())
@@ -138,16 +136,16 @@ def test_every_method_searches(name, tiny, tmp_path):
 def test_methods_go_on_where_they_were(flags, tiny, tmp_path):
     """Whatever the shape of alpha, and of what its optimiser keeps."""
     flags = [*tiny, *flags.split(), "--num_samples=2"]
-    search.main([*flags, f"--run_dir={tmp_path}/whole"])
-    search.main([*flags, f"--run_dir={tmp_path}/parts", "--max_steps=9"])
-    search.main([f"--resume={tmp_path}/parts", "--max_steps=0"])
+    image_search.main([*flags, f"--run_dir={tmp_path}/whole"])
+    image_search.main([*flags, f"--run_dir={tmp_path}/parts", "--max_steps=9"])
+    image_search.main([f"--resume={tmp_path}/parts", "--max_steps=0"])
     same(tmp_path / "parts", tmp_path / "whole")
     assert (tmp_path / "parts" / "genotype.json").read_text() == (tmp_path / "whole" / "genotype.json").read_text()
 
 
 def test_methods_start_from_their_settings(tiny):
     def parsed(*flags):
-        return cli.parse(list(flags), text_search.PRESETS, text_search.PTB, "", text_search.STARTS)
+        return command_line.parse(list(flags), text_search.PRESETS, text_search.PTB, "", text_search.STARTS)
 
     assert parsed().unrolled and not parsed("--algorithm=milenas").unrolled
     assert parsed("--algorithm=snas").tau_start == 1 and parsed("--algorithm=random_sharing").derive == "samples"
@@ -157,16 +155,16 @@ def test_methods_start_from_their_settings(tiny):
 @pytest.mark.parametrize("name", methods.ONLY_ON_IMAGES)
 def test_methods_that_are_not_for_recurrent_cells(name, tiny):
     with pytest.raises(runs.Stop, match=f"--algorithm={name}: not for recurrent cells: .*[a-z]$"):
-        search.main([*tiny, f"--algorithm={name}"])
+        image_search.main([*tiny, f"--algorithm={name}"])
 
 
 def test_seeds_in_one_program_equal_their_own_runs(tiny, tmp_path):
     flags = [*tiny, "--algorithm=gdas", "--derive=validation"]
-    search.main([*flags, "--num_seeds=2", f"--run_dir={tmp_path}/both"])
+    image_search.main([*flags, "--num_seeds=2", f"--run_dir={tmp_path}/both"])
     losses = []
     for seed in (3, 4):
         alone, own = tmp_path / f"alone-{seed}", tmp_path / "both" / f"seed-{seed}"
-        search.main([*flags, f"--seed={seed}", f"--run_dir={alone}"])
+        image_search.main([*flags, f"--seed={seed}", f"--run_dir={alone}"])
         (record,), (expected,) = (jd.files.read_json_lines(folder / "metrics.jsonl") for folder in (own, alone))
         for name in ("step", "train_loss", "valid_loss", "arch_gradient_norm"):
             assert record[name] == pytest.approx(expected[name], rel=1e-4)
@@ -184,7 +182,7 @@ def test_seeds_in_one_program_equal_their_own_runs(tiny, tmp_path):
 def test_a_finished_search_is_derived_in_another_way(derive, whole_search, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(whole_search, folder)
-    search.main([f"--resume={folder}", f"--derive={derive}", "--num_samples=3"])
+    image_search.main([f"--resume={folder}", f"--derive={derive}", "--num_samples=3"])
     jd.genotypes.check(jd.genotypes.from_json((folder / "genotype.json").read_text()))
 
 
@@ -197,8 +195,8 @@ def test_training_resumed_before_and_after_the_averaging_began(trained_flags, wh
     assert next(leaf for name, leaf in leaves.items() if "best_loss" in name)[0] == pytest.approx(best)
     for stop in (records[switch]["step"] - 2, records[switch]["step"] + 1):
         folder = tmp_path / str(stop)
-        evaluate.main([*trained_flags, f"--run_dir={folder}", f"--max_steps={stop}"])
-        evaluate.main([f"--resume={folder}", "--max_steps=0"])
+        image_evaluation.main([*trained_flags, f"--run_dir={folder}", f"--max_steps={stop}"])
+        image_evaluation.main([f"--resume={folder}", "--max_steps=0"])
         same(folder, whole_training)
         assert (folder / "test.json").read_text() == (whole_training / "test.json").read_text()
 
@@ -206,7 +204,7 @@ def test_training_resumed_before_and_after_the_averaging_began(trained_flags, wh
 def test_a_training_that_diverges_ends_in_one_line(trained_flags, tmp_path):
     flags = [flag for flag in trained_flags if not flag.startswith("--learning_rate")]
     with pytest.raises(runs.Stop, match=r"the loss is not finite in \d of \d+ steps: start again with a lower --learning_rate"):
-        evaluate.main([*flags, "--learning_rate=1e30", f"--run_dir={tmp_path}/run"])
+        image_evaluation.main([*flags, "--learning_rate=1e30", f"--run_dir={tmp_path}/run"])
 
 
 def test_a_trained_model_loaded_exported_and_tested_again(whole_training, words, tmp_path, capsys, monkeypatch):
@@ -238,7 +236,7 @@ def test_a_trained_model_loaded_exported_and_tested_again(whole_training, words,
         for ours, theirs in zip(exported(tokens, start), apply(params, tokens), strict=True):
             np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
-    evaluate.main([f"--dataset=text:{words}", "--test_only", f"--checkpoint={whole_training}", "--eval_batch_size=3"])
+    image_evaluation.main([f"--dataset=text:{words}", "--test_only", f"--checkpoint={whole_training}", "--eval_batch_size=3"])
     printed = capsys.readouterr().out
     assert f"valid ppl {found['valid_perplexity']:.3f}" in printed and f"test ppl {found['test_perplexity']:.3f}" in printed
 
@@ -251,7 +249,7 @@ def test_trainings_that_cannot_be_tested_again(whole_training, words, tmp_path):
         (["--test_only", f"--checkpoint={whole_training}"], "holds a language model, no image classifier"),
     ):
         with pytest.raises(runs.Stop, match=message):
-            evaluate.main(flags)
+            image_evaluation.main(flags)
 
 
 def test_random_cells_beside_the_found_one(trained_flags, whole_training, tmp_path, capsys, monkeypatch):
@@ -264,14 +262,14 @@ def test_random_cells_beside_the_found_one(trained_flags, whole_training, tmp_pa
         raise runs.Stop(f"SIGTERM at step 3 of 9: saved; continue with --resume={own.run_dir}", 143)
 
     with monkeypatch.context() as patch:  # the run's own cell, then the first random one
-        whole = text_evaluate.train
+        whole = text_evaluation.train
         patch.setattr(
-            text_evaluate, "train", lambda own, *rest: (broken if own.run_dir.endswith("random-0") else whole)(own, *rest)
+            text_evaluation, "train", lambda own, *rest: (broken if own.run_dir.endswith("random-0") else whole)(own, *rest)
         )
         with pytest.raises(runs.Stop, match=f"continue with --resume={folder}$"):
-            evaluate.main([f"--resume={folder}", "--random_cells=1"])
+            image_evaluation.main([f"--resume={folder}", "--random_cells=1"])
     assert started == [f"{folder}/random-0"]
-    evaluate.main([f"--resume={folder}", "--random_cells=1"])
+    image_evaluation.main([f"--resume={folder}", "--random_cells=1"])
     table = json.loads((folder / "baseline.json").read_text())
     assert table["--arch"] == json.loads((whole_training / "test.json").read_text())
     assert table["random-0"] == json.loads((folder / "random-0" / "test.json").read_text())
@@ -285,7 +283,7 @@ def test_selection_by_validation(trained_flags, tmp_path, capsys):
     flags = [flag for flag in trained_flags if not flag.startswith(("--arch", "--epochs"))]
     other = CELL.replace("tanh", "identity")
     flags += ["--epochs=2", "--select_epochs=1", "--random_cells=1", f"--run_dir={tmp_path}", "--select", CELL, other]
-    evaluate.main(flags)
+    image_evaluation.main(flags)
     scores = json.loads((tmp_path / "selection.json").read_text())
     assert set(scores["scores"]) == {CELL, other, "random-0"}
     assert scores["selected"] == min((CELL, other), key=lambda name: scores["scores"][name])
@@ -298,7 +296,7 @@ def test_selection_by_validation(trained_flags, tmp_path, capsys):
 
 
 def test_devices_search_what_one_does(searched, whole_search, tmp_path, devices):
-    search.main([*searched, f"--run_dir={tmp_path}/run", "--num_devices=2"])
+    image_search.main([*searched, f"--run_dir={tmp_path}/run", "--num_devices=2"])
     ours, theirs = (jd.files.read_json_lines(folder / "metrics.jsonl") for folder in (tmp_path / "run", whole_search))
     for one, other in zip(ours, theirs, strict=True):
         assert one["train_loss"] == pytest.approx(other["train_loss"], rel=1e-3)
@@ -307,14 +305,14 @@ def test_devices_search_what_one_does(searched, whole_search, tmp_path, devices)
 @pytest.mark.parametrize(
     "main, flags, message",
     [
-        (search.main, ["--dataset=text:/nowhere"], "no train.txt in /nowhere"),
-        (search.main, ["--batch_size=160"], "are too short a text for a batch of 160"),
-        (search.main, ["--ops", "tanh", "gelu"], "they must be different ones of none, tanh"),
-        (search.main, ["--dropouth=1"], "--dropouth=1.0: must be at least 0 and below 1"),
-        (search.main, ["--bptt=1"], "--bptt=1: a window has at least 2 rows"),
-        (evaluate.main, ["--arch=NASNet"], "--arch=NASNet: not a recurrent cell"),
-        (evaluate.main, ["--eval_batch_size=50"], "--eval_batch_size=50: 91 words are too short"),
-        (evaluate.main, ["--nonmono=0"], "--nonmono=0: must be positive"),
+        (image_search.main, ["--dataset=text:/nowhere"], "no train.txt in /nowhere"),
+        (image_search.main, ["--batch_size=160"], "are too short a text for a batch of 160"),
+        (image_search.main, ["--ops", "tanh", "gelu"], "they must be different ones of none, tanh"),
+        (image_search.main, ["--dropouth=1"], "--dropouth=1.0: must be at least 0 and below 1"),
+        (image_search.main, ["--bptt=1"], "--bptt=1: a window has at least 2 rows"),
+        (image_evaluation.main, ["--arch=NASNet"], "--arch=NASNet: not a recurrent cell"),
+        (image_evaluation.main, ["--eval_batch_size=50"], "--eval_batch_size=50: 91 words are too short"),
+        (image_evaluation.main, ["--nonmono=0"], "--nonmono=0: must be positive"),
     ],
 )
 def test_bad_input_is_one_line(common, main, flags, message):
@@ -324,7 +322,7 @@ def test_bad_input_is_one_line(common, main, flags, message):
 
 def test_recurrent_cells_need_texts():
     with pytest.raises(runs.Stop, match="a recurrent cell, which is trained on texts"):
-        evaluate.main(["--arch=RNN_DARTS_V2", "--dataset=digits"])
+        image_evaluation.main(["--arch=RNN_DARTS_V2", "--dataset=digits"])
 
 
 def test_published_names():
@@ -345,6 +343,6 @@ def test_published_settings():
 
 
 def test_estimates(searched, trained_flags, capsys):
-    search.main([*searched, "--estimate"])
-    evaluate.main([*trained_flags, "--estimate"])
+    image_search.main([*searched, "--estimate"])
+    image_evaluation.main([*trained_flags, "--estimate"])
     assert capsys.readouterr().out.count("steps an epoch") == 2

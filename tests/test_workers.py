@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-import discrete as script
 import jaxdarts as jd
-from runs import Stop
+from jaxdarts.commands.discrete import command as script
+from jaxdarts.runs import Stop
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "experiments" / "discrete.py"

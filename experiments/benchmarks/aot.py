@@ -28,9 +28,8 @@ import jax.numpy as jnp
 import bench
 import floor
 import jaxdarts as jd
-import runs
-import score
-from jaxdarts import aot
+from jaxdarts import aot, runs
+from jaxdarts.commands import score
 from jaxdarts.nn import ops
 from jaxdarts.nn.benchmarks import nasbench201
 

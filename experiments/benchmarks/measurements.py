@@ -25,8 +25,7 @@ import forms
 import jaxdarts as jd
 import npz_images
 import peer as torch_peer
-import runs
-from jaxdarts import aot
+from jaxdarts import aot, runs
 
 KEPT = 4
 """Weights, their optimiser's state, alpha and its optimiser's state: what a step takes first, and returns."""
@@ -322,9 +321,9 @@ def time_peer(args: argparse.Namespace, item: str, seconds: float) -> Iterator[d
 
 def search_config(args: argparse.Namespace) -> Any:
     """The published setting on the images of a folder."""
-    import search  # it looks for devices, in time
+    from jaxdarts.commands.search import images as image_search
 
-    config = dataclasses.replace(search.CIFAR, dtype=args.search_dtype, run_dir=str(args.run_dir), cache_dir="")
+    config = dataclasses.replace(image_search.CIFAR, dtype=args.search_dtype, run_dir=str(args.run_dir), cache_dir="")
     if args.smoke:
         small = {"epochs": 2, "batch_size": 4, "init_channels": 2, "layers": 1, "nodes": 1, "num_devices": 1}
         config = dataclasses.replace(config, ops=SMALL, **small)
@@ -342,14 +341,14 @@ def search_arguments(program: Any, config: Any) -> tuple:
 
 def search_images(args: argparse.Namespace, item: str, seconds: float) -> Iterator[dict[str, Any]]:
     """A search, or more epochs of one, for as long as there is time; then its report."""
-    import search
+    from jaxdarts.commands.search import images as image_search
 
     end = time.monotonic() + seconds
     config, dataset = search_config(args), npz_images.read(args.images)
     folder = Path(config.run_dir)
     if (folder / "checkpoints").is_dir():
         config = dataclasses.replace(config, resume=config.run_dir)
-    program = search.build(config, dataset)
+    program = image_search.build(config, dataset)
     line: dict[str, Any] = {"dtype": config.dtype, "images": len(dataset.train.labels), "executable": "compiled here"}
     if args.executables:
         try:
@@ -366,7 +365,7 @@ def search_images(args: argparse.Namespace, item: str, seconds: float) -> Iterat
 
     try:
         with runs.open_run(config, "search") as opened:
-            search.search(config, dataset, program, opened, stop)
+            image_search.search(config, dataset, program, opened, stop)
     except runs.Stop as error:
         raise RuntimeError(str(error)) from error
     records = jd.metrics.read_json_lines(folder / "metrics.jsonl")
@@ -416,10 +415,10 @@ def compile_all(args: argparse.Namespace) -> int:
         jobs[item.replace(" ", "-")] = functools.partial(compile_step, *item.split())
     fits = {name: about(args) for name in jobs}
     if args.images and "search" in args.parts:
-        import search
+        from jaxdarts.commands.search import images as image_search
 
         config = search_config(args)
-        program = search.build(config, npz_images.read(args.images), devices=target and target.devices[:1])
+        program = image_search.build(config, npz_images.read(args.images), devices=target and target.devices[:1])
         name = f"search-{config.dtype}"
         jobs[name] = lambda: program.step.compile(*search_arguments(program, config))
         fits[name] = about(args) | of_data(program)

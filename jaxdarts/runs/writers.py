@@ -9,11 +9,9 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
-
-import numpy as np
 
 from jaxdarts import files
 
@@ -62,7 +60,9 @@ def json_lines(path: str | os.PathLike, resume_step: int | None = None) -> Write
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
         old = path.read_text(encoding="utf-8", errors="replace")
-        lines = [line for line, record in files.parse_json_lines(path, old) if resume_step is None or record["step"] <= resume_step]
+        lines = [
+            line for line, record in files.parse_json_lines(path, old) if resume_step is None or record["step"] <= resume_step
+        ]
         new = "".join(line + "\n" for line in lines)
         if new != old:
             files.replace_text(path, new)

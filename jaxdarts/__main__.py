@@ -1,0 +1,46 @@
+"""Runs a command: `jaxdarts search --dataset=cifar10`, or `python -m jaxdarts search ...`."""
+
+import importlib
+import sys
+from importlib import metadata
+
+from jaxdarts.runs import process
+
+COMMANDS = {
+    "search": ("search.images", "search a cell by gradient descent on images or text"),
+    "evaluate": ("evaluate.images", "train a found or published cell from scratch; ensembles of cells"),
+    "discrete": ("discrete.command", "search among discrete cells: random, evolution, NASWOT, hyperband"),
+    "enas": ("enas", "search a cell by a policy over shared weights"),
+    "score": ("score", "score untrained networks, and compare the ranking with true accuracies"),
+    "analyze": ("analyze.command", "look into finished runs"),
+    "compare": ("compare", "run several search algorithms and compare what they find"),
+    "nats_to_csv": ("nats_to_csv", "turn the files of NATS-Bench into a table"),
+}
+"""Name of each command: (module in jaxdarts.commands with `main(arguments)`, summary)."""
+
+
+def main(command: str | None = None) -> None:
+    """Runs a command with the flags of the command line; without a name, the first word is the name."""
+    if command is None:
+        words = sys.argv[1:]
+        if not words or words[0] in ("-h", "--help"):
+            return print(usage())
+        if words[0] == "--version":
+            return print(f"jaxdarts {metadata.version('jaxdarts')}")
+        command = words[0]
+        sys.argv = [f"jaxdarts {command}", *words[1:]]
+        if command not in COMMANDS:
+            print(f"jaxdarts: no command {command!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
+            sys.exit(2)
+    module, _ = COMMANDS[command]
+    process.start(lambda arguments: importlib.import_module(f"jaxdarts.commands.{module}").main(arguments))
+
+
+def usage() -> str:
+    """The commands with a line each."""
+    rows = [f"  {name:12} {summary}" for name, (_, summary) in COMMANDS.items()]
+    return "\n".join(["usage: jaxdarts COMMAND [flags]", "", *rows, "", "jaxdarts COMMAND --help lists the flags."])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""How the loss bends where a run ended: the eigenvalues of its Hessian, and the dominant one along a search."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdarts import files, report, runs
+from jaxdarts.analysis import curvature
+from jaxdarts.commands import checks
+from jaxdarts.commands.analyze import subjects
+from jaxdarts.commands.analyze.subjects import plain
+from jaxdarts.runs import Stop
+
+
+@dataclasses.dataclass(frozen=True)
+class Curvature(subjects.Measured):
+    """Eigenvalues of the Hessian of a loss where a run ended, and the dominant one along a search that measured it."""
+
+    steps: int = 30
+    """Steps of Lanczos' method, products with the Hessian each of which takes two to three gradients."""
+    probes: int = 4
+    """Random vectors that the density is the mean over."""
+
+
+def curvature_of_runs(arguments: list[str]) -> None:
+    config = subjects.parse(Curvature, arguments, Curvature.__doc__)
+    checks.check_numbers(config, positive="steps probes", not_negative="")
+    for name in config.runs:
+        run = subjects.open_run(name)
+        subject = subjects.subject(run, config)
+        size = sum(leaf.size for leaf in jax.tree.leaves(subject.point))
+
+        def product(v: Any, point: Any, subject=subject) -> Any:
+            def one(batch):
+                return curvature.hessian_vector(lambda point: subject.loss(point, batch)[0], point, v)
+
+            return jax.tree.map(lambda x: jnp.mean(x, 0), jax.lax.map(one, subject.batches))
+
+        def probe(key: Any, point: Any, product=product) -> Any:
+            return curvature.spectrum(lambda v: product(v, point), point, key[None], config.steps)
+
+        keys, compiled = jax.random.split(jax.random.key(config.seed), config.probes), runs.jitted(probe)
+        found, bar = [], runs.writers.console(config.probes)
+        try:
+            for i, key in enumerate(keys):
+                nodes, weights = jax.tree.map(np.asarray, compiled(key, subject.point))
+                found.append((nodes[0], weights[0]))
+                bar.write(i + 1, {"largest": float(nodes.max()), "least": float(nodes.min())})
+        finally:
+            bar.close()
+        nodes, weights = (np.stack(parts) for parts in zip(*found, strict=True))
+        if not np.all(np.isfinite(nodes)):
+            raise Stop(f"{run.folder}: the Hessian is not finite")
+        dominant = float(nodes.flat[np.abs(nodes).argmax()])
+        trace = float(size * np.mean(np.sum(nodes * weights, -1)))
+        low, high = float(nodes.min()), float(nodes.max())
+        width = max(high - low, 1e-12) / 60
+        places = np.linspace(low - 3 * width, high + 3 * width, 240)
+        density = curvature.density(nodes, weights, places, width)
+        logarithm = np.log10(np.maximum(density, density.max() * 1e-7))
+        pictures = {
+            "density": report.charts.curves(
+                {"density": list(zip(places.tolist(), logarithm.tolist(), strict=True))},
+                title="Density of eigenvalues",
+                xlabel="eigenvalue",
+                ylabel="log10 of the density",
+            )
+        }
+        numbers = {
+            "nodes": plain(nodes),
+            "weights": plain(weights),
+            "dominant": plain(dominant),
+            "trace": plain(trace),
+            "size": size,
+            "deviation": plain(width),
+        }
+        along = trajectory(run)
+        if along:
+            numbers["trajectory"] = along
+            averages = curvature.local_average([value for _, value in along])
+            averaged = [(epoch, float(value)) for (epoch, _), value in zip(along, averages, strict=True)]
+            pictures["trajectory"] = report.charts.curves(
+                {"measured": along, "mean of 5": averaged}, title="Dominant eigenvalue in alpha", xlabel="epoch"
+            )
+        section = report.sections.Section(
+            subject.section("curvature"),
+            f"Curvature in {subject.words}",
+            f"Eigenvalues of the Hessian of the mean loss on {subject.images}, of {size} numbers: Lanczos quadrature with "
+            f"{nodes.shape[1]} steps from {config.probes} random vectors, every value widened by {width:.2g}. Without weight "
+            "decay." + (" The eigenvalues along the search are those that it measured itself, with it." if along else ""),
+            {"Dominant eigenvalue": f"{dominant:.4g}", "Least": f"{low:.4g}", "Trace, estimated": f"{trace:.4g}"},
+            pictures=pictures,
+        )
+        subjects.report(run, section, numbers)
+
+
+def trajectory(run: subjects.Opened) -> list[tuple[float, float]]:
+    """Epochs and dominant eigenvalues of a search that measured them (--eigenvalue_freq)."""
+    path = run.folder / "metrics.jsonl"
+    records = files.read_json_lines(path) if run.searched and path.exists() else []
+    return [(record["epoch"], record["eigenvalue"]) for record in records if record.get("eigenvalue") is not None]

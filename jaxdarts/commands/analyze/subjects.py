@@ -1,0 +1,287 @@
+"""What analyze.py looks at: a finished run, and a loss as a function of its weights or of its architecture parameters."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import tyro
+
+from jaxdarts import data, files, runs
+from jaxdarts.analysis import landscape
+from jaxdarts.commands import checks, command_line, datasets, methods
+from jaxdarts.commands.evaluate import recipes
+from jaxdarts.commands.search import images as image_search
+from jaxdarts.data import images
+from jaxdarts.report import sections
+from jaxdarts.report.page import CELLS as TITLES
+from jaxdarts.report.page import extend
+from jaxdarts.runs import Stop
+from jaxdarts.space import Choices
+from jaxdarts.training.export import load
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Flags of every analysis."""
+
+    runs: tyro.conf.Positional[tuple[str, ...]]
+    """Run folders of search.py or evaluate.py; of one with several seeds, a folder RUN/seed-N."""
+    seed: int = 0
+    """Determines everything that is random."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured(Options):
+    """And of those that compute a loss."""
+
+    of: Literal["weights", "alpha", "either"] = "either"
+    """What moves: the weights, or the architecture parameters of a search; by default what the run was there to find."""
+    part: Literal["train", "valid", "test", "own"] = "own"
+    """Images: of a search its halves train and valid, or test; of a training train or test. By default valid, and test."""
+    images: int = 512
+    """Number of images, the first of the part; the rest of a last batch is left out."""
+    batch_size: int = 0
+    """Images in a batch; by default the run's own."""
+    data_dir: str | None = None
+    """Where the data set is, if not where the run found it."""
+    cache_dir: str = command_line.Settings.cache_dir
+    """Where compiled programs are kept for the next start; empty for nowhere."""
+
+
+class Opened(NamedTuple):
+    """A run.
+
+    folder: of one seed.
+    root: the run folder, which is `folder` unless the run has several seeds.
+    settings: its config.json.
+    place: the number of the seed among the run's.
+    """
+
+    folder: Path
+    root: Path
+    settings: Mapping[str, Any]
+    place: int
+
+    @property
+    def searched(self) -> bool:
+        """Whether it is a search, and not the training of a cell."""
+        return "arch_learning_rate" in self.settings
+
+    @property
+    def name(self) -> str:
+        """A few words that tell it from others."""
+        seed = self.settings.get("seed", 0) + self.place
+        what = self.settings.get("algorithm", "darts") if self.searched else "trained cell"
+        return f"{what} on {str(self.settings['dataset']).partition(':')[0]}, seed {seed}"
+
+
+def parse(kind: type, arguments: list[str], description: str | None) -> Any:
+    """Flags of one analysis."""
+    markers = (tyro.conf.DisallowNone,)
+    config = tyro.cli(kind, args=arguments, description=description, use_underscores=True, config=markers)
+    if not config.runs:
+        raise Stop("name one run folder or more", 2)
+    return config
+
+
+def open_run(text: str) -> Opened:
+    """The run that a folder holds."""
+    folder = Path(text)
+    root = folder.parent if folder.name.startswith("seed-") and not (folder / "config.json").exists() else folder
+    try:
+        settings = json.loads((root / "config.json").read_text(encoding="utf-8"))
+        first, count = int(settings["seed"]), int(settings.get("num_seeds", 1))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Stop(f"{text}: not the folder of a run, no usable {root / 'config.json'}: {error!r}", 2) from error
+    if root == folder and count > 1:
+        raise Stop(f"{text}: a run of {count} seeds; name one: {folder / f'seed-{first}'}, ...", 2)
+    return Opened(folder, root, settings, 0 if root == folder else int(folder.name.removeprefix("seed-")) - first)
+
+
+def genotype_of(run: Opened) -> Any:
+    """The cell that a run found or trained."""
+    folder = run.folder if (run.folder / "genotype.json").exists() else run.root
+    return recipes.named(str(folder), "RUN")
+
+
+def report(run: Opened, section: sections.Section, numbers: Mapping[str, Any]) -> None:
+    """Writes an analysis into the run's folder and shows it on the run's page."""
+    page = run.folder / "report.html"
+    page = page if page.exists() else run.root / "report.html"
+    try:
+        sections.write(run.folder, section, numbers, runs.versions())
+        print(f"numbers {run.folder / 'analysis' / section.name}.json", flush=True)
+        if not page.exists():
+            return print(f"{page}: the run has no report, being unfinished; its report will show the analysis", flush=True)
+        extend(page, sections.gather(page.parent))
+    except (OSError, ValueError) as error:
+        raise Stop(f"{run.folder}: {error}") from error
+    print(f"report {page}#{section.name}", flush=True)
+
+
+def plain(values: Any) -> Any:
+    """Numbers for JSON, six digits of each, None for what is not finite."""
+    array = np.asarray(values)
+    if array.ndim:
+        return [plain(value) for value in array]
+    return float(f"{array:.6g}") if math.isfinite(array) else None
+
+
+class Subject(NamedTuple):
+    """A loss on given batches as a function of a point.
+
+    what: what the point is: "weights" or "alpha".
+    point: a tree of arrays.
+    loss: (point, batch) -> (mean loss of the batch, its share of right answers); pure.
+    batches: {"image", "label"} with leading axes of batches and examples.
+    direction: key -> a direction for the point to move in.
+    images: which, in words.
+    """
+
+    what: str
+    point: Any
+    loss: Callable[[Any, Any], tuple[Any, Any]]
+    batches: Any
+    direction: Callable[[Any], Any]
+    images: str
+
+    def mean_loss(self, point: Any) -> tuple[Any, Any]:
+        """Loss and accuracy over all batches, one after the other."""
+        values = jax.lax.map(lambda batch: self.loss(point, batch), self.batches)
+        return jax.tree.map(jnp.mean, values)
+
+    @property
+    def words(self) -> str:
+        """What moves, within a title."""
+        return "the weights" if self.what == "weights" else self.what
+
+    def section(self, analysis: str) -> str:
+        """The name of an analysis of it: those of weights and of alpha stand side by side."""
+        return analysis if self.what == "weights" else f"{analysis}-alpha"
+
+
+def subject(run: Opened, config: Measured) -> Subject:
+    """The loss that an analysis of a run looks at."""
+    checks.check_numbers(config, positive="images", not_negative="batch_size seed")
+    runs.use_cache(config)
+    settings = dict(run.settings)
+    if "bptt" in settings:
+        raise Stop(f"{run.folder}: a run on texts; this analysis takes images only", 2)
+    if config.of == "alpha" and not run.searched:
+        raise Stop(f"--of=alpha {run.folder}: the training of a cell has weights only; name a search", 2)
+    if settings.get("stream"):
+        raise Stop(f"{run.folder}: its images are streamed from a disk; this analysis takes sets in memory only", 2)
+    return (_of_search if run.searched else _of_training)(run, config)
+
+
+WORDS = {"train": "training", "valid": "validation", "test": "test"}
+
+
+def _batches(part: images.Images, name: str, config: Measured, batch_size: int) -> tuple[Any, str]:
+    size = config.batch_size or batch_size
+    count = min(config.images, part.num) // size
+    if not count:
+        raise Stop(
+            f"--images={config.images} --batch_size={size}: no full batch among {min(config.images, part.num)} images", 2
+        )
+    chosen = part.images[: count * size], part.labels[: count * size]
+    stacked = [jnp.asarray(a).reshape(count, size, *a.shape[1:]) for a in chosen]
+    return dict(zip(("image", "label"), stacked, strict=True)), f"{count * size} {WORDS[name]} images in batches of {size}"
+
+
+def _of_training(run: Opened, config: Measured) -> Subject:
+    if config.part == "valid":
+        raise Stop(f"--part=valid {run.folder}: the training of a cell has train and test images", 2)
+    try:
+        apply, variables = load(run.folder)
+    except ValueError as error:
+        raise Stop(str(error), 2) from error
+    asked = recipes.Config(dataset=run.settings["dataset"], data_dir=config.data_dir or run.settings["data_dir"])
+    dataset, part = datasets.load(asked), "train" if config.part == "train" else "test"
+    batches, name = _batches(getattr(dataset, part), part, config, run.settings["batch_size"])
+
+    def loss(params, batch):
+        return _loss_and_hits(apply({**variables, "params": params}, batch["image"]), batch["label"])
+
+    params = variables["params"]
+    return Subject("weights", params, loss, batches, lambda key: landscape.direction(params, key), name)
+
+
+def _loss_and_hits(logits, labels) -> tuple[Any, Any]:
+    loss = jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
+    return loss, jnp.mean((jnp.argmax(logits, -1) == labels).astype(jnp.float32))
+
+
+def _of_search(run: Opened, config: Measured) -> Subject:
+    arguments = [f"--resume={run.root}", "--num_devices=1", *([f"--data_dir={config.data_dir}"] if config.data_dir else [])]
+    own = image_search.check(command_line.parse(arguments, image_search.PRESETS, image_search.CIFAR, None, image_search.STARTS))
+    dataset = datasets.load(own)
+    program = image_search.build(own, dataset)
+    like = runs.checkpoint_form(program.init)
+    try:
+        with runs.checkpoint.open_folder(run.root / "checkpoints", keep=None) as checkpoints:
+            saved = runs.checkpoint.restore(checkpoints, like, runs.frozen(own))
+    except runs.checkpoint.CheckpointError as error:
+        raise Stop(str(error)) from error
+    params, arch = jax.tree.map(lambda x: x[run.place], (saved["state"].params, saved["state"].arch))
+    if config.of != "weights" and not jax.tree.leaves(arch):
+        raise Stop(f"{run.folder}: --algorithm={own.algorithm} has no alpha; --of=weights looks at its weights", 2)
+    parts = {name: images.Images(np.asarray(d["image"]), np.asarray(d["label"])) for name, d in program.data.items()}
+    parts = {"train": parts["train"], "valid": parts["val"], "test": dataset.test}
+    part = "valid" if config.part == "own" else config.part
+    batches, name = _batches(parts[part], part, config, own.batch_size)
+    shape = dataset.train.images.shape[1:]
+    algorithm = methods.make(own, program.space, program.steps_per_epoch, len(dataset.class_names), shape)
+    net = image_search.supernet(own, program.space, len(dataset.class_names)).clone(axis_name=None)
+    noise = jax.random.key(0)
+
+    def logits(params, arch, batch):
+        pixels = data.augment.normalize(batch["image"], dataset.mean, dataset.std)
+        return net.apply({"params": params}, pixels, algorithm.relax.derive(arch), noise)
+
+    if config.of == "weights":
+
+        def loss_of_weights(params, batch):
+            return _loss_and_hits(logits(params, arch, batch), batch["label"])
+
+        return Subject("weights", params, loss_of_weights, batches, lambda key: landscape.direction(params, key), name)
+
+    def loss_of_arch(arch, batch):
+        return _loss_and_hits(logits(params, arch, batch), batch["label"])
+
+    return Subject("alpha", arch, loss_of_arch, batches, lambda key: landscape.unit_direction(arch, key), name)
+
+
+CELLS: dict[str, str] = TITLES
+
+
+def space_of(run: Opened) -> dict[str, Choices]:
+    """The choices of every cell of a search."""
+    try:
+        return methods.cells_from_json((run.root / "space.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise Stop(f"{run.folder}: not a search, no usable space.json: {error!r}", 2) from error
+
+
+def mixes_of(folder: Path, cells: Mapping[str, Choices]) -> dict[str, np.ndarray]:
+    """The mixture weights of every epoch, [epochs, edges, ops] of each cell."""
+    try:
+        saved = files.read_arrays(folder / "alphas.npz")
+        return {name: saved[name] for name in cells}
+    except (OSError, ValueError, KeyError) as error:
+        raise Stop(f"{folder}: no usable alphas.npz, which a search has from its first epoch on: {error!r}", 2) from error
+
+
+def facts_of(run: Opened) -> dict[str, Any]:
+    """What a finished search found out about its cell; empty of others."""
+    try:
+        return json.loads((run.folder / "facts.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}

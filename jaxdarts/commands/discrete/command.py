@@ -1,0 +1,325 @@
+"""Search among discrete cells, many times over, and report mean and deviation.
+
+    python experiments/discrete.py --algorithm=rea --table=PATH --budget_seconds=12000 --runs=100
+    python experiments/discrete.py --evaluate=supernet --space=darts --run=RUN --algorithm=rea --budget_evaluations=200
+    python experiments/discrete.py --evaluate=training --dataset=cifar10 --budget_evaluations=50 --workers=4 --concurrent=4
+
+The run folder holds config.json, log.txt, history.jsonl (every trial: run, genotype, what the search saw of it, what is only
+reported, seconds), summary.json (mean and deviation over the runs of the chosen cells), genotype.json (the best of them, for
+evaluate.py --arch), the same drawn, and curve.svg. Killed at any moment, the study goes on with --resume=RUN and loses no trial
+that finished.
+"""
+
+import collections
+import dataclasses
+import functools
+import itertools
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+
+from jaxdarts import Trial, discrete, files, genotypes, report, runs
+from jaxdarts.commands import checks, command_line, methods
+from jaxdarts.commands.discrete import evaluators
+from jaxdarts.commands.discrete import results as study_results
+from jaxdarts.discrete import studies
+from jaxdarts.runs import Stop, workers
+from jaxdarts.space import Space, seeded
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(evaluators.Options):
+    """Flags."""
+
+    FREE: ClassVar[str] = "run_dir resume output workers scheduler retries"
+
+    algorithm: str = "rea"
+    """random, rea (regularised evolution), area (rea from the best of a pool by a score), best_of (by a score), halving
+    (successive: many short trainings, few long ones), bohb (Hyperband's halvings, filled by a model of the good cells),
+    reinforce, na_rs (neighbourhoods; a reconstruction)."""
+    budget_seconds: float | None = None
+    """Seconds of training, simulated by a table or measured; default 12000 for a table unless --budget_evaluations is given."""
+    budget_evaluations: int | None = None
+    """Number of trials."""
+    runs: int | None = None
+    """Independent searches; default 100 with a table, else 1."""
+    population: int = 10
+    """rea, area: cells that live at a time."""
+    sample_size: int = 3
+    """rea, area: cells among which a parent is found."""
+    pool: int = 20
+    """area: random cells that are scored."""
+    candidates: int = 100
+    """best_of: random cells that are scored."""
+    scores: str = ""
+    """area, best_of: CSV file with arch_str and the column --score; default the table. Scoring takes no simulated time."""
+    scored_only: bool = False
+    """area, best_of: draw the random cells among those that have a score; where only some have one (score.py --count)."""
+    starters: int = 32
+    """halving: random cells that start at a time."""
+    lengths: tuple[int, ...] = (12, 200)
+    """halving, bohb: epochs of training, rising; of n cells n times the ratio of one length to the next go on."""
+    draws: int = 64
+    """bohb: cells among which the model chooses."""
+    random_fraction: float = 1 / 3
+    """bohb: how many cells are random in spite of the model."""
+    learning_rate: float = 0.01
+    """reinforce: of Adam; 0.01 in NATS-Bench, 0.5 in the documentation of NAS-Bench-201."""
+    ema_decay: float = 0.9
+    """reinforce: of the moving average of rewards."""
+    neighbours: int = 4
+    """na_rs: how many are evaluated with each cell."""
+    radius: int = 1
+    """na_rs: edges in which they differ."""
+    aggregate: str = "mean"
+    """na_rs: what of a neighbourhood counts: mean, median, minimum, or deviation (mean minus deviation)."""
+    concurrent: int = 1
+    """Trials of one search in flight at a time. With one, its result is the same wherever trials run; with more, the algorithm
+    proposes without those that are in flight, and the order in which they finish matters."""
+    workers: int = 0
+    """Local processes for trials; 0 for this process alone."""
+    scheduler: str = ""
+    """Address of a running dask.distributed scheduler (tcp://HOST:8786), whose workers evaluate the trials."""
+    retries: int = 2
+    """How often a trial may be lost with its worker and start again."""
+    run_dir: str | None = None
+    """Folder of the run; default runs/discrete-<dataset>-<time>."""
+    resume: str | None = None
+    """Run folder to continue; its configuration is taken over."""
+    output: str | None = None
+    """JSON file that gets the summary as one row more; rows of the same settings are replaced."""
+
+
+class Method(NamedTuple):
+    """One algorithm.
+
+    make: (configuration, key, space, score) -> proposals.
+    own: the flags that it reads.
+    choose: (configuration, history) -> the trial of the cell that it ends with.
+    lengths: whether it says how long to train.
+    """
+
+    make: Callable[[Config, Any, Space, Callable], discrete.Proposals]
+    own: tuple[str, ...] = ()
+    choose: Callable[[Config, discrete.History], Trial] = lambda c, history: discrete.best(history.values())
+    lengths: bool = False
+
+
+def in_order(history: discrete.History) -> list[Trial]:
+    """The trials in the order of their proposals, up to the first one that is not there."""
+    return [history[number] for number in itertools.takewhile(history.__contains__, itertools.count())]
+
+
+EVOLUTION, SCORED = ("population", "sample_size"), ("score", "scores", "scored_only")
+METHODS = {
+    "random": Method(lambda c, key, space, score: discrete.random_search(key, space)),
+    "rea": Method(
+        lambda c, key, space, score: discrete.regularized_evolution(key, space, c.population, c.sample_size), EVOLUTION
+    ),
+    "area": Method(
+        lambda c, key, space, score: discrete.assisted_evolution(key, space, score, c.pool, c.population, c.sample_size),
+        (*EVOLUTION, "pool", *SCORED),
+    ),
+    "best_of": Method(lambda c, key, space, score: discrete.best_of(key, space, score, c.candidates), ("candidates", *SCORED)),
+    "halving": Method(
+        lambda c, key, space, score: discrete.successive_halving(key, space, c.starters, c.lengths),
+        ("starters", "lengths"),
+        lengths=True,
+    ),
+    "bohb": Method(
+        lambda c, key, space, score: discrete.hyperband.bohb(
+            key, space, c.lengths, candidates=c.draws, random_fraction=c.random_fraction
+        ),
+        ("lengths", "draws", "random_fraction"),
+        lengths=True,
+    ),
+    "reinforce": Method(
+        lambda c, key, space, score: discrete.reinforce(key, space, c.learning_rate, c.ema_decay),
+        ("learning_rate", "ema_decay"),
+    ),
+    "na_rs": Method(
+        lambda c, key, space, score: discrete.neighbourhood_search(key, space, c.neighbours, c.radius),
+        ("neighbours", "radius", "aggregate"),
+        lambda c, history: discrete.flattest(in_order(history), c.neighbours, methods.AGGREGATES[c.aggregate]),
+    ),
+}
+
+
+def main(arguments: list[str]) -> None:
+    config = check(command_line.parse(arguments, {"cifar10": Config()}, Config(), __doc__))
+    runs.use_cache(config)
+    options = evaluators.Options(
+        **{field.name: getattr(config, field.name) for field in dataclasses.fields(evaluators.Options)}
+    )
+    column = scores_of(config)
+    if config.evaluate == "table" or not (config.workers or config.scheduler):
+        evaluators.prepared(options)  # here, or for the summary: what is wrong with it is told before anything is written
+    found = workers.find(config.workers, config.scheduler)
+    folder, log = runs.open_folder(config, "discrete")
+    try:
+        histories = search(config, options, column, found, folder)
+        chosen = [choose(config, run, history) for run, history in enumerate(histories)]
+        summary = study_results.summarize(config, options, flags(config), histories, chosen)
+        files.replace_text(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
+        files.replace_text(folder / "curve.svg", study_results.curve(config, histories))
+        winner = discrete.best(chosen).genotype
+        files.replace_text(folder / "genotype.json", genotypes.to_json(winner))
+        for name, svg in report.cells.cell(winner).items():
+            files.replace_text(folder / f"{name}.svg", svg)
+        if config.output:
+            study_results.add_row(Path(config.output), summary)
+    except OSError as error:
+        raise Stop(f"cannot write: {error}; continue with --resume={folder}") from error
+    except studies.Failure as failure:
+        raise Stop(f"{failure}; what was finished is saved: continue with --resume={folder}") from failure
+    except KeyboardInterrupt:
+        raise Stop(f"interrupted; continue with --resume={folder}", 130) from None
+    else:
+        for name in study_results.facts(options, chosen):
+            found = summary[name]
+            deviation = "" if found["deviation"] is None else f" +- {found['deviation']:.2f}"
+            log.info("%s: %.2f%s over %d runs", name, found["mean"], deviation, config.runs)
+        log.info("%.1f trials and %.0f seconds a run; all in %s", summary["trials"], summary["seconds"], folder)
+    finally:
+        runs.writers.close_logger(log)
+
+
+def check(config: Config) -> Config:
+    """The configuration with its budget and its runs filled in.
+
+    Raises:
+        Stop: if a setting cannot be used.
+    """
+    if config.algorithm not in METHODS:
+        raise Stop(f"--algorithm={config.algorithm}: there are {', '.join(METHODS)}", 2)
+    config = dataclasses.replace(config, score=config.score or ("naswot" if config.evaluate == "proxy" else "params_millions"))
+    evaluators.check(config)
+    if config.aggregate not in methods.AGGREGATES:
+        raise Stop(f"--aggregate={config.aggregate}: there are {', '.join(methods.AGGREGATES)}", 2)
+    budgets = [name for name in ("budget_seconds", "budget_evaluations") if getattr(config, name) is not None]
+    simulated = config.evaluate == "table"
+    if not budgets:
+        if not simulated:
+            raise Stop("--budget_evaluations or --budget_seconds: say how much a search may take", 2)
+        config, budgets = dataclasses.replace(config, budget_seconds=12000.0), ["budget_seconds"]
+    config = dataclasses.replace(config, runs=(100 if simulated else 1) if config.runs is None else config.runs)
+    counts = "runs population sample_size pool candidates starters draws neighbours radius concurrent"
+    checks.check_numbers(config, " ".join([*budgets, counts, "learning_rate"]), "ema_decay workers retries")
+    if math.isinf(config.budget_seconds or 0) or not math.isfinite(config.learning_rate):
+        raise Stop("--budget_seconds and --learning_rate must be finite", 2)
+    if not config.ema_decay < 1:
+        raise Stop(f"--ema_decay={config.ema_decay}: must be below 1", 2)
+    method, evaluation = METHODS[config.algorithm], evaluators.EVALUATIONS[config.evaluate]
+    size = evaluators.SPACES[config.space].size
+    for name in ("candidates", "pool", "population", "starters"):
+        if name in method.own and getattr(config, name) > size:
+            raise Stop(f"--{name}={getattr(config, name)}: the space has {size} cells", 2)
+    if "pool" in method.own and config.pool < config.population:
+        raise Stop(f"--pool={config.pool}: fewer than --population={config.population}", 2)
+    if method.lengths and not evaluation.lengths:
+        raise Stop(f"--algorithm={config.algorithm}: trains for some epochs, which --evaluate={config.evaluate} does not", 2)
+    try:
+        discrete.check_lengths(config.lengths)
+    except ValueError as error:
+        raise Stop(f"--lengths: {error}", 2) from error
+    if config.workers and config.scheduler:
+        raise Stop("--workers and --scheduler: local processes, or a cluster, not both", 2)
+    if config.workers > config.runs * config.concurrent:
+        most = f"--runs={config.runs} times --concurrent={config.concurrent} trials at a time"
+        raise Stop(f"--workers={config.workers}: there are {most}; raise --concurrent", 2)
+    return config
+
+
+def flags(config: Config) -> tuple[str, ...]:
+    """The flags that have an influence on the result."""
+    always = ("algorithm", "space", "evaluate", "dataset", "budget_seconds", "budget_evaluations", "runs", "seed", "concurrent")
+    return (*always, *dict.fromkeys((*METHODS[config.algorithm].own, *evaluators.EVALUATIONS[config.evaluate].own)))
+
+
+def scores_of(config: Config) -> Mapping[Any, float]:
+    """The scores that the algorithm looks at, if it does."""
+    if "score" not in METHODS[config.algorithm].own:
+        return {}
+    read = evaluators.SPACES[config.space].column
+    if not read or not (config.scores or config.table):
+        raise Stop(f"--scores: --algorithm={config.algorithm} needs a file of scores, of cells of --space={config.space}", 2)
+    flag = "scores" if config.scores else "table"
+    name = config.score or "params_millions"
+    return evaluators.opened(flag, config.scores or config.table, lambda path: read(path, name))
+
+
+def scored(column: Mapping[Any, float], genotype: Any) -> float:
+    """The score of a cell."""
+    if genotype not in column:
+        raise ValueError(
+            f"the scores have {len(column)} cells, and {genotype} is none of them; --scored_only draws among those there are"
+        )
+    return column[genotype]
+
+
+def drawn_among(space: Space, column: Mapping[Any, float]) -> Space:
+    """The space, but random cells are those of the column."""
+    cells = list(column)
+    return space._replace(sample=lambda key: cells[seeded(key).integers(len(cells))])
+
+
+def search(
+    config: Config, options: evaluators.Options, column: Mapping[Any, float], found: workers.Workers, folder: Path
+) -> list[discrete.History]:
+    """The histories of all runs; trials that earlier processes wrote into history.jsonl are not evaluated again."""
+    path = folder / "history.jsonl"
+    records = study_results.recorded(path, options)
+    seconds = math.inf if config.budget_seconds is None else config.budget_seconds
+    trials = math.inf if config.budget_evaluations is None else config.budget_evaluations
+    make, space, key = METHODS[config.algorithm].make, evaluators.space_of(options), jax.random.key(config.seed)
+    if column and config.scored_only:
+        space = drawn_among(space, column)
+    score = functools.partial(scored, column)
+    schedules = (
+        discrete.schedule(
+            make(config, jax.random.fold_in(key, run), space, score),
+            evaluations=trials,
+            seconds=seconds,
+            concurrent=config.concurrent,
+        )
+        for run in range(config.runs)
+    )
+    spent = collections.Counter({run: sum(trial.seconds for _, trial in own) for run, own in records.items()})
+    done = sum(map(len, records.values()))
+    bar = runs.writers.console(config.runs * (config.budget_evaluations or 1))
+    with path.open("a", encoding="utf-8") as file:
+
+        def finished(run: int, number: int, trial: Trial) -> None:
+            nonlocal done
+            spent[run] += trial.seconds
+            file.write(study_results.line(run, number, trial, spent[run] <= seconds))
+            file.flush()
+            done += 1
+            bar.write(done if config.budget_evaluations else run, {"run": run, "value": trial.value, "seconds": spent[run]})
+
+        try:
+            return studies.conduct(
+                schedules,
+                functools.partial(evaluators.trial, options),
+                found.open,
+                slots=found.slots,
+                recorded=records,
+                finished=finished,
+                retries=config.retries,
+            )
+        except ValueError as error:
+            raise Stop(f"{error}; {path} has what was evaluated so far") from error
+        finally:
+            bar.close()
+
+
+def choose(config: Config, run: int, history: discrete.History) -> Trial:
+    """The trial of the cell that a run ends with."""
+    try:
+        return METHODS[config.algorithm].choose(config, history)
+    except ValueError as error:
+        raise Stop(f"run {run}: {error}") from error

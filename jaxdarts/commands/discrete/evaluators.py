@@ -1,0 +1,345 @@
+"""What a cell is worth, for searches among discrete cells: by a table, a trained supernet, a score, or a short training.
+
+Each row of EVALUATIONS makes a function (genotype, epochs or None) -> Trial of the flags. `trial` is that function for workers
+in other processes and on other machines: it prepares itself there, once, from the flags.
+"""
+
+import dataclasses
+import functools
+import math
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdarts import Trial, parallel, proxies, runs, spaces
+from jaxdarts.commands import checks, command_line, datasets, methods
+from jaxdarts.commands.evaluate import images as training
+from jaxdarts.commands.evaluate import recipes
+from jaxdarts.commands.search import images as image_search
+from jaxdarts.commands.search import results as search_results
+from jaxdarts.data import augment, feed, images, stream
+from jaxdarts.data.benchmarks import nasbench101, tabular
+from jaxdarts.runs import Stop
+from jaxdarts.space import Space, one_hot
+
+
+class Searched(NamedTuple):
+    """A space that can be searched.
+
+    space: makes it.
+    table: (file, data set) -> {genotype: row} of its table of accuracies, where there is one.
+    column: (file, column) -> {genotype: number}.
+    size: how many genotypes there are, where that is few.
+    shape: channels and cells of the supernet whose untrained networks are scored: those of its searches on CIFAR-10.
+    """
+
+    space: Callable[[], Space]
+    table: Callable[[str, str], Mapping[Any, Any]] | None = None
+    column: Callable[[str, str], Mapping[Any, float]] | None = None
+    size: float = math.inf
+    shape: tuple[int, int] = (16, 8)
+
+
+def of_graphs(path: str, dataset: str) -> Mapping[Any, Any]:
+    """The table of NAS-Bench-101, which is of CIFAR-10 alone."""
+    if dataset != "cifar10":
+        raise ValueError(f"NAS-Bench-101 knows cifar10 only, not {dataset}")
+    return nasbench101.read(path)
+
+
+SPACES = {
+    "nasbench201": Searched(spaces.nasbench201, tabular.read, tabular.column, 5**6, (16, 5)),
+    "darts": Searched(spaces.darts),
+    "nats_size": Searched(spaces.nats_size, tabular.read_sizes, tabular.column, 8**5),
+    "nasbench101": Searched(spaces.nasbench101, of_graphs),
+    "nasbench1shot1_s1": Searched(spaces.nasbench1shot1_s1, of_graphs, shape=(16, 3)),
+    "nasbench1shot1_s2": Searched(spaces.nasbench1shot1_s2, of_graphs, shape=(16, 3)),
+    "nasbench1shot1_s3": Searched(spaces.nasbench1shot1_s3, of_graphs, shape=(16, 3)),
+    "s1": Searched(spaces.s1),
+    "s2": Searched(spaces.s2),
+    "s3": Searched(spaces.s3),
+    "s4": Searched(spaces.s4),
+}
+
+
+def of_images(score: Callable) -> Callable:
+    """A score that takes images alone, as one that takes a batch."""
+    return lambda apply, params, batch: score(apply, params, batch["image"])
+
+
+SCORES: dict[str, Callable] = {
+    **{name: getattr(proxies, name) for name in ("grad_norm", "snip", "grasp", "plain", "l2_norm", "epe_nas")},
+    **{
+        name: of_images(getattr(proxies, name))
+        for name in ("naswot", "linear_regions", "synflow", "jacob_cov", "ntk_condition")
+    },
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Flags."""
+
+    FREE: ClassVar[str] = "data_dir table cache_dir"
+
+    space: Literal[tuple(SPACES)] = "nasbench201"  # type: ignore[valid-type]
+    """Search space; there are tables of those whose names are benchmarks'."""
+    evaluate: str = "table"
+    """How a cell is valued: table (of accuracies), supernet (validation accuracy of a trained one with this cell alone), proxy
+    (a score of the untrained network), or training (validation accuracy after a short one)."""
+    dataset: str = "cifar10"
+    """Whose accuracies: prefix of the columns of the table; or the images (as of search.py)."""
+    data_dir: str | None = None
+    """Where TFDS keeps its folders."""
+    table: str = ""
+    """table: CSV file, plain or gzip, with the columns arch_str, <dataset>_valid_12, <dataset>_valid_200, <dataset>_test_200,
+    train_seconds_200 (nats_size: 90 for 200); or NAS-Bench-101's record file."""
+    run: str = ""
+    """supernet: run folder of search.py."""
+    score: str = ""
+    """proxy: naswot (default), grad_norm, snip, grasp, plain, l2_norm, epe_nas, linear_regions, synflow, jacob_cov,
+    ntk_condition. area, best_of: column of --scores, by default params_millions. Larger is better, nan is worst."""
+    epochs: int = 12
+    """training: length, unless the algorithm asks for another one; the learning rate falls over it as over a whole one."""
+    train_portion: float = 0.5
+    """training: fraction of the training images; the rest validates."""
+    init_channels: int | None = None
+    """training, proxy: channels of the first cells; default those of evaluate.py's preset for the data set, 16 for a score."""
+    layers: int | None = None
+    """training, proxy: cells, or cells a stage in nasbench201; likewise."""
+    batch_size: int | None = None
+    """training: default the preset's. proxy: images that are scored, default 128."""
+    batches: int = 0
+    """supernet: validation batches; 0 for all."""
+    seed: int = 0
+    """Determines everything that is random."""
+    cache_dir: str = command_line.Settings.cache_dir
+    """Where compiled programs are kept for the next start; empty for nowhere."""
+
+
+class Evaluation(NamedTuple):
+    """One way to value cells.
+
+    prepare: flags -> (genotype, epochs or None) -> Trial; what takes time is done before the first cell.
+    own: the flags that it reads, for a result's record.
+    axis: what a curve shows, and
+    shown: which field of the trials that is.
+    lengths: whether the epochs mean anything.
+    facts: what is reported of a chosen trial, by name.
+    """
+
+    prepare: Callable[[Options], Callable[[Any, int | None], Trial]]
+    own: tuple[str, ...]
+    axis: str
+    shown: str = "value"
+    lengths: bool = False
+    facts: Callable[[Options, Trial], dict[str, float]] = lambda options, trial: {"value": trial.value}
+
+
+@functools.cache
+def table(options: Options) -> Mapping[Any, Any]:
+    """The table of accuracies."""
+    read = SPACES[options.space].table
+    return opened("table", options.table, lambda path: read(path, options.dataset))
+
+
+def opened(flag: str, path: str, read: Callable[[str], Any]) -> Any:
+    """What a reader makes of a file."""
+    try:
+        return read(path)
+    except OSError as error:
+        raise Stop(f"--{flag}={path}: {error.strerror or error}", 2) from error
+    except ValueError as error:
+        raise Stop(f"--{flag}: {error}", 2) from error
+
+
+def by_table(options: Options):
+    """Accuracies that somebody else has trained for, with their seconds."""
+    rows = table(options)
+    return lambda genotype, epochs: tabular.evaluate(rows, genotype, epochs)
+
+
+def searched(options: Options) -> image_search.Config:
+    """The configuration of the search that trained the supernet."""
+    flags = [f"--resume={options.run}", *([f"--data_dir={options.data_dir}"] if options.data_dir else [])]
+    try:
+        config = command_line.parse(flags, image_search.PRESETS, image_search.CIFAR, image_search.__doc__, image_search.STARTS)
+    except Stop as stop:
+        raise Stop(str(stop).replace("--resume=", "--run="), 2) from stop
+    for name in ("space", "dataset"):
+        own = getattr(config, name)
+        if own != getattr(options, name):
+            raise Stop(f"--{name}={getattr(options, name)}: the supernet of {options.run} has --{name}={own}", 2)
+    return config
+
+
+def by_supernet(options: Options):
+    """Validation accuracy with shared weights, mean over the seeds; one program for all cells, the mix an argument."""
+    config = searched(options)
+    dataset = datasets.load(config)
+    program = image_search.build(config, dataset)
+    like = runs.checkpoint_form(program.init)
+    try:
+        with runs.checkpoint.open_folder(Path(options.run) / "checkpoints", keep=None) as checkpoints:
+            state = runs.checkpoint.restore(checkpoints, like, runs.frozen(config))["state"]
+    except runs.checkpoint.CheckpointError as error:
+        raise Stop(f"--run={options.run}: {error}", 2) from error
+    params = parallel.replicate(state.params, program.devices)
+    data = parallel.replicate(program.data, program.devices)
+
+    def accuracy(mix) -> float:
+        mixes = {name: np.tile(weights, (config.num_seeds, 1, 1)) for name, weights in mix.items()}
+        found = search_results.validate(program, params, mixes, data, config, options.batches)["accuracy"]
+        return 100 * float(np.mean(found))
+
+    cells = program.space.cells
+    accuracy({name: np.zeros(choices.shape, np.float32) for name, choices in cells.items()})  # compiles
+    return timed(lambda genotype: accuracy(one_hot(cells, genotype)))
+
+
+def by_proxy(options: Options):
+    """A score of untrained networks; all cells have the weights of one supernet, and one program."""
+    dataset, searched_space = datasets.load(options), SPACES[options.space]
+    width, depth = options.init_channels or searched_space.shape[0], options.layers or searched_space.shape[1]
+    size = options.batch_size or 128
+    if size > dataset.train.num:
+        raise Stop(f"--batch_size={size}: larger than the training set, {dataset.train.num} images", 2)
+    space = searched_space.space()
+    try:
+        net = space.supernet(width=width, depth=depth, num_classes=len(dataset.class_names))
+    except ValueError as error:
+        raise Stop(f"--space={options.space}: {error}; --evaluate=proxy scores parts of a supernet", 2) from error
+    places = np.random.default_rng(options.seed).choice(dataset.train.num, size, replace=False)
+    pixels, labels = (jnp.asarray(field[places]) for field in dataset.train)
+    batch = {"image": augment.normalize(pixels, dataset.mean, dataset.std), "label": labels}
+    noise = jax.random.key(options.seed)  # all cells see the same (S4)
+    try:
+        params = net.init(jax.random.key(options.seed), batch["image"][:1], net.example_mix())["params"]
+    except ValueError as error:
+        raise Stop(f"--layers={depth} do not fit the images of {options.dataset}: {error}", 2) from error
+
+    def score(params, mix, batch):
+        return SCORES[options.score](lambda own, x: net.apply({"params": own}, x, mix, noise), params, batch)
+
+    compiled = runs.jitted(score)
+    jax.block_until_ready(compiled(params, net.example_mix(), batch))
+
+    def value(genotype) -> float:
+        found = float(compiled(params, one_hot(space.cells, genotype), batch))
+        return found if math.isfinite(found) else math.nan
+
+    return timed(value)
+
+
+def timed(value: Callable[[Any], float]):
+    """Trials of a value, with the seconds that they take here."""
+
+    def evaluate(genotype: Any, epochs: int | None) -> Trial:
+        start = time.monotonic()
+        return Trial(genotype, value(genotype), math.nan, time.monotonic() - start, epochs)
+
+    return evaluate
+
+
+def recipe(options: Options) -> recipes.Config:
+    """What evaluate.py would train the cells of this space with, but for what the flags say."""
+    kind = type(SPACES[options.space].space().sample(jax.random.key(0)))
+    presets, fallback = recipes.presets_of(kind)
+    start = presets.get(options.dataset, fallback)
+    names = ("dataset", "data_dir", "epochs", "seed", "cache_dir", *SIZES)
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    return recipes.check(dataclasses.replace(start, stream=False, **given))
+
+
+def by_training(options: Options):
+    """Validation accuracy after a training from scratch on a part of the training images, and all the seconds that it takes."""
+    config, dataset = recipe(options), datasets.load(options)
+    try:
+        fit, held = images.split(dataset.train, options.train_portion)
+    except ValueError as error:
+        raise Stop(f"--train_portion={options.train_portion}: {error}", 2) from error
+    part = dataset._replace(train=fit, test=held)  # `training` sees no test image
+
+    def evaluate(genotype: Any, epochs: int | None) -> Trial:
+        start = time.monotonic()
+        own = dataclasses.replace(config, arch=str(genotype), epochs=epochs or config.epochs)
+        program = training.build(own, genotype, part)
+        state = parallel.replicate(program.init(), program.devices)
+        with stream.threads() as pool:
+            fed = feed.open_feed(pool, part, training.seeds_of(own), program.devices)
+            steps = training.epochs_of(own, program, fed, part.train.num)
+            for epoch in range(own.epochs):
+                take = steps(epoch)
+                for i in range(program.steps_per_epoch):
+                    state = take(state, i)
+            tested = training.test(own, program, state["state"], fed, part.test.num)
+        value = 100 * float(tested["accuracy"][0]) if math.isfinite(tested["loss"][0]) else math.nan
+        jax.clear_caches()  # the next cell is another program; hundreds of them would fill the memory
+        return Trial(genotype, value, math.nan, time.monotonic() - start, epochs)
+
+    return evaluate
+
+
+def tabled(options: Options, trial: Trial) -> dict[str, float]:
+    """What the table says of a cell, but for the seconds."""
+    return {name: value for name, value in table(options)[trial.genotype]._asdict().items() if name != "seconds"}
+
+
+SIZES = ("init_channels", "layers", "batch_size")
+EVALUATIONS = {
+    "table": Evaluation(by_table, (), "test accuracy after the whole training (%)", "final", True, tabled),
+    "supernet": Evaluation(by_supernet, ("run", "batches"), "validation accuracy with shared weights (%)"),
+    "proxy": Evaluation(by_proxy, ("score", *SIZES), "score"),
+    "training": Evaluation(by_training, ("epochs", "train_portion", *SIZES), "validation accuracy (%)", lengths=True),
+}
+
+
+def check(options: Options) -> None:
+    """Refuses flags that cannot work, before anything is loaded."""
+    if options.evaluate not in EVALUATIONS:
+        raise Stop(f"--evaluate={options.evaluate}: there are {', '.join(EVALUATIONS)}", 2)
+    given = " ".join(name for name in SIZES if getattr(options, name) is not None)
+    checks.check_numbers(options, f"epochs {given}", "seed batches")
+    if options.seed >= 2**31:
+        raise Stop(f"--seed={options.seed}: seeds must be below {2**31}", 2)
+    if options.evaluate == "table" and not SPACES[options.space].table:
+        raise Stop(f"--space={options.space}: tables are of {', '.join(n for n, s in SPACES.items() if s.table)} only", 2)
+    if options.evaluate == "table" and not options.table:
+        raise Stop("--table: say which file has the accuracies", 2)
+    if options.evaluate == "supernet" and not options.run:
+        raise Stop("--run: say which folder of search.py has the supernet", 2)
+    if options.evaluate == "supernet":
+        searched(options)
+    if options.evaluate == "proxy" and options.score not in SCORES:
+        raise Stop(f"--score={options.score}: there are {', '.join(SCORES)}", 2)
+    if options.evaluate == "training":
+        recipe(options)
+
+
+def space_of(options: Options) -> Space:
+    """The space that is searched; a supernet's may be smaller than the named one."""
+    return methods.space_of(searched(options)) if options.evaluate == "supernet" else SPACES[options.space].space()
+
+
+@functools.cache
+def prepared(options: Options) -> Callable[[Any, int | None], Trial]:
+    """The evaluation, ready: once in each process."""
+    runs.use_cache(options)
+    return EVALUATIONS[options.evaluate].prepare(options)
+
+
+def trial(options: Options, genotype: Any, epochs: int | None = None) -> Trial:
+    """The evaluation of one cell, wherever this is called.
+
+    Raises:
+        ValueError: if it cannot be; not a `Stop`, which only this project's processes know.
+    """
+    try:
+        return prepared(options)(genotype, epochs)
+    except Stop as stop:
+        raise ValueError(str(stop)) from stop

@@ -1,0 +1,379 @@
+"""Train, prune and test an ensemble of cells (SAEP): python experiments/evaluate.py --ensemble=RUN,RUN,... --dataset=cifar10
+
+The members, separated by commas and mixed as you like: run folders of search.py, whose cells are trained (all of them, where
+there were several seeds; named twice, a cell is trained twice, with other seeds), published names and JSON files, likewise; run
+folders of evaluate.py, whose networks are taken as they are; supernet:RUN, the cells after every epoch of one search of which
+there are checkpoints (--keep_checkpoints=0), with the supernet's weights. Or the ensemble grows, one sub-architecture at a
+time: grow:dense (SAEP's dense networks) or grow:NAME (networks of a cell, the next one may have a cell more).
+
+Members are trained on the first --fit_portion of the training images, pruned on the rest, and tested on the test images, with
+--num_seeds seeds. Leaves one folder with a folder for every member, ensemble.json and report.html. An ensemble that was
+interrupted, or that is to be pruned in another way, goes on with --resume=RUN.
+"""
+
+import dataclasses
+import functools
+import itertools
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdarts import ensembles, files, report, runs
+from jaxdarts.commands import checks, command_line, datasets
+from jaxdarts.commands.ensemble import members
+from jaxdarts.commands.ensemble.members import GROW, SUPERNET, Parts, Said
+from jaxdarts.commands.evaluate import recipes
+from jaxdarts.data import images
+from jaxdarts.ensembles import growth
+from jaxdarts.runs import Stop
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(recipes.Training):
+    """Train an ensemble, prune it, test it. Defaults are those of the data set's preset for a single cell."""
+
+    FREE: ClassVar[str] = "size balance machines mixture adanet_lambda adanet_beta iterations output"
+
+    ensemble: str = ""
+    """Members, separated by commas: run folders of search.py or evaluate.py, published cells, JSON files, supernet:RUN; or
+    grow:dense, or grow: and one cell."""
+    fit_portion: float = 0.8
+    """Fraction of the training images that members are trained on; the ensemble is pruned on the rest."""
+    size: int = 0
+    """Members that random and information pruning leave; 0 for half of them. While it grows they remove one at a time."""
+    balance: float = 0.5
+    """Lambda of the distributed information criterion: accuracy at 0, diversity at 1. The centralised one takes five values."""
+    machines: int = 2
+    """Parts in which the distributed information criterion chooses."""
+    mixture: Literal["uniform", "weighted"] = "uniform"
+    """Mean of the members' probabilities (of their logits, while the ensemble grows); or of their logits, with the weights of
+    AdaNet's objective on the held-out images (on those of the training, while it grows)."""
+    adanet_lambda: float = 0.0
+    """Penalty of a member's weight, times the square root of its depth."""
+    adanet_beta: float = 0.0
+    """Penalty of a member's weight."""
+    iterations: int = 11
+    """Members that are added while the ensemble grows."""
+    hidden: int = 32
+    """Units of a hidden layer of a dense network."""
+    dense_steps: int = 454
+    """Steps in which a dense network is trained; 5000 in all 11 iterations, as published."""
+    dense_learning_rate: float = 0.003
+    """Learning rate of a dense network (RMSProp)."""
+    output: str | None = None
+    """JSON file for the results, besides the run's own."""
+
+
+SWEEP = (0.0, 0.25, 0.5, 0.75, 1.0)
+COLUMNS = {
+    "size": "members",
+    "test_accuracy": "test acc. (%)",
+    "held_accuracy": "held-out acc. (%)",
+    "parameters": "parameters",
+    "disagreement": "disagreement",
+    "disagreement_with_label": "with label",
+    "vote_entropy": "vote entropy",
+    "variation": "VI",
+}
+"""What is reported of an ensemble; the last four on the test images."""
+
+
+def over(preset: recipes.Config) -> Config:
+    """An ensemble's settings over a single cell's preset."""
+    return Config(**{field.name: getattr(preset, field.name) for field in dataclasses.fields(recipes.Training)})
+
+
+def parse(arguments: list[str]) -> Config:
+    """Flags over the preset for the kind of cell, as recipes.parse."""
+    config = command_line.parse(
+        arguments, {name: over(one) for name, one in recipes.PRESETS.items()}, over(recipes.CIFAR), __doc__
+    )
+    if config.resume:
+        return config
+    cells = [part.removeprefix(GROW) for part in names(config) if not part.startswith(SUPERNET) and part != f"{GROW}dense"]
+    kinds = {type(source.genotype) for cell in cells for source in members.sources(cell) if source.genotype is not None}
+    if not kinds & set(recipes.BENCHMARKS):
+        return config
+    if len(kinds) > 1:
+        raise Stop("--ensemble: cells of NAS-Bench-201 and others, which are trained in different ways; train them apart", 2)
+    presets, fallback = recipes.presets_of(*kinds)
+    return command_line.parse(arguments, {name: over(one) for name, one in presets.items()}, over(fallback), __doc__)
+
+
+def names(config: Config) -> list[str]:
+    """What --ensemble names."""
+    return [part.strip() for part in config.ensemble.split(",") if part.strip()]
+
+
+def check(config: Config) -> Config:
+    """Refuses settings that cannot work, before anything is loaded."""
+    recipes.check(members.own_config(config, "", config.seed, Path(config.run_dir or "runs")))
+    checks.check_numbers(
+        config,
+        positive="machines iterations hidden dense_steps dense_learning_rate",
+        not_negative="size adanet_lambda adanet_beta",
+    )
+    for name in ("stream", "estimate"):
+        if getattr(config, name):
+            raise Stop(f"--{name}: not of an ensemble; try it with a single cell", 2)
+    if not 0 < config.fit_portion < 1:
+        raise Stop(f"--fit_portion={config.fit_portion}: must lie between 0 and 1, both excluded", 2)
+    if not 0 <= config.balance <= 1:
+        raise Stop(f"--balance={config.balance}: must lie between 0 and 1", 2)
+    if not names(config):
+        raise Stop("--ensemble: name its members, separated by commas", 2)
+    if len(names(config)) > 1 and any(part.startswith(GROW) for part in names(config)):
+        raise Stop(f"--ensemble={config.ensemble}: an ensemble that grows has no other members", 2)
+    return config
+
+
+# -------------------------------------------------------------------------------------------------------------- pruning
+
+
+def all_members(key, probabilities, labels, weights) -> tuple[int, ...]:
+    """The full ensemble, as a criterion."""
+    return tuple(range(len(probabilities)))
+
+
+def best_member(key, probabilities, labels, weights) -> tuple[int, ...]:
+    """The single member with the least error, the first of equals, as a criterion."""
+    return (int(np.argmin(np.mean(np.argmax(probabilities, -1) != labels[None], axis=1))),)
+
+
+def criteria(config: Config, size: int | None) -> dict[str, ensembles.pruning.Criterion]:
+    """Every way to prune, by its name in the results; random and information pruning leave `size` members."""
+    return {
+        "full": all_members,
+        "prs": ensembles.pruning.prs(size),
+        "pap": ensembles.pruning.pap,
+        "pap_as_published": ensembles.pruning.pap_as_published,
+        **{f"pie_{balance:g}": ensembles.pruning.pie(balance, size) for balance in SWEEP},
+        f"pie_distributed_{config.balance:g}": ensembles.pruning.pie_distributed(config.balance, config.machines, size),
+    }
+
+
+def judged(said: Sequence[Said], seed: int, parts: Parts, test: np.ndarray, held: np.ndarray) -> dict[str, Any]:
+    """What is reported of some members in one seed, who say `held` and `test` together, [images, classes]."""
+    labels, classes = parts.dataset.test.labels, len(parts.dataset.class_names)
+    votes = np.stack([np.argmax(one.test[seed], -1) for one in said])
+    return {
+        "members": [one.name for one in said],
+        "size": len(said),
+        "test_accuracy": float(np.mean(np.argmax(test, -1) == labels)),
+        "held_accuracy": float(np.mean(np.argmax(held, -1) == parts.held.labels)),
+        **({"parameters": sum(one.parameters for one in said)} if all(one.parameters for one in said) else {}),
+        "disagreement": ensembles.pruning.disagreement(votes),
+        "disagreement_with_label": ensembles.pruning.disagreement_with_label(votes, labels),
+        "vote_entropy": ensembles.pruning.vote_entropy(votes, classes),
+        "variation": ensembles.pruning.variation(votes, classes),
+    }
+
+
+def pruned(config: Config, said: list[Said], seed: int, parts: Parts) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every way to prune one seed's members, and what it gives."""
+    held, test = (np.stack([getattr(one, name)[seed] for one in said]) for name in ("held", "test"))
+    probabilities, uniform = np.asarray(jax.nn.softmax(held)), config.mixture == "uniform"
+    size = config.size or -(-len(said) // 2)
+    if size > len(said):
+        raise Stop(f"--size={size}: there are {len(said)} members", 2)
+
+    def weights_of(chosen: list[int]) -> np.ndarray:
+        penalties = jnp.array([penalty(config, said[i].depth) for i in chosen])
+        return np.asarray(weigh(config)(jnp.asarray(held[chosen]), jnp.asarray(parts.held.labels), penalties))
+
+    everybody = weights_of(list(range(len(said))))
+    for name, criterion in {**criteria(config, size), "best_member": best_member}.items():
+        chosen = list(criterion(key_of(config, seed), probabilities, parts.held.labels, everybody))
+        weights = weights_of(chosen)
+        together = [jax.nn.softmax(logits[chosen]) if uniform else logits[chosen] for logits in (test, held)]
+        facts = judged([said[i] for i in chosen], seed, parts, *(ensembles.pruning.mixture(one, weights) for one in together))
+        yield name, {**facts, "weights": weights.tolist()}
+
+
+def key_of(config: Config, seed: int) -> Any:
+    """A key for what is random about pruning, one a seed."""
+    return jax.random.fold_in(jax.random.key(config.seed + seed), 4)
+
+
+def penalty(config: Config, depth: int) -> float:
+    """AdaNet's, of a member's absolute weight."""
+    return config.adanet_lambda * depth**0.5 + config.adanet_beta
+
+
+def weigh(config: Config) -> growth.Weigh:
+    """How the members are weighed."""
+    return ensembles.pruning.uniform_weights if config.mixture == "uniform" else LEARNED
+
+
+LEARNED = jax.jit(ensembles.pruning.learned_weights)
+
+
+def grown(
+    config: Config, train: Callable[[int, int], Said], start: int, seed: int, parts: Parts
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The ensembles that grow in one seed, pruned in every way, and what they give."""
+    for name, criterion in criteria(config, None).items():
+        said: dict[tuple[int, int], Said] = {}
+
+        def ask(iteration: int, depth: int, said=said) -> growth.Member:
+            one = said[iteration, depth] = train(iteration, depth)
+            assert one.fit is not None  # it is asked for wherever an ensemble grows
+            return growth.Member(depth, one.fit[seed], one.held[seed])
+
+        steps = growth.grow(
+            key_of(config, seed),
+            ask,
+            parts.fit.labels,
+            parts.held.labels,
+            start=start,
+            criterion=None if name == "full" else criterion,
+            weigh=weigh(config),
+            strength=config.adanet_lambda,
+            constant=config.adanet_beta,
+        )
+        last = next(itertools.islice(steps, config.iterations - 1, None))
+        kept = [said[i, last.members[i].depth] for i in last.kept]
+        weights = np.array(last.weights, np.float32)
+        test, held = (
+            ensembles.pruning.mixture(np.stack([getattr(one, part)[seed] for one in kept]), weights)
+            for part in ("test", "held")
+        )
+        depths = [one.depth for one in last.members]
+        yield name, {**judged(kept, seed, parts, test, held), "weights": list(last.weights), "depths": depths}
+
+
+# ----------------------------------------------------------------------------------------------------------------- runs
+
+
+def gathered(config: Config, folder: Path, parts: Parts, log: Any) -> list[Said]:
+    """What all members say; trains those that have not been."""
+    said: list[Said] = []
+    for part in names(config):
+        if part.startswith(SUPERNET):
+            said += members.supernet(config, part, folder / f"member-{len(said)}", parts)
+            continue
+        for source in members.sources(part):
+            own, place = folder / f"member-{len(said)}", len(said)
+            if source.run is not None:
+                log.info("member %d: %s, as it is; it may have been trained on the held-out images", place, source.name)
+                one = members.network(config, source.name, [source.run], own, parts)
+                repeats = (config.num_seeds, 1, 1)
+                said.append(one._replace(held=np.tile(one.held, repeats), test=np.tile(one.test, repeats)))
+            else:
+                log.info("member %d: %s", place, source.name)
+                seed = config.seed + place * config.num_seeds
+                said.append(members.cell(config, source.name, source.genotype, seed, own, parts))
+    if len(said) < 2:
+        raise Stop(f"--ensemble={config.ensemble}: one member is no ensemble", 2)
+    return said
+
+
+def measured(config: Config, folder: Path, parts: Parts, log: Any) -> dict[str, list[dict[str, Any]]]:
+    """For every way to prune, what it gives in each seed."""
+    [first, *_] = names(config)
+    if first.startswith(GROW):
+        what = first.removeprefix(GROW)
+        genotype = None if what == "dense" else recipes.resolve(what, "--ensemble")
+
+        @functools.cache
+        def train(iteration: int, depth: int) -> Said:
+            own, seed = folder / f"member-{iteration}-depth-{depth}", config.seed + iteration * config.num_seeds
+            log.info("candidate %d of depth %d", iteration, depth)
+            if genotype is None:
+                return members.dense(config, depth, seed, own, parts)
+            layered = dataclasses.replace(config, layers=depth)
+            return members.cell(layered, f"{what}, {depth} cells", genotype, seed, own, parts, grows=True)
+
+        pairs = [grown(config, train, 0 if genotype is None else 1, seed, parts) for seed in range(config.num_seeds)]
+    else:
+        said = gathered(config, folder, parts, log)
+        pairs = [pruned(config, said, seed, parts) for seed in range(config.num_seeds)]
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for name, facts in itertools.chain(*pairs):
+        rows.setdefault(name, []).append(facts)
+    return rows
+
+
+def table(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[list[str]]:
+    """The results as text, the first row naming the columns."""
+    columns = [column for column in COLUMNS if all(column in facts for row in rows.values() for facts in row)]
+    lines = [["ensemble", *(COLUMNS[column] for column in columns)]]
+    for name, row in rows.items():
+        cells = []
+        for column in columns:
+            values = [facts[column] for facts in row]
+            scale, digits = (100, 2) if column.endswith("accuracy") else (1, {"size": 1, "parameters": 0}.get(column, 3))
+            cells.append(runs.mean_and_deviation(values, scale, digits))
+        lines.append([name, *cells])
+    return lines
+
+
+def sweep(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """Test accuracy of the information criterion over lambda, against the full ensemble and random pruning."""
+
+    def mean(name: str) -> float:
+        return 100 * float(np.mean([facts["test_accuracy"] for facts in rows[name]]))
+
+    series = {
+        "information": [(balance, mean(f"pie_{balance:g}")) for balance in SWEEP],
+        **{text: [(SWEEP[0], mean(name)), (SWEEP[-1], mean(name))] for text, name in (("full", "full"), ("random", "prs"))},
+    }
+    return report.charts.curves(series, title="Pruned by information", xlabel="lambda", ylabel="test accuracy (%)")
+
+
+def finish(config: Config, folder: Path, rows: dict[str, list[dict[str, Any]]], log: Any) -> None:
+    """Writes the results and the report, and prints the table."""
+    settings = {
+        name: value for name, value in dataclasses.asdict(config).items() if name not in ("output", "run_dir", "resume")
+    }
+    text = json.dumps({**runs.versions(), "ensemble": config.ensemble, "rows": rows}, indent=1) + "\n"
+    for path in [folder / "ensemble.json", *([Path(config.output)] if config.output else [])]:
+        files.replace_text(path, text)
+    lines = table(rows)
+    full, pap = ([facts["test_accuracy"] for facts in rows[name]] for name in ("full", "pap"))
+    report.page.write(
+        folder / "report.html",
+        title=f"Ensemble on {config.dataset}",
+        config=settings,
+        records=(),
+        genotype=None,
+        mixes={},
+        edges={},
+        ops={},
+        facts={
+            "dataset": config.dataset,
+            "members": max(facts["size"] for facts in rows["full"]),
+            "seeds": config.num_seeds,
+            "full_accuracy": float(np.mean(full)),
+            "accuracy-pruned_accuracy": float(np.mean(pap)),
+        },
+        tables={"Full and pruned": lines},
+        pictures=[sweep(rows)],
+    )
+    for line in [lines[0], ["---"] * len(lines[0]), *lines[1:]]:
+        print("| " + " | ".join(line) + " |", flush=True)
+    log.info("report %s", folder / "report.html")
+
+
+def main(arguments: list[str]) -> None:
+    config = check(parse(arguments))
+    runs.use_cache(config)
+    dataset = datasets.load(config)
+    try:
+        parts = Parts(dataset, *images.split(dataset.train, config.fit_portion))
+    except ValueError as error:
+        raise Stop(f"--fit_portion={config.fit_portion}: {error}", 2) from error
+    folder, log = runs.open_folder(config, "ensemble")
+    try:
+        finish(config, folder, measured(config, folder, parts, log), log)
+    except OSError as error:
+        raise Stop(f"cannot write: {error}; continue with --resume={folder}") from error
+    except KeyboardInterrupt:
+        raise Stop(f"interrupted; continue with --resume={folder}", 130) from None
+    finally:
+        runs.writers.close_logger(log)

@@ -1,0 +1,80 @@
+"""Turn the files of NATS-Bench into a table: python experiments/nats_to_csv.py NATS-tss-v1_0-3ffb9-simple table.csv
+
+The benchmark comes as pickles, which may run anything when they are read; this script leaves that to the authors' package (pip
+install nats_bench) and to whoever trusts the files. The folder is one whose name ends in `-simple`, of the topology (`tss`) or
+the size space (`sss`). All else here reads the CSV file that comes of it: `jaxdarts.data.benchmarks.tabular` tells its columns.
+"""
+
+import argparse
+import csv
+import importlib
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from jaxdarts import genotypes
+from jaxdarts.runs import Stop
+
+DATASETS = ("cifar10", "cifar100", "ImageNet16-120")
+EPOCHS = {"tss": 200, "sss": 90}
+
+
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", help="NATS-tss-...-simple or NATS-sss-...-simple")
+    parser.add_argument("output", help="CSV file to write")
+    parser.add_argument("--dataset", default="cifar10", choices=DATASETS, help="whose accuracies")
+    asked = parser.parse_args(arguments)
+    space = next((space for space in EPOCHS if f"-{space}-" in Path(asked.folder).name), None)
+    if space is None or not Path(asked.folder).is_dir():
+        raise Stop(f"{asked.folder}: not a folder named like NATS-tss-v1_0-3ffb9-simple or NATS-sss-v1_0-50262-simple", 2)
+    try:
+        package = importlib.import_module("nats_bench")
+    except ImportError as error:
+        raise Stop("the files are read by the authors' package: pip install nats_bench", 2) from error
+    api = package.create(asked.folder, space, fast_mode=True, verbose=False)
+    write(Path(asked.output), rows(api, EPOCHS[space], asked.dataset, range(len(api))))
+
+
+def rows(api: Any, epochs: int, dataset: str, indices: range) -> Iterator[dict[str, Any]]:
+    """One row an architecture: means over its trainings.
+
+    A search on CIFAR-10 trains on one half of the training images and validates on the other; the test accuracy that the
+    benchmark reports is of a training on both halves. The other data sets have a validation and a test set of their own.
+    """
+    searched = "cifar10-valid" if dataset == "cifar10" else dataset
+    for index in indices:
+        short = api.get_more_info(index, searched, hp="12", is_random=False)
+        long = api.get_more_info(index, searched, hp=str(epochs), is_random=False)
+        tested = api.get_more_info(index, dataset, hp=str(epochs), is_random=False)
+        row = {
+            "index": index,
+            "arch_str": str(genotypes.parse(api.arch(index))),
+            f"{dataset}_valid_{epochs}": long["valid-accuracy"],
+            f"{dataset}_test_{epochs}": tested["test-accuracy"],
+            f"{dataset}_valid_12": short["valid-accuracy"],
+            "params_millions": api.get_cost_info(index, dataset, hp=str(epochs))["params"],
+            f"train_seconds_{epochs}": long["train-all-time"],
+        }
+        bad = [name for name, value in row.items() if not isinstance(value, str) and not math.isfinite(value)]
+        if bad:
+            raise Stop(f"architecture {index}: {', '.join(bad)} is no number")
+        yield row
+
+
+def write(path: Path, found: Iterator[dict[str, Any]]) -> None:
+    """Writes the rows; the file is there when all of them are."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8", newline="") as file:
+            first = next(found)
+            writer = csv.DictWriter(file, list(first), lineterminator="\n")
+            writer.writeheader()
+            writer.writerow(first)
+            writer.writerows(found)
+        temporary.replace(path)
+    except OSError as error:
+        raise Stop(f"{path}: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,378 @@
+"""Score untrained networks of many random cells, and tell how well the scores rank them.
+
+    python experiments/score.py --dataset=cifar10 --count=1000 --scores=naswot --table=PATH
+
+One compilation a score: the cell is an argument of the program. The run folder holds config.json, log.txt, scores.csv (arch_str
+and a column a score, a line a cell; `discrete.py --scores=` reads it) and, with a table of accuracies, summary.json (rank
+correlations of scores and of two baselines, the sizes of the networks) and a picture of each score. A run that was killed goes
+on with --resume, and so does a finished one that is given a larger --count.
+"""
+
+import csv
+import dataclasses
+import functools
+import io
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.stats
+
+from jaxdarts import files, proxies, report, runs, spaces
+from jaxdarts.commands import checks, command_line, datasets
+from jaxdarts.commands.discrete import evaluators
+from jaxdarts.commands.discrete import results as study_results
+from jaxdarts.count import network_cost
+from jaxdarts.data import augment
+from jaxdarts.data.benchmarks import tabular
+from jaxdarts.nn.benchmarks import nasbench201
+from jaxdarts.runs import Stop
+from jaxdarts.space import locate
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Flags."""
+
+    FREE: ClassVar[str] = "run_dir resume data_dir cache_dir count table output"
+
+    scores: str = "naswot"
+    """Which ones, with commas between: naswot, linear_regions, grad_norm, snip, grasp, fisher, plain, l2_norm, synflow,
+    jacob_cov, epe_nas, ntk_condition, zen."""
+    space: str = "nasbench201"
+    """Search space."""
+    count: int = 1000
+    """Random cells, without repetition."""
+    dataset: str = "digits"
+    """Images, as in search.py: digits, cifar10, npz:PATH, folder:PATH, ..."""
+    data_dir: str | None = None
+    """Where TFDS keeps its folders."""
+    batch_size: int = 128
+    """Images, drawn once: all networks see the same."""
+    init_channels: int = 16
+    """Channels of the first stage."""
+    layers: int = 5
+    """Cells a stage."""
+    table: str = ""
+    """CSV file of accuracies, as in discrete.py; without one nothing is correlated."""
+    accuracies: str = "cifar10"
+    """Whose accuracies: prefix of the columns of the table."""
+    seed: int = 1
+    """Determines cells, images and weights; the weights of a cell do not depend on the other cells."""
+    run_dir: str | None = None
+    """Folder of the run; default runs/score-<dataset>-<time>."""
+    resume: str | None = None
+    """Run folder to continue; its configuration is taken over, --count may grow."""
+    output: str | None = None
+    """JSON file that gets the summary as one row more; rows of the same settings are replaced."""
+    cache_dir: str = command_line.Settings.cache_dir
+    """Where compiled programs are kept for the next start; empty for nowhere."""
+
+
+Net = nasbench201.Picked
+
+
+class Score(NamedTuple):
+    """One score.
+
+    of: (network, picks, params, batch, key) -> an array.
+    options: of the network; `num_classes` is that of the data set where it is not given.
+    finish: what the host makes of the array.
+    x64: in double precision.
+    published: {"kendall" or "spearman": (figure, source)}.
+    """
+
+    of: Callable[[Net, Any, Any, Any, Any], Any]
+    options: Mapping[str, Any] = {}
+    finish: Callable[[np.ndarray], float] = float
+    x64: bool = False
+    published: Mapping[str, tuple[float, str]] = {}
+
+
+def by_units(net: Net, picks, params, batch, key):
+    """How often units of two images agree, counted as in the authors' code."""
+    return proxies.declared(lambda params, x: net.apply(params, x, picks, mutable=["units"]), params, batch["image"])
+
+
+def different(k: np.ndarray) -> float:
+    """How many different patterns there are."""
+    return float(len(np.unique(k == np.diag(k)[:, None], axis=0)))
+
+
+def by_outputs(name: str) -> Callable:
+    """A score that looks at the network's outputs alone."""
+    score = evaluators.SCORES[name]
+    return lambda net, picks, params, batch, key: score(lambda params, x: net.apply(params, x, picks), params, batch)
+
+
+def fisher(net: Net, picks, params, batch, key):
+    """With taps on all layers."""
+    taps = jax.eval_shape(lambda: net.apply(params, batch["image"], picks, mutable=["taps"])[1])
+    zeros = jax.tree.map(lambda tap: jnp.zeros(tap.shape, tap.dtype), taps)
+    return proxies.fisher(lambda params, x, taps: net.apply({**params, **taps}, x, picks), params, batch, zeros)
+
+
+def zen(net: Net, picks, params, batch, key):
+    """With weights and images of its own; one repetition."""
+    images, weights = jax.random.split(key)
+
+    def features(params, x):
+        _, told = net.apply(params, x, picks, mutable=["features", "variances"])
+        return told["features"]["value"][0], told["variances"]
+
+    return proxies.zen(features, proxies.gaussian(weights, params), batch["image"], images)
+
+
+MELLOR = "Mellor et al., ICML 2021, figure 3: about 1,000 random cells, validation accuracy"
+ABDELFATTAH = "Abdelfattah et al., ICLR 2021, notebook of their code: all cells; absolute value"
+CHEN = "Chen et al., ICLR 2021 (TE-NAS)"
+SCORES = {
+    "naswot": Score(
+        by_units,
+        {"num_classes": 1},
+        # In double precision, as in the authors' code.
+        lambda k: float(np.linalg.slogdet(k.astype(np.float64))[1]),
+        published={"kendall": (0.574, MELLOR)},
+    ),
+    "linear_regions": Score(by_units, finish=different, published={"kendall": (0.5, CHEN)}),
+    "grad_norm": Score(by_outputs("grad_norm"), published={"spearman": (0.594, ABDELFATTAH)}),
+    "snip": Score(by_outputs("snip"), published={"spearman": (0.596, ABDELFATTAH)}),
+    "grasp": Score(by_outputs("grasp"), published={"spearman": (0.514, ABDELFATTAH)}),
+    "fisher": Score(fisher, published={"spearman": (0.36, ABDELFATTAH)}),
+    "plain": Score(by_outputs("plain")),
+    "l2_norm": Score(by_outputs("l2_norm")),
+    "synflow": Score(
+        by_outputs("synflow"),
+        {"normed": False, "dtype": jnp.float64},
+        x64=True,
+        published={"spearman": (0.737, ABDELFATTAH)},
+    ),
+    "jacob_cov": Score(by_outputs("jacob_cov"), published={"spearman": (0.731, ABDELFATTAH)}),
+    "epe_nas": Score(by_outputs("epe_nas")),
+    "ntk_condition": Score(by_outputs("ntk_condition"), published={"kendall": (0.42, f"{CHEN}, sign turned")}),
+    "zen": Score(zen),
+}
+SIZE = 5**6
+BASELINES = ("parameters", "multiply_adds")
+
+
+def main(arguments: list[str]) -> None:
+    config = check(command_line.parse(arguments, {"digits": Config()}, Config(), __doc__))
+    runs.use_cache(config)
+    read = functools.partial(tabular.read, dataset=config.accuracies)
+    table = evaluators.opened("table", config.table, read) if config.table else {}
+    dataset = datasets.load(config)
+    if config.batch_size > dataset.train.num:
+        raise Stop(f"--batch_size={config.batch_size}: {config.dataset} has {dataset.train.num} images to train with", 2)
+    folder, log = runs.open_folder(config, "score")
+    try:
+        path = folder / "scores.csv"
+        cells = draw(config)
+        rows = recorded(path, config, cells)
+        earlier = folder / "summary.json"
+        speeds = json.loads(earlier.read_text(encoding="utf-8"))["speed"] if earlier.exists() else {}
+        if len(rows) < config.count:
+            log.info("%d of %d cells are scored", len(rows), config.count)
+            speeds = score(config, dataset, cells[len(rows) :], path, log)
+            rows = recorded(path, config, cells)
+        summary = summarize(config, dataset, cells, rows, table, speeds)
+        files.replace_text(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
+        for name, *column in zip(names(config), *rows) if table else ():
+            files.replace_text(folder / f"{name}.svg", picture(name, column, cells, table))
+        if config.output:
+            study_results.add_row(Path(config.output), summary)
+    except OSError as error:
+        raise Stop(f"cannot write: {error}; continue with --resume={folder}") from error
+    except KeyboardInterrupt:
+        raise Stop(f"interrupted; continue with --resume={folder}", 130) from None
+    else:
+        for name, row in summary["correlations"].items():
+            log.info("%s: %s", name, ", ".join(f"{kind} {row[kind]:.3f}" for kind in KINDS if row[kind] is not None))
+        log.info("all in %s", folder)
+    finally:
+        runs.writers.close_logger(log)
+
+
+def check(config: Config) -> Config:
+    """The configuration.
+
+    Raises:
+        Stop: if a setting cannot be used.
+    """
+    if config.space != "nasbench201":
+        raise Stop(f"--space={config.space}: cells of nasbench201 only are scored", 2)
+    for name in names(config):
+        if name not in SCORES:
+            raise Stop(f"--scores={config.scores}: there is no {name!r}, there are {', '.join(SCORES)}", 2)
+    if len(set(names(config))) < len(names(config)):
+        raise Stop(f"--scores={config.scores}: one is named twice", 2)
+    checks.check_numbers(config, "count batch_size init_channels layers", "seed")
+    if config.count > SIZE:
+        raise Stop(f"--count={config.count}: the space has {SIZE} cells", 2)
+    if config.seed >= 2**31:
+        raise Stop(f"--seed={config.seed}: seeds must be below {2**31}", 2)
+    return config
+
+
+def names(config: Config) -> list[str]:
+    """The scores that are asked for."""
+    return config.scores.split(",")
+
+
+def draw(config: Config) -> list[Any]:
+    """The cells; those of a smaller count come first."""
+    space = spaces.nasbench201()
+    edges, ops = space.cells["cell"].shape
+    order = np.random.default_rng(config.seed).permutation(SIZE)[: config.count]
+    picks = np.stack(np.unravel_index(order, (ops,) * edges), axis=1)
+    return [space.discretize({"cell": np.eye(ops)[own]}) for own in picks]
+
+
+def recorded(path: Path, config: Config, cells: list[Any]) -> list[list[float]]:
+    """The scores of the first cells that earlier processes wrote; without a last line that was cut off."""
+    head = ["arch_str", *names(config)]
+    if not path.exists():
+        files.replace_text(path, line(head))
+    text = path.read_text(encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        files.replace_text(path, whole)
+    first, *lines = csv.reader(io.StringIO(whole))
+    try:
+        if first != head:
+            raise ValueError(f"the columns are {', '.join(first)}, not {', '.join(head)}")
+        for cell, (name, *_) in zip(cells, lines):
+            if name != str(cell):
+                raise ValueError(f"{name} stands where {cell} should")
+        return [[float(value) for _, value in zip(names(config), values, strict=True)] for _, *values in lines[: len(cells)]]
+    except ValueError as error:
+        raise Stop(f"{path}: {error}; remove it to start again") from error
+
+
+def line(values: list[Any]) -> str:
+    """One line of a CSV file."""
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerow(values)
+    return out.getvalue()
+
+
+def programs(config: Config, dataset: Any) -> Iterator[tuple[str, Callable[[Any], float], float]]:
+    """(name, cell -> score, seconds of compilation) of every score."""
+    space = spaces.nasbench201()
+    rng = np.random.default_rng(config.seed)
+    indices = jnp.asarray(rng.choice(dataset.train.num, config.batch_size, replace=False))
+    part = {"image": jnp.asarray(dataset.train.images), "label": jnp.asarray(dataset.train.labels)}
+    batch = augment.reader(dataset.mean, dataset.std)(part, indices)
+    for name in names(config):
+        own = SCORES[name]
+        given = {"num_classes": len(dataset.class_names), **own.options}
+        with jax.enable_x64(own.x64):
+            net = Net(space.cells, config.init_channels, config.layers, **given)
+            example = net.example_inputs(dataset.image_shape)
+
+            def program(key, picks, net=net, own=own, example=example):
+                params = nasbench201.picked(space.cells, net.init(key, *example)["params"], picks)
+                return own.of(net, picks, {"params": params}, batch, jax.random.fold_in(key, 1))
+
+            start = time.perf_counter()
+            try:
+                lowered = runs.jitted(program).lower(jax.random.key(config.seed), example[1])
+            except ValueError as error:
+                raise Stop(f"--scores={name}: {error}", 2) from error
+            compiled = lowered.compile()
+            seconds = time.perf_counter() - start
+
+        def run(cell, own=own, compiled=compiled):
+            picks = np.array([op for _, op in locate(space.cells, cell)["cell"]], np.int32)
+            edges, ops = space.cells["cell"].shape
+            number = int(np.ravel_multi_index(picks, (ops,) * edges))
+            with jax.enable_x64(own.x64):
+                key = jax.random.fold_in(jax.random.key(config.seed), number)
+                return own.finish(np.asarray(compiled(key, jnp.asarray(picks))))
+
+        yield name, run, seconds
+
+
+def score(config: Config, dataset: Any, cells: list[Any], path: Path, log: Any) -> dict[str, dict[str, float]]:
+    """Scores cells and adds their lines to the file; tells the seconds of every score's compilation, and cells a second."""
+    found, compiled = {}, {}
+    for name, run, seconds in programs(config, dataset):
+        log.info("%s: compiled in %.1f s", name, seconds)
+        found[name], compiled[name] = run, seconds
+    spent, worked = dict.fromkeys(found, 0.0), dict.fromkeys(found, 0.0)
+    bar = runs.writers.console(len(cells))
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            for i, cell in enumerate(cells):
+                values = {}
+                for name, run in found.items():
+                    start, work = time.perf_counter(), time.process_time()
+                    values[name] = run(cell)
+                    spent[name] += time.perf_counter() - start
+                    worked[name] += time.process_time() - work
+                file.write(line([cell, *(f"{value:.9g}" for value in values.values())]))
+                file.flush()
+                bar.write(i + 1, values)
+    finally:
+        bar.close()
+    speeds = {}
+    for name in found:
+        speeds[name] = {"compile_seconds": compiled[name], "cells": len(cells), "cells_a_second": len(cells) / spent[name]}
+        # On a busy machine the other figure tells little.
+        speeds[name]["cpu_seconds_a_cell"] = worked[name] / len(cells)
+        log.info("%s: %.2f cells a second, %.2f CPU seconds a cell", name, *list(speeds[name].values())[2:])
+    return speeds
+
+
+KINDS = ("kendall_valid", "spearman_valid", "kendall_test", "spearman_test")
+
+
+def correlations(values: np.ndarray, accuracies: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Kendall's tau-b and Spearman's rho with accuracies; what is not finite ranks last, and is counted."""
+    finite = np.isfinite(values)
+    # Ranks, so that there is a number below all others.
+    ranks = np.where(finite, scipy.stats.rankdata(np.where(finite, values, 0)), 0)
+    found: dict[str, Any] = {}
+    for name, accuracy in accuracies.items():
+        tied = len(set(ranks)) < 2 or len(set(accuracy)) < 2
+        found[f"kendall_{name}"] = None if tied else float(scipy.stats.kendalltau(ranks, accuracy).statistic)
+        found[f"spearman_{name}"] = None if tied else float(scipy.stats.spearmanr(ranks, accuracy).statistic)
+    return found | {"not_finite": int(np.sum(~finite))}
+
+
+def summarize(
+    config: Config, dataset: Any, cells: list[Any], rows: list[list[float]], table: Mapping[Any, tabular.Row], speeds: dict
+) -> dict[str, Any]:
+    """What was scored how fast, and how the scores rank the cells."""
+    own = ("scores", "space", "dataset", "batch_size", "init_channels", "layers", "accuracies", "seed")
+    summary: dict[str, Any] = {**runs.versions(), "config": {name: getattr(config, name) for name in own}}
+    summary |= {"cells": len(cells), "speed": speeds, "correlations": {}}
+    if table:
+        missing = [cell for cell in cells if cell not in table]
+        if missing:
+            raise Stop(f"--table={config.table}: has {len(table)} cells, and {missing[0]} is none of them", 2)
+        found = [table[cell] for cell in cells]
+        accuracies = {
+            "valid": np.array([row.valid_200 for row in found]),
+            "test": np.array([row.test_200 for row in found]),
+        }
+        shape = (config.init_channels, config.layers, len(dataset.class_names), dataset.image_shape)
+        costs = np.array([network_cost(cell, *shape) for cell in cells], np.float64).T
+        columns = dict(zip(names(config), np.array(rows).T)) | dict(zip(BASELINES, costs))
+        summary["correlations"] = {name: correlations(values, accuracies) for name, values in columns.items()}
+        for name in names(config):
+            for kind, (value, source) in SCORES[name].published.items():
+                summary["correlations"][name]["published"] = {"kind": kind, "value": value, "source": source}
+    return summary
+
+
+def picture(name: str, column: list[float], cells: list[Any], table: Mapping[Any, tabular.Row]) -> str:
+    """Accuracy over a score, as SVG."""
+    accuracy = [table[cell].valid_200 for cell in cells]
+    labels = {"xlabel": name, "ylabel": "validation accuracy after 200 epochs (%)"}
+    return report.charts.scatter({name: list(zip(column, accuracy))}, title=f"{name} of {len(cells)} cells", **labels)

@@ -1,0 +1,33 @@
+"""Runs that can be stopped and resumed: folders, checkpoints, records, the loop, signals, several processes and hosts."""
+
+from jaxdarts.runs import checkpoint as checkpoint
+from jaxdarts.runs import writers as writers
+from jaxdarts.runs.estimate import devices as devices
+from jaxdarts.runs.estimate import estimate as estimate
+from jaxdarts.runs.estimate import fits as fits
+from jaxdarts.runs.folder import OF_A_START as OF_A_START
+from jaxdarts.runs.folder import Records as Records
+from jaxdarts.runs.folder import Run as Run
+from jaxdarts.runs.folder import analyses as analyses
+from jaxdarts.runs.folder import checkpoint_form as checkpoint_form
+from jaxdarts.runs.folder import folder_of as folder_of
+from jaxdarts.runs.folder import free as free
+from jaxdarts.runs.folder import frozen as frozen
+from jaxdarts.runs.folder import open_folder as open_folder
+from jaxdarts.runs.folder import open_run as open_run
+from jaxdarts.runs.folder import restored as restored
+from jaxdarts.runs.loop import ends as ends
+from jaxdarts.runs.loop import epochs as epochs
+from jaxdarts.runs.loop import finite as finite
+from jaxdarts.runs.loop import kept_step as kept_step
+from jaxdarts.runs.loop import place as place
+from jaxdarts.runs.loop import shown_of_images as shown_of_images
+from jaxdarts.runs.loop import total_steps as total_steps
+from jaxdarts.runs.process import Stop as Stop
+from jaxdarts.runs.process import jitted as jitted
+from jaxdarts.runs.process import set_up as set_up
+from jaxdarts.runs.process import start as start
+from jaxdarts.runs.process import use_cache as use_cache
+from jaxdarts.runs.process import versions as versions
+from jaxdarts.runs.seeds import mean_and_deviation as mean_and_deviation
+from jaxdarts.runs.seeds import spread as spread

@@ -1,0 +1,141 @@
+"""One program on several hosts: the same command on each of them, told apart by --host.
+
+Every host computes the same on its part of each batch. Only the first one writes: the others run in a folder of their own that
+goes with them, and say nothing. Where a host is lost all of them end, with one line.
+"""
+
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from jaxdarts.runs.folder import folder_of
+from jaxdarts.runs.process import Stop
+
+READ_AGAIN = ("config.json", "metrics.jsonl", "alphas.npz", "seed-*/metrics.jsonl", "seed-*/alphas.npz")
+"""Files of a run folder that a resumed run reads."""
+
+LAST_WORDS = "import sys; sys.stdin.buffer.read() or sys.stderr.write(sys.argv[1])"
+"""A process that says something for another one, unless that has said something itself before it ended."""
+
+HEARTBEAT = 60  # seconds without a sign of life after which JAX counts a host as lost
+
+
+@dataclasses.dataclass(frozen=True)
+class Flags:
+    """Flags of a script that runs on several hosts."""
+
+    FREE: ClassVar[str] = "coordinator num_hosts host"
+    coordinator: str | None = None
+    """HOST:PORT, with the first host's name and a free port of it: run on several hosts, with this command on each. "auto"
+    where JAX finds the others by itself: on SLURM, Open MPI and TPU pods."""
+    num_hosts: int | None = None
+    """Number of hosts, which have equally many devices; not with --coordinator=auto."""
+    host: int | None = None
+    """Which of them this is, from 0 on; not with --coordinator=auto."""
+
+
+@contextlib.contextmanager
+def joined(config: Any, kind: str) -> Iterator[tuple[Any, Path | None]]:
+    """Joins the hosts that --coordinator names, before JAX looks for devices.
+
+    Yields the configuration to go on with, and the folder that the run has on the first host.
+    """
+    if config.coordinator is None:
+        if config.num_hosts is not None or config.host is not None:
+            raise Stop("--num_hosts, --host: need --coordinator=HOST:PORT", 2)
+        yield config, None
+        return
+    connect(config)
+    index = jax.process_index()
+    folder = Path(of_first_host(str(folder_of(config, kind)).encode()).decode())
+    config = dataclasses.replace(config, run_dir=str(folder))
+    again = f"; continue on all hosts with --resume={folder}"
+    aborted = f"{Path(sys.argv[0]).name}: host {index}: ended at once, as when another host is lost{again}\n"
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(last_words(aborted))
+        if index:
+            own = stack.enter_context(tempfile.TemporaryDirectory(prefix="jaxdarts-"))
+            stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
+            config = dataclasses.replace(config, run_dir=own, resume=own if config.resume else None)
+        if config.resume:
+            hand_out(Path(config.run_dir))
+        try:
+            yield config, folder
+        except Stop as stop:
+            if index == 0:
+                time.sleep(1)  # the others stop too; where they are not done, they take this one's end for a loss
+            raise Stop(f"host {index}: {stop}" if index else str(stop), stop.code) from stop
+        except (ValueError, jax.errors.JaxRuntimeError) as error:
+            if not any(sign in str(error) for sign in ("Gloo", "UNAVAILABLE", "DEADLINE_EXCEEDED")):
+                raise
+            raise Stop(f"host {index}: another host was lost{again}") from error
+
+
+@contextlib.contextmanager
+def last_words(line: str) -> Iterator[None]:
+    """Has a line said where something ends this process at once, as JAX does when another host is lost."""
+    reader, writer = os.pipe()
+    with open(reader, "rb") as heard:
+        helper = subprocess.Popen([sys.executable, "-I", "-c", LAST_WORDS, line], stdin=heard, start_new_session=True)
+    try:
+        yield
+    finally:
+        os.write(writer, b".")
+        os.close(writer)
+        helper.wait()
+
+
+def connect(config: Any) -> None:
+    """Starts JAX on several hosts."""
+    known = (config.coordinator, config.num_hosts, config.host)
+    if config.estimate:
+        raise Stop("--estimate: on one host; what a device takes is the same on several", 2)
+    if config.coordinator == "auto":
+        if known[1:] != (None, None):
+            raise Stop("--coordinator=auto: finds --num_hosts and --host by itself; leave them out", 2)
+        known = (None, None, None)
+    else:
+        name, _, port = config.coordinator.rpartition(":")
+        if not (name and port.isdecimal()):
+            raise Stop(f"--coordinator={config.coordinator}: must be HOST:PORT, or auto", 2)
+        if config.num_hosts is None or config.host is None or not 0 <= config.host < config.num_hosts:
+            raise Stop(f"--host={config.host}, --num_hosts={config.num_hosts}: needed are both, and 0 <= host < num_hosts", 2)
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.config.update("jax_enable_preemption_service", False)  # SIGTERM is ours
+    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax warns of every save by one host alone
+    try:
+        jax.distributed.initialize(*known, heartbeat_timeout_seconds=HEARTBEAT)
+    except (RuntimeError, ValueError) as error:
+        raise Stop(f"--coordinator={config.coordinator}: {error}") from error
+
+
+def of_first_host(data: bytes) -> bytes:
+    """The first host's bytes, on every host."""
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(data))))
+    padded = np.frombuffer(data.ljust(size, b"\0")[:size], np.uint8)
+    return np.asarray(multihost_utils.broadcast_one_to_all(padded)).tobytes()
+
+
+def hand_out(folder: Path) -> None:
+    """Gives every host the files of the first one's run folder that are read again."""
+    found = sorted(path for pattern in READ_AGAIN for path in folder.glob(pattern))
+    sizes = {str(path.relative_to(folder)): path.stat().st_size for path in found}
+    data = of_first_host(b"".join(path.read_bytes() for path in found))
+    for name, size in json.loads(of_first_host(json.dumps(sizes).encode())).items():
+        if jax.process_index():
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_bytes(data[:size])
+        data = data[size:]

@@ -1,0 +1,109 @@
+"""A program as a process: one line for whatever stops it, settings of XLA and Python, and where a result comes from."""
+
+import gc
+import os
+import platform
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxdarts import parallel
+
+
+class Stop(Exception):
+    """Ends the run with one line; everything written so far stays."""
+
+    def __init__(self, message: str, code: int = 1):
+        super().__init__(" ".join(message.split()))
+        self.code = code
+
+
+def jitted(function: Callable, **options: Any) -> Any:
+    """`jax.jit`, with what XLA should know of our programs."""
+    return jax.jit(function, compiler_options=parallel.compiler_options(jax.default_backend()), **options)
+
+
+def use_cache(config: Any) -> None:
+    """Keeps compiled programs for the next start."""
+    if config.cache_dir:
+        jax.config.update("jax_compilation_cache_dir", str(Path(config.cache_dir).expanduser()))
+
+
+def set_up() -> None:
+    """Settings of XLA and Python that must be made before JAX starts; what the user has set stays.
+
+    `jaxdarts.parallel.XLA_FLAGS`; threads enough for simulated devices; fewer garbage collections. A traced step is a million Python objects that live on, and Python looks through them again and again for garbage: a quarter
+    of the tracing.
+    """
+    own = os.environ.get("XLA_FLAGS", "")
+    ours = [flag for flag in parallel.XLA_FLAGS.split() if flag.partition("=")[0] not in own]
+    os.environ["XLA_FLAGS"] = " ".join([own, *ours]).strip()
+    # Simulated devices on few cores deadlock with fewer threads (jax 0.9 and 0.10).
+    os.environ.setdefault("PJRT_NPROC", str(max(16, os.cpu_count() or 1)))
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+
+
+def start(main: Callable[[list[str]], None]) -> None:
+    """Runs a script: one line and an exit code for whatever stops it."""
+    script = Path(sys.argv[0]).name
+    set_up()
+    try:
+        main(sys.argv[1:])
+    except Stop as stop:
+        print(f"{script}: {stop}", file=sys.stderr, flush=True)
+        # Not sys.exit: after a full disk tensorboardX would try again to write its buffer, and fail with a traceback.
+        os._exit(stop.code)
+    except KeyboardInterrupt:
+        print(f"{script}: interrupted before there was anything to save", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
+
+
+def versions() -> dict[str, Any]:
+    """What a result must say about where it comes from."""
+    asked = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
+    packages = ("jax", "jaxlib", "flax", "optax", "numpy")
+    device = jax.local_devices()[0]
+    return {
+        "command": _command(),
+        "commit": commit,
+        "python": platform.python_version(),
+        "versions": {name: metadata.version(name) for name in packages},
+        "device": f"{device.platform}: {device.device_kind}",
+        "cores": os.cpu_count(),
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def _command() -> str:
+    """The command line of this process, with the script's path from the root of the repository."""
+    script, root = Path(sys.argv[0]), Path(__file__).resolve().parents[2]
+    flags = shlex.join(_without_places(sys.argv[1:]))
+    if script.name.startswith("jaxdarts "):
+        return f"{script.name} {flags}".strip()
+    script = script.resolve()
+    name = str(script.relative_to(root)) if script.is_relative_to(root) else f"experiments/{script.name}"
+    return f"python {name} {flags}".strip()
+
+
+def _without_places(flags: Sequence[str]) -> list[str]:
+    """Flags but for those that say where files lie on this machine, which is no part of a result."""
+    places = tuple("--output --run_dir --resume --peer --data_dir --cache_dir --table --scheduler".split())
+    kept: list[str] = []
+    value_of_place = False
+    for flag in flags:
+        # --scores is a file for discrete.py, names for score.py.
+        place = flag.startswith(places) or (flag.startswith("--scores") and "/" in flag)
+        if not place and not value_of_place:
+            kept.append(flag)
+        value_of_place = place and "=" not in flag
+    return kept
