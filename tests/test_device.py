@@ -233,7 +233,8 @@ def test_a_search_stops_for_lack_of_time_and_goes_on_with_the_next_call(smoke, t
 def test_the_script_needs_no_package_that_a_device_machine_lacks(tmp_path):
     """tyro, tensorboardX and TFDS cannot be imported here."""
     code = "import sys; sys.modules.update(dict.fromkeys(['tyro', 'tensorboardX', 'tensorflow_datasets', 'array_record']))"
-    code += f"; sys.path.insert(0, {str(SCRIPT.parent)!r}); import device, measurements, search; print('imported')"
+    code += f"; sys.path.insert(0, {str(SCRIPT.parent)!r}); import device, measurements"
+    code += "; import jaxdarts.commands.search.images; print('imported')"
     environment = {"JAX_PLATFORMS": "cpu", "PATH": "", "HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment)
     assert done.stdout == "imported\n", done.stderr

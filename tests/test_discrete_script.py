@@ -1,6 +1,5 @@
 """The script of discrete searches: run folder, resume, bad input; the published table, where the data is at hand."""
 
-import importlib.util
 import itertools
 import json
 import subprocess
@@ -11,14 +10,12 @@ import numpy as np
 import pytest
 
 import jaxdarts as jd
+from jaxdarts.commands.discrete import command as script
 from jaxdarts.commands.discrete import results as study_results
 from jaxdarts.genotypes import TOPOLOGY_OPS, TopologyGenotype
 from jaxdarts.runs import Stop
 
 SCRIPT = Path(__file__).parents[1] / "experiments" / "discrete.py"
-spec = importlib.util.spec_from_file_location("discrete_script", SCRIPT)
-script = sys.modules["discrete_script"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(script)
 
 
 def run(*flags):

@@ -1,19 +1,12 @@
 """The script of ENAS: run folder, exact resume, bad input."""
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
 import pytest
 
 import jaxdarts as jd
+from jaxdarts.commands import enas as script
 from jaxdarts.runs import Stop
-
-SCRIPT = Path(__file__).parents[1] / "experiments" / "enas.py"
-spec = importlib.util.spec_from_file_location("enas_script", SCRIPT)
-script = sys.modules["enas_script"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(script)
 
 FLAGS = [
     *"--space=weight_sharing64 --init_channels=1 --epochs=2 --batch_size=16 --policy_steps=2 --policy_samples=2".split(),

@@ -1,6 +1,5 @@
 """The search on two hosts, which are two processes here. Oracle: one process with as many devices."""
 
-import importlib.util
 import json
 import os
 import re
@@ -15,12 +14,10 @@ import numpy as np
 import pytest
 
 import jaxdarts as jd
+from jaxdarts.commands.search import images as script
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "experiments" / "search.py"
-spec = importlib.util.spec_from_file_location("search_of_hosts", SCRIPT)
-script = sys.modules["search_of_hosts"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(script)
 
 TINY = "--layers=1 --nodes=1 --ops none skip_connect --init_channels=2 --no-unrolled --report_freq=2".split()
 

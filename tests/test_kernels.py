@@ -1,14 +1,10 @@
 """Time by kind of kernel. Oracle: a program whose costly part is known."""
 
-import sys
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
-import kernels  # noqa: E402
+import kernels
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="names of a CPU's kernels")

@@ -42,7 +42,7 @@ def repository(tmp_path_factory):
         pytest.skip("no git")
     folder = tmp_path_factory.mktemp("repository")
     for name in ("experiments", "jaxdarts"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "results", "runs"))
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "results"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder / name)
     git = ("git", "-c", "user.name=test", "-c", "user.email=test@localhost")

@@ -1,9 +1,6 @@
 """The study of rankings as a script: run folder, tables and plots, a killed run, bad input."""
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,21 +8,11 @@ import pytest
 import jaxdarts as jd
 from jaxdarts.analysis import ranking, sharing
 from jaxdarts.commands.analyze import agreement
+from jaxdarts.commands.analyze import command as analyze
+from jaxdarts.commands.analyze import ranking as study
 from jaxdarts.runs import Stop
 from jaxdarts.spaces.weight_sharing64 import NAMES
 
-EXPERIMENTS = Path(__file__).parents[1] / "experiments"
-
-
-def module(name):
-    spec = importlib.util.spec_from_file_location(f"{name}_script", EXPERIMENTS / f"{name}.py")
-    found = sys.modules[f"{name}_script"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(found)
-    return found
-
-
-analyze = module("analyze")
-study = sys.modules["analyses.ranking"]  # as analyze.py imports it
 SMALL = [
     *"--init_channels=2 --layers=1 --epochs=2 --batch_size=8 --train_images=16 --test_images=24 --instances=2".split(),
     *"--truth_instances=2 --eval_freq=1 --last_steps=2 --tune_epochs 2 --tune_steps 1 3 --groups 16 --prefixes 1".split(),

@@ -2,8 +2,6 @@
 
 import dataclasses
 import math
-import os
-import sys
 
 import pytest
 
@@ -15,6 +13,7 @@ from jaxdarts.commands.ensemble import command as ensemble_command
 from jaxdarts.commands.evaluate import recipes, text_recipes
 from jaxdarts.commands.search import images as image_search
 from jaxdarts.commands.search import text as text_search
+from jaxdarts.runs import process
 
 
 @pytest.mark.parametrize(
@@ -47,31 +46,4 @@ def test_the_cosine_between_two_rates():
 
 @pytest.mark.parametrize("place", [["--output=/a/b.json"], ["--output", "/a/b.json"], ["--peer", "/a", "--output", "/b"], []])
 def test_a_results_command_names_no_place(place):
-    assert runs._without_places(["--steps", "weight_step", *place, "--profile"]) == ["--steps", "weight_step", "--profile"]
-
-
-@pytest.mark.parametrize(
-    ("main", "tunables", "pages", "expected"),
-    [
-        (runs.__file__, None, "always [madvise] never", "glibc.malloc.hugetlb=1"),
-        (runs.__file__, "glibc.malloc.perturb=0", "always [madvise] never", "glibc.malloc.perturb=0:glibc.malloc.hugetlb=1"),
-        (runs.__file__, "glibc.malloc.hugetlb=0", "always [madvise] never", None),
-        (runs.__file__, None, "[always] madvise never", None),
-        (runs.__file__, None, "always madvise [never]", None),
-        (runs.__file__, None, None, None),
-        (pytest.__file__, None, "always [madvise] never", None),
-        (None, None, "always [madvise] never", None),
-    ],
-    ids=["script", "other-tunables", "own-choice", "always", "never", "no-such-setting", "other-program", "no-program"],
-)
-def test_a_script_starts_anew_for_huge_pages(main, tunables, pages, expected, monkeypatch, tmp_path):
-    monkeypatch.setenv("GLIBC_TUNABLES", tunables or "")
-    monkeypatch.setattr(sys.modules["__main__"], "__file__", main, raising=False)  # a worker of pytest-xdist has none
-    monkeypatch.setattr(sys, "orig_argv", ["python", "-X", "dev", "search.py", "--resume=runs/a"])
-    started = []
-    monkeypatch.setattr(os, "execv", lambda *command: started.append((*command, os.environ["GLIBC_TUNABLES"])))
-    if pages is not None:
-        (tmp_path / "enabled").write_text(pages + "\n")
-    runs.ask_for_huge_pages(tmp_path / "enabled")
-    command = [sys.executable, "-X", "dev", "search.py", "--resume=runs/a"]
-    assert started == ([] if expected is None else [(sys.executable, command, expected)])
+    assert process._without_places(["--steps", "weight_step", *place, "--profile"]) == ["--steps", "weight_step", "--profile"]

@@ -1,30 +1,17 @@
 """The script that scores many cells: its file, resume, correlations, bad input; and the searches that read the file."""
 
 import csv
-import importlib.util
 import itertools
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.stats
 
+from jaxdarts.commands import score as script
 from jaxdarts.genotypes import TOPOLOGY_OPS, TopologyGenotype
 from jaxdarts.runs import Stop
 
-FOLDER = Path(__file__).parents[1] / "experiments"
-
-
-def script_of(name):
-    spec = importlib.util.spec_from_file_location(f"{name}_script", FOLDER / f"{name}.py")
-    script = sys.modules[f"{name}_script"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    return script
-
-
-script = script_of("score")
 TINY = ["--batch_size=6", "--init_channels=2", "--layers=1", "--cache_dir="]
 
 
@@ -72,11 +59,10 @@ def test_file_resume_and_correlations(table, tmp_path, capsys):
     [row] = json.loads((tmp_path / "rows.json").read_text(encoding="utf-8"))["rows"]
     assert row["cells"] == 5
     # A search draws among the cells that are scored.
-    search = script_of("discrete")
     best = ["--algorithm=best_of", "--candidates=4", "--runs=2", "--score=naswot", f"--scores={path}", f"--table={table}"]
     with pytest.raises(Stop, match="run 0: the scores have 5 cells, .* --scored_only draws among those"):
-        search.main([*best, f"--run_dir={tmp_path / 'search'}"])
-    search.main([*best, "--scored_only", f"--run_dir={tmp_path / 'among'}"])
+        discrete_command.main([*best, f"--run_dir={tmp_path / 'search'}"])
+    discrete_command.main([*best, "--scored_only", f"--run_dir={tmp_path / 'among'}"])
     assert summary(tmp_path / "among")["best_genotype"] in {row["arch_str"] for row in rows}
     path.write_text(whole.replace("naswot", "snip", 1), encoding="utf-8")
     with pytest.raises(Stop, match="the columns are arch_str, snip, not arch_str, naswot"):

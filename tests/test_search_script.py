@@ -2,7 +2,6 @@
 
 import dataclasses
 import errno
-import importlib.util
 import json
 import os
 import re
@@ -20,12 +19,10 @@ import pytest
 
 import jaxdarts as jd
 from jaxdarts.commands import command_line
+from jaxdarts.commands.search import images as script
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "experiments" / "search.py"
-spec = importlib.util.spec_from_file_location("search_script", SCRIPT)
-script = sys.modules["search_script"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(script)
 
 EPOCH, TOTAL = 22, 44  # steps: 718 of the digits in batches of 32, two epochs
 TINY = "--layers=1 --nodes=1 --ops none skip_connect sep_conv_3x3 --init_channels=2 --no-unrolled --epochs=2".split()

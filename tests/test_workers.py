@@ -75,8 +75,7 @@ def test_a_local_process_is_killed(small, tmp_path):
 def cluster(folder, count=2):
     """A scheduler and workers, as processes: (address, workers)."""
     pytest.importorskip("distributed", reason="dask.distributed is not installed: pip install 'jaxdarts[cluster]'")
-    paths = os.pathsep.join(map(str, (ROOT, ROOT / "experiments")))
-    variables = {**os.environ, "PYTHONPATH": paths, "DASK_DISTRIBUTED__LOGGING__DISTRIBUTED": "error"}
+    variables = {**os.environ, "PYTHONPATH": str(ROOT), "DASK_DISTRIBUTED__LOGGING__DISTRIBUTED": "error"}
 
     def start(kind, *arguments):
         log = (folder / f"{kind}-{len(processes)}.txt").open("w")

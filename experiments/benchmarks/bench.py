@@ -100,7 +100,7 @@ def image_search(config: Config, space: jd.Space | None = None) -> tuple[dict[st
 
 
 def optimizers() -> tuple[optax.GradientTransformation, optax.GradientTransformation]:
-    """Those of the published search on images, of weights (as `commands.optimizers.weights_optimizer` makes it) and of alpha."""
+    """Optimisers of the published search on images: of weights (`commands.optimizers.weights_optimizer`) and of alpha."""
     weights = optax.chain(optax.clip_by_global_norm(5.0), optax.add_decayed_weights(3e-4), optax.sgd(0.025, momentum=0.9))
     return optax.flatten(weights), optax.chain(optax.add_decayed_weights(1e-3), optax.adam(3e-4, b1=0.5, b2=0.999))
 

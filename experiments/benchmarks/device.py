@@ -54,7 +54,7 @@ from typing import Any
 
 FOLDER = Path(__file__).resolve().parent
 # Before installed packages, some of which have the names of our scripts.
-sys.path[:0] = [str(place) for place in (FOLDER.parents[1], FOLDER.parent, FOLDER) if str(place) not in sys.path]
+sys.path[:0] = [str(place) for place in (FOLDER.parents[1], FOLDER) if str(place) not in sys.path]
 
 SHARES = {"machine": 0.15, "correctness": 0.3, "forms": 0.2, "steps": 0.4, "options": 0.15, "peer": 0.15, "search": 1.0}
 """Parts in their order, and the share of --minutes that each may take at most; the last one takes what is left."""

@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 def versions() -> dict[str, str]:
     """What must be the same where a program is compiled and where it runs: versions of JAX, and the code."""
     code = hashlib.sha256()
-    for path in sorted([*(ROOT / "jaxdarts").rglob("*.py"), *(ROOT / "experiments").glob("*.py")]):
+    for path in sorted([*(ROOT / "jaxdarts").rglob("*.py"), ROOT / "experiments/benchmarks/bench.py"]):
         code.update(path.read_bytes())
     return {"jax": jax.__version__, "jaxlib": jaxlib.__version__, "code": code.hexdigest()[:16]}
 

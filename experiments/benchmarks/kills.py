@@ -54,7 +54,7 @@ class Config:
 
 def start(config: Config, *arguments: str) -> subprocess.Popen:
     """A search in a process of its own."""
-    script = Path(__file__).with_name("search.py")
+    script = Path(__file__).parents[1] / "search.py"
     command = [sys.executable, str(script), *arguments, f"--cache_dir={config.cache_dir}"]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 

@@ -40,8 +40,8 @@ def use_cache(config: Any) -> None:
 def set_up() -> None:
     """Settings of XLA and Python that must be made before JAX starts; what the user has set stays.
 
-    `jaxdarts.parallel.XLA_FLAGS`; threads enough for simulated devices; fewer garbage collections. A traced step is a million Python objects that live on, and Python looks through them again and again for garbage: a quarter
-    of the tracing.
+    `jaxdarts.parallel.XLA_FLAGS`; threads enough for simulated devices; fewer garbage collections. A traced step is a million
+    Python objects that live on, and Python looks through them again and again for garbage: a quarter of the tracing.
     """
     own = os.environ.get("XLA_FLAGS", "")
     ours = [flag for flag in parallel.XLA_FLAGS.split() if flag.partition("=")[0] not in own]
