@@ -9,6 +9,7 @@ import pytest
 import scipy.stats
 
 from jaxdarts.commands import score as script
+from jaxdarts.commands.discrete import command as discrete_command
 from jaxdarts.genotypes import TOPOLOGY_OPS, TopologyGenotype
 from jaxdarts.runs import Stop
 

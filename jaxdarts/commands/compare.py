@@ -63,6 +63,7 @@ def row_of(text: str, shared: list[str], folder: Path) -> dict[str, Any]:
         flags = [f"--resume={folder}"] if (folder / "checkpoints").exists() else [f"--run_dir={folder}"]
         image_search.main([f"--algorithm={name}", *shared, *own, *flags] if "--run_dir" in flags[0] else flags)
     row: dict[str, list[float]] = {}
+    records: list[dict[str, Any]] = []
     for facts in sorted(folder.glob("seed-*/facts.json")) or [folder / "facts.json"]:
         records = files.read_json_lines(facts.parent / "metrics.jsonl")
         values = {**records[-1], **json.loads(facts.read_text(encoding="utf-8"))}

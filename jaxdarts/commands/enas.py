@@ -175,7 +175,7 @@ def build(config: Config, dataset: images.Dataset) -> Program:
     if min(train.num, val.num) < config.batch_size:
         raise Stop(f"--batch_size={config.batch_size}: the halves have {train.num} and {val.num} images", 2)
     space = spaces.darts(config.nodes) if config.space == "darts" else getattr(spaces, config.space)()
-    net = space.supernet(width=config.init_channels, depth=config.layers, num_classes=len(dataset.class_names))
+    net: Any = space.supernet(width=config.init_channels, depth=config.layers, num_classes=len(dataset.class_names))
     inputs = net.example_inputs(train.images.shape[1:])
     try:
         jax.eval_shape(net.init, jax.random.key(0), *inputs)

@@ -241,7 +241,7 @@ def check_algorithm(config: AlgorithmOptions) -> None:
         raise Stop(f"--arch_beta1={config.arch_beta1}: must be below 1", 2)
 
 
-def check(config: Options) -> None:
+def check(config: Any) -> None:
     """Refuses options that cannot work."""
     check_algorithm(config)
     checks.check_numbers(
@@ -301,7 +301,7 @@ def space_settings(name: str, small: bool) -> dict[str, Any]:
     return {"space": name, "layers": 1 if small else 5} | ({} if small else {"weight_decay": 5e-4})
 
 
-def space_of(config: Options) -> Space:
+def space_of(config: Any) -> Space:
     """The search space that a configuration asks for."""
     by_name = {name: getattr(spaces, name) for name in NAMED}
     try:
@@ -390,5 +390,5 @@ def optimizer(config: Any, steps_per_epoch: int) -> optax.GradientTransformation
         optax.adam(config.arch_learning_rate, b1=config.arch_beta1, b2=0.999),
     )
     if config.arch_warmup:
-        tx = optax.conditionally_mask(tx, lambda step: step >= config.arch_warmup * steps_per_epoch)
+        tx = optax.conditionally_mask(tx, lambda step, **_: step >= config.arch_warmup * steps_per_epoch)
     return tx

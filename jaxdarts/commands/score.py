@@ -114,14 +114,18 @@ def fisher(net: Net, picks, params, batch, key):
     """With taps on all layers."""
     taps = jax.eval_shape(lambda: net.apply(params, batch["image"], picks, mutable=["taps"])[1])
     zeros = jax.tree.map(lambda tap: jnp.zeros(tap.shape, tap.dtype), taps)
-    return proxies.fisher(lambda params, x, taps: net.apply({**params, **taps}, x, picks), params, batch, zeros)
+
+    def logits(params: Any, x: Any, taps: Any) -> Any:
+        return net.apply({**params, **taps}, x, picks)
+
+    return proxies.fisher(logits, params, batch, zeros)
 
 
 def zen(net: Net, picks, params, batch, key):
     """With weights and images of its own; one repetition."""
     images, weights = jax.random.split(key)
 
-    def features(params, x):
+    def features(params: Any, x: Any) -> tuple[Any, Any]:
         _, told = net.apply(params, x, picks, mutable=["features", "variances"])
         return told["features"]["value"][0], told["variances"]
 
@@ -270,7 +274,7 @@ def programs(config: Config, dataset: Any) -> Iterator[tuple[str, Callable[[Any]
     batch = augment.reader(dataset.mean, dataset.std)(part, indices)
     for name in names(config):
         own = SCORES[name]
-        given = {"num_classes": len(dataset.class_names), **own.options}
+        given: dict[str, Any] = {"num_classes": len(dataset.class_names), **own.options}
         with jax.enable_x64(own.x64):
             net = Net(space.cells, config.init_channels, config.layers, **given)
             example = net.example_inputs(dataset.image_shape)

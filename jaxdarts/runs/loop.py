@@ -43,7 +43,7 @@ def shown_of_images(means: Mapping[str, np.ndarray]) -> tuple[str, dict[str, flo
     return f"{loss:e} {100 * accuracy:f} {100 * top5:f}", {"loss": loss, "accuracy": accuracy}
 
 
-def finite(step: int, flags: str, **values: np.ndarray) -> None:
+def finite(step: int, flags: str, **values: Any) -> None:
     """Ends the run where a number is none, so that nothing bad is ever saved; `flags` are those to lower."""
     for name, value in values.items():
         if not np.all(np.isfinite(value)):
@@ -85,6 +85,7 @@ def epochs(
     log, asked = run.log, run.asked
     step, total = int(np.ravel(parallel.first(training["state"].step))[0]), total_steps(config, length)
     bar = writers.console(total)
+    means: dict[str, np.ndarray] = {}
 
     def save() -> None:
         tree = parallel.first(training)

@@ -64,6 +64,7 @@ def follow() -> None:
     """Ends this process with the one that started it, however that ends, and leaves Ctrl-C to it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
+    assert parent is not None  # `processes` has started this one
 
     def wait() -> None:
         parent.join()

@@ -129,7 +129,7 @@ def trained(config: Any, cell: Genotype, dataset: Any, title: str) -> list[dict[
 def show(run: subjects.Opened, config: Any, cells: dict[str, Genotype], curves: dict[str, Any]) -> None:
     """Writes the section."""
     epochs = range(1, config.epochs + 1)
-    pictures = {}
+    pictures: dict[str, str] = {}
     charts = (("test_loss", "Test loss", 1), ("train_loss", "Train loss", 1), ("test_accuracy", "Test accuracy, percent", 100))
     for name, title, scale in charts:
         series = {cell: list(zip(epochs, [scale * r[name] for r in records], strict=True)) for cell, records in curves.items()}

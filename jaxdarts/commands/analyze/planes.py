@@ -83,7 +83,7 @@ def variance_of_runs(arguments: list[str]) -> None:
 
         spread, squared_mean = on_grid(config, subject, measured, "variance")
         numbers = {"variance": plain(spread), "squared_mean": plain(squared_mean), "size": size, **settings(config)}
-        at_end = variance.Gradients(*map(float, runs.jitted(measured)(subject.point)))
+        at_end = variance.Gradients(*runs.jitted(measured)(subject.point))
         numbers |= {"variance_of_the_run": plain(at_end.variance), "squared_mean_of_the_run": plain(at_end.squared_mean)}
         section = report.sections.Section(
             subject.section("variance"),

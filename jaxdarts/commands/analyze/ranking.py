@@ -356,7 +356,7 @@ def train(config: Config, program: Callable[[Training], Program], folder: Path, 
         with path.open("a", encoding="utf-8") as file:
             for n, training in enumerate(planned):
                 if (training.study, training.instance, training.group) not in done:
-                    record = {"step": n, **training._asdict(), **run(config, program(training), training)}
+                    record: dict[str, Any] = {"step": n, **training._asdict(), **run(config, program(training), training)}
                     file.write(json.dumps(record) + "\n")
                     file.flush()
                     records.append(json.loads(json.dumps(record)))

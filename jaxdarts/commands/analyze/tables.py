@@ -42,7 +42,8 @@ def topology_of_runs(arguments: list[str]) -> None:
         genotype = subjects.genotype_of(run)
         if not isinstance(genotype, Genotype):
             raise Stop(f"{name}: width and depth are defined for cells with two inputs, not for a {type(genotype).__name__}", 2)
-        rows = topology.pattern({"this run": genotype, **{known: genotypes.PUBLISHED[known] for known in PUBLISHED}})
+        known: dict[str, Any] = {name: genotypes.PUBLISHED[name] for name in PUBLISHED}
+        rows = topology.pattern({"this run": genotype, **known})
         nodes = len(genotype.normal) // 2
         counts = topology.counts(nodes)
         dots = {"all connections": [(shape.width, shape.depth) for shape in counts]}

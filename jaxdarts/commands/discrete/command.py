@@ -206,7 +206,8 @@ def check(config: Config) -> Config:
         if not simulated:
             raise Stop("--budget_evaluations or --budget_seconds: say how much a search may take", 2)
         config, budgets = dataclasses.replace(config, budget_seconds=12000.0), ["budget_seconds"]
-    config = dataclasses.replace(config, runs=(100 if simulated else 1) if config.runs is None else config.runs)
+    number = (100 if simulated else 1) if config.runs is None else config.runs
+    config = dataclasses.replace(config, runs=number)
     counts = "runs population sample_size pool candidates starters draws neighbours radius concurrent"
     checks.check_numbers(config, " ".join([*budgets, counts, "learning_rate"]), "ema_decay workers retries")
     if math.isinf(config.budget_seconds or 0) or not math.isfinite(config.learning_rate):
@@ -228,7 +229,7 @@ def check(config: Config) -> Config:
         raise Stop(f"--lengths: {error}", 2) from error
     if config.workers and config.scheduler:
         raise Stop("--workers and --scheduler: local processes, or a cluster, not both", 2)
-    if config.workers > config.runs * config.concurrent:
+    if config.workers > number * config.concurrent:
         most = f"--runs={config.runs} times --concurrent={config.concurrent} trials at a time"
         raise Stop(f"--workers={config.workers}: there are {most}; raise --concurrent", 2)
     return config
@@ -273,6 +274,7 @@ def search(
     """The histories of all runs; trials that earlier processes wrote into history.jsonl are not evaluated again."""
     path = folder / "history.jsonl"
     records = study_results.recorded(path, options)
+    assert config.runs is not None  # `check` has set it
     seconds = math.inf if config.budget_seconds is None else config.budget_seconds
     trials = math.inf if config.budget_evaluations is None else config.budget_evaluations
     make, space, key = METHODS[config.algorithm].make, evaluators.space_of(options), jax.random.key(config.seed)
@@ -288,7 +290,8 @@ def search(
         )
         for run in range(config.runs)
     )
-    spent = collections.Counter({run: sum(trial.seconds for _, trial in own) for run, own in records.items()})
+    spent: dict[int, float] = collections.defaultdict(float)
+    spent |= {run: sum(trial.seconds for _, trial in own) for run, own in records.items()}
     done = sum(map(len, records.values()))
     bar = runs.writers.console(config.runs * (config.budget_evaluations or 1))
     with path.open("a", encoding="utf-8") as file:

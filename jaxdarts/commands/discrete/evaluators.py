@@ -145,6 +145,7 @@ class Evaluation(NamedTuple):
 def table(options: Options) -> Mapping[Any, Any]:
     """The table of accuracies."""
     read = SPACES[options.space].table
+    assert read is not None  # `check` refuses a space without one
     return opened("table", options.table, lambda path: read(path, options.dataset))
 
 
@@ -211,7 +212,7 @@ def by_proxy(options: Options):
         raise Stop(f"--batch_size={size}: larger than the training set, {dataset.train.num} images", 2)
     space = searched_space.space()
     try:
-        net = space.supernet(width=width, depth=depth, num_classes=len(dataset.class_names))
+        net: Any = space.supernet(width=width, depth=depth, num_classes=len(dataset.class_names))
     except ValueError as error:
         raise Stop(f"--space={options.space}: {error}; --evaluate=proxy scores parts of a supernet", 2) from error
     places = np.random.default_rng(options.seed).choice(dataset.train.num, size, replace=False)

@@ -24,7 +24,7 @@ PUBLISHED = {
 
 def line(run: int, number: int, trial: Trial, within_budget: bool) -> str:
     """A trial as a JSON line; JSON has no NaN, which becomes null."""
-    record = {"step": number, "run": run, **trial._asdict(), "genotype": str(trial.genotype)}
+    record: dict[str, Any] = {"step": number, "run": run, **trial._asdict(), "genotype": str(trial.genotype)}
     record |= {name: None if math.isnan(record[name]) else record[name] for name in ("value", "final")}
     if trial.epochs is None:
         del record["epochs"]

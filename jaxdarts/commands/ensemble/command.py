@@ -191,8 +191,13 @@ def pruned(config: Config, said: list[Said], seed: int, parts: Parts) -> Iterato
         chosen = list(criterion(key_of(config, seed), probabilities, parts.held.labels, everybody))
         weights = weights_of(chosen)
         together = [jax.nn.softmax(logits[chosen]) if uniform else logits[chosen] for logits in (test, held)]
-        facts = judged([said[i] for i in chosen], seed, parts, *(ensembles.pruning.mixture(one, weights) for one in together))
+        facts = judged([said[i] for i in chosen], seed, parts, *(mixture(one, weights) for one in together))
         yield name, {**facts, "weights": weights.tolist()}
+
+
+def mixture(predictions: Any, weights: np.ndarray) -> np.ndarray:
+    """What an ensemble predicts: the weighted sum of its members' predictions."""
+    return np.asarray(ensembles.pruning.mixture(jnp.asarray(predictions), jnp.asarray(weights)))
 
 
 def key_of(config: Config, seed: int) -> Any:
@@ -239,10 +244,7 @@ def grown(
         last = next(itertools.islice(steps, config.iterations - 1, None))
         kept = [said[i, last.members[i].depth] for i in last.kept]
         weights = np.array(last.weights, np.float32)
-        test, held = (
-            ensembles.pruning.mixture(np.stack([getattr(one, part)[seed] for one in kept]), weights)
-            for part in ("test", "held")
-        )
+        test, held = (mixture(np.stack([getattr(one, part)[seed] for one in kept]), weights) for part in ("test", "held"))
         depths = [one.depth for one in last.members]
         yield name, {**judged(kept, seed, parts, test, held), "weights": list(last.weights), "depths": depths}
 

@@ -43,7 +43,7 @@ class Source(NamedTuple):
     """
 
     name: str
-    genotype: recipes.Cells | None
+    genotype: Any
     run: Path | None = None
 
 
@@ -111,9 +111,10 @@ def asked(function: Callable[[np.ndarray], Any], pixels: np.ndarray, batch_size:
 
 def own_config(config: Any, genotype: Any, seed: int, folder: Path) -> recipes.Config:
     """The settings of evaluate.py for one member."""
-    settings = {field.name: getattr(config, field.name) for field in dataclasses.fields(recipes.Training)}
+    settings: dict[str, Any] = {field.name: getattr(config, field.name) for field in dataclasses.fields(recipes.Training)}
     resume = str(folder) if (folder / "config.json").exists() else None
-    return recipes.Config(**{**settings, "arch": str(genotype), "seed": seed, "run_dir": str(folder), "resume": resume})
+    settings |= {"arch": str(genotype), "seed": seed, "run_dir": str(folder), "resume": resume}
+    return recipes.Config(**settings)
 
 
 def cell(config: Any, name: str, genotype: recipes.Cells, seed: int, folder: Path, parts: Parts, grows: bool = False) -> Said:
@@ -218,7 +219,7 @@ def supernet(config: Any, part: str, folder: Path, parts: Parts) -> list[Said]:
         return runs.checkpoint_form(image_search.build(searched, dataset).init)
 
     answer, said = runs.jitted(jax.vmap(says, (0, 0, None))), []
-    mixes = [epoch_mixes(one) for one in search_results.folders(searched, run)]
+    mixes: Any = [epoch_mixes(one) for one in search_results.folders(searched, run)]
     with runs.checkpoint.open_folder(run / "checkpoints", keep=None) as manager:
         for step in sorted(set(manager.all_steps()).intersection(*mixes)):
             cells = [one_hot(space.cells, space.discretize(own[step])) for own in mixes]

@@ -53,7 +53,7 @@ def build(config: Config, genotype: Cells, dataset: Any) -> Program:
         raise Stop(f"--batch_size={config.batch_size}: larger than the training set, {dataset.train.num} images", 2)
     if config.color_jitter and dataset.image_shape[-1] != 3:
         raise Stop(f"--color_jitter: the images of {config.dataset} have {dataset.image_shape[-1]} channels, not 3", 2)
-    options = {"auxiliary": config.auxiliary, "imagenet": config.network == "imagenet"}
+    options: dict[str, Any] = {"auxiliary": config.auxiliary, "imagenet": config.network == "imagenet"}
     if not isinstance(genotype, Genotype):
         for flag, name, part in (
             ("--auxiliary", "auxiliary", "auxiliary head"),
@@ -237,7 +237,7 @@ def epochs_of(config: Config, program: Program, fed: feed.Feed, size: int) -> Ca
     return begin
 
 
-def parameters_and_multiply_adds(config: Config, genotype: Genotype, dataset: Any) -> tuple[int, int]:
+def parameters_and_multiply_adds(config: Config, genotype: Cells, dataset: Any) -> tuple[int, int]:
     """Parameters and multiply-adds."""
     classes, imagenet = len(dataset.class_names), config.network == "imagenet"
     return network_cost(genotype, *size_of(config, genotype), classes, dataset.image_shape, imagenet)

@@ -52,7 +52,7 @@ def build(config: Config, genotype: genotypes.RecurrentGenotype, words: text.Tex
         "valid": texts.columns(words.valid, config.eval_batch_size, "eval_batch_size"),
         "test": texts.columns(words.test, 1, "eval_batch_size"),
     }
-    net = spaces.darts_rnn().network(
+    net: Any = spaces.darts_rnn().network(
         genotype,
         config.emsize,
         len(words.vocabulary),

@@ -308,9 +308,9 @@ def run_search(config: Config, dataset: images.Dataset, folder: Path | None = No
         stop = search(dataclasses.replace(config, run_dir=str(opened.folder)), dataset, program, opened)
     weight_decay = config.weight_decay * config.adapt_weight_decay
     if stop and 0 < weight_decay <= 0.03 * 1.001:
-        folder = f"{re.sub('-decay[0-9.e-]+$', '', str(opened.folder))}-decay{weight_decay:g}"
-        changes = {"fork": str(opened.folder), "fork_epoch": stop[0], "weight_decay": weight_decay, "run_dir": folder}
-        resume = folder if os.path.exists(folder) else None
+        new_folder = f"{re.sub('-decay[0-9.e-]+$', '', str(opened.folder))}-decay{weight_decay:g}"
+        changes = {"fork": str(opened.folder), "fork_epoch": stop[0], "weight_decay": weight_decay, "run_dir": new_folder}
+        resume = new_folder if os.path.exists(new_folder) else None
         run_search(dataclasses.replace(config, **changes, resume=resume), dataset)
 
 

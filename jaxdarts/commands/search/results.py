@@ -43,7 +43,7 @@ class History:
 
     def write(self, step: int, record: dict[str, float], mix: Mapping[str, np.ndarray], genotype: Genotype) -> None:
         for name, value in {"step": np.int64(step), **mix}.items():
-            self.alphas.setdefault(name, []).append(value)
+            self.alphas.setdefault(name, []).append(np.asarray(value))
         arrays = {name: np.stack(values) for name, values in self.alphas.items()}
         files.replace_arrays(self.folder / "alphas.npz", arrays)
         files.replace_text(self.folder / "genotype.json", genotypes.to_json(genotype))
@@ -51,7 +51,7 @@ class History:
         if "valid_accuracy" in record:
             files.replace_text(self.folder / "sizes.json", json.dumps(self.sizes(), indent=2) + "\n")
 
-    def mix(self, epoch: int | None = None) -> dict[str, np.ndarray]:
+    def mix(self, epoch: int | None = None) -> dict[str, Any]:
         """The mix after an epoch, or after the last one."""
         i = -1 if epoch is None else [record["epoch"] for record in self.rows].index(epoch)
         return {name: values[i] for name, values in self.alphas.items() if name != "step"}
@@ -65,7 +65,8 @@ class History:
         """The best epoch for every number of convolutions in the cells (MiLeNAS, section 3.3)."""
         best: dict[str, dict] = {}
         for i, record in enumerate(self.rows):
-            genotype = self.space.discretize({name: values[i] for name, values in self.alphas.items() if name != "step"})
+            mix: Any = {name: values[i] for name, values in self.alphas.items() if name != "step"}
+            genotype = self.space.discretize(mix)
             size = ",".join(str(convolutions(ops)) for ops in operations(self.space, genotype).values())
             if size not in best or record["valid_accuracy"] > best[size]["valid_accuracy"]:
                 facts = {name: record[name] for name in ("epoch", "valid_accuracy")}
@@ -227,7 +228,7 @@ def chosen(config, space: Space, mixes, score: derive.Score, key, tune=None) -> 
     if config.derive == "validation":
         return derive.by_validation(space.cells, mixes, score, key, tune)
     if config.derive == "samples":
-        return derive.by_samples(space, score, jax.random.split(key, config.num_samples), config.num_seeds)
+        return derive.by_samples(space, score, list(jax.random.split(key, config.num_samples)), config.num_seeds)
     return mixes
 
 
@@ -247,7 +248,7 @@ def write_best(config: Any, folder: Path, found: list, losses: list[float], log:
     log.info("seed %d has the best cell by validation: %s", config.seed + best, folder / "genotype.json")
 
 
-def split_seeds(mixes: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+def split_seeds(mixes: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
     """Every seed's own mix."""
     return [{name: values[seed] for name, values in mixes.items()} for seed in range(len(next(iter(mixes.values()))))]
 

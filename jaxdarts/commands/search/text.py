@@ -99,7 +99,7 @@ def build(config: Config, words: text.Text) -> Program:
     streams = {part: texts.columns(getattr(words, part), config.batch_size, "batch_size") for part in ("train", "valid")}
     rows = len(streams["train"]), len(streams["valid"])
     lengths = np.array([len(windows(config, rows, epoch)) for epoch in range(config.epochs)])
-    net = space.supernet(
+    net: Any = space.supernet(
         config.emsize,
         len(words.vocabulary),
         dropouts=config.dropouts,
