@@ -1,4 +1,4 @@
-"""The device check: its references, its forms, executables that travel, and a smoke run on a CPU."""
+"""The device check: its references, its forms, and a smoke run on a CPU."""
 
 import argparse
 import json
@@ -13,11 +13,9 @@ import pytest
 
 import correctness
 import device as script
-import executables
 import forms
 import measurements
 import npz_images
-from jaxdarts import runs
 from jaxdarts.data import images
 
 SCRIPT = Path(script.__file__)
@@ -83,27 +81,6 @@ def test_a_wrong_primitive_is_found_out():
     wrong = case._replace(run=lambda inputs: case.run({**inputs, "weights": 1.01 * inputs["weights"]}))
     found = correctness.checked(wrong, inputs, reference, "float32", "highest")
     assert found["value"] < 1e-6 and not correctness.within(found, case.bound)
-
-
-def test_an_executable_runs_where_it_fits_and_only_there(tmp_path):
-    def function(tree):
-        return {"x": tree["x"] @ tree["x"] + tree["y"]}
-
-    arguments = ({"x": jnp.arange(9.0).reshape(3, 3), "y": jnp.ones((3, 3))},)
-    results = {"x": 0}
-    with pytest.raises(ValueError, match="no step.json"):
-        executables.load(tmp_path, "step", arguments, results, {"size": 3})
-    with executables.fresh():
-        compiled = runs.jitted(function).lower(*arguments).compile()
-    executables.save(compiled, tmp_path, "step", {"size": 3})
-    loaded = executables.load(tmp_path, "step", arguments, results, {"size": 3})
-    np.testing.assert_array_equal(loaded(*arguments)["x"], np.arange(9.0).reshape(3, 3) @ np.arange(9.0).reshape(3, 3) + 1)
-    with pytest.raises(ValueError, match="size 3 there, 4 here"):
-        executables.load(tmp_path, "step", arguments, results, {"size": 4})
-    about = json.loads((tmp_path / "step.json").read_text())
-    (tmp_path / "step.json").write_text(json.dumps({**about, "jax": "0.0.1"}))
-    with pytest.raises(ValueError, match="jax 0.0.1 there"):
-        executables.load(tmp_path, "step", arguments, results, {"size": 3})
 
 
 def test_images_come_back_from_several_files(tmp_path):
@@ -189,15 +166,13 @@ def test_speedups_compare_whole_search_steps():
 
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory):
-    """A run of all parts but the peer, in processes of their own, with executables that were compiled before."""
+    """A run of all parts but the peer, in processes of their own."""
     folder = tmp_path_factory.mktemp("smoke")
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (16, 8, 8, 3), np.uint8)
     npz_images.write(images.Images(pixels, np.arange(16, dtype=np.int32) % 4), folder / "images")
     flags = ["--smoke", f"--images={folder / 'images'}", f"--cache={jax.config.jax_compilation_cache_dir}"]
-    made = ["--compile_for=cpu", f"--output={folder / 'executables'}", "--parts=steps"]
-    output = [f"--output={folder / 'out.jsonl'}", f"--executables={folder / 'executables'}", f"--run_dir={folder / 'run'}"]
-    assert measurements.compile_all(script.arguments([*flags, *made])) == 0
+    output = [f"--output={folder / 'out.jsonl'}", f"--run_dir={folder / 'run'}"]
     command = [sys.executable, str(SCRIPT), *flags, *output]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=folder)
     assert done.returncode == 0, done.stderr + done.stdout
@@ -211,12 +186,12 @@ def test_the_smoke_run_measures_everything(smoke):
     by_part = {part: [line for line in lines if line["part"] == part] for part in script.SHARES}
     assert all(line["ok"] and max(line["errors"]["float32"].values()) < 1e-5 for line in by_part["correctness"])
     assert all(line["ms"] > 0 and line["difference"] < 1e-5 for line in by_part["forms"])
-    assert [line["executable"] for line in by_part["steps"]] == ["loaded"] * 2, by_part["steps"]
+    assert [line["between_runs"] for line in by_part["options"]] == [0.0] * 2 and by_part["options"][1]["as_default"]
     assert all(line["finite"] and line["ms"] > 0 and line["kernels"] > 0 for line in by_part["steps"])
     (found,) = by_part["search"]
     assert found["epochs"] == 2 and np.isfinite(found["valid_loss"]) and (folder / "search-report.html").is_file()
     shown = [line.split() for line in done.stdout.partition("results so far:")[2].splitlines() if line]
-    assert [words[0] for words in shown] == ["correctness"] * 4 + ["forms"] * 4 + ["steps"] * 2 + ["search"]
+    assert [words[0] for words in shown] == ["correctness"] * 4 + ["forms"] * 4 + ["steps"] * 2 + ["options"] * 2 + ["search"]
 
 
 def test_a_search_stops_for_lack_of_time_and_goes_on_with_the_next_call(smoke, tmp_path):
@@ -241,7 +216,7 @@ def test_the_script_needs_no_package_that_a_device_machine_lacks(tmp_path):
 
 
 def test_flags_that_cannot_be_are_refused(capsys):
-    for flags, word in ((["--parts=speed"], "no speed"), (["--compile_for=h100"], "--output=FOLDER")):
+    for flags, word in ((["--parts=speed"], "no speed"), (["--make_images=digits"], "--output=FOLDER")):
         with pytest.raises(SystemExit):
             script.main(flags)
         assert word in capsys.readouterr().err

@@ -1,7 +1,6 @@
 """Check and measure this library on a real accelerator, in one call:
 
     python experiments/benchmarks/device.py --minutes=8 --output=device.jsonl [--peer=FOLDER] [--images=FOLDER]
-        [--executables=FOLDER]
 
 The command runs from the root of a checkout, without installation. It needs JAX for the device, flax, optax and orbax. It does
 not need TensorFlow Datasets, tyro or tensorboardX. Six parts follow one another, each with its own share of the time. An item
@@ -18,8 +17,7 @@ forms         Four ways to compute 5 edges of 5x5 separable convolutions with th
               one state ("first") and where each has its own input ("second"). Milliseconds are medians;
               `difference` is that to the definition (taps) in float32.
 steps         Weight step, and whole first- and second-order search steps of the published supernet, batch 64, in float32 with
-              TF32 off and in bfloat16: seconds to trace and compile, milliseconds, memory, kernels. With --executables,
-              programs that were compiled elsewhere are loaded if the versions match; `executable` says which it was.
+              TF32 off and in bfloat16: seconds to trace and compile, milliseconds, memory, kernels.
 options       The weight step of three cells in float32 under XLA's options for GPUs: seconds to compile, milliseconds, how
               far two runs are apart (`between_runs`, of the norm of what changes most; 0 is to the bit), and whether they
               give the bits of the default options (`as_default`).
@@ -31,10 +29,8 @@ On another machine, which needs no accelerator:
 
     python experiments/benchmarks/device.py --make_reference                             # writes device_reference.npz
     python experiments/benchmarks/device.py --make_images=cifar10 --output=FOLDER        # npz files below 64 MiB each
-    python experiments/benchmarks/device.py --compile_for=h100 --output=FOLDER           # executables; needs jax[cuda13]
 
---make_images takes npz:FILE and folder:PATH too (`jaxdarts.data.images.load`). --compile_for needs the versions of jax and
-jaxlib of the machine with the device, and the same --images for the step of the search.
+--make_images takes npz:FILE and folder:PATH too (`jaxdarts.data.images.load`).
 --smoke takes tiny sizes, for a test of all this on a CPU in less than a minute.
 """
 
@@ -101,21 +97,19 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "--search_dtype", choices=("float32", "bfloat16"), default="float32", help="number format of the search"
     )
     parser.add_argument("--run_dir", type=Path, default=Path("runs/device-search"), help="run folder of the search")
-    parser.add_argument("--executables", type=Path, help="folder that --compile_for has written")
     parser.add_argument("--profile", action="store_true", help="keep jax.profiler's record of every step beside --output")
     parser.add_argument("--cache", default="~/.cache/jaxdarts", help="JAX's cache of compiled programs; empty for none")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes")
     parser.add_argument("--make_reference", action="store_true", help="write device_reference.npz, or --output, and end")
     parser.add_argument("--make_images", metavar="NAME", help="write a data set as npz files into --output, and end")
     parser.add_argument("--data_dir", help="where TFDS keeps the data set of --make_images")
-    parser.add_argument("--compile_for", metavar="DEVICE", help="compile for h100, h200, ..., or cpu, into --output, and end")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     args.parts = tuple(args.parts.split(","))
     if unknown := set(args.parts) - set(SHARES):
         parser.error(f"--parts: no {', '.join(sorted(unknown))}; there are {', '.join(SHARES)}")
-    if args.output is None and (args.make_images or args.compile_for):
-        parser.error("--make_images and --compile_for need --output=FOLDER")
+    if args.output is None and args.make_images:
+        parser.error("--make_images needs --output=FOLDER")
     return args
 
 
@@ -302,11 +296,6 @@ def main(argv: list[str] | None = None) -> int:
         for path in npz_images.write(images.load(args.make_images, args.data_dir).train, args.output):
             print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB")
         return 0
-    if args.compile_for:
-        os.environ["JAX_PLATFORMS"] = "cpu"
-        import measurements
-
-        return measurements.compile_all(args)
     return measure(args, argv)
 
 

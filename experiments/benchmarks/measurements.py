@@ -1,6 +1,7 @@
 """What device.py measures, item by item, in the process that uses the device."""
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import json
@@ -17,10 +18,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.compilation_cache import compilation_cache
 
 import bench
 import correctness
-import executables
 import forms
 import jaxdarts as jd
 import npz_images
@@ -85,7 +86,7 @@ def milliseconds(run: Callable[[int], Any], seconds: float = 0.3, repeats: int =
 def machine(args: argparse.Namespace, item: str, seconds: float) -> Iterator[dict[str, Any]]:
     """Versions, and what the device does at best: a large copy and large matrix products of random numbers."""
     size, words = (256, 10**6) if args.smoke else (8192, 2**28)
-    line: dict[str, Any] = {**runs.versions(), **executables.versions(), "platform": jax.default_backend()}
+    line: dict[str, Any] = {**runs.versions(), "platform": jax.default_backend()}
     line.pop("command")
     line["platform_version"] = " ".join(jax.local_devices()[0].client.platform_version.split())
     vector = jax.random.normal(jax.random.key(0), (words,))
@@ -189,11 +190,6 @@ def space(args: argparse.Namespace) -> jd.Space:
     return jd.spaces.darts(1, SMALL) if args.smoke else jd.spaces.darts()
 
 
-def about(args: argparse.Namespace) -> dict[str, Any]:
-    """What a stored executable must fit, besides versions and code."""
-    return {"sizes": "smoke" if args.smoke else "published"}
-
-
 @functools.lru_cache(maxsize=1)
 def programs(smoke: bool, dtype: str) -> tuple[dict[str, Callable], tuple]:
     """The steps of a search in a number format, and their arguments."""
@@ -208,31 +204,17 @@ def step_precision(dtype: str) -> str:
 
 
 def time_step(args: argparse.Namespace, item: str, seconds: float) -> Iterator[dict[str, Any]]:
-    """One step of a search, from an executable that was compiled elsewhere if there is one that fits, else compiled here."""
+    """One step of a search."""
     program, dtype = item.split()
     steps, arguments = programs(args.smoke, dtype)
+    line: dict[str, Any] = {}
     with jax.default_matmul_precision(step_precision(dtype)):
-        line: dict[str, Any] = {}
         start = time.perf_counter()
-        compiled, line["executable"] = None, "compiled here"
-        if args.executables:
-            try:
-                name = item.replace(" ", "-")
-                compiled = executables.load(args.executables, name, arguments, arguments[:KEPT], about(args))
-                state = jax.tree.map(jnp.copy, arguments[:KEPT])
-                jax.block_until_ready(compiled(*state, *arguments[KEPT:]))  # it may load and not run
-                line["executable"] = "loaded"
-                line["load_seconds"] = time.perf_counter() - start
-            except Exception as error:  # whatever makes it useless here
-                compiled, line["why_not_loaded"] = None, first_line(error)
-        if compiled is None:
-            start = time.perf_counter()
-            lowered = runs.jitted(steps[program], donate_argnums=tuple(range(KEPT))).lower(*arguments)
-            line["trace_seconds"] = time.perf_counter() - start
-            start, hits = time.perf_counter(), _cache_hits()
-            compiled = lowered.compile()
-            line["compile_seconds"] = time.perf_counter() - start
-            line["from_cache"] = _cache_hits() > hits
+        lowered = runs.jitted(steps[program], donate_argnums=tuple(range(KEPT))).lower(*arguments)
+        line["trace_seconds"] = time.perf_counter() - start
+        start, hits = time.perf_counter(), _cache_hits()
+        compiled = lowered.compile()
+    line |= {"compile_seconds": time.perf_counter() - start, "from_cache": _cache_hits() > hits}
     line |= figures(compiled)
     state = jax.tree.map(jnp.copy, arguments[:KEPT])  # a step takes the memory of its arguments
 
@@ -262,6 +244,22 @@ def profile(run: Callable[[], Any], path: Path) -> None:
         shutil.copy(record, path)
 
 
+@contextlib.contextmanager
+def without_cache() -> Iterator[None]:
+    """Compiles anew, whatever JAX's cache of compiled programs holds."""
+    before = jax.config.jax_enable_compilation_cache  # pyrefly: ignore
+
+    def enable(value: bool) -> None:
+        jax.config.update("jax_enable_compilation_cache", value)
+        compilation_cache.reset_cache()  # JAX looks at the setting once
+
+    enable(False)
+    try:
+        yield
+    finally:
+        enable(before)
+
+
 def compare_options(args: argparse.Namespace, item: str, seconds: float) -> Iterator[dict[str, Any]]:
     """The weight step of a small network under some options of XLA: time, and whether its results repeat to the bit."""
     import device as script
@@ -271,7 +269,7 @@ def compare_options(args: argparse.Namespace, item: str, seconds: float) -> Iter
         sizes = {"batch_size": 4, "init_channels": 2, "layers": 1, "image_size": 8}
     config = bench.Config(**bench.TASKS["search"].defaults | sizes)
     steps, arguments = bench.image_search(config, space(args))
-    with jax.default_matmul_precision("highest"), executables.fresh():
+    with jax.default_matmul_precision("highest"), without_cache():
         lowered = jax.jit(steps["weight_step"]).lower(*arguments)
         start = time.perf_counter()
         compiled = lowered.compile(jd.parallel.compiler_options(jax.default_backend()) | script.OPTIONS[item])
@@ -330,15 +328,6 @@ def search_config(args: argparse.Namespace) -> Any:
     return dataclasses.replace(config, num_devices=1)
 
 
-def search_arguments(program: Any, config: Any) -> tuple:
-    """Shapes of what a search's step takes on one device."""
-    training = jax.eval_shape(program.init)
-    indices = jax.ShapeDtypeStruct((config.num_seeds, config.batch_size), jnp.int32)
-    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), config.num_seeds))
-    one = (training, program.data, indices, indices, keys)
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), one)
-
-
 def search_images(args: argparse.Namespace, item: str, seconds: float) -> Iterator[dict[str, Any]]:
     """A search, or more epochs of one, for as long as there is time; then its report."""
     from jaxdarts.commands.search import images as image_search
@@ -349,15 +338,7 @@ def search_images(args: argparse.Namespace, item: str, seconds: float) -> Iterat
     if (folder / "checkpoints").is_dir():
         config = dataclasses.replace(config, resume=config.run_dir)
     program = image_search.build(config, dataset)
-    line: dict[str, Any] = {"dtype": config.dtype, "images": len(dataset.train.labels), "executable": "compiled here"}
-    if args.executables:
-        try:
-            shapes = search_arguments(program, config)
-            name = f"search-{config.dtype}"
-            program.step.compiled = executables.load(args.executables, name, shapes, shapes[0], about(args) | of_data(program))
-            line["executable"] = "loaded"
-        except Exception as error:  # whatever makes it useless here
-            line["why_not_loaded"] = first_line(error)
+    line: dict[str, Any] = {"dtype": config.dtype, "images": len(dataset.train.labels)}
 
     def stop() -> str | None:
         # The report takes ten validations more.
@@ -368,7 +349,7 @@ def search_images(args: argparse.Namespace, item: str, seconds: float) -> Iterat
             image_search.search(config, dataset, program, opened, stop)
     except runs.Stop as error:
         raise RuntimeError(str(error)) from error
-    records = jd.metrics.read_json_lines(folder / "metrics.jsonl")
+    records = jd.files.read_json_lines(folder / "metrics.jsonl")
     line["epochs"] = len(records)
     line["epoch_seconds"] = [round(record["seconds"], 2) for record in records]
     line["minutes_for_all_epochs"] = statistics.median(line["epoch_seconds"]) * config.epochs / 60
@@ -380,11 +361,6 @@ def search_images(args: argparse.Namespace, item: str, seconds: float) -> Iterat
     yield line
 
 
-def of_data(program: Any) -> dict[str, Any]:
-    """The number of images is part of a compiled step."""
-    return {"images": list(program.sizes)}
-
-
 PARTS: dict[str, Callable[[argparse.Namespace, str, float], Iterator[dict[str, Any]]]] = {
     "machine": machine,
     "correctness": check,
@@ -394,52 +370,3 @@ PARTS: dict[str, Callable[[argparse.Namespace, str, float], Iterator[dict[str, A
     "peer": time_peer,
     "search": search_images,
 }
-
-
-def compile_all(args: argparse.Namespace) -> int:
-    """Compiles the steps, and with --images the search's, for a device that is not there; skips what is there already."""
-    import device as script
-
-    here = args.compile_for == "cpu"
-    target = None if here else aot.target(args.compile_for)
-    jobs: dict[str, Callable[[], Any]] = {}
-
-    def compile_step(program: str, dtype: str) -> Any:
-        steps, arguments = programs(args.smoke, dtype)
-        with jax.default_matmul_precision(step_precision(dtype)):
-            if target is None:
-                return runs.jitted(steps[program], donate_argnums=tuple(range(KEPT))).lower(*arguments).compile()
-            return aot.compiled(steps[program], *arguments, target=target, donate=tuple(range(KEPT)))
-
-    for item in script.items(args).get("steps", []):
-        jobs[item.replace(" ", "-")] = functools.partial(compile_step, *item.split())
-    fits = {name: about(args) for name in jobs}
-    if args.images and "search" in args.parts:
-        from jaxdarts.commands.search import images as image_search
-
-        config = search_config(args)
-        program = image_search.build(config, npz_images.read(args.images), devices=target and target.devices[:1])
-        name = f"search-{config.dtype}"
-        jobs[name] = lambda: program.step.compile(*search_arguments(program, config))
-        fits[name] = about(args) | of_data(program)
-    status = 0
-    for name, job in jobs.items():
-        line: dict[str, Any] = {"program": name, "for": args.compile_for}
-        fit = fits[name] | {"target": args.compile_for}
-        try:
-            saved = json.loads((args.output / f"{name}.json").read_text())
-            if saved == json.loads(json.dumps(executables.versions() | fit)) and not args.again:
-                print(json.dumps({**line, "skipped": "there already"}), flush=True)
-                continue
-        except (OSError, ValueError):
-            pass
-        start = time.perf_counter()
-        try:
-            with executables.fresh():
-                compiled = job()
-            line["seconds"] = round(time.perf_counter() - start, 1)
-            line |= {"megabytes": executables.save(compiled, args.output, name, fit) / 1e6, **figures(compiled)}
-        except Exception as error:  # the next program may compile
-            line, status = {**line, "error": first_line(error)}, 1
-        print(json.dumps(line), flush=True)
-    return status
