@@ -1,4 +1,4 @@
-"""Time the steps of a search: python experiments/bench.py [--what=...] [--peer=PATH]
+"""Time the steps of a search: python experiments/benchmarks/bench.py [--what=...] [--peer=PATH]
 
 Prints one JSON line for each program (weight step, first-order and second-order architecture step, and whole search steps of
 either order, as users run them): milliseconds, examples a second, the least time that the products of its parts could take on

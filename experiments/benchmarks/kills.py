@@ -1,4 +1,4 @@
-"""Kill a search again and again: python experiments/kills.py --kills=20
+"""Kill a search again and again: python experiments/benchmarks/kills.py --kills=20
 
 Searches a tiny cell on the digits, once without interruption, then in a folder where SIGKILL ends it at random moments (while
 it starts, compiles, computes or saves) and --resume goes on. Prints what each kill lost, and whether the result is the same to

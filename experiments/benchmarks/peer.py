@@ -3,8 +3,8 @@
 The checkout is imported as it stands; ``load`` patches torch instead, so run this file as a process of its own.
 ``measure`` does that and returns the printed line, so a caller that uses JAX never imports torch.
 
-    python experiments/peer.py --peer=PATH --batch=16 --repeats=3      # prints one JSON line of timings
-    python experiments/peer.py --peer=PATH --check                     # compares its hypergradient with an exact one
+    python experiments/benchmarks/peer.py --peer=PATH --batch=16 --repeats=3      # prints one JSON line of timings
+    python experiments/benchmarks/peer.py --peer=PATH --check                     # compares its hypergradient with an exact one
 """
 
 from __future__ import annotations

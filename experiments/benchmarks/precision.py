@@ -1,4 +1,4 @@
-"""What a number format costs in precision: python experiments/precision.py [--dataset=npz:PATH] [--what=rnn]
+"""What a number format costs in precision: python experiments/benchmarks/precision.py [--dataset=npz:PATH] [--what=rnn]
 
 Compares the loss, the gradient of the weights, and the first-order and the exact second-order gradient of alpha in float32 and
 in bfloat16 with those in float64, on real batches: errors are norms of differences over norms, roots of mean squares over

@@ -1,4 +1,4 @@
-"""What several devices cost a search: python experiments/scaling.py
+"""What several devices cost a search: python experiments/benchmarks/scaling.py
 
 Times a step of the supernet with the same global batch on 1, 2 and 4 simulated devices of this machine's cores, where more of
 them cannot be faster: what it takes longer is the overhead. Counts the all-reduces of the step and their bytes, at this size
