@@ -19,6 +19,10 @@ True
 2.0
 """
 
+import importlib
+from importlib import metadata
+from typing import Any
+
 from jaxdarts import algorithms as algorithms
 from jaxdarts import analysis as analysis
 from jaxdarts import data as data
@@ -35,8 +39,6 @@ from jaxdarts import penalty as penalty
 from jaxdarts import perturb as perturb
 from jaxdarts import proxies as proxies
 from jaxdarts import relax as relax
-from jaxdarts import report as report
-from jaxdarts import runs as runs
 from jaxdarts import spaces as spaces
 from jaxdarts import training as training
 from jaxdarts.count import count_params as count_params
@@ -58,3 +60,12 @@ from jaxdarts.training.export import export as export
 from jaxdarts.training.export import load as load
 from jaxdarts.training.export import read_exported as read_exported
 from jaxdarts.types import Trial as Trial
+
+__version__ = metadata.version("jaxdarts")
+
+
+def __getattr__(name: str) -> Any:
+    """`jaxdarts.report` and `jaxdarts.runs` are imported when somebody asks for them: a library's user needs neither."""
+    if name in ("report", "runs"):
+        return importlib.import_module(f"jaxdarts.{name}")
+    raise AttributeError(f"module 'jaxdarts' has no attribute {name!r}")

@@ -1,13 +1,9 @@
 """Objectives: a network and a loss as one function of weights, mix and batch."""
 
-from collections.abc import Callable
-
 import jax.numpy as jnp
 import optax
-from jax import lax
 from jaxtyping import Array, Float, Key
 
-from jaxdarts.data import text
 from jaxdarts.types import Batch, Carry, Mix, Module, Objective, Params
 
 
@@ -70,32 +66,6 @@ def language_model(net: Module, activation: float = 0.0, temporal: float = 1e-3)
         return total, (out.hidden, {"loss": loss})
 
     return objective
-
-
-def over_stream(objective: Objective, length: int) -> Callable[[Params, Mix, Array, Array], Float[Array, ""]]:
-    """Mean cross-entropy in nats a word over a whole stream, from window to window: perplexity is its exponential.
-
-    Args:
-        objective: `language_model(net)`; no dropout here.
-        length: rows of a window, which has no influence on the result, but for the batch norms of a search.
-
-    Returns:
-        (weights, mix, or {} for a discrete cell, hidden state before the first word, stream [rows, batch]) -> the mean over all
-        words but the first of each column. The published figures divide by one row more.
-    """
-
-    def evaluate(params, mix, hidden, stream):
-        rows = stream.shape[0]
-
-        def window(hidden, start):
-            batch = text.window(stream, start, jnp.minimum(length, rows - 1 - start), length)
-            _, (hidden, metrics) = objective(params, mix, hidden, batch, None)
-            return hidden, metrics["loss"] * batch["length"]
-
-        _, sums = lax.scan(window, hidden, jnp.arange(0, rows - 1, length))
-        return jnp.sum(sums) / (rows - 1)
-
-    return evaluate
 
 
 def hits(logits: Float[Array, "batch classes"], labels: Array) -> dict[str, Float[Array, " batch"]]:

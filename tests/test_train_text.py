@@ -130,10 +130,10 @@ def test_perplexity():
     logits = jax.jit(net.apply)({"params": params}, STREAM[:-1], hidden).logits
     expected = -np.mean(np.take_along_axis(np.asarray(jax.nn.log_softmax(logits)), STREAM[1:, :, None], axis=2))
     for length in (7, 49, 100):
-        found = jax.jit(jd.objectives.over_stream(objective, length))(params, {}, hidden, jnp.asarray(STREAM))
+        found = jax.jit(jd.training.text.over_stream(objective, length))(params, {}, hidden, jnp.asarray(STREAM))
         np.testing.assert_allclose(found, expected, rtol=1e-5)
     nothing = jax.tree.map(jnp.zeros_like, params)
-    found = jax.jit(jd.objectives.over_stream(objective, 7))(nothing, {}, hidden, jnp.asarray(STREAM))
+    found = jax.jit(jd.training.text.over_stream(objective, 7))(nothing, {}, hidden, jnp.asarray(STREAM))
     np.testing.assert_allclose(np.exp(found), WORDS, rtol=1e-5)
 
 
@@ -159,5 +159,5 @@ def test_a_text_is_learnt():
     for epoch in range(6):
         for start, length in zip(*text.random_windows(0, epoch, len(stream), TIME)):
             state, _ = step(state, text.window(stream, start, length, TIME))
-    loss = jax.jit(jd.objectives.over_stream(objective, TIME))(state.average, {}, net.start(BATCH), stream)
+    loss = jax.jit(jd.training.text.over_stream(objective, TIME))(state.average, {}, net.start(BATCH), stream)
     assert np.exp(loss) < 2

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
-from scipy import stats
 
 from jaxdarts.space import Choices, strongest
 
@@ -47,6 +46,8 @@ def agreement(one: Float[np.ndarray, "edges ops"], other: Float[np.ndarray, "edg
         `tau`: Kendall's tau-b, its mean over the edges on which both have an order; NaN without any. `same`: the fraction of
         edges with the same strongest operation.
     """
+    from scipy import stats  # half a second, which few need
+
     taus, same = [], []
     for ops, a, b in zip(choices.ops, np.asarray(one), np.asarray(other), strict=True):
         a, b = a[: len(ops)], b[: len(ops)]

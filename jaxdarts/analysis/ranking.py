@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy import stats
 
 Accuracies = Float[np.ndarray, " models"]
 
@@ -31,6 +30,8 @@ def kendall_tau(first: Accuracies, second: Accuracies) -> float:
     >>> round(kendall_tau(np.array([0.1, 0.2, 0.3]), np.array([0.1, 0.3, 0.2])), 4)
     0.3333
     """
+    from scipy import stats  # half a second, which few need
+
     if np.ptp(first) == 0 or np.ptp(second) == 0:
         return float("nan")
     return float(stats.kendalltau(first, second).statistic)

@@ -14,6 +14,7 @@ from jaxtyping import Array, Int
 from jaxdarts import files, genotypes, objectives, spaces
 from jaxdarts.data import augment, feed, images, stream, text
 from jaxdarts.genotypes import RecurrentGenotype
+from jaxdarts.training.text import over_stream
 
 
 class Trained(NamedTuple):
@@ -137,7 +138,7 @@ def perplexity(run: str | Path, tokens: Int[np.ndarray, " words"], batch_size: i
     folder = Path(run)
     vocabulary(folder)
     _, net, params = _read(folder)
-    loss = objectives.over_stream(objectives.language_model(net), 35)  # windows of any length give the same
+    loss = over_stream(objectives.language_model(net), 35)  # windows of any length give the same
     return float(jnp.exp(loss(params, {}, net.start(batch_size), jnp.asarray(text.streams(tokens, batch_size)))))
 
 

@@ -15,7 +15,8 @@ from jax import lax
 from jaxtyping import Array, Float, Int32, Key
 
 from jaxdarts import parallel
-from jaxdarts.types import Batch, Metrics, Objective, Params, Step
+from jaxdarts.data.text import window
+from jaxdarts.types import Batch, Metrics, Mix, Objective, Params, Step
 
 
 @jax.tree_util.register_dataclass
@@ -147,3 +148,29 @@ def averaging_starts(losses: Sequence[float], patience: int = 5) -> int | None:
         if epoch > patience and loss > min(losses[: epoch - patience]):
             return epoch
     return None
+
+
+def over_stream(objective: Objective, length: int) -> Callable[[Params, Mix, Array, Array], Float[Array, ""]]:
+    """Mean cross-entropy in nats a word over a whole stream, from window to window: perplexity is its exponential.
+
+    Args:
+        objective: `objectives.language_model(net)`; no dropout here.
+        length: rows of a window, which has no influence on the result, but for the batch norms of a search.
+
+    Returns:
+        (weights, mix, or {} for a discrete cell, hidden state before the first word, stream [rows, batch]) -> the mean over all
+        words but the first of each column. The published figures divide by one row more.
+    """
+
+    def evaluate(params, mix, hidden, stream):
+        rows = stream.shape[0]
+
+        def step(hidden, start):
+            batch = window(stream, start, jnp.minimum(length, rows - 1 - start), length)
+            _, (hidden, metrics) = objective(params, mix, hidden, batch, None)
+            return hidden, metrics["loss"] * batch["length"]
+
+        _, sums = lax.scan(step, hidden, jnp.arange(0, rows - 1, length))
+        return jnp.sum(sums) / (rows - 1)
+
+    return evaluate

@@ -80,11 +80,11 @@ def build(config: Config, genotype: genotypes.RecurrentGenotype, words: text.Tex
 
     over_seeds, over_devices = parallel.over_seeds, parallel.over_devices
     alone = net.clone(axis_name=None)
-    over_stream = objectives.over_stream(objectives.language_model(alone), config.bptt)
+    mean_loss = train_text.over_stream(objectives.language_model(alone), config.bptt)
 
     def loss_over(part: np.ndarray):
         def loss(params, stream):
-            return over_stream(jax.tree.map(lambda w: w[0], params), {}, alone.start(stream.shape[1]), stream)
+            return mean_loss(jax.tree.map(lambda w: w[0], params), {}, alone.start(stream.shape[1]), stream)
 
         compiled = runs.jitted(loss)
         return lambda params: float(compiled(params, part))

@@ -22,6 +22,7 @@ from jaxdarts.runs import Run, Stop
 from jaxdarts.search import bilevel_search
 from jaxdarts.space import Space, one_hot
 from jaxdarts.spaces.darts_rnn import PRIMITIVES
+from jaxdarts.training.text import over_stream
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,11 +124,11 @@ def build(config: Config, words: text.Text) -> Program:
         state = dataclasses.replace(state, carry=jax.tree.map(lambda h: parallel.whole(h, axis), state.carry))
         return {"state": state, "sums": {name: training["sums"][name] + value for name, value in metrics.items()}}
 
-    over_stream = objectives.over_stream(objective, config.bptt)
+    mean_loss = over_stream(objective, config.bptt)
 
     def evaluate(params, mix, data):
         start = net.start(data["valid"].shape[1])
-        return jax.lax.pmean(over_stream(params, mix, start, data["valid"]), parallel.AXIS)
+        return jax.lax.pmean(mean_loss(params, mix, start, data["valid"]), parallel.AXIS)
 
     def init():
         start, states = net.start(config.batch_size), []
