@@ -21,8 +21,8 @@ class Trained(NamedTuple):
     """A trained network.
 
     apply: (params, images) -> logits [batch, classes], from uint8 images [batch, height, width, channels] as stored. Of a
-        language model: (params, tokens [time, batch][, hidden]) -> (logits of the next word [time, batch, vocabulary], hidden
-        state after the last word [batch, width]); without `hidden` the text begins here.
+        language model: (params, tokens, hidden) -> (logits, hidden), with tokens [time, batch], logits of the next word
+        [time, batch, vocabulary], and hidden states [batch, width]; without `hidden` the text begins here.
     params: weights and running averages, a pytree.
     """
 

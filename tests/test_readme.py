@@ -1,0 +1,47 @@
+"""The README: what it prints runs as it stands."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+
+from jaxdarts import __main__ as program
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text("utf-8")
+
+
+def test_it_has_one_page():
+    assert len(README.splitlines()) <= 200
+
+
+def test_the_search_in_python_runs(tmp_path):
+    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir)}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
+    assert done.returncode == 0 and done.stdout.startswith("Genotype(normal=["), done.stderr
+
+
+def test_its_commands_and_pages_exist():
+    commands = re.findall(r"^jaxdarts (\w+)", README, flags=re.MULTILINE)
+    assert commands and set(commands) <= set(program.COMMANDS)
+    pages = re.findall(r"\]\((docs/[\w./]+)\)", README)
+    assert pages and all((ROOT / page).is_file() for page in pages)
+
+
+def test_the_dispatcher_names_what_it_does_not_know(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", shlex.split("jaxdarts serach --dataset=digits"))
+    try:
+        program.main()
+    except SystemExit as error:
+        assert error.code == 2
+    assert "no command 'serach'" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["jaxdarts", "--help"])
+    program.main()
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in program.COMMANDS)
