@@ -6,10 +6,12 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from jaxdarts import runs
 from jaxdarts.runs import Stop
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,43 +23,46 @@ class Settings:
     )
 
     dataset: str = "digits"
-    """Images: digits, a TFDS name (cifar10, cifar100, svhn_cropped, mnist, ...), npz:PATH or folder:PATH. Texts: pydoc, ptb,
-    wikitext2 or text:PATH; they have flags of their own (--dataset=ptb --help)."""
+    """Data set. Images: digits, a TFDS name (cifar10, cifar100, svhn_cropped, mnist, ...), npz:PATH
+    or folder:PATH. Texts: pydoc, ptb, wikitext2 or text:PATH; texts have other flags
+    (--dataset=ptb --help)."""
     preset: str | None = None
-    """Name of the preset to start from; default the data set's own."""
+    """Preset that the other flags start from; default the data set's."""
     data_dir: str | None = None
-    """Where TFDS keeps its folders, default $TFDS_DATA_DIR or ~/tensorflow_datasets; or the folder of ptb or wikitext2."""
+    """Folder in which TFDS keeps its data sets, default $TFDS_DATA_DIR or ~/tensorflow_datasets;
+    for ptb and wikitext2, the folder of the text."""
     run_dir: str | None = None
-    """Folder of the run; default runs/<script>-<dataset>-<time>."""
+    """Folder of the run; default runs/<command>-<dataset>-<time>."""
     resume: str | None = None
-    """Run folder to continue from its newest checkpoint; its configuration is taken over."""
+    """Run folder to continue from its newest checkpoint, with its configuration."""
     max_steps: int = 0
-    """Stop after so many steps, counted from the beginning of the run; 0 for no limit."""
+    """Stop after this number of steps, counted from the beginning of the run; 0 for no limit."""
     weight_decay: float = 3e-4
-    """Multiple of the weights that is added to their gradient."""
+    """Weight decay: this multiple of the weights is added to their gradient."""
     grad_clip: float = 5.0
-    """Largest global norm of the weights' gradient."""
+    """Gradients of the weights are clipped to this global norm."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Number format of the network's computations; weights stay float32."""
+    """Number format of the network's computations; weights and sums stay float32."""
     remat: bool = False
     """Recompute cells in the backward pass: less memory, more time."""
     estimate: bool = False
-    """Only compile the step and print parameters, memory and steps an epoch; trains and writes nothing."""
+    """Compile the step, print parameters, memory and steps an epoch, and end; nothing is trained or
+    written."""
     device: str | None = None
-    """GPU or TPU that --estimate compiles for, which need not be there (t4, l4, rtx4090, a100, h100, h200, v5e or v6e) and
-    whose memory it compares with what a step takes; default this machine's device."""
+    """GPU or TPU for which --estimate compiles, which need not be in this machine: t4, l4, rtx4090,
+    a100, h100, h200, v5e or v6e; default this machine's device."""
     seed: int = 2
-    """Determines everything that is random."""
+    """Seed of everything that is random."""
     num_devices: int | None = None
-    """Number of local devices to split batches over; default all."""
+    """Number of local devices over which batches are split; default all."""
     report_freq: int = 50
     """Steps between log lines."""
     checkpoint_freq: int = 0
-    """Steps between checkpoints, besides the one after every epoch; 0 for none."""
+    """Steps between checkpoints, in addition to one after every epoch; 0 for none."""
     keep_checkpoints: int = 2
-    """Newest checkpoints that are kept; 0 for all."""
+    """Number of newest checkpoints to keep; 0 for all."""
     cache_dir: str = str(Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "jaxdarts")
-    """Where compiled programs are kept for the next start; empty for nowhere."""
+    """Folder of compiled programs, which the next start reads; empty for no cache."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,15 +70,15 @@ class ImageSettings(Settings):
     """And of those that train on images."""
 
     crop_padding: int = 4
-    """Random shifts of the images, in pixels."""
+    """Training images are shifted at random by up to this number of pixels."""
     flip: bool = True
-    """Mirror half of the images; not for digits."""
+    """Mirror half of the training images; off for digits."""
     cutout: bool = False
-    """Erase a square of every training image."""
+    """Erase a random square of every training image (Cutout)."""
     cutout_length: int = 16
-    """Side of that square, in pixels."""
+    """Side of the square that --cutout erases, in pixels."""
     momentum: float = 0.9
-    """Momentum of SGD, which trains the weights."""
+    """Momentum of SGD."""
 
 
 def parse(
@@ -92,8 +97,6 @@ def parse(
         description: the head of `--help`.
         starts: for other flags that change what the rest starts from: (preset, the flag's value or "") -> configuration.
     """
-    import tyro  # here, so that a program that sets a configuration itself runs without it
-
     given = {"--dataset": "", "--preset": "", "--resume": "", **dict.fromkeys(starts, "")}
     for i, argument in enumerate(arguments):
         name, equals, value = argument.partition("=")
@@ -111,8 +114,7 @@ def parse(
         default = preset(given["--preset"], given["--dataset"], presets, fallback)
         for flag, start in starts.items():
             default = start(default, given[flag])
-    markers = (tyro.conf.DisallowNone,)  # None is a default only, not a value to give
-    config = tyro.cli(kind, args=arguments, default=default, description=description, use_underscores=True, config=markers)
+    config = read(kind, arguments, default, description)
     if not config.resume:
         return config
     may_change = runs.free(kind)
@@ -121,6 +123,31 @@ def parse(
         if old != new and field.name not in may_change:
             raise Stop(f"--resume={resume}: the run has {field.name}={old!r}, not {new!r}; leave the flag out", 2)
     return dataclasses.replace(config, run_dir=resume)
+
+
+def read(kind: type[T], arguments: list[str], default: T, description: str | None) -> T:
+    """A configuration from flags over a default one, by tyro."""
+    import docstring_parser  # here, so that a program that sets a configuration itself runs without them
+    import tyro
+
+    # tyro keeps the line breaks of a help text that has several lines, so each gets its text as one line.
+    texts = {text.args[1]: " ".join((text.description or "").split()) for text in docstring_parser.parse_from_object(kind).meta}
+    for parent in reversed(kind.__mro__[1:-1]):
+        for text in docstring_parser.parse_from_object(parent).meta:
+            texts.setdefault(text.args[1], " ".join((text.description or "").split()))
+    annotations = {
+        field.name: Annotated[field.type, tyro.conf.arg(help=texts.get(field.name))]  # pyrefly: ignore
+        for field in dataclasses.fields(kind)  # pyrefly: ignore
+    }
+    values = {field.name: getattr(default, field.name) for field in dataclasses.fields(kind)}  # pyrefly: ignore
+    with_help = dataclasses.make_dataclass(
+        kind.__name__, [(name, annotation, dataclasses.field(default=values[name])) for name, annotation in annotations.items()]
+    )
+    markers = (tyro.conf.DisallowNone,)  # None is a default only, not a value to give
+    found = tyro.cli(
+        with_help, args=arguments, default=with_help(**values), description=description, use_underscores=True, config=markers
+    )
+    return kind(**vars(found))
 
 
 def preset(name: str, dataset: str, presets: Mapping[str, Any], fallback: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Compare algorithms: python experiments/compare.py darts sdarts_rs "milenas --lambda_valid=999" -- --num_seeds=3
+"""Compare algorithms: jaxdarts compare darts sdarts_rs "milenas --lambda_valid=999" -- --num_seeds=3
 
 Every quoted argument is an algorithm of search.py with flags of its own; what follows -- goes to all of them. Each is searched
 with all its seeds in one program, and the table tells, as mean +- deviation over the seeds: validation loss and accuracy of the

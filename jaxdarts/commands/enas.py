@@ -1,4 +1,4 @@
-"""ENAS: python experiments/enas.py --dataset=cifar10 --space=nasbench201
+"""ENAS: jaxdarts enas --dataset=cifar10 --space=nasbench201
 
 A policy draws cells, whose accuracies with shared weights on the validation half are its reward; weights and policy are trained
 in turn, epoch by epoch. Leaves a run folder: config.json, log.txt, metrics.jsonl, tensorboard/, checkpoints/, genotype.json,
@@ -36,69 +36,70 @@ class Config:
     preset: str | None = None
     """Name of the preset to start from; default the data set's own."""
     data_dir: str | None = None
-    """Where TFDS keeps its folders."""
+    """Folder in which TFDS keeps its data sets."""
     space: str = "nasbench201"
-    """nasbench201, darts, s1 to s4, or weight_sharing64."""
+    """Search space: nasbench201, darts, s1 to s4, or weight_sharing64."""
     nodes: int = 4
-    """darts: intermediate nodes of a cell."""
+    """Number of intermediate nodes of a cell (--space=darts)."""
     init_channels: int = 16
     """Channels of the first cells."""
     layers: int = 5
-    """Number of cells; of each stage in nasbench201."""
+    """Number of cells; in nasbench201, of each stage."""
     epochs: int = 250
-    """Passes over the training half, each followed by steps of the policy."""
+    """Passes over the training half, each followed by --policy_steps."""
     batch_size: int = 128
     """Images in a batch, of either half."""
     train_portion: float = 0.5
     """Fraction of the training set that trains the weights; the rest rewards the policy."""
     learning_rate: float = 0.05
-    """Of the weights (SGD) in the first epoch; falls by a cosine over the epochs."""
+    """Learning rate of SGD for the weights in the first epoch; it falls by a cosine."""
     learning_rate_min: float = 0.0005
-    """What the cosine ends at."""
+    """Learning rate of SGD at the end of the cosine."""
     momentum: float = 0.9
-    """Of SGD."""
+    """Momentum of SGD."""
     weight_decay: float = 2.5e-4
-    """Multiple of the weights that is added to their gradient."""
+    """Weight decay: this multiple of the weights is added to their gradient."""
     grad_clip: float = 5.0
-    """Largest global norm of the weights' gradient."""
+    """Gradients of the weights are clipped to this global norm."""
     policy_steps: int = 50
     """Steps of the policy after each epoch."""
     policy_samples: int = 10
-    """Cells that are rewarded for each of them."""
+    """Number of cells that are rewarded in a step of the policy."""
     policy_learning_rate: float = 1e-3
-    """Of Adam, which trains the policy."""
+    """Learning rate of Adam for the policy."""
     hidden: int = 100
     """Units of the policy's LSTM."""
     temperature: float = 5.0
-    """What the policy's logits are divided by."""
+    """The policy's logits are divided by this temperature."""
     tanh_constant: float = 2.5
-    """What bounds them then."""
+    """Logits are squashed to +- this by tanh, after the temperature."""
     entropy_weight: float = 1e-4
-    """Share of the entropy, in nats, in the reward, a fraction."""
+    """Weight of the entropy (nats) in the reward (accuracy, a fraction)."""
     baseline_decay: float = 0.99
-    """Of the moving average of the rewards."""
+    """Decay of the moving average of rewards."""
     num_samples: int = 100
-    """Cells of the final policy, of which the best on the validation half is taken."""
+    """Number of cells drawn from the final policy; the best on the validation half is the result."""
     crop_padding: int = 4
-    """Random shifts of the training images, in pixels."""
+    """Training images are shifted at random by up to this number of pixels."""
     flip: bool = True
     """Mirror half of the training images."""
     cutout_length: int = 0
-    """Side of a square that is erased from every training image, in pixels; 0 for none."""
+    """Side of the square that is erased from every training image, in pixels; 0 for none."""
     seed: int = 2
-    """Determines everything that is random."""
+    """Seed of everything that is random."""
     run_dir: str | None = None
     """Folder of the run; default runs/enas-<dataset>-<time>."""
     resume: str | None = None
-    """Run folder to continue from its newest checkpoint; its configuration is taken over."""
+    """Run folder to continue from its newest checkpoint, with its configuration."""
     max_steps: int = 0
-    """Stop after so many steps of the weights, counted from the beginning of the run; 0 for no limit."""
+    """Stop after this number of steps of the weights, counted from the beginning of the run; 0 for
+    no limit."""
     report_freq: int = 50
     """Steps between log lines."""
     checkpoint_freq: int = 0
-    """Steps between checkpoints, besides the one after every epoch; 0 for none."""
+    """Steps between checkpoints, in addition to one after every epoch; 0 for none."""
     keep_checkpoints: int = 2
-    """Newest checkpoints that are kept; 0 for all."""
+    """Number of newest checkpoints to keep; 0 for all."""
     cache_dir: str = command_line.Settings.cache_dir
     """Where compiled programs are kept for the next start; empty for nowhere."""
 

@@ -140,41 +140,46 @@ class AlgorithmOptions:
     FREE: ClassVar[str] = "derive num_samples"
 
     algorithm: Literal[tuple(METHODS)] = "darts"  # type: ignore[valid-type]
-    """Search algorithm. It changes what other flags start from; README lists them."""
+    """Search algorithm; the README lists them. Its paper's settings become the defaults of other
+    flags."""
     unrolled: bool = True
-    """Exact second-order hypergradient; --no-unrolled for the first-order one."""
+    """Exact second-order hypergradient; --no-unrolled for the first order."""
     num_seeds: int = 1
-    """Number of searches in one program, with seeds seed, seed + 1, ...; the best one's cell is the result."""
+    """Number of searches in one program, with seeds seed, seed + 1, ...; the best cell is the
+    result."""
     arch_warmup: int = 0
-    """Epochs in which the weights alone are trained."""
+    """Number of first epochs in which only the weights are trained."""
     arch_beta1: float = 0.5
     """Adam's first decay rate for alpha."""
     temperature_end: float = 1.0
-    """Alpha is divided by a temperature that falls from 1 to this over the epochs."""
+    """Temperature of alpha after the last epoch; it falls from 1."""
     epsilon_alpha: float = 0.3
-    """Largest perturbation of the mix in the last epoch; from 0.03 in the first (sdarts_rs, sdarts_adv)."""
+    """Largest perturbation of the mix in the last epoch; it rises from 0.03 (sdarts_rs,
+    sdarts_adv)."""
     attack_steps: int = 7
-    """Steps of an attack (sdarts_adv)."""
+    """Steps of the adversarial attack on the mix (sdarts_adv)."""
     lambda_valid: float = 1.0
-    """Weight of the validation loss beside the training loss (milenas)."""
+    """Weight of the validation loss, beside the training loss (milenas)."""
     neighbours: int = 4
-    """Neighbours that an architecture step looks at (na_darts)."""
+    """Number of neighbours in an architecture step (na_darts)."""
     distance: int = 1
-    """Edges in which a neighbour differs (na_darts)."""
+    """Number of edges in which a neighbour differs (na_darts)."""
     aggregate: Literal[tuple(AGGREGATES)] = "mean"  # type: ignore[valid-type]
-    """What the neighbourhood's performances are made one of; deviation: mean less one deviation (na_darts)."""
+    """Statistic of the neighbourhood's performances that alpha ascends (na_darts): mean, median,
+    minimum, or deviation (mean minus one deviation)."""
     radius: float = 1e-2
-    """Length of a step uphill, in gradients (a2m)."""
+    """Length of an ascent step, in gradients (a2m)."""
     radius_steps: int = 1
-    """Steps uphill (a2m)."""
+    """Number of ascent steps (a2m)."""
     tau_start: float = 10.0
-    """Temperature of the Gumbel softmax in the first epoch (gdas, snas)."""
+    """Gumbel-softmax temperature in the first epoch (gdas, snas)."""
     tau_end: float = 0.1
-    """And after the last one."""
+    """Gumbel-softmax temperature after the last epoch (gdas, snas)."""
     derive: Literal["strongest", "validation", "perturbation", "samples"] = "strongest"
-    """What makes a genotype of the supernet: weights, validation, that of removals (DARTS+PT), or drawn cells."""
+    """How the cell is chosen: strongest (by the mix), validation (by validating the supernet),
+    perturbation (by removing operations, DARTS+PT), samples (the best of random cells)."""
     num_samples: int = 100
-    """Cells that --derive=samples draws."""
+    """Number of random cells of --derive=samples."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,50 +189,56 @@ class Options(AlgorithmOptions, command_line.ImageSettings):
     FREE: ClassVar[str] = "derive_batches tune_steps max_skips flatness"
 
     space: Literal["darts", *NAMED] = "darts"  # type: ignore[valid-type]
-    """Search space: DARTS' own, made of --nodes and --ops, one of RobustDARTS' four, NAS-Bench-201 (--layers a stage), or one
-    of NAS-Bench-1Shot1's three."""
+    """Search space: darts (with --nodes and --ops), s1 to s4 (RobustDARTS), nasbench201 (--layers
+    cells a stage), nasbench1shot1_s1 to _s3."""
     candidates: str | None = None
-    """Run folder of a search: keep only its --keep_ops strongest operations on every edge (P-DARTS)."""
+    """Run folder of a search; every edge keeps its --keep_ops strongest operations (P-DARTS)."""
     keep_ops: int = 5
-    """Operations of an edge that --candidates leaves."""
+    """Number of operations that --candidates keeps on an edge."""
     partial: int = 1
-    """One in so many channels goes through the operations, the others bypass them (PC-DARTS)."""
+    """One channel in this number goes through the operations, the others bypass them (pc_darts)."""
     drop_path_prob: float = 0.0
-    """Rate at which edges are left out in the last epoch; rises linearly from zero (RobustDARTS)."""
+    """Probability of dropping an edge in the last epoch; it rises linearly from zero (RobustDARTS)."""
     zero_one_weight: float = 10.0
     """Weight of the loss that drives every operation to zero or one (fair_darts)."""
     auxiliary_skip: float = 1.0
     """Weight of the auxiliary skip connection in the first epoch; falls to zero (darts_minus)."""
     cost_weight: float = 0.0
-    """Price of exceeding --cost_target by 100 %, in units of the validation loss; 0 for none."""
+    """Penalty for exceeding --cost_target by 100 %, in units of the validation loss; 0 for none."""
     cost_target: float = 3.3
-    """Millions of --cost_of that are free, of the network that is evaluated (36 channels, 20 cells)."""
+    """Cost that is free, in millions of --cost_of, for the network that is trained (36 channels, 20
+    cells)."""
     cost_of: Literal["parameters", "multiply_adds"] = "parameters"
-    """What is counted."""
+    """Cost that --cost_weight penalises: parameters or multiply-adds."""
     eigenvalue_freq: int = 0
-    """Epochs between measurements of the dominant eigenvalue of alpha's Hessian; 0 for never (2 in RobustDARTS)."""
+    """Epochs between measurements of the dominant eigenvalue of the Hessian in alpha; 0 for none (2
+    in RobustDARTS)."""
     stop_eigenvalue: float = 0.0
-    """Stop when that eigenvalue has grown by this factor, and go back to where it had not (1.3 in DARTS-ES); 0 for never."""
+    """Stop when the dominant eigenvalue has grown by this factor, and go back to the epoch before
+    (1.3 in DARTS-ES); 0 for never."""
     stop_start: int = 10
-    """Earliest epoch to go back to."""
+    """Earliest epoch to which --stop_eigenvalue goes back."""
     adapt_weight_decay: float = 0.0
-    """After a stop go on from where it goes back to, with so many times the weight decay, up to 0.03 (10 in DARTS-ADA)."""
+    """After such a stop, go on from that epoch with the weight decay times this factor, up to 0.03
+    (10 in DARTS-ADA); 0 for no."""
     fork: str | None = None
-    """Run folder of a search with one seed to go on from, with other settings and in a folder of its own."""
+    """Run folder of a search of one seed to go on from, with other settings, in a new folder."""
     fork_epoch: int = 0
-    """The last epoch to take over from --fork, whose checkpoint must have been kept (--keep_checkpoints=0)."""
+    """Last epoch that --fork takes over; its checkpoint must have been kept (--keep_checkpoints=0)."""
     stop_skips: int = 0
-    """Stop when the normal cell has so many skip connections; 0 for never."""
+    """Stop when the normal cell has this number of skip connections; 0 for never."""
     stop_size: tuple[int, ...] = ()
-    """Stop when the normal and the reduction cell have at most so many convolutions (6 0 in MiLeNAS); empty for never."""
+    """Stop when the normal and the reduction cell have at most these numbers of convolutions (6 0
+    in MiLeNAS); empty for never."""
     derive_batches: int = 0
-    """Validation batches that an accuracy is taken on; 0 for all."""
+    """Number of validation batches for each accuracy of --derive; 0 for all."""
     tune_steps: int = 0
-    """Weight steps after every decision of --derive=validation and perturbation."""
+    """Weight steps after every decision of --derive=validation or perturbation."""
     flatness: bool = False
-    """Report how the found cell's neighbours do, which differ in one operation, with the shared weights."""
+    """Report the accuracy of the found cell's neighbours (one other operation) with the shared
+    weights."""
     max_skips: int | None = None
-    """Skip connections that the derived normal cell may keep (2 in P-DARTS)."""
+    """Largest number of skip connections in the derived normal cell (2 in P-DARTS)."""
 
 
 def check_algorithm(config: AlgorithmOptions) -> None:

@@ -1,4 +1,4 @@
-"""Turn the files of NATS-Bench into a table: python experiments/nats_to_csv.py NATS-tss-v1_0-3ffb9-simple table.csv
+"""Turn the files of NATS-Bench into a table: jaxdarts nats_to_csv NATS-tss-v1_0-3ffb9-simple table.csv
 
 The benchmark comes as pickles, which may run anything when they are read; this script leaves that to the authors' package (pip
 install nats_bench) and to whoever trusts the files. The folder is one whose name ends in `-simple`, of the topology (`tss`) or

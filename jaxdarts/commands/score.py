@@ -1,6 +1,6 @@
 """Score untrained networks of many random cells, and tell how well the scores rank them.
 
-    python experiments/score.py --dataset=cifar10 --count=1000 --scores=naswot --table=PATH
+    jaxdarts score --dataset=cifar10 --count=1000 --scores=naswot --table=PATH
 
 One compilation a score: the cell is an argument of the program. The run folder holds config.json, log.txt, scores.csv (arch_str
 and a column a score, a line a cell; `discrete.py --scores=` reads it) and, with a table of accuracies, summary.json (rank
@@ -42,34 +42,34 @@ class Config:
     FREE: ClassVar[str] = "run_dir resume data_dir cache_dir count table output"
 
     scores: str = "naswot"
-    """Which ones, with commas between: naswot, linear_regions, grad_norm, snip, grasp, fisher, plain, l2_norm, synflow,
-    jacob_cov, epe_nas, ntk_condition, zen."""
+    """Scores, separated by commas: naswot, linear_regions, grad_norm, snip, grasp, fisher, plain,
+    l2_norm, synflow, jacob_cov, epe_nas, ntk_condition, zen."""
     space: str = "nasbench201"
     """Search space."""
     count: int = 1000
-    """Random cells, without repetition."""
+    """Number of random cells, all different."""
     dataset: str = "digits"
-    """Images, as in search.py: digits, cifar10, npz:PATH, folder:PATH, ..."""
+    """Images: digits, a TFDS name (cifar10, ...), npz:PATH or folder:PATH."""
     data_dir: str | None = None
-    """Where TFDS keeps its folders."""
+    """Folder in which TFDS keeps its data sets."""
     batch_size: int = 128
-    """Images, drawn once: all networks see the same."""
+    """Number of images, drawn once; all networks see the same."""
     init_channels: int = 16
     """Channels of the first stage."""
     layers: int = 5
-    """Cells a stage."""
+    """Number of cells in a stage."""
     table: str = ""
-    """CSV file of accuracies, as in discrete.py; without one nothing is correlated."""
+    """CSV file of accuracies, as for `jaxdarts discrete`; without it nothing is correlated."""
     accuracies: str = "cifar10"
-    """Whose accuracies: prefix of the columns of the table."""
+    """Data set of the accuracies: prefix of the table's columns."""
     seed: int = 1
-    """Determines cells, images and weights; the weights of a cell do not depend on the other cells."""
+    """Seed of cells, images and weights; the weights of a cell do not depend on the other cells."""
     run_dir: str | None = None
     """Folder of the run; default runs/score-<dataset>-<time>."""
     resume: str | None = None
-    """Run folder to continue; its configuration is taken over, --count may grow."""
+    """Run folder to continue, with its configuration; --count may grow."""
     output: str | None = None
-    """JSON file that gets the summary as one row more; rows of the same settings are replaced."""
+    """JSON file to which the summary is added as a row; rows of the same settings are replaced."""
     cache_dir: str = command_line.Settings.cache_dir
     """Where compiled programs are kept for the next start; empty for nowhere."""
 

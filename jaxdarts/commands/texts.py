@@ -46,21 +46,22 @@ class Settings(command_line.Settings):
     epochs: int = 50
     """Passes over the text."""
     batch_size: int = 256
-    """Columns that the text is cut into, over all devices."""
+    """Number of columns into which the text is cut, over all devices."""
     emsize: int = 300
     """Units of the embedding and of the hidden state."""
     bptt: int = 35
-    """Rows of a window, which gradients flow through; one in twenty windows has half as many."""
+    """Length of a window in rows, through which gradients flow; one window in twenty has half of
+    it."""
     learning_rate: float = 20.0
-    """Learning rate of the weights (SGD), at a window of --bptt rows; in proportion to its rows at another."""
+    """Learning rate of SGD for a window of --bptt rows; proportional to the length of a window."""
     weight_decay: float = 5e-7
-    """Multiple of the weights that is added to their gradient."""
+    """Weight decay: this multiple of the weights is added to their gradient."""
     grad_clip: float = 0.25
-    """Largest global norm of the weights' gradient."""
+    """Gradients of the weights are clipped to this global norm."""
     dropout: float = 0.75
     """Dropout of the cell's output."""
     dropouth: float = 0.25
-    """Dropout of the hidden state and of every node's source."""
+    """Dropout of the hidden state and of every node's input."""
     dropoutx: float = 0.75
     """Dropout of the cell's input."""
     dropouti: float = 0.2
@@ -68,9 +69,9 @@ class Settings(command_line.Settings):
     dropoute: float = 0.0
     """Dropout of whole words."""
     alpha: float = 0.0
-    """Multiple of the mean square of the outputs that is added to the loss."""
+    """Weight of the activation regularisation: mean square of the outputs."""
     beta: float = 1e-3
-    """Multiple of the mean square of their change in time that is added to the loss."""
+    """Weight of the temporal activation regularisation: mean square of the outputs' change."""
 
     @property
     def dropouts(self) -> Dropouts:

@@ -39,12 +39,12 @@ class Flags:
 
     FREE: ClassVar[str] = "coordinator num_hosts host"
     coordinator: str | None = None
-    """HOST:PORT, with the first host's name and a free port of it: run on several hosts, with this command on each. "auto"
-    where JAX finds the others by itself: on SLURM, Open MPI and TPU pods."""
+    """HOST:PORT of the first host, with a free port, to run on several hosts with the same command
+    on each. "auto" where JAX finds the hosts by itself: SLURM, Open MPI, TPU pods."""
     num_hosts: int | None = None
-    """Number of hosts, which have equally many devices; not with --coordinator=auto."""
+    """Number of hosts, all with the same number of devices; not with --coordinator=auto."""
     host: int | None = None
-    """Which of them this is, from 0 on; not with --coordinator=auto."""
+    """Number of this host, from 0; not with --coordinator=auto."""
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Look into finished runs: python experiments/analyze.py landscape runs/eval-digits-20260102-030405
+"""Look into finished runs: jaxdarts analyze landscape runs/eval-digits-20260102-030405
 
     topology      width and depth of the cells, beside published ones; variants with other connections
     mixture       entropy of the mixture weights, what the cell keeps of them, stability of ranks      (searches)

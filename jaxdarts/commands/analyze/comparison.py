@@ -42,9 +42,9 @@ class Comparison(subjects.Options):
     """Writes one page with runs side by side: run folders (all seeds of those with several) and names of published cells."""
 
     output: str = "comparison.html"
-    """The page."""
+    """HTML file to write."""
     title: str = "Runs side by side"
-    """Its headline."""
+    """Title of the page."""
 
 
 def main(arguments: list[str]) -> None:

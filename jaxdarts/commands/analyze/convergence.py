@@ -29,9 +29,10 @@ class Convergence(subjects.Options):
     you can wait for."""
 
     each: int = 3
-    """Variants of every width."""
+    """Number of variants for every width."""
     widths: tuple[float, ...] = ()
-    """Widths of their normal cells; by default 2, 2.5, 3 and 3.5 for cells of four nodes, and all that there are for others."""
+    """Widths of the variants' normal cells; default 2, 2.5, 3 and 3.5 for cells of four nodes, all
+    possible widths for others."""
 
 
 def convergence_of_runs(arguments: list[str]) -> None:

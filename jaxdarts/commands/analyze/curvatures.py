@@ -20,9 +20,9 @@ class Curvature(subjects.Measured):
     """Eigenvalues of the Hessian of a loss where a run ended, and the dominant one along a search that measured it."""
 
     steps: int = 30
-    """Steps of Lanczos' method, products with the Hessian each of which takes two to three gradients."""
+    """Steps of Lanczos' method; each is a Hessian-vector product and costs two to three gradients."""
     probes: int = 4
-    """Random vectors that the density is the mean over."""
+    """Number of random vectors; the density is the mean over them."""
 
 
 def curvature_of_runs(arguments: list[str]) -> None:

@@ -26,13 +26,14 @@ class Plane(subjects.Measured):
     """Computes something on a grid around a run's end."""
 
     grid: int = 21
-    """Points along each direction; an odd number has the run's end among them."""
+    """Number of points along each direction; with an odd number the run's own weights are one of
+    them."""
     span: float = 1.0
-    """How far the grid goes, in lengths of a direction, to either side."""
+    """Half the side of the grid, in lengths of a direction."""
     dimensions: Literal[1, 2] = 2
-    """A line, or a plane."""
+    """Dimensions of the grid: 1 for a line, 2 for a plane."""
     together: int = 1
-    """Points that are computed at once; 1 is right for a CPU."""
+    """Number of points that are computed at once; 1 is best on a CPU."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""How well shared weights rank models: python experiments/analyze.py ranking --run_dir=runs/ranking
+"""How well shared weights rank models: jaxdarts analyze ranking --run_dir=runs/ranking
 
 Trains the 64-model space of Zhang et al. (Deeper Insights into Weight Sharing in NAS, 2020) with shared weights, one child a
 mini-batch, and ranks all children by test accuracy, in several instances: with different seeds, in different orders of the
@@ -44,59 +44,64 @@ class Config:
     preset: str | None = None
     """Name of the preset to start from; default the data set's own."""
     data_dir: str | None = None
-    """Where TFDS keeps its folders."""
+    """Folder in which TFDS keeps its data sets."""
     train_images: int = 0
-    """Use the first ones of the training set only; 0 for all."""
+    """Number of training images, the first of the data set; 0 for all."""
     test_images: int = 0
-    """The same of the test set."""
+    """Number of test images, the first of the data set; 0 for all."""
     epochs: int = 200
-    """Passes over the training set, of every group of children that share weights."""
+    """Epochs of every training with shared weights."""
     truth_epochs: int | None = None
-    """Those of every child alone; default as many."""
+    """Epochs of training of every child alone; default the same as --epochs."""
     batch_size: int = 256
-    """Images in a mini-batch, which trains one child."""
+    """Images in a mini-batch; a mini-batch trains one child."""
     init_channels: int = 16
     """Channels of a node."""
     layers: int = 4
     """Number of cells."""
     learning_rate: float = 0.025
-    """Of SGD in the first epoch; falls by a cosine over the epochs."""
+    """Learning rate of SGD in the first epoch; it falls by a cosine."""
     learning_rate_min: float = 0.001
-    """What the cosine ends at."""
+    """Learning rate of SGD at the end of the cosine."""
     momentum: float = 0.9
-    """Of SGD."""
+    """Momentum of SGD."""
     weight_decay: float = 1e-3
-    """Multiple of the weights that is added to their gradient."""
+    """Weight decay: this multiple of the weights is added to their gradient."""
     crop_padding: int = 4
-    """Random shifts of the images, in pixels."""
+    """Training images are shifted at random by up to this number of pixels."""
     flip: bool = True
-    """Mirror half of the images."""
+    """Mirror half of the training images."""
     instances: int = 10
-    """Trainings of each study; 0 leaves all but the truth out."""
+    """Number of trainings of each study; 0 runs only the trainings of single children."""
     truth_instances: int = 10
-    """Seeds with which every child is trained alone; the truth is their mean."""
+    """Number of seeds with which every child is trained alone; the ground truth is the mean over
+    them."""
     groups: tuple[int, ...] = (2, 4, 8, 16, 32)
-    """Numbers of groups that share weights among themselves only; none leaves these studies out."""
+    """Numbers of groups of children, one study each; only children of one group share weights.
+    Empty for no such study."""
     prefixes: tuple[int, ...] = (0, 1, 2, 3, 4)
-    """Numbers of cells, besides the stem, that are shared while every child has the rest for itself; none leaves these out."""
+    """Numbers of cells that all children share, one study each; the other cells belong to one
+    child. Empty for no such study."""
     prefix_epochs: int = 2000
-    """Epochs of those; a child's own weights see one mini-batch in 64."""
+    """Epochs of the studies of --prefixes; a child's own cells see one mini-batch in 64."""
     eval_freq: int = 10
-    """Epochs between evaluations of all children; the last epoch has one in any case."""
+    """Epochs between evaluations of all children; all are evaluated after the last epoch in any
+    case."""
     last_steps: int = 64
-    """Mini-batches at the end after each of which all children are evaluated; 0 for none."""
+    """All children are evaluated after each of this number of last mini-batches; 0 for none."""
     tune_epochs: tuple[int, ...] = (100, 200)
-    """Epochs after which every child goes on alone from the shared weights, in the instances of different seeds."""
+    """Epochs after which every child is trained further alone, from the shared weights (different
+    seeds only)."""
     tune_steps: tuple[int, ...] = (1, 5, 10, 64)
-    """Mini-batches of that after which the child is evaluated."""
+    """Numbers of mini-batches of --tune_epochs' training after which the child is evaluated."""
     seed: int = 0
-    """First of the seeds, which determine everything that is random."""
+    """First seed; seeds determine everything that is random."""
     run_dir: str | None = None
     """Folder of the run; default runs/ranking-<dataset>-<time>."""
     resume: str | None = None
     """Run folder to continue; its configuration is taken over."""
     output: str | None = None
-    """JSON file that gets the summary too."""
+    """JSON file that also gets the summary."""
     cache_dir: str = command_line.Settings.cache_dir
     """Where compiled programs are kept for the next start; empty for nowhere."""
 

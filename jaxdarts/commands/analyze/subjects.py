@@ -32,9 +32,9 @@ class Options:
     """Flags of every analysis."""
 
     runs: tyro.conf.Positional[tuple[str, ...]]
-    """Run folders of search.py or evaluate.py; of one with several seeds, a folder RUN/seed-N."""
+    """Run folders of a search or a training; for a run of several seeds, a folder RUN/seed-N."""
     seed: int = 0
-    """Determines everything that is random."""
+    """Seed of everything that is random."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,15 +42,17 @@ class Measured(Options):
     """And of those that compute a loss."""
 
     of: Literal["weights", "alpha", "either"] = "either"
-    """What moves: the weights, or the architecture parameters of a search; by default what the run was there to find."""
+    """Parameters that vary: the weights, or alpha of a search; default alpha for a search and the
+    weights for a training."""
     part: Literal["train", "valid", "test", "own"] = "own"
-    """Images: of a search its halves train and valid, or test; of a training train or test. By default valid, and test."""
+    """Images: train, valid or test; default the validation half of a search, and the test images
+    for a training."""
     images: int = 512
-    """Number of images, the first of the part; the rest of a last batch is left out."""
+    """Number of images, the first of the part; an incomplete last batch is left out."""
     batch_size: int = 0
-    """Images in a batch; by default the run's own."""
+    """Images in a batch; default the batch size of the run."""
     data_dir: str | None = None
-    """Where the data set is, if not where the run found it."""
+    """Folder of the data set; default the folder that the run used."""
     cache_dir: str = command_line.Settings.cache_dir
     """Where compiled programs are kept for the next start; empty for nowhere."""
 

@@ -24,7 +24,8 @@ class Topology(subjects.Options):
     """Width and depth of a run's cells (Shu et al. 2020) beside published ones and all that there are; variants of them."""
 
     each: int = 3
-    """Variants with other connections, of every width that there is, whose genotypes analysis/topology.json lists."""
+    """Number of variants with other connections for every width; analysis/topology.json lists their
+    genotypes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +33,8 @@ class Mixture(subjects.Options):
     """How decided a search is, what its cell keeps of the mix, and how stable the ranks of its operations are."""
 
     table: str = ""
-    """CSV file of NAS-Bench-201's accuracies, of a search in that space: what the cell of every epoch has there."""
+    """CSV file of NAS-Bench-201's accuracies; shows the accuracy of the cell after every epoch (a
+    search in that space)."""
 
 
 def topology_of_runs(arguments: list[str]) -> None:

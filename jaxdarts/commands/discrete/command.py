@@ -1,8 +1,8 @@
 """Search among discrete cells, many times over, and report mean and deviation.
 
-    python experiments/discrete.py --algorithm=rea --table=PATH --budget_seconds=12000 --runs=100
-    python experiments/discrete.py --evaluate=supernet --space=darts --run=RUN --algorithm=rea --budget_evaluations=200
-    python experiments/discrete.py --evaluate=training --dataset=cifar10 --budget_evaluations=50 --workers=4 --concurrent=4
+    jaxdarts discrete --algorithm=rea --table=PATH --budget_seconds=12000 --runs=100
+    jaxdarts discrete --evaluate=supernet --space=darts --run=RUN --algorithm=rea --budget_evaluations=200
+    jaxdarts discrete --evaluate=training --dataset=cifar10 --budget_evaluations=50 --workers=4 --concurrent=4
 
 The run folder holds config.json, log.txt, history.jsonl (every trial: run, genotype, what the search saw of it, what is only
 reported, seconds), summary.json (mean and deviation over the runs of the chosen cells), genotype.json (the best of them, for
@@ -38,60 +38,68 @@ class Config(evaluators.Options):
     FREE: ClassVar[str] = "run_dir resume output workers scheduler retries"
 
     algorithm: str = "rea"
-    """random, rea (regularised evolution), area (rea from the best of a pool by a score), best_of (by a score), halving
-    (successive: many short trainings, few long ones), bohb (Hyperband's halvings, filled by a model of the good cells),
-    reinforce, na_rs (neighbourhoods; a reconstruction)."""
+    """Search algorithm: random; rea (regularised evolution); area (rea from the best of a pool by a
+    score); best_of (the best of random cells by a score); halving (successive halving); bohb
+    (Hyperband with a model of the good cells); reinforce; na_rs (neighbourhoods, a
+    reconstruction)."""
     budget_seconds: float | None = None
-    """Seconds of training, simulated by a table or measured; default 12000 for a table unless --budget_evaluations is given."""
+    """Budget of a search in seconds of training, simulated by a table or measured; default 12000
+    with a table unless --budget_evaluations is given."""
     budget_evaluations: int | None = None
-    """Number of trials."""
+    """Budget of a search in trials."""
     runs: int | None = None
-    """Independent searches; default 100 with a table, else 1."""
+    """Number of independent searches; default 100 with a table, else 1."""
     population: int = 10
-    """rea, area: cells that live at a time."""
+    """Number of living cells (rea, area)."""
     sample_size: int = 3
-    """rea, area: cells among which a parent is found."""
+    """Number of cells among which a parent is chosen (rea, area)."""
     pool: int = 20
-    """area: random cells that are scored."""
+    """Number of random cells that are scored before the evolution (area)."""
     candidates: int = 100
-    """best_of: random cells that are scored."""
+    """Number of random cells that are scored (best_of)."""
     scores: str = ""
-    """area, best_of: CSV file with arch_str and the column --score; default the table. Scoring takes no simulated time."""
+    """CSV file with arch_str and the column --score (area, best_of); default the table. Scores cost
+    no simulated time."""
     scored_only: bool = False
-    """area, best_of: draw the random cells among those that have a score; where only some have one (score.py --count)."""
+    """Draw random cells only among those that have a score (area, best_of), for a file that scores
+    some cells."""
     starters: int = 32
-    """halving: random cells that start at a time."""
+    """Number of random cells at the shortest length (halving)."""
     lengths: tuple[int, ...] = (12, 200)
-    """halving, bohb: epochs of training, rising; of n cells n times the ratio of one length to the next go on."""
+    """Epochs of training, increasing (halving, bohb); of n cells, n times the ratio of two lengths
+    go on to the longer one."""
     draws: int = 64
-    """bohb: cells among which the model chooses."""
+    """Number of cells among which the model chooses (bohb)."""
     random_fraction: float = 1 / 3
-    """bohb: how many cells are random in spite of the model."""
+    """Fraction of cells that are drawn at random in spite of the model (bohb)."""
     learning_rate: float = 0.01
-    """reinforce: of Adam; 0.01 in NATS-Bench, 0.5 in the documentation of NAS-Bench-201."""
+    """Learning rate of Adam (reinforce): 0.01 in NATS-Bench, 0.5 in the documentation of NAS-
+    Bench-201."""
     ema_decay: float = 0.9
-    """reinforce: of the moving average of rewards."""
+    """Decay of the moving average of rewards (reinforce)."""
     neighbours: int = 4
-    """na_rs: how many are evaluated with each cell."""
+    """Number of neighbours that are evaluated with each cell (na_rs)."""
     radius: int = 1
-    """na_rs: edges in which they differ."""
+    """Number of edges in which a neighbour differs (na_rs)."""
     aggregate: str = "mean"
-    """na_rs: what of a neighbourhood counts: mean, median, minimum, or deviation (mean minus deviation)."""
+    """Statistic of a neighbourhood that is maximised (na_rs): mean, median, minimum, or deviation
+    (mean minus deviation)."""
     concurrent: int = 1
-    """Trials of one search in flight at a time. With one, its result is the same wherever trials run; with more, the algorithm
-    proposes without those that are in flight, and the order in which they finish matters."""
+    """Number of trials of one search that run at a time. With 1 the result is the same wherever
+    trials run; with more, the algorithm proposes cells before earlier trials have finished, and
+    their order matters."""
     workers: int = 0
-    """Local processes for trials; 0 for this process alone."""
+    """Number of local processes for trials; 0 for this process."""
     scheduler: str = ""
-    """Address of a running dask.distributed scheduler (tcp://HOST:8786), whose workers evaluate the trials."""
+    """Address of a running Dask scheduler (tcp://HOST:8786), whose workers evaluate the trials."""
     retries: int = 2
-    """How often a trial may be lost with its worker and start again."""
+    """Number of times that a trial may be lost with its worker and start again."""
     run_dir: str | None = None
     """Folder of the run; default runs/discrete-<dataset>-<time>."""
     resume: str | None = None
     """Run folder to continue; its configuration is taken over."""
     output: str | None = None
-    """JSON file that gets the summary as one row more; rows of the same settings are replaced."""
+    """JSON file to which the summary is added as a row; rows of the same settings are replaced."""
 
 
 class Method(NamedTuple):

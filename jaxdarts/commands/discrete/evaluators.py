@@ -88,36 +88,42 @@ class Options:
     FREE: ClassVar[str] = "data_dir table cache_dir"
 
     space: Literal[tuple(SPACES)] = "nasbench201"  # type: ignore[valid-type]
-    """Search space; there are tables of those whose names are benchmarks'."""
+    """Search space; the names of benchmarks have tables."""
     evaluate: str = "table"
-    """How a cell is valued: table (of accuracies), supernet (validation accuracy of a trained one with this cell alone), proxy
-    (a score of the untrained network), or training (validation accuracy after a short one)."""
+    """How a cell is evaluated: table (accuracies in a file), supernet (validation accuracy with
+    shared weights), proxy (a score of the untrained network), training (validation accuracy
+    after a short training)."""
     dataset: str = "cifar10"
-    """Whose accuracies: prefix of the columns of the table; or the images (as of search.py)."""
+    """Data set: prefix of the table's columns, or the images, as for `jaxdarts search`."""
     data_dir: str | None = None
-    """Where TFDS keeps its folders."""
+    """Folder in which TFDS keeps its data sets."""
     table: str = ""
-    """table: CSV file, plain or gzip, with the columns arch_str, <dataset>_valid_12, <dataset>_valid_200, <dataset>_test_200,
-    train_seconds_200 (nats_size: 90 for 200); or NAS-Bench-101's record file."""
+    """Table of accuracies (--evaluate=table): CSV file, plain or gzip, with the columns arch_str,
+    <dataset>_valid_12, <dataset>_valid_200, <dataset>_test_200, train_seconds_200 (nats_size: 90
+    for 200); or NAS-Bench-101's record file."""
     run: str = ""
-    """supernet: run folder of search.py."""
+    """Run folder of a search, whose supernet evaluates cells (--evaluate=supernet)."""
     score: str = ""
-    """proxy: naswot (default), grad_norm, snip, grasp, plain, l2_norm, epe_nas, linear_regions, synflow, jacob_cov,
-    ntk_condition. area, best_of: column of --scores, by default params_millions. Larger is better, nan is worst."""
+    """Score (--evaluate=proxy): naswot (default), grad_norm, snip, grasp, plain, l2_norm, epe_nas,
+    linear_regions, synflow, jacob_cov, ntk_condition. For area and best_of: column of --scores,
+    default params_millions. Larger is better, nan is worst."""
     epochs: int = 12
-    """training: length, unless the algorithm asks for another one; the learning rate falls over it as over a whole one."""
+    """Epochs of a short training (--evaluate=training), unless the algorithm chooses; the learning
+    rate falls over them as over a whole training."""
     train_portion: float = 0.5
-    """training: fraction of the training images; the rest validates."""
+    """Fraction of the training images that a short training learns from; the others validate."""
     init_channels: int | None = None
-    """training, proxy: channels of the first cells; default those of evaluate.py's preset for the data set, 16 for a score."""
+    """Channels of the first cells (training, proxy); default those of the preset of `jaxdarts
+    evaluate`, 16 for a score."""
     layers: int | None = None
-    """training, proxy: cells, or cells a stage in nasbench201; likewise."""
+    """Number of cells (training, proxy), of each stage in nasbench201; default as for
+    --init_channels."""
     batch_size: int | None = None
-    """training: default the preset's. proxy: images that are scored, default 128."""
+    """Images in a batch: default the preset's for a training, 128 images for a score."""
     batches: int = 0
-    """supernet: validation batches; 0 for all."""
+    """Number of validation batches (--evaluate=supernet); 0 for all."""
     seed: int = 0
-    """Determines everything that is random."""
+    """Seed of everything that is random."""
     cache_dir: str = command_line.Settings.cache_dir
     """Where compiled programs are kept for the next start; empty for nowhere."""
 

@@ -1,4 +1,4 @@
-"""Train, prune and test an ensemble of cells (SAEP): python experiments/evaluate.py --ensemble=RUN,RUN,... --dataset=cifar10
+"""Train, prune and test an ensemble of cells (SAEP): jaxdarts evaluate --ensemble=RUN,RUN,... --dataset=cifar10
 
 The members, separated by commas and mixed as you like: run folders of search.py, whose cells are trained (all of them, where
 there were several seeds; named twice, a cell is trained twice, with other seeds), published names and JSON files, likewise; run
@@ -40,33 +40,37 @@ class Config(recipes.Training):
     FREE: ClassVar[str] = "size balance machines mixture adanet_lambda adanet_beta iterations output"
 
     ensemble: str = ""
-    """Members, separated by commas: run folders of search.py or evaluate.py, published cells, JSON files, supernet:RUN; or
-    grow:dense, or grow: and one cell."""
+    """Members, separated by commas: run folders of searches or trainings, published cells, JSON
+    files, supernet:RUN (the cells of a search after each epoch). Or grow:dense, or grow: and one
+    cell."""
     fit_portion: float = 0.8
-    """Fraction of the training images that members are trained on; the ensemble is pruned on the rest."""
+    """Fraction of the training images on which members are trained; the ensemble is pruned on the
+    others."""
     size: int = 0
-    """Members that random and information pruning leave; 0 for half of them. While it grows they remove one at a time."""
+    """Number of members that random and information pruning keep; 0 for half of them. While an
+    ensemble grows they remove one at a time."""
     balance: float = 0.5
-    """Lambda of the distributed information criterion: accuracy at 0, diversity at 1. The centralised one takes five values."""
+    """Lambda of the distributed information criterion: accuracy at 0, diversity at 1. The
+    centralised criterion takes five values."""
     machines: int = 2
-    """Parts in which the distributed information criterion chooses."""
+    """Number of parts in which the distributed information criterion chooses."""
     mixture: Literal["uniform", "weighted"] = "uniform"
-    """Mean of the members' probabilities (of their logits, while the ensemble grows); or of their logits, with the weights of
-    AdaNet's objective on the held-out images (on those of the training, while it grows)."""
+    """Weights of the members: uniform (mean of probabilities; of logits while the ensemble grows)
+    or weighted (weights of AdaNet's objective on the held-out images)."""
     adanet_lambda: float = 0.0
-    """Penalty of a member's weight, times the square root of its depth."""
+    """AdaNet's penalty of a member's weight, times the square root of its depth."""
     adanet_beta: float = 0.0
-    """Penalty of a member's weight."""
+    """AdaNet's constant penalty of a member's weight."""
     iterations: int = 11
-    """Members that are added while the ensemble grows."""
+    """Number of members that are added while the ensemble grows."""
     hidden: int = 32
     """Units of a hidden layer of a dense network."""
     dense_steps: int = 454
-    """Steps in which a dense network is trained; 5000 in all 11 iterations, as published."""
+    """Training steps of a dense network; 11 iterations of 454 make the published 5000."""
     dense_learning_rate: float = 0.003
     """Learning rate of a dense network (RMSProp)."""
     output: str | None = None
-    """JSON file for the results, besides the run's own."""
+    """JSON file that also gets the results."""
 
 
 SWEEP = (0.0, 0.25, 0.5, 0.75, 1.0)

@@ -1,4 +1,4 @@
-"""Train a found or published cell from scratch: python experiments/evaluate.py --arch=DARTS_V2 --dataset=cifar10
+"""Train a found or published cell from scratch: jaxdarts evaluate --arch=DARTS_V2 --dataset=cifar10
 
 --arch takes a published name, a run folder of search.py, a JSON file, or the text of a genotype, such as the string of a cell
 of NAS-Bench-201, whose presets are the benchmark's network and training (but gradients are clipped and momentum is not

@@ -26,43 +26,50 @@ class Training(command_line.ImageSettings):
     batch_size: int = 96
     """Images in a batch, over all devices."""
     init_channels: int = 36
-    """Channels of the first cells; every reduction doubles them. 16 for a cell of NAS-Bench-201, 128 of NAS-Bench-101."""
+    """Channels of the first cells; every reduction cell doubles them. Default 16 for a cell of NAS-
+    Bench-201, 128 for NAS-Bench-101."""
     layers: int = 20
-    """Number of cells; reductions at a third and two thirds. For a cell of NAS-Bench-201, cells in each of three stages: 5; for
-    one of NAS-Bench-101: 3."""
+    """Number of cells, with reduction cells at a third and two thirds. NAS-Bench-201: cells in each
+    of three stages, default 5; NAS-Bench-101: 3."""
     network: Literal["cifar", "imagenet"] = "cifar"
-    """Stem: one convolution for small images, or three that shrink large ones by a factor of 8."""
+    """Stem: cifar (one convolution, for small images) or imagenet (three, which shrink images by a
+    factor of 8)."""
     stream: bool = False
-    """Read images of any size from the disk batch by batch, randomly cropped; for sets that do not fit on the device."""
+    """Read images of any size from the disk batch by batch, randomly cropped; for data sets that do
+    not fit on the device."""
     image_size: int = 224
-    """Height and width of streamed images; tests take them out of the middle of 8/7 of that."""
+    """Height and width of streamed images; test images are resized to 8/7 of it and cropped in the
+    middle."""
     color_jitter: bool = False
     """Change brightness, contrast, saturation and hue of every training image, as published for ImageNet."""
     cutout: bool = True
-    """Erase a square of every training image."""
+    """Erase a random square of every training image (Cutout)."""
     auxiliary: bool = True
-    """Train with an auxiliary head after the second reduction."""
+    """Train with an auxiliary head after the second reduction cell."""
     auxiliary_weight: float = 0.4
-    """Share of its loss."""
+    """Weight of the auxiliary head's loss."""
     drop_path_prob: float = 0.2
-    """Rate at which operations are left out in the last epoch; rises linearly from zero."""
+    """Probability of dropping an operation in the last epoch; it rises linearly from zero."""
     label_smooth: float = 0.0
-    """Share of the target that is spread over all classes."""
+    """Label smoothing: fraction of the target that is spread over all classes."""
     learning_rate: float = 0.025
-    """Learning rate (SGD) that --schedule starts from."""
+    """Learning rate of the optimiser at the start of --schedule."""
     schedule: Literal["cosine", "exponential", "linear"] = "cosine"
-    """Over the epochs: cosine to zero; times --decay after each; a line to zero, slower in the last five epochs and with five
-    epochs of warm-up where the batch is larger than 256."""
+    """Learning rate over the epochs: cosine to zero; exponential, times --decay after each; linear
+    to zero, slower in the last five epochs and with five epochs of warm-up for batches larger
+    than 256."""
     decay: float = 0.97
-    """Factor of the exponential schedule."""
+    """Factor of the exponential schedule, for each epoch."""
     optimizer: Literal["sgd", "rmsprop"] = "sgd"
-    """SGD with momentum; or RMSProp as NAS-Bench-101 has it (decay 0.9, epsilon 1), whose rate falls by a cosine every step."""
+    """sgd with momentum, or rmsprop as in NAS-Bench-101 (decay 0.9, epsilon 1), whose learning rate
+    falls by a cosine every step."""
     seed: int = 0
-    """Determines everything that is random."""
+    """Seed of everything that is random."""
     num_seeds: int = 1
     """Number of trainings in one program, with seeds seed, seed + 1, ...; mean and deviation are reported."""
     unroll: int = 6
-    """Cells of a run that are compiled apart: more of them compile longer and, on a CPU, run a fifth faster."""
+    """Number of consecutive cells that are compiled separately: more cells compile longer and, on a
+    CPU, run a fifth faster."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,17 +79,18 @@ class Config(Training):
     FREE: ClassVar[str] = "random_cells"
 
     arch: str = "DARTS_V2"
-    """Published name, run folder of search.py, JSON file, or text of a genotype."""
+    """Cell to train: a published name, a run folder of a search, a JSON file, or the text of a
+    genotype."""
     select: tuple[str, ...] = ()
-    """Architectures (as for --arch) to choose from by a short training, instead of --arch."""
+    """Cells (as for --arch) among which a short training chooses, instead of --arch."""
     select_epochs: int = 100
-    """Epochs of that training, on --select_portion of the training images."""
+    """Epochs of the short training of --select."""
     select_portion: float = 0.5
-    """Fraction of the training images that the short training sees; the rest chooses."""
+    """Fraction of the training images that the short training learns from; the others choose."""
     random_cells: int = 1
-    """Random cells that are trained beside the selected ones, as a baseline."""
+    """Number of random cells that are trained beside those of --select, as a baseline."""
     test_only: bool = False
-    """Only test the network in --checkpoint."""
+    """Only test the trained network of --checkpoint."""
     checkpoint: str | None = None
     """Run folder of a trained network, for --test_only."""
 

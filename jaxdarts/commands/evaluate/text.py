@@ -1,4 +1,4 @@
-"""Train a recurrent cell on a text from scratch: python experiments/evaluate.py --arch=DARTS_V2 --dataset=ptb
+"""Train a recurrent cell on a text from scratch: jaxdarts evaluate --arch=DARTS_V2 --dataset=ptb
 
 --arch takes a published recurrent name (DARTS_V1, DARTS_V2, ENAS, penn_random, penn_pgd), a run folder of search.py, a JSON
 file, or the text of a genotype. SGD turns into averaged SGD once the validation loss stops falling. Leaves a run folder:

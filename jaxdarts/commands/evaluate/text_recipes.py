@@ -20,42 +20,45 @@ class Config(texts.Settings):
     FREE: ClassVar[str] = "random_cells"
 
     arch: str = "DARTS_V2"
-    """Published name, run folder of search.py, JSON file, or text of a genotype."""
+    """Cell to train: a published name, a run folder of a search, a JSON file, or the text of a
+    genotype."""
     epochs: int = 8000
     """Passes over the text; published runs were ended by hand after some thousands."""
     batch_size: int = 64
-    """Columns that the training text is cut into, over all devices."""
+    """Number of columns into which the training text is cut, over all devices."""
     eval_batch_size: int = 10
-    """Columns that the validation text is cut into; the test text is one."""
+    """Number of columns into which the validation text is cut; the test text is one column."""
     emsize: int = 850
     """Units of the embedding and of the hidden state."""
     deviation: float = 5.0
-    """Standard deviation of a window's rows around --bptt."""
+    """Standard deviation of a window's length around --bptt."""
     max_seq_len_delta: int = 20
-    """Rows that a window may have more than --bptt."""
+    """Largest difference of a window's length to --bptt."""
     dropoute: float = 0.1
     """Dropout of whole words."""
     weight_decay: float = 8e-7
-    """Multiple of the weights that is added to their gradient."""
+    """Weight decay: this multiple of the weights is added to their gradient."""
     nonmono: int = 5
-    """Epochs without a better validation loss after which the weights are averaged."""
+    """Weights are averaged after this number of epochs without a better validation loss."""
     report_freq: int = 200
     """Steps between log lines."""
     select: tuple[str, ...] = ()
-    """Architectures (as for --arch) to choose from by a short training, instead of --arch; by validation perplexity."""
+    """Cells (as for --arch) among which a short training chooses by validation perplexity, instead
+    of --arch."""
     select_epochs: int = 300
-    """Epochs of that training."""
+    """Epochs of the short training of --select."""
     random_cells: int = 0
-    """Random cells that are trained for comparison: beside --arch with all its settings, beside --select as long as those."""
+    """Number of random cells that are trained for comparison, with the settings of --arch, or as
+    long as the cells of --select."""
     test_only: bool = False
-    """Only test the language model in --checkpoint."""
+    """Only test the language model of --checkpoint."""
     checkpoint: str | None = None
     """Run folder of a trained language model, for --test_only."""
     seed: int = 1267
-    """Determines everything that is random."""
+    """Seed of everything that is random."""
 
     num_seeds: ClassVar[int] = 1
-    """Of a training: another seed has other windows, and epochs with another number of steps."""
+    """Number of seeds; only 1, since another seed has other windows and epochs of another length."""
 
 
 PTB = Config(dataset="ptb")

@@ -1,4 +1,4 @@
-"""Search a cell: python experiments/search.py --dataset=cifar10
+"""Search a cell: jaxdarts search --dataset=cifar10
 
 Alternates exact second-order architecture steps with weight steps on the supernet of the DARTS space. Leaves a run
 folder: config.json, log.txt, metrics.jsonl, tensorboard/, alphas.npz, genotype.json, normal.svg, reduce.svg,
@@ -41,21 +41,22 @@ class Config(hosts.Flags, methods.Options):
     batch_size: int = 64
     """Images in a training batch, and in a validation batch, over all devices."""
     init_channels: int = 16
-    """Channels of the first cells; every reduction doubles them."""
+    """Channels of the first cells; every reduction cell doubles them."""
     layers: int = 8
-    """Number of cells; reductions at a third and two thirds."""
+    """Number of cells, with reduction cells at a third and two thirds."""
     nodes: int = 4
-    """Intermediate nodes of a cell."""
+    """Number of intermediate nodes of a cell."""
     ops: tuple[str, ...] = spaces.PRIMITIVES
-    """Candidate operations of every edge, in the order of the columns of alpha, separated by spaces."""
+    """Candidate operations of every edge, separated by spaces; their order is that of alpha's
+    columns."""
     learning_rate: float = 0.025
-    """Learning rate of the weights (SGD) in the first epoch; falls by a cosine over the epochs."""
+    """Learning rate of SGD for the weights in the first epoch; it falls by a cosine."""
     learning_rate_min: float = 0.001
-    """Learning rate of the weights that the cosine ends at."""
+    """Learning rate of SGD at the end of the cosine."""
     arch_learning_rate: float = 3e-4
     """Learning rate of alpha (Adam), constant."""
     arch_weight_decay: float = 1e-3
-    """Multiple of alpha that is added to its gradient."""
+    """Weight decay of alpha: this multiple of alpha is added to its gradient."""
     train_portion: float = 0.5
     """Fraction of the training set that trains the weights; the rest trains alpha."""
 

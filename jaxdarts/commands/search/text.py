@@ -1,4 +1,4 @@
-"""Search a recurrent cell on a text: python experiments/search.py --dataset=ptb
+"""Search a recurrent cell on a text: jaxdarts search --dataset=ptb
 
 Alternates exact second-order architecture steps on the validation part with weight steps on the training part, a window of
 the text at a time; --algorithm names other methods, as for images. Leaves a run folder as for images, with recurrent.svg.
@@ -30,17 +30,18 @@ class Config(methods.AlgorithmOptions, texts.Settings):
     """Search a recurrent cell by gradient descent (DARTS). Defaults are those of the text's preset."""
 
     nodes: int = 8
-    """Nodes of the cell."""
+    """Number of nodes of the cell."""
     ops: tuple[str, ...] = PRIMITIVES
-    """Candidate activations of every edge, in the order of the columns of alpha, separated by spaces."""
+    """Candidate activations of every edge, separated by spaces; their order is that of alpha's
+    columns."""
     arch_learning_rate: float = 3e-3
     """Learning rate of alpha (Adam), constant."""
     arch_weight_decay: float = 1e-3
-    """Multiple of alpha that is added to its gradient."""
+    """Weight decay of alpha: this multiple of alpha is added to its gradient."""
     arch_beta1: float = 0.9
     """Adam's first decay rate for alpha."""
     seed: int = 3
-    """Determines everything that is random."""
+    """Seed of everything that is random."""
 
 
 PTB = Config(dataset="ptb")
