@@ -19,7 +19,7 @@ def few(monkeypatch):
     """64 digits."""
     digits = jd.data.images.load("digits")
     train, _ = jd.data.images.split(digits.train, 64.5 / digits.train.num)
-    monkeypatch.setattr(script.runs, "load", lambda config: digits._replace(train=train))
+    monkeypatch.setattr(script.datasets, "load", lambda config: digits._replace(train=train))
 
 
 def test_run_folder_and_resume(few, tmp_path, capsys):

@@ -211,7 +211,7 @@ def test_selection_never_sees_the_test_set(tiny, tmp_path, monkeypatch):
 
     flags = [*tiny[1:], "--select_epochs=1", "--epochs=1", "--select", str(CELL), "DARTS_V1"]
     script.main([*flags, f"--run_dir={tmp_path}/honest"])
-    monkeypatch.setattr(script.runs, "load", spoiled)
+    monkeypatch.setattr(script.datasets, "load", spoiled)
     script.main([*flags, f"--run_dir={tmp_path}/spoiled"])
     honest, other = (json.loads((tmp_path / name / "selection.json").read_text()) for name in ("honest", "spoiled"))
     assert honest == other

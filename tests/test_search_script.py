@@ -357,7 +357,7 @@ def test_signals_save_and_leave(whole, tiny, tmp_path, monkeypatch, sent, code, 
         pytest.skip("one of the two signals will do")
     with monkeypatch.context() as patch:
         # The bar is written after steps 10, 20 and 22, the epoch's last.
-        patch.setattr(script.runs.time, "monotonic", lambda: 0.0)
+        patch.setattr(script.runs.loop.time, "monotonic", lambda: 0.0)
         on_call(patch, script, "averages", number, send)
         text, actual = stopped([*tiny, "--report_freq=10", f"--run_dir={tmp_path}"])
     assert text == f"{sent.name} at step {step} of 44: saved; continue with --resume={tmp_path}" and actual == code
@@ -480,7 +480,7 @@ def test_a_full_disk(whole, tiny, tmp_path, monkeypatch, capfd, number, lost):
 
     try:
         with monkeypatch.context() as patch:
-            patch.setattr(script.runs.time, "monotonic", lambda: 0.0)
+            patch.setattr(script.runs.loop.time, "monotonic", lambda: 0.0)
             on_call(patch, script, "averages", number, fill)  # after step 20, or after the epoch's last step
             flags = ["--report_freq=10", "--checkpoint_freq=7", f"--run_dir={tmp_path}/run"]
             text, code = stopped([*tiny, *flags])
