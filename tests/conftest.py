@@ -30,7 +30,8 @@ import pytest  # noqa: E402
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Shapes and types in signatures are checked at run time. Left out: `types` and what names its protocols (they are not
-# runtime-checkable), `search` (JAX rebuilds a dataclass with placeholders for arrays), and modules without arrays.
+# runtime-checkable), `search` and `analysis.sharing` (JAX rebuilds a dataclass with placeholders for arrays), and modules
+# without arrays.
 CHECKED = [
     "jaxdarts.nn.primitives.convolution",
     "jaxdarts.nn.primitives.depthwise",
@@ -44,7 +45,13 @@ CHECKED = [
     "jaxdarts.nn.benchmarks.nats_size",
     "jaxdarts.nn.benchmarks.weight_sharing",
     "jaxdarts.nn.rnn",
-    "jaxdarts.analysis",
+    "jaxdarts.analysis.curvature",
+    "jaxdarts.analysis.flatness",
+    "jaxdarts.analysis.landscape",
+    "jaxdarts.analysis.mixture",
+    "jaxdarts.analysis.ranking",
+    "jaxdarts.analysis.topology",
+    "jaxdarts.analysis.variance",
     "jaxdarts.count",
     "jaxdarts.parallel",
     "jaxdarts.relax",

@@ -10,7 +10,7 @@ import pytest
 import jaxdarts as jd
 from jaxdarts import Trial, discrete
 from jaxdarts.analysis.flatness import shell
-from jaxdarts.discrete import best, best_so_far, flattest, search
+from jaxdarts.discrete import algorithms, best, best_so_far, flattest, search
 
 NB201 = jd.spaces.nasbench201()
 DARTS = jd.spaces.darts(2, ("none", "skip_connect", "sep_conv_3x3", "max_pool_3x3"))
@@ -174,7 +174,7 @@ def test_reinforce_descends_the_published_loss():
         return jax.tree.map(lambda g: -0.3 * g, gradient), state
 
     tx = optax.GradientTransformation(lambda params: (), update)
-    history = search(discrete._reinforce(KEY, NB201, tx, 0.9), evaluate, evaluations=7)[:-1]  # it is not told of the last one
+    history = search(algorithms._reinforce(KEY, NB201, tx, 0.9), evaluate, evaluations=7)[:-1]  # it is not told of the last one
     rewards, average, weight = [trial.value for trial in history], 0.0, 0.0
     for (logits, gradient), trial, reward in zip(seen, history, rewards, strict=True):
         average, weight = 0.9 * average + 0.1 * reward, 0.9 * weight + 0.1

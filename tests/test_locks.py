@@ -14,7 +14,8 @@ from jaxdarts.commands.search import images as image_search
 from jaxdarts.runs import locks
 
 HOLD = """
-import locks, pathlib, sys, time
+import pathlib, sys, time
+from jaxdarts.runs import locks
 log = locks.logger(pathlib.Path(sys.argv[1]))
 print("held", flush=True)
 time.sleep(60)
