@@ -285,7 +285,7 @@ def measure(peer: str | Path, channels_last: bool = False, check: bool = False, 
     command = [sys.executable, str(Path(__file__).resolve()), f"--peer={peer}"]
     command += [f"--{name}={value}" for name, value in options.items() if value is not None]
     command += ["--channels_last"] * channels_last + ["--check"] * check
-    # What bench.py asked of glibc (`runs.ask_for_huge_pages`) gains PyTorch nothing, and is no part of how it is used.
+    # Huge pages, which may be asked of glibc for our steps (docs/speed.md), are no part of how PyTorch is used.
     environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
