@@ -61,7 +61,10 @@ from jaxdarts.training.export import load as load
 from jaxdarts.training.export import read_exported as read_exported
 from jaxdarts.types import Trial as Trial
 
-__version__ = metadata.version("jaxdarts")
+try:
+    __version__ = metadata.version("jaxdarts")
+except metadata.PackageNotFoundError:  # a checkout that is not installed, as on a machine without package registries
+    __version__ = "0+checkout"
 
 
 def __getattr__(name: str) -> Any:

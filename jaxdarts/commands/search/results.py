@@ -238,14 +238,15 @@ def random_cells(config: Any, space: Space, number: int = 8) -> list:
 
 
 def write_best(config: Any, folder: Path, found: list, losses: list[float], log: logging.Logger) -> None:
-    """Of several seeds' cells, the one with the lowest validation loss under its supernet's weights is the run's result."""
-    if len(found) == 1:
-        return
-    best = int(np.argmin(losses))
-    files.replace_text(folder / "genotype.json", genotypes.to_json(found[best]))
-    for seed, (genotype, loss) in enumerate(zip(found, losses, strict=True)):
-        log.info("seed %d supernet loss of the found cell %f genotype = %s", config.seed + seed, loss, genotype)
-    log.info("seed %d has the best cell by validation: %s", config.seed + best, folder / "genotype.json")
+    """Of several seeds' cells, the one with the lowest validation loss is the run's result; ends with the next command."""
+    if len(found) > 1:
+        best = int(np.argmin(losses))
+        files.replace_text(folder / "genotype.json", genotypes.to_json(found[best]))
+        for seed, (genotype, loss) in enumerate(zip(found, losses, strict=True)):
+            log.info("seed %d supernet loss of the found cell %f genotype = %s", config.seed + seed, loss, genotype)
+        log.info("seed %d has the best cell by validation: %s", config.seed + best, folder / "genotype.json")
+    source = f" --data_dir={config.data_dir}" if config.data_dir else ""
+    log.info("train the found cell: jaxdarts evaluate --arch=%s --dataset=%s%s", folder, config.dataset, source)
 
 
 def split_seeds(mixes: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
