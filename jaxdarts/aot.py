@@ -7,6 +7,7 @@ What XLA measures on a real GPU before it chooses (autotuning) is left out here:
 """
 
 import collections
+import contextlib
 import functools
 import importlib
 import math
@@ -105,15 +106,24 @@ def compiled(function: Callable, *arguments: Any, target: Target, donate: tuple[
 
 def compile_lowered(lowered: Any, target: Target, **options: Any) -> Any:
     """Compiles what `lowered` or `over_devices` returns, with `parallel.compiler_options` and further options of XLA's."""
-    enabled = jax.config.jax_enable_compilation_cache  # pyrefly: ignore
-    # A program that cannot run here cannot be read back from the persistent cache either.
-    jax.config.update("jax_enable_compilation_cache", False)
-    compilation_cache.reset_cache()
-    try:
+    with without_cache():  # a program that cannot run here cannot be read back from there either
         return lowered.compile(parallel.compiler_options(target.platform) | options)
+
+
+@contextlib.contextmanager
+def without_cache() -> Iterator[None]:
+    """Compiles anew, whatever JAX's cache of compiled programs holds."""
+    before = jax.config.jax_enable_compilation_cache  # pyrefly: ignore
+
+    def enable(value: bool) -> None:
+        jax.config.update("jax_enable_compilation_cache", value)
+        compilation_cache.reset_cache()  # JAX looks at the setting once
+
+    enable(False)
+    try:
+        yield
     finally:
-        jax.config.update("jax_enable_compilation_cache", enabled)
-        compilation_cache.reset_cache()
+        enable(before)
 
 
 def lowered(function: Callable, *arguments: Any, target: Target, donate: tuple[int, ...] = ()) -> Any:

@@ -1,5 +1,6 @@
 """The README: what it prints runs as it stands."""
 
+import functools
 import os
 import re
 import shlex
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import jax
 
+import jaxdarts as jd
 from jaxdarts import __main__ as program
 
 ROOT = Path(__file__).parents[1]
@@ -32,6 +34,14 @@ def test_its_commands_and_pages_exist():
     assert commands and set(commands) <= set(program.COMMANDS)
     pages = re.findall(r"\]\((docs/[\w./]+)\)", README)
     assert pages and all((ROOT / page).is_file() for page in pages)
+
+
+def test_the_names_in_the_pages_exist():
+    pages = [README, *(page.read_text("utf-8") for page in sorted((ROOT / "docs").glob("*.md")))]
+    names = {name for page in pages for name in re.findall(r"\bjd((?:\.[a-z]\w*)+)", page)}
+    assert len(names) > 30
+    for name in names:
+        functools.reduce(getattr, name[1:].split("."), jd)
 
 
 def test_the_dispatcher_names_what_it_does_not_know(capsys, monkeypatch):

@@ -1,7 +1,6 @@
 """What device.py measures, item by item, in the process that uses the device."""
 
 import argparse
-import contextlib
 import dataclasses
 import functools
 import json
@@ -18,7 +17,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental.compilation_cache import compilation_cache
 
 import bench
 import correctness
@@ -244,22 +242,6 @@ def profile(run: Callable[[], Any], path: Path) -> None:
         shutil.copy(record, path)
 
 
-@contextlib.contextmanager
-def without_cache() -> Iterator[None]:
-    """Compiles anew, whatever JAX's cache of compiled programs holds."""
-    before = jax.config.jax_enable_compilation_cache  # pyrefly: ignore
-
-    def enable(value: bool) -> None:
-        jax.config.update("jax_enable_compilation_cache", value)
-        compilation_cache.reset_cache()  # JAX looks at the setting once
-
-    enable(False)
-    try:
-        yield
-    finally:
-        enable(before)
-
-
 def compare_options(args: argparse.Namespace, item: str, seconds: float) -> Iterator[dict[str, Any]]:
     """The weight step of a small network under some options of XLA: time, and whether its results repeat to the bit."""
     import device as script
@@ -269,7 +251,7 @@ def compare_options(args: argparse.Namespace, item: str, seconds: float) -> Iter
         sizes = {"batch_size": 4, "init_channels": 2, "layers": 1, "image_size": 8}
     config = bench.Config(**bench.TASKS["search"].defaults | sizes)
     steps, arguments = bench.image_search(config, space(args))
-    with jax.default_matmul_precision("highest"), without_cache():
+    with jax.default_matmul_precision("highest"), aot.without_cache():
         lowered = jax.jit(steps["weight_step"]).lower(*arguments)
         start = time.perf_counter()
         compiled = lowered.compile(jd.parallel.compiler_options(jax.default_backend()) | script.OPTIONS[item])

@@ -67,7 +67,7 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class ImageSettings(Settings):
-    """And of those that train on images."""
+    """Flags of every command that trains on images."""
 
     crop_padding: int = 4
     """Training images are shifted at random by up to this number of pixels."""
@@ -131,9 +131,9 @@ def read(kind: type[T], arguments: list[str], default: T, description: str | Non
     import tyro
 
     # tyro keeps the line breaks of a help text that has several lines, so each gets its text as one line.
-    texts = {text.args[1]: " ".join((text.description or "").split()) for text in docstring_parser.parse_from_object(kind).meta}
-    for parent in reversed(kind.__mro__[1:-1]):
-        for text in docstring_parser.parse_from_object(parent).meta:
+    texts: dict[str, str] = {}
+    for owner in kind.__mro__[:-1]:
+        for text in docstring_parser.parse_from_object(owner).meta:
             texts.setdefault(text.args[1], " ".join((text.description or "").split()))
     annotations = {
         field.name: Annotated[field.type, tyro.conf.arg(help=texts.get(field.name))]  # pyrefly: ignore

@@ -184,7 +184,7 @@ class AlgorithmOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Options(AlgorithmOptions, command_line.ImageSettings):
-    """And what convolutional spaces have in addition."""
+    """Flags of searches in convolutional spaces."""
 
     FREE: ClassVar[str] = "derive_batches tune_steps max_skips flatness"
 

@@ -6,3 +6,6 @@ from jaxdarts.data import feed as feed
 from jaxdarts.data import images as images
 from jaxdarts.data import stream as stream
 from jaxdarts.data import text as text
+from jaxdarts.data.benchmarks import nasbench101 as nasbench101
+from jaxdarts.data.benchmarks import nds as nds
+from jaxdarts.data.benchmarks import tabular as tabular

@@ -12,6 +12,7 @@ from jaxdarts.commands.analyze import subjects
 from jaxdarts.commands.evaluate import recipes
 from jaxdarts.count import network_cost
 from jaxdarts.genotypes import Genotype, TopologyGenotype
+from jaxdarts.report.page import CELLS
 from jaxdarts.runs import Stop
 from jaxdarts.spaces import of as space_of
 
@@ -147,9 +148,7 @@ def alike(opened: dict[str, subjects.Opened]) -> list[report.sections.Table]:
         names = [name for name in searched if spaces[name] == cells]
         last = {name: subjects.mixes_of(searched[name].folder, cells) for name in names}
         for cell, choices in cells.items() if len(names) > 1 else ():
-            caption = (
-                f"Kendall's tau between the ranks of operations in the end, mean of the edges, {subjects.CELLS[cell].lower()}"
-            )
+            caption = f"Kendall's tau between the ranks of operations in the end, mean of the edges, {CELLS[cell].lower()}"
             rows = [
                 [one, *(f"{mixture.agreement(last[one][cell][-1], last[two][cell][-1], choices)['tau']:.2f}" for two in names)]
                 for one in names

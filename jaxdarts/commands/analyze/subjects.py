@@ -20,7 +20,6 @@ from jaxdarts.commands.evaluate import recipes
 from jaxdarts.commands.search import images as image_search
 from jaxdarts.data import images
 from jaxdarts.report import sections
-from jaxdarts.report.page import CELLS as TITLES
 from jaxdarts.report.page import extend
 from jaxdarts.runs import Stop
 from jaxdarts.space import Choices
@@ -259,9 +258,6 @@ def _of_search(run: Opened, config: Measured) -> Subject:
         return _loss_and_hits(logits(params, arch, batch), batch["label"])
 
     return Subject("alpha", arch, loss_of_arch, batches, lambda key: landscape.unit_direction(arch, key), name)
-
-
-CELLS: dict[str, str] = TITLES
 
 
 def space_of(run: Opened) -> dict[str, Choices]:

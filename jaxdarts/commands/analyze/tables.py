@@ -14,6 +14,7 @@ from jaxdarts.commands.analyze.subjects import plain
 from jaxdarts.commands.discrete import evaluators
 from jaxdarts.data.benchmarks import tabular
 from jaxdarts.genotypes import Genotype
+from jaxdarts.report.page import CELLS
 from jaxdarts.runs import Stop
 
 PUBLISHED = ("NASNet", "AmoebaNet", "SNAS", "DARTS_V1", "DARTS_V2", "PC_DARTS_cifar", "PDARTS", "GDAS_V1")
@@ -51,7 +52,7 @@ def topology_of_runs(arguments: list[str]) -> None:
         dots = {"all connections": [(shape.width, shape.depth) for shape in counts]}
         for cell in topology.CELLS:
             own = topology.topology(getattr(genotype, cell))
-            dots[subjects.CELLS[cell].lower()] = [(own.width, own.depth)]
+            dots[CELLS[cell].lower()] = [(own.width, own.depth)]
         others = variants(genotype, config)
         numbers = {
             "pattern": rows,
@@ -62,7 +63,7 @@ def topology_of_runs(arguments: list[str]) -> None:
         table = [
             [
                 row["name"],
-                subjects.CELLS[row["cell"]].removesuffix(" cell").lower(),
+                CELLS[row["cell"]].removesuffix(" cell").lower(),
                 f"{row['width']:g} of {row['nodes']}",
                 str(row["depth"]),
                 f"{100 * row['wider']:.0f} %",
@@ -115,7 +116,7 @@ def mixture_of_runs(arguments: list[str]) -> None:
         others = [folder for folder in siblings(run) if folder != run.folder]
         pictures, numbers, facts, curves, kept = {}, {}, {}, {}, {}
         for cell, choices in cells.items():
-            title, mix = subjects.CELLS[cell], mixes[cell]
+            title, mix = CELLS[cell], mixes[cell]
             entropy = mixture.entropy(mix, choices)
             labels = [f"{source}\N{RIGHTWARDS ARROW}{target}" for source, target in choices.edges]
             pictures[f"{cell}-entropy"] = report.charts.matrix(

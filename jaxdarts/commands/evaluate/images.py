@@ -31,7 +31,6 @@ from jaxdarts.data import augment, feed, images, stream
 from jaxdarts.genotypes import Genotype, GraphGenotype, SizeGenotype, TopologyGenotype
 from jaxdarts.runs import Run, Stop
 from jaxdarts.training import export, schedules
-from jaxdarts.training import export as trained
 from jaxdarts.training.images import from_scratch
 
 
@@ -250,7 +249,7 @@ def finish(config, genotype, dataset, training, tested, records, run, cost, judg
         folder = run.folder if config.num_seeds == 1 else run.folder / f"seed-{seed}"
         folder.mkdir(exist_ok=True)
         params, averages = jax.tree.map(lambda leaf, i=i: leaf[i], (state.params, state.averages))
-        trained.save(
+        export.save(
             folder,
             genotype=genotype,
             params=params,
@@ -313,7 +312,7 @@ def test_again(config: Config) -> None:
         raise Stop("--test_only: name the run with --checkpoint=RUN", 2)
     try:
         apply, params = export.load(config.checkpoint)
-        shape = trained.image_shape(config.checkpoint)
+        shape = export.image_shape(config.checkpoint)
     except ValueError as error:
         raise Stop(f"--checkpoint={config.checkpoint}: {error}", 2) from error
     if config.stream:
@@ -321,7 +320,7 @@ def test_again(config: Config) -> None:
     dataset = load(config)
     logits = runs.jitted(apply)
     try:
-        accuracy = trained.accuracy(lambda images: logits(params, images), dataset, config.batch_size)
+        accuracy = export.accuracy(lambda images: logits(params, images), dataset, config.batch_size)
     except stream.Unreadable as error:
         raise Stop(str(error)) from error
     print(f"test_acc {100 * accuracy:f}")

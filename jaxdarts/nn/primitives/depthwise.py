@@ -175,7 +175,7 @@ def _on_subgrids(x: Array, w: Array, geo: Geometry) -> Array:
     return y.reshape(g, 1, batch, d * height, d * width, channels)[:, :, :, : geo.height, : geo.width]
 
 
-def _without_y(convolve: Callable, missing: str, geo: Geometry, a: Array, b: Array) -> Array:
+def _by_transposes(convolve: Callable, missing: str, geo: Geometry, a: Array, b: Array) -> Array:
     """The form that lacks `missing`, by the convolution itself or one of its transposes."""
     if missing == "y":
         return convolve(a, b, geo)
@@ -193,12 +193,12 @@ _ON_CPU = {"y": _missing_y, "w": _missing_w, "x": _missing_x}
 # Jitted, so that each shape is traced once and the program calls it by name: a supernet has thousands of these.
 @functools.partial(jax.jit, static_argnames=("missing", "geometry"))
 def _apply(a: Array, b: Array, *, missing: str, geometry: Geometry) -> Array:
-    return _without_y(_grouped, missing, geometry, a, b)
+    return _by_transposes(_grouped, missing, geometry, a, b)
 
 
 @functools.partial(jax.jit, static_argnames=("missing", "geometry"))
 def _apply_on_gpu(a: Array, b: Array, *, missing: str, geometry: Geometry) -> Array:
-    return _without_y(_one_by_one, missing, geometry, a, b)
+    return _by_transposes(_one_by_one, missing, geometry, a, b)
 
 
 @functools.partial(jax.jit, static_argnames=("missing", "geometry"))
