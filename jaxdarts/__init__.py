@@ -1,18 +1,21 @@
-"""Differentiable architecture search in JAX: cells, exact second-order hypergradients, and what surrounds them.
+"""Differentiable architecture search in JAX: cells, exact second-order hypergradients, and what
+surrounds them.
 
 >>> import jaxdarts as jd
 >>> space = jd.spaces.darts()
 >>> jd.count_params(space.supernet(width=16, depth=8, num_classes=10), (32, 32, 3))
 1930618
->>> mix = space.supernet(width=1, depth=1, num_classes=1).example_mix()  # all zero: every edge and operation ties
+>>> mix = space.supernet(width=1, depth=1, num_classes=1).example_mix()  # zeros: all ops tie
 >>> genotype = space.discretize(mix)
 >>> genotype.normal[:2]
 (('max_pool_3x3', 0), ('max_pool_3x3', 1))
 >>> jd.genotypes.parse(str(genotype)) == genotype
 True
 >>> net = space.network(jd.genotypes.DARTS_V2, width=36, depth=20, num_classes=10)
->>> jd.count_params(net, (32, 32, 3)), round(jd.multiply_adds(jd.genotypes.DARTS_V2, 36, 20, 10, (32, 32, 3)) / 1e6, 1)
-(3349342, 528.4)
+>>> jd.count_params(net, (32, 32, 3))
+3349342
+>>> round(jd.multiply_adds(jd.genotypes.DARTS_V2, 36, 20, 10, (32, 32, 3)) / 1e6, 1)
+528.4
 >>> train = lambda w, a: w**2 - 2 * a * w + a**2
 >>> val = lambda w, a: a * w - 2 * a + 1
 >>> float(jd.hypergrad.unrolled(train, val, -2.0, 2.0, lambda gradient: -2.0 - 0.5 * gradient))
@@ -63,12 +66,16 @@ from jaxdarts.types import Trial as Trial
 
 try:
     __version__ = metadata.version("jaxdarts")
-except metadata.PackageNotFoundError:  # a checkout that is not installed, as on a machine without package registries
+except (
+    metadata.PackageNotFoundError
+):  # a checkout that is not installed, as on a machine without package registries
     __version__ = "0+checkout"
 
 
 def __getattr__(name: str) -> Any:
-    """`jaxdarts.report` and `jaxdarts.runs` are imported when somebody asks for them: a library's user needs neither."""
+    """`jaxdarts.report` and `jaxdarts.runs` are imported when somebody asks for them: a library's
+    user needs neither.
+    """
     if name in ("report", "runs"):
         return importlib.import_module(f"jaxdarts.{name}")
     raise AttributeError(f"module 'jaxdarts' has no attribute {name!r}")

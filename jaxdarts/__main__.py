@@ -8,8 +8,14 @@ from jaxdarts.runs import process
 
 COMMANDS = {
     "search": ("search.images", "search a cell by gradient descent on images or text"),
-    "evaluate": ("evaluate.images", "train a found or published cell from scratch; ensembles of cells"),
-    "discrete": ("discrete.command", "search among discrete cells: random, evolution, NASWOT, hyperband"),
+    "evaluate": (
+        "evaluate.images",
+        "train a found or published cell from scratch; ensembles of cells",
+    ),
+    "discrete": (
+        "discrete.command",
+        "search among discrete cells: random, evolution, NASWOT, hyperband",
+    ),
     "enas": ("enas", "search a cell by a policy over shared weights"),
     "score": ("score", "score untrained networks, and compare the ranking with true accuracies"),
     "analyze": ("analyze.command", "look into finished runs"),
@@ -20,7 +26,9 @@ COMMANDS = {
 
 
 def main(command: str | None = None) -> None:
-    """Runs a command with the flags of the command line; without a name, the first word is the name."""
+    """Runs a command with the flags of the command line; without a name, the first word is the
+    name.
+    """
     if command is None:
         words = sys.argv[1:]
         if not words or words[0] in ("-h", "--help"):
@@ -30,16 +38,29 @@ def main(command: str | None = None) -> None:
         command = words[0]
         sys.argv = [f"jaxdarts {command}", *words[1:]]
         if command not in COMMANDS:
-            print(f"jaxdarts: no command {command!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
+            print(
+                f"jaxdarts: no command {command!r}; there are {', '.join(COMMANDS)}",
+                file=sys.stderr,
+            )
             sys.exit(2)
     module, _ = COMMANDS[command]
-    process.start(lambda arguments: importlib.import_module(f"jaxdarts.commands.{module}").main(arguments))
+    process.start(
+        lambda arguments: importlib.import_module(f"jaxdarts.commands.{module}").main(arguments)
+    )
 
 
 def usage() -> str:
     """The commands with a line each."""
     rows = [f"  {name:12} {summary}" for name, (_, summary) in COMMANDS.items()]
-    return "\n".join(["usage: jaxdarts COMMAND [flags]", "", *rows, "", "jaxdarts COMMAND --help lists the flags."])
+    return "\n".join(
+        [
+            "usage: jaxdarts COMMAND [flags]",
+            "",
+            *rows,
+            "",
+            "jaxdarts COMMAND --help lists the flags.",
+        ]
+    )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
-"""The published search algorithms, each one expression over relaxations, hypergradients, perturbations and penalties.
+"""The published search algorithms, each one expression over relaxations, hypergradients,
+perturbations and penalties.
 
-Defaults are the papers'; `order` 1 takes the weights as they are, 2 unrolls the optimiser's step. What belongs to a network or
-an optimiser (partial channels, warm-up, learning rates) is not here: `experiments/methods.py` sets it together with the
-algorithm. Schedules are functions of the step; `by_epoch` makes them.
+Defaults are the papers'; `order` 1 takes the weights as they are, 2 unrolls the optimiser's step.
+What belongs to a network or an optimiser (partial channels, warm-up, learning rates) is not here:
+`experiments/methods.py` sets it together with the algorithm. Schedules are functions of the step;
+`by_epoch` makes them.
 """
 
 from collections.abc import Callable
@@ -17,18 +19,22 @@ from jaxdarts.types import Schedule
 
 
 def by_epoch(start: float, end: float, epochs: int, steps_per_epoch: int) -> Schedule:
-    """From `start` in the first epoch in equal steps towards `end`, which the epochs after the last have.
+    """From `start` in the first epoch in equal steps towards `end`, which the epochs after the last
+    have.
 
     >>> float(by_epoch(0.0, 1.0, epochs=4, steps_per_epoch=10)(19))
     0.25
     """
-    return lambda step: start + (end - start) * jnp.minimum(step // steps_per_epoch, epochs) / epochs
+    return lambda step: (
+        start + (end - start) * jnp.minimum(step // steps_per_epoch, epochs) / epochs
+    )
 
 
 def darts(space: Space, order: int = 2) -> Algorithm:
     """Softmax over the operations of every edge; first-order or exact second-order hypergradient.
 
-    Liu, Simonyan & Yang, `DARTS: Differentiable Architecture Search <https://arxiv.org/abs/1806.09055>`_, ICLR 2019.
+    Liu, Simonyan & Yang, `DARTS: Differentiable Architecture Search
+    <https://arxiv.org/abs/1806.09055>`_, ICLR 2019.
 
     Raises:
         ValueError: if `order` is neither 1 nor 2.
@@ -37,26 +43,35 @@ def darts(space: Space, order: int = 2) -> Algorithm:
 
 
 def sdarts_rs(space: Space, epsilon: Schedule, order: int = 1) -> Algorithm:
-    """SmoothDARTS with random smoothing: weights are trained at a mix with noise up to `epsilon`, published 0.03 to 0.3.
+    """SmoothDARTS with random smoothing: weights are trained at a mix with noise up to `epsilon`,
+    published 0.03 to 0.3.
 
     Chen & Hsieh, `SmoothDARTS <https://arxiv.org/abs/2002.05283>`_, ICML 2020.
     """
-    return Algorithm(relax.softmax(space.cells), _of_order(order), perturb.random_noise(space.cells, epsilon))
+    return Algorithm(
+        relax.softmax(space.cells), _of_order(order), perturb.random_noise(space.cells, epsilon)
+    )
 
 
 def sdarts_adv(space: Space, epsilon: Schedule, num_steps: int = 7, order: int = 1) -> Algorithm:
-    """SmoothDARTS with adversarial perturbation: weights are trained at the worst mix within `epsilon`, published 0.03 to 0.3.
+    """SmoothDARTS with adversarial perturbation: weights are trained at the worst mix within
+    `epsilon`, published 0.03 to 0.3.
 
     Chen & Hsieh, `SmoothDARTS <https://arxiv.org/abs/2002.05283>`_, ICML 2020.
     """
-    return Algorithm(relax.softmax(space.cells), _of_order(order), perturb.adversarial(space.cells, epsilon, num_steps))
+    return Algorithm(
+        relax.softmax(space.cells),
+        _of_order(order),
+        perturb.adversarial(space.cells, epsilon, num_steps),
+    )
 
 
 def milenas(space: Space, order: int = 1, weight: float = 1.0) -> Algorithm:
-    """MiLeNAS: the architecture descends the training loss plus `weight` (the paper's lambda) times the validation loss.
+    """MiLeNAS: the architecture descends the training loss plus `weight` (the paper's lambda) times
+    the validation loss.
 
-    He, Ye, Shen & Zhang, `MiLeNAS <https://arxiv.org/abs/2003.12238>`_, CVPR 2020. Its code updates the architecture first, as
-    here; Algorithm 1 of the paper the weights.
+    He, Ye, Shen & Zhang, `MiLeNAS <https://arxiv.org/abs/2003.12238>`_, CVPR 2020. Its code updates
+    the architecture first, as here; Algorithm 1 of the paper the weights.
 
     Raises:
         ValueError: if `order` is neither 1 nor 2.
@@ -71,40 +86,52 @@ def na_darts(
     aggregate: Callable[[Array], Array] = jnp.mean,
     order: int = 1,
 ) -> Algorithm:
-    """NA-DARTS: the architecture ascends the aggregated performance of itself and `num_neighbours` similar ones.
+    """NA-DARTS: the architecture ascends the aggregated performance of itself and `num_neighbours`
+    similar ones.
 
-    Wang, Cao, Li & Kitani, `Neighborhood-Aware NAS <https://arxiv.org/abs/2105.06369>`_, BMVC 2021. A reconstruction: the
-    neighbourhood (`hypergrad.permuted_edges`) and all numbers are ours.
+    Wang, Cao, Li & Kitani, `Neighborhood-Aware NAS <https://arxiv.org/abs/2105.06369>`_, BMVC 2021.
+    A reconstruction: the neighbourhood (`hypergrad.permuted_edges`) and all numbers are ours.
 
     Raises:
         ValueError: if a number is out of range.
     """
     neighbours = hypergrad.permuted_edges(space.cells, num_neighbours, distance)
-    return Algorithm(relax.softmax(space.cells), hypergrad.neighbourhood(neighbours, aggregate, _of_order(order)))
+    return Algorithm(
+        relax.softmax(space.cells), hypergrad.neighbourhood(neighbours, aggregate, _of_order(order))
+    )
 
 
 def a2m(space: Space, radius: float = 1e-2, num_steps: int = 1, order: int = 1) -> Algorithm:
-    """FlatDARTS: the architecture descends the validation loss a step uphill from itself; see `hypergrad.flat_minimum`.
+    """FlatDARTS: the architecture descends the validation loss a step uphill from itself; see
+    `hypergrad.flat_minimum`.
 
     `arXiv 2503.10404 <https://arxiv.org/abs/2503.10404>`_.
     """
-    return Algorithm(relax.softmax(space.cells), hypergrad.flat_minimum(radius, num_steps, _of_order(order)))
+    return Algorithm(
+        relax.softmax(space.cells), hypergrad.flat_minimum(radius, num_steps, _of_order(order))
+    )
 
 
 def joint(space: Space) -> Algorithm:
-    """One level: weights and architecture take their steps together on the training loss (DARTS, section 3.3's ablation)."""
+    """One level: weights and architecture take their steps together on the training loss (DARTS,
+    section 3.3's ablation).
+    """
     return Algorithm(relax.softmax(space.cells), hypergrad.single_level, simultaneous=True)
 
 
 def coordinate_descent(space: Space) -> Algorithm:
-    """One level: architecture and weights take turns on the training loss (DARTS, section 3.3's ablation)."""
+    """One level: architecture and weights take turns on the training loss (DARTS, section 3.3's
+    ablation).
+    """
     return Algorithm(relax.softmax(space.cells), hypergrad.single_level)
 
 
 def random_sharing(space: Space) -> Algorithm:
-    """Random search with weight sharing: every weight step trains a random cell; one is chosen by validation in the end.
+    """Random search with weight sharing: every weight step trains a random cell; one is chosen by
+    validation in the end.
 
-    Li & Talwalkar, `Random Search and Reproducibility for NAS <https://arxiv.org/abs/1902.07638>`_, UAI 2019.
+    Li & Talwalkar, `Random Search and Reproducibility for NAS <https://arxiv.org/abs/1902.07638>`_,
+    UAI 2019.
     """
     return Algorithm(relax.uniform_path(space.cells))
 
@@ -120,9 +147,9 @@ def pc_darts(space: Space, order: int = 1) -> Algorithm:
 def gdas(space: Space, temperature: Schedule, order: int = 1) -> Algorithm:
     """GDAS: one drawn operation an edge in each step, published temperature 10 to 0.1.
 
-    The weight step follows the architecture's, each with a draw of its own; the authors' code has them the other way round. All
-    operations are computed, also those of weight zero. A genotype is DARTS' (two edges a node); the authors' may keep two
-    operations of one edge.
+    The weight step follows the architecture's, each with a draw of its own; the authors' code has
+    them the other way round. All operations are computed, also those of weight zero. A genotype is
+    DARTS' (two edges a node); the authors' may keep two operations of one edge.
 
     Dong & Yang, `GDAS <https://arxiv.org/abs/1910.04465>`_, CVPR 2019.
     """
@@ -130,7 +157,8 @@ def gdas(space: Space, temperature: Schedule, order: int = 1) -> Algorithm:
 
 
 def snas(space: Space, temperature: Schedule) -> Algorithm:
-    """SNAS: a relaxed draw, one level, published temperature 1 to 0.03. A genotype is DARTS' (two edges a node).
+    """SNAS: a relaxed draw, one level, published temperature 1 to 0.03. A genotype is DARTS' (two
+    edges a node).
 
     Xie et al., `SNAS <https://arxiv.org/abs/1812.09926>`_, ICLR 2019.
     """
@@ -141,7 +169,8 @@ def snas(space: Space, temperature: Schedule) -> Algorithm:
 def drnas(space: Space) -> Algorithm:
     """DrNAS: mixing weights drawn from learnt Dirichlet distributions, first order.
 
-    The pull towards the uniform distribution is the weight decay of the architecture's optimiser, as in the authors' code.
+    The pull towards the uniform distribution is the weight decay of the architecture's optimiser,
+    as in the authors' code.
 
     Chen et al., `DrNAS <https://arxiv.org/abs/2006.10355>`_, ICLR 2021.
     """
@@ -155,7 +184,9 @@ def fair_darts(space: Space, weight: float = 10.0, order: int = 1) -> Algorithm:
 
     Chu, Zhou, Zhang & Li, `Fair DARTS <https://arxiv.org/abs/1911.12126>`_, ECCV 2020.
     """
-    return Algorithm(relax.sigmoid(space.cells), _of_order(order), penalty=penalty.zero_one(space.cells, weight))
+    return Algorithm(
+        relax.sigmoid(space.cells), _of_order(order), penalty=penalty.zero_one(space.cells, weight)
+    )
 
 
 def darts_minus(space: Space, amount: Schedule, order: int = 1) -> Algorithm:
@@ -166,10 +197,14 @@ def darts_minus(space: Space, amount: Schedule, order: int = 1) -> Algorithm:
     Raises:
         ValueError: if an edge has no skip connection.
     """
-    return Algorithm(relax.auxiliary_skip(relax.softmax(space.cells), space.cells, amount), _of_order(order))
+    return Algorithm(
+        relax.auxiliary_skip(relax.softmax(space.cells), space.cells, amount), _of_order(order)
+    )
 
 
 def _of_order(order: int):
     if order not in (1, 2):
-        raise ValueError(f"order is {order}: there is a first-order (1) and a second-order (2) approximation")
+        raise ValueError(
+            f"order is {order}: there is a first-order (1) and a second-order (2) approximation"
+        )
     return hypergrad.unrolled if order == 2 else hypergrad.first_order

@@ -1,9 +1,11 @@
 """Compiles programs for a device that is not there: a GPU or a TPU, from any machine with a CPU.
 
-XLA needs a description of a device, not the device. So a program can be compiled for it, and its memory, kernels and traffic
-counted, before anyone rents one. GPUs need `jax[cuda13]`, TPUs `jax[tpu]`; both may stand in one environment.
+XLA needs a description of a device, not the device. So a program can be compiled for it, and its
+memory, kernels and traffic counted, before anyone rents one. GPUs need `jax[cuda13]`, TPUs
+`jax[tpu]`; both may stand in one environment.
 
-What XLA measures on a real GPU before it chooses (autotuning) is left out here: kernels are those of its defaults.
+What XLA measures on a real GPU before it chooses (autotuning) is left out here: kernels are those
+of its defaults.
 """
 
 import collections
@@ -26,7 +28,9 @@ from jaxdarts import parallel
 
 
 class Gpu(NamedTuple):
-    """What XLA asks of an NVIDIA GPU. Figures are those of NVIDIA's data sheets and of CUDA's table of compute capabilities."""
+    """What XLA asks of an NVIDIA GPU. Figures are those of NVIDIA's data sheets and of CUDA's table
+    of compute capabilities.
+    """
 
     capability: tuple[int, int]
     cores: int  # streaming multiprocessors
@@ -48,7 +52,9 @@ GPUS = {
     "h200": Gpu((9, 0), 132, 128, 2048, 228 << 10, 50 << 20, 4800e9, 1.98, 139 << 30),
 }
 TPUS = {"v5e": ("v5litepod-4", 16 << 30), "v6e": ("v6e-4", 32 << 30)}
-"""Accelerator type, and bytes of memory of a chip (Google's pages of each version). Four chips, two by two."""
+"""Accelerator type, and bytes of memory of a chip (Google's pages of each version). Four chips, two
+by two.
+"""
 
 NAMES = (*GPUS, *TPUS)
 
@@ -72,16 +78,24 @@ def target(name: str) -> Target:
     if name not in NAMES:
         raise ValueError(f"no device is called {name!r}: there are {', '.join(NAMES)}")
     if name in GPUS:
-        options = {"platform": "cuda", "topology_name": name, "target_config": _description(name), "topology": "1x1x1"}
+        options = {
+            "platform": "cuda",
+            "topology_name": name,
+            "target_config": _description(name),
+            "topology": "1x1x1",
+        }
         extra, memory = "cuda13", GPUS[name].memory
-        # Without a GPU the plugin does not register itself, unless it leaves out a check of the driver.
+        # Without a GPU the plugin does not register itself, unless it leaves out a check of the
+        # driver.
         os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
     else:
         kind, memory = TPUS[name]
         # libtpu would ask Google's metadata server, which only a TPU's host reaches.
         os.environ.setdefault("TPU_ACCELERATOR_TYPE", kind)
         os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-        os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # no chip is taken: several processes may compile
+        os.environ.setdefault(
+            "ALLOW_MULTIPLE_LIBTPU_LOAD", "1"
+        )  # no chip is taken: several processes may compile
         options, extra = {"platform": "tpu", "topology_name": f"{name}:2x2"}, "tpu"
     try:
         try:
@@ -91,12 +105,17 @@ def target(name: str) -> Target:
             devices = topologies.get_topology_desc(**options).devices
     except Exception as error:  # whatever a missing or broken plugin raises
         version = jax.__version__
-        raise RuntimeError(f"to compile for {name}, pip install 'jax[{extra}]=={version}' ({_first_line(error)})") from error
+        raise RuntimeError(
+            f"to compile for {name}, pip install 'jax[{extra}]=={version}' ({_first_line(error)})"
+        ) from error
     return Target(name, options["platform"], tuple(devices), memory)
 
 
-def compiled(function: Callable, *arguments: Any, target: Target, donate: tuple[int, ...] = ()) -> Any:
-    """Compiles a pure function for the first device of a target, for arguments of the shapes of these.
+def compiled(
+    function: Callable, *arguments: Any, target: Target, donate: tuple[int, ...] = ()
+) -> Any:
+    """Compiles a pure function for the first device of a target, for arguments of the shapes of
+    these.
 
     Returns:
         `jax.stages.Compiled`, which cannot run here.
@@ -105,7 +124,9 @@ def compiled(function: Callable, *arguments: Any, target: Target, donate: tuple[
 
 
 def compile_lowered(lowered: Any, target: Target, **options: Any) -> Any:
-    """Compiles what `lowered` or `over_devices` returns, with `parallel.compiler_options` and further options of XLA's."""
+    """Compiles what `lowered` or `over_devices` returns, with `parallel.compiler_options` and
+    further options of XLA's.
+    """
     with without_cache():  # a program that cannot run here cannot be read back from there either
         return lowered.compile(parallel.compiler_options(target.platform) | options)
 
@@ -126,14 +147,19 @@ def without_cache() -> Iterator[None]:
         enable(before)
 
 
-def lowered(function: Callable, *arguments: Any, target: Target, donate: tuple[int, ...] = ()) -> Any:
+def lowered(
+    function: Callable, *arguments: Any, target: Target, donate: tuple[int, ...] = ()
+) -> Any:
     """The same before XLA compiles it, `jax.stages.Lowered`."""
     there = NamedSharding(Mesh(np.array(target.devices[:1]), ("device",)), PartitionSpec())
-    return jax.jit(function, out_shardings=there, donate_argnums=donate).lower(*_shapes(arguments, there))
+    return jax.jit(function, out_shardings=there, donate_argnums=donate).lower(
+        *_shapes(arguments, there)
+    )
 
 
 def over_devices(function: Callable, *arguments: Any, target: Target) -> Any:
-    """A function of one device's part, which names the axis `parallel.AXIS`, lowered for all devices of a target.
+    """A function of one device's part, which names the axis `parallel.AXIS`, lowered for all
+    devices of a target.
 
     Every argument has a leading axis of devices, as those of `parallel.over_devices`.
     """
@@ -148,23 +174,26 @@ def over_devices(function: Callable, *arguments: Any, target: Target) -> Any:
 
 
 def _shapes(arguments: Any, sharding: NamedSharding) -> Any:
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), arguments)
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), arguments
+    )
 
 
 def figures(compiled: Any) -> dict[str, Any]:
-    """What can be counted in a compiled program that need not run: memory, kernels, calls of libraries, traffic.
+    """What can be counted in a compiled program that need not run: memory, kernels, calls of
+    libraries, traffic.
 
     Returns:
         `argument_mb` and `temporary_mb`: megabytes of memory of one device.
-        `kernels`: what a device starts one after the other, be it fusions, copies or calls of libraries.
-        `launches`: the same, but those in loops as often as they run.
-        `library_calls`: those kernels that are calls of cuDNN or cuBLAS.
-        `instructions`: of the optimised program, those inside of fusions too.
-        `kinds`: the operations of the kernels and their numbers.
-        `gigabytes`: read and written by one run. Where XLA has no figure (GPU), operands and results of all kernels are summed,
-        which is too much where a kernel reads a part of an operand.
-        `megacycles`: of one run, as the compiler for TPUs estimates them for fusions and convolutions.
-        `all_reduces`, `all_reduce_mb`: of one run, after XLA has combined them, where there are any.
+        `kernels`: what a device starts one after the other, be it fusions, copies or calls of
+        libraries. `launches`: the same, but those in loops as often as they run. `library_calls`:
+        those kernels that are calls of cuDNN or cuBLAS. `instructions`: of the optimised program,
+        those inside of fusions too. `kinds`: the operations of the kernels and their numbers.
+        `gigabytes`: read and written by one run. Where XLA has no figure (GPU), operands and
+        results of all kernels are summed, which is too much where a kernel reads a part of an
+        operand. `megacycles`: of one run, as the compiler for TPUs estimates them for fusions and
+        convolutions. `all_reduces`, `all_reduce_mb`: of one run, after XLA has combined them, where
+        there are any.
     """
     memory, text = compiled.memory_analysis(), compiled.as_text()
     kinds, libraries = collections.Counter(), 0
@@ -208,15 +237,36 @@ class Instruction(NamedTuple):
 
 
 # Bookkeeping, and starts of what is counted where it ends.
-_FREE = {"parameter", "constant", "get-tuple-element", "tuple", "bitcast", "while", "conditional", "call", "iota", "after-all"}
-_FREE |= {"copy-start", "slice-start", "all-reduce-start", "async-start", "opt-barrier", "partition-id", "replica-id"}
+_FREE = {
+    "parameter",
+    "constant",
+    "get-tuple-element",
+    "tuple",
+    "bitcast",
+    "while",
+    "conditional",
+    "call",
+    "iota",
+    "after-all",
+}
+_FREE |= {
+    "copy-start",
+    "slice-start",
+    "all-reduce-start",
+    "async-start",
+    "opt-barrier",
+    "partition-id",
+    "replica-id",
+}
 _LINE = re.compile(r"\s+(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([a-z][\w\-]*)\((.*)")
 _SHAPE = re.compile(r"(\w+)\[([\d,]*)\]")
 _SIZES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "f64": 8}
 
 
 def parse(text: str) -> dict[str, list[Instruction]]:
-    """The instructions of every computation of a compiled program, by its name; the entry's is `ENTRY`."""
+    """The instructions of every computation of a compiled program, by its name; the entry's is
+    `ENTRY`.
+    """
     computations: dict[str, list[Instruction]] = {}
     instructions: list[Instruction] = []
     sizes: dict[str, int] = {}
@@ -235,11 +285,18 @@ def parse(text: str) -> dict[str, list[Instruction]]:
 
 
 def _bytes(shape: str) -> int:
-    return sum(_SIZES.get(kind, 0) * math.prod(int(n) for n in sizes.split(",") if n) for kind, sizes in _SHAPE.findall(shape))
+    return sum(
+        _SIZES.get(kind, 0) * math.prod(int(n) for n in sizes.split(",") if n)
+        for kind, sizes in _SHAPE.findall(shape)
+    )
 
 
-def _executed(computations: dict[str, list[Instruction]], name: str = "ENTRY", times: float = 1) -> Iterator[tuple[Any, float]]:
-    """The instructions that a program runs, and how often; of the branches of a condition each as often as any other."""
+def _executed(
+    computations: dict[str, list[Instruction]], name: str = "ENTRY", times: float = 1
+) -> Iterator[tuple[Any, float]]:
+    """The instructions that a program runs, and how often; of the branches of a condition each as
+    often as any other.
+    """
     for instruction in computations.get(name, []):
         yield instruction, times
         attributes = instruction.attributes

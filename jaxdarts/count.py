@@ -19,12 +19,14 @@ from jaxdarts.types import Module
 
 
 def count_params(net: Module, image_shape: tuple[int, ...] = ()) -> int:
-    """Number of weights of a network for images of [height, width, channels], an auxiliary head not counted.
+    """Number of weights of a network for images of [height, width, channels], an auxiliary head not
+    counted.
 
     A language model has no images: leave the shape out.
 
     >>> from jaxdarts import genotypes, spaces
-    >>> count_params(spaces.darts().network(genotypes.DARTS_V2, width=36, depth=20, num_classes=10), (32, 32, 3))
+    >>> net = spaces.darts().network(genotypes.DARTS_V2, width=36, depth=20, num_classes=10)
+    >>> count_params(net, (32, 32, 3))
     3349342
     """
     variables = jax.eval_shape(net.init, jax.random.key(0), *net.example_inputs(image_shape))
@@ -33,8 +35,9 @@ def count_params(net: Module, image_shape: tuple[int, ...] = ()) -> int:
 
 
 class Costs(NamedTuple):
-    """What a network costs: `fixed` for stem, preprocessing and head; `operations[cell][edge, op]` for an operation on an edge,
-    in all cells of that type together."""
+    """What a network costs: `fixed` for stem, preprocessing and head; `operations[cell][edge, op]`
+    for an operation on an edge, in all cells of that type together.
+    """
 
     fixed: int
     operations: Mapping[str, Int[np.ndarray, "edges ops"]]
@@ -48,18 +51,23 @@ def operation_costs(
     image_shape: tuple[int, int, int],
     imagenet: bool = False,
 ) -> tuple[Costs, Costs]:
-    """Parameters and multiply-adds of everything that a discrete network of these cells may be made of (no auxiliary head).
+    """Parameters and multiply-adds of everything that a discrete network of these cells may be made
+    of (no auxiliary head).
 
-    Its batch norms have a scale and a shift each, and none follows a pooling. Multiply-adds are those of convolutions and the
-    linear head for one image, as quark0/darts' figures are usually recounted. The depth is the number of cells, or of cells a
-    stage for cells of NAS-Bench-201.
+    Its batch norms have a scale and a shift each, and none follows a pooling. Multiply-adds are
+    those of convolutions and the linear head for one image, as quark0/darts' figures are usually
+    recounted. The depth is the number of cells, or of cells a stage for cells of NAS-Bench-201.
 
     Raises:
-        ValueError: if `imagenet` is asked for of a cell of NAS-Bench-201, which has one stem only, or if what an operation
-            costs depends on the others, as in the spaces of NAS-Bench-101 and of sizes.
+        ValueError: if `imagenet` is asked for of a cell of NAS-Bench-201, which has one stem only,
+            or if what an operation costs depends on the others, as in the spaces of NAS-Bench-101
+            and of sizes.
     """
     if not cells.keys() & {"cell", "normal"}:
-        raise ValueError("in this space the cost of an operation depends on the other choices: it has no table of costs")
+        raise ValueError(
+            "in this space the cost of an operation depends on the other choices: it has no table"
+            " of costs"
+        )
     if "cell" in cells:
         if imagenet:
             raise ValueError("a network of NAS-Bench-201 has no stem for ImageNet")
@@ -74,31 +82,44 @@ def operation_costs(
 
     area = height * image_width
     if imagenet:
-        for before, after, factor in ((channels, width // 2, 4), (width // 2, width, 16), (width, width, 64)):
+        for before, after, factor in (
+            (channels, width // 2, 4),
+            (width // 2, width, 16),
+            (width, width, 64),
+        ):
             convolution(3, before, after, area // factor)
         area //= 64
         before = last = width  # channels of the two cells before
     else:
         convolution(3, channels, 3 * width, area)
         before = last = 3 * width
-    op_params, op_adds = ({name: np.zeros(own.shape, np.int64) for name, own in cells.items()} for _ in range(2))
+    op_params, op_adds = (
+        {name: np.zeros(own.shape, np.int64) for name, own in cells.items()} for _ in range(2)
+    )
     for run in runs(width, depth):
         choices, c = cells[run.kind], run.width
         stride = 2 if run.kind == "reduce" else 1
         for _ in range(run.repeats):
-            # Halved by the factorised reduction that follows a reduction cell, the older input has this cell's area too.
+            # Halved by the factorised reduction that follows a reduction cell, the older input has
+            # this cell's area too.
             convolution(1, before, c, area)
             convolution(1, last, c, area)
             out = math.ceil(area / stride**2)
             for e, o in np.argwhere(choices.where(lambda op: op in OPS)).tolist():
                 own = stride_of(choices, e, stride)
                 for name, shape in OPS[choices.ops[e][o]].shapes(c, own).items():
-                    op_params[run.kind][e, o] += math.prod(shape) + (0 if name.startswith(("depthwise", "row")) else 2 * c)
+                    op_params[run.kind][e, o] += math.prod(shape) + (
+                        0 if name.startswith(("depthwise", "row")) else 2 * c
+                    )
                     # A row of a stacked pair of lines strides one way only.
-                    op_adds[run.kind][e, o] += math.prod(shape) * out * (own if name.startswith("row") else 1)
+                    op_adds[run.kind][e, o] += (
+                        math.prod(shape) * out * (own if name.startswith("row") else 1)
+                    )
             area = out
             before, last = last, len(choices.concat) * c
-    return Costs(params + (last + 1) * num_classes, op_params), Costs(adds + last * num_classes, op_adds)
+    return Costs(params + (last + 1) * num_classes, op_params), Costs(
+        adds + last * num_classes, op_adds
+    )
 
 
 def network_cost(
@@ -109,9 +130,11 @@ def network_cost(
     image_shape: tuple[int, int, int],
     imagenet: bool = False,
 ) -> tuple[int, int]:
-    """Parameters and multiply-adds of the network that a genotype is evaluated as; see `operation_costs`.
+    """Parameters and multiply-adds of the network that a genotype is evaluated as; see
+    `operation_costs`.
 
-    Width and depth are what they are for the space's `network`; of sizes, which are the genotype's own, nothing.
+    Width and depth are what they are for the space's `network`; of sizes, which are the genotype's
+    own, nothing.
 
     >>> from jaxdarts import genotypes
     >>> network_cost(genotypes.DARTS_V2, 36, 20, 10, (32, 32, 3))[0]
@@ -125,14 +148,20 @@ def network_cost(
             raise ValueError(f"the network of a {type(genotype).__name__} has no stem for ImageNet")
         return _WHOLE[type(genotype)](genotype, width, depth, num_classes, image_shape)
     if width is None or depth is None:
-        raise ValueError(f"width is {width}, depth {depth}: the network of a {type(genotype).__name__} has both")
+        raise ValueError(
+            f"width is {width}, depth {depth}: the network of a {type(genotype).__name__} has both"
+        )
     both = operation_costs(of_genotype(genotype), width, depth, num_classes, image_shape, imagenet)
-    params, adds = (costs.fixed + sum(int(own.sum()) for own in costs.operations.values()) for costs in both)
+    params, adds = (
+        costs.fixed + sum(int(own.sum()) for own in costs.operations.values()) for costs in both
+    )
     return params, adds
 
 
 class _Tally:
-    """Sums up convolutions without bias, each with the scale and shift of a norm or without, and a linear head."""
+    """Sums up convolutions without bias, each with the scale and shift of a norm or without, and a
+    linear head.
+    """
 
     def __init__(self):
         self.params = self.adds = 0
@@ -146,7 +175,11 @@ class _Tally:
 
 
 def _graph_cost(
-    genotype: GraphGenotype, width: int, depth: int, num_classes: int, image_shape: tuple[int, int, int]
+    genotype: GraphGenotype,
+    width: int,
+    depth: int,
+    num_classes: int,
+    image_shape: tuple[int, int, int],
 ) -> tuple[int, int]:
     height, image_width, channels = image_shape
     graph, tally = pruned(genotype), _Tally()
@@ -162,7 +195,11 @@ def _graph_cost(
 
 
 def _size_cost(
-    genotype: SizeGenotype, width: Any, depth: Any, num_classes: int, image_shape: tuple[int, int, int]
+    genotype: SizeGenotype,
+    width: Any,
+    depth: Any,
+    num_classes: int,
+    image_shape: tuple[int, int, int],
 ) -> tuple[int, int]:
     height, image_width, before = image_shape
     tally, area = _Tally(), height * image_width
@@ -174,7 +211,10 @@ def _size_cost(
             tally.convolution(1, before, after, area, norm=False)
             sizes = [(3, before), (3, after)]
         else:
-            sizes = [(size, after if source else before) for _, size, source, _ in nats_size.convolutions(before, after)]
+            sizes = [
+                (size, after if source else before)
+                for _, size, source, _ in nats_size.convolutions(before, after)
+            ]
         for size, read in sizes:
             tally.convolution(size, read, after, area)
         before = after
@@ -182,8 +222,12 @@ def _size_cost(
     return tally.head(before, num_classes)
 
 
-_WHOLE: Mapping[type, Callable[..., tuple[int, int]]] = {GraphGenotype: _graph_cost, SizeGenotype: _size_cost}
-"""Networks whose cost is no sum over edges: what an operation costs depends on the other choices."""
+_WHOLE: Mapping[type, Callable[..., tuple[int, int]]] = {
+    GraphGenotype: _graph_cost,
+    SizeGenotype: _size_cost,
+}
+"""Networks whose cost is no sum over edges: what an operation costs depends on the other choices.
+"""
 
 
 def _topology_costs(
@@ -206,7 +250,9 @@ def _topology_costs(
                 op_adds[e, o] += depth * size**2 * c * c * area
     params = sum(size**2 * before * after for size, before, after, _ in convolutions) + 2 * norms
     adds = sum(size**2 * before * after * area for size, before, after, area in convolutions)
-    return Costs(params + (last + 1) * num_classes, {"cell": op_params}), Costs(adds + last * num_classes, {"cell": op_adds})
+    return Costs(params + (last + 1) * num_classes, {"cell": op_params}), Costs(
+        adds + last * num_classes, {"cell": op_adds}
+    )
 
 
 def multiply_adds(

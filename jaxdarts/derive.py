@@ -1,9 +1,9 @@
 """From a trained supernet to a cell, by looking at validation accuracy instead of at the mix alone.
 
-`Space.discretize` keeps what weighs most. The functions here ask the supernet: `score` takes mixes, {cell: [seeds, edges,
-ops]}, and returns the validation accuracy of every seed's supernet with its own. They decide for all seeds at once, since one
-program evaluates all of them, and return mixes that keep one operation on each edge that a genotype keeps: `discretize` reads
-them as they are.
+`Space.discretize` keeps what weighs most. The functions here ask the supernet: `score` takes mixes,
+{cell: [seeds, edges, ops]}, and returns the validation accuracy of every seed's supernet with its
+own. They decide for all seeds at once, since one program evaluates all of them, and return mixes
+that keep one operation on each edge that a genotype keeps: `discretize` reads them as they are.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,11 +22,17 @@ Score = Callable[[Mixes], Float[Array | np.ndarray, " seeds"]]
 
 
 def by_perturbation(
-    cells: Mapping[str, Choices], mixes: Mixes, score: Score, key: Key[Array, ""], tune: Callable[[Mixes], None] | None = None
+    cells: Mapping[str, Choices],
+    mixes: Mixes,
+    score: Score,
+    key: Key[Array, ""],
+    tune: Callable[[Mixes], None] | None = None,
 ) -> Mixes:
-    """DARTS+PT: on every edge the operation whose removal hurts most; then, node by node, the edges whose removal does.
+    """DARTS+PT: on every edge the operation whose removal hurts most; then, node by node, the edges
+    whose removal does.
 
-    Edges are decided in random order, from both cells in turn. Removing sets one weight to zero and leaves the others.
+    Edges are decided in random order, from both cells in turn. Removing sets one weight to zero and
+    leaves the others.
 
     Wang, Cheng, Chen, Tang & Hsieh, `Rethinking Architecture Selection in Differentiable NAS
     <https://arxiv.org/abs/2108.04392>`_, ICLR 2021, Algorithm 1.
@@ -36,22 +42,30 @@ def by_perturbation(
         mixes: the supernets' own.
         score: see above.
         key: for the order, which all seeds share.
-        tune: called after every decision with the mixes as they are then, to train the supernets on.
+        tune: called after every decision with the mixes as they are then, to train the supernets
+          on.
     """
 
     def without(row: np.ndarray, op: int) -> np.ndarray:
         return np.where(np.arange(row.shape[-1]) == op, 0, row)
 
-    return _decide(cells, mixes, score, key, tune, without, lambda scores: np.argmin(scores, axis=0))
+    return _decide(
+        cells, mixes, score, key, tune, without, lambda scores: np.argmin(scores, axis=0)
+    )
 
 
 def by_validation(
-    cells: Mapping[str, Choices], mixes: Mixes, score: Score, key: Key[Array, ""], tune: Callable[[Mixes], None] | None = None
+    cells: Mapping[str, Choices],
+    mixes: Mixes,
+    score: Score,
+    key: Key[Array, ""],
+    tune: Callable[[Mixes], None] | None = None,
 ) -> Mixes:
-    """On every edge the operation that does best alone there; then the edges whose removal hurts most.
+    """On every edge the operation that does best alone there; then the edges whose removal hurts
+    most.
 
-    Performance-aware derivation, which the DARTS paper proposes in its conclusion without saying how. This greedy form is ours.
-    Arguments are those of `by_perturbation`.
+    Performance-aware derivation, which the DARTS paper proposes in its conclusion without saying
+    how. This greedy form is ours. Arguments are those of `by_perturbation`.
     """
 
     def alone(row: np.ndarray, op: int) -> np.ndarray:
@@ -61,18 +75,23 @@ def by_validation(
 
 
 def by_samples(space: Space, score: Score, keys: Sequence[Key[Array, ""]], num_seeds: int) -> Mixes:
-    """The best of so many random cells, one for each key: random search with weight sharing (Li & Talwalkar, UAI 2019)."""
+    """The best of so many random cells, one for each key: random search with weight sharing (Li &
+    Talwalkar, UAI 2019).
+    """
     drawn: list[Any] = [one_hot(space.cells, space.sample(key)) for key in keys]
-    repeated = [jax.tree.map(lambda m: jnp.broadcast_to(m, (num_seeds, *m.shape)), mix) for mix in drawn]
+    repeated = [
+        jax.tree.map(lambda m: jnp.broadcast_to(m, (num_seeds, *m.shape)), mix) for mix in drawn
+    ]
     best = np.argmax(np.stack([np.asarray(score(mixes)) for mixes in repeated]), axis=0)
     return {name: np.stack([np.asarray(drawn[i][name]) for i in best]) for name in space.cells}
 
 
 def with_fewer_skips(space: Space, mix: Mix, max_skips: int) -> Any:
-    """P-DARTS' rule: while the normal cell has more than `max_skips` skip connections, the weakest is taken out of the mix.
+    """P-DARTS' rule: while the normal cell has more than `max_skips` skip connections, the weakest
+    is taken out of the mix.
 
-    Chen, Xie, Wu & Tian, `Progressive DARTS <https://arxiv.org/abs/1904.12760>`_, ICCV 2019, section 3.3. A space that leaves
-    no other operation keeps its skips.
+    Chen, Xie, Wu & Tian, `Progressive DARTS <https://arxiv.org/abs/1904.12760>`_, ICCV 2019,
+    section 3.3. A space that leaves no other operation keeps its skips.
     """
     left: Any = {name: np.array(weights) for name, weights in mix.items()}
     choices = space.cells["normal"]
@@ -80,7 +99,11 @@ def with_fewer_skips(space: Space, mix: Mix, max_skips: int) -> Any:
     others = np.any(choices.derivable() & ~skips, axis=1)
     while True:
         found: Any = space.discretize(left)
-        chosen = [(source, 2 + i // 2) for i, (op, source) in enumerate(found.normal) if op == "skip_connect"]
+        chosen = [
+            (source, 2 + i // 2)
+            for i, (op, source) in enumerate(found.normal)
+            if op == "skip_connect"
+        ]
         places = [e for e in map(choices.edges.index, chosen) if others[e]]
         if len(chosen) <= max_skips or not places:
             return left
@@ -91,17 +114,28 @@ def with_fewer_skips(space: Space, mix: Mix, max_skips: int) -> Any:
 def _decide(cells, mixes, score, key, tune, trial, choose) -> Mixes:
     rng, tune = seeded(key), tune or (lambda mixes: None)
     if any(choices.picks for choices in cells.values()):
-        raise ValueError("a row of this space keeps several candidates: take its cells from the mix, or from drawn cells")
+        raise ValueError(
+            "a row of this space keeps several candidates: take its cells from the mix, or from"
+            " drawn cells"
+        )
     mixes = {name: np.array(mixes[name]) for name in cells}
     seeds = np.arange(len(next(iter(mixes.values()))))
-    orders = [[(name, e) for e in rng.permutation(len(choices.edges)).tolist()] for name, choices in sorted(cells.items())]
+    orders = [
+        [(name, e) for e in rng.permutation(len(choices.edges)).tolist()]
+        for name, choices in sorted(cells.items())
+    ]
     for place in range(max(map(len, orders))):
         for name, e in (order[place] for order in orders if place < len(order)):
             row, ops = mixes[name][:, e], np.flatnonzero(cells[name].derivable()[e])
             scores = [np.asarray(score(_with(mixes, name, e, trial(row, op)))) for op in ops]
             mixes[name][:, e] = np.eye(row.shape[-1])[ops[choose(np.stack(scores))]]
         tune(mixes)
-    nodes = [(name, edges) for name, c in sorted(cells.items()) if c.kept is not None for edges in c.entering().values()]
+    nodes = [
+        (name, edges)
+        for name, c in sorted(cells.items())
+        if c.kept is not None
+        for edges in c.entering().values()
+    ]
     for i in rng.permutation(len(nodes)):
         name, edges = nodes[i]
         left = np.tile(edges, (len(seeds), 1))  # each seed's own

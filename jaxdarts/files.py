@@ -25,7 +25,10 @@ def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
         ValueError: if it is damaged, or no such file.
     """
     try:
-        with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as saved:  # np.load leaves a bad one open
+        with (
+            Path(path).open("rb") as file,
+            np.load(file, allow_pickle=False) as saved,
+        ):  # np.load leaves a bad one open
             return {name: saved[name] for name in saved.files}
     except (ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is damaged, or holds no arrays by name: {error}") from error
@@ -34,7 +37,10 @@ def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
 def replace_arrays(path: str | os.PathLike, arrays: Mapping[str, Any]) -> None:
     """Writes arrays by name as an npz file, as a whole or not at all."""
     converted: dict[str, Any] = {name: np.asarray(value) for name, value in arrays.items()}
-    with _replaced(path) as temporary, temporary.open("wb") as file:  # np.savez would add a suffix to a name
+    with (
+        _replaced(path) as temporary,
+        temporary.open("wb") as file,
+    ):  # np.savez would add a suffix to a name
         np.savez(file, **converted)
 
 
@@ -56,7 +62,10 @@ def read_json_lines(path: str | os.PathLike) -> list[dict[str, Any]]:
         ValueError: if any other line is not a record.
     """
     path = Path(path)
-    return [record for _, record in parse_json_lines(path, path.read_text(encoding="utf-8", errors="replace"))]
+    return [
+        record
+        for _, record in parse_json_lines(path, path.read_text(encoding="utf-8", errors="replace"))
+    ]
 
 
 def parse_json_lines(path: Path, text: str) -> list[tuple[str, dict[str, Any]]]:

@@ -14,9 +14,9 @@ def classification(net: Module) -> Objective:
         net: a Flax module, `net.apply({"params": params}, images, mix, key, drop_path) -> logits`.
 
     Returns:
-        An objective on batches {"image": [batch, height, width, channels], "label": [batch]}, with the metrics `loss`,
-        `accuracy` and `top5` (fractions) and no carry. A batch may hold "drop_path", the rate at which the supernet leaves
-        edges out.
+        An objective on batches {"image": [batch, height, width, channels], "label": [batch]}, with
+        the metrics `loss`, `accuracy` and `top5` (fractions) and no carry. A batch may hold
+        "drop_path", the rate at which the supernet leaves edges out.
     """
 
     def objective(params, mix, carry, batch, key):
@@ -30,24 +30,31 @@ def classification(net: Module) -> Objective:
 
 
 def language_model(net: Module, activation: float = 0.0, temporal: float = 1e-3) -> Objective:
-    """Mean cross-entropy of the next word, with two regularisers of the hidden states (Merity et al., 2018, section 4.6).
+    """Mean cross-entropy of the next word, with two regularisers of the hidden states (Merity et
+    al., 2018, section 4.6).
 
     Args:
         net: `nn.rnn.LanguageModel`.
-        activation: multiple of the mean square of the cell's outputs after dropout (AR; alpha in quark0/darts).
-        temporal: multiple of the mean square of their difference from one time to the next, before dropout (TAR; beta).
+        activation: multiple of the mean square of the cell's outputs after dropout (AR; alpha in
+          quark0/darts).
+        temporal: multiple of the mean square of their difference from one time to the next, before
+          dropout (TAR; beta).
 
     Returns:
-        An objective on batches {"tokens": [time, batch], "targets": [time, batch]}, which may also hold "length", the number
-        of times that are no padding, and "regularisation", a factor of both regularisers: 0 for validation, whose loss is the
-        cross-entropy alone. Its metric `loss` is the cross-entropy in nats a word, and it carries the hidden state along,
-        [batch, width], zero at first (`net.start`); no gradient flows into it. Without a key there is no dropout.
+        An objective on batches {"tokens": [time, batch], "targets": [time, batch]}, which may also
+        hold "length", the number of times that are no padding, and "regularisation", a factor of
+        both regularisers: 0 for validation, whose loss is the cross-entropy alone. Its metric
+        `loss` is the cross-entropy in nats a word, and it carries the hidden state along, [batch,
+        width], zero at first (`net.start`); no gradient flows into it. Without a key there is no
+        dropout.
     """
 
     def objective(params: Params, mix: Mix, carry: Carry, batch: Batch, key: Key[Array, ""] | None):
         tokens, targets = batch["tokens"], batch["targets"]
         length = batch.get("length", tokens.shape[0])
-        out = net.apply({"params": params}, tokens, carry, mix or None, key, batch.get("length"), targets)
+        out = net.apply(
+            {"params": params}, tokens, carry, mix or None, key, batch.get("length"), targets
+        )
         times = jnp.arange(tokens.shape[0])
 
         def mean(values, start=0):  # over the times from start to length
@@ -62,14 +69,20 @@ def language_model(net: Module, activation: float = 0.0, temporal: float = 1e-3)
             (temporal, outputs - jnp.roll(outputs, 1, axis=0), 1),
         ):
             if weight:
-                total += weight * batch.get("regularisation", 1.0) * mean(jnp.mean(values**2, axis=(1, 2)), start)
+                total += (
+                    weight
+                    * batch.get("regularisation", 1.0)
+                    * mean(jnp.mean(values**2, axis=(1, 2)), start)
+                )
         return total, (out.hidden, {"loss": loss})
 
     return objective
 
 
 def hits(logits: Float[Array, "batch classes"], labels: Array) -> dict[str, Float[Array, " batch"]]:
-    """For every example: is its label the largest logit (`accuracy`), is it among the five largest (`top5`); one or zero."""
+    """For every example: is its label the largest logit (`accuracy`), is it among the five largest
+    (`top5`); one or zero.
+    """
     of_label = jnp.take_along_axis(logits, labels[:, None], axis=-1)
     return {
         "accuracy": (jnp.argmax(logits, axis=-1) == labels).astype(logits.dtype),

@@ -1,11 +1,12 @@
 """Several devices and several seeds: `jax.pmap` over the one, `jax.vmap` over the other.
 
-A search state is replicated over the devices and every batch is split over them; the step averages what it must over `AXIS`
-(`bilevel_search(..., axis_name=AXIS)` and the network's `axis_name`), so that D devices compute what one does on the same
-global batch. Seeds are a leading axis of the state, inside the devices' axis: pmap of vmap, one program for all.
+A search state is replicated over the devices and every batch is split over them; the step averages
+what it must over `AXIS` (`bilevel_search(..., axis_name=AXIS)` and the network's `axis_name`), so
+that D devices compute what one does on the same global batch. Seeds are a leading axis of the
+state, inside the devices' axis: pmap of vmap, one program for all.
 
-Devices may be those of several hosts, after `jax.distributed.initialize()`: every host calls the same functions in the same
-order, and has its own devices' entries of the leading axis.
+Devices may be those of several hosts, after `jax.distributed.initialize()`: every host calls the
+same functions in the same order, and has its own devices' entries of the leading axis.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,16 +21,20 @@ from jaxtyping import Array
 
 AXIS = "devices"
 
-XLA_FLAGS = "--xla_backend_extra_options=xla_cpu_flatten_after_fusion --xla_cpu_experimental_ynn_fusion_type=individual_dot"
+XLA_FLAGS = (
+    "--xla_backend_extra_options=xla_cpu_flatten_after_fusion"
+    " --xla_cpu_experimental_ynn_fusion_type=individual_dot"
+)
 """Options of XLA for CPUs, for the environment variable XLA_FLAGS before anything is compiled.
 
-A program calls a function many times, and XLA copies it to every caller: with the first option after its passes, which then see
-it once, and which cannot fuse what a call keeps apart. On two cores a second-order search step compiles in a fifth less time,
-and the steps of a recurrent search, whose activations are calls, run up to 1.6 times as fast. Other versions of XLA may ignore
-it. The second option is that of `compiler_options`, for programs that are compiled without them: jaxlib 0.10.2, the last one
-for Python 3.11, otherwise gives wrong numbers for some sums over matrix products
-(`jax#39103 <https://github.com/jax-ml/jax/issues/39103>`_), and crashes in some sums over arrays of seven axes
-(`jax#40412 <https://github.com/jax-ml/jax/issues/40412>`_).
+A program calls a function many times, and XLA copies it to every caller: with the first option
+after its passes, which then see it once, and which cannot fuse what a call keeps apart. On two
+cores a second-order search step compiles in a fifth less time, and the steps of a recurrent search,
+whose activations are calls, run up to 1.6 times as fast. Other versions of XLA may ignore it. The
+second option is that of `compiler_options`, for programs that are compiled without them: jaxlib
+0.10.2, the last one for Python 3.11, otherwise gives wrong numbers for some sums over matrix
+products (`jax#39103 <https://github.com/jax-ml/jax/issues/39103>`_), and crashes in some sums over
+arrays of seven axes (`jax#40412 <https://github.com/jax-ml/jax/issues/40412>`_).
 """
 
 
@@ -38,21 +43,27 @@ def over_seeds(function: Callable, in_axes: Any = 0) -> Callable:
     return jax.vmap(function, in_axes=in_axes)
 
 
-def over_devices(function: Callable, devices: Sequence[jax.Device], donate: tuple[int, ...] = ()) -> "OnDevices":
-    """Maps a pure function over a leading axis of devices. The arguments in `donate` give their memory to the results."""
+def over_devices(
+    function: Callable, devices: Sequence[jax.Device], donate: tuple[int, ...] = ()
+) -> "OnDevices":
+    """Maps a pure function over a leading axis of devices. The arguments in `donate` give their
+    memory to the results.
+    """
     mapped = jax.pmap(function, axis_name=AXIS, devices=devices, donate_argnums=donate)
     return OnDevices(mapped, compiler_options(devices[0].platform))
 
 
 def compiler_options(platform: str) -> dict[str, str]:
-    """What XLA should know of our programs: pass it to `jax.jit(..., compiler_options=...)` or `lowered.compile(...)`.
+    """What XLA should know of our programs: pass it to `jax.jit(..., compiler_options=...)` or
+    `lowered.compile(...)`.
 
-    XLA for CPUs drops every `optimization_barrier` before it fuses. A state of a cell has a dozen readers, and each would then
-    recompute it, pooling and batch norm included. With that pass disabled a supernet's gradient compiles and runs about twice
-    as fast; results are the same. And of what it hands to the YNNPACK library we leave the matrix products alone: loading a
-    cached program searches the whole of it for every such call, minutes for an unrolled step with its many reductions.
-    Vectors may be as wide as the processor has them: at XLA's 256 bits, meant for processors that slow down with wider ones, a
-    second-order step with AVX-512 took a tenth longer.
+    XLA for CPUs drops every `optimization_barrier` before it fuses. A state of a cell has a dozen
+    readers, and each would then recompute it, pooling and batch norm included. With that pass
+    disabled a supernet's gradient compiles and runs about twice as fast; results are the same. And
+    of what it hands to the YNNPACK library we leave the matrix products alone: loading a cached
+    program searches the whole of it for every such call, minutes for an unrolled step with its many
+    reductions. Vectors may be as wide as the processor has them: at XLA's 256 bits, meant for
+    processors that slow down with wider ones, a second-order step with AVX-512 took a tenth longer.
     """
     if platform != "cpu":
         return {}
@@ -66,7 +77,8 @@ def compiler_options(platform: str) -> dict[str, str]:
 class OnDevices:
     """A function over devices, compiled for the shapes of its first call.
 
-    With several hosts it is left to `pmap`, which alone turns each host's entries into one array, and takes no options.
+    With several hosts it is left to `pmap`, which alone turns each host's entries into one array,
+    and takes no options.
     """
 
     def __init__(self, mapped: Any, options: dict[str, str]):
@@ -85,21 +97,33 @@ class OnDevices:
 
 def devices(number: int | None = None) -> list[jax.Device]:
     """The first `number` devices of every host, or all of them, host by host."""
-    return [device for host in range(jax.process_count()) for device in jax.local_devices(host)[:number]]
+    return [
+        device for host in range(jax.process_count()) for device in jax.local_devices(host)[:number]
+    ]
 
 
 def here(parts: Any, devices: Sequence[jax.Device]) -> Any:
     """This host's entries of a leading axis of devices; all of them where there is one host."""
     own = [i for i, device in enumerate(devices) if device.process_index == jax.process_index()]
-    return parts if len(own) == len(devices) else jax.tree.map(lambda leaf: leaf[own[0] : own[-1] + 1], parts)
+    return (
+        parts
+        if len(own) == len(devices)
+        else jax.tree.map(lambda leaf: leaf[own[0] : own[-1] + 1], parts)
+    )
 
 
 def of_first_host(tree: Any) -> Any:
     """The first host's values of a tree of arrays, random keys among them, on every host."""
     if jax.process_count() == 1:
         return tree
-    bits = multihost_utils.broadcast_one_to_all(jax.tree.map(lambda x: jax.random.key_data(x) if is_key(x) else x, tree))
-    return jax.tree.map(lambda x, y: jax.random.wrap_key_data(y, impl=jax.random.key_impl(x)) if is_key(x) else y, tree, bits)
+    bits = multihost_utils.broadcast_one_to_all(
+        jax.tree.map(lambda x: jax.random.key_data(x) if is_key(x) else x, tree)
+    )
+    return jax.tree.map(
+        lambda x, y: jax.random.wrap_key_data(y, impl=jax.random.key_impl(x)) if is_key(x) else y,
+        tree,
+        bits,
+    )
 
 
 def is_key(x: Any) -> bool:
@@ -109,7 +133,9 @@ def is_key(x: Any) -> bool:
 
 def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
     """Copies a tree to every device: a new leading axis, one entry a device."""
-    return jax.pmap(lambda _, tree: tree, in_axes=(0, None), devices=devices)(here(np.arange(len(devices)), devices), tree)
+    return jax.pmap(lambda _, tree: tree, in_axes=(0, None), devices=devices)(
+        here(np.arange(len(devices)), devices), tree
+    )
 
 
 def first(tree: Any) -> Any:
@@ -119,7 +145,7 @@ def first(tree: Any) -> Any:
 
 
 def stack(trees: Sequence[Any]) -> Any:
-    """One tree of arrays with a new leading axis out of several of the same structure, one a seed."""
+    """Stacks several trees of the same structure, one a seed, along a new leading axis."""
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
@@ -127,17 +153,22 @@ def split(batch: Array | np.ndarray, num_devices: int, axis: int = 0) -> Array |
     """Splits an axis of a batch over the devices, as a new leading axis.
 
     Raises:
-        ValueError: if the batch does not divide evenly; every device must weigh the same in an average.
+        ValueError: if the batch does not divide evenly; every device must weigh the same in an
+          average.
     """
     size = batch.shape[axis]
     if size % num_devices:
         raise ValueError(f"a batch of {size} does not divide over {num_devices} devices")
-    parts = batch.reshape(*batch.shape[:axis], num_devices, size // num_devices, *batch.shape[axis + 1 :])
+    parts = batch.reshape(
+        *batch.shape[:axis], num_devices, size // num_devices, *batch.shape[axis + 1 :]
+    )
     return parts.transpose(axis, *(a for a in range(parts.ndim) if a != axis))
 
 
 def part(x: Array, axis_name: str | None) -> Array:
-    """Inside `pmap`: this device's rows of an array that every device has the whole of (as `split` would give them out)."""
+    """Inside `pmap`: this device's rows of an array that every device has the whole of (as `split`
+    would give them out).
+    """
     if axis_name is None:
         return x
     size = x.shape[0] // lax.axis_size(axis_name)

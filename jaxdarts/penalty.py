@@ -17,7 +17,8 @@ def none(mix: Mix) -> tuple[Float[Array, ""], Metrics]:
 
 
 def zero_one(cells: Mapping[str, Choices], weight: float = 10.0) -> Penalty:
-    """FairDARTS' L0-1: drives every weight of a `relax.sigmoid` away from one half, -weight * mean((mix - 0.5)^2).
+    """FairDARTS' L0-1: drives every weight of a `relax.sigmoid` away from one half, -weight *
+    mean((mix - 0.5)^2).
 
     Chu, Zhou, Zhang & Li, `Fair DARTS <https://arxiv.org/abs/1911.12126>`_, ECCV 2020, Eq. 4.
     """
@@ -31,7 +32,8 @@ def zero_one(cells: Mapping[str, Choices], weight: float = 10.0) -> Penalty:
 
 
 def cost(cells: Mapping[str, Choices], costs: Costs, target: float, weight: float = 1.0) -> Penalty:
-    """A price for networks above a size: weight * max(0, expected cost / target - 1), the expected cost reported as a metric.
+    """A price for networks above a size: weight * max(0, expected cost / target - 1), the expected
+    cost reported as a metric.
 
     Args:
         cells: the space's cells.
@@ -63,9 +65,11 @@ def both(first: Penalty, second: Penalty) -> Penalty:
 
 
 def expected_cost(cells: Mapping[str, Choices], costs: Costs, mix: Mix) -> Float[Array, ""]:
-    """Cost of the network whose nodes keep `kept` entering edges each, drawn like their operations in proportion to the mix.
+    """Cost of the network whose nodes keep `kept` entering edges each, drawn like their operations
+    in proportion to the mix.
 
-    What is never kept has no part in it. At the one-hot mix of a genotype this is the genotype's own cost, exactly.
+    What is never kept has no part in it. At the one-hot mix of a genotype this is the genotype's
+    own cost, exactly.
     """
     total = jnp.float32(costs.fixed)
     for name, choices in cells.items():
@@ -73,5 +77,9 @@ def expected_cost(cells: Mapping[str, Choices], costs: Costs, mix: Mix) -> Float
         for edges in choices.entering().values():
             rows = np.array(edges)
             kept = len(edges) if choices.kept is None else choices.kept
-            total += kept * jnp.sum(weights[rows] * costs.operations[name][rows]) / jnp.sum(weights[rows])
+            total += (
+                kept
+                * jnp.sum(weights[rows] * costs.operations[name][rows])
+                / jnp.sum(weights[rows])
+            )
     return total

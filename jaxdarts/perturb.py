@@ -1,10 +1,12 @@
 """Perturbations of the mix before a weight step.
 
-SmoothDARTS trains the weights not at the mix but around it: E over noise (`random_noise`) or the maximum over a box
-(`adversarial`) of the training loss, the noise added to the probabilities, not to what they are the softmax of.
+SmoothDARTS trains the weights not at the mix but around it: E over noise (`random_noise`) or the
+maximum over a box (`adversarial`) of the training loss, the noise added to the probabilities, not
+to what they are the softmax of.
 
 Chen & Hsieh, `Stabilizing Differentiable Architecture Search via Perturbation-based Regularization
-<https://arxiv.org/abs/2002.05283>`_, ICML 2020, Eq. 5-8; details follow xiangning-chen/SmoothDARTS, attacker/perturb.py.
+<https://arxiv.org/abs/2002.05283>`_, ICML 2020, Eq. 5-8; details follow xiangning-chen/SmoothDARTS,
+attacker/perturb.py.
 """
 
 from collections.abc import Callable, Mapping
@@ -32,12 +34,16 @@ def random_noise(cells: Mapping[str, Choices], epsilon: Schedule) -> Perturbatio
     return perturb
 
 
-def adversarial(cells: Mapping[str, Choices], epsilon: Schedule, num_steps: int = 7) -> Perturbation:
-    """SDARTS-ADV: projected gradient ascent of the training loss within the box of half-width epsilon (L-infinity PGD).
+def adversarial(
+    cells: Mapping[str, Choices], epsilon: Schedule, num_steps: int = 7
+) -> Perturbation:
+    """SDARTS-ADV: projected gradient ascent of the training loss within the box of half-width
+    epsilon (L-infinity PGD).
 
-    From a random start, `num_steps` steps along the gradient's sign, each 2 epsilon / num_steps long, cut back into the box and
-    projected. Where the loss ends lower than at the mix itself, the mix stays as it was. The authors attack a network in
-    evaluation mode, on running averages; a supernet here has none and uses the batch's moments, as in training.
+    From a random start, `num_steps` steps along the gradient's sign, each 2 epsilon / num_steps
+    long, cut back into the box and projected. Where the loss ends lower than at the mix itself, the
+    mix stays as it was. The authors attack a network in evaluation mode, on running averages; a
+    supernet here has none and uses the batch's moments, as in training.
     """
 
     def perturb(mix, loss, key, step):
@@ -47,8 +53,13 @@ def adversarial(cells: Mapping[str, Choices], epsilon: Schedule, num_steps: int 
 
         def ascend(_, at):
             gradient = gradient_at(at)
-            steps = {name: at[name] - shares[name] + 2 * box / num_steps * jnp.sign(gradient[name]) for name in at}
-            return _moved(cells, shares, {name: jnp.clip(step, -box, box) for name, step in steps.items()})
+            steps = {
+                name: at[name] - shares[name] + 2 * box / num_steps * jnp.sign(gradient[name])
+                for name in at
+            }
+            return _moved(
+                cells, shares, {name: jnp.clip(step, -box, box) for name, step in steps.items()}
+            )
 
         start = _moved(cells, shares, _noise(cells, key, box))
         worst = _times(jax.lax.fori_loop(0, num_steps, ascend, start), totals)
@@ -59,7 +70,8 @@ def adversarial(cells: Mapping[str, Choices], epsilon: Schedule, num_steps: int 
 
 
 def project(weights: Float[Array, "edges ops"]) -> Float[Array, "edges ops"]:
-    """Back onto the simplex, row by row: clipped to [0, 1] and divided by the sum; a row of zeros keeps its largest entry.
+    """Back onto the simplex, row by row: clipped to [0, 1] and divided by the sum; a row of zeros
+    keeps its largest entry.
 
     >>> project(jnp.array([[0.5, 1.5, -0.2], [-0.1, -0.2, -0.3]]))
     Array([[0.33333334, 0.6666667 , 0.        ],
@@ -78,8 +90,8 @@ Rows = Mapping[str, Array]
 def _shares(mix: Mix) -> tuple[Rows, Rows]:
     """Every row as probabilities, and its sum.
 
-    With edge normalisation a row sums to its edge's weight. That stays clean, and only the choice among operations is
-    perturbed; the paper combines the two methods without saying which.
+    With edge normalisation a row sums to its edge's weight. That stays clean, and only the choice
+    among operations is perturbed; the paper combines the two methods without saying which.
     """
     totals = {name: jnp.sum(weights, axis=1, keepdims=True) for name, weights in mix.items()}
     return {name: weights / totals[name] for name, weights in mix.items()}, totals
@@ -91,7 +103,10 @@ def _times(shares: Rows, totals: Rows) -> Rows:
 
 def _noise(cells: Mapping[str, Choices], key: Key[Array, ""], epsilon: Array | float) -> Rows:
     keys = jax.random.split(key, len(cells))
-    return {n: epsilon * jax.random.uniform(k, cells[n].shape, minval=-1, maxval=1) for k, n in zip(keys, sorted(cells))}
+    return {
+        n: epsilon * jax.random.uniform(k, cells[n].shape, minval=-1, maxval=1)
+        for k, n in zip(keys, sorted(cells))
+    }
 
 
 def _moved(cells: Mapping[str, Choices], shares: Rows, shift: Rows) -> Rows:

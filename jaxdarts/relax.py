@@ -1,4 +1,4 @@
-"""Relaxations: from architecture parameters to a mix, the weights of the operations on every edge."""
+"""Relaxations: from architecture parameters to a mix, the operations' weights on every edge."""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -19,7 +19,8 @@ class Relaxation(NamedTuple):
 
     init: key -> architecture parameters.
     apply: (architecture parameters, key, step) -> the mix to train with; it may be drawn at random.
-    derive: architecture parameters -> the mix that they stand for, which is validated and made a genotype of.
+    derive: architecture parameters -> the mix that they stand for, which is validated and made a
+    genotype of.
     """
 
     init: Callable[[Key[Array, ""]], Arch]
@@ -32,14 +33,17 @@ def softmax(cells: Cells, scale: float = 1e-3) -> Relaxation:
 
     Args:
         cells: the space's `Space.cells`.
-        scale: deviation of the initial parameters. The paper starts at zero, the official code (followed here) at 1e-3 times
-            a standard normal, which also decides the ties of an untrained cell.
+        scale: deviation of the initial parameters. The paper starts at zero, the official code
+            (followed here) at 1e-3 times a standard normal, which also decides the ties of an
+            untrained cell.
     """
 
     def derive(arch):
         return {name: _softmax(alpha, cells[name]) for name, alpha in arch.items()}
 
-    return Relaxation(lambda key: _normal(cells, key, scale), lambda arch, key, step: derive(arch), derive)
+    return Relaxation(
+        lambda key: _normal(cells, key, scale), lambda arch, key, step: derive(arch), derive
+    )
 
 
 def sigmoid(cells: Cells) -> Relaxation:
@@ -49,21 +53,31 @@ def sigmoid(cells: Cells) -> Relaxation:
     """
 
     def derive(arch):
-        return {name: jnp.where(cells[name].where(), jax.nn.sigmoid(alpha), 0) for name, alpha in arch.items()}
+        return {
+            name: jnp.where(cells[name].where(), jax.nn.sigmoid(alpha), 0)
+            for name, alpha in arch.items()
+        }
 
-    return Relaxation(lambda key: _normal(cells, key, 0.0), lambda arch, key, step: derive(arch), derive)
+    return Relaxation(
+        lambda key: _normal(cells, key, 0.0), lambda arch, key, step: derive(arch), derive
+    )
 
 
 def edge_softmax(cells: Cells, scale: float = 1e-3) -> Relaxation:
-    """A softmax over operations times a softmax over the edges that enter a node: parameters {cell: {"ops", "edges"}}.
+    """A softmax over operations times a softmax over the edges that enter a node: parameters {cell:
+    {"ops", "edges"}}.
 
-    Xu et al., `PC-DARTS <https://arxiv.org/abs/1907.05737>`_, ICLR 2020, Eq. 4 (edge normalisation).
+    Xu et al., `PC-DARTS <https://arxiv.org/abs/1907.05737>`_, ICLR 2020, Eq. 4 (edge
+    normalisation).
     """
 
     def init(key):
         ops_key, edges_key = jax.random.split(key)
         ops, keys = _normal(cells, ops_key, scale), jax.random.split(edges_key, len(cells))
-        edges = {n: scale * jax.random.normal(k, (len(cells[n].edges),)) for k, n in zip(keys, sorted(cells))}
+        edges = {
+            n: scale * jax.random.normal(k, (len(cells[n].edges),))
+            for k, n in zip(keys, sorted(cells))
+        }
         return {name: {"ops": ops[name], "edges": edges[name]} for name in cells}
 
     def derive(arch):
@@ -78,16 +92,21 @@ def edge_softmax(cells: Cells, scale: float = 1e-3) -> Relaxation:
     return Relaxation(init, lambda arch, key, step: derive(arch), derive)
 
 
-def gumbel(cells: Cells, temperature: Schedule, hard: bool = False, scale: float = 1e-3) -> Relaxation:
-    """Operations drawn from the softmax by Gumbel noise: softmax((log softmax(a) + g) / temperature).
+def gumbel(
+    cells: Cells, temperature: Schedule, hard: bool = False, scale: float = 1e-3
+) -> Relaxation:
+    """Operations drawn from the softmax by Gumbel noise: softmax((log softmax(a) + g) /
+    temperature).
 
-    Xie et al., `SNAS <https://arxiv.org/abs/1812.09926>`_, ICLR 2019. With `hard` the draw is rounded to one operation and
-    keeps the gradient of the unrounded one: Dong & Yang, `GDAS <https://arxiv.org/abs/1910.04465>`_, CVPR 2019.
+    Xie et al., `SNAS <https://arxiv.org/abs/1812.09926>`_, ICLR 2019. With `hard` the draw is
+    rounded to one operation and keeps the gradient of the unrounded one: Dong & Yang, `GDAS
+    <https://arxiv.org/abs/1910.04465>`_, CVPR 2019.
 
     Args:
         cells: the space's `Space.cells`.
         temperature: by step.
-        hard: one operation an edge. Rows of sources (`Choices.picks`) stay soft, as in NAS-Bench-1Shot1's GDAS.
+        hard: one operation an edge. Rows of sources (`Choices.picks`) stay soft, as in
+          NAS-Bench-1Shot1's GDAS.
         scale: deviation of the initial parameters.
     """
     plain = softmax(cells, scale)
@@ -107,9 +126,11 @@ def gumbel(cells: Cells, temperature: Schedule, hard: bool = False, scale: float
 
 
 def dirichlet(cells: Cells, scale: float = 1e-3) -> Relaxation:
-    """Operations' weights drawn from a Dirichlet distribution with concentrations elu(a) + 1, differentiably.
+    """Operations' weights drawn from a Dirichlet distribution with concentrations elu(a) + 1,
+    differentiably.
 
-    A genotype is made of softmax(a), as in the authors' code; on an edge the order is that of the distribution's means.
+    A genotype is made of softmax(a), as in the authors' code; on an edge the order is that of the
+    distribution's means.
 
     Chen et al., `DrNAS <https://arxiv.org/abs/2006.10355>`_, ICLR 2021.
     """
@@ -117,7 +138,9 @@ def dirichlet(cells: Cells, scale: float = 1e-3) -> Relaxation:
     def apply(arch, key, step):
         mix, keys = {}, jax.random.split(key, len(arch))
         for own_key, (name, alpha) in zip(keys, sorted(arch.items())):
-            logs = jax.random.loggamma(own_key, jax.nn.elu(alpha) + 1)  # weights in logarithms: small ones would underflow
+            logs = jax.random.loggamma(
+                own_key, jax.nn.elu(alpha) + 1
+            )  # weights in logarithms: small ones would underflow
             mix[name] = _softmax(logs, cells[name])
         return mix
 
@@ -128,8 +151,8 @@ def uniform_path(cells: Cells) -> Relaxation:
     """Nothing to learn: in every step the mix of a random genotype.
 
     Random search with weight sharing: Li & Talwalkar, `Random Search and Reproducibility for NAS
-    <https://arxiv.org/abs/1902.07638>`_, UAI 2019. What was trained so is derived by validating drawn cells, not from the mix,
-    in which all is equal.
+    <https://arxiv.org/abs/1902.07638>`_, UAI 2019. What was trained so is derived by validating
+    drawn cells, not from the mix, in which all is equal.
     """
 
     def apply(arch, key, step):
@@ -151,7 +174,9 @@ def uniform_path(cells: Cells) -> Relaxation:
         return mix
 
     def derive(arch):
-        return {name: _softmax(jnp.zeros(choices.shape), choices) for name, choices in cells.items()}
+        return {
+            name: _softmax(jnp.zeros(choices.shape), choices) for name, choices in cells.items()
+        }
 
     return Relaxation(lambda key: {}, apply, derive)
 
@@ -159,7 +184,8 @@ def uniform_path(cells: Cells) -> Relaxation:
 def annealed(relaxation: Relaxation, temperature: Schedule) -> Relaxation:
     """Any relaxation at a temperature: its parameters are divided by it before they are applied.
 
-    The DARTS paper's proposal for closing the gap between the relaxed and the discrete cell (section 5).
+    The DARTS paper's proposal for closing the gap between the relaxed and the discrete cell
+    (section 5).
     """
 
     def apply(arch, key, step):
@@ -169,29 +195,42 @@ def annealed(relaxation: Relaxation, temperature: Schedule) -> Relaxation:
 
 
 def auxiliary_skip(relaxation: Relaxation, cells: Cells, amount: Schedule) -> Relaxation:
-    """A skip connection beside every edge, out of the competition and faded out: `amount` is added to its weight.
+    """A skip connection beside every edge, out of the competition and faded out: `amount` is added
+    to its weight.
 
-    Chu et al., `DARTS- <https://arxiv.org/abs/2009.01027>`_, ICLR 2021. On strided edges the authors give the auxiliary
-    connection weights of its own; here it shares those of the skip connection.
+    Chu et al., `DARTS- <https://arxiv.org/abs/2009.01027>`_, ICLR 2021. On strided edges the
+    authors give the auxiliary connection weights of its own; here it shares those of the skip
+    connection.
 
     Raises:
         ValueError: if an edge has no `skip_connect`.
     """
-    skips = {name: choices.where(lambda op: op == "skip_connect") for name, choices in cells.items()}
+    skips = {
+        name: choices.where(lambda op: op == "skip_connect") for name, choices in cells.items()
+    }
     for name, own in skips.items():
         if not own.any(1).all():
             edge = cells[name].edges[int(np.argmin(own.any(1)))]
-            raise ValueError(f"{name}: edge {edge} offers no skip_connect, whose weight the auxiliary one is added to")
+            raise ValueError(
+                f"{name}: edge {edge} offers no skip_connect, whose weight the auxiliary one is"
+                " added to"
+            )
 
     def apply(arch, key, step):
-        return {name: mix + amount(step) * skips[name] for name, mix in relaxation.apply(arch, key, step).items()}
+        return {
+            name: mix + amount(step) * skips[name]
+            for name, mix in relaxation.apply(arch, key, step).items()
+        }
 
     return relaxation._replace(apply=apply)
 
 
 def _normal(cells: Cells, key: Key[Array, ""], scale: float) -> Arch:
     keys = jax.random.split(key, len(cells))
-    return {name: scale * jax.random.normal(k, cells[name].shape) for k, name in zip(keys, sorted(cells))}
+    return {
+        name: scale * jax.random.normal(k, cells[name].shape)
+        for k, name in zip(keys, sorted(cells))
+    }
 
 
 def _softmax(logits: Array, choices: Choices) -> Array:

@@ -12,7 +12,18 @@ from jaxtyping import Array, Int32, Key
 
 from jaxdarts import hypergrad, once, penalty, perturb
 from jaxdarts.relax import Relaxation
-from jaxdarts.types import Arch, Batch, Carry, Hypergradient, Metrics, Mix, Objective, Params, Penalty, Perturbation
+from jaxdarts.types import (
+    Arch,
+    Batch,
+    Carry,
+    Hypergradient,
+    Metrics,
+    Mix,
+    Objective,
+    Params,
+    Penalty,
+    Perturbation,
+)
 
 
 class Algorithm(NamedTuple):
@@ -22,7 +33,8 @@ class Algorithm(NamedTuple):
     hypergrad: the gradient that the architecture descends.
     perturb: what happens to the mix before a weight step.
     penalty: what is added to the validation loss.
-    simultaneous: weights take their step at the architecture as it was before its own step, not after.
+    simultaneous: weights take their step at the architecture as it was before its own step, not
+    after.
     """
 
     relax: Relaxation
@@ -35,7 +47,8 @@ class Algorithm(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class SearchState:
-    """All that a search is, between two steps; arrays only, so it can be saved, replicated and mapped over.
+    """All that a search is, between two steps; arrays only, so it can be saved, replicated and
+    mapped over.
 
     Attributes:
         step: number of steps taken.
@@ -55,7 +68,9 @@ class SearchState:
 
 
 class Search(NamedTuple):
-    """init: (key, params[, carry]) -> state. step: (state, training batch, validation batch) -> (state, metrics)."""
+    """init: (key, params[, carry]) -> state. step: (state, training batch, validation batch) ->
+    (state, metrics).
+    """
 
     init: Callable[..., SearchState]
     step: Callable[[SearchState, Batch, Batch], tuple[SearchState, Metrics]]
@@ -69,17 +84,22 @@ def bilevel_search(
     *,
     axis_name: str | None = None,
 ) -> Search:
-    """Alternates one architecture step on validation data with one weight step on training data (Algorithm 1 of DARTS).
+    """Alternates one architecture step on validation data with one weight step on training data
+    (Algorithm 1 of DARTS).
 
-    Both functions are pure and not jitted. However many gradients a step takes, equal ones are compiled once (`once`).
+    Both functions are pure and not jitted. However many gradients a step takes, equal ones are
+    compiled once (`once`).
 
     Args:
-        objective: the loss of a network as a function of weights and mix; see `jaxdarts.objectives`.
+        objective: the loss of a network as a function of weights and mix; see
+          `jaxdarts.objectives`.
         algorithm: see `jaxdarts.algorithms`.
-        params_tx, arch_tx: the optimisers of the weights and of the architecture parameters. The unrolled hypergradients
-            differentiate through the very `params_tx`, which may look at the training batch: optax' extra argument `batch`.
-        axis_name: the mapped axis when `step` runs inside `jax.pmap`, each device on its part of the batches. Gradients,
-            hypergradients and metrics are averaged over it; the network must average its batch-norm moments.
+        params_tx, arch_tx: the optimisers of the weights and of the architecture parameters. The
+            unrolled hypergradients differentiate through the very `params_tx`, which may look at
+            the training batch: optax' extra argument `batch`.
+        axis_name: the mapped axis when `step` runs inside `jax.pmap`, each device on its part of
+            the batches. Gradients, hypergradients and metrics are averaged over it; the network
+            must average its batch-norm moments.
     """
     relax, params_tx = algorithm.relax, optax.with_extra_args_support(params_tx)
     objective = once.with_gradients(objective)
@@ -87,14 +107,20 @@ def bilevel_search(
     def mean(tree):
         return tree if axis_name is None else lax.pmean(tree, axis_name)
 
-    def init(key: Key[Array, ""], params: Params, carry: tuple[Carry, Carry] = ((), ())) -> SearchState:
+    def init(
+        key: Key[Array, ""], params: Params, carry: tuple[Carry, Carry] = ((), ())
+    ) -> SearchState:
         arch_key, key = jax.random.split(key)
         arch = relax.init(arch_key)
-        return SearchState(jnp.int32(0), key, params, carry, arch, params_tx.init(params), arch_tx.init(arch))
+        return SearchState(
+            jnp.int32(0), key, params, carry, arch, params_tx.init(params), arch_tx.init(arch)
+        )
 
-    def step(state: SearchState, train_batch: Batch, val_batch: Batch) -> tuple[SearchState, Metrics]:
-        # The training key serves the inner step of the hypergradient and the weight step alike: what the former
-        # differentiates through is the step that the latter takes.
+    def step(
+        state: SearchState, train_batch: Batch, val_batch: Batch
+    ) -> tuple[SearchState, Metrics]:
+        # The training key serves the inner step of the hypergradient and the weight step alike:
+        # what the former differentiates through is the step that the latter takes.
         keys = jax.random.split(jax.random.fold_in(state.key, state.step), 6)
         arch_mix_key, weight_mix_key, train_key, val_key, perturb_key, hypergrad_key = keys
         train_carry, val_carry = state.carry
@@ -102,7 +128,8 @@ def bilevel_search(
         def train_at(params: Params, mix: Mix):
             return objective(params, mix, train_carry, train_batch, train_key)
 
-        # The average of what is the same on all devices is that same; but its transpose averages the gradient.
+        # The average of what is the same on all devices is that same; but its transpose averages
+        # the gradient.
         def train(params: Params, arch: Arch):
             loss, aux = train_at(params, relax.apply(mean(arch), arch_mix_key, state.step))
             return mean(loss), aux
@@ -116,7 +143,9 @@ def bilevel_search(
         def update_params(*gradients: Params) -> tuple[Params, optax.OptState]:
             params, opt_state = state.params, state.params_opt
             for gradient in gradients:
-                updates, opt_state = params_tx.update(mean(gradient), opt_state, params, batch=train_batch)
+                updates, opt_state = params_tx.update(
+                    mean(gradient), opt_state, params, batch=train_batch
+                )
                 params = optax.apply_updates(params, updates)
             return params, opt_state
 
@@ -129,15 +158,21 @@ def bilevel_search(
         updates, arch_opt = arch_tx.update(hypergradient, state.arch_opt, state.arch)
         arch: Any = optax.apply_updates(state.arch, updates)
 
-        mix = relax.apply(state.arch if algorithm.simultaneous else arch, weight_mix_key, state.step)
-        mix = algorithm.perturb(mix, lambda mix: mean(train_at(state.params, mean(mix))[0]), perturb_key, state.step)
+        mix = relax.apply(
+            state.arch if algorithm.simultaneous else arch, weight_mix_key, state.step
+        )
+        mix = algorithm.perturb(
+            mix, lambda mix: mean(train_at(state.params, mean(mix))[0]), perturb_key, state.step
+        )
         gradient, (train_carry, train_metrics) = jax.grad(train_at, has_aux=True)(state.params, mix)
         params, params_opt = update_params(gradient)
 
         metrics = {f"train_{name}": value for name, value in train_metrics.items()}
         metrics |= {f"valid_{name}": value for name, value in val_metrics.items()}
         metrics["arch_gradient_norm"] = optax.tree.norm(hypergradient)
-        new = SearchState(state.step + 1, state.key, params, (train_carry, val_carry), arch, params_opt, arch_opt)
+        new = SearchState(
+            state.step + 1, state.key, params, (train_carry, val_carry), arch, params_opt, arch_opt
+        )
         return new, mean(metrics)
 
     return Search(init, once.folded(step))

@@ -16,7 +16,9 @@ Mix = Mapping[str, Float[Array, "edges ops"]]
 
 Batch = PyTree[Array]
 Carry = PyTree[Array]
-"""What a network hands from one batch to the next: the hidden state of a recurrent one, nothing for a convolutional one."""
+"""What a network hands from one batch to the next: the hidden state of a recurrent one, nothing for
+a convolutional one.
+"""
 
 Metrics = dict[str, Float[Array, ""]]
 Step = Int[Array, ""]
@@ -27,17 +29,20 @@ Penalty = Callable[[Mix], tuple[Float[Array, ""], Metrics]]
 """What a mix costs, in units of the validation loss that it is added to, and metrics about it."""
 
 Loss = Callable[[Params, Arch], Any]
-"""(weights, architecture) -> scalar, or (scalar, auxiliary output) for a hypergradient that is asked for it by `has_aux`."""
+"""(weights, architecture) -> scalar, or (scalar, auxiliary output) for a hypergradient that is
+asked for it by `has_aux`.
+"""
 
 
 class Trial(NamedTuple):
     """One evaluation of a discrete architecture.
 
     genotype: what was evaluated.
-    value: what a search may see and wants large, such as a validation accuracy after a short training, in percent.
-    final: what is only reported, such as the test accuracy after the whole training, in percent; NaN where it is not known.
-    seconds: what the evaluation costs of a budget of time, measured or simulated.
-    epochs: length of the training, where the search asked for one (`discrete.Longer`).
+    value: what a search may see and wants large, such as a validation accuracy after a short
+    training, in percent. final: what is only reported, such as the test accuracy after the whole
+    training, in percent; NaN where it is not known. seconds: what the evaluation costs of a budget
+    of time, measured or simulated. epochs: length of the training, where the search asked for one
+    (`discrete.Longer`).
     """
 
     genotype: Any
@@ -59,12 +64,15 @@ class Units(NamedTuple):
 
 
 WeightStep = Callable[..., Params]
-"""The real optimiser: the gradients of one step (or of several, in order) -> the weights after it."""
+"""The real optimiser: the gradients of one step (or of several, in order) -> the weights after it.
+"""
 
 
 @runtime_checkable
 class Objective(Protocol):
-    """What a network is trained for, as a function of its weights and its mix: (loss, (carry, metrics))."""
+    """What a network is trained for, as a function of its weights and its mix: (loss, (carry,
+    metrics)).
+    """
 
     def __call__(
         self, params: Params, mix: Mix, carry: Carry, batch: Batch, key: Key[Array, ""] | None
@@ -73,10 +81,11 @@ class Objective(Protocol):
 
 @runtime_checkable
 class Hypergradient(Protocol):
-    """Gradient of the validation loss with respect to the architecture, the weights depending on it or not.
+    """Gradient of the validation loss with respect to the architecture, the weights depending on it
+    or not.
 
-    With `has_aux` both losses return (scalar, auxiliary output), and the result is (gradient, auxiliary output of `val`).
-    Only what draws at random needs the `key`.
+    With `has_aux` both losses return (scalar, auxiliary output), and the result is (gradient,
+    auxiliary output of `val`). Only what draws at random needs the `key`.
     """
 
     def __call__(
@@ -96,7 +105,9 @@ class Hypergradient(Protocol):
 class Perturbation(Protocol):
     """Moves the mix before a weight step, given the training loss as a function of the mix."""
 
-    def __call__(self, mix: Mix, loss: Callable[[Mix], Float[Array, ""]], key: Key[Array, ""], step: Step) -> Mix: ...
+    def __call__(
+        self, mix: Mix, loss: Callable[[Mix], Float[Array, ""]], key: Key[Array, ""], step: Step
+    ) -> Mix: ...
 
 
 @runtime_checkable

@@ -8,7 +8,9 @@ import subprocess
 
 import pytest
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None)
+BROWSER = next(
+    filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None
+)
 needs_browser = pytest.mark.skipif(BROWSER is None, reason="needs chromium or google-chrome")
 
 _ASK = """
@@ -23,8 +25,10 @@ frame.onload = () => {
     "text": page.body.innerText.length,
     "unreachable": wide.filter((e) => e.tabIndex < 0).map((e) => e.outerHTML.slice(0, 80)),
     "first": page.querySelector("a, button, summary, [tabindex='0']").textContent,
-    "dangling": [...page.querySelectorAll("a[href^='#']")].map((a) => a.hash.slice(1)).filter((id) => !page.getElementById(id)),
-    "twice": [...page.querySelectorAll("[id]")].map((e) => e.id).filter((id, i, all) => all.indexOf(id) !== i),
+    "dangling": [...page.querySelectorAll("a[href^='#']")].map((a) => a.hash.slice(1))
+      .filter((id) => !page.getElementById(id)),
+    "twice": [...page.querySelectorAll("[id]")].map((e) => e.id)
+      .filter((id, i, all) => all.indexOf(id) !== i),
   });
 };
 frame.srcdoc = SOURCE;
@@ -32,13 +36,24 @@ frame.srcdoc = SOURCE;
 
 
 def look(page: str, folder, width: int) -> dict:
-    """Loads a page in a frame of a width: its own width and that of what it holds, what scrolls but takes no focus, where the
-    Tab key goes first, links to nowhere, ids that are not unique; `console` has what the browser complained of."""
+    """Loads a page in a frame of a width: its own width and that of what it holds, what scrolls but
+    takes no focus, where the Tab key goes first, links to nowhere, ids that are not unique;
+    `console` has what the browser complained of.
+    """
     source = json.dumps(page).replace("</", "<\\/")
-    wrapper = f'<!DOCTYPE html><iframe style="width:{width}px;height:800px;border:0"></iframe><script>const SOURCE = {source};'
+    wrapper = (
+        "<!DOCTYPE html><iframe"
+        f' style="width:{width}px;height:800px;border:0"></iframe><script>const SOURCE = {source};'
+    )
     path = folder / "wrapper.html"
     path.write_text(f"{wrapper}{_ASK}</script>", encoding="utf-8")
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--user-data-dir={folder}/profile"]
+    flags = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--hide-scrollbars",
+        f"--user-data-dir={folder}/profile",
+    ]
     done = subprocess.run(
         [BROWSER, *flags, "--enable-logging=stderr", "--v=0", "--dump-dom", f"file://{path}"],
         capture_output=True,
@@ -53,7 +68,9 @@ def look(page: str, folder, width: int) -> dict:
 
 
 def assert_readable(page: str, folder) -> None:
-    """On a phone and on a screen nothing sticks out, what scrolls can be reached by keyboard, links lead somewhere."""
+    """On a phone and on a screen nothing sticks out, what scrolls can be reached by keyboard, links
+    lead somewhere.
+    """
     for width in (360, 1280):
         found = look(page, folder, width)
         assert found["width"] == width and found["scroll"] <= width, found

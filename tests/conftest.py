@@ -8,14 +8,20 @@ from pathlib import Path
 # The benchmarks are scripts that import one another.
 sys.path.insert(0, str(Path(__file__).parents[1] / "experiments" / "benchmarks"))
 
-# Four simulated devices share what cores there are; with fewer threads than devices their collectives can wait for ever.
+# Four simulated devices share what cores there are; with fewer threads than devices their
+# collectives can wait for ever.
 os.environ.setdefault("PJRT_NPROC", "16")
 _FLAGS = ["--xla_force_host_platform_device_count=4"]
-# Programs are compiled as the scripts do it (`jaxdarts.parallel.XLA_FLAGS`, which can only be imported when it is too late).
-_OURS = ("--xla_backend_extra_options=xla_cpu_flatten_after_fusion", "--xla_cpu_experimental_ynn_fusion_type=individual_dot")
+# Programs are compiled as the scripts do it (`jaxdarts.parallel.XLA_FLAGS`, which can only be
+# imported when it is too late).
+_OURS = (
+    "--xla_backend_extra_options=xla_cpu_flatten_after_fusion",
+    "--xla_cpu_experimental_ynn_fusion_type=individual_dot",
+)
 _FLAGS += [flag for flag in _OURS if flag.partition("=")[0] not in os.environ.get("XLA_FLAGS", "")]
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *_FLAGS]).strip()
-# Most of the suite's time is XLA's. A compiled program is looked up by its text, so a changed function is compiled afresh.
+# Most of the suite's time is XLA's. A compiled program is looked up by its text, so a changed
+# function is compiled afresh.
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "jaxdarts-tests"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
@@ -29,9 +35,9 @@ import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# Shapes and types in signatures are checked at run time. Left out: `types` and what names its protocols (they are not
-# runtime-checkable), `search` and `analysis.sharing` (JAX rebuilds a dataclass with placeholders for arrays), and modules
-# without arrays.
+# Shapes and types in signatures are checked at run time. Left out: `types` and what names its
+# protocols (they are not runtime-checkable), `search` and `analysis.sharing` (JAX rebuilds a
+# dataclass with placeholders for arrays), and modules without arrays.
 CHECKED = [
     "jaxdarts.nn.primitives.convolution",
     "jaxdarts.nn.primitives.depthwise",
@@ -67,12 +73,13 @@ from jaxdarts.space import fully_connected  # noqa: E402
 
 GOLDEN = Path(__file__).parent / "golden"
 
-# Where an operation's weight lies among the modules of the original one (relu, convolution, ...), which number their members.
+# Where an operation's weight lies among the modules of the original one (relu, convolution, ...),
+# which number their members.
 _TORCH_INDEX = {"depthwise0": 1, "pointwise0": 2, "depthwise1": 5, "pointwise1": 6}
 
 
 class Golden:
-    """One file of arrays of the original implementation, and its weights in this library's layout."""
+    """Arrays of the original implementation, and their weights in this library's layout."""
 
     def __init__(self, name: str):
         self.arrays = dict(np.load(GOLDEN / f"{name}.npz"))
@@ -91,7 +98,11 @@ class Golden:
         if name in ("row0", "column0"):
             return self[f"{prefix}{1 if name == 'row0' else 2}.weight"].transpose(2, 3, 1, 0)
         array = f"{prefix}op.{_TORCH_INDEX[name]}.weight"
-        return self[array][:, 0].transpose(1, 2, 0) if name.startswith("depthwise") else self.matrix(array)
+        return (
+            self[array][:, 0].transpose(1, 2, 0)
+            if name.startswith("depthwise")
+            else self.matrix(array)
+        )
 
 
 @pytest.fixture(autouse=True)
@@ -119,7 +130,7 @@ def shared() -> Path:
 
 @pytest.fixture(autouse=True, scope="module")
 def _forget():
-    """Compiled programs of a module go with it: those of the whole suite would take many gigabytes."""
+    """Frees a module's compiled programs: those of the whole suite take many gigabytes."""
     yield
     jax.clear_caches()
 
@@ -142,7 +153,9 @@ def devices():
 
 @pytest.fixture(scope="session")
 def table(tmp_path_factory):
-    """All cells of NAS-Bench-201, better the more convolutions they have; 30 to 210 simulated seconds of training each."""
+    """All cells of NAS-Bench-201, better the more convolutions they have; 30 to 210 simulated
+    seconds of training each.
+    """
     path = tmp_path_factory.mktemp("table") / "table.csv"
     lines = ["arch_str,cifar10_valid_12,cifar10_valid_200,cifar10_test_200,train_seconds_200,convs"]
     for ops in itertools.product(TOPOLOGY_OPS, repeat=6):
@@ -165,8 +178,13 @@ def toy_cells():
 
 def toy_params(seed: int = 0):
     rng = np.random.default_rng(seed)
-    edges = {name: 0.5 * rng.standard_normal((choices.shape[0], 4, 4)) for name, choices in toy_cells().items()}
-    return jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), edges | {"head": rng.standard_normal((4, 3))})
+    edges = {
+        name: 0.5 * rng.standard_normal((choices.shape[0], 4, 4))
+        for name, choices in toy_cells().items()
+    }
+    return jax.tree.map(
+        lambda a: jnp.asarray(a, jnp.float32), edges | {"head": rng.standard_normal((4, 3))}
+    )
 
 
 def toy_batch(seed: int, size: int = 8):

@@ -1,6 +1,8 @@
-"""One table of algorithms: every row passes the same tests. Oracle: the algorithm itself, run another way.
+"""One table of algorithms: every row passes the same tests. Oracle: the algorithm itself, run
+another way.
 
-Most of them run on a small smooth network that mixes operations as a supernet does; the last ones on a supernet.
+Most of them run on a small smooth network that mixes operations as a supernet does; the last ones
+on a supernet.
 """
 
 import chex
@@ -23,7 +25,9 @@ def by_epoch(start, end):
 ALGORITHMS = {
     "darts, first order": lambda space: jd.algorithms.darts(space, order=1),
     "darts, second order": lambda space: jd.algorithms.darts(space, order=2),
-    "darts, annealed": lambda space: jd.Algorithm(jd.relax.annealed(jd.relax.softmax(space.cells), by_epoch(1.0, 0.1))),
+    "darts, annealed": lambda space: jd.Algorithm(
+        jd.relax.annealed(jd.relax.softmax(space.cells), by_epoch(1.0, 0.1))
+    ),
     "sdarts-rs": lambda space: jd.algorithms.sdarts_rs(space, by_epoch(0.03, 0.3)),
     "sdarts-adv": lambda space: jd.algorithms.sdarts_adv(space, by_epoch(0.03, 0.3)),
     "milenas, first order": lambda space: jd.algorithms.milenas(space),
@@ -40,7 +44,9 @@ ALGORITHMS = {
     "fair darts": lambda space: jd.algorithms.fair_darts(space),
     "darts-": lambda space: jd.algorithms.darts_minus(space, by_epoch(1.0, 0.0)),
 }
-PARAMS_TX = optax.chain(optax.clip_by_global_norm(5.0), optax.add_decayed_weights(3e-4), optax.sgd(0.05, momentum=0.9))
+PARAMS_TX = optax.chain(
+    optax.clip_by_global_norm(5.0), optax.add_decayed_weights(3e-4), optax.sgd(0.05, momentum=0.9)
+)
 ARCH_TX = optax.chain(optax.add_decayed_weights(1e-3), optax.adam(1e-2, b1=0.5))
 
 every_algorithm = pytest.mark.parametrize("name", ALGORITHMS)
@@ -51,7 +57,9 @@ def space():
 
 
 def search_of(name, axis_name=None, arch_tx=ARCH_TX):
-    return jd.bilevel_search(toy_objective, ALGORITHMS[name](space()), PARAMS_TX, arch_tx, axis_name=axis_name)
+    return jd.bilevel_search(
+        toy_objective, ALGORITHMS[name](space()), PARAMS_TX, arch_tx, axis_name=axis_name
+    )
 
 
 def batches(step):
@@ -83,7 +91,9 @@ def test_finite_and_moves(name):
     start = search.init(jax.random.key(0), toy_params())
     state, metrics = advance(jax.jit(search.step), start, 0, 3)
     chex.assert_tree_all_finite((without_keys(state), metrics))
-    for before, after in zip(*map(jax.tree.leaves, ((start.params, start.arch), (state.params, state.arch))), strict=True):
+    for before, after in zip(
+        *map(jax.tree.leaves, ((start.params, start.arch), (state.params, state.arch))), strict=True
+    ):
         assert float(jnp.abs(before - after).max()) > 1e-5
     assert {"train_loss", "valid_loss", "arch_gradient_norm"} <= set(metrics)
     chex.assert_trees_all_equal_shapes_and_dtypes(without_keys(start), without_keys(state))
@@ -91,12 +101,18 @@ def test_finite_and_moves(name):
 
 @every_algorithm
 def test_learns(name):
-    """The training loss at the derived mix: what some algorithms train at is drawn anew, or the worst, in every step."""
+    """The training loss at the derived mix: what some algorithms train at is drawn anew, or the
+    worst, in every step.
+    """
     algorithm, search = ALGORITHMS[name](space()), search_of(name)
     state = search.init(jax.random.key(0), toy_params())
 
     def loss(state):
-        return float(toy_objective(state.params, algorithm.relax.derive(state.arch), (), batches(0)[0], None)[0])
+        return float(
+            toy_objective(
+                state.params, algorithm.relax.derive(state.arch), (), batches(0)[0], None
+            )[0]
+        )
 
     first, step = loss(state), jax.jit(search.step)
     for _ in range(200):
@@ -108,7 +124,9 @@ def test_learns(name):
 def test_jit_or_not(name):
     search = search_of(name)
     start = search.init(jax.random.key(0), toy_params())
-    assert_close(advance(jax.jit(search.step), start, 0, 2)[0], advance(search.step, start, 0, 2)[0])
+    assert_close(
+        advance(jax.jit(search.step), start, 0, 2)[0], advance(search.step, start, 0, 2)[0]
+    )
 
 
 @every_algorithm
@@ -119,7 +137,10 @@ def test_seeds_are_their_single_runs(name):
     together, metrics = advance(mapped, parallel.stack(starts), 0, 3)
     chex.assert_shape(metrics["train_loss"], (3,))
     for i, start in enumerate(starts):
-        assert_close(jax.tree.map(lambda leaf, i=i: leaf[i], together), advance(jax.jit(search.step), start, 0, 3)[0])
+        assert_close(
+            jax.tree.map(lambda leaf, i=i: leaf[i], together),
+            advance(jax.jit(search.step), start, 0, 3)[0],
+        )
 
 
 @every_algorithm
@@ -143,7 +164,8 @@ def test_seeds_on_devices(name, devices):
     starts = [single.init(jax.random.key(seed), toy_params(seed)) for seed in range(2)]
     step = parallel.over_devices(parallel.over_seeds(mapped.step, (0, None, None)), devices)
     state, _ = step(
-        parallel.replicate(parallel.stack(starts), devices), *jax.tree.map(lambda a: parallel.split(a, 4), batches(0))
+        parallel.replicate(parallel.stack(starts), devices),
+        *jax.tree.map(lambda a: parallel.split(a, 4), batches(0)),
     )
     for i, start in enumerate(starts):
         one = jax.tree.map(lambda leaf, i=i: leaf[i], parallel.first(state))
@@ -160,22 +182,29 @@ def test_resumes_bit_for_bit(name, tmp_path):
     with checkpoint.open_folder(tmp_path) as manager:
         checkpoint.save(manager, 2, half, config)
     with checkpoint.open_folder(tmp_path) as manager:
-        restored = checkpoint.restore(manager, search.init(jax.random.key(9), toy_params(9)), config)
+        restored = checkpoint.restore(
+            manager, search.init(jax.random.key(9), toy_params(9)), config
+        )
     assert_equal(restored, half)
     resumed, resumed_metrics = advance(step, restored, 2, 4)
     assert_equal(resumed, whole)
     chex.assert_trees_all_equal(resumed_metrics, metrics)
 
 
-# ------------------------------------------------------------------------------------------- one step worked out by hand
+# ---------------------------------------------------------------------------------------------- one
+# step worked out by hand
 
-# One edge with two operations, one weight: the network gives w p + q at the mix (p, q). Both losses are half the square of its
-# distance to a target, 1 in training and 3 in validation. From w = 2 and alpha = (0, 0) with plain SGD of rate 1 on both:
+# One edge with two operations, one weight: the network gives w p + q at the mix (p, q). Both losses
+# are half the square of its distance to a target, 1 in training and 3 in validation. From w = 2 and
+# alpha = (0, 0) with plain SGD of rate 1 on both:
 #
-#   training    w p + q - 1 = 0.5, so d/dmix = 0.5 (2, 1), d/dalpha = (0.125, -0.125), d/dw = 0.5 p = 0.25
+#   training    w p + q - 1 = 0.5, so d/dmix = 0.5 (2, 1), d/dalpha = (0.125, -0.125), d/dw = 0.5 p
+# = 0.25
 #   validation  w p + q - 3 = -1.5, so d/dmix = -1.5 (2, 1), d/dalpha = (-0.375, 0.375)
-#   unrolled    w' = 1.75 leaves -1.625: direct -1.625 (1.75, 1) gives d/dalpha = (-0.3046875, 0.3046875); d/dw' = -0.8125, and
-#               d/dw train = (w - 1) p^2 falls with alpha by 0.25: the step adds 0.8125 * 0.25 = 0.203125
+#   unrolled    w' = 1.75 leaves -1.625: direct -1.625 (1.75, 1) gives d/dalpha = (-0.3046875,
+# 0.3046875); d/dw' = -0.8125, and
+#               d/dw train = (w - 1) p^2 falls with alpha by 0.25: the step adds 0.8125 * 0.25 =
+# 0.203125
 #
 # The weight then descends (w - 1) p^2 at the new p = 1 / (1 + exp(alpha_2 - alpha_1)).
 HAND = jd.Choices(((0, 2),), (("skip_connect", "sep_conv_3x3"),), (2,))
@@ -194,8 +223,12 @@ def hand_search(algorithm):
         return loss, (carry, {"loss": loss})
 
     relaxation = algorithm.relax._replace(init=lambda key: {"normal": jnp.zeros((1, 2))})
-    search = jd.bilevel_search(objective, algorithm._replace(relax=relaxation), optax.sgd(1.0), optax.sgd(1.0))
-    return search.step(search.init(jax.random.key(0), jnp.float32(2)), jnp.ones(1), jnp.full(1, 3.0))[0]
+    search = jd.bilevel_search(
+        objective, algorithm._replace(relax=relaxation), optax.sgd(1.0), optax.sgd(1.0)
+    )
+    return search.step(
+        search.init(jax.random.key(0), jnp.float32(2)), jnp.ones(1), jnp.full(1, 3.0)
+    )[0]
 
 
 @pytest.mark.parametrize("name", SLOPES)
@@ -208,11 +241,15 @@ def test_a_step_by_hand(name):
 
 
 def test_a_perturbed_weight_step_by_hand():
-    """The training loss at (p, q) grows with both, so an attack on both would undo itself; a target of 3 turns the first sign.
+    """The training loss at (p, q) grows with both, so an attack on both would undo itself; a target
+    of 3 turns the first sign.
 
-    With w = -2: -2 p + q - 1 < 0 has the slopes (+, -) in the mix, so the worst p within 0.1 of its own is p + 0.1.
+    With w = -2: -2 p + q - 1 < 0 has the slopes (+, -) in the mix, so the worst p within 0.1 of its
+    own is p + 0.1.
     """
-    adversarial = jd.algorithms.sdarts_adv(space()._replace(cells={"normal": HAND}), lambda step: 0.1)
+    adversarial = jd.algorithms.sdarts_adv(
+        space()._replace(cells={"normal": HAND}), lambda step: 0.1
+    )
 
     def objective(params, mix, carry, batch, key):
         loss = 0.5 * (mix["normal"] @ jnp.stack([params, jnp.ones(())]) - batch)[0] ** 2
@@ -226,12 +263,24 @@ def test_a_perturbed_weight_step_by_hand():
 
 
 LIMITS = {
-    "sdarts-rs, no noise": (lambda s: jd.algorithms.sdarts_rs(s, lambda step: 0.0), "darts, first order"),
-    "sdarts-adv, no noise": (lambda s: jd.algorithms.sdarts_adv(s, lambda step: 0.0), "darts, first order"),
-    "na-darts, distance 0": (lambda s: jd.algorithms.na_darts(s, 1, distance=0), "darts, first order"),
+    "sdarts-rs, no noise": (
+        lambda s: jd.algorithms.sdarts_rs(s, lambda step: 0.0),
+        "darts, first order",
+    ),
+    "sdarts-adv, no noise": (
+        lambda s: jd.algorithms.sdarts_adv(s, lambda step: 0.0),
+        "darts, first order",
+    ),
+    "na-darts, distance 0": (
+        lambda s: jd.algorithms.na_darts(s, 1, distance=0),
+        "darts, first order",
+    ),
     "na-darts, no neighbour": (lambda s: jd.algorithms.na_darts(s, 0), "darts, first order"),
     "a2m, radius 0": (lambda s: jd.algorithms.a2m(s, radius=0.0), "darts, first order"),
-    "darts-, nothing added": (lambda s: jd.algorithms.darts_minus(s, lambda step: 0.0), "darts, first order"),
+    "darts-, nothing added": (
+        lambda s: jd.algorithms.darts_minus(s, lambda step: 0.0),
+        "darts, first order",
+    ),
     "milenas, lambda 0": (lambda s: jd.algorithms.milenas(s, weight=0.0), "coordinate descent"),
 }
 
@@ -242,32 +291,46 @@ def test_limits(name):
     make, other = LIMITS[name]
     search = jd.bilevel_search(toy_objective, make(space()), PARAMS_TX, ARCH_TX)
     same = search_of(other)
-    states = [advance(jax.jit(s.step), s.init(jax.random.key(0), toy_params()), 0, 3)[0] for s in (search, same)]
+    states = [
+        advance(jax.jit(s.step), s.init(jax.random.key(0), toy_params()), 0, 3)[0]
+        for s in (search, same)
+    ]
     assert_close(*states)
 
 
 def test_milenas_with_a_large_lambda_is_first_order_darts():
     """Adam sees the gradient's direction only."""
-    large = jd.bilevel_search(toy_objective, jd.algorithms.milenas(space(), weight=1e6), PARAMS_TX, optax.adam(1e-2))
-    first = jd.bilevel_search(toy_objective, jd.algorithms.darts(space(), 1), PARAMS_TX, optax.adam(1e-2))
-    states = [advance(jax.jit(s.step), s.init(jax.random.key(0), toy_params()), 0, 3)[0] for s in (large, first)]
+    large = jd.bilevel_search(
+        toy_objective, jd.algorithms.milenas(space(), weight=1e6), PARAMS_TX, optax.adam(1e-2)
+    )
+    first = jd.bilevel_search(
+        toy_objective, jd.algorithms.darts(space(), 1), PARAMS_TX, optax.adam(1e-2)
+    )
+    states = [
+        advance(jax.jit(s.step), s.init(jax.random.key(0), toy_params()), 0, 3)[0]
+        for s in (large, first)
+    ]
     chex.assert_trees_all_close(states[0].arch, states[1].arch, rtol=1e-4, atol=1e-4)
 
 
 def test_by_epoch():
     schedule = jd.algorithms.by_epoch(0.03, 0.3, epochs=50, steps_per_epoch=390)
     # The last epoch's value of xiangning-chen/SmoothDARTS is 0.2946.
-    np.testing.assert_allclose([schedule(s) for s in (0, 389, 390, 50 * 390 - 1)], [0.03, 0.03, 0.0354, 0.2946], rtol=1e-5)
+    np.testing.assert_allclose(
+        [schedule(s) for s in (0, 389, 390, 50 * 390 - 1)], [0.03, 0.03, 0.0354, 0.2946], rtol=1e-5
+    )
     np.testing.assert_allclose(schedule(10**6), 0.3, rtol=1e-5)
 
 
-# ----------------------------------------------------------------------------------------------------- a real supernet
+# ---------------------------------------------------------------------------------- a real supernet
 
 
 @every_algorithm
 def test_supernet_on_devices(name, devices):
     """Batch norm couples the images of a batch across devices, in every derivative."""
-    cells = jd.spaces.darts(num_nodes=1, ops=("none", "max_pool_3x3", "skip_connect", "dil_conv_3x3"))
+    cells = jd.spaces.darts(
+        num_nodes=1, ops=("none", "max_pool_3x3", "skip_connect", "dil_conv_3x3")
+    )
     x = jax.random.normal(jax.random.key(1), (2, 8, 4, 4, 1))
     y = jnp.array([0, 1, 2, 0, 2, 1, 1, 0])
     train, val = ({"image": images, "label": y} for images in x)
@@ -275,13 +338,20 @@ def test_supernet_on_devices(name, devices):
     def search_on(axis_name):
         net = cells.supernet(width=2, depth=1, num_classes=3, axis_name=axis_name)
         objective, algorithm = jd.objectives.classification(net), ALGORITHMS[name](cells)
-        return net, jd.bilevel_search(objective, algorithm, PARAMS_TX, optax.sgd(1.0), axis_name=axis_name)
+        return net, jd.bilevel_search(
+            objective, algorithm, PARAMS_TX, optax.sgd(1.0), axis_name=axis_name
+        )
 
     net, single = search_on(None)
-    start = single.init(jax.random.key(0), net.init(jax.random.key(0), x[0], net.example_mix())["params"])
+    start = single.init(
+        jax.random.key(0), net.init(jax.random.key(0), x[0], net.example_mix())["params"]
+    )
     expected, expected_metrics = jax.jit(single.step)(start, train, val)
     step = parallel.over_devices(search_on(parallel.AXIS)[1].step, devices)
-    state, metrics = step(parallel.replicate(start, devices), *jax.tree.map(lambda a: parallel.split(a, 4), (train, val)))
+    state, metrics = step(
+        parallel.replicate(start, devices),
+        *jax.tree.map(lambda a: parallel.split(a, 4), (train, val)),
+    )
     assert_close(parallel.first(state), expected)
     chex.assert_trees_all_close(parallel.first(metrics), expected_metrics, rtol=1e-5, atol=1e-5)
     chex.assert_tree_all_finite(without_keys(expected))

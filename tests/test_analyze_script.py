@@ -27,7 +27,8 @@ def searched(cache, tmp_path_factory):
     """Two seeds of a search."""
     folder = tmp_path_factory.mktemp("searched") / "run"
     flags = (
-        "--layers=1 --nodes=1 --ops none skip_connect --init_channels=2 --epochs=2 --num_devices=1 --no-unrolled --num_seeds=2"
+        "--layers=1 --nodes=1 --ops none skip_connect --init_channels=2 --epochs=2 --num_devices=1"
+        " --no-unrolled --num_seeds=2"
     )
     image_search.main([*flags.split(), "--eigenvalue_freq=1", cache, f"--run_dir={folder}"])
     return folder
@@ -63,7 +64,11 @@ def test_a_trained_cell(trained, cache):
     few = ["--images=96", cache]
     analyze_command.main(["landscape", str(trained), "--grid=3", *few])
     plane = numbers(trained, "landscape")
-    assert np.shape(plane["loss"]) == np.shape(plane["accuracy"]) == (3, 3) and plane["axis"] == [-1, 0, 1]
+    assert np.shape(plane["loss"]) == np.shape(plane["accuracy"]) == (3, 3) and plane["axis"] == [
+        -1,
+        0,
+        1,
+    ]
     np.testing.assert_allclose(plane["loss"][1][1], plane["loss_of_the_run"], rtol=1e-4)
     # The middle is what the library's own functions make of the run.
     apply, params = jd.load(trained)
@@ -71,7 +76,9 @@ def test_a_trained_cell(trained, cache):
     logits = np.asarray(jax.jit(apply)(params, test.images[:96]), np.float64)
     own = np.log(np.exp(logits).sum(-1)) - logits[np.arange(96), test.labels[:96]]
     np.testing.assert_allclose(plane["loss_of_the_run"], own.mean(), rtol=1e-4)
-    np.testing.assert_allclose(plane["accuracy"][1][1], np.mean(logits.argmax(-1) == test.labels[:96]), rtol=1e-5)
+    np.testing.assert_allclose(
+        plane["accuracy"][1][1], np.mean(logits.argmax(-1) == test.labels[:96]), rtol=1e-5
+    )
 
     analyze_command.main(["variance", str(trained), "--grid=3", "--dimensions=1", *few])
     line = numbers(trained, "variance")
@@ -85,7 +92,9 @@ def test_a_trained_cell(trained, cache):
 
     analyze_command.main(["topology", str(trained)])
     shapes = numbers(trained, "topology")
-    assert shapes["pattern"][0]["width"] == 1 and jd.genotypes.parse(shapes["adapted"]) == cell_of(trained)
+    assert shapes["pattern"][0]["width"] == 1 and jd.genotypes.parse(shapes["adapted"]) == cell_of(
+        trained
+    )
 
     after = page(trained)
     for name in ("landscape", "variance", "curvature", "topology"):
@@ -105,7 +114,9 @@ def test_convergence(trained, cache, capsys):
     # Trained as evaluate.py trains.
     evaluated = json.loads((trained / "test.json").read_text())
     np.testing.assert_allclose(cells["this cell"]["test_loss"], evaluated["loss"], rtol=1e-4)
-    np.testing.assert_allclose(cells["this cell"]["test_accuracy"], evaluated["accuracy"], rtol=1e-4)
+    np.testing.assert_allclose(
+        cells["this cell"]["test_accuracy"], evaluated["accuracy"], rtol=1e-4
+    )
     # What was trained is not trained again.
     analyze_command.main(["convergence", str(trained), *flags, cache])
     assert "this cell: test accuracy" not in capsys.readouterr().out
@@ -117,16 +128,30 @@ def test_a_search(searched, cache):
     analyze_command.main(["mixture", str(seed)])
     mix = numbers(seed, "mixture")
     assert np.shape(mix["normal"]["entropy"]) == (2, 2) and mix["normal"]["seeds"]["count"] == 2
-    assert mix["discretisation_gap_accuracy"] == json.loads((seed / "facts.json").read_text())["discretisation_gap_accuracy"]
+    assert (
+        mix["discretisation_gap_accuracy"]
+        == json.loads((seed / "facts.json").read_text())["discretisation_gap_accuracy"]
+    )
     analyze_command.main(["landscape", str(seed), "--grid=3", "--images=64", cache])
     plane = numbers(seed, "landscape-alpha")
     np.testing.assert_allclose(plane["loss"][1][1], plane["loss_of_the_run"], rtol=1e-4)
     analyze_command.main(
-        ["landscape", str(seed), "--of=weights", "--part=test", "--dimensions=1", "--grid=3", "--images=64", cache]
+        [
+            "landscape",
+            str(seed),
+            "--of=weights",
+            "--part=test",
+            "--dimensions=1",
+            "--grid=3",
+            "--images=64",
+            cache,
+        ]
     )
     line = numbers(seed, "landscape")
     np.testing.assert_allclose(line["loss"][1], line["loss_of_the_run"], rtol=1e-4)
-    assert line["loss"][0] != line["loss"][2] and abs(line["loss"][1] - plane["loss"][1][1]) > 1e-6  # of other images
+    assert (
+        line["loss"][0] != line["loss"][2] and abs(line["loss"][1] - plane["loss"][1][1]) > 1e-6
+    )  # of other images
     analyze_command.main(["curvature", str(seed), "--images=64", "--probes=1", cache])
     curved = numbers(seed, "curvature-alpha")
     assert [epoch for epoch, _ in curved["trajectory"]] == [0, 1] and curved["size"] == 8
@@ -142,10 +167,15 @@ def test_cells_of_a_search_in_a_table(tmp_path):
     ops = jd.spaces.nasbench201().cells["cell"].ops[0]
     mixes = np.full((2, 6, 5), 0.1, np.float32)
     mixes[0, :, ops.index("nor_conv_3x3")] = mixes[1, :, ops.index("skip_connect")] = 0.6
-    cells = ["|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|nor_conv_3x3~0|nor_conv_3x3~1|nor_conv_3x3~2|"]
+    cells = [
+        "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|nor_conv_3x3~0|nor_conv_3x3~1|nor_conv_3x3~2|"
+    ]
     cells.append(cells[0].replace("nor_conv_3x3", "skip_connect"))
     table = tmp_path / "table.csv"
-    lines = ["arch_str,cifar10_valid_12,cifar10_valid_200,cifar10_test_200,train_seconds_200", f"{cells[0]},80,90,93.5,100"]
+    lines = [
+        "arch_str,cifar10_valid_12,cifar10_valid_200,cifar10_test_200,train_seconds_200",
+        f"{cells[0]},80,90,93.5,100",
+    ]
     table.write_text("\n".join([*lines, f"{cells[1]},50,60,54.25,10"]) + "\n")
     assert tables.in_table({"cell": mixes}, str(table)) == [
         {"cell": cells[0], "skip_connections": 0, "valid": 90, "test": 93.5},
@@ -164,9 +194,18 @@ def test_runs_side_by_side(searched, trained, tmp_path):
     output = tmp_path / "comparison.html"
     analyze_command.main(["compare", str(searched), str(trained), "DARTS_V2", f"--output={output}"])
     text = output.read_text()
-    for name in ("darts on digits, seed 2", "darts on digits, seed 3", "trained cell on digits, seed 0", "DARTS_V2"):
+    for name in (
+        "darts on digits, seed 2",
+        "darts on digits, seed 3",
+        "trained cell on digits, seed 0",
+        "DARTS_V2",
+    ):
         assert text.count(name) > 1
-    for title in ("Test error of the cell", "Error of the cell with shared weights", "Kendall&#39;s tau between the ranks"):
+    for title in (
+        "Test error of the cell",
+        "Error of the cell with shared weights",
+        "Kendall&#39;s tau between the ranks",
+    ):
         assert title in text, title
     assert_readable(text, tmp_path)
     assert_readable(page(searched / "seed-2"), tmp_path)
@@ -191,7 +230,9 @@ def test_one_line_for_what_is_wrong(searched, trained, tmp_path):
     assert "one batch has no variance" in stopped("variance", run, "--images=48")
     assert "no usable space.json" in stopped("mixture", run)
     assert "--widths=9.0 --each=3" in stopped("convergence", run, "--widths", "9")
-    assert "no such folder, and no published cell; the nearest are DARTS_V2" in stopped("compare", "DARTS_V22")
+    assert "no such folder, and no published cell; the nearest are DARTS_V2" in stopped(
+        "compare", "DARTS_V22"
+    )
     assert "name one run folder" in stopped("topology")
     assert "must be positive" in stopped("curvature", seed, "--steps=0")
     copy = tmp_path / "copy"

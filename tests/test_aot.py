@@ -1,4 +1,6 @@
-"""Programs for devices that are not there. With the plugins at hand (`jax[cuda13]`, `jax[tpu]`), their size is watched."""
+"""Programs for devices that are not there. With the plugins at hand (`jax[cuda13]`, `jax[tpu]`),
+their size is watched.
+"""
 
 import importlib.util
 import types
@@ -36,18 +38,22 @@ ENTRY %main (a: f32[8,16], b: bf16[16,4]) -> f32[8,16] {
   %b = bf16[16,4]{1,0} parameter(1)
   %zero = s32[] constant(0)
   %start = (s32[], f32[8,16]{1,0}) tuple(%zero, %a)
-  %loop = (s32[], f32[8,16]{1,0}) while(%start), condition=%condition, body=%body, backend_config={"known_trip_count":{"n":"5"}}
+  %loop = (s32[], f32[8,16]{1,0}) while(%start), condition=%condition, body=%body, LOOP
   %last = f32[8,16]{1,0} get-tuple-element(%loop), index=1
   %sum = f32[8,16]{1,0} all-reduce(%last), replica_groups={{0,1}}, to_apply=%fused_add
   %product = bf16[8,4]{1,0} custom-call(%sum, %b), custom_call_target="__cublas$gemm"
-  ROOT %out = f32[8,16]{1,0} fusion(%sum, %a), kind=kOutput, calls=%fused_add, backend_config={"estimated_cycles":"300"}
+  ROOT %out = f32[8,16]{1,0} fusion(%sum, %a), kind=kOutput, calls=%fused_add, CYCLES
 }
-"""
+""".replace("LOOP", 'backend_config={"known_trip_count":{"n":"5"}}').replace(
+    "CYCLES", 'backend_config={"estimated_cycles":"300"}'
+)
 
 
 def text_of(program: str):
     memory = types.SimpleNamespace(argument_size_in_bytes=3e6, temp_size_in_bytes=2e6)
-    return types.SimpleNamespace(as_text=lambda: program, memory_analysis=lambda: memory, cost_analysis=lambda: None)
+    return types.SimpleNamespace(
+        as_text=lambda: program, memory_analysis=lambda: memory, cost_analysis=lambda: None
+    )
 
 
 def test_figures_of_a_program_by_hand():
@@ -84,7 +90,9 @@ def test_a_missing_plugin_is_named(name, extra, monkeypatch):
         raise RuntimeError("no plugin\nand a long story")
 
     monkeypatch.setattr(aot.topologies, "get_topology_desc", missing)
-    with pytest.raises(RuntimeError, match=rf"pip install 'jax\[{extra}\]=={jax.__version__}' \(no plugin\)"):
+    with pytest.raises(
+        RuntimeError, match=rf"pip install 'jax\[{extra}\]=={jax.__version__}' \(no plugin\)"
+    ):
         aot.target(name)
 
 
@@ -96,10 +104,15 @@ def weight_gradient():
     params = net.init(jax.random.key(1), images, mix)["params"]
     batch = {"image": jnp.zeros((8, 8, 8, 3)), "label": jnp.zeros(8, jnp.int32)}
     objective = jd.objectives.classification(net)
-    return jax.grad(lambda params, mix, batch: objective(params, mix, (), batch, None)[0], (0, 1)), (params, mix, batch)
+    return jax.grad(
+        lambda params, mix, batch: objective(params, mix, (), batch, None)[0], (0, 1)
+    ), (params, mix, batch)
 
 
-SIZES = {"h100": {"kernels": 114, "gigabytes": 0.00489}, "v5e": {"kernels": 238, "gigabytes": 0.0693}}
+SIZES = {
+    "h100": {"kernels": 114, "gigabytes": 0.00489},
+    "v5e": {"kernels": 238, "gigabytes": 0.0693},
+}
 """As jaxlib 0.10.2 compiles it. Lower them when they fall."""
 PLUGINS = {"h100": "jax_plugins.xla_cuda13", "v5e": "libtpu"}
 

@@ -1,4 +1,6 @@
-"""Augmentation against a loop over examples in NumPy, and the independence of examples from their batch."""
+"""Augmentation against a loop over examples in NumPy, and the independence of examples from their
+batch.
+"""
 
 import colorsys
 
@@ -15,7 +17,9 @@ SHAPE = (12, 7, 5, 3)
 
 @pytest.fixture(scope="module")
 def images():
-    return jnp.asarray(np.random.RandomState(0).randint(1, 256, SHAPE, np.uint8))  # no zeros: padding stays visible
+    return jnp.asarray(
+        np.random.RandomState(0).randint(1, 256, SHAPE, np.uint8)
+    )  # no zeros: padding stays visible
 
 
 def keys(seed, size):
@@ -27,7 +31,9 @@ def windows(image, padding, flip):
     padded = np.pad(image, ((padding, padding), (padding, padding), (0, 0)))
     height, width, _ = image.shape
     return {
-        (top, left, mirror): padded[top : top + height, left : left + width][:, :: -1 if mirror else 1]
+        (top, left, mirror): padded[top : top + height, left : left + width][
+            :, :: -1 if mirror else 1
+        ]
         for top in range(2 * padding + 1)
         for left in range(2 * padding + 1)
         for mirror in ((False, True) if flip else (False,))
@@ -37,9 +43,13 @@ def windows(image, padding, flip):
 def test_example_keys_are_a_function_of_the_index_alone():
     key = jax.random.key(3)
     some, all_of_them = augment.example_keys(key, jnp.array([4, 1])), keys(3, 6)
-    chex.assert_trees_all_equal(jax.random.key_data(some), jax.random.key_data(all_of_them[jnp.array([4, 1])]))
+    chex.assert_trees_all_equal(
+        jax.random.key_data(some), jax.random.key_data(all_of_them[jnp.array([4, 1])])
+    )
     assert len(np.unique(jax.random.key_data(all_of_them), axis=0)) == 6
-    chex.assert_trees_all_equal(jax.random.key_data(some[0]), jax.random.key_data(jax.random.fold_in(key, 4)))
+    chex.assert_trees_all_equal(
+        jax.random.key_data(some[0]), jax.random.key_data(jax.random.fold_in(key, 4))
+    )
 
 
 @pytest.mark.parametrize(("padding", "flip"), [(0, False), (0, True), (2, False), (4, True)])
@@ -48,7 +58,10 @@ def test_crop_and_flip_yields_windows_of_the_padded_image(images, padding, flip)
     chex.assert_shape(out, SHAPE)
     assert out.dtype == jnp.uint8
     for before, after in zip(np.asarray(images), np.asarray(out), strict=True):
-        assert sum(np.array_equal(window, after) for window in windows(before, padding, flip).values()) == 1
+        assert (
+            sum(np.array_equal(window, after) for window in windows(before, padding, flip).values())
+            == 1
+        )
 
 
 def test_crop_and_flip_reaches_every_window_equally_often():
@@ -62,7 +75,9 @@ def test_crop_and_flip_reaches_every_window_equally_often():
 
 
 def test_flip_leaves_the_shift_alone(images):
-    plain, flipped = (augment.crop_and_flip(keys(2, len(images)), images, 2, flip) for flip in (False, True))
+    plain, flipped = (
+        augment.crop_and_flip(keys(2, len(images)), images, 2, flip) for flip in (False, True)
+    )
     same = [bool((a == b).all()) for a, b in zip(plain, flipped, strict=True)]
     mirrored = [bool((a == b[:, ::-1]).all()) for a, b in zip(plain, flipped, strict=True)]
     assert all(a or b for a, b in zip(same, mirrored, strict=True)) and any(same) and any(mirrored)
@@ -72,7 +87,9 @@ def test_normalize(images):
     mean, std = np.array([0.1, 0.5, 0.9], np.float32), np.array([0.2, 0.3, 0.4], np.float32)
     out = augment.normalize(images, mean, std)
     chex.assert_type(out, jnp.float32)
-    chex.assert_trees_all_close(out, (np.asarray(images) / 255.0 - mean) / std, rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_close(
+        out, (np.asarray(images) / 255.0 - mean) / std, rtol=1e-5, atol=1e-6
+    )
 
 
 def jittered(image, factors, order):
@@ -96,7 +113,9 @@ def test_color_jitter_is_its_definition(images, jitter):
     pixels = np.asarray(images) / 255.0
     pixels[0] = pixels[0, 0, 0, 0]  # one grey image, whose hue is undefined
     pixels[1, ..., 2] = pixels[1, ..., 0]  # two channels may share the largest value
-    out = jax.jit(augment.color_jitter, static_argnums=2)(keys(4, len(images)), jnp.asarray(pixels, jnp.float32), jitter)
+    out = jax.jit(augment.color_jitter, static_argnums=2)(
+        keys(4, len(images)), jnp.asarray(pixels, jnp.float32), jitter
+    )
     chex.assert_type(out, jnp.float32)
     orders = set()
     for key, before, after in zip(keys(4, len(images)), pixels, out, strict=True):
@@ -104,7 +123,9 @@ def test_color_jitter_is_its_definition(images, jitter):
         order = tuple(np.argsort(draws[1]))
         low = [max(0, 1 - value) for value in jitter[:3]] + [-jitter.hue]
         high = [1 + value for value in jitter[:3]] + [jitter.hue]
-        np.testing.assert_allclose(after, jittered(before, low + (np.array(high) - low) * draws[0], order), atol=2e-5)
+        np.testing.assert_allclose(
+            after, jittered(before, low + (np.array(high) - low) * draws[0], order), atol=2e-5
+        )
         orders.add(order)
     assert len(orders) > 6
 
@@ -119,7 +140,9 @@ def test_a_batch_read_ahead_is_transformed_as_one_on_the_device(images):
     part = {"image": images, "label": jnp.arange(len(images))}
     indices, key = jnp.array([7, 2, 2]), jax.random.key(1)
     options = dict(padding=1, flip=True, cutout_length=2, jitter=augment.Jitter())
-    read, apply = (make(np.zeros(3), np.ones(3), **options) for make in (augment.reader, augment.transform))
+    read, apply = (
+        make(np.zeros(3), np.ones(3), **options) for make in (augment.reader, augment.transform)
+    )
     batch = {name: field[indices] for name, field in part.items()}
     for given in (key, None):
         chex.assert_trees_all_equal(read(part, indices, given), apply(batch, indices, given))
@@ -132,7 +155,12 @@ def test_cutout_erases_one_clipped_square(images, length):
     out = np.asarray(augment.cutout(keys(0, len(images)), floats, length))
     half = length // 2
     boxes = {
-        (row, column): (max(row - half, 0), min(row + half, height), max(column - half, 0), min(column + half, width))
+        (row, column): (
+            max(row - half, 0),
+            min(row + half, height),
+            max(column - half, 0),
+            min(column + half, width),
+        )
         for row in range(height)
         for column in range(width)
     }
@@ -148,7 +176,8 @@ def test_cutout_erases_one_clipped_square(images, length):
 def test_cutout_centres_are_uniform_over_the_image():
     size = 2000
     out = np.asarray(augment.cutout(keys(5, size), jnp.ones((size, 4, 5, 1)), 2))
-    # The square covers rows and columns [centre - 1, centre + 1): its last row and column tell the centre.
+    # The square covers rows and columns [centre - 1, centre + 1): its last row and column tell the
+    # centre.
     rows = [np.flatnonzero((o == 0).any((1, 2)))[-1] for o in out]
     columns = [np.flatnonzero((o == 0).any((0, 2)))[-1] for o in out]
     counts = np.histogram2d(rows, columns, bins=(np.arange(5), np.arange(6)))[0]
@@ -168,7 +197,9 @@ def test_examples_do_not_depend_on_their_batch(images, transform):
     whole = transform(keys(0, len(images)), images)
     places = jnp.array([9, 2, 4])
     part = jax.jit(transform)(augment.example_keys(jax.random.key(0), places), images[places])
-    chex.assert_trees_all_close(part, whole[places], rtol=0, atol=0 if whole.dtype == jnp.uint8 else 1e-6)
+    chex.assert_trees_all_close(
+        part, whole[places], rtol=0, atol=0 if whole.dtype == jnp.uint8 else 1e-6
+    )
 
 
 def test_order_is_a_permutation_per_epoch():
@@ -178,4 +209,6 @@ def test_order_is_a_permutation_per_epoch():
         assert permutation.dtype == jnp.int32
         chex.assert_trees_all_equal(jnp.sort(permutation), jnp.arange(101))
     assert (first != second).any()
-    chex.assert_trees_all_equal(second, jax.jit(augment.order, static_argnums=2)(key, jnp.int32(1), 101))
+    chex.assert_trees_all_equal(
+        second, jax.jit(augment.order, static_argnums=2)(key, jnp.int32(1), 101)
+    )

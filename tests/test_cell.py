@@ -1,4 +1,6 @@
-"""Cells. Oracles: cells of the original supernet (tests/golden/cells.npz) with all gradients; a sum of one-edge cells."""
+"""Cells. Oracles: cells of the original supernet (tests/golden/cells.npz) with all gradients; a sum
+of one-edge cells.
+"""
 
 import functools
 
@@ -20,7 +22,9 @@ DARTS = fully_connected(4, PRIMITIVES)
 
 @functools.cache
 def jitted_cell(stride):
-    """Both normal cells have the same shapes once their inputs are preprocessed, so one compilation does for them."""
+    """Both normal cells have the same shapes once their inputs are preprocessed, so one compilation
+    does for them.
+    """
 
     @jax.jit
     def value_and_vjp(weights, x0, x1, alpha, cotangent):
@@ -40,9 +44,20 @@ def test_golden(case, golden):
     def weights(kind):
         return {
             op: {
-                name: np.stack([arrays.weight(f"{case}/{kind}/_ops.{e}._ops.{PRIMITIVES.index(op)}.", name) for e in rows])
+                name: np.stack(
+                    [
+                        arrays.weight(f"{case}/{kind}/_ops.{e}._ops.{PRIMITIVES.index(op)}.", name)
+                        for e in rows
+                    ]
+                )
                 for name, shape in shapes.items()
-                for rows in [[e for e in edges_of(DARTS, op) if name != "reduce" or stride_of(DARTS, e, stride) == 2]]
+                for rows in [
+                    [
+                        e
+                        for e in edges_of(DARTS, op)
+                        if name != "reduce" or stride_of(DARTS, e, stride) == 2
+                    ]
+                ]
             }
             for op, shapes in weight_shapes(DARTS, 4, stride).items()
         }
@@ -57,17 +72,28 @@ def test_golden(case, golden):
     def preprocess(s0, s1, w0, w1):
         if case == "normal_after_reduce":
             s0, w0 = halved(s0), halved_weights(w0)
-        return tuple(batch_norm(jnp.einsum("bhwc,cd->bhwd", jax.nn.relu(s), w)) for s, w in ((s0, w0), (s1, w1)))
+        return tuple(
+            batch_norm(jnp.einsum("bhwc,cd->bhwd", jax.nn.relu(s), w))
+            for s, w in ((s0, w0), (s1, w1))
+        )
 
-    s0, s1, alpha, cotangent = (jnp.asarray(arrays[f"{case}/{name}"]) for name in ("s0", "s1", "alpha", "cotangent"))
+    s0, s1, alpha, cotangent = (
+        jnp.asarray(arrays[f"{case}/{name}"]) for name in ("s0", "s1", "alpha", "cotangent")
+    )
     inputs, back = jax.vjp(preprocess, s0, s1, *map(jnp.asarray, preprocessing("param")))
-    y, (dweights, dx0, dx1, dalpha) = jitted_cell(stride)(weights("param"), *inputs, alpha, cotangent)
+    y, (dweights, dx0, dx1, dalpha) = jitted_cell(stride)(
+        weights("param"), *inputs, alpha, cotangent
+    )
     ours = (y, dweights, dalpha, *back((dx0, dx1)))
     names = ("y", "dalpha", "ds0", "ds1")
     y, dalpha, ds0, ds1 = (arrays[f"{case}/{name}"] for name in names)
     theirs = (y, weights("dparam"), dalpha, ds0, ds1, *preprocessing("dparam"))
     chex.assert_trees_all_equal_shapes(ours, theirs)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=5e-5 * np.abs(b).max()), ours, theirs)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=5e-5 * np.abs(b).max()),
+        ours,
+        theirs,
+    )
 
 
 def random_weights(choices, channels, stride):
@@ -100,11 +126,23 @@ def test_edges_with_different_candidates(stride):
             if op == "none":
                 continue
             own_stride = stride_of(choices, e, stride)
-            rows = [row for row in edges_of(choices, op) if op != "skip_connect" or stride_of(choices, row, stride) == 2]
-            own = {op: {name: w[rows.index(e)][None] for name, w in weights.get(op, {}).items() if e in rows}}
+            rows = [
+                row
+                for row in edges_of(choices, op)
+                if op != "skip_connect" or stride_of(choices, row, stride) == 2
+            ]
+            own = {
+                op: {
+                    name: w[rows.index(e)][None]
+                    for name, w in weights.get(op, {}).items()
+                    if e in rows
+                }
+            }
             single = Choices(((0, 2),), ((op,),), (2,))
             x = states[source]
-            states[target] += cell(own, jnp.stack([x, x]), mix[e, k][None, None], single, own_stride, NORMS)
+            states[target] += cell(
+                own, jnp.stack([x, x]), mix[e, k][None, None], single, own_stride, NORMS
+            )
     ours = cell(weights, jnp.stack([s0, s1]), mix, choices, stride, NORMS)
     np.testing.assert_allclose(ours, jnp.concatenate([states[3], states[2]], -1), atol=2e-5)
 
@@ -113,7 +151,9 @@ def test_none_adds_nothing():
     choices = fully_connected(1, ("none", "skip_connect"))
     x = jnp.ones((1, 2, 2, 1))
     inputs = jnp.stack([x, 2 * x])
-    gradient = jax.grad(lambda mix: jnp.sum(cell({}, inputs, mix, choices, 1, NORMS)))(jnp.full((2, 2), 0.5))
+    gradient = jax.grad(lambda mix: jnp.sum(cell({}, inputs, mix, choices, 1, NORMS)))(
+        jnp.full((2, 2), 0.5)
+    )
     np.testing.assert_allclose(gradient, [[0, 4], [0, 8]])
 
 

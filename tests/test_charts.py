@@ -1,4 +1,6 @@
-"""Charts of functions of two numbers, points, matrices. Oracles: a plane and a paraboloid, whose level lines are known."""
+"""Charts of functions of two numbers, points, matrices. Oracles: a plane and a paraboloid, whose
+level lines are known.
+"""
 
 import math
 import re
@@ -21,7 +23,9 @@ def texts(text):
 
 
 def test_level_lines_of_a_plane():
-    """Linear interpolation is exact there: every end lies on 2 x - y = 0.3, and the segments add up to the line's length."""
+    """Linear interpolation is exact there: every end lies on 2 x - y = 0.3, and the segments add up
+    to the line's length.
+    """
     segments = charts.level_line(2 * X - Y, AXIS, AXIS, 0.3)
     for ends in segments:
         for x, y in ends:
@@ -33,7 +37,8 @@ def test_level_lines_of_a_plane():
 def test_level_lines_of_a_paraboloid():
     segments = charts.level_line(X**2 + Y**2, AXIS, AXIS, 0.5)
     radii = [math.hypot(*end) for ends in segments for end in ends]
-    # On a diagonal of a square of side h the linear interpolation of x^2 + y^2 is off by 2 (2 h^2) / 8 at most.
+    # On a diagonal of a square of side h the linear interpolation of x^2 + y^2 is off by 2 (2 h^2)
+    # / 8 at most.
     assert max(abs(radius**2 - 0.5) for radius in radii) <= 0.25**2 / 2
     # Closed: every point is an end of two segments.
     ends = [(round(x, 9), round(y, 9)) for pair in segments for x, y in pair]
@@ -45,7 +50,12 @@ def test_level_lines_leave_out_what_is_not_finite():
     values = X.copy()
     values[0, 0] = np.nan
     assert charts.level_line(np.full((3, 3), np.nan), AXIS[:3], AXIS[:3], 0.0) == []
-    assert all(math.isfinite(v) for ends in charts.level_line(values, AXIS, AXIS, -0.9) for end in ends for v in end)
+    assert all(
+        math.isfinite(v)
+        for ends in charts.level_line(values, AXIS, AXIS, -0.9)
+        for end in ends
+        for v in end
+    )
 
 
 @pytest.mark.parametrize("function", [report.charts.contour, report.charts.surface])
@@ -56,7 +66,9 @@ def test_surfaces_are_pictures(function):
     assert {"1", "10", "100"} <= set(texts(function(np.exp(4 * (X**2 + Y**2)) - 0.9, AXIS, AXIS)))
     ET.fromstring(function(np.where(X > 0, np.nan, 1.0), AXIS, AXIS))
     ET.fromstring(function(np.full(X.shape, np.nan), AXIS, AXIS))
-    assert "<script>" not in function(X, AXIS, AXIS, title="<script>", xlabel="<script>", ylabel="<script>")
+    assert "<script>" not in function(
+        X, AXIS, AXIS, title="<script>", xlabel="<script>", ylabel="<script>"
+    )
     for values, xs in ((X, AXIS[:-1]), (X[:1], AXIS), (X[0], AXIS)):
         with pytest.raises(ValueError, match="values have shape"):
             function(values, xs, AXIS)
@@ -78,13 +90,17 @@ def test_a_surface_has_every_square_behind_those_in_front():
 
 
 def test_every_point_of_a_scatter_is_a_dot():
-    root = ET.fromstring(report.charts.scatter({"a": [(0, 1), (1, 2), (1, 2.5)], "b": [(0.5, 1.5)]}, title="T"))
+    root = ET.fromstring(
+        report.charts.scatter({"a": [(0, 1), (1, 2), (1, 2.5)], "b": [(0.5, 1.5)]}, title="T")
+    )
     assert len(list(root.iter(f"{SVG}circle"))) == 4
     assert not [path for path in root.iter(f"{SVG}path") if "L" in path.get("d")]
 
 
 def test_a_matrix():
-    text = report.charts.matrix(np.eye(3), ["x", "y", "<z>"], title="Entropy", xlabel="epochs", ylabel="share", limit=2.0)
+    text = report.charts.matrix(
+        np.eye(3), ["x", "y", "<z>"], title="Entropy", xlabel="epochs", ylabel="share", limit=2.0
+    )
     assert {"x", "y", "<z>", "Entropy", "epochs", "share", "0", "2"} == set(texts(text))
     ET.fromstring(report.charts.matrix(np.zeros((0, 4)), []))
     with pytest.raises(ValueError, match="2 row labels"):

@@ -1,4 +1,6 @@
-"""Checkpoints. Oracle: what was saved, to the bit; and one clear line for whatever can be wrong with a folder."""
+"""Checkpoints. Oracle: what was saved, to the bit; and one clear line for whatever can be wrong
+with a folder.
+"""
 
 import os
 import resource
@@ -18,7 +20,10 @@ CONFIG = {"width": 16, "algorithm": "darts", "rate": 0.025, "cutout": None}
 
 
 def tree(seed=0):
-    params = {"w": jax.random.normal(jax.random.key(seed), (3, 2)), "b": jnp.full(2, seed, jnp.bfloat16)}
+    params = {
+        "w": jax.random.normal(jax.random.key(seed), (3, 2)),
+        "b": jnp.full(2, seed, jnp.bfloat16),
+    }
     state = TX.init(params)
     _, state = TX.update(jax.tree.map(jnp.ones_like, params), state, params)
     key = jax.random.key(seed)
@@ -28,7 +33,10 @@ def tree(seed=0):
 
 def assert_same(a, b):
     assert jax.tree.structure(a) == jax.tree.structure(b)  # optax's named tuples among them
-    data = [{**t, "key": jax.random.key_data(t["key"]), "keys": jax.random.key_data(t["keys"])} for t in (a, b)]
+    data = [
+        {**t, "key": jax.random.key_data(t["key"]), "keys": jax.random.key_data(t["keys"])}
+        for t in (a, b)
+    ]
     chex.assert_trees_all_equal(*data)
     chex.assert_trees_all_equal_dtypes(*data)
     assert jax.random.key_impl(a["key"]) == jax.random.key_impl(b["key"])
@@ -93,10 +101,12 @@ def test_empty_folder(tmp_path):
     assert_one_line(error, str(tmp_path), "no complete checkpoint")
 
 
-@pytest.mark.parametrize("like", [{"w": jnp.zeros((4, 2))}, {"w": jnp.zeros((3, 2)), "extra": jnp.zeros(2)}])
+@pytest.mark.parametrize(
+    "like", [{"w": jnp.zeros((4, 2))}, {"w": jnp.zeros((3, 2)), "extra": jnp.zeros(2)}]
+)
 def test_another_tree(tmp_path, like):
-    # A tree of one array: where one of several cannot be read, orbax drops the coroutines that read the others, and they
-    # warn when they are collected, during any later test.
+    # A tree of one array: where one of several cannot be read, orbax drops the coroutines that read
+    # the others, and they warn when they are collected, during any later test.
     with checkpoint.open_folder(tmp_path) as manager:
         checkpoint.save(manager, 1, {"w": jnp.ones((3, 2))}, CONFIG)
     with pytest.raises(checkpoint.CheckpointError) as error:
@@ -106,7 +116,10 @@ def test_another_tree(tmp_path, like):
 
 def test_a_folder_that_is_a_file_is_refused_at_once(tmp_path):
     (tmp_path / "runs").write_text("")
-    with pytest.raises(checkpoint.CheckpointError) as error, checkpoint.open_folder(tmp_path / "runs"):
+    with (
+        pytest.raises(checkpoint.CheckpointError) as error,
+        checkpoint.open_folder(tmp_path / "runs"),
+    ):
         pass
     assert_one_line(error, str(tmp_path / "runs"), "it is a file")
 
@@ -133,7 +146,9 @@ def test_a_disk_that_fails_while_saving(tmp_path, monkeypatch):
 
 
 def test_a_file_that_may_not_grow_any_more(tmp_path):
-    big = {"w": jnp.asarray(np.random.default_rng(0).standard_normal(100_000), jnp.float32)}  # does not compress
+    big = {
+        "w": jnp.asarray(np.random.default_rng(0).standard_normal(100_000), jnp.float32)
+    }  # does not compress
     with checkpoint.open_folder(tmp_path) as manager:
         checkpoint.save(manager, 1, big, CONFIG)
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -152,7 +167,9 @@ def test_a_file_that_may_not_grow_any_more(tmp_path):
 
 def test_a_half_written_save_is_ignored_and_removed(tmp_path):
     write(tmp_path, 1)
-    half = tmp_path / "2.orbax-checkpoint-tmp"  # what a process leaves that is killed while it saves
+    half = (
+        tmp_path / "2.orbax-checkpoint-tmp"
+    )  # what a process leaves that is killed while it saves
     (half / "state").mkdir(parents=True)
     (half / "state" / "data").write_bytes(b"\0" * 100)
     assert_same(read(tmp_path), tree(1))

@@ -14,14 +14,28 @@ from jaxdarts.report.sections import Section, Table
 
 GRID = np.linspace(-1, 1, 5)
 PICTURE = report.charts.contour(
-    np.add.outer(GRID**2, GRID**2), GRID, GRID, title="Loss", xlabel="direction 1", ylabel="direction 2"
+    np.add.outer(GRID**2, GRID**2),
+    GRID,
+    GRID,
+    title="Loss",
+    xlabel="direction 1",
+    ylabel="direction 2",
 )
 ABOUT = {"commit": "abc", "command": "analyze.py"}
 
 
 def section(name="landscape", rows=3):
-    table = Table("A table & more", ["cell", "loss"], [[f"cell {i}", f"{i / 10}"] for i in range(rows)])
-    return Section(name, f"The {name}", "How it was <b>measured</b>.", {"Least": "0.1"}, [table], {"loss": PICTURE})
+    table = Table(
+        "A table & more", ["cell", "loss"], [[f"cell {i}", f"{i / 10}"] for i in range(rows)]
+    )
+    return Section(
+        name,
+        f"The {name}",
+        "How it was <b>measured</b>.",
+        {"Least": "0.1"},
+        [table],
+        {"loss": PICTURE},
+    )
 
 
 def written(folder, *names):
@@ -70,7 +84,11 @@ def test_a_report_is_extended_and_extended_again(tmp_path):
     found = written(tmp_path, "landscape", "variance")
     report.page.extend(page, found)
     once = page.read_text()
-    assert once.startswith("<!DOCTYPE html>") and once.count("The landscape") > 1 and "<b>measured" not in once
+    assert (
+        once.startswith("<!DOCTYPE html>")
+        and once.count("The landscape") > 1
+        and "<b>measured" not in once
+    )
     assert PICTURE in once and html.unescape(once).count("How it was <b>measured</b>.") == 2
     report.page.extend(page, found)
     assert page.read_text() == once
@@ -87,11 +105,24 @@ def entries():
     arguments = _arguments(epochs=4)
     found = []
     for i, name in enumerate(("DARTS_V1", "DARTS_V2", "NASNet")):
-        records = [{**record, "valid_loss": record["valid_loss"] + i} for record in arguments["records"]]
-        facts = {"dataset": "digits", "test_accuracy": 0.9 + i / 100, **({"eigenvalue": 0.2} if i else {})}
+        records = [
+            {**record, "valid_loss": record["valid_loss"] + i} for record in arguments["records"]
+        ]
+        facts = {
+            "dataset": "digits",
+            "test_accuracy": 0.9 + i / 100,
+            **({"eigenvalue": 0.2} if i else {}),
+        }
         settings = {"seed": i, "epochs": 4, "optim": {"lr": 0.1 * i}}
         found.append(
-            comparison.Entry(f"run <{i}>", genotypes.PUBLISHED[name], facts, settings, records, [section(rows=20)] if i else [])
+            comparison.Entry(
+                f"run <{i}>",
+                genotypes.PUBLISHED[name],
+                facts,
+                settings,
+                records,
+                [section(rows=20)] if i else [],
+            )
         )
     found.append(comparison.Entry("AmoebaNet", genotypes.AmoebaNet))
     return found
@@ -102,9 +133,20 @@ def test_the_page_of_several_runs(tmp_path):
     extra = Table("Ranks", ["", "a"], [["a", "1.00"]])
     comparison.write(path, entries(), title="A <b> page", tables=[extra], pictures=[PICTURE])
     page = path.read_text()
-    assert "<script" not in page and "<link" not in page and "url(" not in page and "A &lt;b&gt; page" in page
-    assert all(link.startswith(("data:image/png", "#")) for link in re.findall(r'(?:src|href)="([^"]{0,20})', page))
-    rows = {row[0]: row[1:] for row in re.findall(r'<tr><th scope="row">(.*?)</th>((?:<td>.*?</td>)+)</tr>', page)}
+    assert (
+        "<script" not in page
+        and "<link" not in page
+        and "url(" not in page
+        and "A &lt;b&gt; page" in page
+    )
+    assert all(
+        link.startswith(("data:image/png", "#"))
+        for link in re.findall(r'(?:src|href)="([^"]{0,20})', page)
+    )
+    rows = {
+        row[0]: row[1:]
+        for row in re.findall(r'<tr><th scope="row">(.*?)</th>((?:<td>.*?</td>)+)</tr>', page)
+    }
     accuracies = re.findall("<td>(.*?)</td>", "".join(rows["Test accuracy"]))
     assert accuracies == [
         "90.00\N{NARROW NO-BREAK SPACE}%",
@@ -112,7 +154,9 @@ def test_the_page_of_several_runs(tmp_path):
         "92.00\N{NARROW NO-BREAK SPACE}%",
         "",
     ]
-    assert "optim.lr" in rows and "seed" in rows and "epochs" not in rows  # settings that are the same are left out
+    assert (
+        "optim.lr" in rows and "seed" in rows and "epochs" not in rows
+    )  # settings that are the same are left out
     for title in ("Loss, validation", "Learning rate", "The landscape", "Ranks"):
         assert title in page
     assert page.count(PICTURE) == 3  # two runs have it, and one stands for itself
@@ -134,5 +178,9 @@ def test_names_must_differ(tmp_path):
 def test_the_pages_in_a_browser(tmp_path):
     comparison.write(tmp_path / "comparison.html", entries())
     assert_readable((tmp_path / "comparison.html").read_text(), tmp_path)
-    report.page.write(tmp_path / "report.html", **_arguments(epochs=3), sections=[section(), section("variance", rows=30)])
+    report.page.write(
+        tmp_path / "report.html",
+        **_arguments(epochs=3),
+        sections=[section(), section("variance", rows=30)],
+    )
     assert_readable((tmp_path / "report.html").read_text(), tmp_path)

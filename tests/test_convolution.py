@@ -1,4 +1,6 @@
-"""Dense convolution. Oracle: XLA's own, in every order of differentiation; on this platform and as lowered for any other."""
+"""Dense convolution. Oracle: XLA's own, in every order of differentiation; on this platform and as
+lowered for any other.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +46,10 @@ def test_all_derivatives(size, strides, image, x64):
         forward = jax.jvp(jax.grad(loss, (0, 1)), (x, w), (dx, dw))
         return value, first, second, forward
 
-    ours, theirs = (jax.tree.leaves(jax.jit(lambda conv=conv: derivatives(conv))()) for conv in (convolution, expected))
+    ours, theirs = (
+        jax.tree.leaves(jax.jit(lambda conv=conv: derivatives(conv))())
+        for conv in (convolution, expected)
+    )
     for a, b in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-9)
 
@@ -55,15 +60,23 @@ def test_what_a_cpu_runs_is_what_other_platforms_run(size, strides, image):
     geometry = Geometry(image, size, strides)
     y = draw(2, *geometry.output, 4, seed=2)
     for missing, pair in {"y": (x, w), "w": (x, y), "x": (w, y)}.items():
-        here, there = (table[missing](*pair, geometry) for table in (module._ON_CPU, module._DIRECT))
+        here, there = (
+            table[missing](*pair, geometry) for table in (module._ON_CPU, module._DIRECT)
+        )
         np.testing.assert_allclose(here, there, atol=1e-4)
 
 
 @pytest.mark.parametrize("axes", [(0, 0), (0, None), (None, 1)])
 def test_vmap(axes):
-    x, w = (jnp.stack([draw(*shape, seed=i) for i in range(3)]) for shape in ((2, 4, 4, 3), (3, 3, 3, 4)))
+    x, w = (
+        jnp.stack([draw(*shape, seed=i) for i in range(3)])
+        for shape in ((2, 4, 4, 3), (3, 3, 3, 4))
+    )
     x, w = (a[0] if axis is None else jnp.moveaxis(a, 0, axis) for a, axis in zip((x, w), axes))
-    ours, theirs = (jax.vmap(lambda x, w, conv=conv: conv(x, w, (1, 1)), axes)(x, w) for conv in (convolution, expected))
+    ours, theirs = (
+        jax.vmap(lambda x, w, conv=conv: conv(x, w, (1, 1)), axes)(x, w)
+        for conv in (convolution, expected)
+    )
     np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
 

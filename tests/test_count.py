@@ -1,4 +1,6 @@
-"""Parameters and multiply-adds. Oracle: counts of the original networks at width 36 and 20 cells on CIFAR-10."""
+"""Parameters and multiply-adds. Oracle: counts of the original networks at width 36 and 20 cells on
+CIFAR-10.
+"""
 
 import pytest
 
@@ -20,7 +22,11 @@ CIFAR = {
 
 
 def by_name(name):
-    published = {known.upper(): value for known, value in vars(jd.genotypes).items() if isinstance(value, jd.Genotype)}
+    published = {
+        known.upper(): value
+        for known, value in vars(jd.genotypes).items()
+        if isinstance(value, jd.Genotype)
+    }
     return published[name.upper()]
 
 

@@ -1,4 +1,6 @@
-"""Curvature of the validation loss. Oracles: all eigenvalues of the whole Hessian; the stopping rule worked out by hand."""
+"""Curvature of the validation loss. Oracles: all eigenvalues of the whole Hessian; the stopping
+rule worked out by hand.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +42,10 @@ def smooth(arch):
 
 def smooth_arch():
     rng = np.random.default_rng(1)
-    return {"a": jnp.asarray(rng.standard_normal((3, 2))), "b": jnp.asarray(rng.standard_normal((2, 4)))}
+    return {
+        "a": jnp.asarray(rng.standard_normal((3, 2))),
+        "b": jnp.asarray(rng.standard_normal((2, 4))),
+    }
 
 
 def test_the_whole_hessian(x64):
@@ -49,7 +54,9 @@ def test_the_whole_hessian(x64):
     expected = jax.hessian(lambda flat: smooth(unravel(flat)))(flat)
     np.testing.assert_allclose(hessian(smooth, arch), expected, rtol=1e-10, atol=1e-10)
     v = np.random.default_rng(2).standard_normal(14)
-    product = jax.flatten_util.ravel_pytree(hessian_vector(smooth, arch, unravel(jnp.asarray(v))))[0]
+    product = jax.flatten_util.ravel_pytree(hessian_vector(smooth, arch, unravel(jnp.asarray(v))))[
+        0
+    ]
     np.testing.assert_allclose(product, expected @ v, rtol=1e-10)
 
 
@@ -58,25 +65,39 @@ def test_every_step_makes_it_exact(sign, x64):
     arch = smooth_arch()
     values = np.linalg.eigvalsh(hessian(lambda arch: sign * smooth(arch), arch))
     dominant = values[np.abs(values).argmax()]
-    ours = jax.jit(lambda arch, key: dominant_eigenvalue(lambda arch: sign * smooth(arch), arch, key))(arch, KEY)
+    ours = jax.jit(
+        lambda arch, key: dominant_eigenvalue(lambda arch: sign * smooth(arch), arch, key)
+    )(arch, KEY)
     np.testing.assert_allclose(ours, dominant, rtol=1e-10)
 
 
 def test_the_sign_is_kept(x64):
-    np.testing.assert_allclose(dominant_eigenvalue(quadratic([-5, 1, 2, 3.0]), jnp.ones(4), KEY), -5, rtol=1e-10)
+    np.testing.assert_allclose(
+        dominant_eigenvalue(quadratic([-5, 1, 2, 3.0]), jnp.ones(4), KEY), -5, rtol=1e-10
+    )
 
 
 @pytest.mark.parametrize(
     "eigenvalues, dominant",
-    [([2, 2, 2, 2.0], 2), ([0, 0, 0, 3.0], 3), ([0, 0, 0, 0.0], 0), ([7.0], 7), ([-1, 1, -1, 0.5], None)],
+    [
+        ([2, 2, 2, 2.0], 2),
+        ([0, 0, 0, 3.0], 3),
+        ([0, 0, 0, 0.0], 0),
+        ([7.0], 7),
+        ([-1, 1, -1, 0.5], None),
+    ],
 )
 def test_spaces_that_are_used_up_early(eigenvalues, dominant, x64):
     ours = dominant_eigenvalue(quadratic(eigenvalues, offset=1.0), jnp.ones(len(eigenvalues)), KEY)
-    np.testing.assert_allclose(ours if dominant is not None else abs(ours), 1 if dominant is None else dominant, atol=1e-10)
+    np.testing.assert_allclose(
+        ours if dominant is not None else abs(ours), 1 if dominant is None else dominant, atol=1e-10
+    )
 
 
 def test_twenty_steps_for_many_numbers():
-    """Single precision, as many numbers as DARTS has, one eigenvalue apart from the others: their published size."""
+    """Single precision, as many numbers as DARTS has, one eigenvalue apart from the others: their
+    published size.
+    """
     others = np.random.default_rng(0).uniform(-0.05, 0.1, 223)
     loss = quadratic(np.array([*others, 0.3], np.float32))
     keys = jax.random.split(KEY, 3)
@@ -88,13 +109,18 @@ def test_twenty_steps_for_many_numbers():
 
 def test_weight_decay_is_the_callers(x64):
     loss = quadratic([0.1, 0.2, 0.4])
-    decayed = dominant_eigenvalue(lambda arch: loss(arch) + 0.5e-3 * jnp.sum(arch**2), jnp.ones(3), KEY)
+    decayed = dominant_eigenvalue(
+        lambda arch: loss(arch) + 0.5e-3 * jnp.sum(arch**2), jnp.ones(3), KEY
+    )
     np.testing.assert_allclose(decayed, 0.401, rtol=1e-10)
 
 
 def test_of_a_search(x64):
     relax = jd.relax.softmax(toy_cells(), scale=0.5)
-    params, arch = (jax.tree.map(lambda a: a.astype(jnp.float64), t) for t in (toy_params(), relax.init(jax.random.key(1))))
+    params, arch = (
+        jax.tree.map(lambda a: a.astype(jnp.float64), t)
+        for t in (toy_params(), relax.init(jax.random.key(1)))
+    )
 
     def loss(arch):
         return toy_objective(params, relax.apply(arch, KEY, jnp.int32(0)), (), toy_batch(0), KEY)[0]
@@ -150,8 +176,12 @@ def series(**jumps):
     "values, expected",
     [
         (series(), None),
-        # Evaluation 11, epoch 22, is the first that may stop: averages 9 (epoch 18) and 5 (epoch 10), of 7-11 and of 3-7.
-        (series(_11=2.5), 12),  # (4 + 2.5) / 5 = 1.3 is not more; one evaluation on it is (3 + 5) / 5
+        # Evaluation 11, epoch 22, is the first that may stop: averages 9 (epoch 18) and 5 (epoch
+        # 10), of 7-11 and of 3-7.
+        (
+            series(_11=2.5),
+            12,
+        ),  # (4 + 2.5) / 5 = 1.3 is not more; one evaluation on it is (3 + 5) / 5
         (series(_11=2.51), 10),
         (series(_10=2.51), 10),  # evaluation 10 would return to epoch 8, before `start`
         (series(_3=100), None),  # all grown by then: averages 5 and 9 are both 100
@@ -176,12 +206,20 @@ def test_the_first_stop_is_the_same_as_it_comes():
 
 
 def test_other_settings():
-    assert stop_epoch(range(0, 20), np.r_[np.ones(10), 2 * np.ones(10)], start=0, delta=1, factor=1.15) == 7
-    assert stop_epoch(range(0, 20), np.r_[np.ones(10), 2 * np.ones(10)], start=0, delta=1, factor=1.2) is None
+    assert (
+        stop_epoch(range(0, 20), np.r_[np.ones(10), 2 * np.ones(10)], start=0, delta=1, factor=1.15)
+        == 7
+    )
+    assert (
+        stop_epoch(range(0, 20), np.r_[np.ones(10), 2 * np.ones(10)], start=0, delta=1, factor=1.2)
+        is None
+    )
     # The oldest average is that of the first three values.
     assert stop_epoch(range(0, 8, 2), [1, 1, 1, 5], start=0, delta=1) == 0
     assert stop_epoch(range(0, 6, 2), [1, 1, 1], start=0, delta=1) is None
-    assert stop_epoch([0, 2, 4, 6], [0, 0, 0, 1], start=0, delta=1) == 0  # from nothing to something
+    assert (
+        stop_epoch([0, 2, 4, 6], [0, 0, 0, 1], start=0, delta=1) == 0
+    )  # from nothing to something
     assert stop_epoch([], []) is None
 
 
@@ -193,7 +231,7 @@ def test_bad_histories():
             stop_epoch(epochs, [1.0] * len(epochs))
 
 
-# -------------------------------------------------------------------------------------------------------------- spectrum
+# ----------------------------------------------------------------------------------------- spectrum
 
 
 def matrix_product(eigenvalues, seed=0):
@@ -219,11 +257,15 @@ def test_few_steps_are_exact_for_polynomials(x64):
     for power in range(8):
         exact = v @ np.linalg.matrix_power(matrix, power) @ v / (v @ v)
         np.testing.assert_allclose(np.sum(weights * nodes**power), exact, rtol=1e-9)
-    assert abs(np.sum(weights * nodes**8) - v @ np.linalg.matrix_power(matrix, 8) @ v / (v @ v)) > 1e-6
+    assert (
+        abs(np.sum(weights * nodes**8) - v @ np.linalg.matrix_power(matrix, 8) @ v / (v @ v)) > 1e-6
+    )
 
 
 def test_a_spectrum_against_the_dense_hessian(x64):
-    """Over the unit vectors the mean of the quadratures is the density itself; over random ones an estimate of it."""
+    """Over the unit vectors the mean of the quadratures is the density itself; over random ones an
+    estimate of it.
+    """
     arch = smooth_arch()
     flat, unravel = jax.flatten_util.ravel_pytree(arch)
     values = np.linalg.eigvalsh(hessian(smooth, arch))
@@ -232,7 +274,9 @@ def test_a_spectrum_against_the_dense_hessian(x64):
     def product(v):
         return hessian_vector(smooth, arch, v)
 
-    exact = np.mean(np.exp(-(((places[:, None] - values) / deviation) ** 2) / 2), -1) / (deviation * np.sqrt(2 * np.pi))
+    exact = np.mean(np.exp(-(((places[:, None] - values) / deviation) ** 2) / 2), -1) / (
+        deviation * np.sqrt(2 * np.pi)
+    )
     nodes, weights = jax.jit(jax.vmap(lambda v: lanczos(product, arch, v, 14)))(jnp.eye(14))
     np.testing.assert_allclose(density(nodes, weights, places, deviation), exact, atol=1e-9)
     keys = jax.random.split(KEY, 400)
@@ -240,8 +284,15 @@ def test_a_spectrum_against_the_dense_hessian(x64):
     assert nodes.shape == weights.shape == (400, 14)
     found = density(nodes, weights, places, deviation)
     np.testing.assert_allclose(found, exact, atol=4 * np.max(exact) / np.sqrt(400))
-    np.testing.assert_allclose(np.mean(np.sum(nodes * weights, -1)), values.mean(), atol=0.15 * np.abs(values).max())
-    np.testing.assert_allclose(np.trapezoid(density(nodes, weights, np.linspace(-200, 200, 9001), deviation), dx=400 / 9000), 1)
+    np.testing.assert_allclose(
+        np.mean(np.sum(nodes * weights, -1)), values.mean(), atol=0.15 * np.abs(values).max()
+    )
+    np.testing.assert_allclose(
+        np.trapezoid(
+            density(nodes, weights, np.linspace(-200, 200, 9001), deviation), dx=400 / 9000
+        ),
+        1,
+    )
 
 
 def test_a_spectrum_of_one_eigenvalue(x64):

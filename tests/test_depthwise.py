@@ -1,4 +1,6 @@
-"""Depthwise convolution and its derivatives. Oracle: XLA's grouped convolution, one group and kernel at a time, in float64."""
+"""Depthwise convolution and its derivatives. Oracle: XLA's grouped convolution, one group and
+kernel at a time, in float64.
+"""
 
 import itertools
 
@@ -29,7 +31,12 @@ def reference(x, kernel, *, stride=1, dilation=1):
             feature_group_count=channels,
         )
 
-    return jnp.stack([jnp.stack([convolve(image, w) for w in weights]) for image, weights in zip(x, kernel, strict=True)])
+    return jnp.stack(
+        [
+            jnp.stack([convolve(image, w) for w in weights])
+            for image, weights in zip(x, kernel, strict=True)
+        ]
+    )
 
 
 def arrays(g, k, batch, height, width, channels, size, dtype=np.float64, seed=0):
@@ -39,7 +46,9 @@ def arrays(g, k, batch, height, width, channels, size, dtype=np.float64, seed=0)
 
 
 def derivatives(conv, **geometry):
-    """The value, both gradients, and their derivatives along a direction by forward and by reverse differentiation."""
+    """The value, both gradients, and their derivatives along a direction by forward and by reverse
+    differentiation.
+    """
 
     def everything(x, w, tangents):
         def loss(x, w):
@@ -54,7 +63,8 @@ def derivatives(conv, **geometry):
         gradients, forward = jax.jvp(gradient, (x, w), tangents)
         return conv(x, w, **geometry), gradients, forward, jax.grad(along, argnums=(0, 1))(x, w)
 
-    # Not under jit: each convolution is one small program then, and most of them serve several times.
+    # Not under jit: each convolution is one small program then, and most of them serve several
+    # times.
     return everything
 
 
@@ -101,12 +111,21 @@ def test_vmap(x64, axes):
     )
 
     def gradients(x, w):
-        return jax.value_and_grad(lambda x, w: jnp.sum(jnp.tanh(depthwise(x, w, stride=2))), argnums=(0, 1))(x, w)
+        return jax.value_and_grad(
+            lambda x, w: jnp.sum(jnp.tanh(depthwise(x, w, stride=2))), argnums=(0, 1)
+        )(x, w)
 
     ours = jax.jit(jax.vmap(gradients, in_axes=axes))(x, w)
-    taken = [[a if axis is None else np.take(a, i, axis) for a, axis in zip((x, w), axes, strict=True)] for i in range(3)]
+    taken = [
+        [a if axis is None else np.take(a, i, axis) for a, axis in zip((x, w), axes, strict=True)]
+        for i in range(3)
+    ]
     single = jax.jit(gradients)
-    chex.assert_trees_all_close(ours, jax.tree.map(lambda *leaves: jnp.stack(leaves), *[single(*t) for t in taken]), rtol=1e-10)
+    chex.assert_trees_all_close(
+        ours,
+        jax.tree.map(lambda *leaves: jnp.stack(leaves), *[single(*t) for t in taken]),
+        rtol=1e-10,
+    )
 
 
 def test_vmap_of_vmap(x64):
@@ -141,4 +160,6 @@ def test_bfloat16():
     np.testing.assert_allclose(y.astype(jnp.float32), exact, atol=0.03 * np.abs(exact).max())
     for ours, theirs in zip(vjp(jnp.ones_like(y)), exact_vjp(jnp.ones_like(exact)), strict=True):
         assert ours.dtype == jnp.bfloat16
-        np.testing.assert_allclose(ours.astype(jnp.float32), theirs, atol=0.05 * np.abs(theirs).max())
+        np.testing.assert_allclose(
+            ours.astype(jnp.float32), theirs, atol=0.05 * np.abs(theirs).max()
+        )

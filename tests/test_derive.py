@@ -13,27 +13,45 @@ KEY, SEEDS = jax.random.key(0), 2
 
 
 def worth(seed):
-    """What every operation on every edge adds to the accuracy; `none` would be best, were it allowed."""
-    out = {name: np.random.default_rng([seed, i]).random(c.shape) for i, (name, c) in enumerate(sorted(SPACE.cells.items()))}
+    """What every operation on every edge adds to the accuracy; `none` would be best, were it
+    allowed.
+    """
+    out = {
+        name: np.random.default_rng([seed, i]).random(c.shape)
+        for i, (name, c) in enumerate(sorted(SPACE.cells.items()))
+    }
     for values in out.values():
         values[:, 0] = 2
     return out
 
 
 def additive(mixes):
-    return np.array([sum(float(np.sum(mixes[name][seed] * worth(seed)[name])) for name in mixes) for seed in range(SEEDS)])
+    return np.array(
+        [
+            sum(float(np.sum(mixes[name][seed] * worth(seed)[name])) for name in mixes)
+            for seed in range(SEEDS)
+        ]
+    )
 
 
 def best_cells():
-    """With additive scores: each edge's most valuable operation, each node's two most valuable edges."""
+    """With additive scores: each edge's most valuable operation, each node's two most valuable
+    edges.
+    """
     mixes = {name: np.stack([worth(seed)[name] for seed in range(SEEDS)]) for name in SPACE.cells}
     for values in mixes.values():
         values[..., 0] = 0
-    return [SPACE.discretize({name: values[seed] for name, values in mixes.items()}) for seed in range(SEEDS)]
+    return [
+        SPACE.discretize({name: values[seed] for name, values in mixes.items()})
+        for seed in range(SEEDS)
+    ]
 
 
 def as_sets(genotype):
-    return [{(op, source, i // 2) for i, (op, source) in enumerate(getattr(genotype, name))} for name in ("normal", "reduce")]
+    return [
+        {(op, source, i // 2) for i, (op, source) in enumerate(getattr(genotype, name))}
+        for name in ("normal", "reduce")
+    ]
 
 
 @pytest.mark.parametrize("method", [derive.by_perturbation, derive.by_validation])
@@ -52,7 +70,9 @@ def test_finds_the_best_cell_of_every_seed(method):
 
 
 def test_the_two_differ_where_operations_interact():
-    """A removal asks what the others cannot replace: here b and c replace each other, a is worst alone and missed most."""
+    """A removal asks what the others cannot replace: here b and c replace each other, a is worst
+    alone and missed most.
+    """
     cells = {"normal": jd.space.fully_connected(1, ("a", "b", "c"))}
     mixes = {"normal": np.full((1, 2, 3), 1 / 3)}
 

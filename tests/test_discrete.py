@@ -1,4 +1,6 @@
-"""Discrete searches. Oracles: each algorithm's definition, checked on its history, and gradients written by hand."""
+"""Discrete searches. Oracles: each algorithm's definition, checked on its history, and gradients
+written by hand.
+"""
 
 import itertools
 
@@ -36,7 +38,12 @@ ALGORITHMS = {
     "na_rs": discrete.neighbourhood_search,
     "reinforce": discrete.reinforce,
 }
-ROWS = [(name, space) for name in ALGORITHMS for space in ("nasbench201", "darts") if (name, space) != ("reinforce", "darts")]
+ROWS = [
+    (name, space)
+    for name in ALGORITHMS
+    for space in ("nasbench201", "darts")
+    if (name, space) != ("reinforce", "darts")
+]
 SPACES = {"nasbench201": NB201, "darts": DARTS}
 
 
@@ -46,7 +53,11 @@ def genotypes_of(history):
 
 def distance(a, b):
     """How many pairs differ."""
-    return sum(x != y for name in a._fields for x, y in zip(getattr(a, name), getattr(b, name), strict=True))
+    return sum(
+        x != y
+        for name in a._fields
+        for x, y in zip(getattr(a, name), getattr(b, name), strict=True)
+    )
 
 
 @pytest.mark.parametrize("name, space", ROWS)
@@ -62,7 +73,9 @@ def test_what_every_algorithm_does(name, space):
     total = sum(trial.seconds for trial in timed)
     assert timed == history[: len(timed)] and total <= 60 < total + history[len(timed)].seconds
     curve = best_so_far(history)
-    assert [trial.value for trial in curve] == np.maximum.accumulate([trial.value for trial in history]).tolist()
+    assert [trial.value for trial in curve] == np.maximum.accumulate(
+        [trial.value for trial in history]
+    ).tolist()
     assert curve[-1] == best(history)
 
 
@@ -79,7 +92,13 @@ def test_budgets():
     assert len(search(proposals(), cheap, seconds=10.0)) == 2  # what takes all of the budget fits
     assert search(proposals(), cheap, seconds=4.0) == []
     assert len(search(proposals(), cheap, evaluations=1, seconds=99.0)) == 1
-    for budget in ({}, {"evaluations": 0}, {"seconds": 0.0}, {"seconds": -1.0}, {"seconds": float("nan")}):
+    for budget in (
+        {},
+        {"evaluations": 0},
+        {"seconds": 0.0},
+        {"seconds": -1.0},
+        {"seconds": float("nan")},
+    ):
         with pytest.raises(ValueError, match="must be positive, and finite"):
             search(proposals(), cheap, **budget)
     with pytest.raises(ValueError, match="not one trial fits"):
@@ -115,14 +134,22 @@ def test_evolution_forgets_the_oldest():
     history = search(discrete.regularized_evolution(KEY, NB201, 1), evaluate, evaluations=30)
     assert [distance(a, b) for a, b in itertools.pairwise(genotypes_of(history))] == [1] * 29
     history = search(discrete.regularized_evolution(KEY, NB201, 5, 2), evaluate, evaluations=60)
-    parents = [[i for i in range(n - 5, n) if distance(history[i].genotype, history[n].genotype) == 1] for n in range(5, 60)]
+    parents = [
+        [i for i in range(n - 5, n) if distance(history[i].genotype, history[n].genotype) == 1]
+        for n in range(5, 60)
+    ]
     assert all(parents)
-    # Tournaments of two are not always won by the best, and the worst one can win only against itself.
-    assert any(distance(history[n].genotype, best(history[n - 5 : n]).genotype) > 1 for n in range(5, 60))
+    # Tournaments of two are not always won by the best, and the worst one can win only against
+    # itself.
+    assert any(
+        distance(history[n].genotype, best(history[n - 5 : n]).genotype) > 1 for n in range(5, 60)
+    )
 
 
 def test_assisted_evolution_starts_from_the_best_of_a_pool():
-    history = search(discrete.assisted_evolution(KEY, NB201, convs, 30, 6), evaluate, evaluations=12)
+    history = search(
+        discrete.assisted_evolution(KEY, NB201, convs, 30, 6), evaluate, evaluations=12
+    )
     pool = discrete.samples(jax.random.split(KEY)[0], NB201, 30)
     scores = sorted(map(convs, pool), reverse=True)
     assert [convs(genotype) for genotype in genotypes_of(history)[:6]] == scores[:6]
@@ -133,7 +160,9 @@ def test_assisted_evolution_starts_from_the_best_of_a_pool():
 
 def test_best_of_asks_for_one_evaluation():
     history = search(discrete.best_of(KEY, NB201, convs, 50), evaluate, seconds=1e9)
-    assert [convs(trial.genotype) for trial in history] == [max(map(convs, discrete.samples(KEY, NB201, 50)))]
+    assert [convs(trial.genotype) for trial in history] == [
+        max(map(convs, discrete.samples(KEY, NB201, 50)))
+    ]
     [alone] = search(discrete.best_of(KEY, DARTS, convs, 1), evaluate, evaluations=9)
     assert alone.genotype == discrete.samples(KEY, DARTS, 1)[0]
 
@@ -145,7 +174,9 @@ def test_ranking():
 
 @pytest.mark.parametrize("space", SPACES)
 def test_neighbourhoods_follow_their_centres(space):
-    history = search(discrete.neighbourhood_search(KEY, SPACES[space], 5, 2), evaluate, evaluations=24)
+    history = search(
+        discrete.neighbourhood_search(KEY, SPACES[space], 5, 2), evaluate, evaluations=24
+    )
     for n in range(0, 24, 6):
         centre, *around = genotypes_of(history)[n : n + 6]
         assert len(set(around)) == 5 and set(around) <= set(shell(SPACES[space].cells, centre, 2))
@@ -166,7 +197,9 @@ def test_the_flattest_neighbourhood_wins():
 
 
 def test_reinforce_descends_the_published_loss():
-    """d/dlogits of -(reward - average) log p = -(reward - average) (one hot - p); the average starts without bias."""
+    """d/dlogits of -(reward - average) log p = -(reward - average) (one hot - p); the average
+    starts without bias.
+    """
     seen = []
 
     def update(gradient, state, params):
@@ -174,13 +207,17 @@ def test_reinforce_descends_the_published_loss():
         return jax.tree.map(lambda g: -0.3 * g, gradient), state
 
     tx = optax.GradientTransformation(lambda params: (), update)
-    history = search(algorithms._reinforce(KEY, NB201, tx, 0.9), evaluate, evaluations=7)[:-1]  # it is not told of the last one
+    history = search(algorithms._reinforce(KEY, NB201, tx, 0.9), evaluate, evaluations=7)[
+        :-1
+    ]  # it is not told of the last one
     rewards, average, weight = [trial.value for trial in history], 0.0, 0.0
     for (logits, gradient), trial, reward in zip(seen, history, rewards, strict=True):
         average, weight = 0.9 * average + 0.1 * reward, 0.9 * weight + 0.1
         p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
         one_hot = np.asarray(jd.one_hot(NB201.cells, trial.genotype)["cell"])
-        np.testing.assert_allclose(gradient, -(reward - average / weight) * (one_hot - p), atol=1e-5)
+        np.testing.assert_allclose(
+            gradient, -(reward - average / weight) * (one_hot - p), atol=1e-5
+        )
     np.testing.assert_allclose(seen[0][1], 0, atol=1e-6)  # the first reward is its own average
     assert np.abs(seen[0][0]).max() < 0.01
 

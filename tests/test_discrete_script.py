@@ -1,4 +1,6 @@
-"""The script of discrete searches: run folder, resume, bad input; the published table, where the data is at hand."""
+"""The script of discrete searches: run folder, resume, bad input; the published table, where the
+data is at hand.
+"""
 
 import itertools
 import json
@@ -32,12 +34,19 @@ def test_run_folder_and_resume(table, tmp_path, capsys):
     run(*flags, f"--run_dir={whole}", f"--output={output}")
     found = summary(whole)
     assert "test_200: " in capsys.readouterr().out
-    assert found["test_200"]["mean"] == found["valid_12"]["mean"] + 2 == found["valid_200"]["mean"] + 1
+    assert (
+        found["test_200"]["mean"] == found["valid_12"]["mean"] + 2 == found["valid_200"]["mean"] + 1
+    )
     assert 0 < found["seconds"] <= 3000 and "published" not in found
     records = jd.files.read_json_lines(whole / "history.jsonl")
     assert [record["run"] for record in records] == sorted(record["run"] for record in records)
-    best = [max(r["value"] for r in records if r["run"] == n and r["within_budget"]) for n in range(3)]
-    assert found["valid_12"] == {"mean": np.mean(best), "deviation": pytest.approx(np.std(best, ddof=1))}
+    best = [
+        max(r["value"] for r in records if r["run"] == n and r["within_budget"]) for n in range(3)
+    ]
+    assert found["valid_12"] == {
+        "mean": np.mean(best),
+        "deviation": pytest.approx(np.std(best, ddof=1)),
+    }
     for name in ("curve", "cell"):
         assert (whole / f"{name}.svg").read_text(encoding="utf-8").startswith("<svg")
     # A run that was killed in its last line ends where the other one does.
@@ -51,14 +60,20 @@ def test_run_folder_and_resume(table, tmp_path, capsys):
     assert summary(cut)["valid_12"] == found["valid_12"]
     [row] = json.loads(output.read_text(encoding="utf-8"))["rows"]  # of the same settings
     assert row["test_200"] == found["test_200"]
-    (cut / "history.jsonl").write_text(text.replace('"value": 7', '"value": 1', 1), encoding="utf-8")
-    with pytest.raises(Stop, match="is another one in the table; remove .*history.jsonl to start again"):
+    (cut / "history.jsonl").write_text(
+        text.replace('"value": 7', '"value": 1', 1), encoding="utf-8"
+    )
+    with pytest.raises(
+        Stop, match="is another one in the table; remove .*history.jsonl to start again"
+    ):
         run(f"--resume={cut}")
     with pytest.raises(Stop, match="holds a run"):
         run(*flags, f"--run_dir={whole}")
 
 
-@pytest.mark.parametrize("name", ["random", "area", "best_of", "reinforce", "na_rs", "halving", "bohb"])
+@pytest.mark.parametrize(
+    "name", ["random", "area", "best_of", "reinforce", "na_rs", "halving", "bohb"]
+)
 def test_every_algorithm_runs(name, table, tmp_path):
     flags = ["--score=convs", "--candidates=20", "--budget_evaluations=12", "--runs=2"]
     run(f"--algorithm={name}", f"--table={table}", f"--run_dir={tmp_path}", *flags)
@@ -73,7 +88,10 @@ def test_every_algorithm_runs(name, table, tmp_path):
         ("--algorithm=foo", "--algorithm=foo: there are random, rea"),
         (
             "--space=darts",
-            "tables are of nasbench201, nats_size, nasbench101, nasbench1shot1_s1, nasbench1shot1_s2, nasbench1shot1_s3 only",
+            (
+                "tables are of nasbench201, nats_size, nasbench101, nasbench1shot1_s1,"
+                " nasbench1shot1_s2, nasbench1shot1_s3 only"
+            ),
         ),
         ("--evaluate=foo", "--evaluate=foo: there are table, supernet"),
         ("--evaluate=training", "--budget_evaluations or --budget_seconds: say how much"),
@@ -84,9 +102,15 @@ def test_every_algorithm_runs(name, table, tmp_path):
             "--evaluate=proxy --algorithm=halving --budget_evaluations=9",
             "trains for some epochs, which --evaluate=proxy does not",
         ),
-        ("--evaluate=training --algorithm=area --table= --budget_evaluations=9", "--scores: --algorithm=area needs a file"),
+        (
+            "--evaluate=training --algorithm=area --table= --budget_evaluations=9",
+            "--scores: --algorithm=area needs a file",
+        ),
         ("--evaluate=training --dataset=nowhere --budget_evaluations=9", "--dataset=nowhere"),
-        ("--evaluate=training --dataset=digits --train_portion=1 --budget_evaluations=9", "leaves a part empty"),
+        (
+            "--evaluate=training --dataset=digits --train_portion=1 --budget_evaluations=9",
+            "leaves a part empty",
+        ),
         ("--table=", "say which file"),
         ("--table=nowhere.csv", "--table=nowhere.csv: No such file"),
         ("--budget_seconds=0", "--budget_seconds=0.0: must be positive"),
@@ -101,11 +125,20 @@ def test_every_algorithm_runs(name, table, tmp_path):
         ("--algorithm=na_rs --neighbours=25", "run 0: neighbours is 25"),
         ("--algorithm=na_rs --radius=7", "run 0: radius is 7: the cells have 6 edges"),
         ("--algorithm=halving --starters=15626", "--starters=15626: the space has 15625 cells"),
-        ("--algorithm=halving --lengths 200 12", "epochs are 200 12: they must be positive, and rise"),
+        (
+            "--algorithm=halving --lengths 200 12",
+            "epochs are 200 12: they must be positive, and rise",
+        ),
         ("--algorithm=bohb --lengths 200 12", "epochs are 200 12: they must be positive, and rise"),
-        ("--algorithm=bohb --random_fraction=2", "random_fraction is 2.0: it must be between 0 and 1"),
+        (
+            "--algorithm=bohb --random_fraction=2",
+            "random_fraction is 2.0: it must be between 0 and 1",
+        ),
         ("--algorithm=bohb --draws=0", "--draws=0: must be positive"),
-        ("--algorithm=halving --lengths 50", "the table has trainings of 12 and of 200 epochs, none of 50"),
+        (
+            "--algorithm=halving --lengths 50",
+            "the table has trainings of 12 and of 200 epochs, none of 50",
+        ),
         ("--workers=2 --runs=1", "--workers=2: there are --runs=1 times --concurrent=1 trials"),
         ("--workers=2 --scheduler=tcp://localhost:1", "local processes, or a cluster, not both"),
         ("--algorithm=na_rs --aggregate=max", "--aggregate=max: there are mean"),
@@ -146,15 +179,22 @@ def test_a_table_with_gaps(tmp_path):
         encoding="utf-8",
     )
     flags = [f"--table={small}", f"--run_dir={tmp_path / 'run'}"]
-    done = subprocess.run([sys.executable, str(SCRIPT), *flags], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), *flags], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 1 and done.stderr.count("\n") == 1
     assert "discrete.py: run 0, trial 0 (|" in done.stderr
     assert "): the table has 1 cells, and |" in done.stderr
 
 
 def test_published_random_search(shared, tmp_path):
-    """20 runs on the real table: the means are within one published deviation (0.36), which 20 runs shrink to 0.08."""
+    """20 runs on the real table: the means are within one published deviation (0.36), which 20 runs
+    shrink to 0.08.
+    """
     real = shared / "data" / "nasbench201" / "cifar10.csv.gz"
     run("--algorithm=random", f"--table={real}", "--runs=20", f"--run_dir={tmp_path}")
-    assert summary(tmp_path)["within_one_published_deviation"] == {"valid_200": True, "test_200": True}
+    assert summary(tmp_path)["within_one_published_deviation"] == {
+        "valid_200": True,
+        "test_200": True,
+    }
     assert 105 < summary(tmp_path)["trials"] < 114

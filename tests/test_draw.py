@@ -58,7 +58,9 @@ def _samples(path):
             points.extend(here + t * (ends[0] - here))
         elif command == "C":
             a, b, c = ends
-            points.extend((1 - t) ** 3 * here + 3 * t * (1 - t) ** 2 * a + 3 * t**2 * (1 - t) * b + t**3 * c)
+            points.extend(
+                (1 - t) ** 3 * here + 3 * t * (1 - t) ** 2 * a + 3 * t**2 * (1 - t) * b + t**3 * c
+            )
         here = ends[-1]
     return np.array(points)
 
@@ -66,7 +68,9 @@ def _samples(path):
 def _inside(points, box, slack=1.0):
     left, top, right, bottom = box
     x, y = points.T
-    return bool(((x > left + slack) & (x < right - slack) & (y > top + slack) & (y < bottom - slack)).any())
+    return bool(
+        ((x > left + slack) & (x < right - slack) & (y > top + slack) & (y < bottom - slack)).any()
+    )
 
 
 def _overlap(a, b):
@@ -106,7 +110,9 @@ def test_parallel_edges_keep_apart(edges, concat):
 
 
 def test_cell_names_what_it_draws():
-    root = ET.fromstring(report.cells.graph(genotypes.DARTS_V2.normal, genotypes.DARTS_V2.normal_concat))
+    root = ET.fromstring(
+        report.cells.graph(genotypes.DARTS_V2.normal, genotypes.DARTS_V2.normal_concat)
+    )
     texts = ["".join(text.itertext()) for text in root.iter(f"{SVG}text")]
     ops = [op for op, _ in genotypes.DARTS_V2.normal]
     assert sorted(texts) == sorted([*ops, "ck−2", "ck−1", "0", "1", "2", "3", "ck"])
@@ -116,16 +122,23 @@ def test_colors_tell_families_apart_and_carry_white_text():
     ops = ("sep_conv_3x3", "dil_conv_5x5", "max_pool_3x3", "skip_connect", "conv_7x1_1x7")
     colors = [report.cells._color(op) for op in ops]
     assert len(set(colors)) == len(ops)
-    assert report.cells._color("avg_pool_3x3") == colors[2] and report.cells._color("none") == colors[3]
+    assert (
+        report.cells._color("avg_pool_3x3") == colors[2]
+        and report.cells._color("none") == colors[3]
+    )
     for color in colors:
         channels = np.frombuffer(bytes.fromhex(color[1:]), np.uint8) / 255
-        linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+        linear = np.where(
+            channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4
+        )
         assert 1.05 / (linear @ [0.2126, 0.7152, 0.0722] + 0.05) > 4.5
 
 
 def test_cell_is_deterministic_and_takes_lists():
     edges, concat = genotypes.NASNet.reduce, genotypes.NASNet.reduce_concat
-    assert report.cells.graph(edges, concat) == report.cells.graph([list(e) for e in edges], list(concat))
+    assert report.cells.graph(edges, concat) == report.cells.graph(
+        [list(e) for e in edges], list(concat)
+    )
 
 
 def test_text_is_escaped():
@@ -162,28 +175,41 @@ def test_genotype_draws_every_cell():
     assert list(recurrent) == ["recurrent"]
     labels, states = _boxes(ET.fromstring(recurrent["recurrent"]))
     assert len(labels) == 8 and len(states) == 10
-    topology = report.cells.cell(genotypes.parse("|none~0|+|none~0|skip_connect~1|+|none~0|nor_conv_1x1~1|nor_conv_3x3~2|"))
+    topology = report.cells.cell(
+        genotypes.parse("|none~0|+|none~0|skip_connect~1|+|none~0|nor_conv_1x1~1|nor_conv_3x3~2|")
+    )
     assert list(topology) == ["cell"]
     root = ET.fromstring(topology["cell"])
     labels, states = _boxes(root)
     assert len(labels) == 6 and len(states) == 5
     assert (
-        sum(path.get("stroke-opacity") == "0.4" and path.get("stroke-width") == "1.6" for path in root.iter(f"{SVG}path")) == 3
+        sum(
+            path.get("stroke-opacity") == "0.4" and path.get("stroke-width") == "1.6"
+            for path in root.iter(f"{SVG}path")
+        )
+        == 3
     )
 
 
 GRAPHS = [
     "ModelSpec(matrix=[[0, 1], [0, 0]], ops=['input', 'output'])",
     # Every vertex reads all before it, but for two: nine edges.
-    "ModelSpec(matrix=[[0, 1, 1, 1, 1], [0, 0, 1, 1, 1], [0, 0, 0, 0, 1], [0, 0, 0, 0, 1], [0, 0, 0, 0, 0]], "
-    "ops=['input', 'conv3x3-bn-relu', 'conv1x1-bn-relu', 'maxpool3x3', 'output'])",
+    (
+        "ModelSpec(matrix=[[0, 1, 1, 1, 1], [0, 0, 1, 1, 1], [0, 0, 0, 0, 1], [0, 0, 0, 0, 1], [0,"
+        " 0, 0, 0, 0]], ops=['input', 'conv3x3-bn-relu', 'conv1x1-bn-relu', 'maxpool3x3',"
+        " 'output'])"
+    ),
     # The second vertex is read by none.
-    "ModelSpec(matrix=[[0, 1, 1, 0], [0, 0, 0, 0], [0, 0, 0, 1], [0, 0, 0, 0]], "
-    "ops=['input', 'maxpool3x3', 'conv3x3-bn-relu', 'output'])",
+    (
+        "ModelSpec(matrix=[[0, 1, 1, 0], [0, 0, 0, 0], [0, 0, 0, 1], [0, 0, 0, 0]], "
+        "ops=['input', 'maxpool3x3', 'conv3x3-bn-relu', 'output'])"
+    ),
 ]
 
 
-@pytest.mark.parametrize("text", [*GRAPHS, *(str(spaces.nasbench101().sample(jax.random.key(i))) for i in range(12))])
+@pytest.mark.parametrize(
+    "text", [*GRAPHS, *(str(spaces.nasbench101().sample(jax.random.key(i))) for i in range(12))]
+)
 def test_graph_of_operations_is_legible(text):
     genotype = genotypes.parse(text)
     [(name, picture)] = report.cells.cell(genotype).items()
@@ -205,10 +231,16 @@ def test_graph_of_operations_is_legible(text):
         points = _samples(path)
         assert not any(_inside(points, box) for box in boxes)
         (x, y), (right, top) = points[0], points[-1] + [5, 0]  # the arrowhead's length
-        [source] = [v for v, box in enumerate(boxes) if abs(x - box[2]) < 0.1 and box[1] < y < box[3]]
-        [target] = [v for v, box in enumerate(boxes) if abs(right - box[0]) < 0.1 and box[1] < top < box[3]]
+        [source] = [
+            v for v, box in enumerate(boxes) if abs(x - box[2]) < 0.1 and box[1] < y < box[3]
+        ]
+        [target] = [
+            v for v, box in enumerate(boxes) if abs(right - box[0]) < 0.1 and box[1] < top < box[3]
+        ]
         found.append((source, target))
-    assert sorted(found) == [(u, v) for u, row in enumerate(matrix) for v, edge in enumerate(row) if edge]
+    assert sorted(found) == [
+        (u, v) for u, row in enumerate(matrix) for v, edge in enumerate(row) if edge
+    ]
 
 
 def test_sizes_are_drawn_to_scale():
@@ -217,7 +249,9 @@ def test_sizes_are_drawn_to_scale():
     heights = [float(rect.get("height")) for rect in root.iter(f"{SVG}rect")]
     assert name == "channels" and heights == [2 * channels for channels in (8, 16, 24, 32, 64)]
     texts = ["".join(text.itertext()) for text in root.iter(f"{SVG}text")]
-    assert sorted(texts) == sorted(["Channels", "8", "16", "24", "32", "64", *["cell"] * 3, *["reduction"] * 2])
+    assert sorted(texts) == sorted(
+        ["Channels", "8", "16", "24", "32", "64", *["cell"] * 3, *["reduction"] * 2]
+    )
     _, _, width, height = map(float, root.get("viewBox").split())
     for rect in root.iter(f"{SVG}rect"):
         x, y, w, h = (float(rect.get(name)) for name in ("x", "y", "width", "height"))
@@ -242,7 +276,15 @@ def test_curves_break_at_gaps():
 
 
 @pytest.mark.parametrize(
-    "series", [{}, {"a": []}, {"a": [(0, math.nan)]}, {"a": [(3, 4.5)]}, {"a": [(0, 0), (1, 0)]}, {"a": [(0, -1e9)]}]
+    "series",
+    [
+        {},
+        {"a": []},
+        {"a": [(0, math.nan)]},
+        {"a": [(3, 4.5)]},
+        {"a": [(0, 0), (1, 0)]},
+        {"a": [(0, -1e9)]},
+    ],
 )
 def test_curves_take_degenerate_series(series):
     svg = report.charts.curves(series, title="T", xlabel="x", ylabel="y")
@@ -253,7 +295,9 @@ def test_curves_take_degenerate_series(series):
 
 def test_curves_stay_in_the_picture():
     rng = np.random.default_rng(0)
-    svg = report.charts.curves({f"series {i}": list(enumerate(rng.normal(0, 10.0**i, 30))) for i in range(9)})
+    svg = report.charts.curves(
+        {f"series {i}": list(enumerate(rng.normal(0, 10.0**i, 30))) for i in range(9)}
+    )
     root = ET.fromstring(svg)
     _, _, width, height = map(float, root.get("viewBox").split())
     for path in _lines(svg):
@@ -278,7 +322,9 @@ def test_ticks_are_round(values, labels):
     assert charts.tick_labels(charts.ticks(values)) == labels
 
 
-@pytest.mark.parametrize("low, high", [(0.9981, 0.9993), (1e6 + 1, 1e6 + 2.5), (-3e-9, 7e-9), (5.0, 5.0), (1e300, 3e300)])
+@pytest.mark.parametrize(
+    "low, high", [(0.9981, 0.9993), (1e6 + 1, 1e6 + 2.5), (-3e-9, 7e-9), (5.0, 5.0), (1e300, 3e300)]
+)
 def test_ticks_enclose_the_values(low, high):
     ticks = charts.ticks([low, high])
     assert 2 <= len(ticks) <= 8
@@ -307,7 +353,9 @@ def test_heatmap_pictures_hold_the_values():
 
 def test_heatmap_of_a_whole_search_is_small():
     values = np.random.default_rng(0).dirichlet(np.ones(8), (50, 14))
-    svg = report.charts.heatmap(values, [str(i) for i in range(14)], [f"operation_{i}" for i in range(8)])
+    svg = report.charts.heatmap(
+        values, [str(i) for i in range(14)], [f"operation_{i}" for i in range(8)]
+    )
     assert len(svg) < 60_000
     assert len(list(_pictures(svg))) == 15
 

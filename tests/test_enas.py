@@ -1,4 +1,6 @@
-"""ENAS: probabilities against enumeration, the policy's gradient against that of the expected reward, learning, resuming."""
+"""ENAS: probabilities against enumeration, the policy's gradient against that of the expected
+reward, learning, resuming.
+"""
 
 import functools
 import itertools
@@ -14,7 +16,11 @@ import jaxdarts as jd
 from jaxdarts.discrete import enas
 from jaxdarts.space import Choices
 
-TOPOLOGY = {"cell": Choices(((0, 1), (0, 2), (1, 2)), (("none", "skip_connect"),) * 3, (2,), num_inputs=1, kept=None)}
+TOPOLOGY = {
+    "cell": Choices(
+        ((0, 1), (0, 2), (1, 2)), (("none", "skip_connect"),) * 3, (2,), num_inputs=1, kept=None
+    )
+}
 # Two edges of three are kept; the edges have different candidates, none among them or not.
 NODES = Choices(
     ((0, 2), (1, 2), (0, 3), (1, 3), (2, 3)),
@@ -47,8 +53,11 @@ def test_probabilities_sum_to_one(name):
     drawn = jax.jit(jax.vmap(functools.partial(policy.replay, params)))(actions)
     assert float(jnp.sum(jnp.exp(drawn.log_prob))) == pytest.approx(1, abs=1e-5)
     p = np.exp(np.asarray(drawn.log_prob))
-    # Of the whole sequence, by the chain rule: the mean over sequences of the entropies on their way.
-    assert float(np.sum(p * np.asarray(drawn.entropy))) == pytest.approx(-np.sum(p * np.log(p)), abs=1e-4)
+    # Of the whole sequence, by the chain rule: the mean over sequences of the entropies on their
+    # way.
+    assert float(np.sum(p * np.asarray(drawn.entropy))) == pytest.approx(
+        -np.sum(p * np.log(p)), abs=1e-4
+    )
     assert p.max() > 1.1 * p.min()
     for cell, choices in cells.items():
         mixes = np.asarray(drawn.mix[cell])
@@ -66,7 +75,9 @@ def test_probabilities_sum_to_one(name):
 
 def test_samples_are_drawn_with_their_probabilities():
     _, policy, params, actions = tiny("topology")
-    drawn = jax.jit(jax.vmap(functools.partial(policy.sample, params)))(jax.random.split(jax.random.key(0), 4000))
+    drawn = jax.jit(jax.vmap(functools.partial(policy.sample, params)))(
+        jax.random.split(jax.random.key(0), 4000)
+    )
     numbers = np.asarray(drawn.actions) @ [4, 2, 1]
     replayed = jax.jit(jax.vmap(functools.partial(policy.replay, params)))(actions)
     p = np.exp(np.asarray(replayed.log_prob))
@@ -78,7 +89,9 @@ def test_samples_are_drawn_with_their_probabilities():
 def test_policy_gradient_is_that_of_the_expected_reward():
     _, policy, params, actions = tiny("topology")
     rewards = jnp.asarray(np.random.default_rng(0).random(len(actions)), jnp.float32)
-    probabilities = jax.jit(lambda params: jnp.exp(jax.vmap(lambda a: policy.replay(params, a).log_prob)(actions)))
+    probabilities = jax.jit(
+        lambda params: jnp.exp(jax.vmap(lambda a: policy.replay(params, a).log_prob)(actions))
+    )
     exact = jax.grad(lambda params: jnp.sum(probabilities(params) * rewards))(params)
     for baseline in (0.0, 0.7):
         # The estimator's mean, every sequence as often as the policy draws it.
@@ -92,26 +105,40 @@ def test_step_of_the_policy_by_hand():
     cells = TOPOLOGY
     policy = enas.lstm_policy(cells, hidden=3)
 
-    def objective(params, mix, carry, batch, key):  # the reward counts identities, half of them when the batch says so
+    def objective(
+        params, mix, carry, batch, key
+    ):  # the reward counts identities, half of them when the batch says so
         return params, (carry, {"accuracy": batch * jnp.sum(mix["cell"][:, 1])})
 
-    search = enas.enas(objective, policy, optax.sgd(0.1), optax.sgd(0.5), samples=4, decay=0.9, entropy_weight=0.3)
-    state, control, sample = search.init(jax.random.key(0), jnp.float32(1)), jax.jit(search.control), jax.jit(policy.sample)
+    search = enas.enas(
+        objective, policy, optax.sgd(0.1), optax.sgd(0.5), samples=4, decay=0.9, entropy_weight=0.3
+    )
+    state, control, sample = (
+        search.init(jax.random.key(0), jnp.float32(1)),
+        jax.jit(search.control),
+        jax.jit(policy.sample),
+    )
     slope = jax.jit(jax.grad(lambda p, actions: policy.replay(p, actions).log_prob))
     average = weight = 0.0
     for n, scale in enumerate((1.0, 0.5)):
         draw_key, _ = jax.random.split(jax.random.fold_in(jax.random.fold_in(state.key, 1), n))
         drawn = [sample(state.policy, key) for key in jax.random.split(draw_key, 4)]
-        rewards = np.array([scale * float(d.mix["cell"][:, 1].sum()) + 0.3 * float(d.entropy) for d in drawn])
+        rewards = np.array(
+            [scale * float(d.mix["cell"][:, 1].sum()) + 0.3 * float(d.entropy) for d in drawn]
+        )
         average, weight = 0.9 * average + 0.1 * rewards.mean(), 0.9 * weight + 0.1
         gradients = [slope(state.policy, d.actions) for d in drawn]
         expected = jax.tree.map(
-            lambda p, *g: p + 0.5 * sum((r - average / weight) * own for r, own in zip(rewards, g)) / 4,
+            lambda p, *g: (
+                p + 0.5 * sum((r - average / weight) * own for r, own in zip(rewards, g)) / 4
+            ),
             state.policy,
             *gradients,
         )
         state, metrics = control(state, jnp.float32(scale))
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), state.policy, expected)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), state.policy, expected
+        )
         assert float(metrics["baseline"]) == pytest.approx(average / weight, rel=1e-5)
     assert (int(state.step), int(state.updates)) == (0, 2)
 
@@ -120,24 +147,35 @@ def test_learns_a_toy_reward():
     """The best of 5^6 cells by a table of its operations."""
     space = jd.spaces.nasbench201()
     policy = enas.lstm_policy(space.cells, hidden=16)
-    table = jnp.asarray(np.random.default_rng(1).permuted(np.tile(np.linspace(0, 1, 5), (6, 1)), axis=1), jnp.float32)
+    table = jnp.asarray(
+        np.random.default_rng(1).permuted(np.tile(np.linspace(0, 1, 5), (6, 1)), axis=1),
+        jnp.float32,
+    )
 
     def objective(params, mix, carry, batch, key):
         return params, (carry, {"accuracy": jnp.sum(table * mix["cell"]) / 6})
 
     search = enas.enas(objective, policy, optax.sgd(0.1), optax.adam(0.02), decay=0.9)
     state = search.init(jax.random.key(0), jnp.float32(1))
-    state, metrics = jax.jit(lambda s: jax.lax.scan(lambda s, _: search.control(s, ()), s, length=250))(state)
+    state, metrics = jax.jit(
+        lambda s: jax.lax.scan(lambda s, _: search.control(s, ()), s, length=250)
+    )(state)
     reward = np.asarray(metrics["reward"])
     assert reward[:5].mean() < 0.65 and reward[-5:].mean() > 0.85
-    mix, score = enas.best_of(policy, state.policy, jax.random.key(1), 64, lambda mix: float(jnp.sum(table * mix["cell"])))
+    mix, score = enas.best_of(
+        policy, state.policy, jax.random.key(1), 64, lambda mix: float(jnp.sum(table * mix["cell"]))
+    )
     assert score > 5.4 and score == pytest.approx(float(jnp.sum(table * mix["cell"])))
 
 
 def test_alternation_resumes_exactly():
-    """From any state on, as a run that went on; the weights of a drawn cell descend, and only `train` moves weights."""
+    """From any state on, as a run that went on; the weights of a drawn cell descend, and only
+    `train` moves weights.
+    """
 
-    def objective(params, mix, carry, batch, key):  # least squares with one weight for every operation of every edge
+    def objective(
+        params, mix, carry, batch, key
+    ):  # least squares with one weight for every operation of every edge
         loss = jnp.sum(mix["cell"] * (params - batch) ** 2)
         return loss, (carry, {"loss": loss, "accuracy": jnp.exp(-loss)})
 
@@ -155,13 +193,18 @@ def test_alternation_resumes_exactly():
 
     start = search.init(jax.random.key(0), jnp.zeros((3, 2)))
     state, _ = train(start, jnp.float32(1))
-    assert float(state.params.sum()) == pytest.approx(0.1 * 2 * 3) and int((state.params != 0).sum()) == 3
+    assert (
+        float(state.params.sum()) == pytest.approx(0.1 * 2 * 3)
+        and int((state.params != 0).sum()) == 3
+    )
     assert control(state, jnp.float32(1))[0].params.tolist() == state.params.tolist()
     state = epoch(start, 0)
     saved = jax.tree.map(np.asarray, dataclass_without_key(state))
     whole = epoch(state, 1)
     again = epoch(restored(saved, state), 1)
-    jax.tree.map(np.testing.assert_array_equal, dataclass_without_key(whole), dataclass_without_key(again))
+    jax.tree.map(
+        np.testing.assert_array_equal, dataclass_without_key(whole), dataclass_without_key(again)
+    )
     assert (int(whole.step), int(whole.updates)) == (6, 4)
     no_accuracy = enas.enas(lambda *own: (0.0, ((), {})), policy, params_tx, params_tx)
     with pytest.raises(KeyError, match="accuracy"):
@@ -189,7 +232,9 @@ def test_draws_are_of_the_space(name):
         for i in range(3):
             mix = sample(params, jax.random.key(i)).mix
             genotype = space.discretize(mix)
-            jax.tree.map(np.testing.assert_array_equal, dict(jd.one_hot(space.cells, genotype)), dict(mix))
+            jax.tree.map(
+                np.testing.assert_array_equal, dict(jd.one_hot(space.cells, genotype)), dict(mix)
+            )
             genotypes.add(genotype)
         assert len(genotypes) > 1
 
@@ -200,4 +245,6 @@ def test_bad_numbers():
     with pytest.raises(ValueError, match="samples is 0"):
         enas.enas(toy_objective, tiny("topology")[1], optax.sgd(1.0), optax.sgd(1.0), samples=0)
     with pytest.raises(ValueError, match="count is 0"):
-        enas.best_of(tiny("topology")[1], tiny("topology")[2], jax.random.key(0), 0, lambda mix: 0.0)
+        enas.best_of(
+            tiny("topology")[1], tiny("topology")[2], jax.random.key(0), 0, lambda mix: 0.0
+        )

@@ -9,7 +9,8 @@ from jaxdarts.commands import enas as script
 from jaxdarts.runs import Stop
 
 FLAGS = [
-    *"--space=weight_sharing64 --init_channels=1 --epochs=2 --batch_size=16 --policy_steps=2 --policy_samples=2".split(),
+    *"--space=weight_sharing64 --init_channels=1 --epochs=2 --batch_size=16 --policy_steps=2"
+    " --policy_samples=2".split(),
     *"--num_samples=3 --hidden=4 --cache_dir= --report_freq=2".split(),
 ]
 
@@ -29,15 +30,18 @@ def test_run_folder_and_resume(few, tmp_path, capsys):
     names = ("facts.json", "genotype.json", "cell.svg", "reward.svg", "config.json", "log.txt")
     assert all((whole / name).exists() for name in names)
     facts = json.loads((whole / "facts.json").read_text(encoding="utf-8"))
-    assert 0 <= facts["policy_cells_supernet_accuracy"] <= facts["found_cell_supernet_accuracy"] <= 1
+    assert (
+        0 <= facts["policy_cells_supernet_accuracy"] <= facts["found_cell_supernet_accuracy"] <= 1
+    )
     records = jd.files.read_json_lines(whole / "metrics.jsonl")
     assert [record["step"] for record in records] == [2, 4] and 0 < records[1]["entropy"] < 3 * 1.4
     script.main([*FLAGS, f"--run_dir={cut}", "--max_steps=3"])
     script.main([f"--resume={cut}", "--max_steps=0"])
     ignored = {"seconds"}
-    assert [{k: r[k] for k in r.keys() - ignored} for r in jd.files.read_json_lines(cut / "metrics.jsonl")] == [
-        {k: r[k] for k in r.keys() - ignored} for r in records
-    ]
+    assert [
+        {k: r[k] for k in r.keys() - ignored}
+        for r in jd.files.read_json_lines(cut / "metrics.jsonl")
+    ] == [{k: r[k] for k in r.keys() - ignored} for r in records]
     again = json.loads((cut / "facts.json").read_text(encoding="utf-8"))
     assert {k: facts[k] for k in facts if k.endswith(("accuracy", "genotype"))} == {
         k: again[k] for k in again if k.endswith(("accuracy", "genotype"))
@@ -49,10 +53,16 @@ def test_run_folder_and_resume(few, tmp_path, capsys):
     [
         (["--space=nasbench"], "--space=nasbench: there are nasbench201, darts"),
         (["--batch_size=1000"], "--batch_size=1000: the halves have 718 and 719 images"),
-        (["--train_portion=1"], "--train_portion: portion 1.0 of 1437 examples leaves a part empty"),
+        (
+            ["--train_portion=1"],
+            "--train_portion: portion 1.0 of 1437 examples leaves a part empty",
+        ),
         (["--baseline_decay=1"], "--baseline_decay=1.0: must be below 1"),
         (["--policy_samples=0"], "--policy_samples=0: must be positive"),
-        (["--space=darts", "--layers=12", "--dataset=digits", "--init_channels=0"], "--init_channels=0: must be positive"),
+        (
+            ["--space=darts", "--layers=12", "--dataset=digits", "--init_channels=0"],
+            "--init_channels=0: must be positive",
+        ),
     ],
 )
 def test_bad_input(flags, message, tmp_path):

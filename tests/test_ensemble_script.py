@@ -1,4 +1,6 @@
-"""The script that trains, prunes and tests ensembles: every source of members, what it leaves, going on, and its errors."""
+"""The script that trains, prunes and tests ensembles: every source of members, what it leaves,
+going on, and its errors.
+"""
 
 import itertools
 import json
@@ -17,7 +19,12 @@ from jaxdarts.commands.search import images as image_search
 from jaxdarts.data import images
 
 # Without convolutions it compiles fast.
-CELL = jd.Genotype((("skip_connect", 0), ("skip_connect", 1)), (2,), (("avg_pool_3x3", 0), ("avg_pool_3x3", 1)), (2,))
+CELL = jd.Genotype(
+    (("skip_connect", 0), ("skip_connect", 1)),
+    (2,),
+    (("avg_pool_3x3", 0), ("avg_pool_3x3", 1)),
+    (2,),
+)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +48,9 @@ def cell(tmp_path_factory):
 def whole(tiny, cell, tmp_path_factory):
     """Three networks of one cell, in two seeds."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    image_evaluation.main([f"--ensemble={cell},{cell},{cell}", "--num_seeds=2", *tiny, f"--run_dir={folder}"])
+    image_evaluation.main(
+        [f"--ensemble={cell},{cell},{cell}", "--num_seeds=2", *tiny, f"--run_dir={folder}"]
+    )
     return folder
 
 
@@ -51,20 +60,51 @@ def rows(folder):
 
 def test_what_an_ensemble_leaves(whole):
     names = {path.name for path in whole.iterdir()}
-    assert names == {"config.json", "log.txt", "ensemble.json", "report.html", "member-0", "member-1", "member-2"}
-    assert {"seed-2", "seed-3", "logits.npz"} <= {path.name for path in (whole / "member-1").iterdir()}
+    assert names == {
+        "config.json",
+        "log.txt",
+        "ensemble.json",
+        "report.html",
+        "member-0",
+        "member-1",
+        "member-2",
+    }
+    assert {"seed-2", "seed-3", "logits.npz"} <= {
+        path.name for path in (whole / "member-1").iterdir()
+    }
     found = rows(whole)
     pie = {f"pie_{balance}" for balance in ("0", "0.25", "0.5", "0.75", "1")}
-    assert found.keys() == {"full", "prs", "pap", "pap_as_published", "best_member", "pie_distributed_0.5", *pie}
+    assert found.keys() == {
+        "full",
+        "prs",
+        "pap",
+        "pap_as_published",
+        "best_member",
+        "pie_distributed_0.5",
+        *pie,
+    }
     assert [facts["size"] for facts in found["full"]] == [3, 3]
-    assert [facts["size"] for facts in found["prs"]] == [facts["size"] for facts in found["pie_0.5"]] == [2, 2]
-    assert all(a["held_accuracy"] >= b["held_accuracy"] for a, b in zip(found["pap"], found["full"]))
+    assert (
+        [facts["size"] for facts in found["prs"]]
+        == [facts["size"] for facts in found["pie_0.5"]]
+        == [2, 2]
+    )
+    assert all(
+        a["held_accuracy"] >= b["held_accuracy"] for a, b in zip(found["pap"], found["full"])
+    )
     page = (whole / "report.html").read_text()
-    assert "Full and pruned" in page and "pap_as_published" in page and "<svg" in page and "The found cells" not in page
+    assert (
+        "Full and pruned" in page
+        and "pap_as_published" in page
+        and "<svg" in page
+        and "The found cells" not in page
+    )
 
 
 def test_numbers_from_the_networks_themselves(whole):
-    """Members are those of the hand-off, trained on the first part; the full ensemble is the mean of their probabilities."""
+    """Members are those of the hand-off, trained on the first part; the full ensemble is the mean
+    of their probabilities.
+    """
     dataset = images.load("digits")
     fit, held = images.split(dataset.train, 0.8)
     for seed in range(2):
@@ -78,7 +118,9 @@ def test_numbers_from_the_networks_themselves(whole):
         assert saved["held"].shape == (2, held.num, 10) and saved["test"].shape == (2, 360, 10)
         own = np.mean(np.argmax(saved["held"], -1) == held.labels, axis=1)
         assert not np.array_equal(saved["test"][0], saved["test"][1])
-    np.testing.assert_allclose(json.loads((whole / "member-0" / "valid.json").read_text())["accuracy"], own, atol=1e-6)
+    np.testing.assert_allclose(
+        json.loads((whole / "member-0" / "valid.json").read_text())["accuracy"], own, atol=1e-6
+    )
 
 
 def test_going_on_trains_nothing_and_prunes_anew(whole, tmp_path):
@@ -87,13 +129,21 @@ def test_going_on_trains_nothing_and_prunes_anew(whole, tmp_path):
     assert len(logs) == 3
     image_evaluation.main([f"--resume={whole}"])
     assert rows(whole) == before
-    weighted = [f"--resume={whole}", "--size=1", "--mixture=weighted", "--adanet_lambda=0.01", f"--output={tmp_path}/out.json"]
+    weighted = [
+        f"--resume={whole}",
+        "--size=1",
+        "--mixture=weighted",
+        "--adanet_lambda=0.01",
+        f"--output={tmp_path}/out.json",
+    ]
     image_evaluation.main(weighted)
     found = rows(whole)
     assert [facts["size"] for facts in found["pie_1"]] == [1, 1]
     assert not np.allclose(found["full"][0]["weights"], 1 / 3, atol=1e-3)
     assert json.loads((tmp_path / "out.json").read_text())["rows"] == found
-    image_evaluation.main([f"--resume={whole}", "--size=0", "--mixture=uniform", "--adanet_lambda=0"])
+    image_evaluation.main(
+        [f"--resume={whole}", "--size=0", "--mixture=uniform", "--adanet_lambda=0"]
+    )
     assert rows(whole) == before
     assert logs == {path: path.read_bytes() for path in whole.glob("member-*/log.txt")}
 
@@ -128,16 +178,25 @@ def test_a_signal_names_the_ensemble(tiny, cell, tmp_path, monkeypatch):
     monkeypatch.setattr(image_evaluation, "build", lambda *arguments: None)
     monkeypatch.setattr(image_evaluation, "train", interrupted)
     with pytest.raises(
-        image_evaluation.Stop, match=f"SIGTERM at step 1 of 2: saved; continue with --resume={tmp_path}/run$"
+        image_evaluation.Stop,
+        match=f"SIGTERM at step 1 of 2: saved; continue with --resume={tmp_path}/run$",
     ) as caught:
         image_evaluation.main([f"--ensemble={cell},{cell}", *tiny, f"--run_dir={tmp_path}/run"])
     assert caught.value.code == 143 and (tmp_path / "run" / "member-0" / "config.json").exists()
 
 
 def test_networks_of_evaluation_runs_and_cells_together(whole, tiny, cell, tmp_path):
-    """Networks that are there are loaded, a folder of seeds gives as many, and neither is trained again."""
+    """Networks that are there are loaded, a folder of seeds gives as many, and neither is trained
+    again.
+    """
     folder = tmp_path / "run"
-    image_evaluation.main([f"--ensemble={whole / 'member-0'},{whole / 'member-1' / 'seed-2'}", *tiny, f"--run_dir={folder}"])
+    image_evaluation.main(
+        [
+            f"--ensemble={whole / 'member-0'},{whole / 'member-1' / 'seed-2'}",
+            *tiny,
+            f"--run_dir={folder}",
+        ]
+    )
     assert rows(folder)["full"][0]["members"] == [
         str(whole / "member-0" / "seed-0"),
         str(whole / "member-0" / "seed-1"),
@@ -148,27 +207,47 @@ def test_networks_of_evaluation_runs_and_cells_together(whole, tiny, cell, tmp_p
 
 
 def test_checkpoints_of_a_supernet(cache, tmp_path):
-    flags = "--layers=1 --nodes=1 --ops none skip_connect avg_pool_3x3 --init_channels=2 --epochs=3 --no-unrolled"
+    flags = (
+        "--layers=1 --nodes=1 --ops none skip_connect avg_pool_3x3 --init_channels=2 --epochs=3"
+        " --no-unrolled"
+    )
     searched = tmp_path / "search"
     image_search.main(
-        [*flags.split(), "--num_devices=1", "--num_seeds=2", "--keep_checkpoints=0", f"--run_dir={searched}", cache]
+        [
+            *flags.split(),
+            "--num_devices=1",
+            "--num_seeds=2",
+            "--keep_checkpoints=0",
+            f"--run_dir={searched}",
+            cache,
+        ]
     )
     folder = tmp_path / "run"
-    flags = ["--num_seeds=2", "--num_devices=1", "--fit_portion=0.5", cache]  # held out is what the search validates on
+    flags = [
+        "--num_seeds=2",
+        "--num_devices=1",
+        "--fit_portion=0.5",
+        cache,
+    ]  # held out is what the search validates on
     image_evaluation.main([f"--ensemble=supernet:{searched}", f"--run_dir={folder}", *flags])
     found = rows(folder)
     assert [facts["size"] for facts in found["full"]] == [3, 3]
     assert "parameters" not in found["full"][0]
-    # The last member is the found cell, of which the search has measured the same, in the same batches.
+    # The last member is the found cell, of which the search has measured the same, in the same
+    # batches.
     labels = images.split(images.load("digits").train, 0.5)[1].labels
     whole_batches = len(labels) // 32 * 32
     with np.load(folder / "member-0" / f"step-{3 * (718 // 32)}" / "logits.npz") as saved:
         right = (np.argmax(saved["held"], -1) == labels)[:, :whole_batches]
     for seed in range(2):
         facts = json.loads((searched / f"seed-{2 + seed}" / "facts.json").read_text())
-        assert facts["found_cell_supernet_accuracy"] == pytest.approx(float(np.mean(right[seed])), abs=1.5 / whole_batches)
+        assert facts["found_cell_supernet_accuracy"] == pytest.approx(
+            float(np.mean(right[seed])), abs=1.5 / whole_batches
+        )
     with pytest.raises(image_evaluation.Stop, match="a search with 2 seeds; use --num_seeds=2"):
-        image_evaluation.main([f"--ensemble=supernet:{searched}", f"--run_dir={tmp_path / 'other'}", *flags[1:]])
+        image_evaluation.main(
+            [f"--ensemble=supernet:{searched}", f"--run_dir={tmp_path / 'other'}", *flags[1:]]
+        )
     both = [source.name for source in members.sources(str(searched))]
     assert both == [str(searched / "seed-2"), str(searched / "seed-3")]
 
@@ -180,24 +259,42 @@ def test_growing_dense_networks(cache, tmp_path):
     assert [facts["size"] for facts in found["full"]] == [4]
     assert [facts["size"] for facts in found["pie_0.5"]] == [3]  # one goes before the fourth comes
     for facts in found["full"]:
-        assert all(deeper - depth in (0, 1) for depth, deeper in itertools.pairwise([0, *facts["depths"]]))
+        assert all(
+            deeper - depth in (0, 1) for depth, deeper in itertools.pairwise([0, *facts["depths"]])
+        )
     assert "best_member" not in found
     kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "run").glob("member-*")}
     image_evaluation.main([f"--resume={tmp_path}/run"])
     assert rows(tmp_path / "run") == found
-    assert kept == {path.name: path.stat().st_mtime_ns for path in (tmp_path / "run").glob("member-*")}
+    assert kept == {
+        path.name: path.stat().st_mtime_ns for path in (tmp_path / "run").glob("member-*")
+    }
 
 
 def test_growing_networks_of_a_cell(tiny, cell, tmp_path):
-    image_evaluation.main([f"--ensemble=grow:{cell}", *tiny, "--num_seeds=2", "--iterations=1", f"--run_dir={tmp_path}/run"])
+    image_evaluation.main(
+        [
+            f"--ensemble=grow:{cell}",
+            *tiny,
+            "--num_seeds=2",
+            "--iterations=1",
+            f"--run_dir={tmp_path}/run",
+        ]
+    )
     assert all(facts["depths"][0] in (1, 2) for facts in rows(tmp_path / "run")["full"])
-    assert {path.name for path in (tmp_path / "run").glob("member-*")} == {"member-0-depth-1", "member-0-depth-2"}
+    assert {path.name for path in (tmp_path / "run").glob("member-*")} == {
+        "member-0-depth-1",
+        "member-0-depth-2",
+    }
 
 
 @pytest.mark.parametrize(
     "flags, message",
     [
-        (["--ensemble=DARTS_V3"], "--ensemble=DARTS_V3: no such file, and no published cell; the nearest are DARTS_V"),
+        (
+            ["--ensemble=DARTS_V3"],
+            "--ensemble=DARTS_V3: no such file, and no published cell; the nearest are DARTS_V",
+        ),
         (["--ensemble=,"], "--ensemble: name its members"),
         (["--ensemble=grow:dense,DARTS_V2"], "has no other members"),
         (["--ensemble=grow:DARTS_V3"], "no published cell"),
@@ -220,8 +317,19 @@ def test_bad_flags(flags, message, tmp_path, monkeypatch):
 def test_another_data_sets_network(whole, tmp_path):
     rng = np.random.default_rng(0)
     pixels, labels = rng.integers(0, 256, (40, 8, 8, 3)).astype(np.uint8), np.arange(40) % 3
-    np.savez(tmp_path / "set.npz", images_train=pixels, labels_train=labels, images_test=pixels, labels_test=labels)
-    flags = [f"--dataset=npz:{tmp_path}/set.npz", "--num_devices=1", "--batch_size=8", f"--run_dir={tmp_path}/run"]
+    np.savez(
+        tmp_path / "set.npz",
+        images_train=pixels,
+        labels_train=labels,
+        images_test=pixels,
+        labels_test=labels,
+    )
+    flags = [
+        f"--dataset=npz:{tmp_path}/set.npz",
+        "--num_devices=1",
+        "--batch_size=8",
+        f"--run_dir={tmp_path}/run",
+    ]
     with pytest.raises(image_evaluation.Stop, match="a network for 10 classes of images"):
         image_evaluation.main([f"--ensemble={whole / 'member-0'}", *flags])
     assert ensemble_command.COLUMNS.keys() >= {"size", "test_accuracy", "variation"}

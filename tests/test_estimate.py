@@ -10,7 +10,12 @@ from jaxdarts import aot, runs
 from jaxdarts.commands.evaluate import images as image_evaluation
 from jaxdarts.commands.search import images as image_search
 
-CELL = jd.Genotype((("skip_connect", 0), ("skip_connect", 1)), (2,), (("skip_connect", 0), ("skip_connect", 1)), (2,))
+CELL = jd.Genotype(
+    (("skip_connect", 0), ("skip_connect", 1)),
+    (2,),
+    (("skip_connect", 0), ("skip_connect", 1)),
+    (2,),
+)
 SMALL = "--layers=1 --init_channels=2 --epochs=2".split()
 SEARCH = [*SMALL, *"--nodes=1 --ops none skip_connect --no-unrolled".split()]
 TEXT = "--batch_size=8 --emsize=4 --bptt=6 --epochs=2".split()
@@ -48,7 +53,14 @@ def test_a_gpu_that_is_not_there(name, words, capsys):
             [words, *TEXT, f"--arch={recurrent}", "--eval_batch_size=3", "--max_seq_len_delta=4"],
         ),
     }[name]
-    main([*flags, f"--cache_dir={jax.config.jax_compilation_cache_dir}", "--estimate", "--device=h100"])
+    main(
+        [
+            *flags,
+            f"--cache_dir={jax.config.jax_compilation_cache_dir}",
+            "--estimate",
+            "--device=h100",
+        ]
+    )
     out = capsys.readouterr().out
     for text in (
         "steps an epoch .* 2 epochs, \\d+ in all",
@@ -65,7 +77,10 @@ def test_a_gpu_that_is_not_there(name, words, capsys):
 def test_the_sentence(monkeypatch):
     """Memory that is too small, too small by default, and large enough."""
     monkeypatch.setattr(aot, "target", lambda name: aot.Target(name, "", (), 40 << 30))
-    assert runs.fits("a100", 41 << 30, "lower it") == "does not fit: it needs 41.0 GiB, one a100 has 40 GiB; lower it"
+    assert (
+        runs.fits("a100", 41 << 30, "lower it")
+        == "does not fit: it needs 41.0 GiB, one a100 has 40 GiB; lower it"
+    )
     assert "with XLA_PYTHON_CLIENT_MEM_FRACTION=0.95" in runs.fits("a100", 31 << 30, "")
     assert runs.fits("a100", 30 << 30, "") == "fits in the 40 GiB of one a100"
     assert runs.fits("v5e", 31 << 30, "") == "fits in the 40 GiB of one v5e"
@@ -82,7 +97,9 @@ def test_no_room_while_it_compiles(monkeypatch, capsys, remat):
     config = image_search.Config(device="v5e", estimate=True, remat=remat)
     assert str(runs.estimate(config, Step(), [None], (), 22)) == "nan"
     hint = "lower --batch_size" if remat else "lower --batch_size or give --remat"
-    assert capsys.readouterr().out.endswith(f"does not fit in one v5e: RESOURCE_EXHAUSTED: Used 20.1G of 15.75G hbm.; {hint}\n")
+    assert capsys.readouterr().out.endswith(
+        f"does not fit in one v5e: RESOURCE_EXHAUSTED: Used 20.1G of 15.75G hbm.; {hint}\n"
+    )
 
 
 def test_a_missing_plugin_is_one_line(monkeypatch, words):
@@ -96,14 +113,19 @@ def test_a_missing_plugin_is_one_line(monkeypatch, words):
         (image_evaluation.main, [f"--arch={CELL}"]),
         (image_search.main, [words, "--batch_size=8"]),
     ):
-        assert stopped(main, [*own, *flags]) == "--device=h100: to compile for h100, pip install 'jax[cuda13]'"
+        assert (
+            stopped(main, [*own, *flags])
+            == "--device=h100: to compile for h100, pip install 'jax[cuda13]'"
+        )
 
 
 def test_bad_input():
     line = stopped(image_search.main, ["--estimate", "--device=h1000"])
     assert "no device is called 'h1000'" in line and all(name in line for name in aot.NAMES)
     assert "--device=h100: only with --estimate" in stopped(image_search.main, ["--device=h100"])
-    assert "--num_devices=2" in stopped(image_search.main, ["--estimate", "--device=h100", "--num_devices=2"])
+    assert "--num_devices=2" in stopped(
+        image_search.main, ["--estimate", "--device=h100", "--num_devices=2"]
+    )
 
 
 def test_help_names_every_device(capsys):

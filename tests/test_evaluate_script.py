@@ -1,4 +1,6 @@
-"""The evaluation script: every way to name a cell, a run and what it leaves, interruption, selection, the hand-off."""
+"""The evaluation script: every way to name a cell, a run and what it leaves, interruption,
+selection, the hand-off.
+"""
 
 import dataclasses
 import json
@@ -22,7 +24,12 @@ from jaxdarts.commands.evaluate import recipes
 from jaxdarts.data import images, stream
 
 ROOT = Path(__file__).parents[1]
-CELL = jd.Genotype((("sep_conv_3x3", 0), ("skip_connect", 1)), (2,), (("max_pool_3x3", 0), ("skip_connect", 1)), (2,))
+CELL = jd.Genotype(
+    (("sep_conv_3x3", 0), ("skip_connect", 1)),
+    (2,),
+    (("max_pool_3x3", 0), ("skip_connect", 1)),
+    (2,),
+)
 TOPOLOGY = "|nor_conv_1x1~0|+|skip_connect~0|none~1|"
 GRAPH = "ModelSpec(matrix=[[0, 1], [0, 0]], ops=['input', 'output'])"
 EPOCH, TOTAL = 29, 58
@@ -31,7 +38,11 @@ EPOCH, TOTAL = 29, 58
 @pytest.fixture(scope="session")
 def tiny():
     cache = jax.config.jax_compilation_cache_dir
-    return [f"--arch={CELL}", *"--layers=1 --init_channels=2 --epochs=2 --num_devices=1".split(), f"--cache_dir={cache}"]
+    return [
+        f"--arch={CELL}",
+        *"--layers=1 --init_channels=2 --epochs=2 --num_devices=1".split(),
+        f"--cache_dir={cache}",
+    ]
 
 
 @pytest.fixture(scope="session")
@@ -58,7 +69,10 @@ def pictures(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def streaming(tiny, pictures):
-    flags = "--preset=imagenet --no-auxiliary --image_size=32 --batch_size=4 --layers=1 --init_channels=2 --epochs=2"
+    flags = (
+        "--preset=imagenet --no-auxiliary --image_size=32 --batch_size=4 --layers=1"
+        " --init_channels=2 --epochs=2"
+    )
     return [*tiny, f"--dataset=folder:{pictures}", *flags.split()]
 
 
@@ -85,15 +99,28 @@ def assert_same(one, other):
     assert mine.files == theirs.files
     for name in mine.files:
         np.testing.assert_array_equal(mine[name], theirs[name])
-    records = [[{**r, "seconds": 0} for r in jd.files.read_json_lines(run / "metrics.jsonl")] for run in (one, other)]
+    records = [
+        [{**r, "seconds": 0} for r in jd.files.read_json_lines(run / "metrics.jsonl")]
+        for run in (one, other)
+    ]
     assert records[0] == records[1]
 
 
 def test_what_a_run_leaves(whole):
     names = {path.name for path in whole.iterdir()}
-    assert names >= {"config.json", "log.txt", "metrics.jsonl", "tensorboard", "genotype.json", "network.json"}
+    assert names >= {
+        "config.json",
+        "log.txt",
+        "metrics.jsonl",
+        "tensorboard",
+        "genotype.json",
+        "network.json",
+    }
     assert names >= {"weights.npz", "report.html", "checkpoints", "test.json"}
-    assert [record["step"] for record in jd.files.read_json_lines(whole / "metrics.jsonl")] == [EPOCH, TOTAL]
+    assert [record["step"] for record in jd.files.read_json_lines(whole / "metrics.jsonl")] == [
+        EPOCH,
+        TOTAL,
+    ]
     log = (whole / "log.txt").read_text()
     assert "test_acc" in log and f"genotype = {CELL}" in log and "param size = " in log
     assert jd.genotypes.from_json((whole / "genotype.json").read_text()) == CELL
@@ -111,13 +138,31 @@ def test_every_way_to_name_a_cell(whole, tmp_path):
     [
         (["--arch=DARTS_V3"], "nearest are DARTS_V"),
         (["--arch=RNN_DARTS_V1"], "recurrent"),
-        ([f"--arch={CELL._replace(normal=(('sep_conv_3x3', 0), ('sep_conv_3x3', 2)))}"], "normal[1]"),
+        (
+            [f"--arch={CELL._replace(normal=(('sep_conv_3x3', 0), ('sep_conv_3x3', 2)))}"],
+            "normal[1]",
+        ),
         (["--auxiliary"], "leave it out"),
-        ([f"--arch={TOPOLOGY}", "--auxiliary"], "--auxiliary: a network of NAS-Bench-201 has no auxiliary head"),
-        ([f"--arch={GRAPH}", "--auxiliary"], "--auxiliary: a network of NAS-Bench-101 has no auxiliary head"),
-        (["--optimizer=rmsprop", "--schedule=linear"], "--schedule=linear: --optimizer=rmsprop has the cosine only"),
-        ([f"--arch={GRAPH}", "--drop_path_prob=0.1"], "--drop_path_prob=0.1: the benchmark's network drops nothing"),
-        (["--arch=8:8:16:8:8", "--layers=3"], "--layers=3: the genotype itself says how wide and deep"),
+        (
+            [f"--arch={TOPOLOGY}", "--auxiliary"],
+            "--auxiliary: a network of NAS-Bench-201 has no auxiliary head",
+        ),
+        (
+            [f"--arch={GRAPH}", "--auxiliary"],
+            "--auxiliary: a network of NAS-Bench-101 has no auxiliary head",
+        ),
+        (
+            ["--optimizer=rmsprop", "--schedule=linear"],
+            "--schedule=linear: --optimizer=rmsprop has the cosine only",
+        ),
+        (
+            [f"--arch={GRAPH}", "--drop_path_prob=0.1"],
+            "--drop_path_prob=0.1: the benchmark's network drops nothing",
+        ),
+        (
+            ["--arch=8:8:16:8:8", "--layers=3"],
+            "--layers=3: the genotype itself says how wide and deep",
+        ),
         (["--arch=8:8:16:8:9"], "--arch=8:8:16:8:9: channels[4] = 9"),
         (["--arch=|nor_conv_3x3~0|+|nor_conv_3x3~0|"], "node 2, '|nor_conv_3x3~0|', has 1 pairs"),
         ([f"--arch={TOPOLOGY}", "--dataset=npz:nowhere", "--layers=0"], "--layers=0"),
@@ -132,7 +177,10 @@ def test_every_way_to_name_a_cell(whole, tmp_path):
         (["--stream"], "--stream: digits holds no single images"),
         (["--color_jitter"], "--color_jitter: the images of digits have 1 channels"),
         (["--schedule=linear", "--epochs=5"], "needs more than 5 epochs"),
-        (["--schedule=linear", "--epochs=9", "--select_epochs=2", "--select", "DARTS_V1"], "needs more than 2 epochs"),
+        (
+            ["--schedule=linear", "--epochs=9", "--select_epochs=2", "--select", "DARTS_V1"],
+            "needs more than 2 epochs",
+        ),
         (["--decay=0"], "--decay=0.0: must be positive"),
         (["--preset=imagenet", "--image_size=0"], "--image_size=0: must be positive"),
     ],
@@ -152,11 +200,23 @@ def test_a_folder_without_a_genotype(tmp_path):
 def test_presets_follow_the_kind_of_cell():
     def start(*arguments):
         config = recipes.parse([*arguments], None)
-        return config.init_channels, config.layers, config.epochs, config.batch_size, config.auxiliary
+        return (
+            config.init_channels,
+            config.layers,
+            config.epochs,
+            config.batch_size,
+            config.auxiliary,
+        )
 
     assert start("--dataset=cifar10") == (36, 20, 600, 96, True)
     assert start("--dataset=cifar10", f"--arch={TOPOLOGY}") == (16, 5, 200, 256, False)
-    assert start("--dataset=any", "--select", TOPOLOGY, TOPOLOGY, "--layers=2") == (16, 2, 200, 256, False)
+    assert start("--dataset=any", "--select", TOPOLOGY, TOPOLOGY, "--layers=2") == (
+        16,
+        2,
+        200,
+        256,
+        False,
+    )
     assert start(f"--arch={TOPOLOGY}") == start() == (8, 3, 8, 48, False)
 
 
@@ -167,14 +227,20 @@ def test_a_cell_of_nasbench201(tiny, tmp_path):
     assert jd.genotypes.from_json((tmp_path / "run" / "genotype.json").read_text()) == genotype
     log, page = ((tmp_path / "run" / name).read_text() for name in ("log.txt", "report.html"))
     params, _ = jd.network_cost(genotype, 2, 1, 10, (8, 8, 1))
-    assert f"param size = {params / 1e6:f}MB" in log and f"genotype = {TOPOLOGY}" in log and TOPOLOGY in page
+    assert (
+        f"param size = {params / 1e6:f}MB" in log
+        and f"genotype = {TOPOLOGY}" in log
+        and TOPOLOGY in page
+    )
     test = images.load("digits").test
     apply, params = jd.load(tmp_path / "run")
     jd.export(tmp_path / "run", tmp_path / "network.bin")
     exported = jd.read_exported(tmp_path / "network.bin")(test.images[:5])
     np.testing.assert_allclose(exported, jax.jit(apply)(params, test.images[:5]), atol=1e-4)
     accuracy = float(np.mean(np.argmax(jax.jit(apply)(params, test.images), -1) == test.labels))
-    assert accuracy == pytest.approx(json.loads((tmp_path / "run" / "test.json").read_text())["accuracy"][0], abs=1e-6)
+    assert accuracy == pytest.approx(
+        json.loads((tmp_path / "run" / "test.json").read_text())["accuracy"][0], abs=1e-6
+    )
 
 
 def test_resume_is_exact(whole, tiny, tmp_path):
@@ -186,7 +252,9 @@ def test_resume_is_exact(whole, tiny, tmp_path):
 def test_killed_and_resumed(whole, tiny, tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(ROOT / "experiments" / "evaluate.py")]
-    with subprocess.Popen([*command, *tiny, f"--run_dir={tmp_path}/run"], env=environment, stdout=subprocess.DEVNULL) as child:
+    with subprocess.Popen(
+        [*command, *tiny, f"--run_dir={tmp_path}/run"], env=environment, stdout=subprocess.DEVNULL
+    ) as child:
         while child.poll() is None and not (tmp_path / "run" / "checkpoints" / str(EPOCH)).exists():
             time.sleep(0.01)
         child.send_signal(signal.SIGKILL)
@@ -207,13 +275,18 @@ def test_seeds_equal_their_own_runs(tiny, tmp_path):
 def test_selection_never_sees_the_test_set(tiny, tmp_path, monkeypatch):
     def spoiled(config):
         dataset = images.load("digits")
-        return dataset._replace(test=dataset.test._replace(labels=np.zeros_like(dataset.test.labels)))
+        return dataset._replace(
+            test=dataset.test._replace(labels=np.zeros_like(dataset.test.labels))
+        )
 
     flags = [*tiny[1:], "--select_epochs=1", "--epochs=1", "--select", str(CELL), "DARTS_V1"]
     script.main([*flags, f"--run_dir={tmp_path}/honest"])
     monkeypatch.setattr(script.datasets, "load", spoiled)
     script.main([*flags, f"--run_dir={tmp_path}/spoiled"])
-    honest, other = (json.loads((tmp_path / name / "selection.json").read_text()) for name in ("honest", "spoiled"))
+    honest, other = (
+        json.loads((tmp_path / name / "selection.json").read_text())
+        for name in ("honest", "spoiled")
+    )
     assert honest == other
     assert set(honest["scores"]) == {str(CELL), "DARTS_V1", "random-0"}
     assert honest["selected"] in (str(CELL), "DARTS_V1")
@@ -224,7 +297,9 @@ def test_loaded_exported_and_tested_again(whole, tmp_path, capsys):
     apply, params = jd.load(whole)
     logits = jax.jit(apply)(params, test.images)
     accuracy = float(np.mean(np.argmax(logits, -1) == test.labels))
-    assert accuracy == pytest.approx(json.loads((whole / "test.json").read_text())["accuracy"][0], abs=1e-6)
+    assert accuracy == pytest.approx(
+        json.loads((whole / "test.json").read_text())["accuracy"][0], abs=1e-6
+    )
     jd.export(whole, tmp_path / "network.bin")
     exported = jd.read_exported(tmp_path / "network.bin")
     np.testing.assert_allclose(exported(test.images[:5]), logits[:5], atol=1e-4)
@@ -238,7 +313,12 @@ def test_estimate_trains_and_writes_nothing(tiny, tmp_path, capsys, monkeypatch)
     script.main([*tiny, "--estimate"])
     out = capsys.readouterr().out
     params, adds = jd.network_cost(CELL, 2, 1, 10, (8, 8, 1))
-    assert f"{params:,}" in out and f"{adds:,}" in out and f"{EPOCH}, 2 epochs" in out and "MB a device" in out
+    assert (
+        f"{params:,}" in out
+        and f"{adds:,}" in out
+        and f"{EPOCH}, 2 epochs" in out
+        and "MB a device" in out
+    )
     assert not list(tmp_path.iterdir())
 
 
@@ -261,7 +341,9 @@ def test_presets():
 
 def test_rates_of_the_published_schedules():
     imagenet = recipes.PRESETS["imagenet"]
-    np.testing.assert_allclose(script.rates(imagenet)[[0, 1, 249]], 0.1 * 0.97 ** np.array([0, 1, 249]))
+    np.testing.assert_allclose(
+        script.rates(imagenet)[[0, 1, 249]], 0.1 * 0.97 ** np.array([0, 1, 249])
+    )
     later = dataclasses.replace(imagenet, schedule="linear", batch_size=1024, learning_rate=0.5)
     np.testing.assert_allclose(script.rates(later)[[0, 5, 249]], [0.1, 0.5 * 240 / 245, 0.1 / 245])
     assert script.rates(dataclasses.replace(later, batch_size=256))[0] == 0.5
@@ -269,16 +351,31 @@ def test_rates_of_the_published_schedules():
 
 def test_what_a_streamed_run_leaves(streamed, pictures, capsys):
     records = jd.files.read_json_lines(streamed / "metrics.jsonl")
-    assert [(record["step"], record["learning_rate"]) for record in records] == [(6, 0.1), (12, pytest.approx(0.097))]
+    assert [(record["step"], record["learning_rate"]) for record in records] == [
+        (6, 0.1),
+        (12, pytest.approx(0.097)),
+    ]
     facts = json.loads((streamed / "network.json").read_text())
-    assert facts["imagenet"] and facts["image_shape"] == [32, 32, 3] and facts["class_names"] == ["bright", "dark"]
+    assert (
+        facts["imagenet"]
+        and facts["image_shape"] == [32, 32, 3]
+        and facts["class_names"] == ["bright", "dark"]
+    )
     params, _ = jd.network_cost(CELL, 2, 1, 2, (32, 32, 3), True)
     assert f"param size = {params / 1e6:f}MB" in (streamed / "log.txt").read_text()
     apply, params = jd.load(streamed)
     dataset = stream.load(f"folder:{pictures}", None, 32)
-    accuracy = jd.training.export.accuracy(lambda images: jax.jit(apply)(params, images), dataset, 7)
-    assert accuracy == pytest.approx(json.loads((streamed / "test.json").read_text())["accuracy"][0], abs=1e-6)
-    flags = [f"--dataset=folder:{pictures}", "--preset=imagenet", "--batch_size=4"]  # the run knows the size of its images
+    accuracy = jd.training.export.accuracy(
+        lambda images: jax.jit(apply)(params, images), dataset, 7
+    )
+    assert accuracy == pytest.approx(
+        json.loads((streamed / "test.json").read_text())["accuracy"][0], abs=1e-6
+    )
+    flags = [
+        f"--dataset=folder:{pictures}",
+        "--preset=imagenet",
+        "--batch_size=4",
+    ]  # the run knows the size of its images
     script.main(["--test_only", f"--checkpoint={streamed}", *flags])
     assert f"test_acc {100 * accuracy:f}" in capsys.readouterr().out
 
@@ -306,15 +403,23 @@ def test_streamed_seeds_and_devices(streamed, streaming, devices, tmp_path):
     script.main([*streaming, "--num_seeds=2", "--num_devices=2", f"--run_dir={tmp_path}"])
     ours, theirs = (np.load(folder / "weights.npz") for folder in (tmp_path / "seed-0", streamed))
     for name in theirs.files:
-        np.testing.assert_allclose(ours[name], theirs[name], rtol=5e-4, atol=5e-4)  # a variance of the stem is 23
+        np.testing.assert_allclose(
+            ours[name], theirs[name], rtol=5e-4, atol=5e-4
+        )  # a variance of the stem is 23
 
 
 def test_an_image_that_cannot_be_read(streaming, pictures, tmp_path):
     shutil.copytree(pictures, tmp_path / "pictures")
     broken = tmp_path / "pictures" / "train" / "dark" / "1.jpg"
     broken.write_bytes(broken.read_bytes()[:50])
-    text, code = stopped([*streaming, f"--dataset=folder:{tmp_path}/pictures", f"--run_dir={tmp_path}/run"])
-    assert f"{broken} is no readable image" in text and f"--resume={tmp_path}/run" in text and code == 1
+    text, code = stopped(
+        [*streaming, f"--dataset=folder:{tmp_path}/pictures", f"--run_dir={tmp_path}/run"]
+    )
+    assert (
+        f"{broken} is no readable image" in text
+        and f"--resume={tmp_path}/run" in text
+        and code == 1
+    )
     text, code = stopped([*streaming, f"--dataset=folder:{tmp_path}/none"])
     assert "none: no such folder" in text
 
@@ -323,7 +428,9 @@ def test_estimate_of_a_stream(streaming, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     script.main([*streaming, "--estimate"])
     out = capsys.readouterr().out
-    assert "6, 2 epochs" in out and f"{jd.network_cost(CELL, 2, 1, 2, (32, 32, 3), True)[1]:,}" in out
+    assert (
+        "6, 2 epochs" in out and f"{jd.network_cost(CELL, 2, 1, 2, (32, 32, 3), True)[1]:,}" in out
+    )
     assert not list(tmp_path.iterdir())
 
 
@@ -340,9 +447,17 @@ def test_selection_among_streamed_images(streaming, tmp_path):
 
 
 def test_rmsprop_of_the_benchmark():
-    """Against TensorFlow's definition, step by step: the momentum is of scaled steps, the mean squares start from one."""
+    """Against TensorFlow's definition, step by step: the momentum is of scaled steps, the mean
+    squares start from one.
+    """
     config = recipes.parse(["--dataset=cifar10", f"--arch={GRAPH}", "--epochs=2"], None)
-    found = (config.optimizer, config.learning_rate, config.weight_decay, config.momentum, config.batch_size)
+    found = (
+        config.optimizer,
+        config.learning_rate,
+        config.weight_decay,
+        config.momentum,
+        config.batch_size,
+    )
     assert found == ("rmsprop", 0.2, 1e-4, 0.9, 256)
     tx = script.OPTIMIZERS[config.optimizer](config, 3)
     rng = np.random.default_rng(0)
@@ -355,6 +470,8 @@ def test_rmsprop_of_the_benchmark():
         weights = weights + np.asarray(updates)
         whole = gradient + 1e-4 * params
         squares = 0.9 * squares + 0.1 * whole**2
-        momentum = 0.9 * momentum + 0.1 * (1 + np.cos(np.pi * step / 6)) * whole / np.sqrt(squares + 1)
+        momentum = 0.9 * momentum + 0.1 * (1 + np.cos(np.pi * step / 6)) * whole / np.sqrt(
+            squares + 1
+        )
         params = params - momentum
         np.testing.assert_allclose(weights, params, rtol=1e-4)

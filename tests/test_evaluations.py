@@ -1,4 +1,4 @@
-"""What cells are worth. Oracles: networks and scores put together by hand, and the training script."""
+"""Values of cells. Oracles: networks and scores put together by hand, the training script."""
 
 import dataclasses
 import json
@@ -20,8 +20,12 @@ from jaxdarts.commands.search import images as image_search
 from jaxdarts.data import augment, images
 from jaxdarts.runs import Stop
 
-CELL = jd.genotypes.parse("|nor_conv_3x3~0|+|nor_conv_1x1~0|skip_connect~1|+|avg_pool_3x3~0|none~1|nor_conv_3x3~2|")
-OTHER = jd.genotypes.parse("|nor_conv_1x1~0|+|none~0|nor_conv_3x3~1|+|nor_conv_3x3~0|skip_connect~1|none~2|")
+CELL = jd.genotypes.parse(
+    "|nor_conv_3x3~0|+|nor_conv_1x1~0|skip_connect~1|+|avg_pool_3x3~0|none~1|nor_conv_3x3~2|"
+)
+OTHER = jd.genotypes.parse(
+    "|nor_conv_1x1~0|+|none~0|nor_conv_3x3~1|+|nor_conv_3x3~0|skip_connect~1|none~2|"
+)
 SMALL = {"dataset": "digits", "layers": 1, "init_channels": 2}
 
 
@@ -35,9 +39,14 @@ def cache():
 def run(tmp_path_factory):
     """A search of a toy space, with two seeds."""
     folder = tmp_path_factory.mktemp("search") / "run"
-    tiny = "--layers=1 --nodes=1 --ops none skip_connect avg_pool_3x3 --init_channels=2 --no-unrolled --epochs=1 --num_seeds=2"
+    tiny = (
+        "--layers=1 --nodes=1 --ops none skip_connect avg_pool_3x3 --init_channels=2 --no-unrolled"
+        " --epochs=1 --num_seeds=2"
+    )
     before = jax.config.jax_compilation_cache_dir
-    image_search.main([*tiny.split(), "--num_devices=1", f"--run_dir={folder}", f"--cache_dir={before}"])
+    image_search.main(
+        [*tiny.split(), "--num_devices=1", f"--run_dir={folder}", f"--cache_dir={before}"]
+    )
     jax.config.update("jax_compilation_cache_dir", before)
     return folder
 
@@ -52,7 +61,9 @@ def test_a_trained_supernet(run):
     _, val = images.split(dataset.train, 0.5)
     net = space.supernet(width=2, depth=1, num_classes=10)
     with jd.runs.checkpoint.open_folder(run / "checkpoints") as checkpoints:
-        like = jax.eval_shape(image_search.build(evaluators.searched(options), dataset).init) | {"seconds": jnp.float32(0)}
+        like = jax.eval_shape(image_search.build(evaluators.searched(options), dataset).init) | {
+            "seconds": jnp.float32(0)
+        }
         params = jd.runs.checkpoint.restore(checkpoints, like, None)["state"].params
     right = []
     for seed in range(2):
@@ -60,7 +71,9 @@ def test_a_trained_supernet(run):
             batch = slice(32 * i, 32 * i + 32)
             own = jax.tree.map(lambda leaf, seed=seed: leaf[seed], params)
             pixels = augment.normalize(jnp.asarray(val.images[batch]), dataset.mean, dataset.std)
-            logits = net.apply({"params": own}, pixels, jd.one_hot(space.cells, genotype), jax.random.key(0))
+            logits = net.apply(
+                {"params": own}, pixels, jd.one_hot(space.cells, genotype), jax.random.key(0)
+            )
             right.append(np.argmax(logits, axis=1) == val.labels[batch])
     assert found.value == pytest.approx(100 * np.mean(right), abs=1e-4)
     assert found.genotype == genotype and math.isnan(found.final) and found.seconds > 0
@@ -80,7 +93,9 @@ def test_a_score_of_untrained_networks(cache, monkeypatch):
         return jnp.log(jnp.var(apply(params, batch["image"])[:, 0])) + jnp.mean(batch["label"])
 
     monkeypatch.setitem(evaluators.SCORES, "naswot", score)
-    options = Options(evaluate="proxy", score="naswot", batch_size=6, seed=3, cache_dir=cache, **SMALL)
+    options = Options(
+        evaluate="proxy", score="naswot", batch_size=6, seed=3, cache_dir=cache, **SMALL
+    )
     nothing = jd.genotypes.parse("|none~0|+|none~0|none~1|+|none~0|none~1|none~2|")
     found = [evaluators.trial(options, genotype).value for genotype in (CELL, OTHER, nothing)]
     assert traced == [(6, 8, 8, 1)]  # one program for all cells
@@ -93,7 +108,9 @@ def test_a_score_of_untrained_networks(cache, monkeypatch):
         logits = net.apply(params, pixels, jd.one_hot(space.cells, genotype))
         expected = np.log(np.var(logits[:, 0])) + np.mean(dataset.train.labels[places])
         assert value == pytest.approx(float(expected), rel=1e-4)
-    assert found[0] != found[1] and math.isnan(found[2])  # where all images look alike: the logarithm of zero
+    assert found[0] != found[1] and math.isnan(
+        found[2]
+    )  # where all images look alike: the logarithm of zero
 
 
 def test_a_short_training_is_that_of_the_script(cache, tmp_path):
@@ -102,25 +119,40 @@ def test_a_short_training_is_that_of_the_script(cache, tmp_path):
     assert found.epochs == 1 and found.seconds > 0
     dataset = images.load("digits")
     fit, held = images.split(dataset.train, 0.5)
-    part, config = dataset._replace(train=fit, test=held), recipes.presets_of(type(CELL))[0]["digits"]
-    config = dataclasses.replace(config, epochs=1, batch_size=96, layers=1, init_channels=2, run_dir=str(tmp_path / "run"))
+    part, config = (
+        dataset._replace(train=fit, test=held),
+        recipes.presets_of(type(CELL))[0]["digits"],
+    )
+    config = dataclasses.replace(
+        config, epochs=1, batch_size=96, layers=1, init_channels=2, run_dir=str(tmp_path / "run")
+    )
     with runs.open_run(config, "eval") as opened:
-        expected = training.train(config, CELL, part, training.build(config, CELL, part), opened, "valid")
+        expected = training.train(
+            config, CELL, part, training.build(config, CELL, part), opened, "valid"
+        )
     assert found.value == pytest.approx(100 * float(expected["accuracy"][0]))
 
 
 def test_the_script_scores_resumes_and_hands_over(cache, tmp_path):
     sizes = "--layers=1 --init_channels=2 --batch_size=6"
-    flags = f"--evaluate=proxy --dataset=digits {sizes} --algorithm=random --budget_evaluations=6 --cache_dir={cache}"
+    flags = (
+        f"--evaluate=proxy --dataset=digits {sizes} --algorithm=random --budget_evaluations=6"
+        f" --cache_dir={cache}"
+    )
     script.main([*flags.split(), f"--run_dir={tmp_path}"])
     history = tmp_path / "history.jsonl"
     text = history.read_text(encoding="utf-8")
     records = jd.files.read_json_lines(history)
-    assert len(records) == 6 and all(record["final"] is None and record["seconds"] > 0 for record in records)
+    assert len(records) == 6 and all(
+        record["final"] is None and record["seconds"] > 0 for record in records
+    )
     summary = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
     assert summary["config"]["score"] == "naswot" and summary["config"]["runs"] == 1
     best = max(records, key=lambda record: record["value"])
-    assert summary["value"] == {"mean": best["value"], "deviation": None} and summary["best_genotype"] == best["genotype"]
+    assert (
+        summary["value"] == {"mean": best["value"], "deviation": None}
+        and summary["best_genotype"] == best["genotype"]
+    )
     assert str(recipes.resolve(str(tmp_path))) == best["genotype"]
     # Killed in a line: the trials before it stay as they were, their seconds too.
     history.write_text(text[: text.index('"step": 4') + 20], encoding="utf-8")
@@ -129,9 +161,14 @@ def test_the_script_scores_resumes_and_hands_over(cache, tmp_path):
     assert again[:4] == records[:4]
     assert [record["genotype"] for record in again] == [record["genotype"] for record in records]
     history.write_text(text.replace(records[2]["genotype"], str(CELL)), encoding="utf-8")
-    with pytest.raises(Stop, match="run 0: trial 2 of the records is not what the algorithm proposes"):
+    with pytest.raises(
+        Stop, match="run 0: trial 2 of the records is not what the algorithm proposes"
+    ):
         script.main([f"--resume={tmp_path}"])
     token = text.replace("nor_conv_3x3~0", "nor_conv_9x9~0", 1)
     history.write_text(token, encoding="utf-8")
-    with pytest.raises(Stop, match=r"'nor_conv_9x9', 0\): unknown operation .*; remove .*history.jsonl to start again"):
+    with pytest.raises(
+        Stop,
+        match=r"'nor_conv_9x9', 0\): unknown operation .*; remove .*history.jsonl to start again",
+    ):
         script.main([f"--resume={tmp_path}"])

@@ -8,7 +8,11 @@ from jaxdarts.analysis import flatness
 
 
 def differences(a, b):
-    return sum(p != q for name in ("normal", "reduce") for p, q in zip(getattr(a, name), getattr(b, name), strict=True))
+    return sum(
+        p != q
+        for name in ("normal", "reduce")
+        for p, q in zip(getattr(a, name), getattr(b, name), strict=True)
+    )
 
 
 @pytest.mark.parametrize("radius", [1, 2])

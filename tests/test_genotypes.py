@@ -1,4 +1,6 @@
-"""Genotypes: published cells, readers and writers of the dialects, and the rules with the messages that name them."""
+"""Genotypes: published cells, readers and writers of the dialects, and the rules with the messages
+that name them.
+"""
 
 import csv
 import gzip
@@ -20,11 +22,23 @@ from jaxdarts.genotypes import (
     to_nni,
 )
 
-CELLS = {name: genotype for name, genotype in genotypes.PUBLISHED.items() if isinstance(genotype, Genotype)}
-TINY = Genotype((("skip_connect", 0), ("sep_conv_3x3", 1)), (2,), (("max_pool_3x3", 0), ("avg_pool_3x3", 1)), (2,))
+CELLS = {
+    name: genotype
+    for name, genotype in genotypes.PUBLISHED.items()
+    if isinstance(genotype, Genotype)
+}
+TINY = Genotype(
+    (("skip_connect", 0), ("sep_conv_3x3", 1)),
+    (2,),
+    (("max_pool_3x3", 0), ("avg_pool_3x3", 1)),
+    (2,),
+)
 RNN = RecurrentGenotype((("tanh", 0), ("relu", 1)), (1, 2))
 # The cell of NATS-Bench's size space: all six edges, three operations.
-TOPOLOGY_TEXT = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
+TOPOLOGY_TEXT = (
+    "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|"
+    "+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
+)
 TOPOLOGY = TopologyGenotype(
     (
         ("nor_conv_3x3", 0),
@@ -34,10 +48,11 @@ TOPOLOGY = TopologyGenotype(
 )
 # As the original prints it; written out here so that no helper of the module can hide a slip.
 DARTS_V2_TEXT = (
-    "Genotype(normal=[('sep_conv_3x3', 0), ('sep_conv_3x3', 1), ('sep_conv_3x3', 0), ('sep_conv_3x3', 1), "
-    "('sep_conv_3x3', 1), ('skip_connect', 0), ('skip_connect', 0), ('dil_conv_3x3', 2)], normal_concat=[2, 3, 4, 5], "
-    "reduce=[('max_pool_3x3', 0), ('max_pool_3x3', 1), ('skip_connect', 2), ('max_pool_3x3', 1), ('max_pool_3x3', 0), "
-    "('skip_connect', 2), ('skip_connect', 2), ('max_pool_3x3', 1)], reduce_concat=[2, 3, 4, 5])"
+    "Genotype(normal=[('sep_conv_3x3', 0), ('sep_conv_3x3', 1), ('sep_conv_3x3', 0),"
+    " ('sep_conv_3x3', 1), ('sep_conv_3x3', 1), ('skip_connect', 0), ('skip_connect', 0),"
+    " ('dil_conv_3x3', 2)], normal_concat=[2, 3, 4, 5], reduce=[('max_pool_3x3', 0),"
+    " ('max_pool_3x3', 1), ('skip_connect', 2), ('max_pool_3x3', 1), ('max_pool_3x3', 0),"
+    " ('skip_connect', 2), ('skip_connect', 2), ('max_pool_3x3', 1)], reduce_concat=[2, 3, 4, 5])"
 )
 REST = "normal_concat=[2], reduce=[('max_pool_3x3', 0), ('avg_pool_3x3', 1)], reduce_concat=[2])"
 
@@ -69,17 +84,28 @@ def nni(genotype, wrap=False):
     return entries
 
 
-# ----------------------------------------------------------------------------------------------------------- published
+# ---------------------------------------------------------------------------------------- published
 
 
 def test_published_names():
-    names = {"DARTS_V1", "DARTS_V2", "DARTS", "NASNet", "AmoebaNet", "PC_DARTS_cifar", "PC_DARTS_image", "PCDARTS"}
+    names = {
+        "DARTS_V1",
+        "DARTS_V2",
+        "DARTS",
+        "NASNet",
+        "AmoebaNet",
+        "PC_DARTS_cifar",
+        "PC_DARTS_image",
+        "PCDARTS",
+    }
     names |= {"PDARTS", "GDAS_V1", "SNAS", "DrNAS_cifar10", "DrNAS_imagenet"}
     names |= {"RNN_DARTS_V1", "RNN_DARTS_V2", "RNN_ENAS", "penn_random", "penn_pgd"}
     spaces = ["c10_s5"] + [f"{data}_s{i}" for data in ("c10", "c100", "svhn") for i in (1, 2, 3, 4)]
     names |= {f"{space}_{kind}" for space in spaces for kind in ("random", "pgd")}
     assert set(genotypes.PUBLISHED) == names
-    assert all(getattr(genotypes, name) is genotype for name, genotype in genotypes.PUBLISHED.items())
+    assert all(
+        getattr(genotypes, name) is genotype for name, genotype in genotypes.PUBLISHED.items()
+    )
     assert genotypes.DARTS is genotypes.DARTS_V2 and genotypes.PCDARTS is genotypes.PC_DARTS_cifar
     assert len(set(genotypes.PUBLISHED.values())) == len(names) - 2
     with pytest.raises(TypeError):
@@ -114,9 +140,21 @@ def test_darts_v2_by_hand():
 
 def test_large_cells_by_hand():
     assert genotypes.AmoebaNet.reduce[-2:] == (("conv_7x1_1x7", 0), ("sep_conv_3x3", 5))
-    assert genotypes.AmoebaNet.reduce_concat == (3, 4, 6) and genotypes.NASNet.normal_concat == (2, 3, 4, 5, 6)
-    assert genotypes.NASNet.normal[6:8] == (("avg_pool_3x3", 0), ("avg_pool_3x3", 0))  # one source twice
-    assert genotypes.RNN_ENAS.concat == (2, 5, 6, 9, 10, 11) and len(genotypes.RNN_ENAS.recurrent) == 11
+    assert genotypes.AmoebaNet.reduce_concat == (3, 4, 6) and genotypes.NASNet.normal_concat == (
+        2,
+        3,
+        4,
+        5,
+        6,
+    )
+    assert genotypes.NASNet.normal[6:8] == (
+        ("avg_pool_3x3", 0),
+        ("avg_pool_3x3", 0),
+    )  # one source twice
+    assert (
+        genotypes.RNN_ENAS.concat == (2, 5, 6, 9, 10, 11)
+        and len(genotypes.RNN_ENAS.recurrent) == 11
+    )
     assert genotypes.RNN_DARTS_V2.recurrent[5] == ("sigmoid", 5)
 
 
@@ -124,7 +162,7 @@ def test_skips_of_collapsed_search():
     assert [op for op, _ in genotypes.svhn_s1_random.normal].count("skip_connect") == 7
 
 
-# ------------------------------------------------------------------------------------------------------------- reading
+# ------------------------------------------------------------------------------------------ reading
 
 
 @pytest.mark.parametrize(
@@ -145,9 +183,14 @@ def test_what_may_stand_around(frame):
 def test_ranges_tuples_and_lines():
     text = DARTS_V2_TEXT.replace("[2, 3, 4, 5]", "range(2, 6)")
     assert parse(text) == parse(text.replace("[", "(").replace("]", ")")) == genotypes.DARTS_V2
-    assert parse(text.replace(", ", ",\n  ").replace("Genotype(", "Genotype (\n")) == genotypes.DARTS_V2
+    assert (
+        parse(text.replace(", ", ",\n  ").replace("Genotype(", "Genotype (\n"))
+        == genotypes.DARTS_V2
+    )
     assert parse("Genotype(recurrent=[('tanh', 0), ('relu', 1)], concat=range(1, 3))") == RNN
-    assert parse("Genotype(recurrent=[['tanh', 0], ['relu', 1]], concat=(2, 1))") == RNN._replace(concat=(2, 1))
+    assert parse("Genotype(recurrent=[['tanh', 0], ['relu', 1]], concat=(2, 1))") == RNN._replace(
+        concat=(2, 1)
+    )
     assert str(RNN) == "Genotype(recurrent=[('tanh', 0), ('relu', 1)], concat=[1, 2])"
 
 
@@ -179,7 +222,10 @@ def test_nothing_is_evaluated(value, capsys):
         ("", ["no genotype in ''", "expected Genotype(...)"]),
         ("DARTS_V2", ["no genotype in 'DARTS_V2'"]),
         ("MyGenotype(normal=[])", ["no genotype"]),
-        (f"{DARTS_V2_TEXT}\n{DARTS_V2_TEXT}", ["not exactly one complete genotype", "invalid syntax"]),
+        (
+            f"{DARTS_V2_TEXT}\n{DARTS_V2_TEXT}",
+            ["not exactly one complete genotype", "invalid syntax"],
+        ),
         (f"{DARTS_V2_TEXT}, 1", ["more than one genotype"]),
         (f"{DARTS_V2_TEXT}()", ["more than one genotype"]),
         (f"os.{DARTS_V2_TEXT}", ["unexpected 'os.' before"]),
@@ -192,7 +238,10 @@ def test_nothing_is_evaluated(value, capsys):
         ("Genotype(recurrent=[('tanh', 0)])", ["'concat' is missing", "recurrent, concat"]),
         ("Genotype(normal=1, normal=2)", ["field 'normal' is given twice"]),
         (f"Genotype(norml=[], {REST}", ["unknown field 'norml'", "did you mean 'normal'?"]),
-        (f"Genotype(normal=[('re\\lu', 0)], {REST}", ["not exactly one complete genotype", "escape"]),
+        (
+            f"Genotype(normal=[('re\\lu', 0)], {REST}",
+            ["not exactly one complete genotype", "escape"],
+        ),
         ("Genotype(\0)", ["not exactly one complete genotype"]),
         ("Genotype('\ud800')", ["not exactly one complete genotype"]),
         (
@@ -209,7 +258,10 @@ def test_nothing_is_evaluated(value, capsys):
         (str(nni(TINY) | {"width": 36}), ["unknown key 'width'", "'normal/op_2_0'"]),
         (str(nni(TINY) | {3: 36}), ["unknown key 3"]),
         (str(nni(TINY) | {"normal/op_3_0": "noise"}), ["lacks 'normal/input_3_0'"]),
-        (str(nni(TINY) | {"reduce/input_2_1": [0, 1]}), ["reduce[1] = ('avg_pool_3x3', [0, 1])", "must be an int"]),
+        (
+            str(nni(TINY) | {"reduce/input_2_1": [0, 1]}),
+            ["reduce[1] = ('avg_pool_3x3', [0, 1])", "must be an int"],
+        ),
         (
             str(nni(TINY) | {"reduce/input_2_1": 2}),
             ["reduce[1] = ('avg_pool_3x3', 2): state 2 may only read states 0 to 1"],
@@ -220,7 +272,9 @@ def test_malformed_text(text, words):
     refuses(parse, text, *words)
 
 
-@pytest.mark.parametrize("unit", ["[", "(", "{", "{1:", "-", "not ", "a.", "1+", "1**", "f(", "lambda:", "a[0]"])
+@pytest.mark.parametrize(
+    "unit", ["[", "(", "{", "{1:", "-", "not ", "a.", "1+", "1**", "f(", "lambda:", "a[0]"]
+)
 def test_deep_text(unit):
     for size in (1_000, 99_000):
         refuses(parse, f"Genotype(normal={unit * (size // len(unit))}1)")
@@ -230,10 +284,20 @@ def test_deep_text(unit):
 def test_long_text():
     refuses(parse, DARTS_V2_TEXT + " " * 100_000, "characters is no genotype; at most 100000")
     refuses(from_json, " " * 100_001, "100001 characters")
-    refuses(parse, f"Genotype(recurrent=[('{'a' * 90_000}', 0)], concat=[1])", "recurrent[0] = ('aaa", "unknown operation")
+    refuses(
+        parse,
+        f"Genotype(recurrent=[('{'a' * 90_000}', 0)], concat=[1])",
+        "recurrent[0] = ('aaa",
+        "unknown operation",
+    )
     for number in ("0x" + "f" * 90_000, "9" * 90_000):
         refuses(parse, f"Genotype(recurrent=[('tanh', {number})], concat=[1])")
-    refuses(parse, f"Genotype(recurrent=[('tanh', 0)], concat=range(1, {10**30}))", "concat[1] = 2", "states 1 to 1")
+    refuses(
+        parse,
+        f"Genotype(recurrent=[('tanh', 0)], concat=range(1, {10**30}))",
+        "concat[1] = 2",
+        "states 1 to 1",
+    )
 
 
 @pytest.mark.parametrize(
@@ -244,11 +308,20 @@ def test_long_text():
         ("[]", ["must be a JSON object"]),
         ("null", ["must be a JSON object"]),
         ("{}", ["'normal' is missing"]),
-        (to_json(TINY).replace('"reduce":', '"reduced":'), ["unknown field 'reduced'", "did you mean 'reduce'?"]),
+        (
+            to_json(TINY).replace('"reduce":', '"reduced":'),
+            ["unknown field 'reduced'", "did you mean 'reduce'?"],
+        ),
         (to_json(TINY).replace('"reduce":', '"normal":'), ["given twice among normal"]),
         (to_json(RNN).replace('"concat"', '"normal_concat"'), ["unknown field 'normal_concat'"]),
-        (to_json(TINY).replace('"sep_conv_3x3", 1', '"sep_conv_3x3", 1.0'), ["normal[1]", "must be an int, not float"]),
-        (to_json(TINY).replace('"sep_conv_3x3", 1', '"sep_conv_3x3", true'), ["normal[1]", "must be an int, not bool"]),
+        (
+            to_json(TINY).replace('"sep_conv_3x3", 1', '"sep_conv_3x3", 1.0'),
+            ["normal[1]", "must be an int, not float"],
+        ),
+        (
+            to_json(TINY).replace('"sep_conv_3x3", 1', '"sep_conv_3x3", true'),
+            ["normal[1]", "must be an int, not bool"],
+        ),
         (to_json(TINY).replace("[2]", "2"), ["normal_concat = 2 must be a tuple"]),
         (
             '{"normal": "abcd", "normal_concat": [2], "reduce": [], "reduce_concat": [2]}',
@@ -272,7 +345,7 @@ def test_json_layout():
     refuses(to_json, TINY._replace(reduce_concat=()), "reduce_concat = ()")
 
 
-# ------------------------------------------------------------------------------------------------------------- writing
+# ------------------------------------------------------------------------------------------ writing
 
 
 @pytest.mark.parametrize("name", CELLS)
@@ -280,31 +353,45 @@ def test_published_written_in_other_dialects(name):
     genotype = CELLS[name]
     assert parse(to_nested(genotype)) == genotype
     if name in ("NASNet", "AmoebaNet"):
-        refuses(to_nni, genotype, "_concat = (4, 5, 6): NNI's dictionary cannot tell it from all nodes", "(2, 3, 4, 5, 6)")
+        refuses(
+            to_nni,
+            genotype,
+            "_concat = (4, 5, 6): NNI's dictionary cannot tell it from all nodes",
+            "(2, 3, 4, 5, 6)",
+        )
     else:
         assert parse(to_nni(genotype)) == genotype
         assert json.loads(to_nni(genotype)) == nni(genotype)
 
 
 def test_writers_by_hand():
-    assert to_nested(TINY) == (
-        "Genotype(normal=[[('skip_connect', 0), ('sep_conv_3x3', 1)]], normal_concat=[2], "
+    assert (
+        to_nested(TINY)
+        == "Genotype(normal=[[('skip_connect', 0), ('sep_conv_3x3', 1)]], normal_concat=[2], "
         "reduce=[[('max_pool_3x3', 0), ('avg_pool_3x3', 1)]], reduce_concat=[2])"
     )
     lines = to_nni(TINY).splitlines()
-    assert lines[:3] == ["{", '  "normal/op_2_0": "skip_connect",', '  "normal/input_2_0": 0,'] and len(lines) == 10
+    assert (
+        lines[:3] == ["{", '  "normal/op_2_0": "skip_connect",', '  "normal/input_2_0": 0,']
+        and len(lines) == 10
+    )
 
 
 def test_what_the_dialects_cannot_express():
     for other in (RNN, TOPOLOGY):
         refuses(to_nested, other, f"a {type(other).__name__} has no form as nested lists")
         refuses(to_nni, other, f"a {type(other).__name__} has no form as NNI's dictionary")
-    refuses(to_nni, TINY._replace(normal=TWO, normal_concat=(3, 2)), "normal_concat = (3, 2)", "all nodes in order, (2, 3)")
+    refuses(
+        to_nni,
+        TINY._replace(normal=TWO, normal_concat=(3, 2)),
+        "normal_concat = (3, 2)",
+        "all nodes in order, (2, 3)",
+    )
     for writer in (to_nested, to_nni):
         refuses(writer, TINY._replace(reduce=()), "reduce is empty")
 
 
-# ------------------------------------------------------------------------------------------------------- NAS-Bench-201
+# ------------------------------------------------------------------------------------ NAS-Bench-201
 
 
 def test_topology():
@@ -312,7 +399,10 @@ def test_topology():
     assert parse(TOPOLOGY_TEXT) == parse(repr(TOPOLOGY)) == from_json(to_json(TOPOLOGY)) == TOPOLOGY
     assert {TOPOLOGY: 1}[parse(TOPOLOGY_TEXT)] == 1
     assert parse(f"11/22 03:00:01 AM best = {TOPOLOGY_TEXT}  # index 13714") == TOPOLOGY
-    assert parse("INFO | arch: | none ~ 0 | + | none~0 | skip_connect~1|\n").cell[2] == ("skip_connect", 1)
+    assert parse("INFO | arch: | none ~ 0 | + | none~0 | skip_connect~1|\n").cell[2] == (
+        "skip_connect",
+        1,
+    )
 
 
 def test_every_string_of_the_benchmark(shared):
@@ -326,13 +416,28 @@ def test_every_string_of_the_benchmark(shared):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("|none~0|+|none~0|", ["node 2, '|none~0|', has 1 pairs; it reads states 0 to 1, each once"]),
+        (
+            "|none~0|+|none~0|",
+            ["node 2, '|none~0|', has 1 pairs; it reads states 0 to 1, each once"],
+        ),
         ("|none~0|none~0|", ["node 1", "has 2 pairs; it reads states 0 to 0"]),
-        ("|none~0|+|none~1|none~0|", ["cell[1] = ('none', 1): node 2 reads states 0 to 1, each once and in this order"]),
+        (
+            "|none~0|+|none~1|none~0|",
+            ["cell[1] = ('none', 1): node 2 reads states 0 to 1, each once and in this order"],
+        ),
         ("|none~0|+|none~0|none~2|", ["cell[2] = ('none', 2): node 2 reads states 0 to 1"]),
-        ("|nor_conv3x3~0|", ["cell[0] = ('nor_conv3x3', 0): unknown operation (did you mean 'nor_conv_3x3'?); known are none"]),
+        (
+            "|nor_conv3x3~0|",
+            [
+                "cell[0] = ('nor_conv3x3', 0): unknown operation (did you mean 'nor_conv_3x3'?);"
+                " known are none"
+            ],
+        ),
         ("|sep_conv_3x3~0|", ["cell[0] = ('sep_conv_3x3', 0): unknown operation"]),
-        ("|none~0|+|none~0|none|", ["node 2", "has 'none'; expected an operation, '~' and its source state"]),
+        (
+            "|none~0|+|none~0|none|",
+            ["node 2", "has 'none'; expected an operation, '~' and its source state"],
+        ),
         ("|none~x|", ["node 1", "has 'none~x'"]),
         ("|none~0", ["node 1, '|none~0', must stand between bars"]),
         ("|none~0||none~0|none~1|", ["node 1", "has ''"]),
@@ -352,7 +457,10 @@ def test_malformed_topology(text, words):
         ((), ["cell is empty"]),
         ([("none", 0)], ["must be a tuple"]),
         ((("none", 0), ("none", 0)), ["cell has 2 pairs: node 2 lacks state 1; it reads 0 to 1"]),
-        ((("none", 0), ("none", 1), ("none", 0)), ["cell[1] = ('none', 1): node 2 reads states 0 to 1"]),
+        (
+            (("none", 0), ("none", 1), ("none", 0)),
+            ["cell[1] = ('none', 1): node 2 reads states 0 to 1"],
+        ),
         ((("none", False),), ["cell[0] = ('none', False)", "must be an int, not bool"]),
         ((("none", 0, 1),), ["cell[0] = ('none', 0, 1)", "and its source state"]),
     ],
@@ -363,7 +471,7 @@ def test_rules_of_topologies(cell, words):
         check(TOPOLOGY, ("none", "skip_connect"))
 
 
-# --------------------------------------------------------------------------------------------------------------- rules
+# -------------------------------------------------------------------------------------------- rules
 
 TWO = TINY.normal + (("noise", 1), ("dil_conv_5x5", 2))
 
@@ -373,29 +481,53 @@ TWO = TINY.normal + (("noise", 1), ("dil_conv_5x5", 2))
     [
         ({"normal": TWO + (("noise", 0),)}, ["normal has 5 pairs", "every node needs exactly two"]),
         ({"normal": ()}, ["normal is empty", "one node at least"]),
-        ({"reduce": [*TINY.reduce]}, ["reduce = [('max_pool", "must be a tuple", "parse(str(genotype))"]),
-        ({"normal": (("noise", 0), ["noise", 0])}, ["normal[1] = ['noise', 0]", "a tuple of an operation's name"]),
-        ({"normal": (("noise", 0), ("noise", 0, 1))}, ["normal[1] = ('noise', 0, 1)", "and its source state"]),
+        (
+            {"reduce": [*TINY.reduce]},
+            ["reduce = [('max_pool", "must be a tuple", "parse(str(genotype))"],
+        ),
+        (
+            {"normal": (("noise", 0), ["noise", 0])},
+            ["normal[1] = ['noise', 0]", "a tuple of an operation's name"],
+        ),
+        (
+            {"normal": (("noise", 0), ("noise", 0, 1))},
+            ["normal[1] = ('noise', 0, 1)", "and its source state"],
+        ),
         ({"normal": ((0, "noise"), ("noise", 0))}, ["normal[0] = (0, 'noise')"]),
         (
             {"normal": TWO[:3] + (("sep_conv_3x3", 7),)},
             ["normal[3] = ('sep_conv_3x3', 7): state 3 may only read states 0 to 2"],
         ),
-        ({"normal": (("noise", 2), ("noise", 0))}, ["normal[0] = ('noise', 2): state 2 may only read states 0 to 1"]),
-        ({"reduce": (("noise", 0), ("noise", -1))}, ["reduce[1] = ('noise', -1): state 2 may only read"]),
-        ({"reduce": (("noise", True), ("noise", 0))}, ["reduce[0] = ('noise', True)", "must be an int, not bool"]),
+        (
+            {"normal": (("noise", 2), ("noise", 0))},
+            ["normal[0] = ('noise', 2): state 2 may only read states 0 to 1"],
+        ),
+        (
+            {"reduce": (("noise", 0), ("noise", -1))},
+            ["reduce[1] = ('noise', -1): state 2 may only read"],
+        ),
+        (
+            {"reduce": (("noise", True), ("noise", 0))},
+            ["reduce[0] = ('noise', True)", "must be an int, not bool"],
+        ),
         (
             {"reduce": (("none", 0), ("noise", 0))},
             ["reduce[0] = ('none', 0)", "'none' is a candidate of searches only"],
         ),
         (
             {"normal": (("sep_conv3x3", 0), ("noise", 0))},
-            ["normal[0] = ('sep_conv3x3', 0): unknown operation (did you mean 'sep_conv_3x3'?); known are"],
+            [
+                "normal[0] = ('sep_conv3x3', 0): unknown operation (did you mean 'sep_conv_3x3'?);"
+                " known are"
+            ],
         ),
         ({"normal": (("tanh", 0), ("noise", 0))}, ["normal[0] = ('tanh', 0): unknown operation"]),
         ({"normal_concat": ()}, ["normal_concat = ()", "one state at least"]),
         ({"normal_concat": range(2, 3)}, ["normal_concat = range(2, 3) must be a tuple"]),
-        ({"normal_concat": (1, 2)}, ["normal_concat[0] = 1: the nodes of this cell make states 2 to 2"]),
+        (
+            {"normal_concat": (1, 2)},
+            ["normal_concat[0] = 1: the nodes of this cell make states 2 to 2"],
+        ),
         ({"normal": TWO, "normal_concat": (3, 4)}, ["normal_concat[1] = 4", "states 2 to 3"]),
         ({"normal": TWO, "normal_concat": (2, 3, 2)}, ["normal_concat[2] = 2", "only once"]),
         ({"reduce_concat": (2.0,)}, ["reduce_concat[0] = 2.0", "must be an int, not float"]),
@@ -418,10 +550,22 @@ def test_rules_of_cells(fields, words):
             {"recurrent": (("tanh", 1), ("relu", 1))},
             ["recurrent[0] = ('tanh', 1): state 1 may only read states 0 to 0"],
         ),
-        ({"recurrent": (("none", 0), ("relu", 1))}, ["recurrent[0] = ('none', 0)", "searches only"]),
-        ({"recurrent": (("sigmod", 0), ("relu", 1))}, ["did you mean 'sigmoid'?", "tanh, relu, sigmoid, identity"]),
-        ({"recurrent": (("sep_conv_3x3", 0), ("relu", 1))}, ["recurrent[0] = ('sep_conv_3x3', 0): unknown operation"]),
-        ({"recurrent": (("tanh", 0), ("relu", False))}, ["recurrent[1] = ('relu', False)", "not bool"]),
+        (
+            {"recurrent": (("none", 0), ("relu", 1))},
+            ["recurrent[0] = ('none', 0)", "searches only"],
+        ),
+        (
+            {"recurrent": (("sigmod", 0), ("relu", 1))},
+            ["did you mean 'sigmoid'?", "tanh, relu, sigmoid, identity"],
+        ),
+        (
+            {"recurrent": (("sep_conv_3x3", 0), ("relu", 1))},
+            ["recurrent[0] = ('sep_conv_3x3', 0): unknown operation"],
+        ),
+        (
+            {"recurrent": (("tanh", 0), ("relu", False))},
+            ["recurrent[1] = ('relu', False)", "not bool"],
+        ),
         ({"recurrent": ()}, ["recurrent is empty"]),
         ({"concat": (0, 1)}, ["concat[0] = 0: the nodes of this cell make states 1 to 2"]),
         ({"concat": (1, 1)}, ["concat[1] = 1", "only once"]),
@@ -435,15 +579,25 @@ def test_check_with_operations():
     check(genotypes.DARTS_V2, ("max_pool_3x3", "skip_connect", "sep_conv_3x3", "dil_conv_3x3"))
     check(genotypes.DARTS_V2, iter(genotypes.OPS))
     check(RNN, {"tanh", "relu"})
-    with pytest.raises(ValueError, match=re.escape("normal[7] = ('dil_conv_3x3', 2): unknown operation")):
+    with pytest.raises(
+        ValueError, match=re.escape("normal[7] = ('dil_conv_3x3', 2): unknown operation")
+    ):
         check(genotypes.DARTS_V2, ("max_pool_3x3", "skip_connect", "sep_conv_3x3"))
     with pytest.raises(ValueError, match="searches only"):
         check(TINY._replace(normal=(("none", 0), ("none", 1))), ("none", *genotypes.OPS))
 
 
 def test_check_of_something_else():
-    refuses(check, DARTS_V2_TEXT, "is not a Genotype, RecurrentGenotype, TopologyGenotype, SizeGenotype or GraphGenotype")
-    refuses(check, tuple(TINY), "is not a Genotype, RecurrentGenotype, TopologyGenotype, SizeGenotype or GraphGenotype")
+    refuses(
+        check,
+        DARTS_V2_TEXT,
+        "is not a Genotype, RecurrentGenotype, TopologyGenotype, SizeGenotype or GraphGenotype",
+    )
+    refuses(
+        check,
+        tuple(TINY),
+        "is not a Genotype, RecurrentGenotype, TopologyGenotype, SizeGenotype or GraphGenotype",
+    )
 
 
 def test_order_is_kept():

@@ -23,7 +23,11 @@ def member(depth: int, strength: float) -> growth.Member:
 
 
 def grown(train, iterations, **options):
-    return list(itertools.islice(growth.grow(jax.random.key(0), train, LABELS, LABELS, **options), iterations))
+    return list(
+        itertools.islice(
+            growth.grow(jax.random.key(0), train, LABELS, LABELS, **options), iterations
+        )
+    )
 
 
 def test_the_next_is_deeper_while_that_pays():
@@ -34,7 +38,16 @@ def test_the_next_is_deeper_while_that_pays():
         return member(depth, min(depth, 2))  # more than two layers are no better
 
     last = grown(train, 4)[-1]
-    assert asked == [(0, 0), (0, 1), (1, 1), (1, 2), (2, 2), (2, 3), (3, 2), (3, 3)]  # of equals the shallower one
+    assert asked == [
+        (0, 0),
+        (0, 1),
+        (1, 1),
+        (1, 2),
+        (2, 2),
+        (2, 3),
+        (3, 2),
+        (3, 3),
+    ]  # of equals the shallower one
     assert [one.depth for one in last.members] == [1, 2, 2, 2]
     assert last.kept == (0, 1, 2, 3) and last.weights == pytest.approx([0.25] * 4)
     mean = (1 + 2 + 2 + 2) / 4  # of the right class's logit
@@ -60,9 +73,20 @@ def test_pruning_comes_before_the_candidate_and_not_below_three():
         assert len(weights) == len(probabilities)
         return tuple(range(1, len(probabilities)))
 
-    steps = grown(lambda iteration, depth: member(depth, iteration + 1 if depth == 0 else 0), 6, criterion=drop_first)
+    steps = grown(
+        lambda iteration, depth: member(depth, iteration + 1 if depth == 0 else 0),
+        6,
+        criterion=drop_first,
+    )
     assert [size for size, _ in seen] == [3, 3, 3]
-    assert [step.kept for step in steps] == [(0,), (0, 1), (0, 1, 2), (1, 2, 3), (2, 3, 4), (3, 4, 5)]
+    assert [step.kept for step in steps] == [
+        (0,),
+        (0, 1),
+        (0, 1, 2),
+        (1, 2, 3),
+        (2, 3, 4),
+        (3, 4, 5),
+    ]
     assert len(steps[-1].members) == 6  # what is pruned stays on the list
 
 
@@ -74,19 +98,28 @@ def test_learned_weights_while_growing():
             return member(0, 1.0)
         return growth.Member(depth, noise[2 * (iteration > 0) + depth], noise[0])
 
-    options = {"weigh": jax.jit(ensembles.pruning.learned_weights), "strength": 0.1, "constant": 0.05}
+    options = {
+        "weigh": jax.jit(ensembles.pruning.learned_weights),
+        "strength": 0.1,
+        "constant": 0.05,
+    }
     last = grown(train, 2, **options)[-1]
     logits = jnp.stack([one.fit for one in last.members])
     penalties = jnp.array([0.1 * math.sqrt(one.depth) + 0.05 for one in last.members])
     assert last.members[1].depth == 0
-    np.testing.assert_allclose(last.weights, ensembles.pruning.learned_weights(logits, LABELS, penalties), atol=1e-5)
+    np.testing.assert_allclose(
+        last.weights, ensembles.pruning.learned_weights(logits, LABELS, penalties), atol=1e-5
+    )
 
 
 def test_a_dense_network_trains_as_a_cell_does():
     net = Dense(width=8, depth=2, num_classes=3)
     rng = np.random.default_rng(0)
     image = jnp.asarray(rng.standard_normal((30, 2, 2, 1)), jnp.float32)
-    batch = {"image": image, "label": jnp.argmax(image[:, :, 0, 0] @ jnp.ones((2, 3)) + image[:, 0, 1], -1) % 3}
+    batch = {
+        "image": image,
+        "label": jnp.argmax(image[:, :, 0, 0] @ jnp.ones((2, 3)) + image[:, 0, 1], -1) % 3,
+    }
     assert jd.count_params(net, (2, 2, 1)) == 4 * 8 + 8 + 8 * 8 + 8 + 8 * 3 + 3
     assert jd.count_params(Dense(8, 0, 3), (2, 2, 1)) == 4 * 3 + 3
     training = jd.training.images.from_scratch(net, optax.rmsprop(0.01))

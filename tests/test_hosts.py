@@ -1,4 +1,4 @@
-"""The search on two hosts, which are two processes here. Oracle: one process with as many devices."""
+"""Search on two hosts, here two processes. Oracle: one process with as many devices."""
 
 import json
 import os
@@ -19,7 +19,9 @@ from jaxdarts.commands.search import images as script
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "experiments" / "search.py"
 
-TINY = "--layers=1 --nodes=1 --ops none skip_connect --init_channels=2 --no-unrolled --report_freq=2".split()
+TINY = (
+    "--layers=1 --nodes=1 --ops none skip_connect --init_channels=2 --no-unrolled --report_freq=2"
+).split()
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +44,26 @@ def hosts(*arguments):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     flags = "--xla_force_host_platform_device_count=1"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": flags, "PYTHONWARNINGS": "default"}
-    command = [sys.executable, str(SCRIPT), *arguments, f"--coordinator=127.0.0.1:{port}", "--num_hosts=2", "--num_devices=1"]
-    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True, "env": environment}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "XLA_FLAGS": flags,
+        "PYTHONWARNINGS": "default",
+    }
+    command = [
+        sys.executable,
+        str(SCRIPT),
+        *arguments,
+        f"--coordinator=127.0.0.1:{port}",
+        "--num_hosts=2",
+        "--num_devices=1",
+    ]
+    pipes = {
+        "stdout": subprocess.DEVNULL,
+        "stderr": subprocess.PIPE,
+        "text": True,
+        "env": environment,
+    }
     return [subprocess.Popen([*command, f"--host={host}"], **pipes) for host in (0, 1)]
 
 
@@ -52,7 +71,11 @@ def last(folder):
     """The last record and mixes of a run, and its genotype."""
     with np.load(folder / "alphas.npz") as saved:
         mixes = {name: saved[name][-1] for name in ("normal", "reduce")}
-    return jd.files.read_json_lines(folder / "metrics.jsonl"), mixes, (folder / "genotype.json").read_text()
+    return (
+        jd.files.read_json_lines(folder / "metrics.jsonl"),
+        mixes,
+        (folder / "genotype.json").read_text(),
+    )
 
 
 def assert_close(folder, other):
@@ -65,7 +88,9 @@ def assert_close(folder, other):
             assert record[name] == pytest.approx(other[name], abs=1e-4)
 
 
-def test_a_search_goes_from_one_host_to_two_of_which_one_is_lost_and_back(tiny, both, tmp_path, devices):
+def test_a_search_goes_from_one_host_to_two_of_which_one_is_lost_and_back(
+    tiny, both, tmp_path, devices
+):
     whole, run = tmp_path / "whole", tmp_path / "run"
     script.main([*tiny, "--num_devices=2", "--max_steps=44", f"--run_dir={whole}"])
     script.main([*tiny, "--num_devices=4", "--max_steps=4", f"--run_dir={run}"])
@@ -81,7 +106,9 @@ def test_a_search_goes_from_one_host_to_two_of_which_one_is_lost_and_back(tiny, 
     processes[1].communicate()
     assert processes[0].returncode == 1
     lines = [line for line in errors.splitlines() if not re.match("[EW][0-9]{4} ", line)]
-    assert lines == [f"search.py: host 0: another host was lost; continue on all hosts with --resume={run}"]
+    assert lines == [
+        f"search.py: host 0: another host was lost; continue on all hosts with --resume={run}"
+    ]
     assert {path.name for path in run.iterdir()} == before
     config = json.loads((run / "config.json").read_text())
     assert not {"coordinator", "num_hosts", "host"} & config.keys()

@@ -1,4 +1,6 @@
-"""BOHB. Oracles: Hyperband's published sizes, frequencies counted by hand, the definition of every promotion."""
+"""BOHB. Oracles: Hyperband's published sizes, frequencies counted by hand, the definition of every
+promotion.
+"""
 
 import collections
 
@@ -28,7 +30,12 @@ def picks_of(genotype):
 
 def test_published_brackets():
     """Li et al.'s sizes for a ratio of three, as HpBandSter rounds them."""
-    assert brackets((1, 3, 9, 27)) == [(27, (1, 3, 9, 27)), (9, (3, 9, 27)), (6, (9, 27)), (4, (27,))]
+    assert brackets((1, 3, 9, 27)) == [
+        (27, (1, 3, 9, 27)),
+        (9, (3, 9, 27)),
+        (6, (9, 27)),
+        (4, (27,)),
+    ]
     assert brackets((12,)) == [(1, (12,))]
     assert brackets((12, 200)) == [(17, (12, 200)), (2, (200,))]
 
@@ -46,21 +53,32 @@ def test_halvings():
         runners = history[start:stop]
         best_first = sorted(runners, key=lambda trial: -trial.value)
         kept = (stop - start) // 3
-        assert [t.genotype for t in history[stop : stop + kept]] == [t.genotype for t in best_first[:kept]]
+        assert [t.genotype for t in history[stop : stop + kept]] == [
+            t.genotype for t in best_first[:kept]
+        ]
     assert history == search(bohb(KEY, NB201, (1, 3, 9)), evaluate, evaluations=26)
     assert history != search(bohb(jax.random.key(4), NB201, (1, 3, 9)), evaluate, evaluations=26)
 
 
 def test_the_model_takes_the_best_ratio():
-    """With so many draws every row has the operation of the largest ratio of the two frequencies."""
-    history = search(bohb(KEY, NB201, (5,), random_fraction=0, candidates=100_000), evaluate, evaluations=16)
+    """With many draws every row has the operation of the largest ratio of frequencies."""
+    history = search(
+        bohb(KEY, NB201, (5,), random_fraction=0, candidates=100_000), evaluate, evaluations=16
+    )
     for n in (14, 15):
         best_first = sorted(history[:n], key=lambda trial: -trial.value)
-        good, bad = (np.array([picks_of(t.genotype) for t in part]) for part in (best_first[:7], best_first[7:]))
+        good, bad = (
+            np.array([picks_of(t.genotype) for t in part])
+            for part in (best_first[:7], best_first[7:])
+        )
         expected = []
         for row in range(6):
             ratio = [
-                (1 + sum(good[:, row] == k)) / (5 + len(good)) * (5 + len(bad)) / (1 + sum(bad[:, row] == k)) for k in range(5)
+                (1 + sum(good[:, row] == k))
+                / (5 + len(good))
+                * (5 + len(bad))
+                / (1 + sum(bad[:, row] == k))
+                for k in range(5)
             ]
             expected.append(max(ratio))
             assert ratio[picks_of(history[n].genotype)[row]] == pytest.approx(expected[-1])
@@ -85,14 +103,22 @@ def test_it_learns_on_the_longest_trainings():
 
 def test_what_fails_is_bad():
     def half(genotype, epochs):
-        return Trial(genotype, float("nan") if "none" in str(genotype) else 1.0, float("nan"), 1.0, epochs)
+        return Trial(
+            genotype, float("nan") if "none" in str(genotype) else 1.0, float("nan"), 1.0, epochs
+        )
 
     history = search(bohb(KEY, NB201, (5,), random_fraction=0), half, evaluations=60)
-    assert sum(np.isnan(trial.value) for trial in history[:14]) > 7 > sum(np.isnan(trial.value) for trial in history[-20:])
+    assert (
+        sum(np.isnan(trial.value) for trial in history[:14])
+        > 7
+        > sum(np.isnan(trial.value) for trial in history[-20:])
+    )
 
 
 def test_many_at_a_time():
-    """Nothing waits: the next bracket begins. Every trial counts in the bracket that asked for it, in whatever order."""
+    """Nothing waits: the next bracket begins. Every trial counts in the bracket that asked for it,
+    in whatever order.
+    """
     steps = schedule(bohb(KEY, NB201, (1, 3)), evaluations=60, concurrent=4)
     flying, rng, lengths = {}, np.random.default_rng(0), collections.Counter()
     starts, history = discrete.advance(steps)

@@ -1,4 +1,5 @@
-"""Hypergradients. Oracles: a bilevel problem with a closed form, and central differences of the whole map
+"""Hypergradients. Oracles: a bilevel problem with a closed form, and central differences of the
+whole map
 
 arch -> val(weights after the optimiser's steps on train(., arch), arch), in float64.
 """
@@ -16,7 +17,7 @@ from jaxdarts.space import fully_connected
 EXACT = {"unrolled": hypergrad.unrolled, "unrolled_by_grad": hypergrad.unrolled_by_grad}
 
 
-# ------------------------------------------------------------------------------------------------------- closed form
+# -------------------------------------------------------------------------------------- closed form
 
 
 def closed_form_train(w, a):
@@ -28,17 +29,28 @@ def closed_form_val(w, a):
 
 
 @pytest.mark.parametrize("rate, expected", [(0.0, -4.0), (0.1, -2.8), (0.5, 2.0), (1.0, 8.0)])
-@pytest.mark.parametrize("function", [*EXACT.values(), hypergrad.finite_difference], ids=[*EXACT, "finite_difference"])
+@pytest.mark.parametrize(
+    "function", [*EXACT.values(), hypergrad.finite_difference], ids=[*EXACT, "finite_difference"]
+)
 def test_closed_form(x64, function, rate, expected):
-    """Figure 2 of the paper: from (2, -2), d val / d a = (w' - 2) + 2 rate a with w' = w - rate (2 w - 2 a)."""
+    """Figure 2 of the paper: from (2, -2), d val / d a = (w' - 2) + 2 rate a with w' = w - rate (2
+    w - 2 a).
+    """
     w, a = jnp.float64(-2), jnp.float64(2)
-    result = function(closed_form_train, closed_form_val, w, a, lambda gradient: w - rate * gradient)
+    result = function(
+        closed_form_train, closed_form_val, w, a, lambda gradient: w - rate * gradient
+    )
     np.testing.assert_allclose(result, expected, rtol=1e-10)
 
 
 def test_closed_form_first_order(x64):
     w, a = jnp.float64(-2), jnp.float64(2)
-    assert hypergrad.first_order(closed_form_train, closed_form_val, w, a, lambda gradient: w - gradient) == -4
+    assert (
+        hypergrad.first_order(
+            closed_form_train, closed_form_val, w, a, lambda gradient: w - gradient
+        )
+        == -4
+    )
 
 
 def test_closed_form_two_steps(x64):
@@ -54,11 +66,13 @@ def test_closed_form_two_steps(x64):
     np.testing.assert_allclose(result, expected, rtol=1e-12)
 
 
-# ----------------------------------------------------------------------------------------------------- small networks
+# ----------------------------------------------------------------------------------- small networks
 
 
 def network(activation):
-    """Two layers that mix an activation and a linear map, and their losses on a training and a validation batch."""
+    """Two layers that mix an activation and a linear map, and their losses on a training and a
+    validation batch.
+    """
     rng = np.random.default_rng(0)
     params = {"in": rng.standard_normal((3, 6)), "out": rng.standard_normal((6, 2))}
     arch = {"normal": rng.standard_normal((1, 2)), "reduce": rng.standard_normal((2, 2))}
@@ -73,14 +87,18 @@ def network(activation):
 
         return evaluate
 
-    train, val = (loss(rng.standard_normal((16, 3)), rng.standard_normal((16, 2)), 1.0) for _ in range(2))
+    train, val = (
+        loss(rng.standard_normal((16, 3)), rng.standard_normal((16, 2)), 1.0) for _ in range(2)
+    )
     return train, val, *jax.tree.map(jnp.asarray, (params, arch))
 
 
 OPTIMISERS = {
     "sgd": optax.sgd(0.1),
     "clip, decay, momentum": optax.chain(
-        optax.clip_by_global_norm(0.1), optax.add_decayed_weights(3e-2), optax.sgd(0.1, momentum=0.9)
+        optax.clip_by_global_norm(0.1),
+        optax.add_decayed_weights(3e-2),
+        optax.sgd(0.1, momentum=0.9),
     ),
     "adam": optax.adam(0.05),
 }
@@ -116,7 +134,9 @@ def central_differences(train, val, params, arch, weight_step, num_steps=1, epsi
         return val(weights, unravel(flat))
 
     steps = epsilon * jnp.eye(flat.size)
-    return unravel(jnp.stack([(after(flat + step) - after(flat - step)) / (2 * epsilon) for step in steps]))
+    return unravel(
+        jnp.stack([(after(flat + step) - after(flat - step)) / (2 * epsilon) for step in steps])
+    )
 
 
 def assert_close(a, b, tolerance):
@@ -132,7 +152,10 @@ def test_exact_for_every_optimiser(x64, name):
     if "clip" in name:
         assert optax.tree.norm(jax.grad(train)(params, arch)) > 0.2  # the clip cuts
     expected = central_differences(train, val, params, arch, weight_step)
-    results = [jax.jit(lambda p, a, f=f: f(train, val, p, a, weight_step))(params, arch) for f in EXACT.values()]
+    results = [
+        jax.jit(lambda p, a, f=f: f(train, val, p, a, weight_step))(params, arch)
+        for f in EXACT.values()
+    ]
     for result in results:
         assert_close(result, expected, 1e-8)
     assert_close(*results, 1e-12)
@@ -145,7 +168,9 @@ def test_exact_for_every_optimiser(x64, name):
 def test_two_steps(x64, name):
     train, val, params, arch = network(jnp.tanh)
     weight_step = real_step(OPTIMISERS[name], params)
-    ours = jax.jit(lambda p, a: hypergrad.unrolled_steps(2)(train, val, p, a, weight_step))(params, arch)
+    ours = jax.jit(lambda p, a: hypergrad.unrolled_steps(2)(train, val, p, a, weight_step))(
+        params, arch
+    )
     assert_close(ours, central_differences(train, val, params, arch, weight_step, 2), 1e-8)
 
 
@@ -154,21 +179,31 @@ def relative_error(activation):
     weight_step = real_step(optax.sgd(0.1), params)
     exact = hypergrad.unrolled(train, val, params, arch, weight_step)
     assert_close(exact, central_differences(train, val, params, arch, weight_step), 1e-8)
-    direct = hypergrad.first_order(train, jax.tree_util.Partial(val), weight_step(jax.grad(train)(params, arch)), arch, None)
+    direct = hypergrad.first_order(
+        train, jax.tree_util.Partial(val), weight_step(jax.grad(train)(params, arch)), arch, None
+    )
     close = hypergrad.finite_difference(train, val, params, arch, weight_step)
     term = optax.tree.sub(exact, direct)  # what the difference approximates
     return optax.tree.norm(optax.tree.sub(close, exact)) / optax.tree.norm(term)
 
 
 def test_finite_difference_needs_a_smooth_network(x64):
-    """On a relu network the two points lie across kinks, and the error is no longer of second order in their distance."""
+    """On a relu network the two points lie across kinks, and the error is no longer of second order
+    in their distance.
+    """
     smooth, kinked = relative_error(jnp.tanh), relative_error(jax.nn.relu)
     assert smooth < 1e-3
     assert kinked > 10 * smooth
 
 
 @pytest.mark.parametrize(
-    "function", [hypergrad.first_order, *EXACT.values(), hypergrad.finite_difference, hypergrad.unrolled_steps(2)]
+    "function",
+    [
+        hypergrad.first_order,
+        *EXACT.values(),
+        hypergrad.finite_difference,
+        hypergrad.unrolled_steps(2),
+    ],
 )
 def test_auxiliary_output_is_that_of_val(x64, function):
     train, val, params, arch = network(jnp.tanh)
@@ -177,24 +212,39 @@ def test_auxiliary_output_is_that_of_val(x64, function):
 
     def with_aux(loss, name):
         def evaluate(params, arch):
-            return loss(params, arch), {"name": name, "params": params["in"], "value": loss(params, arch)}[seen["field"]]
+            return (
+                loss(params, arch),
+                {
+                    "name": name,
+                    "params": params["in"],
+                    "value": loss(params, arch),
+                }[seen["field"]],
+            )
 
         return evaluate
 
     plain = function(train, val, params, arch, weight_step)
     seen["field"] = "value"
-    result, value = function(with_aux(train, "train"), with_aux(val, "val"), params, arch, weight_step, has_aux=True)
+    result, value = function(
+        with_aux(train, "train"), with_aux(val, "val"), params, arch, weight_step, has_aux=True
+    )
     assert_close(result, plain, 1e-12)
     seen["field"] = "params"
-    _, at = function(with_aux(train, "train"), with_aux(val, "val"), params, arch, weight_step, has_aux=True)
+    _, at = function(
+        with_aux(train, "train"), with_aux(val, "val"), params, arch, weight_step, has_aux=True
+    )
     np.testing.assert_allclose(
-        value, val({**params, "in": at} | _out(function, train, params, arch, weight_step), arch), rtol=1e-12
+        value,
+        val({**params, "in": at} | _out(function, train, params, arch, weight_step), arch),
+        rtol=1e-12,
     )
 
 
 def _out(function, train, params, arch, weight_step):
     """The output layer where the hypergradient evaluates the validation loss."""
-    steps = {hypergrad.first_order: 0}.get(function, 2 if function not in (*EXACT.values(), hypergrad.finite_difference) else 1)
+    steps = {hypergrad.first_order: 0}.get(
+        function, 2 if function not in (*EXACT.values(), hypergrad.finite_difference) else 1
+    )
     weights, gradients = params, []
     for _ in range(steps):
         gradients.append(jax.grad(train)(weights, arch))
@@ -215,7 +265,9 @@ def test_supernet(x64):
     y = jnp.array([0, 1, 2, 0])
     params = net.init(jax.random.key(0), x[0], net.example_mix())["params"]
     params = jax.tree.map(lambda p: p.astype(jnp.float64), params)
-    arch = {name: jax.random.normal(jax.random.key(2), m.shape) for name, m in net.example_mix().items()}
+    arch = {
+        name: jax.random.normal(jax.random.key(2), m.shape) for name, m in net.example_mix().items()
+    }
 
     def loss(images):
         def evaluate(params, arch):
@@ -228,7 +280,9 @@ def test_supernet(x64):
 
     def ours(function):
         def apply(params, arch):
-            return function(train, val, params, arch, real_step(OPTIMISERS["clip, decay, momentum"], params))
+            return function(
+                train, val, params, arch, real_step(OPTIMISERS["clip, decay, momentum"], params)
+            )
 
         return jax.jit(apply)(params, arch)
 
@@ -237,10 +291,14 @@ def test_supernet(x64):
     assert float(jnp.abs(exact["reduce"] - first["reduce"]).max()) > 1e-6
 
 
-# ------------------------------------------------------------------------------- losses that the architecture descends
+# ---------------------------------------------------------------------------------- losses that the
+# architecture descends
 
 
-CELLS = {"normal": fully_connected(1, ("skip_connect", "sep_conv_3x3")), "reduce": fully_connected(1, ("skip_connect",))}
+CELLS = {
+    "normal": fully_connected(1, ("skip_connect", "sep_conv_3x3")),
+    "reduce": fully_connected(1, ("skip_connect",)),
+}
 ARCH = {"normal": jnp.array([[1.0, 2.0], [3.0, 4.0]]), "reduce": jnp.array([[5.0], [6.0]])}
 
 
@@ -255,7 +313,7 @@ def test_mixed_level_between_its_limits(x64):
 
 
 def test_mixed_level_second_order_is_linear_in_its_losses(x64):
-    """w' = w - rate (2 w - 2 a): d/da of train(w', a) is (2 w' - 2 a) 2 rate + 2 a - 2 w', by hand."""
+    """By hand: w' = w - r (2 w - 2 a), d/da train(w', a) = (2 w' - 2 a) 2 r + 2 a - 2 w'."""
     w, a, rate = jnp.float64(-2), jnp.float64(2), 0.1
     losses = (closed_form_train, closed_form_val, w, a, lambda gradient: w - rate * gradient)
     stepped = w - rate * (2 * w - 2 * a)
@@ -275,7 +333,9 @@ def test_single_level_looks_at_the_validation_loss(x64):
 
 
 def test_flat_minimum_of_a_quadratic(x64):
-    """val = a H a / 2 + b a: raised k times, a' = a + r (H a + b), and the gradient is (I + r H)^k (H a' + b)."""
+    """val = a H a / 2 + b a: raised k times, a' = a + r (H a + b), and the gradient is (I + r H)^k
+    (H a' + b).
+    """
     rng = np.random.default_rng(0)
     h, b, a = rng.standard_normal((3, 3)), rng.standard_normal(3), rng.standard_normal(3)
     h = h + h.T
@@ -290,10 +350,14 @@ def test_flat_minimum_of_a_quadratic(x64):
         expected = np.linalg.matrix_power(np.eye(3) + 0.1 * h, num_steps) @ (h @ raised + b)
         result = hypergrad.flat_minimum(0.1, num_steps)(None, val, 1.0, jnp.asarray(a), None)
         np.testing.assert_allclose(result, expected, rtol=1e-12)
-    np.testing.assert_allclose(hypergrad.flat_minimum(0.0)(None, val, 1.0, jnp.asarray(a), None), h @ a + b, rtol=1e-12)
+    np.testing.assert_allclose(
+        hypergrad.flat_minimum(0.0)(None, val, 1.0, jnp.asarray(a), None), h @ a + b, rtol=1e-12
+    )
 
 
-@pytest.mark.parametrize("aggregate", [jnp.mean, jnp.median, jnp.min, lambda f: jnp.mean(f) - 0.5 * jnp.std(f)])
+@pytest.mark.parametrize(
+    "aggregate", [jnp.mean, jnp.median, jnp.min, lambda f: jnp.mean(f) - 0.5 * jnp.std(f)]
+)
 @pytest.mark.parametrize("inner", [hypergrad.first_order, hypergrad.unrolled])
 def test_neighbourhood_against_central_differences(x64, aggregate, inner):
     rng = np.random.default_rng(1)
@@ -318,23 +382,48 @@ def test_neighbourhood_against_central_differences(x64, aggregate, inner):
 
     arch = jnp.array([0.3, -0.7, 1.1])
     method = hypergrad.neighbourhood(neighbours, aggregate, inner)
-    result, aux = method(lambda w, a: (train(w, a), {}), val, weights, arch, step, key=jax.random.key(0), has_aux=True)
+    result, aux = method(
+        lambda w, a: (train(w, a), {}),
+        val,
+        weights,
+        arch,
+        step,
+        key=jax.random.key(0),
+        has_aux=True,
+    )
     np.testing.assert_allclose(aux["own"], 0.7, rtol=1e-6)
     for i in range(3):
         h = 1e-6 * jnp.eye(3)[i]
-        np.testing.assert_allclose(result[i], (outer(arch + h) - outer(arch - h)) / 2e-6, rtol=1e-6, atol=1e-9)
+        np.testing.assert_allclose(
+            result[i], (outer(arch + h) - outer(arch - h)) / 2e-6, rtol=1e-6, atol=1e-9
+        )
 
 
 def test_permuted_edges_change_as_many_rows_as_they_say():
     for distance in range(3):
-        neighbours = hypergrad.permuted_edges(CELLS, num_neighbours=20, distance=distance)(jax.random.key(0), ARCH)
-        assert {name: a.shape for name, a in neighbours.items()} == {"normal": (21, 2, 2), "reduce": (21, 2, 1)}
+        neighbours = hypergrad.permuted_edges(CELLS, num_neighbours=20, distance=distance)(
+            jax.random.key(0), ARCH
+        )
+        assert {name: a.shape for name, a in neighbours.items()} == {
+            "normal": (21, 2, 2),
+            "reduce": (21, 2, 1),
+        }
         for name in ARCH:
             np.testing.assert_array_equal(neighbours[name][0], ARCH[name])
         # An edge with one operation may be drawn, but has nothing to change to.
-        np.testing.assert_array_equal(neighbours["reduce"], np.broadcast_to(ARCH["reduce"], (21, 2, 1)))
-        moved = [int(np.sum(np.any(one != ARCH["normal"], axis=1))) for one in np.asarray(neighbours["normal"])]
-        assert max(moved) == distance and set(np.ravel(neighbours["normal"])) == {1.0, 2.0, 3.0, 4.0}
+        np.testing.assert_array_equal(
+            neighbours["reduce"], np.broadcast_to(ARCH["reduce"], (21, 2, 1))
+        )
+        moved = [
+            int(np.sum(np.any(one != ARCH["normal"], axis=1)))
+            for one in np.asarray(neighbours["normal"])
+        ]
+        assert max(moved) == distance and set(np.ravel(neighbours["normal"])) == {
+            1.0,
+            2.0,
+            3.0,
+            4.0,
+        }
         for one in np.asarray(neighbours["normal"]):
             np.testing.assert_array_equal(np.sort(one, axis=1), ARCH["normal"])
     own = hypergrad.permuted_edges(CELLS, 0, 1)(jax.random.key(0), ARCH)

@@ -1,4 +1,4 @@
-"""Data sets from scikit-learn, from npz files and from folders of pictures, and the split by index."""
+"""Data sets from scikit-learn, npz files and folders of pictures, and the split by index."""
 
 import shutil
 import sys
@@ -22,13 +22,18 @@ def assert_one_line(error, *words):
         assert word in text
 
 
-# ------------------------------------------------------------------------------------------------------------ basics
+# ------------------------------------------------------------------------------------------- basics
 
 
 def test_digits():
     pytest.importorskip("sklearn")
     digits, again = images.load("digits"), images.load("digits")
-    assert digits.train.images.shape == (1437, 8, 8, 1) and digits.test.images.shape == (360, 8, 8, 1)
+    assert digits.train.images.shape == (1437, 8, 8, 1) and digits.test.images.shape == (
+        360,
+        8,
+        8,
+        1,
+    )
     assert digits.train.images.dtype == np.uint8 and digits.train.labels.dtype == np.int32
     assert set(np.unique(digits.train.images)) == set(np.rint(np.arange(17) * 255 / 16).astype(int))
     assert digits.class_names == tuple("0123456789")
@@ -70,7 +75,7 @@ def test_without_tfds_other_sources_work(monkeypatch, tmp_path):
     assert_one_line(error, "cifar10", "pip install tensorflow-datasets")
 
 
-# --------------------------------------------------------------------------------------------------------------- npz
+# ---------------------------------------------------------------------------------------------- npz
 
 
 def npz_arrays(**changes):
@@ -97,7 +102,13 @@ def test_npz(tmp_path):
 
 def test_npz_grey_and_keras_names(tmp_path):
     train, test = random_images(6, 4, 5), random_images(2, 4, 5)
-    np.savez(tmp_path / "a.npz", x_train=train, y_train=np.zeros((6, 1), np.uint8), x_test=test, y_test=np.ones(2, int))
+    np.savez(
+        tmp_path / "a.npz",
+        x_train=train,
+        y_train=np.zeros((6, 1), np.uint8),
+        x_test=test,
+        y_test=np.ones(2, int),
+    )
     data = images.load(f"npz:{tmp_path / 'a.npz'}")
     np.testing.assert_array_equal(data.train.images, train[..., None])
     assert data.train.labels.tolist() == [0] * 6
@@ -136,7 +147,7 @@ def test_npz_of_other_kinds(tmp_path):
         assert_one_line(error, name)
 
 
-# ------------------------------------------------------------------------------------------------------------ folder
+# ------------------------------------------------------------------------------------------- folder
 
 
 def write_pictures(folder, count, shape=(4, 5, 3), suffix="png"):
@@ -145,7 +156,9 @@ def write_pictures(folder, count, shape=(4, 5, 3), suffix="png"):
     folder.mkdir(parents=True, exist_ok=True)
     arrays = random_images(count, *shape)
     for i, array in enumerate(arrays):
-        Image.fromarray(array.squeeze(-1) if shape[-1] == 1 else array).save(folder / f"{i:03d}.{suffix}")
+        Image.fromarray(array.squeeze(-1) if shape[-1] == 1 else array).save(
+            folder / f"{i:03d}.{suffix}"
+        )
     return arrays
 
 
@@ -161,7 +174,9 @@ def test_folder_with_parts(tmp_path, held_out):
     (tmp_path / "train" / "cat" / "notes.txt").write_text("no picture")
     data, again = images.load(f"folder:{tmp_path}"), images.load(f"folder:{tmp_path}")
     assert data.class_names == ("ant", "bee", "cat")
-    expected = [(image.tobytes(), i) for i, name in enumerate(data.class_names) for image in train[name]]
+    expected = [
+        (image.tobytes(), i) for i, name in enumerate(data.class_names) for image in train[name]
+    ]
     assert pairs(data.train) == sorted(expected)
     assert pairs(data.test) == sorted((image.tobytes(), 1) for image in test)
     np.testing.assert_array_equal(data.train.labels, again.train.labels)
@@ -173,7 +188,9 @@ def test_folder_without_parts_is_split(tmp_path):
     written = {name: write_pictures(tmp_path / name, 10, (4, 5, 1), "bmp") for name in ("a", "b")}
     data = images.load(f"folder:{tmp_path}")
     assert data.train.images.shape == (16, 4, 5, 1) and data.test.images.shape == (4, 4, 5, 1)
-    expected = sorted((image.tobytes(), i) for i, name in enumerate("ab") for image in written[name])
+    expected = sorted(
+        (image.tobytes(), i) for i, name in enumerate("ab") for image in written[name]
+    )
     assert sorted(pairs(data.train) + pairs(data.test)) == expected
 
 
@@ -182,7 +199,9 @@ def test_folder_mixes_grey_and_colour(tmp_path):
     grey = write_pictures(tmp_path / "a", 5, (4, 5, 1))
     write_pictures(tmp_path / "b", 5)
     data = images.load(f"folder:{tmp_path}")
-    part, row = next((p, i) for p in (data.train, data.test) for i, label in enumerate(p.labels) if label == 0)
+    part, row = next(
+        (p, i) for p in (data.train, data.test) for i, label in enumerate(p.labels) if label == 0
+    )
     assert any(np.array_equal(part.images[row], np.repeat(image, 3, -1)) for image in grey)
 
 

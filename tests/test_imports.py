@@ -1,4 +1,6 @@
-"""Which folder may import which, and what `import jaxdarts` loads. Oracle: the syntax trees, a fresh process."""
+"""Which folder may import which, and what `import jaxdarts` loads. Oracle: the syntax trees, a
+fresh process.
+"""
 
 import ast
 import subprocess
@@ -8,7 +10,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-IDEA = ("search", "algorithms", "relax", "hypergrad", "perturb", "penalty", "derive", "objectives", "once")
+IDEA = (
+    "search",
+    "algorithms",
+    "relax",
+    "hypergrad",
+    "perturb",
+    "penalty",
+    "derive",
+    "objectives",
+    "once",
+)
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for path in (ROOT / "jaxdarts").rglob("*.py")
@@ -46,7 +58,10 @@ def allowed(importer: str, imported: str) -> bool:
     if a in IDEA and b in ("nn", "data", "runs", "report"):
         return False
     if b == "commands":
-        between = {importer.split(".")[2:3][0] if a == "commands" and importer.count(".") > 1 else "", imported.split(".")[2]}
+        between = {
+            importer.split(".")[2:3][0] if a == "commands" and importer.count(".") > 1 else "",
+            imported.split(".")[2],
+        }
         return a in ("commands", "__main__") and between != {"search", "evaluate"}
     return b not in ("runs", "report") or a in ("runs", "report", "commands", "__main__")
 
@@ -57,9 +72,13 @@ def test_a_module_imports_only_what_its_folder_may(module):
 
 
 def test_the_rules_refuse_what_they_should():
-    assert not allowed("jaxdarts.search", "jaxdarts.nn.ops") and not allowed("jaxdarts.nn.ops", "jaxdarts.data.images")
+    assert not allowed("jaxdarts.search", "jaxdarts.nn.ops") and not allowed(
+        "jaxdarts.nn.ops", "jaxdarts.data.images"
+    )
     assert not allowed("jaxdarts.commands.search.images", "jaxdarts.commands.evaluate.recipes")
-    assert not allowed("jaxdarts.runs.loop", "jaxdarts.commands.score") and allowed("jaxdarts.commands.enas", "jaxdarts.runs")
+    assert not allowed("jaxdarts.runs.loop", "jaxdarts.commands.score") and allowed(
+        "jaxdarts.commands.enas", "jaxdarts.runs"
+    )
 
 
 def test_no_imports_go_round_in_a_circle():
@@ -79,13 +98,26 @@ def test_no_imports_go_round_in_a_circle():
 def test_inside_the_package_nobody_says_jd():
     def says_so(path: Path) -> bool:
         nodes = ast.walk(ast.parse(path.read_text("utf-8")))
-        return any(isinstance(node, ast.Import) and any(a.asname == "jd" for a in node.names) for node in nodes)
+        return any(
+            isinstance(node, ast.Import) and any(a.asname == "jd" for a in node.names)
+            for node in nodes
+        )
 
     assert not [module for module, path in MODULES.items() if says_so(path)]
 
 
 def test_import_jaxdarts_loads_no_programs_and_nothing_slow():
     code = "import sys, jaxdarts; print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout.split()
-    slow = ("jaxdarts.commands", "jaxdarts.report", "jaxdarts.runs", "scipy.stats", "tensorflow_datasets", "pyarrow", "sklearn")
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    ).stdout.split()
+    slow = (
+        "jaxdarts.commands",
+        "jaxdarts.report",
+        "jaxdarts.runs",
+        "scipy.stats",
+        "tensorflow_datasets",
+        "pyarrow",
+        "sklearn",
+    )
     assert not [module for module in loaded if module.startswith(slow)]

@@ -34,19 +34,29 @@ def test_a_quadratic(x64):
             function, point, [tree(d1), tree(d2)], places, together
         ))(tree(w))  # fmt: skip
         np.testing.assert_allclose(quadratic, expected, rtol=1e-12)
-        np.testing.assert_allclose(total, [np.sum(w + x * d1 + y * d2) for x, y in places], rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(
+            total, [np.sum(w + x * d1 + y * d2) for x, y in places], rtol=1e-12, atol=1e-12
+        )
     line = landscape.values(function, tree(w), [tree(d1)], landscape.grid(5, dimensions=1))[0]
-    np.testing.assert_allclose(line, [0.5 * p @ matrix @ p for p in (w + x * d1 for x in (-1, -0.5, 0, 0.5, 1))], rtol=1e-12)
+    np.testing.assert_allclose(
+        line,
+        [0.5 * p @ matrix @ p for p in (w + x * d1 for x in (-1, -0.5, 0, 0.5, 1))],
+        rtol=1e-12,
+    )
 
 
 def test_grid():
     grid = landscape.grid(3, span=2.0).reshape(3, 3, 2)
-    np.testing.assert_array_equal(grid[1, 2], [2, 0])  # row is the second direction, column the first
+    np.testing.assert_array_equal(
+        grid[1, 2], [2, 0]
+    )  # row is the second direction, column the first
     np.testing.assert_array_equal(grid[2, 0], [-2, 2])
 
 
 def filters(name, array):
-    """The indices of every filter of a parameter, told by its name: all that makes one output channel of one layer."""
+    """The indices of every filter of a parameter, told by its name: all that makes one output
+    channel of one layer.
+    """
     if name in ("stem", "kernel", "head") or name.startswith("preprocess"):
         fixed = [array.ndim - 1]
     elif name.endswith(("scale", "shift", "bias")) or array.ndim < 2:
@@ -54,13 +64,18 @@ def filters(name, array):
     else:  # an operation: [cells, edges, ..., out]
         fixed = [0, 1, array.ndim - 1]
     picked = itertools.product(*(range(array.shape[axis]) for axis in fixed))
-    return [tuple(dict(zip(fixed, place)).get(axis, slice(None)) for axis in range(array.ndim)) for place in picked]
+    return [
+        tuple(dict(zip(fixed, place)).get(axis, slice(None)) for axis in range(array.ndim))
+        for place in picked
+    ]
 
 
 def random_params(net, *inputs):
     """Weights of a network's shapes, without the time that an initialisation takes."""
     shapes, rng = jax.eval_shape(net.init, KEY, *inputs)["params"], np.random.default_rng(0)
-    return jax.tree.map(lambda leaf: jnp.asarray(rng.standard_normal(leaf.shape), jnp.float32), shapes)
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(rng.standard_normal(leaf.shape), jnp.float32), shapes
+    )
 
 
 def networks():
@@ -69,7 +84,10 @@ def networks():
     x = jnp.zeros((1, 8, 8, 1))
     yield "supernet", random_params(supernet, x, supernet.example_mix())
     cell = (("sep_conv_3x3", 0), ("skip_connect", 1), ("conv_7x1_1x7", 0), ("sep_conv_5x5", 2))
-    yield "network", random_params(space.network(jd.Genotype(cell, (2, 3), cell, (2, 3)), 2, 3, 3), x)
+    yield (
+        "network",
+        random_params(space.network(jd.Genotype(cell, (2, 3), cell, (2, 3)), 2, 3, 3), x),
+    )
     topology = jd.genotypes.parse("|nor_conv_3x3~0|+|nor_conv_1x1~0|nor_conv_3x3~1|")
     yield "nasbench201", random_params(jd.spaces.of(topology).network(topology, 2, 1, 3), x)
 
@@ -89,12 +107,29 @@ def test_filters_are_as_long_as_the_weights():
                 assert not direction.any(), (kind, name)
             for place in places:
                 assert np.count_nonzero(direction[place]) == direction[place].size
-                np.testing.assert_allclose(np.linalg.norm(direction[place]), np.linalg.norm(weight[place]), rtol=1e-5)
+                np.testing.assert_allclose(
+                    np.linalg.norm(direction[place]), np.linalg.norm(weight[place]), rtol=1e-5
+                )
                 moved += 1
-            assert not places or sum(weight[place].size for place in places) == weight.size  # nothing is left out or twice
+            assert (
+                not places or sum(weight[place].size for place in places) == weight.size
+            )  # nothing is left out or twice
         assert moved > 10
-    assert {"stem", "kernel", "head", "sep_conv_3x3_depthwise0", "sep_conv_5x5_pointwise1", "conv_7x1_1x7_row0"} <= seen
-    assert {"nor_conv_3x3_kernel", "skip_connect_reduce", "preprocess0_0", "stem_scale", "head_bias"} <= seen
+    assert {
+        "stem",
+        "kernel",
+        "head",
+        "sep_conv_3x3_depthwise0",
+        "sep_conv_5x5_pointwise1",
+        "conv_7x1_1x7_row0",
+    } <= seen
+    assert {
+        "nor_conv_3x3_kernel",
+        "skip_connect_reduce",
+        "preprocess0_0",
+        "stem_scale",
+        "head_bias",
+    } <= seen
 
 
 def test_filters_of_a_language_model():
@@ -122,12 +157,16 @@ def test_unit_directions():
         np.testing.assert_allclose(np.linalg.norm(along[name], axis=-1), 1, rtol=1e-5)
 
 
-# ----------------------------------------------------------------------------------------------------- gradient variance
+# -------------------------------------------------------------------------------- gradient variance
 
 
 def linear(seed=0, batches=5, size=4):
     rng = np.random.default_rng(seed)
-    x, y, w = rng.standard_normal((batches, size, 3)), rng.standard_normal((batches, size)), rng.standard_normal(3)
+    x, y, w = (
+        rng.standard_normal((batches, size, 3)),
+        rng.standard_normal((batches, size)),
+        rng.standard_normal(3),
+    )
     return x, y, w
 
 
@@ -138,11 +177,19 @@ def test_variance_of_a_linear_model(x64):
     mean = by_hand.mean(0)
 
     def gradient(batch):
-        return jax.grad(lambda w: 0.5 * jnp.mean((batch["x"] @ w["w"] - batch["y"]) ** 2))({"w": jnp.asarray(w)})
+        return jax.grad(lambda w: 0.5 * jnp.mean((batch["x"] @ w["w"] - batch["y"]) ** 2))(
+            {"w": jnp.asarray(w)}
+        )
 
-    found = jax.jit(lambda batches: variance.gradients(gradient, batches))({"x": jnp.asarray(x), "y": jnp.asarray(y)})
-    np.testing.assert_allclose(found.variance, np.mean(np.sum((by_hand - mean) ** 2, -1)), rtol=1e-12)
-    np.testing.assert_allclose(found.variance, np.mean(np.sum(by_hand**2, -1)) - mean @ mean, rtol=1e-12)
+    found = jax.jit(lambda batches: variance.gradients(gradient, batches))(
+        {"x": jnp.asarray(x), "y": jnp.asarray(y)}
+    )
+    np.testing.assert_allclose(
+        found.variance, np.mean(np.sum((by_hand - mean) ** 2, -1)), rtol=1e-12
+    )
+    np.testing.assert_allclose(
+        found.variance, np.mean(np.sum(by_hand**2, -1)) - mean @ mean, rtol=1e-12
+    )
     np.testing.assert_allclose(found.squared_mean, mean @ mean, rtol=1e-12)
 
 
@@ -161,7 +208,9 @@ def test_variance_on_a_plane(x64):
     batches = {"x": jnp.asarray(x), "y": jnp.asarray(y)}
 
     def measured(w):
-        return variance.gradients(lambda b: jax.grad(lambda w: 0.5 * jnp.mean((b["x"] @ w - b["y"]) ** 2))(w), batches).variance
+        return variance.gradients(
+            lambda b: jax.grad(lambda w: 0.5 * jnp.mean((b["x"] @ w - b["y"]) ** 2))(w), batches
+        ).variance
 
     places = landscape.grid(3)
     found = landscape.values(measured, jnp.asarray(w), [jnp.asarray(d1), jnp.asarray(d2)], places)

@@ -1,4 +1,6 @@
-"""The objective of a language model in a search. Oracles: `jax.grad` of the definition, NumPy, the optimiser's formula."""
+"""The objective of a language model in a search. Oracles: `jax.grad` of the definition, NumPy, the
+optimiser's formula.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +19,9 @@ DROPOUTS = Dropouts(0.1, 0.2, 0.3, 0.2, 0.3)
 
 def network(**options):
     net = SPACE.supernet(WIDTH, WORDS, **options)
-    return net, jax.tree.map(lambda w: 10 * w, net.init(jax.random.key(0), *net.example_inputs())["params"])
+    return net, jax.tree.map(
+        lambda w: 10 * w, net.init(jax.random.key(0), *net.example_inputs())["params"]
+    )
 
 
 def batch(seed, length=TIME, **more):
@@ -32,13 +36,19 @@ def mix_of(seed):
 
 def test_the_loss_by_hand():
     net, params = network(dropouts=DROPOUTS)
-    objective, key = jd.objectives.language_model(net, activation=2.0, temporal=3.0), jax.random.key(1)
+    objective, key = (
+        jd.objectives.language_model(net, activation=2.0, temporal=3.0),
+        jax.random.key(1),
+    )
     data, hidden = batch(0, length=3), jax.random.normal(jax.random.key(2), (BATCH, WIDTH))
     loss, (carry, metrics) = jax.jit(objective)(params, mix_of(0), hidden, data, key)
     out = jax.jit(net.apply)({"params": params}, data["tokens"][:3], hidden, mix_of(0), key)
     log_p = np.asarray(jax.nn.log_softmax(out.logits))
     nll = -np.mean(np.take_along_axis(log_p, np.asarray(data["targets"][:3, :, None]), axis=2))
-    ar, tar = np.mean(np.square(out.dropped)), np.mean(np.square(out.outputs[1:] - out.outputs[:-1]))
+    ar, tar = (
+        np.mean(np.square(out.dropped)),
+        np.mean(np.square(out.outputs[1:] - out.outputs[:-1])),
+    )
     np.testing.assert_allclose(metrics["loss"], nll, rtol=1e-5)
     np.testing.assert_allclose(loss, nll + 2 * ar + 3 * tar, rtol=1e-5)
     np.testing.assert_allclose(carry, out.hidden, atol=1e-6)
@@ -49,7 +59,9 @@ def test_the_loss_by_hand():
 def test_a_model_that_knows_nothing_has_the_perplexity_of_its_vocabulary():
     net, params = network()
     nothing = jax.tree.map(jnp.zeros_like, params)
-    _, (_, metrics) = jd.objectives.language_model(net)(nothing, mix_of(0), net.start(BATCH), batch(0, length=2), None)
+    _, (_, metrics) = jd.objectives.language_model(net)(
+        nothing, mix_of(0), net.start(BATCH), batch(0, length=2), None
+    )
     np.testing.assert_allclose(np.exp(metrics["loss"]), WORDS, rtol=1e-6)
 
 
@@ -68,7 +80,9 @@ def started(function, net, params, params_tx=TX, arch_tx=None):
         params_tx,
         arch_tx or optax.sgd(1.0),
     )
-    carry = tuple(jax.random.normal(jax.random.key(seed), (BATCH, WIDTH), net.dtype) for seed in (5, 6))
+    carry = tuple(
+        jax.random.normal(jax.random.key(seed), (BATCH, WIDTH), net.dtype) for seed in (5, 6)
+    )
     return search, search.init(jax.random.key(3), params, carry)
 
 
@@ -85,13 +99,18 @@ def test_the_hypergradient_is_that_of_the_definition(x64):
     exact, new, metrics = step(hypergrad.unrolled)
     expected, same, _ = step(hypergrad.unrolled_by_grad)
     np.testing.assert_allclose(exact, expected, rtol=1e-9, atol=1e-14)
-    for ours, theirs in zip(jax.tree.leaves((new.params, new.carry)), jax.tree.leaves((same.params, same.carry))):
+    for ours, theirs in zip(
+        jax.tree.leaves((new.params, new.carry)), jax.tree.leaves((same.params, same.carry))
+    ):
         np.testing.assert_allclose(ours, theirs, rtol=1e-9)
     implicit = np.abs(exact - step(hypergrad.first_order)[0]).max()
     assert implicit > 1e-2 * np.abs(exact).max()
 
-    # The official code leaves the tied embedding where it is; here it takes the step like any other weight.
-    frozen = optax.chain(TX, optax.masked(optax.set_to_zero(), {name: name == "embedding" for name in params}))
+    # The official code leaves the tied embedding where it is; here it takes the step like any other
+    # weight.
+    frozen = optax.chain(
+        TX, optax.masked(optax.set_to_zero(), {name: name == "embedding" for name in params})
+    )
     assert np.abs(exact - step(hypergrad.unrolled, frozen)[0]).max() > 1e-3 * implicit
     assert np.isfinite(metrics["valid_loss"])
 
@@ -122,14 +141,18 @@ def test_the_unrolled_step_is_the_step_that_follows():
 def test_carries_run_along_their_streams_and_resuming_changes_nothing(tmp_path):
     """Without dropout the hidden state of a stream is what its words leave behind."""
     net, params = network()
-    search, state = started(hypergrad.unrolled, net, params, params_tx=optax.set_to_zero(), arch_tx=optax.set_to_zero())
+    search, state = started(
+        hypergrad.unrolled, net, params, params_tx=optax.set_to_zero(), arch_tx=optax.set_to_zero()
+    )
     step = jax.jit(search.step)
     ends, mix = list(state.carry), {"recurrent": jax.nn.softmax(state.arch["recurrent"])}
     for number, length in enumerate((3, 5)):
         streams = batch(number, length), batch(number + 9)
         state, _ = step(state, *streams)
         for i, (own, rows) in enumerate(zip(streams, (length, TIME))):
-            ends[i] = jax.jit(net.apply)({"params": params}, own["tokens"][:rows], ends[i], mix).hidden
+            ends[i] = jax.jit(net.apply)(
+                {"params": params}, own["tokens"][:rows], ends[i], mix
+            ).hidden
             np.testing.assert_allclose(state.carry[i], ends[i], atol=1e-5)
 
     net, params = network(dropouts=DROPOUTS)
@@ -141,7 +164,9 @@ def test_carries_run_along_their_streams_and_resuming_changes_nothing(tmp_path):
                 jd.runs.checkpoint.save(manager, 2, state, {})
         state, _ = step(state, batch(number, 3), batch(number + 9))
     with jd.runs.checkpoint.open_folder(tmp_path) as manager:
-        resumed = jd.runs.checkpoint.restore(manager, search.init(jax.random.key(0), params, state.carry), {})
+        resumed = jd.runs.checkpoint.restore(
+            manager, search.init(jax.random.key(0), params, state.carry), {}
+        )
     for number in range(2, 4):
         resumed, _ = step(resumed, batch(number, 3), batch(number + 9))
     for ours, theirs in zip(jax.tree.leaves(resumed), jax.tree.leaves(state)):
@@ -158,7 +183,9 @@ def test_other_algorithms_search_recurrent_cells(method):
         "random_sharing": lambda: jd.algorithms.random_sharing(SPACE),
         "gdas": lambda: jd.algorithms.gdas(SPACE, lambda step: 1.0),
     }
-    search = jd.bilevel_search(jd.objectives.language_model(net), make[method](), TX, optax.adam(1e-2))
+    search = jd.bilevel_search(
+        jd.objectives.language_model(net), make[method](), TX, optax.adam(1e-2)
+    )
     state = search.init(jax.random.key(0), params, (net.start(BATCH), net.start(BATCH)))
     new, metrics = jax.jit(search.step)(state, batch(0), batch(1))
     assert np.isfinite(metrics["train_loss"]) and np.isfinite(metrics["valid_loss"])

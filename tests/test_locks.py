@@ -23,14 +23,21 @@ time.sleep(60)
 
 
 def test_a_second_run_is_refused_until_the_first_is_gone(tmp_path):
-    config = dataclasses.replace(image_search.PRESETS["digits"], run_dir=str(tmp_path), resume=str(tmp_path))
+    config = dataclasses.replace(
+        image_search.PRESETS["digits"], run_dir=str(tmp_path), resume=str(tmp_path)
+    )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    first = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, env=environment)
+    first = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, env=environment
+    )
     try:
         assert first.stdout.readline() == b"held\n"
         with pytest.raises(runs.Stop) as caught:
             runs.open_folder(config, "search")
-        assert str(caught.value).startswith(f"--run_dir={tmp_path}: another run is writing there") and caught.value.code == 2
+        assert (
+            str(caught.value).startswith(f"--run_dir={tmp_path}: another run is writing there")
+            and caught.value.code == 2
+        )
     finally:
         first.send_signal(signal.SIGKILL)
         first.communicate()

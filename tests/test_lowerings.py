@@ -1,6 +1,8 @@
-"""What GPUs and TPUs are given, run on a CPU in float64: the same numbers as the definitions, for every order of derivative.
+"""What GPUs and TPUs are given, run on a CPU in float64: the same numbers as the definitions, for
+every order of derivative.
 
-A function is lowered for another platform and its program, which is free of that platform's own calls, runs here.
+A function is lowered for another platform and its program, which is free of that platform's own
+calls, runs here.
 """
 
 import dataclasses
@@ -26,18 +28,24 @@ from jaxdarts.nn.primitives.pooling import max_pool
 
 def lowered(function, platform, arguments):
     unchecked = [export.DisabledSafetyCheck.platform()]
-    return export.export(jax.jit(function), platforms=[platform], disabled_checks=unchecked)(*arguments)
+    return export.export(jax.jit(function), platforms=[platform], disabled_checks=unchecked)(
+        *arguments
+    )
 
 
 def elsewhere(function, arguments):
-    """The results of a function as it is lowered for TPUs and for GPUs, once for each program that differs from the others."""
+    """The results of a function as it is lowered for TPUs and for GPUs, once for each program that
+    differs from the others.
+    """
     programs = {}
     for platform in ("tpu", "cuda", "rocm"):
         program = lowered(function, platform, arguments)
         programs.setdefault(program.mlir_module().replace(f'"{platform}"', ""), program)
     assert len(programs) <= 2  # GPUs are given the same
     options = {"xla_backend_optimization_level": "0"}
-    return [jax.jit(program.call, compiler_options=options)(*arguments) for program in programs.values()]
+    return [
+        jax.jit(program.call, compiler_options=options)(*arguments) for program in programs.values()
+    ]
 
 
 def draw(*shape, seed=0):
@@ -45,7 +53,9 @@ def draw(*shape, seed=0):
 
 
 def orders(function):
-    """Value, gradients, the gradients' derivative along a direction by both modes, and a mapped gradient."""
+    """Value, gradients, the gradients' derivative along a direction by both modes, and a mapped
+    gradient.
+    """
 
     def everything(arguments, tangents):
         by = tuple(range(len(arguments)))
@@ -60,7 +70,9 @@ def orders(function):
             return sum(jnp.vdot(a, b) for a, b in zip(gradient(*arguments), tangents, strict=True))
 
         gradients, forward = jax.jvp(gradient, arguments, tangents)
-        mapped = jax.vmap(gradient)(*(jnp.stack([a, t]) for a, t in zip(arguments, tangents, strict=True)))
+        mapped = jax.vmap(gradient)(
+            *(jnp.stack([a, t]) for a, t in zip(arguments, tangents, strict=True))
+        )
         return function(*arguments), gradients, forward, jax.grad(along, by)(*arguments), mapped
 
     return everything
@@ -80,7 +92,9 @@ def one_after_the_other(x, kernels, weights, **geometry):
     return jnp.einsum("gkbhwc,gkcd->gkbhwd", y, weights)
 
 
-@pytest.mark.parametrize("size, stride, dilation", [(3, 1, 1), (5, 2, 1), (5, 1, 2), (3, 2, 2), (3, 1, 3)])
+@pytest.mark.parametrize(
+    "size, stride, dilation", [(3, 1, 1), (5, 2, 1), (5, 1, 2), (3, 2, 2), (3, 1, 3)]
+)
 def test_depthwise(x64, size, stride, dilation):
     geometry = {"stride": stride, "dilation": dilation}
     shapes = (2, 2, 7, 8, 3), (2, 2, size, size, 3)
@@ -90,13 +104,23 @@ def test_depthwise(x64, size, stride, dilation):
 
 @pytest.mark.parametrize(
     "states, edges, size, stride, dilation",
-    [(1, 3, 3, 1, 1), (3, 1, 5, 1, 1), (2, 2, 5, 2, 1), (3, 1, 3, 2, 1), (1, 3, 5, 1, 2), (2, 2, 3, 2, 2), (3, 1, 3, 2, 2)],
+    [
+        (1, 3, 3, 1, 1),
+        (3, 1, 5, 1, 1),
+        (2, 2, 5, 2, 1),
+        (3, 1, 3, 2, 1),
+        (1, 3, 5, 1, 2),
+        (2, 2, 3, 2, 2),
+        (3, 1, 3, 2, 2),
+    ],
 )
 def test_separable(x64, states, edges, size, stride, dilation):
     """An odd height, an even width; one state and several, one edge and several."""
     geometry = {"stride": stride, "dilation": dilation}
     shapes = (states, 2, 7, 8, 3), (states, edges, size, size, 3), (states, edges, 3, 4)
-    ours, definition = (functools.partial(f, **geometry) for f in (ops.separable, one_after_the_other))
+    ours, definition = (
+        functools.partial(f, **geometry) for f in (ops.separable, one_after_the_other)
+    )
     assert_equal(ours, definition, *shapes)
 
 
@@ -111,24 +135,39 @@ def test_norms(x64):
     def definition(x, y, gain, other):
         return [plain(x, gain), plain(y, other)]
 
-    assert_equal(ours, definition, (2, 3, 3, 4, 4, 2), (2, 1, 3, 4, 4, 2), (2, 3, 1, 1, 1, 1), (2, 1, 1, 1, 1, 1))
-    assert_equal(affine, lambda x, scale, shift: scale * x + shift, (2, 3, 4, 5, 3), *[(2, 1, 1, 1, 3)] * 2)
+    assert_equal(
+        ours,
+        definition,
+        (2, 3, 3, 4, 4, 2),
+        (2, 1, 3, 4, 4, 2),
+        (2, 3, 1, 1, 1, 1),
+        (2, 1, 1, 1, 1, 1),
+    )
+    assert_equal(
+        affine, lambda x, scale, shift: scale * x + shift, (2, 3, 4, 5, 3), *[(2, 1, 1, 1, 3)] * 2
+    )
 
 
 @pytest.mark.parametrize("stride", [1, 2])
 def test_max_pool(x64, stride):
     def definition(x):
         padding = [(0, 0), (1, 1), (1, 1), (0, 0)]
-        return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, stride, stride, 1), padding)
+        return jax.lax.reduce_window(
+            x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, stride, stride, 1), padding
+        )
 
     assert_equal(functools.partial(max_pool, stride=stride), definition, (2, 7, 8, 3))
 
 
-@pytest.mark.parametrize("rows, columns, strides", [(3, 3, (1, 1)), (1, 7, (1, 2)), (7, 1, (2, 1)), (1, 1, (1, 1))])
+@pytest.mark.parametrize(
+    "rows, columns, strides", [(3, 3, (1, 1)), (1, 7, (1, 2)), (7, 1, (2, 1)), (1, 1, (1, 1))]
+)
 def test_convolution(x64, rows, columns, strides):
     def definition(x, kernel):
         padding = [((n - 1) // 2, (n - 1) // 2) for n in (rows, columns)]
-        return jax.lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        return jax.lax.conv_general_dilated(
+            x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
 
     ours = functools.partial(convolution, strides=strides)
     assert_equal(ours, definition, (2, 7, 8, 3), (rows, columns, 3, 2))
@@ -137,21 +176,34 @@ def test_convolution(x64, rows, columns, strides):
 def test_a_barrier_is_the_identity(x64):
     assert_equal(once_on_cpu, lambda x: x, (2, 3))
     assert "optimization_barrier" in jax.jit(once_on_cpu).lower(1.0).as_text()
-    assert "optimization_barrier" not in jax.jit(once_on_cpu).trace(1.0).lower(lowering_platforms=("cuda",)).as_text()
+    assert (
+        "optimization_barrier"
+        not in jax.jit(once_on_cpu).trace(1.0).lower(lowering_platforms=("cuda",)).as_text()
+    )
 
 
 def tiny_search():
-    """A second-order search step of one reduction cell with all operations of DARTS, and its arguments."""
+    """A second-order search step of one reduction cell with all operations of DARTS, and its
+    arguments.
+    """
     space = jd.spaces.darts(1)
     net = space.supernet(width=2, depth=1, num_classes=3, dtype=jnp.float64)
-    tx = optax.chain(optax.clip_by_global_norm(5.0), optax.add_decayed_weights(3e-4), optax.sgd(0.1, momentum=0.9))
-    search = jd.bilevel_search(jd.objectives.classification(net), jd.algorithms.darts(space, 2), tx, optax.adam(3e-4))
+    tx = optax.chain(
+        optax.clip_by_global_norm(5.0),
+        optax.add_decayed_weights(3e-4),
+        optax.sgd(0.1, momentum=0.9),
+    )
+    search = jd.bilevel_search(
+        jd.objectives.classification(net), jd.algorithms.darts(space, 2), tx, optax.adam(3e-4)
+    )
     params = net.init(jax.random.key(1), *net.example_inputs((4, 4, 3)))["params"]
     state = search.init(jax.random.key(0), jax.tree.map(lambda w: w.astype(jnp.float64), params))
     train, val = ({"image": draw(4, 4, 4, 3, seed=i), "label": jnp.arange(4) % 3} for i in range(2))
 
     def step(params, arch, train, val):
-        after, metrics = search.step(dataclasses.replace(state, params=params, arch=arch), train, val)
+        after, metrics = search.step(
+            dataclasses.replace(state, params=params, arch=arch), train, val
+        )
         return after.params, after.arch, metrics
 
     return step, (state.params, state.arch, train, val)

@@ -14,13 +14,22 @@ from jaxdarts.commands.search import images as script
 from jaxdarts.commands.search import results as search_results
 from jaxdarts.runs import Stop
 
-TINY = "--layers=1 --nodes=2 --ops none skip_connect --init_channels=4 --epochs=2 --num_devices=1".split()
+TINY = (
+    "--layers=1 --nodes=2 --ops none skip_connect --init_channels=4 --epochs=2 --num_devices=1"
+).split()
 SHORT = [*TINY, "--max_steps=3"]
 
 
 def searched(tmp_path, *flags, base=SHORT):
     folder = tmp_path / "run"
-    script.main([*base, f"--cache_dir={jax.config.jax_compilation_cache_dir}", f"--run_dir={folder}", *flags])
+    script.main(
+        [
+            *base,
+            f"--cache_dir={jax.config.jax_compilation_cache_dir}",
+            f"--run_dir={folder}",
+            *flags,
+        ]
+    )
     return folder
 
 
@@ -50,7 +59,12 @@ def test_published_settings_hold_for_the_papers_data(tmp_path):
         return command_line.parse(list(flags), script.PRESETS, script.CIFAR, "", script.STARTS)
 
     config = parsed("--dataset=cifar10", "--algorithm=pc_darts")
-    assert (config.partial, config.batch_size, config.learning_rate, config.arch_warmup) == (4, 256, 0.1, 15)
+    assert (config.partial, config.batch_size, config.learning_rate, config.arch_warmup) == (
+        4,
+        256,
+        0.1,
+        15,
+    )
     assert parsed("--algorithm=pc_darts").batch_size == script.PRESETS["digits"].batch_size
     assert parsed("--algorithm=pc_darts").partial == 4
     assert parsed("--dataset=cifar10", "--algorithm=gdas", "--epochs=7").epochs == 7
@@ -58,10 +72,17 @@ def test_published_settings_hold_for_the_papers_data(tmp_path):
     assert parsed("--dataset=cifar10").unrolled
 
 
-@pytest.mark.parametrize("flags", ["", "--algorithm=random_sharing --num_samples=3", "--derive=validation --derive_batches=1"])
+@pytest.mark.parametrize(
+    "flags",
+    ["", "--algorithm=random_sharing --num_samples=3", "--derive=validation --derive_batches=1"],
+)
 def test_nasbench201(flags, tmp_path):
     folder = searched(
-        tmp_path, "--space=nasbench201", "--no-unrolled", *flags.split(), base=["--max_steps=2", "--num_devices=1"]
+        tmp_path,
+        "--space=nasbench201",
+        "--no-unrolled",
+        *flags.split(),
+        base=["--max_steps=2", "--num_devices=1"],
     )
     genotype = jd.genotypes.from_json((folder / "genotype.json").read_text())
     assert isinstance(genotype, jd.TopologyGenotype) and len(genotype.cell) == 6
@@ -82,10 +103,22 @@ def test_nasbench201(flags, tmp_path):
         ("--adapt_weight_decay=10", "--keep_checkpoints=0"),
         ("--adapt_weight_decay=10 --num_seeds=2", "--num_seeds=2"),
         ("--space=nasbench201 --max_skips=2", "not in --space=nasbench201"),
-        ("--space=nasbench1shot1_s1 --algorithm=pc_darts", "--partial=4: not in --space=nasbench1shot1_s1"),
-        ("--space=nasbench1shot1_s2 --derive=perturbation", "--derive=perturbation: decides edges, not which two to read"),
-        ("--space=nasbench1shot1_s3 --cost_weight=1", "--cost_weight=1.0: an operation has no price of its own"),
-        ("--space=nasbench1shot1_s1 --layers=2", "--layers=2: --space=nasbench1shot1_s1 has three stages"),
+        (
+            "--space=nasbench1shot1_s1 --algorithm=pc_darts",
+            "--partial=4: not in --space=nasbench1shot1_s1",
+        ),
+        (
+            "--space=nasbench1shot1_s2 --derive=perturbation",
+            "--derive=perturbation: decides edges, not which two to read",
+        ),
+        (
+            "--space=nasbench1shot1_s3 --cost_weight=1",
+            "--cost_weight=1.0: an operation has no price of its own",
+        ),
+        (
+            "--space=nasbench1shot1_s1 --layers=2",
+            "--layers=2: --space=nasbench1shot1_s1 has three stages",
+        ),
         ("--space=nasbench201 --algorithm=pc_darts", "--partial=4: not in --space=nasbench201"),
         ("--algorithm=na_darts --distance=99", "--algorithm=na_darts"),
         ("--algorithm=darts_minus --ops none sep_conv_3x3", "no skip_connect"),
@@ -99,24 +132,35 @@ def test_options_that_cannot_work(flags, line):
 
 
 def test_whatever_is_recorded_of_an_epoch(tmp_path):
-    flags = "--no-unrolled --eigenvalue_freq=1 --cost_weight=1 --cost_target=0.1 --drop_path_prob=0.3 --temperature_end=0.5"
+    flags = (
+        "--no-unrolled --eigenvalue_freq=1 --cost_weight=1 --cost_target=0.1 --drop_path_prob=0.3"
+        " --temperature_end=0.5"
+    )
     folder = searched(tmp_path, *flags.split())
     (record,) = records(folder)
     assert np.isfinite(record["eigenvalue"]) and record["valid_expected_cost"] > 1e5
     genotype = jd.genotypes.from_json((folder / "genotype.json").read_text())
     # Without weights in any candidate the mix has no say in the parameters.
-    np.testing.assert_allclose(record["valid_expected_cost"], jd.network_cost(genotype, 36, 20, 10, (8, 8, 1))[0], rtol=0.5)
+    np.testing.assert_allclose(
+        record["valid_expected_cost"], jd.network_cost(genotype, 36, 20, 10, (8, 8, 1))[0], rtol=0.5
+    )
     assert record["skip_normal"] == record["parameter_free_normal"] == 4
     sizes = json.loads((folder / "sizes.json").read_text())
     assert list(sizes) == ["0,0"] and jd.genotypes.parse(sizes["0,0"]["genotype"])
-    assert "the normal cell degenerates: 4 of its 4 operations are skip connections" in (folder / "log.txt").read_text()
+    assert (
+        "the normal cell degenerates: 4 of its 4 operations are skip connections"
+        in (folder / "log.txt").read_text()
+    )
 
 
 def test_stops_and_stays_stopped(tmp_path):
     flags = ["--no-unrolled", "--stop_skips=4"]
     folder = searched(tmp_path, *flags, base=TINY)
     assert [record["epoch"] for record in records(folder)] == [0]
-    assert "the search stops: epoch 0: the normal cell has 4 skip connections" in (folder / "log.txt").read_text()
+    assert (
+        "the search stops: epoch 0: the normal cell has 4 skip connections"
+        in (folder / "log.txt").read_text()
+    )
     before = (folder / "genotype.json").read_text(), records(folder)
     script.main([f"--resume={folder}"])
     assert ((folder / "genotype.json").read_text(), records(folder)) == before
@@ -127,7 +171,10 @@ def test_stops_goes_back_and_goes_on_with_more_weight_decay(tmp_path, monkeypatc
         return epochs[0] if len(epochs) > 1 else None
 
     monkeypatch.setattr(search_results.curvature, "stop_epoch", soon)
-    flags = "--no-unrolled --eigenvalue_freq=1 --stop_eigenvalue=1.3 --adapt_weight_decay=10 --keep_checkpoints=0".split()
+    flags = (
+        "--no-unrolled --eigenvalue_freq=1 --stop_eigenvalue=1.3 --adapt_weight_decay=10"
+        " --keep_checkpoints=0".split()
+    )
     first = searched(tmp_path, *flags, base=TINY)
     later = [tmp_path / f"run-decay{decay}" for decay in ("0.003", "0.03")]
     for before, after, decay in zip([first, later[0]], later, [0.003, 0.03], strict=True):
@@ -144,13 +191,23 @@ def test_fork_continues_another_search(tmp_path):
     whole = searched(tmp_path, "--no-unrolled", "--keep_checkpoints=0", base=TINY)
     fork = tmp_path / "fork"
     cache = f"--cache_dir={jax.config.jax_compilation_cache_dir}"
-    script.main([*TINY, "--no-unrolled", f"--fork={whole}", "--fork_epoch=0", f"--run_dir={fork}", cache])
+    script.main(
+        [*TINY, "--no-unrolled", f"--fork={whole}", "--fork_epoch=0", f"--run_dir={fork}", cache]
+    )
     a, b = records(whole), records(fork)
     for record in (*a, *b):
         record.pop("seconds")
     assert a == b and (whole / "genotype.json").read_text() == (fork / "genotype.json").read_text()
     with pytest.raises(Stop, match="has no checkpoint of step 110, only 22, 44"):
-        script.main([*TINY, "--no-unrolled", f"--fork={whole}", "--fork_epoch=4", f"--run_dir={tmp_path / 'none'}"])
+        script.main(
+            [
+                *TINY,
+                "--no-unrolled",
+                f"--fork={whole}",
+                "--fork_epoch=4",
+                f"--run_dir={tmp_path / 'none'}",
+            ]
+        )
 
 
 def test_arch_stands_still_while_the_weights_warm_up(tmp_path):
@@ -160,13 +217,23 @@ def test_arch_stands_still_while_the_weights_warm_up(tmp_path):
     assert np.abs(first - 0.5).max() < 2e-3 < np.abs(second - 0.5).max()
 
 
-@pytest.mark.parametrize("way", ["validation", "perturbation --tune_steps=1", "samples --num_samples=3"])
+@pytest.mark.parametrize(
+    "way", ["validation", "perturbation --tune_steps=1", "samples --num_samples=3"]
+)
 def test_derivations(way, tmp_path):
     ops = ["--ops", "none", "skip_connect", "max_pool_3x3"]
-    flags = ["--no-unrolled", "--num_seeds=2", "--derive_batches=2", "--flatness", *f"--derive={way}".split()]
+    flags = [
+        "--no-unrolled",
+        "--num_seeds=2",
+        "--derive_batches=2",
+        "--flatness",
+        *f"--derive={way}".split(),
+    ]
     folder = searched(tmp_path, *ops, *flags)
     for seed in (2, 3):
-        jd.genotypes.check(jd.genotypes.from_json((folder / f"seed-{seed}" / "genotype.json").read_text()))
+        jd.genotypes.check(
+            jd.genotypes.from_json((folder / f"seed-{seed}" / "genotype.json").read_text())
+        )
         facts = json.loads((folder / f"seed-{seed}" / "facts.json").read_text())
         assert 0 <= facts["neighbours_minimum_accuracy"] <= facts["neighbours_mean_accuracy"] <= 1
 
@@ -181,11 +248,22 @@ def test_a_finished_search_is_derived_anew(tmp_path):
 
 
 def test_candidates_of_an_earlier_search(tmp_path):
-    first = searched(tmp_path, "--no-unrolled", "--ops", "none", "skip_connect", "max_pool_3x3", "avg_pool_3x3")
+    first = searched(
+        tmp_path, "--no-unrolled", "--ops", "none", "skip_connect", "max_pool_3x3", "avg_pool_3x3"
+    )
     with np.load(first / "alphas.npz") as saved:
         row = saved["normal"][-1][0]
     second = tmp_path / "second"
-    script.main([*SHORT, "--no-unrolled", f"--candidates={first}", "--keep_ops=2", "--max_skips=1", f"--run_dir={second}"])
+    script.main(
+        [
+            *SHORT,
+            "--no-unrolled",
+            f"--candidates={first}",
+            "--keep_ops=2",
+            "--max_skips=1",
+            f"--run_dir={second}",
+        ]
+    )
     ops = json.loads((second / "space.json").read_text())["normal"]["ops"]
     names = ("none", "skip_connect", "max_pool_3x3", "avg_pool_3x3")
     assert all(len(own) == 2 for own in ops)
@@ -211,11 +289,17 @@ def test_a_narrowed_space_is_read_as_it_was(tmp_path):
         before, space = space, methods.strongest_of(tmp_path, keep)
         for cell, choices in space.cells.items():
             assert choices._replace(ops=()) == before.cells[cell]._replace(ops=())
-            for row, own, old in zip(mixes[cell][-1], choices.ops, before.cells[cell].ops, strict=True):
-                assert own == tuple(op for op, weight in zip(old, row) if weight in np.sort(row)[-keep:])
+            for row, own, old in zip(
+                mixes[cell][-1], choices.ops, before.cells[cell].ops, strict=True
+            ):
+                assert own == tuple(
+                    op for op, weight in zip(old, row) if weight in np.sort(row)[-keep:]
+                )
 
 
-@pytest.mark.parametrize("text", ["[]", "{", '{"normal": []}', '{"normal": {"edges": []}}', '{"normal": {"color": 1}}'])
+@pytest.mark.parametrize(
+    "text", ["[]", "{", '{"normal": []}', '{"normal": {"edges": []}}', '{"normal": {"color": 1}}']
+)
 def test_what_is_no_saved_space(text, tmp_path):
     (tmp_path / "space.json").write_text(text)
     with pytest.raises(Stop, match="no usable space.json"):
@@ -225,13 +309,23 @@ def test_what_is_no_saved_space(text, tmp_path):
 
 
 def history_of(**columns):
-    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    rows = [
+        dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
+    ]
     cells = jd.spaces.darts().cells
-    return types.SimpleNamespace(records=types.SimpleNamespace(all=rows), space=types.SimpleNamespace(cells=cells))
+    return types.SimpleNamespace(
+        records=types.SimpleNamespace(all=rows), space=types.SimpleNamespace(cells=cells)
+    )
 
 
 def config_of(**changes):
-    default = {"stop_skips": 0, "stop_size": (), "stop_eigenvalue": 0.0, "stop_start": 10, "eigenvalue_freq": 2}
+    default = {
+        "stop_skips": 0,
+        "stop_size": (),
+        "stop_eigenvalue": 0.0,
+        "stop_start": 10,
+        "eigenvalue_freq": 2,
+    }
     return types.SimpleNamespace(**default | changes)
 
 
@@ -245,19 +339,26 @@ def test_reasons_to_stop():
     assert search_results.stop_of(config_of(stop_size=(1, 0)), history) is None
     assert (
         search_results.stopped(
-            config_of(stop_skips=3), [history, history_of(epoch=[0], skip_normal=[1], **{k: [0] for k in free})]
+            config_of(stop_skips=3),
+            [history, history_of(epoch=[0], skip_normal=[1], **{k: [0] for k in free})],
         )
         is None
     )
 
 
 def test_stop_by_eigenvalue_goes_back():
-    """One value every second epoch that doubles from epoch 20 on; the averages see it late, and the search returns early."""
+    """One value every second epoch that doubles from epoch 20 on; the averages see it late, and the
+    search returns early.
+    """
     epochs = list(range(0, 50))
     values = [(0.1 if e < 20 else 0.2) if e % 2 == 0 else None for e in epochs]
     none = [0] * len(epochs)
     history = history_of(
-        epoch=epochs, skip_normal=none, parameter_free_normal=none, parameter_free_reduce=none, eigenvalue=values
+        epoch=epochs,
+        skip_normal=none,
+        parameter_free_normal=none,
+        parameter_free_reduce=none,
+        eigenvalue=values,
     )
     back, why = search_results.stop_of(config_of(stop_eigenvalue=1.3), history)
     assert back == jd.analysis.curvature.stop_epoch(epochs[::2], values[::2]) == 10

@@ -106,7 +106,9 @@ def test_replace_text_leaves_the_old_file_when_it_fails(tmp_path):
 def test_replace_arrays_whole_or_not_at_all(tmp_path):
     path = tmp_path / "a.npz"
     files.replace_arrays(path, {"one/two": np.arange(3), "three": [1.5]})
-    with pytest.raises((pickle.PicklingError, AttributeError)):  # the first array is in the temporary file by then
+    with pytest.raises(
+        (pickle.PicklingError, AttributeError)
+    ):  # the first array is in the temporary file by then
         files.replace_arrays(path, {"one/two": np.zeros(2), "three": lambda: None})
     with np.load(path) as saved:
         assert set(saved) == {"one/two", "three"} and saved["three"] == [1.5]
@@ -125,7 +127,9 @@ def test_arrays_that_cannot_be_read(tmp_path):
     whole = path.read_bytes()
     np.save(tmp_path / "alone.npy", np.arange(3))
     alone = (tmp_path / "alone.npy").read_bytes()
-    changed = whole[:300] + b"?" + whole[301:]  # among the numbers; the archive has a checksum of them
+    changed = (
+        whole[:300] + b"?" + whole[301:]
+    )  # among the numbers; the archive has a checksum of them
     for content in (b"", b"text", whole[:50], whole[:-30], changed, alone):
         path.write_bytes(content)
         with pytest.raises(ValueError, match="a.npz is damaged, or holds no arrays by name"):
@@ -136,7 +140,10 @@ def test_combine_calls_every_writer():
     calls = []
 
     def recorder(name):
-        return writers.Writer(lambda step, values: calls.append((name, step, dict(values))), lambda: calls.append(name))
+        return writers.Writer(
+            lambda step, values: calls.append((name, step, dict(values))),
+            lambda: calls.append(name),
+        )
 
     writer = writers.combine(recorder("a"), recorder("b"))
     writer.write(1, {"x": 2.0})

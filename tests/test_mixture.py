@@ -21,7 +21,9 @@ def test_entropy():
     mix = np.stack([random(seed) for seed in range(4)])
     expected = stats.entropy(mix, axis=-1) / np.log(3)
     np.testing.assert_allclose(mixture.entropy(mix, CELL), expected, rtol=1e-12)
-    np.testing.assert_allclose(mixture.entropy(7 * mix, CELL), expected, rtol=1e-12)  # sigmoids need not sum to one
+    np.testing.assert_allclose(
+        mixture.entropy(7 * mix, CELL), expected, rtol=1e-12
+    )  # sigmoids need not sum to one
     np.testing.assert_allclose(mixture.entropy(np.full(CELL.shape, 1 / 3), CELL), 1)
     np.testing.assert_array_equal(mixture.entropy(np.eye(3)[[0, 1, 2, 0, 1]], CELL), 0)
     np.testing.assert_allclose(mixture.entropy(np.zeros(CELL.shape), CELL), 1)
@@ -56,7 +58,9 @@ def test_agreement():
 
 def test_mean_agreement():
     mixes = [random(seed) for seed in range(3)]
-    pairs = [mixture.agreement(mixes[i], mixes[j], CELL)["tau"] for i, j in ((0, 1), (0, 2), (1, 2))]
+    pairs = [
+        mixture.agreement(mixes[i], mixes[j], CELL)["tau"] for i, j in ((0, 1), (0, 2), (1, 2))
+    ]
     np.testing.assert_allclose(mixture.mean_agreement(mixes, CELL)["tau"], np.mean(pairs))
     with pytest.raises(ValueError, match="1 mix"):
         mixture.mean_agreement(mixes[:1], CELL)

@@ -1,4 +1,6 @@
-"""NAS-Bench-101's networks and space. Oracles: the benchmark's parameter counts, a module written out in NumPy."""
+"""NAS-Bench-101's networks and space. Oracles: the benchmark's parameter counts, a module written
+out in NumPy.
+"""
 
 import chex
 import jax
@@ -25,7 +27,11 @@ SPACE = jd.spaces.nasbench101()
         (graph("01110 00001 00001 00001 00000", C3, C1, MP), 8, (4, 3, 3, 2, 8)),  # the first two
         (graph("0101 0010 0001 0000", C3, C1), 8, (4, 8, 8, 8)),  # as many as who reads it
         (graph("011100 000010 000010 000001 000001 000000", C3, C1, MP, C3), 9, (4, 4, 4, 5, 4, 9)),
-        (graph("010000 001100 000001 000011 000001 000000", C3, C1, MP, C3), 8, (4, 3, 3, 3, 2, 8)),  # of two, the widest
+        (
+            graph("010000 001100 000001 000011 000001 000000", C3, C1, MP, C3),
+            8,
+            (4, 3, 3, 3, 2, 8),
+        ),  # of two, the widest
     ],
 )
 def test_channels_of_vertices(genotype, after, channels):
@@ -37,7 +43,9 @@ def test_too_few_channels():
         vertex_channels(graph("01110 00001 00001 00001 00000", C3, C1, MP), 2, 2)
 
 
-@pytest.mark.parametrize("genotype, parameters", [(FIRST, 8_555_530), (ASKED, 2_694_282), (STORED, 2_694_282)])
+@pytest.mark.parametrize(
+    "genotype, parameters", [(FIRST, 8_555_530), (ASKED, 2_694_282), (STORED, 2_694_282)]
+)
 def test_parameters_are_the_benchmarks(genotype, parameters):
     assert jd.count_params(SPACE.network(genotype), (32, 32, 3)) == parameters
     assert jd.network_cost(genotype, 128, 3, 10, (32, 32, 3))[0] == parameters
@@ -53,15 +61,21 @@ def test_multiply_adds():
 
 
 def reference(variables, images, genotype, width, depth, train):
-    """The logits, and the moments that every norm saw; each stack's first module is kept apart from the rest."""
+    """The logits, and the moments that every norm saw; each stack's first module is kept apart from
+    the rest.
+    """
     params, stats, moments = variables["params"], variables["batch_stats"], {}
 
     def normed(x, own, place, prefix, scope):
         mean, variance = x.mean((0, 1, 2)), x.var((0, 1, 2))
         moments[scope, prefix, place] = (mean, variance * x[..., 0].size / (x[..., 0].size - 1))
         if not train:
-            mean, variance = (stats[scope][f"{prefix}{name}"][place] for name in ("mean", "variance"))
-        return relu(norm(x, mean, variance, *(own[f"{prefix}{name}"][place] for name in ("scale", "shift"))))
+            mean, variance = (
+                stats[scope][f"{prefix}{name}"][place] for name in ("mean", "variance")
+            )
+        return relu(
+            norm(x, mean, variance, *(own[f"{prefix}{name}"][place] for name in ("scale", "shift")))
+        )
 
     x = normed(conv(images, params["stem"]["kernel"]), params["stem"], (), "", "stem")
     last = len(genotype.ops) - 1
@@ -70,7 +84,9 @@ def reference(variables, images, genotype, width, depth, train):
             x = np.max([x[:, i::2, j::2] for i in (0, 1) for j in (0, 1)], axis=0)
         after = width * 2**stack
         for number in range(depth):
-            scope, place = (f"stack{stack}", (number - 1,)) if number else (f"stack{stack}_first", (0,))
+            scope, place = (
+                (f"stack{stack}", (number - 1,)) if number else (f"stack{stack}_first", (0,))
+            )
             own, site = params[scope], iter(range(99))
 
             def layer(name, x, own=own, site=site, scope=scope, place=place):
@@ -79,11 +95,17 @@ def reference(variables, images, genotype, width, depth, train):
             channels = vertex_channels(genotype, x.shape[-1], after)
             states = {}
             for v in range(1, last):
-                total = sum(states[w][..., : channels[v]] for w in range(1, v) if genotype.matrix[w][v])
+                total = sum(
+                    states[w][..., : channels[v]] for w in range(1, v) if genotype.matrix[w][v]
+                )
                 if genotype.matrix[0][v]:
                     total = total + layer(f"projection{v}", x)
                 pool = genotype.ops[v] == MP
-                states[v] = np.asarray(max_pool(jnp.asarray(total), 1)) if pool else layer(f"convolution{v}", total)
+                states[v] = (
+                    np.asarray(max_pool(jnp.asarray(total), 1))
+                    if pool
+                    else layer(f"convolution{v}", total)
+                )
             out = [states[v] for v in range(1, last) if genotype.matrix[v][last]]
             out = np.concatenate(out, -1) if out else 0
             x = out + layer(f"projection{last}", x) if genotype.matrix[0][last] else out
@@ -91,15 +113,23 @@ def reference(variables, images, genotype, width, depth, train):
     return x.mean((1, 2)) @ params["head"] + params["head_bias"], moments
 
 
-@pytest.mark.parametrize("genotype", [graph("010101 001110 000001 000001 000000 000000", MP, C3, C1, C1)])
+@pytest.mark.parametrize(
+    "genotype", [graph("010101 001110 000001 000001 000000 000000", MP, C3, C1, C1)]
+)
 def test_network_equals_its_definition(genotype, x64):
-    """An addition of wider and narrower states, loose vertices, an edge from input to output, and the running averages."""
+    """An addition of wider and narrower states, loose vertices, an edge from input to output, and
+    the running averages.
+    """
     net = SPACE.network(genotype, 5, 2, 3, dtype=jnp.float64)
     images = jnp.asarray(np.random.default_rng(0).normal(size=(3, 8, 8, 2)))
     variables = net.init(jax.random.key(0), images)
     rng = np.random.default_rng(1)
-    variables = jax.tree.map(lambda v: jnp.asarray(rng.uniform(0.5, 1.5, v.shape)) * (v if v.ndim > 2 else 1), variables)
-    apply = jax.jit(lambda v, x: (net.apply(v, x)[0], net.apply(v, x, True, mutable=["batch_stats"])))
+    variables = jax.tree.map(
+        lambda v: jnp.asarray(rng.uniform(0.5, 1.5, v.shape)) * (v if v.ndim > 2 else 1), variables
+    )
+    apply = jax.jit(
+        lambda v, x: (net.apply(v, x)[0], net.apply(v, x, True, mutable=["batch_stats"]))
+    )
     still, ((trained, auxiliary), updated) = apply(variables, images)
     assert auxiliary is None
     numbers = jax.tree.map(np.asarray, variables)
@@ -109,7 +139,10 @@ def test_network_equals_its_definition(genotype, x64):
     np.testing.assert_allclose(trained, expected, rtol=1e-9)
     for (scope, prefix, place), pair in moments.items():
         for name, new in zip(("mean", "variance"), pair, strict=True):
-            old, got = (tree[scope][f"{prefix}{name}"][place] for tree in (numbers["batch_stats"], updated["batch_stats"]))
+            old, got = (
+                tree[scope][f"{prefix}{name}"][place]
+                for tree in (numbers["batch_stats"], updated["batch_stats"])
+            )
             np.testing.assert_allclose(got, 0.997 * old + 0.003 * new, rtol=1e-9)
     assert MOMENTUM == 0.003
     with pytest.raises(ValueError, match="drops nothing"):
@@ -125,7 +158,7 @@ def test_a_network_trains():
     chex.assert_tree_all_finite((state.params, state.averages, metrics))
 
 
-# -------------------------------------------------------------------------------------------------------------- space
+# -------------------------------------------------------------------------------------------- space
 
 
 def test_samples_are_sound_and_mutants_differ_in_one_place():
@@ -152,7 +185,9 @@ def test_smaller_graphs_grow():
         sizes.add(len(pruned(mutant).ops))
         genotype = mutant
     assert max(sizes) > 3
-    wide = graph("01000001 00100000 00010000 00001000 00000100 00000010 00000000 00000000", *[C1] * 6)
+    wide = graph(
+        "01000001 00100000 00010000 00001000 00000100 00000010 00000000 00000000", *[C1] * 6
+    )
     assert len(SPACE.mutate(jax.random.key(0), wide).ops) == 7
 
 
@@ -164,9 +199,16 @@ def test_operations_are_drawn_uniformly():
 
 def test_what_the_space_does_not_have():
     assert jd.spaces.of(FIRST).cells == SPACE.cells == {}
-    for refused in (SPACE.supernet, lambda: SPACE.discretize({}), lambda: jd.one_hot(SPACE.cells, FIRST)):
+    for refused in (
+        SPACE.supernet,
+        lambda: SPACE.discretize({}),
+        lambda: jd.one_hot(SPACE.cells, FIRST),
+    ):
         with pytest.raises(
-            ValueError, match="nasbench1shot1|the space has the cells , a GraphGenotype has ops, inputs, output"
+            ValueError,
+            match=(
+                "nasbench1shot1|the space has the cells , a GraphGenotype has ops, inputs, output"
+            ),
         ):
             refused()
     with pytest.raises(ValueError, match="REINFORCE draws one candidate a row"):

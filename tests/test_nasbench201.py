@@ -1,4 +1,6 @@
-"""NAS-Bench-201. Oracles: the networks written out in NumPy from their definition, and the benchmark's parameter counts."""
+"""NAS-Bench-201. Oracles: the networks written out in NumPy from their definition, and the
+benchmark's parameter counts.
+"""
 
 import collections
 import csv
@@ -26,13 +28,25 @@ CELLS = [
 ]
 # params_millions and index of NATS-Bench-tss / NAS-Bench-201 on CIFAR-10.
 PARAMETERS = {
-    "|avg_pool_3x3~0|+|nor_conv_1x1~0|skip_connect~1|+|nor_conv_1x1~0|skip_connect~1|skip_connect~2|": 0.129306,  # 0
-    "|nor_conv_3x3~0|+|nor_conv_3x3~0|avg_pool_3x3~1|+|skip_connect~0|nor_conv_3x3~1|skip_connect~2|": 0.802426,  # 1
-    "|avg_pool_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|avg_pool_3x3~0|avg_pool_3x3~1|avg_pool_3x3~2|": 0.559386,  # 2
+    # 0
+    (
+        "|avg_pool_3x3~0|+|nor_conv_1x1~0|skip_connect~1|"
+        "+|nor_conv_1x1~0|skip_connect~1|skip_connect~2|"
+    ): (0.129306),
+    # 1
+    (
+        "|nor_conv_3x3~0|+|nor_conv_3x3~0|avg_pool_3x3~1|"
+        "+|skip_connect~0|nor_conv_3x3~1|skip_connect~2|"
+    ): (0.802426),
+    # 2
+    (
+        "|avg_pool_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|"
+        "+|avg_pool_3x3~0|avg_pool_3x3~1|avg_pool_3x3~2|"
+    ): (0.559386),
 }
 
 
-# ------------------------------------------------------------------------------------------------ reference (NumPy)
+# -------------------------------------------------------------------------------- reference (NumPy)
 
 
 def conv(x, kernel, stride=1):
@@ -43,7 +57,12 @@ def conv(x, kernel, stride=1):
     y = np.zeros((x.shape[0], height, width, kernel.shape[-1]))
     for i in range(size):
         for j in range(size):
-            y += padded[:, i : i + stride * height : stride, j : j + stride * width : stride][:, :height, :width] @ kernel[i, j]
+            y += (
+                padded[:, i : i + stride * height : stride, j : j + stride * width : stride][
+                    :, :height, :width
+                ]
+                @ kernel[i, j]
+            )
     return y
 
 
@@ -56,7 +75,9 @@ def norm(x, mean=None, variance=None, scale=1.0, shift=0.0):
 def average(x):
     """3x3, stride 1, over the pixels that exist."""
     padded = np.pad(np.concatenate([x, np.ones_like(x)], -1), ((0, 0), (1, 1), (1, 1), (0, 0)))
-    total = sum(padded[:, i : i + x.shape[1], j : j + x.shape[2]] for i in range(3) for j in range(3))
+    total = sum(
+        padded[:, i : i + x.shape[1], j : j + x.shape[2]] for i in range(3) for j in range(3)
+    )
     return total[..., : x.shape[-1]] / total[..., x.shape[-1] :]
 
 
@@ -80,7 +101,12 @@ def reference(variables, images, choices, mix, width, depth, discrete, train):
         for source in range(3):
             leaving = [e for e, edge in enumerate(choices.edges) if edge[0] == source]
             seen = list(dict.fromkeys(op for e in leaving for op in choices.ops[e]))
-            normed_here = [(e, op) for op in seen for e in leaving if op in choices.ops[e] and op.startswith("nor_conv")]
+            normed_here = [
+                (e, op)
+                for op in seen
+                for e in leaving
+                if op in choices.ops[e] and op.startswith("nor_conv")
+            ]
             for e in leaving:
                 for k, op in enumerate(choices.ops[e]):
                     if op == "none":
@@ -91,9 +117,18 @@ def reference(variables, images, choices, mix, width, depth, discrete, train):
                     if op.startswith("nor_conv"):
                         y = conv(relu(y), own[f"{op}_kernel"][n, edges_of(choices, op).index(e)])
                         place = (n, 0, normed_here.index((e, op)))
-                        affine = [own[f"norm{site}_{name}"][place] for name in ("scale", "shift")] if discrete else []
+                        affine = (
+                            [own[f"norm{site}_{name}"][place] for name in ("scale", "shift")]
+                            if discrete
+                            else []
+                        )
                         still = (
-                            [None] * 2 if train else [averages[f"norm{site}_{name}"][place] for name in ("mean", "variance")]
+                            [None] * 2
+                            if train
+                            else [
+                                averages[f"norm{site}_{name}"][place]
+                                for name in ("mean", "variance")
+                            ]
                         )
                         y = norm(y, *still, *affine)
                     target = choices.edges[e][1]
@@ -116,13 +151,19 @@ def reference(variables, images, choices, mix, width, depth, discrete, train):
 
 
 def randomised(variables, seed=0):
-    """Scales, shifts and averages that are not where they start, so that nothing hides behind a one or a zero."""
+    """Scales, shifts and averages that are not where they start, so that nothing hides behind a one
+    or a zero.
+    """
     rng = np.random.default_rng(seed)
 
     def draw(path, leaf):
         name = path[-1].key
         noise = rng.standard_normal(leaf.shape)
-        return np.exp(0.3 * noise) if name.endswith(("scale", "variance")) else np.asarray(leaf, float) + 0.3 * noise
+        return (
+            np.exp(0.3 * noise)
+            if name.endswith(("scale", "variance"))
+            else np.asarray(leaf, float) + 0.3 * noise
+        )
 
     return jax.tree_util.tree_map_with_path(draw, variables)
 
@@ -136,7 +177,10 @@ def test_mutation_changes_one_edge_as_the_benchmark_does():
     assert mutants[7] == SPACE.mutate(jax.random.key(7), genotype)
     assert set(mutants) == set(jd.analysis.flatness.shell(SPACE.cells, genotype))
     changed = [e for m in mutants for e in range(6) if m.cell[e] != genotype.cell[e]]
-    counts, expected = collections.Counter(changed), np.array([1 / 3, 1 / 6, 1 / 6, 1 / 9, 1 / 9, 1 / 9]) * 900
+    counts, expected = (
+        collections.Counter(changed),
+        np.array([1 / 3, 1 / 6, 1 / 6, 1 / 9, 1 / 9, 1 / 9]) * 900,
+    )
     assert len(changed) == 900
     assert all(abs(counts[e] - n) < 4 * np.sqrt(n) for e, n in enumerate(expected))
     with pytest.raises(ValueError, match="the space has the cells cell"):
@@ -154,15 +198,21 @@ def test_network_is_what_the_definition_says(text, x64):
     evaluated, auxiliary = jax.jit(net.apply)(variables, images)
     assert auxiliary is None
     np.testing.assert_allclose(evaluated, reference(variables, *arguments, False), atol=1e-6)
-    (trained, _), new = jax.jit(lambda v: net.apply(v, images, True, mutable=["batch_stats"]))(variables)
+    (trained, _), new = jax.jit(lambda v: net.apply(v, images, True, mutable=["batch_stats"]))(
+        variables
+    )
     np.testing.assert_allclose(trained, reference(variables, *arguments, True), atol=1e-6)
     chex.assert_trees_all_equal_shapes(new["batch_stats"], variables["batch_stats"])
-    moved = jax.tree.map(lambda a, b: bool(np.any(a != b)), new["batch_stats"], variables["batch_stats"])
+    moved = jax.tree.map(
+        lambda a, b: bool(np.any(a != b)), new["batch_stats"], variables["batch_stats"]
+    )
     assert all(jax.tree.leaves(moved))
 
 
 def test_supernet_is_what_the_definition_says(x64):
-    """Logits, and the derivative along a random direction of weights and mix, which central differences give."""
+    """Logits, and the derivative along a random direction of weights and mix, which central
+    differences give.
+    """
     net = SPACE.supernet(width=2, depth=2, num_classes=3, dtype=jnp.float64)
     rng, images = np.random.default_rng(2), jnp.asarray(IMAGES)
     mix = {"cell": jnp.asarray(rng.random((6, 5)))}
@@ -181,9 +231,14 @@ def test_supernet_is_what_the_definition_says(x64):
 
     gradient, logits = jax.grad(ours, (0, 1), has_aux=True)(params, mix)
     np.testing.assert_allclose(logits, expected(0.0), atol=1e-6)
-    slope = sum(np.vdot(g, d) for g, d in zip(jax.tree.leaves(gradient), jax.tree.leaves(direction), strict=True))
+    slope = sum(
+        np.vdot(g, d)
+        for g, d in zip(jax.tree.leaves(gradient), jax.tree.leaves(direction), strict=True)
+    )
     step = 1e-7  # small enough that hardly any relu changes sides
-    np.testing.assert_allclose(slope, np.vdot(expected(step) - expected(-step), cotangent) / (2 * step), rtol=1e-4)
+    np.testing.assert_allclose(
+        slope, np.vdot(expected(step) - expected(-step), cotangent) / (2 * step), rtol=1e-4
+    )
 
 
 @pytest.mark.parametrize("text", CELLS)
@@ -197,7 +252,10 @@ def test_one_hot_supernet_is_the_discrete_one(text):
     params = net.init(jax.random.key(0), images, mix)["params"]
 
     def kept(stage):
-        rows = {op: [edges_of(CHOICES, op).index(e) for e in edges_of(few["cell"], op)] for op in jd.genotypes.TOPOLOGY_OPS}
+        rows = {
+            op: [edges_of(CHOICES, op).index(e) for e in edges_of(few["cell"], op)]
+            for op in jd.genotypes.TOPOLOGY_OPS
+        }
         pairs = ((name, rows[name.removesuffix("_kernel")]) for name in stage)
         return {name: stage[name][:, np.array(own)] for name, own in pairs if own}
 
@@ -207,7 +265,7 @@ def test_one_hot_supernet_is_the_discrete_one(text):
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
-# ------------------------------------------------------------------------------------------------------------- counts
+# ------------------------------------------------------------------------------------------- counts
 
 
 @pytest.mark.parametrize("text", PARAMETERS)
@@ -218,7 +276,9 @@ def test_parameters_of_the_benchmark(text):
 
 
 def test_parameters_of_all_cells(shared):
-    """Of 150 cells the benchmark's column has one convolution more or less than the string says, and than we count."""
+    """Of 150 cells the benchmark's column has one convolution more or less than the string says,
+    and than we count.
+    """
     with gzip.open(shared / "data" / "nasbench201" / "cifar10.csv.gz", "rt") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 15625
@@ -228,28 +288,37 @@ def test_parameters_of_all_cells(shared):
         theirs = float(row["params_millions"])
         if float(f"{params / 1e6:.6g}") != theirs:  # six digits are given
             off[round(abs(params - 1e6 * theirs), -1)] += 1
-    assert off == {28_000: 73, 243_040: 77}  # five cells a stage: one nor_conv_1x1, one nor_conv_3x3
+    assert off == {
+        28_000: 73,
+        243_040: 77,
+    }  # five cells a stage: one nor_conv_1x1, one nor_conv_3x3
 
 
 def test_cost_of_other_shapes():
     genotype = jd.genotypes.parse(CELLS[0])
     net = SPACE.network(genotype, width=4, depth=3, num_classes=7)
     assert jd.network_cost(genotype, 4, 3, 7, (8, 8, 1))[0] == jd.count_params(net, (8, 8, 1))
-    # One 3x3 and one 1x1 convolution more on every one of 32^2, 16^2, 8^2 pixels: the work of a stage is that of the others.
+    # One 3x3 and one 1x1 convolution more on every one of 32^2, 16^2, 8^2 pixels: the work of a
+    # stage is that of the others.
     one, more = (
         jd.multiply_adds(jd.genotypes.parse(text), 16, 5, 10, (32, 32, 3))
-        for text in ("|none~0|+|none~0|nor_conv_1x1~1|", "|nor_conv_3x3~0|+|nor_conv_1x1~0|nor_conv_1x1~1|")
+        for text in (
+            "|none~0|+|none~0|nor_conv_1x1~1|",
+            "|nor_conv_3x3~0|+|nor_conv_1x1~0|nor_conv_1x1~1|",
+        )
     )
     assert more - one == 3 * 5 * (9 + 1) * 16 * 16 * 32 * 32
     with pytest.raises(ValueError, match="no stem for ImageNet"):
         jd.network_cost(genotype, 16, 5, 10, (224, 224, 3), imagenet=True)
 
 
-# ------------------------------------------------------------------------------------------------------ how it is run
+# ------------------------------------------------------------------------------------ how it is run
 
 
 def tiny(**options):
-    genotype = jd.genotypes.parse("|nor_conv_3x3~0|+|none~0|none~1|+|skip_connect~0|avg_pool_3x3~1|none~2|")
+    genotype = jd.genotypes.parse(
+        "|nor_conv_3x3~0|+|none~0|none~1|+|skip_connect~0|avg_pool_3x3~1|none~2|"
+    )
     net = Network(of_genotype(genotype), 2, 3, 3, **options)
     images = jnp.asarray(np.random.default_rng(3).standard_normal((4, 8, 8, 1)), jnp.float32)
     return net, net.init(jax.random.key(0), images), images
@@ -262,7 +331,12 @@ def test_scanned_unrolled_and_rematerialised():
     def loss(net):
         def of(params):
             (logits, _), new = net.apply(
-                {**variables, "params": params}, images, True, 0.2, jax.random.key(3), mutable=["batch_stats"]
+                {**variables, "params": params},
+                images,
+                True,
+                0.2,
+                jax.random.key(3),
+                mutable=["batch_stats"],
             )
             return jnp.sum(logits**2), new
 
@@ -289,11 +363,15 @@ def test_bfloat16():
     a, b = (jax.jit(net.apply)(variables, images)[0] for net in (exact, low))
     assert b.dtype == jnp.float32
     np.testing.assert_allclose(a, b, atol=0.1 * float(jnp.abs(a).max()) + 0.02)
-    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(low.init(jax.random.key(0), images)))
+    assert all(
+        leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(low.init(jax.random.key(0), images))
+    )
 
 
 def test_four_devices_are_one(devices):
-    """Norms average their moments over the devices: a global batch gives one result however it is split."""
+    """Norms average their moments over the devices: a global batch gives one result however it is
+    split.
+    """
     net, variables, images = tiny(axis_name="devices")
 
     def train(net, images):
@@ -301,7 +379,9 @@ def test_four_devices_are_one(devices):
         return logits, new
 
     whole, averages = jax.jit(lambda images: train(net.clone(axis_name=None), images))(images)
-    parts, new = jax.pmap(lambda images: train(net, images), axis_name="devices", devices=devices)(images[:, None])
+    parts, new = jax.pmap(lambda images: train(net, images), axis_name="devices", devices=devices)(
+        images[:, None]
+    )
     np.testing.assert_allclose(parts[:, 0], whole, atol=1e-4)
     chex.assert_trees_all_close(jax.tree.map(lambda leaf: leaf[0], new), averages, atol=1e-5)
 
@@ -310,9 +390,13 @@ def test_drop_path():
     net, variables, images = tiny()
 
     def train(rate, key):
-        return net.apply(variables, images, True, rate, jax.random.key(key), mutable=["batch_stats"])[0][0]
+        return net.apply(
+            variables, images, True, rate, jax.random.key(key), mutable=["batch_stats"]
+        )[0][0]
 
-    np.testing.assert_allclose(train(0.0, 0), net.apply(variables, images, True, mutable=["batch_stats"])[0][0], atol=1e-4)
+    np.testing.assert_allclose(
+        train(0.0, 0), net.apply(variables, images, True, mutable=["batch_stats"])[0][0], atol=1e-4
+    )
     assert not np.allclose(train(0.5, 0), train(0.5, 1))
 
 
@@ -326,13 +410,22 @@ def test_maps_that_do_not_halve_are_refused(shape):
 def test_searching_and_training():
     """A search step, then a step from scratch on what it found."""
     rng = np.random.default_rng(4)
-    batch = {"image": jnp.asarray(rng.standard_normal((4, 4, 4, 1)), jnp.float32), "label": jnp.array([0, 1, 2, 0])}
+    batch = {
+        "image": jnp.asarray(rng.standard_normal((4, 4, 4, 1)), jnp.float32),
+        "label": jnp.array([0, 1, 2, 0]),
+    }
     net, algorithm = SPACE.supernet(2, 1, 3), jd.algorithms.darts(SPACE, order=1)
-    search = jd.bilevel_search(jd.objectives.classification(net), algorithm, optax.sgd(0.1), optax.adam(0.01))
-    state = search.init(jax.random.key(0), net.init(jax.random.key(1), batch["image"], net.example_mix())["params"])
+    search = jd.bilevel_search(
+        jd.objectives.classification(net), algorithm, optax.sgd(0.1), optax.adam(0.01)
+    )
+    state = search.init(
+        jax.random.key(0), net.init(jax.random.key(1), batch["image"], net.example_mix())["params"]
+    )
     after, metrics = jax.jit(search.step)(state, batch, batch)
     chex.assert_tree_all_finite((after.params, after.arch, metrics))
-    assert after.arch["cell"].shape == (6, 5) and bool(jnp.any(after.arch["cell"] != state.arch["cell"]))
+    assert after.arch["cell"].shape == (6, 5) and bool(
+        jnp.any(after.arch["cell"] != state.arch["cell"])
+    )
     genotype = SPACE.discretize(algorithm.relax.apply(after.arch, after.key, after.step))
     net = SPACE.network(genotype, 2, 1, 3)
     training = jd.training.images.from_scratch(net, optax.sgd(0.1), drop_path=lambda step: 0.1)
@@ -341,14 +434,18 @@ def test_searching_and_training():
     chex.assert_tree_all_finite((state.params, state.averages, metrics))
 
 
-# -------------------------------------------------------------------------------------------------------------- space
+# -------------------------------------------------------------------------------------------- space
 
 
 def test_one_hot_round_trip():
     for seed in range(20):
         genotype = SPACE.sample(jax.random.key(seed))
         jd.genotypes.check(genotype)
-        assert genotype == SPACE.sample(jax.random.key(seed)) == SPACE.discretize(jd.one_hot(SPACE.cells, genotype))
+        assert (
+            genotype
+            == SPACE.sample(jax.random.key(seed))
+            == SPACE.discretize(jd.one_hot(SPACE.cells, genotype))
+        )
         assert jd.spaces.of(genotype).cells == SPACE.cells
 
 
@@ -366,9 +463,13 @@ def test_sample_is_uniform():
 
 
 def test_genotypes_of_another_kind():
-    with pytest.raises(ValueError, match="the space has the cells cell, a Genotype has normal, reduce"):
+    with pytest.raises(
+        ValueError, match="the space has the cells cell, a Genotype has normal, reduce"
+    ):
         jd.one_hot(SPACE.cells, jd.genotypes.DARTS_V2)
-    with pytest.raises(ValueError, match="the space has the cells normal, reduce, a TopologyGenotype has cell"):
+    with pytest.raises(
+        ValueError, match="the space has the cells normal, reduce, a TopologyGenotype has cell"
+    ):
         jd.one_hot(jd.spaces.darts(1).cells, jd.genotypes.parse(CELLS[0]))
     assert jd.spaces.of(jd.genotypes.RNN_DARTS_V1).cells == jd.spaces.darts_rnn().cells
     assert jd.spaces.of(jd.genotypes.RNN_ENAS).cells["recurrent"].num_nodes == 11

@@ -1,4 +1,6 @@
-"""The size space of NATS-Bench. Oracles: the benchmark's parameter counts, the network written out in NumPy."""
+"""The size space of NATS-Bench. Oracles: the benchmark's parameter counts, the network written out
+in NumPy.
+"""
 
 import collections
 
@@ -18,7 +20,12 @@ SPACE = jd.spaces.nats_size()
 # The benchmark's own figures in millions, to six digits.
 @pytest.mark.parametrize(
     "text, parameters",
-    [("8:8:8:8:8", 11_714), ("8:8:8:16:32", 49_202), ("8:8:40:32:40", 144_834), ("64:64:64:64:64", 713_674)],
+    [
+        ("8:8:8:8:8", 11_714),
+        ("8:8:8:16:32", 49_202),
+        ("8:8:40:32:40", 144_834),
+        ("64:64:64:64:64", 713_674),
+    ],
 )
 def test_parameters_are_the_benchmarks(text, parameters):
     genotype = parse(text)
@@ -30,12 +37,20 @@ def test_multiply_adds():
     a, b, c, d, e = 8, 16, 24, 32, 40
     cells = 5 * 9 * a * a, 9 * (2 * b * c + 3 * c * c) + b * c, 9 * (2 * d * e + 3 * e * e) + d * e
     blocks = 9 * (a * b + b * b) + a * b, 9 * (c * d + d * d) + c * d
-    adds = 1024 * (27 * a + cells[0]) + 256 * (blocks[0] + cells[1]) + 64 * (blocks[1] + cells[2]) + 10 * e
+    adds = (
+        1024 * (27 * a + cells[0])
+        + 256 * (blocks[0] + cells[1])
+        + 64 * (blocks[1] + cells[2])
+        + 10 * e
+    )
     assert jd.multiply_adds(SizeGenotype((a, b, c, d, e)), None, None, 10, (32, 32, 3)) == adds
 
 
 def test_the_cell_is_the_benchmarks():
-    text = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
+    text = (
+        "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|"
+        "+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
+    )
     assert str(CELL) == text
 
 
@@ -73,25 +88,35 @@ def test_network_equals_its_definition(x64):
     net, rng = Network(channels, 3, dtype=jnp.float64), np.random.default_rng(0)
     images = jnp.asarray(rng.normal(size=(3, 8, 8, 2)))
     variables = net.init(jax.random.key(0), images)
-    variables = jax.tree.map(lambda v: jnp.asarray(rng.uniform(0.5, 1.5, v.shape)) * (v if v.ndim > 1 else 1), variables)
-    still, (trained, _) = jax.jit(lambda v: (net.apply(v, images)[0], net.apply(v, images, True, mutable=["batch_stats"])[0]))(
-        variables
+    variables = jax.tree.map(
+        lambda v: jnp.asarray(rng.uniform(0.5, 1.5, v.shape)) * (v if v.ndim > 1 else 1), variables
     )
+    still, (trained, _) = jax.jit(
+        lambda v: (net.apply(v, images)[0], net.apply(v, images, True, mutable=["batch_stats"])[0])
+    )(variables)
     numbers = jax.tree.map(np.asarray, variables)
-    np.testing.assert_allclose(still, reference(numbers, np.asarray(images), channels, False), rtol=1e-9)
-    np.testing.assert_allclose(trained, reference(numbers, np.asarray(images), channels, True), rtol=1e-9)
+    np.testing.assert_allclose(
+        still, reference(numbers, np.asarray(images), channels, False), rtol=1e-9
+    )
+    np.testing.assert_allclose(
+        trained, reference(numbers, np.asarray(images), channels, True), rtol=1e-9
+    )
     with pytest.raises(ValueError, match="drops nothing"):
         net.apply(variables, images, True, 0.1)
 
 
-# -------------------------------------------------------------------------------------------------------------- space
+# -------------------------------------------------------------------------------------------- space
 
 
 def test_one_hot_round_trip():
     for seed in range(20):
         genotype = SPACE.sample(jax.random.key(seed))
         jd.genotypes.check(genotype)
-        assert genotype == SPACE.sample(jax.random.key(seed)) == SPACE.discretize(jd.one_hot(SPACE.cells, genotype))
+        assert (
+            genotype
+            == SPACE.sample(jax.random.key(seed))
+            == SPACE.discretize(jd.one_hot(SPACE.cells, genotype))
+        )
     assert jd.spaces.of(genotype).cells == SPACE.cells and len(SIZES) ** 5 == 32_768
     assert len(jd.analysis.flatness.shell(SPACE.cells, genotype, 2)) == 10 * 7 * 7
 
@@ -102,7 +127,11 @@ def test_sample_is_uniform_and_mutants_differ_in_one_layer():
         genotype = SPACE.sample(jax.random.key(seed))
         counts.update(enumerate(genotype.channels))
         mutant = SPACE.mutate(jax.random.key(seed), genotype)
-        changed = [i for i, (a, b) in enumerate(zip(genotype.channels, mutant.channels, strict=True)) if a != b]
+        changed = [
+            i
+            for i, (a, b) in enumerate(zip(genotype.channels, mutant.channels, strict=True))
+            if a != b
+        ]
         assert len(changed) == 1 and set(mutant.channels) <= set(SIZES)
         layers.update(changed)
     assert len(counts) == 40 and all(abs(n - 50) < 5 * np.sqrt(50 * 7 / 8) for n in counts.values())
@@ -124,11 +153,15 @@ def test_evolution_and_reinforce_search_it():
 
 
 def test_what_does_not_fit():
-    with pytest.raises(ValueError, match=r"width is 16, depth 5: leave them out, the genotype 8:8:8:8:8 says both"):
+    with pytest.raises(
+        ValueError, match=r"width is 16, depth 5: leave them out, the genotype 8:8:8:8:8 says both"
+    ):
         SPACE.network(parse("8:8:8:8:8"), 16, 5)
     with pytest.raises(ValueError, match="no weight-sharing network"):
         SPACE.supernet(16, 5, 10)
-    with pytest.raises(ValueError, match="the space has the cells channels, a TopologyGenotype has cell"):
+    with pytest.raises(
+        ValueError, match="the space has the cells channels, a TopologyGenotype has cell"
+    ):
         SPACE.mutate(jax.random.key(0), CELL)
     with pytest.raises(ValueError, match=r"channels\[1\] = 9: the choice is among"):
         SPACE.network(SizeGenotype((8, 9, 8, 8, 8)))

@@ -1,4 +1,6 @@
-"""The discrete network. Oracles: the original code's parameters and multiply-adds; the supernet at one hot."""
+"""The discrete network. Oracles: the original code's parameters and multiply-adds; the supernet at
+one hot.
+"""
 
 import chex
 import jax
@@ -13,7 +15,8 @@ from jaxdarts.nn.network import drop_paths
 from jaxdarts.space import Choices, fully_connected, of_genotype
 
 SPACE = jd.spaces.darts()
-# spec: quark0's NetworkCIFAR(36, 10, 20) and NetworkImageNet(48, 1000, 14), auxiliary head excluded; millions.
+# spec: quark0's NetworkCIFAR(36, 10, 20) and NetworkImageNet(48, 1000, 14), auxiliary head
+# excluded; millions.
 TABLE = {
     "DARTS_V1": (3.169414, 501.0, 4.510432, 505.9),
     "DARTS_V2": (3.349342, 528.4, 4.718752, 529.9),
@@ -55,17 +58,25 @@ def tiny(depth=4, **options):
 
 def test_shapes_and_running_averages():
     net, variables, x = tiny()
-    (logits, auxiliary), new = jax.jit(lambda v, x: net.apply(v, x, True, mutable=["batch_stats"]))(variables, x)
+    (logits, auxiliary), new = jax.jit(lambda v, x: net.apply(v, x, True, mutable=["batch_stats"]))(
+        variables, x
+    )
     chex.assert_shape(logits, (6, 5))
     assert auxiliary is None
     chex.assert_trees_all_equal_shapes(new["batch_stats"], variables["batch_stats"])
     # The stem's: momentum 0.1 from (0, 1), the variance unbiased.
     y = jax.lax.conv_general_dilated(
-        x, variables["params"]["stem"]["kernel"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        x,
+        variables["params"]["stem"]["kernel"],
+        (1, 1),
+        "SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
     flat = np.asarray(y, np.float64).reshape(-1, y.shape[-1])
     np.testing.assert_allclose(new["batch_stats"]["stem"]["mean"], 0.1 * flat.mean(0), atol=1e-6)
-    np.testing.assert_allclose(new["batch_stats"]["stem"]["variance"], 0.9 + 0.1 * flat.var(0, ddof=1), rtol=1e-5)
+    np.testing.assert_allclose(
+        new["batch_stats"]["stem"]["variance"], 0.9 + 0.1 * flat.var(0, ddof=1), rtol=1e-5
+    )
 
 
 def test_converged_averages_evaluate_like_the_batch():
@@ -75,7 +86,8 @@ def test_converged_averages_evaluate_like_the_batch():
     for _ in range(150):
         (trained, _), new = step(variables)
         variables = {**variables, **new}
-    # The averages are of the unbiased variance, which differs most where the last cells have few pixels.
+    # The averages are of the unbiased variance, which differs most where the last cells have few
+    # pixels.
     evaluated, _ = jax.jit(net.apply)(variables, x)
     np.testing.assert_allclose(evaluated, trained, atol=0.03 * float(jnp.abs(trained).max()))
 
@@ -129,7 +141,11 @@ def test_the_discrete_network_is_the_supernet_at_one_hot(space):
                 params[name][key] = value
                 continue
             rows = [full.edges.index(few.edges[e]) for e in edges_of(few, op)]
-            rows = [edges_of(full, op).index(row) for row in rows if edges_of(full, op).index(row) < value.shape[1]]
+            rows = [
+                edges_of(full, op).index(row)
+                for row in rows
+                if edges_of(full, op).index(row) < value.shape[1]
+            ]
             if rows:
                 params[name][key] = value[:, np.array(rows)]
     mix = {name: jnp.ones(choices.shape) for name, choices in discrete.cells.items()}
@@ -143,7 +159,8 @@ def test_auxiliary_head():
     x = jnp.ones((2, 32, 32, 3))
     variables = net.init(jax.random.key(0), x)
     train, evaluate = (
-        jax.eval_shape(lambda v, t=t: net.apply(v, x, t, mutable=["batch_stats"])[0], variables) for t in (True, False)
+        jax.eval_shape(lambda v, t=t: net.apply(v, x, t, mutable=["batch_stats"])[0], variables)
+        for t in (True, False)
     )
     chex.assert_shape(train, (2, 5))
     assert evaluate[1] is None
@@ -156,8 +173,14 @@ def test_parameters_of_the_auxiliary_head():
         variables = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, *shape)))
         return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]["auxiliary_head"]))
 
-    assert count(SPACE.network(jd.genotypes.DARTS_V2, 36, 20, 10, auxiliary=True), (32, 32, 3)) == 476426
-    assert count(SPACE.network(jd.genotypes.AmoebaNet, 36, 20, 10, auxiliary=True), (32, 32, 3)) == 457994
+    assert (
+        count(SPACE.network(jd.genotypes.DARTS_V2, 36, 20, 10, auxiliary=True), (32, 32, 3))
+        == 476426
+    )
+    assert (
+        count(SPACE.network(jd.genotypes.AmoebaNet, 36, 20, 10, auxiliary=True), (32, 32, 3))
+        == 457994
+    )
 
 
 def test_drop_path():
@@ -171,9 +194,13 @@ def test_drop_path():
     net, variables, x = tiny()
 
     def train(rate, key):
-        return net.apply(variables, x, True, rate, jax.random.key(key), mutable=["batch_stats"])[0][0]
+        return net.apply(variables, x, True, rate, jax.random.key(key), mutable=["batch_stats"])[0][
+            0
+        ]
 
-    np.testing.assert_allclose(train(0.0, 0), net.apply(variables, x, True, mutable=["batch_stats"])[0][0], atol=1e-4)
+    np.testing.assert_allclose(
+        train(0.0, 0), net.apply(variables, x, True, mutable=["batch_stats"])[0][0], atol=1e-4
+    )
     assert not np.allclose(train(0.5, 0), train(0.5, 1))
 
 
@@ -183,7 +210,12 @@ def test_scanned_unrolled_and_rematerialised(tiny_depth=6):
     def loss(net):
         def of(params):
             (logits, _), new = net.apply(
-                {**variables, "params": params}, x, True, 0.2, jax.random.key(3), mutable=["batch_stats"]
+                {**variables, "params": params},
+                x,
+                True,
+                0.2,
+                jax.random.key(3),
+                mutable=["batch_stats"],
             )
             return jnp.sum(logits**2), new
 

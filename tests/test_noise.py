@@ -1,4 +1,6 @@
-"""The operation `noise` of S4. Oracles: the moments of a standard normal; what must and must not be equal."""
+"""The operation `noise` of S4. Oracles: the moments of a standard normal; what must and must not be
+equal.
+"""
 
 import chex
 import jax
@@ -18,10 +20,15 @@ from jaxdarts.training.images import from_scratch
 
 NORMS = Norms(batch_norms, batch_norms)
 SPACE = jd.spaces.darts(1, ("noise", "skip_connect"))
-GENOTYPE = jd.Genotype((("noise", 0), ("skip_connect", 1)), (2,), (("noise", 0), ("max_pool_3x3", 1)), (2,))
+GENOTYPE = jd.Genotype(
+    (("noise", 0), ("skip_connect", 1)), (2,), (("noise", 0), ("max_pool_3x3", 1)), (2,)
+)
 # Nodes 2 and 3 each read one input, so that the output tells the edges apart.
 TWO_EDGES = Choices(((0, 2), (1, 3)), (("noise",), ("noise",)), (2, 3))
-BATCH = {"image": jnp.asarray(np.random.default_rng(0).standard_normal((4, 8, 8, 1)), jnp.float32), "label": jnp.arange(4) % 3}
+BATCH = {
+    "image": jnp.asarray(np.random.default_rng(0).standard_normal((4, 8, 8, 1)), jnp.float32),
+    "label": jnp.arange(4) % 3,
+}
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -59,8 +66,13 @@ def test_keys_differ_by_cell_run_and_device():
     def of_device(_, index):
         return jax.random.key_data(noise_keys(key, choices, Run("normal", 3, 4), index, "devices"))
 
-    keys = [jax.vmap(lambda x, i=i: of_device(x, i), axis_name="devices")(jnp.arange(4)) for i in range(5)]
-    keys.append(jax.random.key_data(jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(5)))[None])  # drop path's
+    keys = [
+        jax.vmap(lambda x, i=i: of_device(x, i), axis_name="devices")(jnp.arange(4))
+        for i in range(5)
+    ]
+    keys.append(
+        jax.random.key_data(jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(5)))[None]
+    )  # drop path's
     flat = np.concatenate([np.asarray(k).reshape(-1, k.shape[-1]) for k in keys])
     assert len(np.unique(flat, axis=0)) == len(flat) == 65
     assert noise_keys(None, fully_connected(1, ("none",)), Run("normal", 3, 4), 0, None) is None
@@ -74,13 +86,17 @@ def test_supernet():
 
     @jax.jit
     def value_and_gradient(params, mix, key):
-        return jax.value_and_grad(lambda p, m: objective(p, m, (), BATCH, key)[0], (0, 1))(params, mix)
+        return jax.value_and_grad(lambda p, m: objective(p, m, (), BATCH, key)[0], (0, 1))(
+            params, mix
+        )
 
     one, other = (value_and_gradient(params, mix, jax.random.key(seed)) for seed in (1, 2))
     chex.assert_tree_all_finite(one)
     chex.assert_trees_all_equal(one, value_and_gradient(params, mix, jax.random.key(1)))
     assert one[0] != other[0] and one[1][1]["normal"][:, 0].all()
-    with pytest.raises(ValueError, match="^the network has the operation noise: its call needs a random key"):
+    with pytest.raises(
+        ValueError, match="^the network has the operation noise: its call needs a random key"
+    ):
         net.apply({"params": params}, BATCH["image"], mix)
 
 
@@ -89,8 +105,12 @@ def test_noise_in_a_run_of_cells(options):
     net = SPACE.supernet(2, 6, 3, **options)  # the first run has two cells
     inputs = BATCH["image"], net.example_mix()
     variables = jax.eval_shape(net.init, jax.random.key(0), *inputs)
-    gradient = jax.grad(lambda mix, variables, key: jnp.sum(net.apply(variables, inputs[0], mix, key)))
-    chex.assert_trees_all_equal_shapes(jax.eval_shape(gradient, inputs[1], variables, jax.random.key(1)), inputs[1])
+    gradient = jax.grad(
+        lambda mix, variables, key: jnp.sum(net.apply(variables, inputs[0], mix, key))
+    )
+    chex.assert_trees_all_equal_shapes(
+        jax.eval_shape(gradient, inputs[1], variables, jax.random.key(1)), inputs[1]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -120,11 +140,27 @@ def test_network_is_trained_and_evaluated(network):
 
 def test_network_is_handed_off(network, tmp_path):
     _, variables = network
-    facts = {"width": 2, "depth": 3, "num_classes": 3, "imagenet": False, "mean": [0.5], "std": [0.5], "image_shape": [8, 8, 1]}
-    trained.save(tmp_path, genotype=GENOTYPE, params=variables["params"], averages=variables["batch_stats"], **facts)
+    facts = {
+        "width": 2,
+        "depth": 3,
+        "num_classes": 3,
+        "imagenet": False,
+        "mean": [0.5],
+        "std": [0.5],
+        "image_shape": [8, 8, 1],
+    }
+    trained.save(
+        tmp_path,
+        genotype=GENOTYPE,
+        params=variables["params"],
+        averages=variables["batch_stats"],
+        **facts,
+    )
     apply, params = jd.load(tmp_path)
     images = jnp.zeros((4, 8, 8, 1), jnp.uint8)
     logits = jax.jit(apply)(params, images)
     chex.assert_shape(logits, (4, 3))
     jd.export(tmp_path, tmp_path / "network.bin", platforms=("cpu",))
-    np.testing.assert_allclose(jd.read_exported(tmp_path / "network.bin")(images), logits, atol=1e-5)
+    np.testing.assert_allclose(
+        jd.read_exported(tmp_path / "network.bin")(images), logits, atol=1e-5
+    )

@@ -1,4 +1,6 @@
-"""Batch norm and its trilinear form. Oracles: NumPy in float64; the same formulas left to JAX's own differentiation."""
+"""Batch norm and its trilinear form. Oracles: NumPy in float64; the same formulas left to JAX's own
+differentiation.
+"""
 
 import functools
 
@@ -28,11 +30,15 @@ def test_batch_norm_against_numpy(x64):
     gain = np.arange(1.0, 4).reshape(3, 1, 1, 1, 1)
     mean, variance = (f((1, 2, 3), keepdims=True) for f in (x.mean, x.var))
     expected = gain * (x - mean) / np.sqrt(variance + 1e-5)
-    np.testing.assert_allclose(batch_norm(jnp.asarray(x), jnp.asarray(gain)), expected, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(
+        batch_norm(jnp.asarray(x), jnp.asarray(gain)), expected, rtol=1e-9, atol=1e-12
+    )
 
 
 def test_batch_norm_of_a_constant_is_zero():
-    y, gradient = jax.value_and_grad(lambda x: jnp.sum(batch_norm(x) ** 2))(jnp.full((2, 4, 4, 3), 7.3))
+    y, gradient = jax.value_and_grad(lambda x: jnp.sum(batch_norm(x) ** 2))(
+        jnp.full((2, 4, 4, 3), 7.3)
+    )
     assert abs(y) < 1e-3 and jnp.isfinite(gradient).all()
 
 
@@ -67,7 +73,9 @@ def test_one_normalisation_for_many_gains(x64):
     ours, back = jax.vjp(batch_norm, x, gain)
     theirs, back_too = jax.vjp(plain, x, gain)
     chex.assert_shape(ours, (3, 4, *SHAPE[1:]))
-    chex.assert_trees_all_close((ours, back(ours + 1)), (theirs, back_too(theirs + 1)), rtol=1e-7, atol=1e-9)
+    chex.assert_trees_all_close(
+        (ours, back(ours + 1)), (theirs, back_too(theirs + 1)), rtol=1e-7, atol=1e-9
+    )
 
 
 @pytest.mark.parametrize("with_gains", [False, True])
@@ -82,7 +90,11 @@ def test_norms_together_are_norms_apart(with_gains, x64):
     def derivatives(norm):
         y, back = jax.vjp(norm, bundles, gains)
         # A second derivative too, along the cotangents: what a second-order step takes.
-        return y, back([jnp.cos(part) for part in y]), jax.jvp(lambda b: norm(b, gains), (bundles,), (back(y)[0],))
+        return (
+            y,
+            back([jnp.cos(part) for part in y]),
+            jax.jvp(lambda b: norm(b, gains), (bundles,), (back(y)[0],)),
+        )
 
     chex.assert_trees_all_close(derivatives(batch_norms), derivatives(apart), rtol=1e-9, atol=1e-11)
 

@@ -16,7 +16,10 @@ def mix_of(arch):
 
 
 def arch():
-    return {name: jnp.linspace(-1, 1, c.shape[0] * c.shape[1]).reshape(c.shape) for name, c in toy_cells().items()}
+    return {
+        name: jnp.linspace(-1, 1, c.shape[0] * c.shape[1]).reshape(c.shape)
+        for name, c in toy_cells().items()
+    }
 
 
 def gradients_in(function, *arguments):
@@ -33,16 +36,24 @@ def test_derivatives_of_first_and_second_order_are_those_of_the_objective(by):
         gradient = jax.grad(loss, argnums=by)
         at = (toy_params(), arch())
         tangents = jax.tree.map(jnp.cos, at)
-        return loss(*at), jax.jvp(gradient, at, tangents), jax.grad(lambda *at: optax.tree.norm(gradient(*at)), argnums=by)(*at)
+        return (
+            loss(*at),
+            jax.jvp(gradient, at, tangents),
+            jax.grad(lambda *at: optax.tree.norm(gradient(*at)), argnums=by)(*at),
+        )
 
-    chex.assert_trees_all_close(of(once.with_gradients(toy_objective)), of(toy_objective), rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_close(
+        of(once.with_gradients(toy_objective)), of(toy_objective), rtol=1e-5, atol=1e-6
+    )
 
 
 def test_nothing_else_is_differentiated():
     loss = once.with_gradients(toy_objective)
     batch = toy_batch(0)
     with pytest.raises(TypeError, match="weights and its mix only"):
-        jax.grad(lambda image: loss(toy_params(), mix_of(arch()), (), {**batch, "image": image}, None)[0])(batch["image"])
+        jax.grad(
+            lambda image: loss(toy_params(), mix_of(arch()), (), {**batch, "image": image}, None)[0]
+        )(batch["image"])
 
 
 def program(objective):
@@ -52,7 +63,9 @@ def program(objective):
         def gradient(params, arch, seed):
             batch = toy_batch(seed)
             (loss, _), found = jax.value_and_grad(
-                lambda params, arch: objective(params, mix_of(arch), (), batch, None), argnums=(0, 1), has_aux=True
+                lambda params, arch: objective(params, mix_of(arch), (), batch, None),
+                argnums=(0, 1),
+                has_aux=True,
             )(params, arch)
             return loss, found
 
@@ -60,7 +73,12 @@ def program(objective):
         second, (others, _) = gradient(optax.tree.add_scale(params, -scale, by_params), arch, 1)
         moved = optax.tree.add_scale(arch, optax.tree.vdot(others, by_params), by_arch)
         third, (last, unmoved) = gradient(optax.tree.add_scale(params, scale**2, others), moved, 2)
-        return {"losses": [first, second, third], "first": by_params, "last": (last, unmoved, moved), "given": scale}
+        return {
+            "losses": [first, second, third],
+            "first": by_params,
+            "last": (last, unmoved, moved),
+            "given": scale,
+        }
 
     return run
 
@@ -81,7 +99,9 @@ def test_under_vmap():
     result = jax.jit(jax.vmap(ours, in_axes=(None, None, 0)))(*arguments)
     for i in range(3):
         expected = plain(*arguments[:2], arguments[2][i])
-        chex.assert_trees_all_close(jax.tree.map(lambda x, i=i: x[i], result), expected, rtol=1e-5, atol=1e-6)
+        chex.assert_trees_all_close(
+            jax.tree.map(lambda x, i=i: x[i], result), expected, rtol=1e-5, atol=1e-6
+        )
 
 
 def test_a_program_without_equal_gradients_stays_as_it_is():
@@ -95,7 +115,11 @@ def test_a_program_without_equal_gradients_stays_as_it_is():
 @pytest.mark.parametrize(
     "gradient, loops, left",
     [
-        (hypergrad.first_order, 0, 2),  # the validation gradient by the mix alone is another program than the training gradient
+        (
+            hypergrad.first_order,
+            0,
+            2,
+        ),  # the validation gradient by the mix alone is another program than the training gradient
         (hypergrad.unrolled, 1, 2),  # and the derivative of one by the mix
         (hypergrad.finite_difference, 1, 3),  # and those by the mix at two points
         (hypergrad.mixed_level(), 1, 2),
@@ -103,7 +127,10 @@ def test_a_program_without_equal_gradients_stays_as_it_is():
 )
 def test_what_is_left_of_the_gradients_of_a_step(gradient, loops, left):
     search = jd.bilevel_search(
-        toy_objective, jd.Algorithm(relax.softmax(toy_cells()), gradient), optax.sgd(0.1), optax.sgd(0.1)
+        toy_objective,
+        jd.Algorithm(relax.softmax(toy_cells()), gradient),
+        optax.sgd(0.1),
+        optax.sgd(0.1),
     )
     state = search.init(jax.random.key(0), toy_params())
     text = str(jax.make_jaxpr(search.step)(state, toy_batch(0), toy_batch(1)))

@@ -1,6 +1,8 @@
-"""Operations of the supernet. Oracle: arrays of the original implementation (tests/golden/ops.npz), forward and gradients.
+"""Operations of the supernet. Oracle: arrays of the original implementation (tests/golden/ops.npz),
+forward and gradients.
 
-Its `eval/*` cases, with scale and shift in the batch norms and none after pooling, are those of the discrete network.
+Its `eval/*` cases, with scale and shift in the batch norms and none after pooling, are those of the
+discrete network.
 """
 
 import chex
@@ -18,17 +20,31 @@ from jaxdarts.space import Choices
 NORMS = Norms(batch_norms, batch_norms)
 # tests/test_noise.py and tests/test_nasbench201.py are about the others.
 DARTS_OPS = [op for op in OPS if op != "noise" and not op.startswith("nor_conv")]
-CASES = sorted({name.rsplit("/", 1)[0] for name in Golden("ops").arrays if name.startswith("search/") and "param" not in name})
+CASES = sorted(
+    {
+        name.rsplit("/", 1)[0]
+        for name in Golden("ops").arrays
+        if name.startswith("search/") and "param" not in name
+    }
+)
 
 
 def assert_close(ours, theirs, tolerance=2e-5):
     """Within a fraction of the largest entry of every array: gradients of a batch norm cancel."""
     chex.assert_trees_all_equal_shapes(ours, theirs)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * (np.abs(b).max() + 1e-3)), ours, theirs)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(
+            a, b, rtol=0, atol=tolerance * (np.abs(b).max() + 1e-3)
+        ),
+        ours,
+        theirs,
+    )
 
 
 def one_edge(op, stride):
-    """An operation as a cell of one node with one edge: with the batch norm that ends it, as the supernet sees it."""
+    """An operation as a cell of one node with one edge: with the batch norm that ends it, as the
+    supernet sees it.
+    """
     choices = Choices(((0, 2),), ((op,),), (2,))
 
     def apply(weights, x, gain):
@@ -52,7 +68,10 @@ def test_golden(case, golden):
         return
     x, cotangent = arrays[f"{case}/x"], arrays[f"{case}/cotangent"]
     names = OPS[op].shapes(x.shape[-1], stride)
-    weights, expected = ({name: arrays.weight(f"{case}/{kind}/", name) for name in names} for kind in ("param", "dparam"))
+    weights, expected = (
+        {name: arrays.weight(f"{case}/{kind}/", name) for name in names}
+        for kind in ("param", "dparam")
+    )
     assert {name: w.shape for name, w in weights.items()} == names
 
     @jax.jit
@@ -73,19 +92,42 @@ def test_golden_of_the_discrete_network(op, stride, golden):
     arrays, case = golden("ops"), f"eval/{op}/stride{stride}"
     x, cotangent = (jnp.asarray(arrays[f"{case}/{name}"]) for name in ("x", "cotangent"))
     names = OPS[op].shapes(x.shape[-1], stride)
-    modules = {"sep": ["op.3", "op.7"], "dil": ["op.3"], "con": ["3"], "ski": ["bn"]}.get(op[:3], []) if names else []
-    own = {kind: {name: jnp.asarray(arrays.weight(f"{case}/{kind}/", name)) for name in names} for kind in ("param", "dparam")}
+    modules = (
+        {"sep": ["op.3", "op.7"], "dil": ["op.3"], "con": ["3"], "ski": ["bn"]}.get(op[:3], [])
+        if names
+        else []
+    )
+    own = {
+        kind: {name: jnp.asarray(arrays.weight(f"{case}/{kind}/", name)) for name in names}
+        for kind in ("param", "dparam")
+    }
     affines = {
-        kind: [{"scale": arrays[f"{case}/{kind}/{m}.weight"], "shift": arrays[f"{case}/{kind}/{m}.bias"]} for m in modules]
+        kind: [
+            {
+                "scale": arrays[f"{case}/{kind}/{m}.weight"],
+                "shift": arrays[f"{case}/{kind}/{m}.bias"],
+            }
+            for m in modules
+        ]
         for kind in ("param", "dparam")
     }
 
     def apply(weights, x, affines):
         still = {"mean": jnp.zeros((1, 1, x.shape[-1])), "variance": jnp.ones((1, 1, x.shape[-1]))}
-        sites = [still | {name: jnp.asarray(value)[None, None] for name, value in site.items()} for site in affines]
+        sites = [
+            still | {name: jnp.asarray(value)[None, None] for name, value in site.items()}
+            for site in affines
+        ]
         choices = Choices(((0, 2),), ((op,),), (2,))
         bundled = {op: {name: w[None] for name, w in weights.items()}}
-        return cell(bundled, jnp.stack([x, x]), jnp.ones((1, 1)), choices, stride, Norms(Running(sites, train=True), scaled))
+        return cell(
+            bundled,
+            jnp.stack([x, x]),
+            jnp.ones((1, 1)),
+            choices,
+            stride,
+            Norms(Running(sites, train=True), scaled),
+        )
 
     y, back = jax.vjp(jax.jit(apply), own["param"], x, affines["param"])
     dweights, dx, daffines = back(cotangent)
@@ -98,7 +140,9 @@ def test_golden_of_the_discrete_network(op, stride, golden):
 def test_golden_preprocessing(case, golden):
     arrays = golden("ops")
     parts = ["op.1.weight"] if case == "relu_conv_bn" else ["conv_1.weight", "conv_2.weight"]
-    weights, expected = (arrays.matrix(*(f"{case}/{kind}/{part}" for part in parts)) for kind in ("param", "dparam"))
+    weights, expected = (
+        arrays.matrix(*(f"{case}/{kind}/{part}" for part in parts)) for kind in ("param", "dparam")
+    )
 
     def apply(x, w):
         x = jax.nn.relu(x)

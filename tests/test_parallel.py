@@ -9,7 +9,12 @@ from jaxdarts import parallel
 
 
 def tree():
-    return {"a": jnp.arange(6.0).reshape(2, 3), "n": jnp.int32(7), "key": jax.random.key(5), "empty": ()}
+    return {
+        "a": jnp.arange(6.0).reshape(2, 3),
+        "n": jnp.int32(7),
+        "key": jax.random.key(5),
+        "empty": (),
+    }
 
 
 def assert_same(a, b):
@@ -23,11 +28,16 @@ def assert_same(a, b):
 
 def test_replicate_and_first(devices):
     everywhere = parallel.replicate(tree(), devices)
-    assert all(leaf.shape[0] == 4 and len(leaf.addressable_shards) == 4 for leaf in jax.tree.leaves(everywhere))
+    assert all(
+        leaf.shape[0] == 4 and len(leaf.addressable_shards) == 4
+        for leaf in jax.tree.leaves(everywhere)
+    )
     assert {shard.device for shard in everywhere["a"].addressable_shards} == set(devices)
     np.testing.assert_array_equal(everywhere["a"], np.broadcast_to(tree()["a"], (4, 2, 3)))
     assert_same(parallel.first(everywhere), tree())
-    assert jax.random.uniform(parallel.first(everywhere)["key"]) == jax.random.uniform(jax.random.key(5))
+    assert jax.random.uniform(parallel.first(everywhere)["key"]) == jax.random.uniform(
+        jax.random.key(5)
+    )
 
 
 def test_devices_and_the_entries_of_this_host(devices):
@@ -41,7 +51,9 @@ def test_replicate_on_some_devices(devices):
 
 
 def test_over_devices_averages(devices):
-    total = parallel.over_devices(lambda x: jax.lax.pmean(x, parallel.AXIS), devices)(jnp.arange(4.0))
+    total = parallel.over_devices(lambda x: jax.lax.pmean(x, parallel.AXIS), devices)(
+        jnp.arange(4.0)
+    )
     np.testing.assert_array_equal(total, [1.5] * 4)
 
 

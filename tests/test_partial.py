@@ -1,4 +1,6 @@
-"""Partial channels (PC-DARTS). Oracle: a cell of mixed edges written with NumPy alone, loop by loop."""
+"""Partial channels (PC-DARTS). Oracle: a cell of mixed edges written with NumPy alone, loop by
+loop.
+"""
 
 import chex
 import jax
@@ -31,11 +33,15 @@ def window(x, size, stride, dilation, fill):
 
 
 def mixed_edge(x, amounts, edge_weight, depthwise, pointwise, stride, k):
-    """edge_weight * shuffle([sum of amounts * op(first C/k channels), the others]); amounts sum to one."""
+    """edge_weight * shuffle([sum of amounts * op(first C/k channels), the others]); amounts sum to
+    one.
+    """
     own = x.shape[-1] // k
     seen, rest = x[..., :own], x[..., own:]
     pooled = normalized(window(seen, 3, stride, 1, -np.inf).max(0))
-    convolved = np.einsum("tbhwc,tc->bhwc", window(np.maximum(seen, 0), 3, stride, 2, 0.0), depthwise.reshape(9, own))
+    convolved = np.einsum(
+        "tbhwc,tc->bhwc", window(np.maximum(seen, 0), 3, stride, 2, 0.0), depthwise.reshape(9, own)
+    )
     mixed = amounts[1] * pooled + amounts[2] * normalized(convolved @ pointwise)
     if stride == 2:
         rest = np.stack([rest[:, i::2, j::2] for i in (0, 1) for j in (0, 1)]).max(0)
@@ -53,7 +59,10 @@ def test_a_cell_against_numpy(k, stride, x64):
     rng = np.random.default_rng(0)
     channels = 8
     shapes = weight_shapes(CHOICES, channels // k, stride)
-    weights = {op: {name: rng.standard_normal(shape) for name, shape in own.items()} for op, own in shapes.items()}
+    weights = {
+        op: {name: rng.standard_normal(shape) for name, shape in own.items()}
+        for op, own in shapes.items()
+    }
     inputs = rng.standard_normal((2, 3, 4, 4, channels))
     alpha, edge_weights = rng.standard_normal((5, 3)), rng.uniform(size=5)
     softmax = np.exp(alpha) / np.exp(alpha).sum(1, keepdims=True)
@@ -61,13 +70,19 @@ def test_a_cell_against_numpy(k, stride, x64):
     for e, (source, target) in enumerate(CHOICES.edges):
         row = edges_of(CHOICES, "dil_conv_3x3").index(e)
         own = (weights["dil_conv_3x3"][name][row] for name in ("depthwise0", "pointwise0"))
-        states[target] += mixed_edge(states[source], softmax[e], edge_weights[e], *own, stride if source < 2 else 1, k)
+        states[target] += mixed_edge(
+            states[source], softmax[e], edge_weights[e], *own, stride if source < 2 else 1, k
+        )
     mix = jnp.asarray(softmax * edge_weights[:, None])
     weights = jax.tree.map(jnp.asarray, weights)
     ours = cell(weights, jnp.asarray(inputs), mix, CHOICES, stride, NORMS, None, k)
     np.testing.assert_allclose(ours, np.concatenate(states[2:], -1), atol=1e-9)
     by_example = jnp.broadcast_to(mix[..., None], (5, 3, 3))
-    np.testing.assert_allclose(cell(weights, jnp.asarray(inputs), by_example, CHOICES, stride, NORMS, None, k), ours, atol=1e-9)
+    np.testing.assert_allclose(
+        cell(weights, jnp.asarray(inputs), by_example, CHOICES, stride, NORMS, None, k),
+        ours,
+        atol=1e-9,
+    )
 
 
 def test_edges_with_different_candidates(x64):
@@ -77,17 +92,24 @@ def test_edges_with_different_candidates(x64):
     mix = jnp.asarray([[0.5, 0.0], [0.25, 0.5]])
     y = cell({}, x, mix, choices, 1, NORMS, None, 2)
     pooled = normalized(window(np.asarray(x[1, ..., :2]), 3, 1, 1, -np.inf).max(0))
-    both = np.concatenate([0.5 * x[0, ..., :2] + 0.5 * pooled, 0.5 * x[0, ..., 2:] + 0.75 * x[1, ..., 2:]], -1)
+    both = np.concatenate(
+        [0.5 * x[0, ..., :2] + 0.5 * pooled, 0.5 * x[0, ..., 2:] + 0.75 * x[1, ..., 2:]], -1
+    )
     np.testing.assert_allclose(y, both[..., [0, 2, 1, 3]], atol=1e-9)
 
 
 def test_supernet_size():
-    """DARTS' supernet at 16 channels and 8 cells with a quarter of the channels: stem, head and preprocessing stay."""
+    """DARTS' supernet at 16 channels and 8 cells with a quarter of the channels: stem, head and
+    preprocessing stay.
+    """
     total, before, last = 27 * 48 + 2 * 48 + 256 * 10 + 10, 48, 48
     for c, reduction in ((16, 0), (16, 0), (32, 1), (32, 0), (32, 0), (64, 1), (64, 0), (64, 0)):
         q = c // 4
         total += (before + last) * c
-        total += 14 * (2 * (9 * q + q * q) + 2 * (25 * q + q * q) + 9 * q + q * q + 25 * q + q * q) + reduction * 8 * q * q
+        total += (
+            14 * (2 * (9 * q + q * q) + 2 * (25 * q + q * q) + 9 * q + q * q + 25 * q + q * q)
+            + reduction * 8 * q * q
+        )
         before, last = last, 4 * c
     space = jd.spaces.darts()
     assert jd.count_params(space.supernet(16, 8, 10, partial=4), (32, 32, 3)) == total

@@ -24,7 +24,10 @@ def test_expected_cost_of_a_genotype_is_its_cost(name, x64):
 def test_expected_cost_is_the_mean_over_drawn_cells():
     """At equal weights every node keeps two edges and operations uniformly: what `sample` draws."""
     mix = {name: jnp.full(choices.shape, 1 / 8) for name, choices in SPACE.cells.items()}
-    drawn = [jd.network_cost(SPACE.sample(key), 36, 20, 10, (32, 32, 3))[0] for key in jax.random.split(jax.random.key(0), 300)]
+    drawn = [
+        jd.network_cost(SPACE.sample(key), 36, 20, 10, (32, 32, 3))[0]
+        for key in jax.random.split(jax.random.key(0), 300)
+    ]
     expected = float(penalty.expected_cost(SPACE.cells, COSTS[0], mix))
     assert abs(expected - np.mean(drawn)) < 4 * np.std(drawn) / np.sqrt(300)
 
@@ -36,13 +39,21 @@ def test_price_above_the_target_only():
     np.testing.assert_allclose([dear, about["expected_cost"]], [1.0, expected], rtol=1e-5)
     free = penalty.cost(SPACE.cells, COSTS[0], 2 * expected)
     assert float(free(mix)[0]) == 0
-    assert all(float(jnp.abs(g).max()) == 0 for g in jax.tree.leaves(jax.grad(lambda m: free(m)[0])(mix)))
+    assert all(
+        float(jnp.abs(g).max()) == 0 for g in jax.tree.leaves(jax.grad(lambda m: free(m)[0])(mix))
+    )
     with pytest.raises(ValueError, match="target is 0"):
         penalty.cost(SPACE.cells, COSTS[0], 0)
 
 
 def test_zero_one_by_hand():
-    cells = {"normal": Choices(fully_connected(1, ()).edges, (("skip_connect", "sep_conv_3x3"), ("skip_connect",)), (2,))}
+    cells = {
+        "normal": Choices(
+            fully_connected(1, ()).edges,
+            (("skip_connect", "sep_conv_3x3"), ("skip_connect",)),
+            (2,),
+        )
+    }
     value, _ = penalty.zero_one(cells, weight=3.0)({"normal": jnp.array([[0.5, 1.0], [0.0, 0.0]])})
     np.testing.assert_allclose(value, -3.0 * (0 + 0.25 + 0.25) / 3, rtol=1e-6)
 

@@ -1,4 +1,6 @@
-"""Perturbations of the mix. Oracles: the projection worked out by hand, and the set that an attack may not leave."""
+"""Perturbations of the mix. Oracles: the projection worked out by hand, and the set that an attack
+may not leave.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -11,15 +13,23 @@ from jaxdarts.space import Choices, fully_connected
 CELLS = {"normal": fully_connected(2, ("none", "skip_connect", "sep_conv_3x3"))}
 RAGGED = {
     "normal": Choices(
-        CELLS["normal"].edges, (("skip_connect", "sep_conv_3x3"), *[("none", "max_pool_3x3", "skip_connect")] * 4), (2, 3)
+        CELLS["normal"].edges,
+        (("skip_connect", "sep_conv_3x3"), *[("none", "max_pool_3x3", "skip_connect")] * 4),
+        (2, 3),
     )
 }
 KEY, STEP = jax.random.key(3), jnp.int32(0)
 
 
 def mix_of(cells, seed=0):
-    logits = np.where(cells["normal"].where(), np.random.default_rng(seed).standard_normal(cells["normal"].shape), -np.inf)
-    return {"normal": jnp.asarray(np.exp(logits) / np.exp(logits).sum(1, keepdims=True), jnp.float32)}
+    logits = np.where(
+        cells["normal"].where(),
+        np.random.default_rng(seed).standard_normal(cells["normal"].shape),
+        -np.inf,
+    )
+    return {
+        "normal": jnp.asarray(np.exp(logits) / np.exp(logits).sum(1, keepdims=True), jnp.float32)
+    }
 
 
 def loss(mix):
@@ -49,7 +59,8 @@ def test_stays_in_its_set(method, cells):
         weights = np.asarray(moved(jax.random.key(seed))["normal"])
         np.testing.assert_allclose(weights.sum(1), 1, rtol=1e-5)
         assert np.all(weights >= 0) and not weights[~cells["normal"].where()].any()
-        # Dividing by a row's sum, which lies within 1 - 3 eps and 1 + 3 eps, is all that may lead out of the box.
+        # Dividing by a row's sum, which lies within 1 - 3 eps and 1 + 3 eps, is all that may lead
+        # out of the box.
         low = np.clip(np.asarray(mix["normal"]) - epsilon, 0, 1) / (1 + 3 * epsilon)
         assert np.all(weights >= low - 1e-6)
 
@@ -73,17 +84,23 @@ def test_random_noise_is_uniform():
     """Small enough that nothing is clipped: row i of noise n becomes (p + n) / (1 + sum n)."""
     mix = {"normal": jnp.full((5, 3), 1 / 3)}
     keys = jax.random.split(KEY, 4000)
-    moved = jax.vmap(lambda key: perturb.random_noise(CELLS, constant(0.01))(mix, loss, key, STEP)["normal"])(keys)
+    moved = jax.vmap(
+        lambda key: perturb.random_noise(CELLS, constant(0.01))(mix, loss, key, STEP)["normal"]
+    )(keys)
     # To first order p + n - sum(n) / 3, of variance 2/3 of the noise's epsilon^2 / 3.
     np.testing.assert_allclose(moved.mean(0), 1 / 3, atol=3e-4)
     np.testing.assert_allclose(moved.std(0), np.sqrt(2 / 9) * 0.01, rtol=0.05)
 
 
 def test_attack_by_hand():
-    """A loss whose gradient has the signs (+, -) everywhere: the worst mix in the box is (p + eps, q - eps)."""
+    """A loss whose gradient has the signs (+, -) everywhere: the worst mix in the box is (p + eps,
+    q - eps).
+    """
     cells = {"normal": fully_connected(1, ("skip_connect", "sep_conv_3x3"))}
     mix = {"normal": jnp.array([[0.5, 0.5], [0.25, 0.75]])}
-    moved = perturb.adversarial(cells, constant(0.1))(mix, lambda m: jnp.sum(m["normal"] @ jnp.array([1.0, -1.0])), KEY, STEP)
+    moved = perturb.adversarial(cells, constant(0.1))(
+        mix, lambda m: jnp.sum(m["normal"] @ jnp.array([1.0, -1.0])), KEY, STEP
+    )
     np.testing.assert_allclose(moved["normal"], [[0.6, 0.4], [0.35, 0.65]], rtol=1e-5)
 
 
@@ -102,7 +119,9 @@ def test_attack_is_worse_than_noise():
     mix = mix_of(CELLS)
     keys = jax.random.split(KEY, 50)
     random, worst = (
-        jax.jit(jax.vmap(lambda key, make=make: loss(make(CELLS, constant(0.1))(mix, loss, key, STEP))))(keys)
+        jax.jit(
+            jax.vmap(lambda key, make=make: loss(make(CELLS, constant(0.1))(mix, loss, key, STEP)))
+        )(keys)
         for make in METHODS.values()
     )
     assert float(jnp.mean(worst)) > float(jnp.max(random)) > float(loss(mix))

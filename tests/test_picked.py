@@ -1,7 +1,8 @@
-"""NAS-Bench-201's supernet with one operation an edge computed, and the scores that look inside of it.
+"""NAS-Bench-201's supernet with one operation an edge computed, and the scores that look inside of
+it.
 
-Oracles: the supernet at a one-hot mix, the discrete network, and a network of PyTorch's modules with hooks, as the scores'
-authors have them.
+Oracles: the supernet at a one-hot mix, the discrete network, and a network of PyTorch's modules
+with hooks, as the scores' authors have them.
 """
 
 import functools
@@ -54,7 +55,9 @@ def looked_into(variables, picks):
         _, told = net.apply(params, x, picks, mutable=["features", "variances"])
         return told["features"]["value"][0], told["variances"]
 
-    k = proxies.declared(lambda params, x: net.apply(params, x, picks, mutable=["units"]), variables, images)
+    k = proxies.declared(
+        lambda params, x: net.apply(params, x, picks, mutable=["units"]), variables, images
+    )
     return k, proxies.zen(features, variables, images, ZEN_KEY)
 
 
@@ -62,7 +65,9 @@ def of_fisher(variables, picks):
     """The Fisher score."""
     (net, _), batch = weights(), jax.tree.map(jnp.asarray, BATCH)
     _, zeros = net.apply(variables, batch["image"], picks, mutable=["taps"])
-    return proxies.fisher(lambda params, x, taps: net.apply({**params, **taps}, x, picks), variables, batch, zeros)
+    return proxies.fisher(
+        lambda params, x, taps: net.apply({**params, **taps}, x, picks), variables, batch, zeros
+    )
 
 
 def flow(variables, picks):
@@ -76,7 +81,7 @@ def compiled(function):
     return jax.jit(function)
 
 
-# ------------------------------------------------------------------------------------------------ the other networks
+# ------------------------------------------------------------------------------- the other networks
 
 
 def test_picked_is_the_supernet_at_a_one_hot_mix(x64):
@@ -95,7 +100,9 @@ def test_picked_is_the_supernet_at_a_one_hot_mix(x64):
 
 
 def test_picked_is_the_discrete_network():
-    """In training, with its weights; and the score that looks at weights alone sees those of the discrete network."""
+    """In training, with its weights; and the score that looks at weights alone sees those of the
+    discrete network.
+    """
     text, options = CELLS[0], OPTIONS | {"dtype": jnp.float32}
     net = Picked(SPACE.cells, **options)
     params = net.init(jax.random.key(0), *net.example_inputs((8, 8, 2)))["params"]
@@ -107,17 +114,29 @@ def test_picked_is_the_discrete_network():
         op = path[-1].key.removesuffix("_kernel")
         if path not in flat or op == path[-1].key:
             return flat.get(path, leaf)
-        rows = [i for i, e in enumerate(edges_of(CHOICES, op)) if alone.cells["cell"].ops[e] == (op,)]
+        rows = [
+            i for i, e in enumerate(edges_of(CHOICES, op)) if alone.cells["cell"].ops[e] == (op,)
+        ]
         return flat[path][:, np.array(rows)]
 
-    own, images, picks = jax.tree_util.tree_map_with_path(take, variables["params"]), jnp.float32(IMAGES), picks_of(text)
-    (expected, _), _ = jax.jit(lambda own: alone.apply(variables | {"params": own}, images, True, mutable=["batch_stats"]))(own)
-    np.testing.assert_allclose(jax.jit(net.apply)({"params": params}, images, picks), expected, rtol=1e-4, atol=1e-5)
-    norms = (proxies.l2_norm(None, tree, BATCH) for tree in (picked(SPACE.cells, params, picks), own))
+    own, images, picks = (
+        jax.tree_util.tree_map_with_path(take, variables["params"]),
+        jnp.float32(IMAGES),
+        picks_of(text),
+    )
+    (expected, _), _ = jax.jit(
+        lambda own: alone.apply(variables | {"params": own}, images, True, mutable=["batch_stats"])
+    )(own)
+    np.testing.assert_allclose(
+        jax.jit(net.apply)({"params": params}, images, picks), expected, rtol=1e-4, atol=1e-5
+    )
+    norms = (
+        proxies.l2_norm(None, tree, BATCH) for tree in (picked(SPACE.cells, params, picks), own)
+    )
     np.testing.assert_allclose(*norms, rtol=1e-6)
 
 
-# ------------------------------------------------------------------------------------------------------------ PyTorch
+# ------------------------------------------------------------------------------------------ PyTorch
 
 
 class Reference:
@@ -133,21 +152,35 @@ class Reference:
         for i in range(3):
             width = OPTIONS["width"] * 2**i
             if i:
-                first, second, shortcut = (params[f"reduction{i}_{part}"]["kernel"] for part in ("first", "second", "shortcut"))
-                self.reductions.append((self.relu_conv_norm(first, 2), self.relu_conv_norm(second), self.conv(shortcut)))
+                first, second, shortcut = (
+                    params[f"reduction{i}_{part}"]["kernel"]
+                    for part in ("first", "second", "shortcut")
+                )
+                self.reductions.append(
+                    (
+                        self.relu_conv_norm(first, 2),
+                        self.relu_conv_norm(second),
+                        self.conv(shortcut),
+                    )
+                )
             cells = []
             for n in range(OPTIONS["depth"]):
                 edges = []
                 for e, (op, _) in enumerate(self.cell):
                     kernel = None
                     if op.startswith("nor_conv"):
-                        kernel = params[f"stage{i}"][f"{op}_kernel"][n, edges_of(CHOICES, op).index(e)]
+                        kernel = params[f"stage{i}"][f"{op}_kernel"][
+                            n, edges_of(CHOICES, op).index(e)
+                        ]
                     edges.append(self.operation(op, kernel))
                 cells.append(edges)
             self.stages.append(cells)
         self.last_norm, self.last_relu = self.norm(width), self.relu()
         self.head = torch.nn.Linear(*params["head"].shape).double()
-        self.head.weight.data, self.head.bias.data = self.tensor(params["head"].T), self.tensor(params["head_bias"])
+        self.head.weight.data, self.head.bias.data = (
+            self.tensor(params["head"].T),
+            self.tensor(params["head_bias"]),
+        )
         self.layers.append(self.head)
 
     def tensor(self, x):
@@ -200,7 +233,10 @@ class Reference:
     def naswot(self):
         """K in two passes: the first one marks the rectifiers that a backward pass visits."""
         visited, k = set(), np.zeros((len(IMAGES), len(IMAGES)))
-        marks = [relu.register_full_backward_hook(lambda module, *_: visited.add(module)) for relu in self.relus]
+        marks = [
+            relu.register_full_backward_hook(lambda module, *_: visited.add(module))
+            for relu in self.relus
+        ]
         x = self.images().requires_grad_()
         y = self(x)
         y.backward(self.torch.ones_like(y))
@@ -220,9 +256,13 @@ class Reference:
     def loss(self):
         self.outputs = []
         for layer in self.layers:
-            layer.register_forward_hook(lambda module, _, out: (out.retain_grad(), self.outputs.append((module, out)))[0])
+            layer.register_forward_hook(
+                lambda module, _, out: (out.retain_grad(), self.outputs.append((module, out)))[0]
+            )
         logits = self(self.images())
-        loss = self.torch.nn.functional.cross_entropy(logits, self.torch.tensor(np.asarray(BATCH["label"], np.int64)))
+        loss = self.torch.nn.functional.cross_entropy(
+            logits, self.torch.tensor(np.asarray(BATCH["label"], np.int64))
+        )
         loss.backward()
 
 
@@ -243,7 +283,9 @@ def test_fisher_is_that_of_the_authors(text, x64):
         product = (out * out.grad).detach()
         product = product.sum((2, 3)) if product.ndim == 4 else product
         expected += float((product.square().mean(0) / 2).sum()) * layer.weight[0].numel()
-    np.testing.assert_allclose(compiled(of_fisher)(variables, picks_of(text)), expected, rtol=1e-6, atol=1e-12)
+    np.testing.assert_allclose(
+        compiled(of_fisher)(variables, picks_of(text)), expected, rtol=1e-6, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("text", CELLS)
@@ -251,7 +293,9 @@ def test_synflow_without_norms_is_that_of_the_authors(text, x64):
     _, variables = weights(normed=False)
     reference = Reference(text, jax.tree.map(jnp.abs, variables["params"]), normed=False)
     reference(reference.tensor(np.ones((1, 2, 8, 8)))).sum().backward()
-    expected = sum(float((layer.weight * layer.weight.grad).detach().abs().sum()) for layer in reference.layers)
+    expected = sum(
+        float((layer.weight * layer.weight.grad).detach().abs().sum()) for layer in reference.layers
+    )
     np.testing.assert_allclose(compiled(flow)(variables, picks_of(text)), expected, rtol=1e-9)
 
 
@@ -261,23 +305,33 @@ def test_zen_is_its_definition(x64):
     reference, variances, maps = Reference(CELLS[0], variables["params"]), [], []
     for norm in reference.norms:
         norm.register_forward_hook(
-            lambda _, inputs, __: variances.append(inputs[0].detach().var((0, 2, 3), correction=0).mean().item())
+            lambda _, inputs, __: variances.append(
+                inputs[0].detach().var((0, 2, 3), correction=0).mean().item()
+            )
         )
-    first, second = (jax.random.normal(own, IMAGES.shape, IMAGES.dtype) for own in jax.random.split(ZEN_KEY))
+    first, second = (
+        jax.random.normal(own, IMAGES.shape, IMAGES.dtype) for own in jax.random.split(ZEN_KEY)
+    )
     for x in (first, first + 0.01 * second):
         reference(reference.tensor(np.transpose(x, (0, 3, 1, 2))))
         maps.append(reference.features.detach().numpy())
     deviations = np.log(variances[: len(reference.norms)]).sum() / 2
-    np.testing.assert_allclose(found, np.log(np.abs(maps[0] - maps[1]).sum((1, 2, 3)).mean()) + deviations, rtol=1e-6)
+    np.testing.assert_allclose(
+        found, np.log(np.abs(maps[0] - maps[1]).sum((1, 2, 3)).mean()) + deviations, rtol=1e-6
+    )
 
 
-# --------------------------------------------------------------------------------------------- modules of the users' own
+# ------------------------------------------------------------------------ modules of the users' own
 
 
 class Own(nn.Module):
     @nn.compact
     def __call__(self, x):
-        x = nn.relu(nn.BatchNorm(use_running_average=False, momentum=0.0)(nn.Conv(4, (3, 3), use_bias=False)(x)))
+        x = nn.relu(
+            nn.BatchNorm(use_running_average=False, momentum=0.0)(
+                nn.Conv(4, (3, 3), use_bias=False)(x)
+            )
+        )
         self.sow("units", "on", jd.types.Units(x[None] > 0, jnp.array([2.0])))
         self.sow("features", "map", x)
         return nn.Dense(3)(jnp.mean(x, axis=(1, 2)))
@@ -285,7 +339,9 @@ class Own(nn.Module):
 
 def test_scores_of_a_module_of_the_users_own(x64):
     net = Own()
-    variables = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), dict(net.init(jax.random.key(0), IMAGES)))
+    variables = jax.tree.map(
+        lambda leaf: jnp.asarray(leaf, jnp.float64), dict(net.init(jax.random.key(0), IMAGES))
+    )
     params, averages = variables["params"], {"batch_stats": variables["batch_stats"]}
 
     def apply(params, x):
@@ -295,7 +351,11 @@ def test_scores_of_a_module_of_the_users_own(x64):
     make, with_taps = taps.of_layers(apply)
     zeros = make(params, IMAGES)
     assert [tap.shape for tap in zeros] == [(6, 4), (6, 3)]
-    found = jax.jit(lambda params: proxies.fisher(lambda p, x, taps: with_taps(taps, p, x), params, BATCH, zeros))(params)
+    found = jax.jit(
+        lambda params: proxies.fisher(
+            lambda p, x, taps: with_taps(taps, p, x), params, BATCH, zeros
+        )
+    )(params)
     convolved = nn.Conv(4, (3, 3), use_bias=False).apply({"params": params["Conv_0"]}, IMAGES)
     dense = params["Dense_0"]
 
@@ -308,7 +368,10 @@ def test_scores_of_a_module_of_the_users_own(x64):
     slopes = jax.grad(lambda y: rest(y)[0])(convolved)
     logits = rest(convolved)[1]
     by_logits = jax.grad(lambda z: rest(convolved, z)[0])(logits)
-    expected = 9 * 2 * jnp.sum(jnp.sum(convolved * slopes, (1, 2)) ** 2) / 12 + 4 * jnp.sum((logits * by_logits) ** 2) / 12
+    expected = (
+        9 * 2 * jnp.sum(jnp.sum(convolved * slopes, (1, 2)) ** 2) / 12
+        + 4 * jnp.sum((logits * by_logits) ** 2) / 12
+    )
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
     # NASWOT: the units count twice, as the module says.
@@ -330,7 +393,9 @@ def test_scores_of_a_module_of_the_users_own(x64):
     assert np.all(drawn["BatchNorm_0"]["scale"] == 1) and np.all(drawn["Dense_0"]["bias"] == 0)
     assert 0.5 < np.std(drawn["Conv_0"]["kernel"]) < 1.5
     key = jax.random.key(2)
-    first, second = (jax.random.normal(own, IMAGES.shape, IMAGES.dtype) for own in jax.random.split(key))
+    first, second = (
+        jax.random.normal(own, IMAGES.shape, IMAGES.dtype) for own in jax.random.split(key)
+    )
     (map_, variance), (moved, _) = features(drawn, first), features(drawn, first + 0.01 * second)
     expected = np.log(np.abs(map_ - moved).sum((1, 2, 3)).mean()) + np.log(np.mean(variance[0])) / 2
     np.testing.assert_allclose(proxies.zen(features, drawn, IMAGES, key), expected, rtol=1e-9)

@@ -1,4 +1,6 @@
-"""Max pooling and its derivatives. Oracles: `lax.reduce_window`, and a selection matrix that NumPy builds window by window."""
+"""Max pooling and its derivatives. Oracles: `lax.reduce_window`, and a selection matrix that NumPy
+builds window by window.
+"""
 
 import chex
 import jax
@@ -14,12 +16,14 @@ SIZES = [(6, 6), (5, 8), (7, 3)]
 
 def inputs(height, width, ties, batch=2, channels=3):
     rng = np.random.default_rng(height + width)
-    x = rng.standard_normal((batch, height, width, channels)) - 3  # below zero: the border must not count as zero
+    x = (
+        rng.standard_normal((batch, height, width, channels)) - 3
+    )  # below zero: the border must not count as zero
     return np.round(x) if ties else x
 
 
 def selection(x, stride):
-    """The matrix of pooling, given which element of every window is the first of its largest ones."""
+    """Matrix of pooling, given which element of every window is the first largest."""
     batch, height, width, channels = x.shape
     flat = np.arange(x.size).reshape(x.shape)
     rows = []
@@ -28,7 +32,9 @@ def selection(x, stride):
             for j in range(0, width, stride):
                 for c in range(channels):
                     window = np.s_[b, max(i - 1, 0) : i + 2, max(j - 1, 0) : j + 2, c]
-                    rows.append(flat[window].ravel()[np.argmax(x[window])])  # argmax takes the first
+                    rows.append(
+                        flat[window].ravel()[np.argmax(x[window])]
+                    )  # argmax takes the first
     matrix = np.zeros((len(rows), x.size))
     matrix[np.arange(len(rows)), rows] = 1
     return matrix
@@ -40,7 +46,9 @@ def selection(x, stride):
 def test_value(height, width, stride, ties):
     x = inputs(height, width, ties).astype(np.float32)
     padding = ((0, 0), (1, 1), (1, 1), (0, 0))
-    expected = lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, stride, stride, 1), padding)
+    expected = lax.reduce_window(
+        x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, stride, stride, 1), padding
+    )
     np.testing.assert_array_equal(max_pool(jnp.asarray(x), stride), expected)
 
 
@@ -75,13 +83,17 @@ def test_vmap(x64, axis):
     x = np.stack([inputs(5, 6, True), inputs(5, 6, False)], axis)
     gradient = jax.grad(lambda x: jnp.sum(jnp.sin(max_pool(x, 2))))
     ours = jax.vmap(gradient, in_axes=axis)(jnp.asarray(x))
-    np.testing.assert_allclose(ours, np.stack([gradient(jnp.take(x, i, axis)) for i in range(2)]), atol=1e-13)
+    np.testing.assert_allclose(
+        ours, np.stack([gradient(jnp.take(x, i, axis)) for i in range(2)]), atol=1e-13
+    )
 
 
 def test_pmap(devices):
     x = inputs(4, 4, True, batch=4).astype(np.float32)
     gradient = jax.grad(lambda x: jnp.sum(jnp.sin(max_pool(x, 1))))
-    np.testing.assert_allclose(jax.pmap(gradient, devices=devices)(x[:, None])[:, 0], gradient(jnp.asarray(x)), atol=1e-6)
+    np.testing.assert_allclose(
+        jax.pmap(gradient, devices=devices)(x[:, None])[:, 0], gradient(jnp.asarray(x)), atol=1e-6
+    )
 
 
 def test_bfloat16():

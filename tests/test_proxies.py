@@ -24,7 +24,7 @@ def reference_agreements(*units):
     return (codes[:, None] == codes[None]).sum(-1)
 
 
-# ------------------------------------------------------------------------------------------------- rectified units
+# ---------------------------------------------------------------------------------- rectified units
 
 
 def test_the_example_of_the_paper():
@@ -46,7 +46,9 @@ MLP = {"first": normal(5, 7, seed=1), "second": normal(7, 6, seed=2), "head": no
 
 
 def mlp(rectifier):
-    return lambda params, x: rectifier(rectifier(x @ params["first"]) @ params["second"]) @ params["head"]
+    return lambda params, x: (
+        rectifier(rectifier(x @ params["first"]) @ params["second"]) @ params["head"]
+    )
 
 
 @jax.custom_vjp
@@ -82,11 +84,14 @@ def test_layers_are_found_in_functions_of_the_user(rectifier):
 
 @pytest.mark.parametrize("reverse", [False, True])
 def test_a_convolutional_network_with_norms_and_a_scan(reverse):
-    # As many steps, entries of the bundle and pixels as images: the axis of the batch is not to be told by its length.
+    # As many steps, entries of the bundle and pixels as images: the axis of the batch is not to be
+    # told by its length.
     images, kernels, head = normal(3, 3, 3, 2), normal(3, 3, 3, 2, 2, seed=1), normal(2, 2, seed=2)
 
     def convolved(x, kernel):
-        return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        return jax.lax.conv_general_dilated(
+            x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
 
     def apply(params, x):
         kernels, head = params
@@ -106,7 +111,9 @@ def test_a_convolutional_network_with_norms_and_a_scan(reverse):
         x = x + (y - y.mean((0, 1, 2))) / np.sqrt(y.var((0, 1, 2)) + 1e-5)
     expected = reference_agreements(*units)
     np.testing.assert_array_equal(proxies.agreements(apply, (kernels, head), images), expected)
-    np.testing.assert_allclose(proxies.naswot(apply, (kernels, head), images), np.linalg.slogdet(expected)[1], rtol=1e-5)
+    np.testing.assert_allclose(
+        proxies.naswot(apply, (kernels, head), images), np.linalg.slogdet(expected)[1], rtol=1e-5
+    )
 
 
 def test_layers_count_that_reach_the_output_entry_by_entry():
@@ -116,7 +123,9 @@ def test_layers_count_that_reach_the_output_entry_by_entry():
     def k(mix, padding=0):
         def apply(params, x):
             jax.nn.relu(x - 1)  # nobody reads it
-            rows = jnp.pad(jnp.einsum("bi,kio->kbo", x, params["bundle"]), ((0, 0), (0, 0), (0, padding)))
+            rows = jnp.pad(
+                jnp.einsum("bi,kio->kbo", x, params["bundle"]), ((0, 0), (0, 0), (0, padding))
+            )
             bundle = jax.nn.relu(rows)[:, :, :6]
             return jnp.einsum("k,kbo->bo", mix, bundle) @ params["head"]
 
@@ -133,7 +142,9 @@ def test_layers_count_that_reach_the_output_entry_by_entry():
 
 def test_a_layer_counts_though_the_sum_of_the_logits_does_not_depend_on_it():
     images, head = normal(4, 2, 2, 3), normal(3, 2)
-    k = proxies.agreements(lambda head, x: jnp.mean(batch_norm(jax.nn.relu(x)), (1, 2)) @ head, head, images)
+    k = proxies.agreements(
+        lambda head, x: jnp.mean(batch_norm(jax.nn.relu(x)), (1, 2)) @ head, head, images
+    )
     np.testing.assert_array_equal(k, reference_agreements(images))
 
 
@@ -142,8 +153,16 @@ def test_units_that_cannot_be_followed():
     for apply, message in (
         (lambda params, x: jnp.tanh(x) @ params, "no rectified units"),
         (lambda params, x: (jax.nn.relu(x) @ params, x), "returns 2 arrays"),
-        (lambda params, x: jax.nn.relu(x.reshape(-1, 2)).reshape(-1, 4) @ params, "no axis of their own"),
-        (lambda params, x: jax.lax.fori_loop(0, jnp.int32(params[0, 0]), lambda i, y: jax.nn.relu(y), x), "in a while"),
+        (
+            lambda params, x: jax.nn.relu(x.reshape(-1, 2)).reshape(-1, 4) @ params,
+            "no axis of their own",
+        ),
+        (
+            lambda params, x: jax.lax.fori_loop(
+                0, jnp.int32(params[0, 0]), lambda i, y: jax.nn.relu(y), x
+            ),
+            "in a while",
+        ),
         (lambda params, x: jax.lax.cond(params[0, 0] > 0, jax.nn.relu, jnp.sin, x), "in a cond"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -169,15 +188,24 @@ def test_a_flax_module_of_the_users_own():
     y = np.asarray(nn.Conv(3, (3, 3)).apply({"params": params["Conv_0"]}, images), np.float64)
     units = (y - y.mean((0, 1, 2))) / np.sqrt(y.var((0, 1, 2)) + 1e-5)
     # The norm rectifies a variance, which is no unit.
-    np.testing.assert_array_equal(proxies.agreements(apply, params, images), reference_agreements(units))
+    np.testing.assert_array_equal(
+        proxies.agreements(apply, params, images), reference_agreements(units)
+    )
     assert proxies.parameters(params) == 9 * 2 * 3 + 3 + 6 + 3 * 2 + 2
     assert [own.shape for own in proxies.layers(params)] == [(1, 54), (1, 6)]
     batch = {"image": images, "label": jnp.array([0, 1, 0, 1])}
-    for score in (proxies.grad_norm, proxies.snip, proxies.grasp, proxies.plain, proxies.l2_norm, proxies.epe_nas):
+    for score in (
+        proxies.grad_norm,
+        proxies.snip,
+        proxies.grasp,
+        proxies.plain,
+        proxies.l2_norm,
+        proxies.epe_nas,
+    ):
         assert jnp.isfinite(score(apply, params, batch))
 
 
-# --------------------------------------------------------------------------------------------- cells of NAS-Bench-201
+# --------------------------------------------------------------------------- cells of NAS-Bench-201
 
 GENOTYPES = [
     "|nor_conv_3x3~0|+|skip_connect~0|nor_conv_1x1~1|+|none~0|avg_pool_3x3~1|nor_conv_3x3~2|",
@@ -186,7 +214,9 @@ GENOTYPES = [
 
 
 def inherited(cells, params, variables):
-    """The discrete network's weights, those of the supernet where it has them; scales and shifts stay 1 and 0."""
+    """The discrete network's weights, those of the supernet where it has them; scales and shifts
+    stay 1 and 0.
+    """
     own = jax.tree.map(jnp.asarray, variables)
     flat = {path: leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
 
@@ -197,7 +227,8 @@ def inherited(cells, params, variables):
         if not name.startswith("nor_conv"):
             return source
         op = name.rsplit("_", 1)[0]
-        # Every edge has every operation in the supernet; rows are ordered by source and edge in both.
+        # Every edge has every operation in the supernet; rows are ordered by source and edge in
+        # both.
         order = sorted(range(6), key=lambda e: (cells.edges[e][0], e))
         rows = [i for i, e in enumerate(order) if cells.ops[e] == (op,)]
         return source[:, np.array(rows)]
@@ -208,11 +239,15 @@ def inherited(cells, params, variables):
 @pytest.mark.parametrize("name, depth", [("agreements", 2), ("grad_norm", 1)])
 def test_one_compilation_scores_all_cells_as_their_networks(name, depth):
     space, images = jd.spaces.nasbench201(), normal(5, 8, 8, 1, seed=4)
-    data = images if name == "agreements" else {"image": images, "label": jnp.array([0, 1, 1, 0, 1])}
+    data = (
+        images if name == "agreements" else {"image": images, "label": jnp.array([0, 1, 1, 0, 1])}
+    )
     score = getattr(proxies, name)
     net = space.supernet(width=2, depth=depth, num_classes=2)
     params = net.init(jax.random.key(0), *net.example_inputs((8, 8, 1)))["params"]
-    together = jax.jit(lambda mix: score(lambda params, x: net.apply({"params": params}, x, mix), params, data))
+    together = jax.jit(
+        lambda mix: score(lambda params, x: net.apply({"params": params}, x, mix), params, data)
+    )
     found = []
     for text in GENOTYPES:
         genotype = jd.genotypes.parse(text)
@@ -222,19 +257,27 @@ def test_one_compilation_scores_all_cells_as_their_networks(name, depth):
         own = inherited(alone.cells["cell"], params, variables["params"])
 
         def apply(params, x):
-            return alone.apply(variables | {"params": params}, x, train=True, mutable=["batch_stats"])[0][0]
+            return alone.apply(
+                variables | {"params": params}, x, train=True, mutable=["batch_stats"]
+            )[0][0]
 
-        np.testing.assert_allclose(found[-1], jax.jit(lambda own: score(apply, own, data))(own), rtol=1e-3)
+        np.testing.assert_allclose(
+            found[-1], jax.jit(lambda own: score(apply, own, data))(own), rtol=1e-3
+        )
     assert np.any(found[0] != found[1])
     assert together._cache_size() == 1
 
 
-# --------------------------------------------------------------------------------------------------------- gradients
+# ---------------------------------------------------------------------------------------- gradients
 
 
 def linear_case():
     """Weights, images, labels and the gradient of the loss of a linear classifier, by hand."""
-    x, w, labels = np.asarray(normal(6, 4), np.float64), np.asarray(normal(4, 3, seed=1), np.float64), np.arange(6) % 3
+    x, w, labels = (
+        np.asarray(normal(6, 4), np.float64),
+        np.asarray(normal(4, 3, seed=1), np.float64),
+        np.arange(6) % 3,
+    )
     logits = x @ w
     p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     return x, w, labels, p, x.T @ (p - np.eye(3)[labels]) / 6
@@ -260,7 +303,9 @@ def test_scores_by_weights_of_a_linear_model(x64):
     }
     for name, value in expected.items():
         np.testing.assert_allclose(getattr(proxies, name)(apply, params, batch), value, rtol=1e-9)
-    np.testing.assert_allclose(proxies.synflow(apply, params, batch["image"]), np.abs(w).sum(), rtol=1e-12)
+    np.testing.assert_allclose(
+        proxies.synflow(apply, params, batch["image"]), np.abs(w).sum(), rtol=1e-12
+    )
     # The gradient of an example's summed logits is its image, once for each class.
     values = np.linalg.eigvalsh(3 * x[:3] @ x[:3].T)
     condition = proxies.ntk_condition(apply, params, batch["image"][:3])
@@ -269,21 +314,30 @@ def test_scores_by_weights_of_a_linear_model(x64):
 
 
 def test_layers_of_a_bundle_have_a_norm_each():
-    params = {"stage0": {"nor_conv_1x1_kernel": normal(2, 3, 1, 1, 4, 4), "norm0_scale": normal(2, 3, 4)}}
+    params = {
+        "stage0": {"nor_conv_1x1_kernel": normal(2, 3, 1, 1, 4, 4), "norm0_scale": normal(2, 3, 4)}
+    }
     (rows,) = proxies.layers(params)
     assert rows.shape == (6, 16)
     expected = np.linalg.norm(np.asarray(rows), axis=1).sum()
-    np.testing.assert_allclose(proxies.l2_norm(lambda params, x: x, params, {}), expected, rtol=1e-6)
+    np.testing.assert_allclose(
+        proxies.l2_norm(lambda params, x: x, params, {}), expected, rtol=1e-6
+    )
 
 
 def test_an_overflow_is_not_the_best_score():
     params = [jnp.full((4, 4), 1e20)] * 3
-    score = proxies.synflow(lambda params, x: functools.reduce(jnp.matmul, params, x), params, jnp.ones((2, 4)))
+    score = proxies.synflow(
+        lambda params, x: functools.reduce(jnp.matmul, params, x), params, jnp.ones((2, 4))
+    )
     assert jnp.isnan(score)
 
 
 def test_scores_by_jacobians(x64):
-    images, w = jnp.asarray(normal(6, 5), jnp.float64), jnp.asarray(normal(5, 3, seed=1), jnp.float64)
+    images, w = (
+        jnp.asarray(normal(6, 5), jnp.float64),
+        jnp.asarray(normal(5, 3, seed=1), jnp.float64),
+    )
     labels = np.array([0, 1, 0, 2, 1, 0])
 
     def apply(params, x):
@@ -294,9 +348,14 @@ def test_scores_by_jacobians(x64):
     values = np.linalg.eigvalsh(c)
     expected = -np.sum(np.log(values + 1e-5) + 1 / (values + 1e-5))
     np.testing.assert_allclose(proxies.jacob_cov(apply, w, images), expected, rtol=1e-6)
-    classes = [np.log(np.abs(np.atleast_2d(np.corrcoef(slopes[labels == i]))) + 1e-5).sum() for i in range(3)]
+    classes = [
+        np.log(np.abs(np.atleast_2d(np.corrcoef(slopes[labels == i]))) + 1e-5).sum()
+        for i in range(3)
+    ]
     batch = {"image": images, "label": jnp.asarray(labels)}
     np.testing.assert_allclose(proxies.epe_nas(apply, w, batch), np.abs(classes).sum(), rtol=1e-9)
     with pytest.raises(ValueError, match="101 classes"):
         proxies.epe_nas(lambda params, x: x[:, :1] * jnp.ones((1, 101)), w, batch)
-    assert jnp.isnan(proxies.jacob_cov(lambda params, x: jnp.sum(0 * x, 1, keepdims=True), w, images))
+    assert jnp.isnan(
+        proxies.jacob_cov(lambda params, x: jnp.sum(0 * x, 1, keepdims=True), w, images)
+    )

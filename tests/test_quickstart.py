@@ -1,4 +1,6 @@
-"""The notebook: cloned into an empty folder, and run twice in one process, as "run all" twice in one session."""
+"""The notebook: cloned into an empty folder, and run twice in one process, as "run all" twice in
+one session.
+"""
 
 import json
 import os
@@ -25,14 +27,23 @@ for _ in range(2):
 
 
 def run(*command: str, cwd: Path, **environment: str) -> str:
-    done = subprocess.run(command, cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command,
+        cwd=cwd,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
 
 
 def source(cells, repository: Path) -> str:
     text = "\n\n".join("".join(cell["source"]) for cell in cells)
-    return re.sub(r'^REPOSITORY = "[^"]*"', f"REPOSITORY = {str(repository)!r}", text, flags=re.MULTILINE)
+    return re.sub(
+        r'^REPOSITORY = "[^"]*"', f"REPOSITORY = {str(repository)!r}", text, flags=re.MULTILINE
+    )
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +53,17 @@ def repository(tmp_path_factory):
         pytest.skip("no git")
     folder = tmp_path_factory.mktemp("repository")
     for name in ("experiments", "jaxdarts"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "results"))
+        shutil.copytree(
+            ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "results")
+        )
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder / name)
     git = ("git", "-c", "user.name=test", "-c", "user.email=test@localhost")
-    for arguments in (("init", "-q"), ("add", "-A"), ("commit", "-q", "-m", "The files as they are")):
+    for arguments in (
+        ("init", "-q"),
+        ("add", "-A"),
+        ("commit", "-q", "-m", "The files as they are"),
+    ):
         run(*git, *arguments, cwd=folder)
     return folder
 
@@ -54,14 +71,18 @@ def repository(tmp_path_factory):
 def test_cells_hold_no_outputs_and_one_address():
     assert all(not cell["outputs"] for cell in CODE)
     (address,) = re.findall(r'REPOSITORY = \\"https://github.com/([\w./-]+)\\"', NOTEBOOK)
-    assert f"colab.research.google.com/github/{address}/blob/main/experiments/quickstart.ipynb" in NOTEBOOK
+    assert (
+        f"colab.research.google.com/github/{address}/blob/main/experiments/quickstart.ipynb"
+        in NOTEBOOK
+    )
 
 
 def test_the_notebook_runs_twice(repository, tmp_path):
     (tmp_path / "all.py").write_text(source(CODE, repository), "utf-8")
     (tmp_path / "twice.py").write_text(TWICE, "utf-8")
     (folder := tmp_path / "session").mkdir()
-    # The scripts name their cache below this folder; the suite's is called jaxdarts-tests, theirs jaxdarts.
+    # The scripts name their cache below this folder; the suite's is called jaxdarts-tests, theirs
+    # jaxdarts.
     cache = Path(jax.config.jax_compilation_cache_dir) / "notebook"
     out = run(sys.executable, "../twice.py", "../all.py", cwd=folder, XDG_CACHE_HOME=str(cache))
     results = [line for line in out.splitlines() if re.match(r"found +\d|random +\d|\[\d", line)]
@@ -72,10 +93,18 @@ def test_the_notebook_runs_twice(repository, tmp_path):
     # Another session finds the clone, from outside and from the notebook's own folder.
     (tmp_path / "first.py").write_text(source(CODE[:1], repository), "utf-8")
     for place in (folder, folder / "jaxdarts" / "experiments"):
-        assert run(sys.executable, tmp_path / "first.py", cwd=place).strip() == str(folder / "jaxdarts")
+        assert run(sys.executable, tmp_path / "first.py", cwd=place).strip() == str(
+            folder / "jaxdarts"
+        )
 
 
 def test_an_unreachable_repository_is_an_error_that_says_so(tmp_path):
     (tmp_path / "first.py").write_text(source(CODE[:1], tmp_path / "nowhere"), "utf-8")
-    done = subprocess.run([sys.executable, "first.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 1 and "RuntimeError: git clone" in done.stderr and "nowhere" in done.stderr
+    done = subprocess.run(
+        [sys.executable, "first.py"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (
+        done.returncode == 1
+        and "RuntimeError: git clone" in done.stderr
+        and "nowhere" in done.stderr
+    )

@@ -1,4 +1,6 @@
-"""Agreement of rankings: Kendall's tau and what is made of it, against closed forms and against counting pairs."""
+"""Agreement of rankings: Kendall's tau and what is made of it, against closed forms and against
+counting pairs.
+"""
 
 import itertools
 
@@ -60,4 +62,7 @@ def test_published_accuracies():
     values = np.array(PUBLISHED_ACCURACIES)
     assert len(values) == 64 and (values.min(), values.max()) == (0.70139, 0.85161)
     best = [NAMES[i] for i in np.argsort(-values)[:8]]
-    assert best == ["434", "433", "443", "444", "423", "424", "333", "432"] and NAMES[values.argmin()] == "111"
+    assert (
+        best == ["434", "433", "443", "444", "423", "424", "333", "432"]
+        and NAMES[values.argmin()] == "111"
+    )

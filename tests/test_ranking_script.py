@@ -14,8 +14,10 @@ from jaxdarts.runs import Stop
 from jaxdarts.spaces.weight_sharing64 import NAMES
 
 SMALL = [
-    *"--init_channels=2 --layers=1 --epochs=2 --batch_size=8 --train_images=16 --test_images=24 --instances=2".split(),
-    *"--truth_instances=2 --eval_freq=1 --last_steps=2 --tune_epochs 2 --tune_steps 1 3 --groups 16 --prefixes 1".split(),
+    *"--init_channels=2 --layers=1 --epochs=2 --batch_size=8 --train_images=16 --test_images=24"
+    " --instances=2".split(),
+    *"--truth_instances=2 --eval_freq=1 --last_steps=2 --tune_epochs 2 --tune_steps 1 3 --groups"
+    " 16 --prefixes 1".split(),
     *"--prefix_epochs=3 --truth_epochs=1 --cache_dir=".split(),
 ]
 
@@ -36,7 +38,9 @@ def test_study(tmp_path, capsys):
     for r in records:
         if r["study"] == "alone":
             alone[r["instance"], r["members"]] = r["accuracies"][-1]
-    assert list(summary["truth"]["accuracies"].values()) == pytest.approx(alone.mean(axis=0), abs=1e-5)
+    assert list(summary["truth"]["accuracies"].values()) == pytest.approx(
+        alone.mean(axis=0), abs=1e-5
+    )
     seeds = [r for r in records if r["study"] == "seeds"]
     assert [r["members"] for r in seeds] == [list(range(64))] * 2
     last = np.array([r["accuracies"][-1] for r in seeds])
@@ -44,9 +48,15 @@ def test_study(tmp_path, capsys):
     taus = ranking.gt_tau(last, alone.mean(axis=0))
     assert row["gt_tau"][-1] == pytest.approx({"mean": taus.mean(), "deviation": taus.std(ddof=1)})
     assert row["s_tau"][-1] == pytest.approx(ranking.s_tau(last)._asdict())
-    assert np.shape(seeds[0]["last"]) == (2, 64) and seeds[0]["last"][-1] == seeds[0]["accuracies"][-1]
+    assert (
+        np.shape(seeds[0]["last"]) == (2, 64) and seeds[0]["last"][-1] == seeds[0]["accuracies"][-1]
+    )
     assert np.shape(seeds[0]["tuned"]["2"]) == (2, 64)
-    assert {r["study"]: r["epochs"] for r in records if r["study"] in ("alone", "seeds", "1 shared cells")} == {
+    assert {
+        r["study"]: r["epochs"]
+        for r in records
+        if r["study"] in ("alone", "seeds", "1 shared cells")
+    } == {
         "alone": [1],
         "seeds": [1, 2],
         "1 shared cells": [1, 2, 3],
@@ -56,7 +66,9 @@ def test_study(tmp_path, capsys):
     lines = text.splitlines(keepends=True)
     path.write_text("".join(lines[:-1]) + lines[-1][:30], encoding="utf-8")
     analyze.main(["ranking", f"--resume={whole}"])
-    assert [{**r, "seconds": 0} for r in jd.files.read_json_lines(path)] == [{**r, "seconds": 0} for r in records]
+    assert [{**r, "seconds": 0} for r in jd.files.read_json_lines(path)] == [
+        {**r, "seconds": 0} for r in records
+    ]
     with pytest.raises(Stop, match=r"the run has tune_steps=\(1, 3\), not \(1,\)"):
         analyze.main(["ranking", f"--resume={whole}", "--tune_steps", "1"])
     path.write_text("broken\n" + text, encoding="utf-8")
@@ -86,7 +98,10 @@ def test_trainings():
         (["--groups", "3"], "--groups: 3 groups: 64 models do not split"),
         (["--instances=1"], "--instances=1: agreement is measured between instances"),
         (["--tune_epochs", "11"], "--tune_epochs: 11 is not between 1 and --epochs=10"),
-        (["--tune_steps", "2", "1"], "--tune_steps: 2 1 are not positive numbers in ascending order"),
+        (
+            ["--tune_steps", "2", "1"],
+            "--tune_steps: 2 1 are not positive numbers in ascending order",
+        ),
         (["--train_images=5000"], "--train_images=5000: digits has 1437"),
         (["--batch_size=2000"], "--batch_size=2000: there are 1437 training images"),
         (["--last_steps=10000"], "--last_steps=10000: a training has 220"),
@@ -109,7 +124,13 @@ def test_commands(capsys):
 def test_no_last_steps():
     """--last_steps=0 leaves records without them, of groups too."""
     records = [
-        {"study": "2 similar groups", "instance": 0, "members": members, "accuracies": [[0.5] * 32], "last": []}
+        {
+            "study": "2 similar groups",
+            "instance": 0,
+            "members": members,
+            "accuracies": [[0.5] * 32],
+            "last": [],
+        }
         for members in sharing.similar_groups(2)
     ]
     found = agreement.joined(records)

@@ -1,4 +1,6 @@
-"""Relaxations. Oracles: the papers' formulas in NumPy, and frequencies over many keys where a mix is drawn."""
+"""Relaxations. Oracles: the papers' formulas in NumPy, and frequencies over many keys where a mix
+is drawn.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +11,8 @@ import jaxdarts as jd
 from jaxdarts import relax
 from jaxdarts.space import Choices, fully_connected
 
-# Two nodes: edges (0, 2), (1, 2), (0, 3), (1, 3), (2, 3). The second space offers less on some edges.
+# Two nodes: edges (0, 2), (1, 2), (0, 3), (1, 3), (2, 3). The second space offers less on some
+# edges.
 CELLS = {"normal": fully_connected(2, ("none", "skip_connect", "sep_conv_3x3"))}
 RAGGED = {
     "normal": Choices(
@@ -63,7 +66,9 @@ def test_mixes_have_the_cells_shape_and_nothing_outside_it(name, cells):
         assert weights.shape == cells["normal"].shape
         assert np.all(weights >= -1e-6) and np.all(np.isfinite(weights))
         assert not weights[~cells["normal"].where()].any()
-    gradient = jax.grad(lambda arch: jnp.sum(relaxation.apply(arch, KEY, STEP)["normal"] ** 2))(arch)
+    gradient = jax.grad(lambda arch: jnp.sum(relaxation.apply(arch, KEY, STEP)["normal"] ** 2))(
+        arch
+    )
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(gradient))
 
 
@@ -71,14 +76,20 @@ def test_softmax_and_annealed():
     plain = relax.softmax(CELLS)
     np.testing.assert_allclose(plain.derive({"normal": ALPHA})["normal"], softmax(ALPHA), rtol=1e-5)
     cold = relax.annealed(plain, lambda step: 1.0 / (1 + step))
-    np.testing.assert_allclose(cold.apply({"normal": ALPHA}, KEY, 3)["normal"], softmax(4 * ALPHA), rtol=1e-5)
+    np.testing.assert_allclose(
+        cold.apply({"normal": ALPHA}, KEY, 3)["normal"], softmax(4 * ALPHA), rtol=1e-5
+    )
     np.testing.assert_allclose(cold.derive({"normal": ALPHA})["normal"], softmax(ALPHA), rtol=1e-5)
 
 
 def test_sigmoid_starts_at_one_half():
     relaxation = relax.sigmoid(CELLS)
-    np.testing.assert_array_equal(relaxation.derive(relaxation.init(KEY))["normal"], np.full((5, 3), 0.5))
-    np.testing.assert_allclose(relaxation.derive({"normal": ALPHA})["normal"], 1 / (1 + np.exp(-ALPHA)), rtol=1e-5)
+    np.testing.assert_array_equal(
+        relaxation.derive(relaxation.init(KEY))["normal"], np.full((5, 3), 0.5)
+    )
+    np.testing.assert_allclose(
+        relaxation.derive({"normal": ALPHA})["normal"], 1 / (1 + np.exp(-ALPHA)), rtol=1e-5
+    )
 
 
 def test_edge_softmax_weighs_the_edges_of_a_node():
@@ -92,29 +103,39 @@ def test_gumbel_draws_operations_as_often_as_the_softmax_says():
     drawn = draws(relax.gumbel(CELLS, constant(0.1), hard=True), {"normal": ALPHA})
     np.testing.assert_allclose(drawn.sum(-1), 1, atol=1e-5)
     np.testing.assert_allclose(np.sort(drawn, -1)[..., :2], 0, atol=1e-6)
-    np.testing.assert_allclose(drawn.mean(0), softmax(ALPHA), atol=0.04)  # five deviations of 4,000 draws
+    np.testing.assert_allclose(
+        drawn.mean(0), softmax(ALPHA), atol=0.04
+    )  # five deviations of 4,000 draws
 
 
 def test_gumbel_by_its_formula_and_the_gradient_of_a_hard_draw():
     soft, hard = (relax.gumbel(CELLS, constant(0.7), hard) for hard in (False, True))
     noise = jax.random.gumbel(jax.random.split(KEY, 1)[0], ALPHA.shape)
     expected = softmax((np.log(softmax(ALPHA)) + np.asarray(noise)) / 0.7)
-    np.testing.assert_allclose(soft.apply({"normal": ALPHA}, KEY, STEP)["normal"], expected, rtol=1e-4)
+    np.testing.assert_allclose(
+        soft.apply({"normal": ALPHA}, KEY, STEP)["normal"], expected, rtol=1e-4
+    )
     gradients = [
-        jax.grad(lambda alpha, r=r: jnp.sum(r.apply({"normal": alpha}, KEY, STEP)["normal"] * ALPHA))(ALPHA)
+        jax.grad(
+            lambda alpha, r=r: jnp.sum(r.apply({"normal": alpha}, KEY, STEP)["normal"] * ALPHA)
+        )(ALPHA)
         for r in (soft, hard)
     ]
     np.testing.assert_allclose(*gradients, rtol=1e-5)
 
 
 def test_dirichlet_has_its_moments():
-    """Mean c / C and variance m (1 - m) / (C + 1), with concentrations c = elu(alpha) + 1 and their sum C."""
+    """Mean c / C and variance m (1 - m) / (C + 1), with concentrations c = elu(alpha) + 1 and their
+    sum C.
+    """
     drawn = draws(relax.dirichlet(CELLS), {"normal": ALPHA})
     c = np.where(ALPHA > 0, ALPHA + 1, np.exp(ALPHA))
     mean = c / c.sum(1, keepdims=True)
     np.testing.assert_allclose(drawn.sum(-1), 1, rtol=1e-5)
     np.testing.assert_allclose(drawn.mean(0), mean, atol=0.03)
-    np.testing.assert_allclose(drawn.var(0), mean * (1 - mean) / (c.sum(1, keepdims=True) + 1), atol=0.015)
+    np.testing.assert_allclose(
+        drawn.var(0), mean * (1 - mean) / (c.sum(1, keepdims=True) + 1), atol=0.015
+    )
 
 
 def test_dirichlet_is_differentiable_in_its_mean():
@@ -122,7 +143,11 @@ def test_dirichlet_is_differentiable_in_its_mean():
 
     def mean(alpha):
         keys = jax.random.split(KEY, 20_000)
-        return jnp.mean(jax.vmap(lambda key: relaxation.apply({"normal": alpha}, key, STEP)["normal"][0, 0])(keys))
+        return jnp.mean(
+            jax.vmap(lambda key: relaxation.apply({"normal": alpha}, key, STEP)["normal"][0, 0])(
+                keys
+            )
+        )
 
     alpha = ALPHA
     c = np.where(ALPHA > 0, ALPHA + 1, np.exp(ALPHA))[0]
@@ -147,9 +172,15 @@ def test_auxiliary_skip_adds_to_the_skip_connection():
     expected = softmax(ALPHA)
     np.testing.assert_allclose(relaxation.derive({"normal": ALPHA})["normal"], expected, rtol=1e-5)
     expected[:, 1] += 0.25
-    np.testing.assert_allclose(relaxation.apply({"normal": ALPHA}, KEY, 3)["normal"], expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        relaxation.apply({"normal": ALPHA}, KEY, 3)["normal"], expected, rtol=1e-5
+    )
     with pytest.raises(ValueError, match=r"normal: edge \(0, 3\) offers no skip_connect"):
-        cells = {"normal": CELLS["normal"]._replace(ops=(("skip_connect", "none"),) * 2 + (("none", "max_pool_3x3"),) * 3)}
+        cells = {
+            "normal": CELLS["normal"]._replace(
+                ops=(("skip_connect", "none"),) * 2 + (("none", "max_pool_3x3"),) * 3
+            )
+        }
         relax.auxiliary_skip(relax.softmax(cells), cells, constant(1.0))
 
 
@@ -157,4 +188,6 @@ def test_derived_mixes_become_genotypes():
     space = jd.spaces.darts(2, ("none", "skip_connect", "sep_conv_3x3"))
     for name, make in EVERY.items():
         relaxation = make(space.cells)
-        assert jd.genotypes.parse(str(space.discretize(relaxation.derive(relaxation.init(KEY))))), name
+        assert jd.genotypes.parse(str(space.discretize(relaxation.derive(relaxation.init(KEY))))), (
+            name
+        )

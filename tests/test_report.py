@@ -10,7 +10,15 @@ from PIL import Image
 from jaxdarts import genotypes, report
 
 EDGES = [(source, target) for target in range(2, 6) for source in range(target)]
-OPS = ["none", "max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3"]
+OPS = [
+    "none",
+    "max_pool_3x3",
+    "avg_pool_3x3",
+    "skip_connect",
+    "sep_conv_3x3",
+    "sep_conv_5x5",
+    "dil_conv_3x3",
+]
 OPS.append("dil_conv_5x5")
 
 
@@ -34,13 +42,22 @@ def _arguments(name="DARTS_V2", epochs=50):
     cells = ("normal", "reduce")
     return {
         "title": "A <search> & more",
-        "config": {"dataset": "cifar10", "optim": {"lr": 0.025, "betas": (0.5, 0.999)}, "note": "<b>bold</b>"},
+        "config": {
+            "dataset": "cifar10",
+            "optim": {"lr": 0.025, "betas": (0.5, 0.999)},
+            "note": "<b>bold</b>",
+        },
         "records": records,
         "genotype": getattr(genotypes, name),
         "mixes": {cell: rng.dirichlet(np.ones(8), (epochs, 14)) for cell in cells},
         "edges": {cell: EDGES for cell in cells},
         "ops": {cell: OPS for cell in cells},
-        "facts": {"dataset": "CIFAR-10", "parameters": 3349342, "multiply_adds": 528_400_000, "wall_time": 5025.0},
+        "facts": {
+            "dataset": "CIFAR-10",
+            "parameters": 3349342,
+            "multiply_adds": 528_400_000,
+            "wall_time": 5025.0,
+        },
     }
 
 
@@ -60,7 +77,10 @@ def test_tables_and_pictures_without_a_cell(tmp_path):
     nothing = {"records": (), "genotype": None, "mixes": {}, "edges": {}, "ops": {}}
     page = _page(tmp_path, **nothing, tables={"Full and pruned": rows}, pictures=[picture])
     assert "<h2>Full and pruned</h2>" in page and picture in page
-    assert '<th scope="col">size</th>' in page and '<th scope="row">&lt;full&gt;</th><td>3</td>' in page
+    assert (
+        '<th scope="col">size</th>' in page
+        and '<th scope="row">&lt;full&gt;</th><td>3</td>' in page
+    )
     assert "The found cells" not in page and "<h2>Genotype" not in page
 
 
@@ -68,7 +88,14 @@ def test_page_shows_the_run(tmp_path):
     page = _page(tmp_path)
     assert "A &lt;search&gt; &amp; more" in page and "<b>" not in page
     assert str(genotypes.DARTS_V2) in html.unescape(page)
-    for title in ("Loss", "Accuracy", "Learning rate", "Skip connections", "Normal cell", "Reduction cell"):
+    for title in (
+        "Loss",
+        "Accuracy",
+        "Learning rate",
+        "Skip connections",
+        "Normal cell",
+        "Reduction cell",
+    ):
         assert f">{title}</text>" in page
     assert page.count("<svg") == 8
     assert "<td>(0.5, 0.999)</td>" in page and 'scope="row">optim.lr</th>' in page
@@ -84,7 +111,12 @@ def test_page_shows_the_run(tmp_path):
 
 def test_page_is_self_contained_and_small(tmp_path):
     page = _page(tmp_path)
-    assert "<script" not in page and "<link" not in page and "@import" not in page and "url(" not in page
+    assert (
+        "<script" not in page
+        and "<link" not in page
+        and "@import" not in page
+        and "url(" not in page
+    )
     links = re.findall(r'(?:src|href)="([^"]{0,30})', page)
     assert links and all(link.startswith(("data:image/png;base64,", "#")) for link in links)
     assert len(page) < 300_000
@@ -135,11 +167,20 @@ def test_page_of_a_recurrent_cell(tmp_path):
 
 
 def test_page_of_a_topology(tmp_path):
-    genotype = genotypes.parse("|none~0|+|none~0|skip_connect~1|+|none~0|nor_conv_1x1~1|nor_conv_3x3~2|")
+    genotype = genotypes.parse(
+        "|none~0|+|none~0|skip_connect~1|+|none~0|nor_conv_1x1~1|nor_conv_3x3~2|"
+    )
     mixes = {"cell": np.full((5, 6, 5), 0.2)}
-    edges, ops = [(source, target) for target in range(1, 4) for source in range(target)], genotypes.TOPOLOGY_OPS
+    edges, ops = (
+        [(source, target) for target in range(1, 4) for source in range(target)],
+        genotypes.TOPOLOGY_OPS,
+    )
     page = _page(tmp_path, genotype=genotype, mixes=mixes, edges={"cell": edges}, ops={"cell": ops})
-    assert "state n + 1" in page and _fact(page, "Skips, cell") == "1 of 6" and str(genotype) in html.unescape(page)
+    assert (
+        "state n + 1" in page
+        and _fact(page, "Skips, cell") == "1 of 6"
+        and str(genotype) in html.unescape(page)
+    )
 
 
 def test_facts_given_win_over_facts_derived(tmp_path):
@@ -148,15 +189,25 @@ def test_facts_given_win_over_facts_derived(tmp_path):
     assert _fact(page, "Validation loss") is None
 
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None)
+BROWSER = next(
+    filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None
+)
 
 
 @pytest.mark.skipif(BROWSER is None, reason="needs chromium or google-chrome")
 def test_page_in_a_browser(tmp_path):
     _page(tmp_path)
-    flags = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/profile"]
+    flags = [
+        BROWSER,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        f"--user-data-dir={tmp_path}/profile",
+    ]
     address = f"file://{tmp_path}/report.html"
-    dom = subprocess.run([*flags, "--dump-dom", address], capture_output=True, timeout=60, check=True).stdout.decode()
+    dom = subprocess.run(
+        [*flags, "--dump-dom", address], capture_output=True, timeout=60, check=True
+    ).stdout.decode()
     assert str(genotypes.DARTS_V2) in html.unescape(dom)
     shot = tmp_path / "page.png"
     subprocess.run(

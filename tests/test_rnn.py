@@ -1,4 +1,6 @@
-"""Recurrent cells and the language model. Oracles: the original implementation's arrays; the formulas; counts."""
+"""Recurrent cells and the language model. Oracles: the original implementation's arrays; the
+formulas; counts.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +13,11 @@ from jaxdarts.nn.rnn import Dropouts, LanguageModel, cell
 from jaxdarts.space import of_genotype
 
 SPACE = jd.spaces.darts_rnn()
-CELLS = {"DARTS_V1": jd.genotypes.RNN_DARTS_V1, "DARTS_V2": jd.genotypes.RNN_DARTS_V2, "ENAS": jd.genotypes.RNN_ENAS}
+CELLS = {
+    "DARTS_V1": jd.genotypes.RNN_DARTS_V1,
+    "DARTS_V2": jd.genotypes.RNN_DARTS_V2,
+    "ENAS": jd.genotypes.RNN_ENAS,
+}
 
 
 def weights_of(own: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -23,8 +29,18 @@ def weights_of(own: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("name", [*CELLS, "search"])
 def test_against_the_original(golden, name):
     arrays = golden("rnn").arrays
-    own = {key.removeprefix(f"{name}/"): value for key, value in arrays.items() if key.startswith(f"{name}/")}
-    params = weights_of({key.removeprefix("param/"): value for key, value in own.items() if key.startswith("param/")})
+    own = {
+        key.removeprefix(f"{name}/"): value
+        for key, value in arrays.items()
+        if key.startswith(f"{name}/")
+    }
+    params = weights_of(
+        {
+            key.removeprefix("param/"): value
+            for key, value in own.items()
+            if key.startswith("param/")
+        }
+    )
     searched = name == "search"
     choices = SPACE.cells["recurrent"] if searched else of_genotype(CELLS[name])["recurrent"]
     net = LanguageModel(choices, own["x"].shape[2], 15, norm=searched)
@@ -32,18 +48,32 @@ def test_against_the_original(golden, name):
 
     def outputs(x, h0, params, alpha):
         # Every place of the batch gets a word of its own, so that the embedding is the input.
-        variables = {"params": {**params, "embedding": x.reshape(-1, width), "bias": jnp.zeros(time * batch)}}
+        variables = {
+            "params": {**params, "embedding": x.reshape(-1, width), "bias": jnp.zeros(time * batch)}
+        }
         mix = {"recurrent": jax.nn.softmax(alpha)} if searched else None
         predicted = net.apply(variables, jnp.arange(time * batch).reshape(time, batch), h0[0], mix)
         return predicted.outputs, predicted.hidden
 
     alpha = own.get("alpha", np.zeros(()))
-    (y, last), pullback = jax.vjp(jax.jit(outputs), *jax.tree.map(jnp.asarray, (own["x"], own["h0"], params, alpha)))
+    (y, last), pullback = jax.vjp(
+        jax.jit(outputs), *jax.tree.map(jnp.asarray, (own["x"], own["h0"], params, alpha))
+    )
     np.testing.assert_allclose(y, own["y"], atol=2e-6)
     np.testing.assert_allclose(last, own["h_last"][0], atol=2e-6)
     dx, dh0, dparams, dalpha = pullback((jnp.asarray(own["cotangent"]), jnp.zeros_like(last)))
-    expected = weights_of({key.removeprefix("dparam/"): value for key, value in own.items() if key.startswith("dparam/")})
-    for ours, theirs in ((dx, own["dx"]), (dh0, own["dh0"]), *((dparams[key], expected[key]) for key in params)):
+    expected = weights_of(
+        {
+            key.removeprefix("dparam/"): value
+            for key, value in own.items()
+            if key.startswith("dparam/")
+        }
+    )
+    for ours, theirs in (
+        (dx, own["dx"]),
+        (dh0, own["dh0"]),
+        *((dparams[key], expected[key]) for key in params),
+    ):
         np.testing.assert_allclose(ours, theirs, atol=2e-5 * np.abs(theirs).max())
     if searched:
         np.testing.assert_allclose(dalpha, own["dalpha"], atol=2e-5 * np.abs(own["dalpha"]).max())
@@ -58,12 +88,15 @@ def test_a_one_hot_mix_is_the_discrete_cell(name):
     choices = space.cells["recurrent"]._replace(concat=genotype.concat)
     rng = np.random.default_rng(0)
     first, hidden, nodes = (
-        jnp.asarray(rng.standard_normal(s), jnp.float32) for s in ((2, 6), (2, 3), (len(genotype.recurrent), 3, 6))
+        jnp.asarray(rng.standard_normal(s), jnp.float32)
+        for s in ((2, 6), (2, 3), (len(genotype.recurrent), 3, 6))
     )
     mix = jd.one_hot(space.cells, genotype)["recurrent"]
     own = of_genotype(genotype)["recurrent"]
     expected = jax.jit(lambda *a: cell(own, *a, np.ones(own.shape)))(first, nodes, hidden)
-    np.testing.assert_allclose(jax.jit(lambda *a: cell(choices, *a))(first, nodes, hidden, mix), expected, atol=1e-6)
+    np.testing.assert_allclose(
+        jax.jit(lambda *a: cell(choices, *a))(first, nodes, hidden, mix), expected, atol=1e-6
+    )
 
 
 def test_derivation_sampling_and_drawing():
@@ -74,7 +107,11 @@ def test_derivation_sampling_and_drawing():
     ties = SPACE.discretize({"recurrent": np.full((36, 5), 0.2, np.float32)})
     assert ties.recurrent == (("tanh", 0),) * 8 and ties.concat == tuple(range(1, 9))
     mix = np.full((36, 5), 0.2)
-    mix[4, 0], mix[4, 3], mix[5, 4] = 0.9, 0.3, 0.3  # edges 3 to 5 enter node 3; none does not count, the first of equals wins
+    mix[4, 0], mix[4, 3], mix[5, 4] = (
+        0.9,
+        0.3,
+        0.3,
+    )  # edges 3 to 5 enter node 3; none does not count, the first of equals wins
     assert SPACE.discretize({"recurrent": mix}).recurrent[2] == ("sigmoid", 1)
     drawn = {SPACE.sample(jax.random.key(seed)) for seed in range(5)}
     assert len(drawn) == 5
@@ -82,13 +119,22 @@ def test_derivation_sampling_and_drawing():
         jd.genotypes.check(genotype)
         assert jd.genotypes.parse(str(genotype)) == genotype
         assert jd.report.cells.cell(genotype)["recurrent"].startswith("<svg")
-    with pytest.raises(ValueError, match="the space has the cells recurrent, a Genotype has normal, reduce"):
+    with pytest.raises(
+        ValueError, match="the space has the cells recurrent, a Genotype has normal, reduce"
+    ):
         jd.one_hot(SPACE.cells, jd.genotypes.DARTS_V2)
-    with pytest.raises(ValueError, match=r"recurrent\[10\] = .*no such operation on edge \(8, 11\)"):
+    with pytest.raises(
+        ValueError, match=r"recurrent\[10\] = .*no such operation on edge \(8, 11\)"
+    ):
         jd.one_hot({"recurrent": jd.spaces.darts_rnn(10).cells["recurrent"]}, jd.genotypes.RNN_ENAS)
     with pytest.raises(ValueError, match="a Genotype is no recurrent cell"):
         SPACE.network(jd.genotypes.DARTS_V2, 4, 4)
-    for num_nodes, ops in ((0, ("tanh",)), (1, ("none",)), (1, ("tanh", "tanh")), (1, ("tanh", "gelu"))):
+    for num_nodes, ops in (
+        (0, ("tanh",)),
+        (1, ("none",)),
+        (1, ("tanh", "tanh")),
+        (1, ("tanh", "gelu")),
+    ):
         with pytest.raises(ValueError, match="num_nodes is 0" if num_nodes == 0 else "ops are"):
             jd.spaces.darts_rnn(num_nodes, ops)
 
@@ -128,22 +174,36 @@ def test_the_past_is_all_in_the_hidden_state():
     whole = jax.jit(net.apply)(variables, tokens, hidden, mix)
     first = jax.jit(net.apply)(variables, tokens[:2], hidden, mix)
     rest = jax.jit(net.apply)(variables, tokens[2:], first.hidden, mix)
-    np.testing.assert_allclose(jnp.concatenate([first.logits, rest.logits]), whole.logits, atol=1e-5)
-    assert not np.allclose(rest.logits, jax.jit(net.apply)(variables, tokens[2:], hidden, mix).logits, atol=1e-3)
+    np.testing.assert_allclose(
+        jnp.concatenate([first.logits, rest.logits]), whole.logits, atol=1e-5
+    )
+    assert not np.allclose(
+        rest.logits, jax.jit(net.apply)(variables, tokens[2:], hidden, mix).logits, atol=1e-3
+    )
 
 
 def test_dropout_is_locked_in_time(x64):
-    """Masks by their definition, from a cell that hands its input through: outputs are what the masks leave of it."""
+    """Masks by their definition, from a cell that hands its input through: outputs are what the
+    masks leave of it.
+    """
     genotype = jd.genotypes.RecurrentGenotype((("identity", 0),), (1,))
     tokens = jnp.zeros((3, 2000), jnp.int32)
-    key, rates = jax.random.key(0), {"embedded": 0.2, "cell": 0.5, "hidden": 0.25, "output": 0.75, "words": 0.4}
+    key, rates = (
+        jax.random.key(0),
+        {"embedded": 0.2, "cell": 0.5, "hidden": 0.25, "output": 0.75, "words": 0.4},
+    )
     for name, rate in rates.items():
         net = SPACE.network(genotype, 2, 4, dropouts=Dropouts(**{name: rate}), dtype=jnp.float64)
         params = {
             "embedding": jnp.ones((4, 2)),
             "bias": jnp.zeros(4),
-            # Gates stand open (the word is one): the first state is tanh(3 x), the node's is twice its source.
-            "first": jnp.zeros((4, 4)).at[:2, :2].set(1000.0).at[jnp.arange(2), jnp.arange(2, 4)].set(3.0),
+            # Gates stand open (the word is one): the first state is tanh(3 x), the node's is twice
+            # its source.
+            "first": jnp.zeros((4, 4))
+            .at[:2, :2]
+            .set(1000.0)
+            .at[jnp.arange(2), jnp.arange(2, 4)]
+            .set(3.0),
             "nodes": jnp.concatenate([1000 * jnp.ones((2, 2)), 2 * jnp.eye(2)], axis=1)[None],
         }
         out = jax.jit(net.apply)({"params": params}, tokens, net.start(2000), None, key)
@@ -160,7 +220,9 @@ def test_dropout_is_locked_in_time(x64):
         plain = jax.jit(net.apply)({"params": params}, tokens, net.start(2000), None)
         np.testing.assert_allclose(plain.dropped, 2 * np.tanh(3), rtol=1e-6)
     with pytest.raises(ValueError, match="dropouts.cell is 1.0"):
-        SPACE.network(genotype, 2, 4, dropouts=Dropouts(cell=1.0)).apply({"params": params}, tokens, net.start(2000), None, key)
+        SPACE.network(genotype, 2, 4, dropouts=Dropouts(cell=1.0)).apply(
+            {"params": params}, tokens, net.start(2000), None, key
+        )
 
 
 def test_devices_compute_what_one_does(devices):
@@ -173,6 +235,8 @@ def test_devices_compute_what_one_does(devices):
     def part(x, axis):
         return jnp.asarray(jd.parallel.split(x, 4, axis=axis))
 
-    parts = jax.pmap(apply, "devices", in_axes=(None, 0, 0), devices=devices)(variables, part(tokens, 1), part(hidden, 0))
+    parts = jax.pmap(apply, "devices", in_axes=(None, 0, 0), devices=devices)(
+        variables, part(tokens, 1), part(hidden, 0)
+    )
     expected = jax.jit(net.apply)(variables, tokens, hidden, mix, key).logits
     np.testing.assert_allclose(lax.collapse(parts.transpose(1, 0, 2, 3), 1, 3), expected, atol=1e-5)

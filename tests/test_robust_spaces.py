@@ -1,4 +1,6 @@
-"""S1 to S4. Oracles: the list of S1's candidates, the cells that others found in these spaces, weights counted by hand."""
+"""S1 to S4. Oracles: the list of S1's candidates, the cells that others found in these spaces,
+weights counted by hand.
+"""
 
 import chex
 import jax
@@ -52,7 +54,9 @@ def test_candidates_by_edge():
 
 @pytest.mark.parametrize("name", SPACES)
 def test_published_cells_lie_in_their_space(name):
-    found = {cell: genotype for cell, genotype in jd.genotypes.PUBLISHED.items() if f"_{name}_" in cell}
+    found = {
+        cell: genotype for cell, genotype in jd.genotypes.PUBLISHED.items() if f"_{name}_" in cell
+    }
     assert len(found) >= 6  # three data sets, random and adversarial
     for genotype in found.values():
         again = SPACES[name].discretize(jd.one_hot(SPACES[name].cells, genotype))
@@ -66,7 +70,9 @@ def test_a_cell_of_another_space_is_refused():
 
 
 def test_ties_of_a_space_without_none():
-    genotype = SPACES["s4"].discretize({name: jnp.full(c.shape, 0.5) for name, c in SPACES["s4"].cells.items()})
+    genotype = SPACES["s4"].discretize(
+        {name: jnp.full(c.shape, 0.5) for name, c in SPACES["s4"].cells.items()}
+    )
     assert genotype.normal == genotype.reduce == (("noise", 0), ("noise", 1)) * 4
 
 

@@ -17,7 +17,18 @@ from jaxdarts.runs import process
 
 
 @pytest.mark.parametrize(
-    "script", [discrete_command, enas, ensemble_command, recipes, score, image_search, text_recipes, text_search, ranking]
+    "script",
+    [
+        discrete_command,
+        enas,
+        ensemble_command,
+        recipes,
+        score,
+        image_search,
+        text_recipes,
+        text_search,
+        ranking,
+    ],
 )
 def test_what_a_resumed_run_may_change_is_among_its_flags(script):
     fields = {field.name for field in dataclasses.fields(script.Config)}
@@ -40,13 +51,24 @@ def test_mean_and_deviation():
 
 def test_the_cosine_between_two_rates():
     config = image_search.Config(epochs=4, learning_rate=0.5, learning_rate_min=0.1)
-    assert [optimizers.cosine_rate(config, epoch, math.cos) for epoch in (0, 2, 4)] == pytest.approx([0.5, 0.3, 0.1])
-    assert [float(optimizers.cosine_rate(config, epoch)) for epoch in (0, 2, 4)] == pytest.approx([0.5, 0.3, 0.1])
+    assert [
+        optimizers.cosine_rate(config, epoch, math.cos) for epoch in (0, 2, 4)
+    ] == pytest.approx([0.5, 0.3, 0.1])
+    assert [float(optimizers.cosine_rate(config, epoch)) for epoch in (0, 2, 4)] == pytest.approx(
+        [0.5, 0.3, 0.1]
+    )
 
 
-@pytest.mark.parametrize("place", [["--output=/a/b.json"], ["--output", "/a/b.json"], ["--peer", "/a", "--output", "/b"], []])
+@pytest.mark.parametrize(
+    "place",
+    [["--output=/a/b.json"], ["--output", "/a/b.json"], ["--peer", "/a", "--output", "/b"], []],
+)
 def test_a_results_command_names_no_place(place):
-    assert process._without_places(["--steps", "weight_step", *place, "--profile"]) == ["--steps", "weight_step", "--profile"]
+    assert process._without_places(["--steps", "weight_step", *place, "--profile"]) == [
+        "--steps",
+        "weight_step",
+        "--profile",
+    ]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,6 @@
-"""The script that scores many cells: its file, resume, correlations, bad input; and the searches that read the file."""
+"""The script that scores many cells: its file, resume, correlations, bad input; and the searches
+that read the file.
+"""
 
 import csv
 import itertools
@@ -23,7 +25,8 @@ def table(tmp_path_factory):
     lines = ["arch_str,cifar10_valid_12,cifar10_valid_200,cifar10_test_200,train_seconds_200"]
     for ops in itertools.product(TOPOLOGY_OPS, repeat=6):
         value = 60 + 4 * sum(op.startswith("nor") for op in ops) + ops.count("skip_connect")
-        lines.append(f"{TopologyGenotype(tuple(zip(ops, (0, 0, 1, 0, 1, 2))))},{value},{value + 1},{value + 2},500")
+        cell = TopologyGenotype(tuple(zip(ops, (0, 0, 1, 0, 1, 2))))
+        lines.append(f"{cell},{value},{value + 1},{value + 2},500")
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
 
@@ -43,16 +46,25 @@ def test_file_resume_and_correlations(table, tmp_path, capsys):
     path = folder / "scores.csv"
     text = path.read_text(encoding="utf-8")
     assert text.splitlines()[0] == "arch_str,naswot" and len(text.splitlines()) == 4
-    # Killed within a line, and asked for more cells: the scores of a cell do not depend on how it came to them.
+    # Killed within a line, and asked for more cells: the scores of a cell do not depend on how it
+    # came to them.
     path.write_text(text[:-9], encoding="utf-8")
     run(f"--resume={folder}", "--count=5")
     whole = path.read_text(encoding="utf-8")
     assert whole.startswith(text) and len(whole.splitlines()) == 6
     rows = list(csv.DictReader(whole.splitlines()))
-    own = {row["arch_str"]: float(row["cifar10_valid_200"]) for row in csv.DictReader(table.read_text().splitlines())}
-    scores, accuracies = [float(row["naswot"]) for row in rows], [own[row["arch_str"]] for row in rows]
+    own = {
+        row["arch_str"]: float(row["cifar10_valid_200"])
+        for row in csv.DictReader(table.read_text().splitlines())
+    }
+    scores, accuracies = (
+        [float(row["naswot"]) for row in rows],
+        [own[row["arch_str"]] for row in rows],
+    )
     found = summary(folder)
-    assert found["correlations"]["naswot"]["kendall_valid"] == pytest.approx(scipy.stats.kendalltau(scores, accuracies)[0])
+    assert found["correlations"]["naswot"]["kendall_valid"] == pytest.approx(
+        scipy.stats.kendalltau(scores, accuracies)[0]
+    )
     assert found["correlations"]["naswot"]["published"]["value"] == 0.574
     assert found["speed"]["naswot"]["cells"] == 3  # in this process
     assert {"parameters", "multiply_adds"} < set(found["correlations"])
@@ -60,8 +72,17 @@ def test_file_resume_and_correlations(table, tmp_path, capsys):
     [row] = json.loads((tmp_path / "rows.json").read_text(encoding="utf-8"))["rows"]
     assert row["cells"] == 5
     # A search draws among the cells that are scored.
-    best = ["--algorithm=best_of", "--candidates=4", "--runs=2", "--score=naswot", f"--scores={path}", f"--table={table}"]
-    with pytest.raises(Stop, match="run 0: the scores have 5 cells, .* --scored_only draws among those"):
+    best = [
+        "--algorithm=best_of",
+        "--candidates=4",
+        "--runs=2",
+        "--score=naswot",
+        f"--scores={path}",
+        f"--table={table}",
+    ]
+    with pytest.raises(
+        Stop, match="run 0: the scores have 5 cells, .* --scored_only draws among those"
+    ):
         discrete_command.main([*best, f"--run_dir={tmp_path / 'search'}"])
     discrete_command.main([*best, "--scored_only", f"--run_dir={tmp_path / 'among'}"])
     assert summary(tmp_path / "among")["best_genotype"] in {row["arch_str"] for row in rows}
@@ -104,6 +125,12 @@ def test_bad_input_takes_one_line(flags, message, tmp_path):
 
 def test_a_cell_without_accuracy_and_images_that_do_not_halve(table, tmp_path):
     images = np.zeros((6, 6, 6, 1), np.uint8)
-    np.savez(tmp_path / "six.npz", images_train=images, labels_train=np.arange(6) % 2, images_test=images, labels_test=[0] * 6)
+    np.savez(
+        tmp_path / "six.npz",
+        images_train=images,
+        labels_train=np.arange(6) % 2,
+        images_test=images,
+        labels_test=[0] * 6,
+    )
     with pytest.raises(Stop, match="--scores=naswot: .* height and width that 4 divides"):
         run(f"--dataset=npz:{tmp_path / 'six.npz'}", *TINY, f"--run_dir={tmp_path / 'run'}")

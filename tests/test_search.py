@@ -1,4 +1,5 @@
-"""The step of a bilevel search. Oracles: the same step by hand with optax, and spies in the places of the algorithm.
+"""The step of a bilevel search. Oracles: the same step by hand with optax, and spies in the places
+of the algorithm.
 
 A step is traced whole, so spies tell what they see by `jax.debug.callback`.
 """
@@ -13,7 +14,9 @@ from conftest import toy_batch, toy_cells, toy_objective, toy_params
 import jaxdarts as jd
 from jaxdarts import hypergrad, relax
 
-PARAMS_TX = optax.chain(optax.clip_by_global_norm(0.5), optax.add_decayed_weights(3e-4), optax.sgd(0.1, momentum=0.9))
+PARAMS_TX = optax.chain(
+    optax.clip_by_global_norm(0.5), optax.add_decayed_weights(3e-4), optax.sgd(0.1, momentum=0.9)
+)
 ARCH_TX = optax.adam(1e-2, b1=0.5)
 
 
@@ -51,9 +54,15 @@ def test_a_step_by_hand(function):
         expected = {"params": params, "arch": arch, "params_opt": params_opt, "arch_opt": arch_opt}
         for name, value in expected.items():
             ours = getattr(new, name)
-            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), ours, value)
-        np.testing.assert_allclose(metrics["arch_gradient_norm"], optax.tree.norm(gradient), rtol=1e-4)
-        np.testing.assert_allclose(metrics["train_loss"], loss(state.params, arch, train), rtol=1e-5)
+            jax.tree.map(
+                lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), ours, value
+            )
+        np.testing.assert_allclose(
+            metrics["arch_gradient_norm"], optax.tree.norm(gradient), rtol=1e-4
+        )
+        np.testing.assert_allclose(
+            metrics["train_loss"], loss(state.params, arch, train), rtol=1e-5
+        )
         at = state.params if function is hypergrad.first_order else weights_after(state.arch)[0]
         np.testing.assert_allclose(metrics["valid_loss"], loss(at, state.arch, val), rtol=1e-5)
         assert new.step == number + 1
@@ -67,23 +76,33 @@ def test_the_unrolled_step_is_the_step_that_follows():
         jax.debug.callback(seen.append, weight_step(jax.grad(train, has_aux=True)(params, arch)[0]))
         return hypergrad.first_order(train, val, params, arch, weight_step, has_aux=has_aux)
 
-    # With an architecture that stands still both take the same gradient, and agree but for the rounding of the optimiser, which
-    # is compiled in two places.
-    search, state = started(jd.Algorithm(relax.softmax(toy_cells()), spy), arch_tx=optax.set_to_zero())
+    # With an architecture that stands still both take the same gradient, and agree but for the
+    # rounding of the optimiser, which is compiled in two places.
+    search, state = started(
+        jd.Algorithm(relax.softmax(toy_cells()), spy), arch_tx=optax.set_to_zero()
+    )
     for number in range(3):
         state, _ = search.step(state, toy_batch(number), toy_batch(number + 9))
         jax.effects_barrier()
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-8), seen[-1], state.params)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-8),
+            seen[-1],
+            state.params,
+        )
     assert len(seen) == 3
 
 
 def test_keys_are_not_reused():
-    """The two mixes, the two losses and the perturbation draw from keys of their own, new in every step."""
+    """The two mixes, the two losses and the perturbation draw from keys of their own, new in every
+    step.
+    """
     used = {}
 
     def note(name, key):
         add = used.setdefault(name, []).append
-        jax.debug.callback(lambda bits: add(tuple(np.asarray(bits).tolist())), jax.random.key_data(key))
+        jax.debug.callback(
+            lambda bits: add(tuple(np.asarray(bits).tolist())), jax.random.key_data(key)
+        )
 
     def apply(arch, key, step):
         note("mix", key)
@@ -116,15 +135,24 @@ def test_perturbation_moves_the_weight_step_alone():
         return jax.tree.map(lambda m: jnp.ones_like(m), mix)
 
     softmax = relax.softmax(toy_cells())
-    (plain, state), (moved, _) = started(jd.Algorithm(softmax)), started(jd.Algorithm(softmax, perturb=perturb))
+    (plain, state), (moved, _) = (
+        started(jd.Algorithm(softmax)),
+        started(jd.Algorithm(softmax, perturb=perturb)),
+    )
     a, _ = plain.step(state, toy_batch(0), toy_batch(1))
     b, _ = moved.step(state, toy_batch(0), toy_batch(1))
     jax.tree.map(np.testing.assert_array_equal, a.arch, b.arch)
     assert float(optax.tree.norm(optax.tree.sub(a.params, b.params))) > 1e-4
     jax.effects_barrier()
     ((mix, loss, step),) = seen
-    jax.tree.map(lambda m, alpha: np.testing.assert_allclose(m, jax.nn.softmax(alpha), rtol=1e-6), mix, dict(a.arch))
-    np.testing.assert_allclose(loss, toy_objective(state.params, mix, (), toy_batch(0), None)[0], rtol=1e-6)
+    jax.tree.map(
+        lambda m, alpha: np.testing.assert_allclose(m, jax.nn.softmax(alpha), rtol=1e-6),
+        mix,
+        dict(a.arch),
+    )
+    np.testing.assert_allclose(
+        loss, toy_objective(state.params, mix, (), toy_batch(0), None)[0], rtol=1e-6
+    )
     assert step == 0
 
 
@@ -151,8 +179,12 @@ def test_init_is_the_relaxations_and_depends_on_the_key():
     other = search.init(jax.random.key(4), toy_params())
     flat = np.concatenate([np.ravel(a) for a in jax.tree.leaves(state.arch)])
     assert 0 < np.abs(flat).max() < 1e-2
-    assert not np.array_equal(flat, np.concatenate([np.ravel(a) for a in jax.tree.leaves(other.arch)]))
-    assert {name: a.shape for name, a in state.arch.items()} == {name: c.shape for name, c in toy_cells().items()}
+    assert not np.array_equal(
+        flat, np.concatenate([np.ravel(a) for a in jax.tree.leaves(other.arch)])
+    )
+    assert {name: a.shape for name, a in state.arch.items()} == {
+        name: c.shape for name, c in toy_cells().items()
+    }
 
 
 def test_order_of_darts():

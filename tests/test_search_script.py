@@ -25,12 +25,17 @@ ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "experiments" / "search.py"
 
 EPOCH, TOTAL = 22, 44  # steps: 718 of the digits in batches of 32, two epochs
-TINY = "--layers=1 --nodes=1 --ops none skip_connect sep_conv_3x3 --init_channels=2 --no-unrolled --epochs=2".split()
+TINY = (
+    "--layers=1 --nodes=1 --ops none skip_connect sep_conv_3x3 --init_channels=2 --no-unrolled"
+    " --epochs=2".split()
+)
 
 
 @pytest.fixture(scope="session")
 def tiny():
-    """Flags of a search that takes seconds; this process and its children share the suite's compiled programs."""
+    """Flags of a search that takes seconds; this process and its children share the suite's
+    compiled programs.
+    """
     return [*TINY, "--num_devices=1", f"--cache_dir={jax.config.jax_compilation_cache_dir}"]
 
 
@@ -50,11 +55,17 @@ def whole(tiny, tmp_path_factory):
 
 def plain(leaf):
     """An array that NumPy can compare; random keys become their bits."""
-    return np.asarray(jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf)
+    return np.asarray(
+        jax.random.key_data(leaf)
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        else leaf
+    )
 
 
 def results(folder):
-    """What interruptions must not change: records but for their seconds, mixes, genotype, the last checkpoint."""
+    """What interruptions must not change: records but for their seconds, mixes, genotype, the last
+    checkpoint.
+    """
     records = jd.files.read_json_lines(folder / "metrics.jsonl")
     for record in records:
         assert record.pop("seconds") >= 0
@@ -62,9 +73,14 @@ def results(folder):
         alphas = {name: saved[name] for name in saved.files}
     with jd.runs.checkpoint.open_folder(folder / "checkpoints") as checkpoints:
         step = checkpoints.latest_step()
-        saved = checkpoints.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore()))["state"]
+        saved = checkpoints.restore(
+            step, args=ocp.args.Composite(state=ocp.args.StandardRestore())
+        )["state"]
     saved.pop("seconds")
-    leaves = {jax.tree_util.keystr(path): plain(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(saved)}
+    leaves = {
+        jax.tree_util.keystr(path): plain(leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(saved)
+    }
     return records, alphas, (folder / "genotype.json").read_text(), step, leaves
 
 
@@ -96,7 +112,10 @@ def stopped(arguments) -> tuple[str, int]:
 
 
 def test_run_folder(whole):
-    names = "config.json log.txt metrics.jsonl tensorboard alphas.npz genotype.json normal.svg reduce.svg report.html"
+    names = (
+        "config.json log.txt metrics.jsonl tensorboard alphas.npz genotype.json normal.svg"
+        " reduce.svg report.html"
+    )
     for name in [*names.split(), "checkpoints/22", "checkpoints/44"]:
         assert (whole / name).exists(), name
     assert not list(whole.rglob("*tmp*"))
@@ -108,7 +127,9 @@ def test_run_folder(whole):
     assert alphas["normal"].shape == (2, 2, 3)
     np.testing.assert_allclose(alphas["normal"].sum(-1), 1, rtol=1e-6)
     space = jd.spaces.darts(1, ("none", "skip_connect", "sep_conv_3x3"))
-    assert jd.genotypes.from_json(genotype) == space.discretize({k: v[-1] for k, v in alphas.items() if k != "step"})
+    assert jd.genotypes.from_json(genotype) == space.discretize(
+        {k: v[-1] for k, v in alphas.items() if k != "step"}
+    )
     assert "Wall time" in (whole / "report.html").read_text()
 
 
@@ -131,7 +152,9 @@ def test_log_speaks_the_classic_dialect(whole):
 @pytest.mark.parametrize("flags", [["--unrolled"], ["--dtype=bfloat16", "--cutout", "--remat"]])
 def test_options_that_change_the_computation(tinier, tmp_path, flags):
     script.main([*tinier, *flags, "--max_steps=2", "--checkpoint_freq=1", f"--run_dir={tmp_path}"])
-    assert [record["step"] for record in jd.files.read_json_lines(tmp_path / "metrics.jsonl")] == [2]
+    assert [record["step"] for record in jd.files.read_json_lines(tmp_path / "metrics.jsonl")] == [
+        2
+    ]
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"1", "2"}
     assert "--max_steps=2 of 44 steps are done" in (tmp_path / "log.txt").read_text()
 
@@ -166,16 +189,23 @@ def test_help_explains_every_flag_and_shows_the_preset(capsys, dataset, epochs):
 
 def test_help_from_the_shell():
     done = subprocess.run(
-        [sys.executable, SCRIPT, "--dataset", "cifar10", "--help"], env=environment(), capture_output=True, text=True
+        [sys.executable, SCRIPT, "--dataset", "cifar10", "--help"],
+        env=environment(),
+        capture_output=True,
+        text=True,
     )
-    assert (done.returncode, done.stderr) == (0, "") and "(default: cifar10)" in " ".join(done.stdout.replace("│", "").split())
+    assert (done.returncode, done.stderr) == (0, "") and "(default: cifar10)" in " ".join(
+        done.stdout.replace("│", "").split()
+    )
 
 
 def test_both_spellings_of_a_flag():
     def parse(arguments):
         return command_line.parse(arguments, script.PRESETS, script.CIFAR, None)
 
-    expected = dataclasses.replace(script.PRESETS["mnist"], init_channels=3, ops=("none", "skip_connect"))
+    expected = dataclasses.replace(
+        script.PRESETS["mnist"], init_channels=3, ops=("none", "skip_connect")
+    )
     for arguments in (
         ["--dataset=mnist", "--init_channels=3", "--ops", "none", "skip_connect"],
         ["--dataset", "mnist", "--init-channels", "3", "--ops", "none", "skip_connect"],
@@ -197,7 +227,10 @@ def test_both_spellings_of_a_flag():
         ("--num_devices=99", "--num_devices=99: this machine has"),
         (
             "--batch_size=720",
-            "--batch_size=720: larger than a part of the training set (718 images for the weights, 719",
+            (
+                "--batch_size=720: larger than a part of the training set (718 images for the"
+                " weights, 719"
+            ),
         ),
         ("--ops none no_such_op", "no_such_op"),
         ("--ops none", "more than none"),
@@ -214,7 +247,10 @@ def test_bad_flags_end_in_one_line_before_anything_is_written(tmp_path, flags, m
 
 
 def test_a_batch_that_does_not_divide_over_the_devices(devices):
-    assert stopped(["--batch_size=30", "--num_devices=4"]) == ("--batch_size=30: does not divide over 4 devices", 2)
+    assert stopped(["--batch_size=30", "--num_devices=4"]) == (
+        "--batch_size=30: does not divide over 4 devices",
+        2,
+    )
 
 
 @pytest.mark.parametrize("flag", ["--epochs=many", "--no_such_flag=1"])
@@ -229,9 +265,21 @@ def test_flags_that_tyro_refuses(flag):
 
 def test_odd_images_at_a_reduction(tmp_path):
     images, labels = np.zeros((64, 10, 10, 1), np.uint8), np.arange(64) % 3
-    np.savez(tmp_path / "odd.npz", images_train=images, labels_train=labels, images_test=images, labels_test=labels)
-    text, code = stopped([f"--dataset=npz:{tmp_path}/odd.npz", "--batch_size=4", f"--run_dir={tmp_path}/run"])
-    assert "--layers=8 --init_channels=16 do not fit the images" in text and "5x5" in text and code == 2
+    np.savez(
+        tmp_path / "odd.npz",
+        images_train=images,
+        labels_train=labels,
+        images_test=images,
+        labels_test=labels,
+    )
+    text, code = stopped(
+        [f"--dataset=npz:{tmp_path}/odd.npz", "--batch_size=4", f"--run_dir={tmp_path}/run"]
+    )
+    assert (
+        "--layers=8 --init_channels=16 do not fit the images" in text
+        and "5x5" in text
+        and code == 2
+    )
     assert not (tmp_path / "run").exists()
 
 
@@ -251,7 +299,10 @@ def test_a_folder_that_cannot_be_made(tiny, tmp_path):
 def test_resume_with_another_configuration(whole, tiny):
     before = contents(whole)
     text, code = stopped([f"--resume={whole}", "--init_channels=4"])
-    assert text == f"--resume={whole}: the run has init_channels=2, not 4; leave the flag out" and code == 2
+    assert (
+        text == f"--resume={whole}: the run has init_channels=2, not 4; leave the flag out"
+        and code == 2
+    )
     assert contents(whole) == before
 
 
@@ -274,7 +325,9 @@ def test_a_checkpoint_of_another_configuration(whole, tmp_path):
 
 
 def test_a_loss_that_is_no_number_is_never_saved(tinier, tmp_path):
-    text, code = stopped([*tinier, "--learning_rate=1e20", "--checkpoint_freq=3", f"--run_dir={tmp_path}"])
+    text, code = stopped(
+        [*tinier, "--learning_rate=1e20", "--checkpoint_freq=3", f"--run_dir={tmp_path}"]
+    )
     assert "is not finite at step" in text and "--learning_rate" in text and code == 1
     assert not (tmp_path / "metrics.jsonl").read_text()
     for path in (tmp_path / "checkpoints").iterdir():
@@ -294,7 +347,9 @@ def copy(source, target):
 
 
 def on_call(monkeypatch, owner, name, number, action):
-    """Does something just before the `number`-th call of a function; that call then goes through, unless it raised."""
+    """Does something just before the `number`-th call of a function; that call then goes through,
+    unless it raised.
+    """
     original, calls = getattr(owner, name), []
 
     def replacement(*args, **kwargs):
@@ -314,7 +369,9 @@ def test_resume_of_a_finished_run_only_writes_the_report(whole, tmp_path):
     run = copy(whole, tmp_path / "run")
     (run / "report.html").unlink()
     script.main([f"--resume={run}"])
-    assert "resumed at step 44: nothing is left to do but the report" in (run / "log.txt").read_text()
+    assert (
+        "resumed at step 44: nothing is left to do but the report" in (run / "log.txt").read_text()
+    )
     assert (run / "report.html").exists()
     assert_same(run, whole)
 
@@ -339,7 +396,13 @@ def test_max_steps_then_on(whole, tiny, tmp_path, steps):
 )
 def test_death_between_two_writes(whole, tiny, tmp_path, monkeypatch, owner, name, number):
     with monkeypatch.context() as patch:
-        on_call(patch, {"checkpoint": jd.runs.checkpoint, "records": script.runs.Records}[owner], name, number, die)
+        on_call(
+            patch,
+            {"checkpoint": jd.runs.checkpoint, "records": script.runs.Records}[owner],
+            name,
+            number,
+            die,
+        )
         with pytest.raises(Killed):
             script.main([*tiny, "--checkpoint_freq=5", f"--run_dir={tmp_path}"])
     script.main([f"--resume={tmp_path}"])
@@ -360,7 +423,10 @@ def test_signals_save_and_leave(whole, tiny, tmp_path, monkeypatch, sent, code, 
         patch.setattr(script.runs.loop.time, "monotonic", lambda: 0.0)
         on_call(patch, script, "averages", number, send)
         text, actual = stopped([*tiny, "--report_freq=10", f"--run_dir={tmp_path}"])
-    assert text == f"{sent.name} at step {step} of 44: saved; continue with --resume={tmp_path}" and actual == code
+    assert (
+        text == f"{sent.name} at step {step} of 44: saved; continue with --resume={tmp_path}"
+        and actual == code
+    )
     script.main([f"--resume={tmp_path}"])
     assert_same(tmp_path, whole)
 
@@ -412,14 +478,23 @@ def test_killed_and_resumed_again_and_again(whole, tiny, tmp_path):
         return lambda: log.exists() and log.read_text().count(text) >= count
 
     # Its own cache: an entry that is cut off in the middle would stay so.
-    process = start(*tiny[:-1], f"--cache_dir={tmp_path}/cache", "--checkpoint_freq=1", f"--run_dir={tmp_path}")
+    process = start(
+        *tiny[:-1], f"--cache_dir={tmp_path}/cache", "--checkpoint_freq=1", f"--run_dir={tmp_path}"
+    )
     wait_for(process, logged("compiling", 1))
     kill(process)
     assert not checkpoints.exists() or not half_saved()
     torn = 0
     for _ in range(4):  # the save may win the race
         process = start(f"--resume={tmp_path}", tiny[-1], "--checkpoint_freq=1")
-        wait_for(process, lambda: half_saved() and (checkpoints / "3").exists() or len(list(checkpoints.glob("*"))) > 2)
+        wait_for(
+            process,
+            lambda: (
+                half_saved()
+                and (checkpoints / "3").exists()
+                or len(list(checkpoints.glob("*"))) > 2
+            ),
+        )
         kill(process)
         torn += bool(half_saved())
         if torn:
@@ -465,7 +540,9 @@ def test_no_space_for_the_records(whole, tiny, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("number, lost", [(2, "checkpoint"), (3, "record")])
 def test_a_full_disk(whole, tiny, tmp_path, monkeypatch, capfd, number, lost):
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", tmp_path], capture_output=True, text=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", tmp_path], capture_output=True, text=True
+    )
     if mounted.returncode:
         pytest.skip(f"no small file system to fill: {mounted.stderr.strip()}")
     filler = tmp_path / "filler"
@@ -481,7 +558,9 @@ def test_a_full_disk(whole, tiny, tmp_path, monkeypatch, capfd, number, lost):
     try:
         with monkeypatch.context() as patch:
             patch.setattr(script.runs.loop.time, "monotonic", lambda: 0.0)
-            on_call(patch, script, "averages", number, fill)  # after step 20, or after the epoch's last step
+            on_call(
+                patch, script, "averages", number, fill
+            )  # after step 20, or after the epoch's last step
             flags = ["--report_freq=10", "--checkpoint_freq=7", f"--run_dir={tmp_path}/run"]
             text, code = stopped([*tiny, *flags])
         assert f"--resume={tmp_path}/run" in text and code == 1
@@ -528,10 +607,17 @@ def test_seeds_in_one_program_equal_their_own_runs(three_steps, tiny, tmp_path):
                 np.testing.assert_allclose(saved[name], alphas[name], atol=1e-5)
         actual = jd.files.read_json_lines(own / "metrics.jsonl")[-1]
         assert actual["train_loss"] == pytest.approx(records[-1]["train_loss"], abs=1e-5)
-    losses = {seed: json.loads((tmp_path / f"seed-{seed}" / "facts.json").read_text()) for seed in three_steps}
+    losses = {
+        seed: json.loads((tmp_path / f"seed-{seed}" / "facts.json").read_text())
+        for seed in three_steps
+    }
     best = min(losses, key=lambda seed: losses[seed]["found_cell_supernet_loss"])
-    assert (tmp_path / "genotype.json").read_text() == (tmp_path / f"seed-{best}" / "genotype.json").read_text()
-    assert not np.allclose(results(three_steps[2])[1]["normal"], results(three_steps[3])[1]["normal"], atol=1e-5)
+    assert (tmp_path / "genotype.json").read_text() == (
+        tmp_path / f"seed-{best}" / "genotype.json"
+    ).read_text()
+    assert not np.allclose(
+        results(three_steps[2])[1]["normal"], results(three_steps[3])[1]["normal"], atol=1e-5
+    )
 
 
 def test_four_devices_equal_one(three_steps, tiny, tmp_path, devices):

@@ -1,4 +1,6 @@
-"""Spaces. Oracles: the published derivation rules (ties!) worked out by hand, and the way back from a one-hot mix."""
+"""Spaces. Oracles: the published derivation rules (ties!) worked out by hand, and the way back from
+a one-hot mix.
+"""
 
 import collections
 
@@ -38,7 +40,9 @@ def mix_of(values):
 
 
 def sorted_nodes(genotype):
-    """The same genotype, each node's two edges ordered by source: equal strengths are listed in that order."""
+    """The same genotype, each node's two edges ordered by source: equal strengths are listed in
+    that order.
+    """
 
     def order(pairs):
         nodes = [pairs[i : i + 2] for i in range(0, len(pairs), 2)]
@@ -58,7 +62,9 @@ def test_edges_are_listed_from_strong_to_weak():
     mix[1, 4], mix[0, 3] = 0.9, 0.5  # node 2
     mix[4, 7], mix[3, 6] = 0.7, 0.8  # node 3: sources 2 and 1
     mix[8, 2], mix[6, 5], mix[5, 5] = 0.6, 0.6, 0.6  # node 4: sources 3, 1 and 0 tie
-    mix[10, [4, 5]] = 0.3  # node 5: two operations of source 1 tie, then every other edge ties with source 0
+    mix[10, [4, 5]] = (
+        0.3  # node 5: two operations of source 1 tie, then every other edge ties with source 0
+    )
     assert FULL.discretize(mix_of(mix)).normal == (
         ("sep_conv_3x3", 1),
         ("skip_connect", 0),
@@ -75,7 +81,9 @@ def test_none_weakens_an_edge_but_is_never_chosen():
     alpha = np.zeros((2, 3), np.float32)
     alpha[0, 2] = 9.0  # none, last of three
     space = jd.spaces.darts(1, ("skip_connect", "sep_conv_3x3", "none"))
-    genotype = space.discretize({name: jax.nn.softmax(jnp.asarray(alpha)) for name in ("normal", "reduce")})
+    genotype = space.discretize(
+        {name: jax.nn.softmax(jnp.asarray(alpha)) for name in ("normal", "reduce")}
+    )
     assert genotype.normal == (("skip_connect", 1), ("skip_connect", 0))
 
 
@@ -83,7 +91,9 @@ def test_cells_are_told_apart():
     mix = mix_of(np.full((14, 8), 0.1, np.float32))
     mix["reduce"] = mix["reduce"].at[:, 3].set(0.2)
     genotype = FULL.discretize(mix)
-    assert {op for op, _ in genotype.normal} == {"max_pool_3x3"} and {op for op, _ in genotype.reduce} == {"skip_connect"}
+    assert {op for op, _ in genotype.normal} == {"max_pool_3x3"} and {
+        op for op, _ in genotype.reduce
+    } == {"skip_connect"}
 
 
 @pytest.mark.parametrize("name", SPACES)
@@ -93,7 +103,10 @@ def test_one_hot_round_trip(name):
         genotype = space.sample(jax.random.key(seed))
         mix = jd.one_hot(space.cells, genotype)
         for cell, weights in mix.items():
-            assert weights.shape == space.cells[cell].shape and set(np.unique(weights)) <= {0.0, 1.0}
+            assert weights.shape == space.cells[cell].shape and set(np.unique(weights)) <= {
+                0.0,
+                1.0,
+            }
             assert weights.sum() == len(getattr(genotype, cell))
         assert space.discretize(mix) == sorted_nodes(genotype)
 
@@ -124,7 +137,9 @@ def test_sample_is_valid_and_repeatable(name):
         genotype = space.sample(jax.random.key(seed))
         assert genotype == space.sample(jax.random.key(seed))
         jd.genotypes.check(genotype)  # no `none`, no state that a node cannot read
-        for pairs, choices in ((getattr(genotype, cell), space.cells[cell]) for cell in ("normal", "reduce")):
+        for pairs, choices in (
+            (getattr(genotype, cell), space.cells[cell]) for cell in ("normal", "reduce")
+        ):
             assert len(pairs) == 2 * choices.num_nodes
             assert all(a[1] != b[1] for a, b in zip(pairs[::2], pairs[1::2], strict=True))
 
@@ -156,7 +171,8 @@ def test_mutation_reaches_every_neighbour():
     space = SPACES["three nodes, no none"]
     genotype = space.sample(jax.random.key(0))
     reached = {space.mutate(jax.random.key(seed), genotype) for seed in range(1000)}
-    # Of 12 pairs each has 6 other operations; a node with n sources leaves n - 2 to each of its two pairs: 0, 1 and 2.
+    # Of 12 pairs each has 6 other operations; a node with n sources leaves n - 2 to each of its two
+    # pairs: 0, 1 and 2.
     assert len(reached) == 12 * 6 + 2 * 2 * (0 + 1 + 2)
 
 
@@ -166,7 +182,11 @@ def test_mutations_connect_a_space_with_candidates_of_their_own(name):
     seen, genotype = set(), space.sample(jax.random.key(0))
     for seed in range(600):
         genotype = space.mutate(jax.random.key(seed), genotype)
-        seen |= {(cell, i // 2, pair) for cell in ("normal", "reduce") for i, pair in enumerate(getattr(genotype, cell))}
+        seen |= {
+            (cell, i // 2, pair)
+            for cell in ("normal", "reduce")
+            for i, pair in enumerate(getattr(genotype, cell))
+        }
     everything = {
         (cell, target - 2, (op, source))
         for cell, choices in space.cells.items()
@@ -179,8 +199,11 @@ def test_mutations_connect_a_space_with_candidates_of_their_own(name):
 
 def test_mutation_draws_both_kinds_equally():
     genotype = FULL.sample(jax.random.key(0))
-    changes = [differing(genotype, FULL.mutate(jax.random.key(seed), genotype))[0] for seed in range(400)]
-    # 14 of 16 pairs have other sources; the two of the first node in each cell have operations only: 4 of 16 draws halve.
+    changes = [
+        differing(genotype, FULL.mutate(jax.random.key(seed), genotype))[0] for seed in range(400)
+    ]
+    # 14 of 16 pairs have other sources; the two of the first node in each cell have operations
+    # only: 4 of 16 draws halve.
     sources = sum(old[1] != new[1] for old, new in changes) / 400
     assert abs(sources - (12 / 16 / 2) / (12 / 16 + 4 / 16 / 2)) < 0.1
 
@@ -197,14 +220,17 @@ def test_sample_is_uniform():
     draws = [space.sample(jax.random.key(seed)) for seed in range(400)]
     assert len(set(draws)) > 300
     for cell in ("normal", "reduce"):
-        pairs = [pair for draw in draws for pair in getattr(draw, cell)[2:]]  # node 3: two of three sources, two operations
+        pairs = [
+            pair for draw in draws for pair in getattr(draw, cell)[2:]
+        ]  # node 3: two of three sources, two operations
         counts = collections.Counter(pairs)
         assert len(counts) == 6
         assert all(abs(n - 800 / 6) < 4 * np.sqrt(800 / 6) for n in counts.values())
 
 
 @pytest.mark.parametrize(
-    "num_nodes, ops", [(0, PRIMITIVES), (1, ("none",)), (1, ()), (1, ("skip_connect",) * 2), (1, ("conv",))]
+    "num_nodes, ops",
+    [(0, PRIMITIVES), (1, ("none",)), (1, ()), (1, ("skip_connect",) * 2), (1, ("conv",))],
 )
 def test_impossible_spaces(num_nodes, ops):
     with pytest.raises(ValueError, match="num_nodes is 0" if num_nodes == 0 else "ops are"):

@@ -1,4 +1,6 @@
-"""Images read from a disk: crops against their definitions, the same batches whenever and however they are asked for."""
+"""Images read from a disk: crops against their definitions, the same batches whenever and however
+they are asked for.
+"""
 
 import math
 import threading
@@ -18,7 +20,9 @@ def write(path, width, height, mode="RGB"):
     """A smooth picture, which survives JPEG; its mean red tells it apart."""
     path.parent.mkdir(parents=True, exist_ok=True)
     corners = RNG.randint(0, 256, (3, 3, 3), np.uint8)
-    Image.fromarray(corners).resize((width, height), Image.Resampling.BICUBIC).convert(mode).save(path)
+    Image.fromarray(corners).resize((width, height), Image.Resampling.BICUBIC).convert(mode).save(
+        path
+    )
     return path
 
 
@@ -42,24 +46,42 @@ def assert_equal(one, other):
     np.testing.assert_array_equal(one["label"], other["label"])
 
 
-# ------------------------------------------------------------------------------------------------------------- crops
+# -------------------------------------------------------------------------------------------- crops
 
 
 @pytest.mark.parametrize("width, height", [(500, 375), (375, 500), (60, 64)])
 def test_random_boxes_have_the_published_distribution(width, height):
-    boxes = np.array([stream.random_box(width, height, np.random.RandomState([0, 1, i])) for i in range(4000)])
+    boxes = np.array(
+        [stream.random_box(width, height, np.random.RandomState([0, 1, i])) for i in range(4000)]
+    )
     left, top, w, h = boxes.T
-    assert (left >= 0).all() and (top >= 0).all() and (left + w <= width).all() and (top + h <= height).all()
+    assert (
+        (left >= 0).all()
+        and (top >= 0).all()
+        and (left + w <= width).all()
+        and (top + h <= height).all()
+    )
     area, ratio = w * h / (width * height), np.log(w / h)
     slack = 2 / min(w.min(), h.min())  # both sides are rounded to whole pixels
-    assert area.min() > 0.08 - slack and area.max() <= 1 and abs(ratio).max() < math.log(4 / 3) + slack
-    # The same definition once more, by rejection over arrays: areas and ratios that fit into the image.
+    assert (
+        area.min() > 0.08 - slack and area.max() <= 1 and abs(ratio).max() < math.log(4 / 3) + slack
+    )
+    # The same definition once more, by rejection over arrays: areas and ratios that fit into the
+    # image.
     rng = np.random.RandomState(7)
-    areas, ratios = rng.uniform(0.08, 1, 40000) * width * height, np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3), 40000))
+    areas, ratios = (
+        rng.uniform(0.08, 1, 40000) * width * height,
+        np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3), 40000)),
+    )
     ws, hs = np.rint(np.sqrt(areas * ratios)), np.rint(np.sqrt(areas / ratios))
     fits = (ws <= width) & (hs <= height)
-    for mine, theirs in ((area, (ws * hs)[fits] / (width * height)), (ratio, np.log(ws / hs)[fits])):
-        np.testing.assert_allclose(np.quantile(mine, (0.1, 0.5, 0.9)), np.quantile(theirs, (0.1, 0.5, 0.9)), atol=0.04)
+    for mine, theirs in (
+        (area, (ws * hs)[fits] / (width * height)),
+        (ratio, np.log(ws / hs)[fits]),
+    ):
+        np.testing.assert_allclose(
+            np.quantile(mine, (0.1, 0.5, 0.9)), np.quantile(theirs, (0.1, 0.5, 0.9)), atol=0.04
+        )
     room = width - w > 20
     assert abs(np.mean(left[room] / (width - w[room])) - 0.5) < 0.03
     room = height - h > 20
@@ -67,7 +89,8 @@ def test_random_boxes_have_the_published_distribution(width, height):
 
 
 @pytest.mark.parametrize(
-    "width, height, box", [(1000, 10, (493, 0, 13, 10)), (10, 1000, (0, 493, 10, 13)), (1, 1, (0, 0, 1, 1))]
+    "width, height, box",
+    [(1000, 10, (493, 0, 13, 10)), (10, 1000, (0, 493, 10, 13)), (1, 1, (0, 0, 1, 1))],
 )
 def test_boxes_of_images_that_no_try_fits(width, height, box):
     assert stream.random_box(width, height, np.random.RandomState(0)) == box
@@ -78,26 +101,35 @@ def test_a_random_crop_is_the_resized_box():
     left, top, width, height = stream.random_box(80, 60, np.random.RandomState([3, 1, 2]))
     box = picture.crop((left, top, left + width, top + height))
     np.testing.assert_array_equal(
-        stream.random_crop(picture, 32, np.random.RandomState([3, 1, 2])), box.resize((32, 32), Image.Resampling.BILINEAR)
+        stream.random_crop(picture, 32, np.random.RandomState([3, 1, 2])),
+        box.resize((32, 32), Image.Resampling.BILINEAR),
     )
 
 
 @pytest.mark.parametrize(
-    "width, height, size, resized", [(500, 375, 224, (341, 256)), (375, 500, 224, (256, 341)), (20, 20, 56, (64, 64))]
+    "width, height, size, resized",
+    [(500, 375, 224, (341, 256)), (375, 500, 224, (256, 341)), (20, 20, 56, (64, 64))],
 )
 def test_the_central_crop(width, height, size, resized):
     picture = Image.fromarray(RNG.randint(0, 256, (height, width, 3), np.uint8))
     whole = np.asarray(picture.resize(resized, Image.Resampling.BILINEAR))
     top, left = round((resized[1] - size) / 2), round((resized[0] - size) / 2)
-    np.testing.assert_array_equal(stream.central_crop(picture, size), whole[top : top + size, left : left + size])
+    np.testing.assert_array_equal(
+        stream.central_crop(picture, size), whole[top : top + size, left : left + size]
+    )
 
 
-# ----------------------------------------------------------------------------------------------------------- batches
+# ------------------------------------------------------------------------------------------ batches
 
 
 def test_a_folder_of_many_sizes(folder):
     data = stream.load(f"folder:{folder}", None, 16)
-    assert (data.train.num, data.test.num, data.class_names, data.image_shape) == (10, 9, ("a", "b"), (16, 16, 3))
+    assert (data.train.num, data.test.num, data.class_names, data.image_shape) == (
+        10,
+        9,
+        ("a", "b"),
+        (16, 16, 3),
+    )
     with stream.threads(2) as pool:
         batch = stream.batches(pool, data.test, np.arange(9)[None], 16)(0)
     assert batch["image"].shape == (9, 16, 16, 3) and batch["image"].dtype == np.uint8
@@ -121,7 +153,9 @@ def test_batches_are_a_function_of_seed_epoch_and_place(folder):
         shuffled = stream.batches(pool, part, places[:, ::-1], 16, (1, 4))(0)
         assert_equal(shuffled, {name: value[::-1] for name, value in whole[0].items()})
         for draw in ((2, 4), (1, 5)):
-            assert (stream.batches(pool, part, places, 16, draw)(0)["image"] != whole[0]["image"]).any()
+            assert (
+                stream.batches(pool, part, places, 16, draw)(0)["image"] != whole[0]["image"]
+            ).any()
 
 
 def test_a_few_batches_are_read_ahead_and_no_more():
@@ -154,15 +188,24 @@ def test_a_feed_stacks_the_seeds_and_splits_over_devices(folder):
     places = np.stack([order(10, 4, 2), order(10, 4, 2)[:, ::-1]])
     with stream.threads(2) as pool:
         fed = feed.open_feed(pool, data, (5, 6), jax.local_devices()[:2])
-        batch, test = fed.train(places, 3)(1)["train"], fed.test(np.arange(8).reshape(1, 8))(0)["test"]
+        batch, test = (
+            fed.train(places, 3)(1)["train"],
+            fed.test(np.arange(8).reshape(1, 8))(0)["test"],
+        )
         assert batch["image"].shape == (2, 2, 2, 16, 16, 3) and batch["label"].shape == (2, 2, 2)
         assert test["image"].shape == (2, 4, 16, 16, 3)
         for seed in (0, 1):
             own = stream.batches(pool, data.train, places[seed], 16, (5 + seed, 3))(1)
-            assert_equal({name: np.concatenate([value[0, seed], value[1, seed]]) for name, value in batch.items()}, own)
+            assert_equal(
+                {
+                    name: np.concatenate([value[0, seed], value[1, seed]])
+                    for name, value in batch.items()
+                },
+                own,
+            )
 
 
-# ------------------------------------------------------------------------------------------------------------ errors
+# ------------------------------------------------------------------------------------------- errors
 
 
 @pytest.mark.parametrize("damage", ["cut", "text", "gone", "deep"])
@@ -180,7 +223,11 @@ def test_an_unreadable_image_is_named(folder, damage, tmp_path):
         path.unlink()
     with stream.threads() as pool, pytest.raises(stream.Unreadable) as error:
         stream.batches(pool, data.test, np.zeros((1, 1), int), 8)(0)
-    assert str(path) in str(error.value) and "no readable image" in str(error.value) and "\n" not in str(error.value)
+    assert (
+        str(path) in str(error.value)
+        and "no readable image" in str(error.value)
+        and "\n" not in str(error.value)
+    )
 
 
 def test_missing_folders(tmp_path):
@@ -194,7 +241,7 @@ def test_missing_folders(tmp_path):
         stream.load(f"folder:{tmp_path}", None, 8)
 
 
-# -------------------------------------------------------------------------------------------------------------- TFDS
+# --------------------------------------------------------------------------------------------- TFDS
 
 
 @pytest.fixture
@@ -211,7 +258,9 @@ def prepared(tmp_path):
             split: tfds_prepare._examples(tfds_prepare.Split(pictures, {"label": labels, **more}))
             for split, (pictures, labels, more) in splits.items()
         }
-        builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
+        builder.download_and_prepare(
+            download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+        )
         return builder
 
     return prepare
@@ -223,19 +272,29 @@ def ragged(num):
 
 def test_a_tfds_set_of_many_sizes(prepared, tmp_path):
     pictures, labels = ragged(40), RNG.randint(0, 101, 40)
-    builder = prepared("food101", train=(pictures, labels, {}), validation=(pictures[:5], labels[:5], {}))
+    builder = prepared(
+        "food101", train=(pictures, labels, {}), validation=(pictures[:5], labels[:5], {})
+    )
     data = stream.load("food101", str(tmp_path), 16)
     assert (data.train.num, data.test.num, len(data.class_names)) == (40, 5, 101)
     with stream.threads(4) as pool:
         batch = stream.batches(pool, data.train, np.arange(40).reshape(1, 40), 16)(0)
-    expected = [(np.asarray(stream.central_crop(Image.fromarray(p), 16)).tobytes(), int(y)) for p, y in zip(pictures, labels)]
-    assert sorted((p.tobytes(), int(y)) for p, y in zip(*batch.values(), strict=True)) == sorted(expected)
+    expected = [
+        (np.asarray(stream.central_crop(Image.fromarray(p), 16)).tobytes(), int(y))
+        for p, y in zip(pictures, labels)
+    ]
+    assert sorted((p.tobytes(), int(y)) for p, y in zip(*batch.values(), strict=True)) == sorted(
+        expected
+    )
     assert builder.info.file_format.value == "array_record"
 
 
 def test_unlabelled_test_images_are_passed_over(prepared, tmp_path):
     names = {"file_name": [f"{i}.JPEG" for i in range(6)]}
-    parts = {name: (ragged(6), np.full(6, label), names) for name, label in (("train", 3), ("validation", 7), ("test", -1))}
+    parts = {
+        name: (ragged(6), np.full(6, label), names)
+        for name, label in (("train", 3), ("validation", 7), ("test", -1))
+    }
     prepared("imagenet2012", **parts)
     data = stream.load("imagenet2012", str(tmp_path), 16)
     assert data.test.read(0)[1] == 7 and data.test.num == 6 and len(data.class_names) == 1000

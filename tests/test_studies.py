@@ -1,4 +1,6 @@
-"""Studies: many searches on one executor. Oracles: the same searches one after the other, and the definition of halving."""
+"""Studies: many searches on one executor. Oracles: the same searches one after the other, and the
+definition of halving.
+"""
 
 import concurrent.futures
 import contextlib
@@ -68,7 +70,9 @@ def test_one_trial_at_a_time_is_the_sequential_search(name, budget):
 
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_an_interrupted_study_is_replayed(name):
-    """With four trials in flight the result hangs on the order in which they finish, which the records keep."""
+    """With four trials in flight the result hangs on the order in which they finish, which the
+    records keep.
+    """
     budget, records = {"evaluations": 14, "concurrent": 4}, {0: [], 1: [], 2: []}
 
     def finished(run, number, trial):
@@ -81,27 +85,45 @@ def test_an_interrupted_study_is_replayed(name):
     new = []
     cut = {0: records[0], 1: records[1][:6]}
     again = conduct(
-        schedules(name, **budget), slowly, threads, slots=4, recorded=cut, finished=lambda *trial: new.append(trial)
+        schedules(name, **budget),
+        slowly,
+        threads,
+        slots=4,
+        recorded=cut,
+        finished=lambda *trial: new.append(trial),
     )
     assert len(new) == 8 + 14 and [len(history) for history in again] == [14] * 3
     assert again[0] == whole[0] and list(again[1].items())[:6] == records[1][:6]
-    other = [(number, trial._replace(genotype=records[1][0][1].genotype)) for number, trial in records[0]]
-    with pytest.raises(ValueError, match="run 0: trial . of the records is not what the algorithm proposes: |"):
+    other = [
+        (number, trial._replace(genotype=records[1][0][1].genotype)) for number, trial in records[0]
+    ]
+    with pytest.raises(
+        ValueError, match="run 0: trial . of the records is not what the algorithm proposes: |"
+    ):
         conduct(schedules(name, **budget), never, here, recorded={0: other})
 
 
 def test_asynchronous_evolution_mutates_what_has_finished():
-    [history] = conduct(schedules("rea", evaluations=30, concurrent=3)[:1], slowly, threads, slots=3)
+    [history] = conduct(
+        schedules("rea", evaluations=30, concurrent=3)[:1], slowly, threads, slots=3
+    )
     trials = list(history.items())
     for place, (number, trial) in enumerate(trials):
         if number >= 3:  # no founder
             parents = (other.genotype for _, other in trials[:place])
-            assert any(sum(a != b for a, b in zip(trial.genotype.cell, other.cell)) == 1 for other in parents)
+            assert any(
+                sum(a != b for a, b in zip(trial.genotype.cell, other.cell)) == 1
+                for other in parents
+            )
 
 
 @pytest.mark.parametrize("concurrent", [1, 3, 100])
 def test_successive_halving(concurrent):
-    steps = discrete.schedule(discrete.successive_halving(KEYS[0], SPACE, 10, (1, 2, 8)), evaluations=36, concurrent=concurrent)
+    steps = discrete.schedule(
+        discrete.successive_halving(KEYS[0], SPACE, 10, (1, 2, 8)),
+        evaluations=36,
+        concurrent=concurrent,
+    )
     [history] = conduct([steps], slowly, threads, slots=concurrent)
     trials = [history[number] for number in range(36)]
     assert [trial.epochs for trial in trials] == 2 * ([1] * 10 + [2] * 5 + [8]) + [1] * 4
@@ -118,7 +140,9 @@ def test_successive_halving(concurrent):
 
 
 def test_trials_in_flight_beyond_the_budget_do_not_count():
-    [history] = conduct(schedules("random", seconds=30.0, concurrent=4)[:1], slowly, threads, slots=4)
+    [history] = conduct(
+        schedules("random", seconds=30.0, concurrent=4)[:1], slowly, threads, slots=4
+    )
     assert sum(trial.seconds for trial in history.values()) <= 30
     with pytest.raises(ValueError, match="concurrent is 0: it must be at least 1"):
         schedules("random", seconds=30.0, concurrent=0)
@@ -152,9 +176,13 @@ def test_lost_trials_start_again():
     expected = conduct(schedules("rea", evaluations=12), evaluate, here)
     reported = []
     flags = {"slots": 3, "finished": lambda *trial: reported.append(trial)}
-    assert conduct(schedules("rea", evaluations=12), evaluate, lambda: fragile(5), **flags) == expected
+    assert (
+        conduct(schedules("rea", evaluations=12), evaluate, lambda: fragile(5), **flags) == expected
+    )
     assert len(reported) == 36 and len(opened) > 5
-    with pytest.raises(studies.Failure, match=r"run 0, trial 0 \(\|.*\): its worker was lost 3 times"):
+    with pytest.raises(
+        studies.Failure, match=r"run 0, trial 0 \(\|.*\): its worker was lost 3 times"
+    ):
         conduct(schedules("rea", evaluations=12), evaluate, lambda: fragile(1))
 
 
@@ -165,8 +193,15 @@ def test_a_trial_that_fails_ends_the_study():
         return evaluate(genotype)
 
     reported = []
-    with pytest.raises(studies.Failure, match=r"^run 0, trial 7 \(\|.*\): KeyError: 'no such thing'$"):
-        conduct(schedules("random", evaluations=12), failing, here, finished=lambda *trial: reported.append(trial))
+    with pytest.raises(
+        studies.Failure, match=r"^run 0, trial 7 \(\|.*\): KeyError: 'no such thing'$"
+    ):
+        conduct(
+            schedules("random", evaluations=12),
+            failing,
+            here,
+            finished=lambda *trial: reported.append(trial),
+        )
     assert len(reported) == 7
 
 
@@ -179,7 +214,13 @@ def test_what_finished_beside_a_failure_counts():
     reported = []
     steps = discrete.schedule((letter for letter in "abz"), evaluations=3, concurrent=3)
     with pytest.raises(studies.Failure, match=r"^run 0, trial 0 \(a\): no such thing$"):
-        conduct([steps], failing, here, slots=3, finished=lambda run, number, trial: reported.append(number))
+        conduct(
+            [steps],
+            failing,
+            here,
+            slots=3,
+            finished=lambda run, number, trial: reported.append(number),
+        )
     assert reported == [1, 2]
 
 

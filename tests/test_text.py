@@ -10,7 +10,10 @@ from jaxdarts.data import text
 
 @pytest.mark.parametrize(
     "name, sizes, vocabulary",
-    [("ptb", (929_589, 73_760, 82_430), 10_000), ("wikitext2", (2_088_628, 217_646, 245_569), 33_278)],
+    [
+        ("ptb", (929_589, 73_760, 82_430), 10_000),
+        ("wikitext2", (2_088_628, 217_646, 245_569), 33_278),
+    ],
 )
 def test_published_counts(shared, name, sizes, vocabulary):
     found = text.load(name, str(shared / "data"))
@@ -22,7 +25,11 @@ def test_published_counts(shared, name, sizes, vocabulary):
 def test_pydoc_is_a_text_of_its_own():
     found = text.load("pydoc")
     train, valid, test = found[1:4]
-    assert len(train) > 50_000 and 5_000 < len(valid) < len(train) / 5 and 5_000 < len(test) < len(train) / 5
+    assert (
+        len(train) > 50_000
+        and 5_000 < len(valid) < len(train) / 5
+        and 5_000 < len(test) < len(train) / 5
+    )
     assert 1_000 < len(found.vocabulary) < 5_000
     assert set(np.concatenate([train, valid, test]).tolist()) == set(range(len(found.vocabulary)))
     again = text.load("pydoc")
@@ -37,7 +44,9 @@ def write(folder, **parts):
 
 
 def test_words_and_their_places(tmp_path):
-    found = text.load(write(tmp_path, train=b"the cat\n\n the  dog\n", valid=b"a cat", test="der Bär\n".encode()))
+    found = text.load(
+        write(tmp_path, train=b"the cat\n\n the  dog\n", valid=b"a cat", test="der Bär\n".encode())
+    )
     assert found.vocabulary == ("the", "cat", "<eos>", "dog", "a", "der", "Bär")
     np.testing.assert_array_equal(found.train, [0, 1, 2, 2, 0, 3, 2])
     np.testing.assert_array_equal(found.valid, [4, 1, 2])
@@ -75,7 +84,9 @@ def test_streams():
     rows = text.streams(np.arange(103, dtype=np.int32), 10)
     assert rows.shape == (10, 10)
     np.testing.assert_array_equal(rows[:, 2], np.arange(20, 30))
-    with pytest.raises(ValueError, match="29 words are too short a text for a batch of 10: it needs 30"):
+    with pytest.raises(
+        ValueError, match="29 words are too short a text for a batch of 10: it needs 30"
+    ):
         text.streams(np.arange(29), 10)
 
 
@@ -98,5 +109,9 @@ def test_random_windows_follow_the_published_law():
     # Rounding towards zero takes half a row off the mean.
     assert abs(np.median(drawn[drawn > 24]) - 35) <= 1 and abs(drawn[drawn > 24].std() - 5) < 0.3
     assert drawn[:-1].min() >= 5 and drawn.max() <= 55
-    np.testing.assert_array_equal(text.random_windows(3, 1, 999).length, text.random_windows(3, 1, 999).length)
-    assert not np.array_equal(text.random_windows(3, 1, 9999).length, text.random_windows(3, 2, 9999).length)
+    np.testing.assert_array_equal(
+        text.random_windows(3, 1, 999).length, text.random_windows(3, 1, 999).length
+    )
+    assert not np.array_equal(
+        text.random_windows(3, 1, 9999).length, text.random_windows(3, 2, 9999).length
+    )

@@ -20,12 +20,18 @@ from jaxdarts.commands.search import text as text_search
 from jaxdarts.data import text
 
 CELL = "Genotype(recurrent=[('tanh', 0)], concat=[1])"
-CALM = ["--learning_rate=1", "--dropout=0.2", "--dropoutx=0.2"]  # what differs in the last bits stays there
+CALM = [
+    "--learning_rate=1",
+    "--dropout=0.2",
+    "--dropoutx=0.2",
+]  # what differs in the last bits stays there
 
 
 @pytest.fixture(scope="session")
 def words(tmp_path_factory):
-    """A folder with a text of nine words that follow each other in a circle, now and then a random one."""
+    """A folder with a text of nine words that follow each other in a circle, now and then a random
+    one.
+    """
     folder, rng = tmp_path_factory.mktemp("text"), np.random.default_rng(0)
     for part, size in (("train", 400), ("valid", 90), ("test", 60)):
         places = np.where(rng.random(size) < 0.8, np.arange(size) % 9, rng.integers(0, 9, size))
@@ -47,7 +53,10 @@ def searched(common):
 
 @pytest.fixture(scope="session")
 def trained_flags(common):
-    rest = "--epochs=5 --eval_batch_size=3 --deviation=2 --max_seq_len_delta=4 --nonmono=1 --learning_rate=20".split()
+    rest = (
+        "--epochs=5 --eval_batch_size=3 --deviation=2 --max_seq_len_delta=4 --nonmono=1"
+        " --learning_rate=20".split()
+    )
     return [*common, f"--arch={CELL}", *rest]
 
 
@@ -72,11 +81,17 @@ def results(folder):
         assert record.pop("seconds") >= 0
     with jd.runs.checkpoint.open_folder(folder / "checkpoints") as checkpoints:
         step = checkpoints.latest_step()
-        saved = checkpoints.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore()))["state"]
+        saved = checkpoints.restore(
+            step, args=ocp.args.Composite(state=ocp.args.StandardRestore())
+        )["state"]
     saved.pop("seconds")
     leaves = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(saved):
-        bits = jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+        bits = (
+            jax.random.key_data(leaf)
+            if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+            else leaf
+        )
         leaves[jax.tree_util.keystr(path)] = np.asarray(bits)
     return records, step, leaves
 
@@ -92,14 +107,28 @@ def same(one, other):
 
 def test_the_run_folder_of_a_search(whole_search):
     names = {path.name for path in whole_search.iterdir()}
-    expected = "config.json log.txt metrics.jsonl tensorboard alphas.npz genotype.json recurrent.svg report.html checkpoints"
+    expected = (
+        "config.json log.txt metrics.jsonl tensorboard alphas.npz genotype.json recurrent.svg"
+        " report.html checkpoints"
+    )
     assert names >= set(expected.split())
     genotype = jd.genotypes.from_json((whole_search / "genotype.json").read_text())
     assert isinstance(genotype, jd.genotypes.RecurrentGenotype) and len(genotype.recurrent) == 2
     records, step, leaves = results(whole_search)
     assert [record["epoch"] for record in records] == [0, 1] and step == records[-1]["step"]
-    assert records[1]["valid_perplexity"] == pytest.approx(np.exp(records[1]["valid_loss"])) and "averaging" not in records[0]
-    assert np.any(leaves["['state'].carry[0]" if "['state'].carry[0]" in leaves else next(k for k in leaves if "carry" in k)])
+    assert (
+        records[1]["valid_perplexity"] == pytest.approx(np.exp(records[1]["valid_loss"]))
+        and "averaging" not in records[0]
+    )
+    assert np.any(
+        leaves[
+            (
+                "['state'].carry[0]"
+                if "['state'].carry[0]" in leaves
+                else next(k for k in leaves if "carry" in k)
+            )
+        ]
+    )
     assert "Perplexity" in (whole_search / "report.html").read_text()
     with np.load(whole_search / "alphas.npz") as saved:
         assert saved["recurrent"].shape == (2, 3, 3)
@@ -119,20 +148,26 @@ def tiny(common):
     return [*common, *sizes, *CALM, "--ops", "relu", "identity"]
 
 
-@pytest.mark.parametrize("name", [name for name in methods.METHODS if name not in methods.ONLY_ON_IMAGES])
+@pytest.mark.parametrize(
+    "name", [name for name in methods.METHODS if name not in methods.ONLY_ON_IMAGES]
+)
 def test_every_method_searches(name, tiny, tmp_path):
     folder = tmp_path / "run"
     few = "--attack_steps=1 --neighbours=1 --num_samples=2 --arch_learning_rate=0.1".split()
     image_search.main([*tiny, f"--algorithm={name}", *few, f"--run_dir={folder}"])
     (record,) = jd.files.read_json_lines(folder / "metrics.jsonl")
-    assert record["step"] > 10 and np.isfinite(record["train_loss"]) and record["valid_perplexity"] > 1
+    assert (
+        record["step"] > 10 and np.isfinite(record["train_loss"]) and record["valid_perplexity"] > 1
+    )
     facts = json.loads((folder / "facts.json").read_text())
     assert facts["algorithm"] == name and np.isfinite(facts["found_cell_supernet_loss"])
     jd.genotypes.check(jd.genotypes.from_json((folder / "genotype.json").read_text()))
     assert (record["arch_gradient_norm"] > 0) == (name != "random_sharing")
 
 
-@pytest.mark.parametrize("flags", ["--algorithm=gdas --arch_warmup=1 --epochs=2", "--algorithm=random_sharing"])
+@pytest.mark.parametrize(
+    "flags", ["--algorithm=gdas --arch_warmup=1 --epochs=2", "--algorithm=random_sharing"]
+)
 def test_methods_go_on_where_they_were(flags, tiny, tmp_path):
     """Whatever the shape of alpha, and of what its optimiser keeps."""
     flags = [*tiny, *flags.split(), "--num_samples=2"]
@@ -140,16 +175,26 @@ def test_methods_go_on_where_they_were(flags, tiny, tmp_path):
     image_search.main([*flags, f"--run_dir={tmp_path}/parts", "--max_steps=9"])
     image_search.main([f"--resume={tmp_path}/parts", "--max_steps=0"])
     same(tmp_path / "parts", tmp_path / "whole")
-    assert (tmp_path / "parts" / "genotype.json").read_text() == (tmp_path / "whole" / "genotype.json").read_text()
+    assert (tmp_path / "parts" / "genotype.json").read_text() == (
+        tmp_path / "whole" / "genotype.json"
+    ).read_text()
 
 
 def test_methods_start_from_their_settings(tiny):
     def parsed(*flags):
-        return command_line.parse(list(flags), text_search.PRESETS, text_search.PTB, "", text_search.STARTS)
+        return command_line.parse(
+            list(flags), text_search.PRESETS, text_search.PTB, "", text_search.STARTS
+        )
 
     assert parsed().unrolled and not parsed("--algorithm=milenas").unrolled
-    assert parsed("--algorithm=snas").tau_start == 1 and parsed("--algorithm=random_sharing").derive == "samples"
-    assert parsed("--dataset=ptb", "--algorithm=drnas").learning_rate == 20 and parsed().arch_beta1 == 0.9
+    assert (
+        parsed("--algorithm=snas").tau_start == 1
+        and parsed("--algorithm=random_sharing").derive == "samples"
+    )
+    assert (
+        parsed("--dataset=ptb", "--algorithm=drnas").learning_rate == 20
+        and parsed().arch_beta1 == 0.9
+    )
 
 
 @pytest.mark.parametrize("name", methods.ONLY_ON_IMAGES)
@@ -165,7 +210,9 @@ def test_seeds_in_one_program_equal_their_own_runs(tiny, tmp_path):
     for seed in (3, 4):
         alone, own = tmp_path / f"alone-{seed}", tmp_path / "both" / f"seed-{seed}"
         image_search.main([*flags, f"--seed={seed}", f"--run_dir={alone}"])
-        (record,), (expected,) = (jd.files.read_json_lines(folder / "metrics.jsonl") for folder in (own, alone))
+        (record,), (expected,) = (
+            jd.files.read_json_lines(folder / "metrics.jsonl") for folder in (own, alone)
+        )
         for name in ("step", "train_loss", "valid_loss", "arch_gradient_norm"):
             assert record[name] == pytest.approx(expected[name], rel=1e-4)
         with np.load(own / "alphas.npz") as ours, np.load(alone / "alphas.npz") as theirs:
@@ -186,13 +233,17 @@ def test_a_finished_search_is_derived_in_another_way(derive, whole_search, tmp_p
     jd.genotypes.check(jd.genotypes.from_json((folder / "genotype.json").read_text()))
 
 
-def test_training_resumed_before_and_after_the_averaging_began(trained_flags, whole_training, tmp_path, capsys):
+def test_training_resumed_before_and_after_the_averaging_began(
+    trained_flags, whole_training, tmp_path, capsys
+):
     records, total, leaves = results(whole_training)
     switch = next(i for i, record in enumerate(records) if record["averaging"])
     assert 0 < switch < len(records) - 1
     assert "Switching to ASGD" in (whole_training / "log.txt").read_text()
     best = min(record["valid_loss"] for record in records)
-    assert next(leaf for name, leaf in leaves.items() if "best_loss" in name)[0] == pytest.approx(best)
+    assert next(leaf for name, leaf in leaves.items() if "best_loss" in name)[0] == pytest.approx(
+        best
+    )
     for stop in (records[switch]["step"] - 2, records[switch]["step"] + 1):
         folder = tmp_path / str(stop)
         image_evaluation.main([*trained_flags, f"--run_dir={folder}", f"--max_steps={stop}"])
@@ -203,21 +254,34 @@ def test_training_resumed_before_and_after_the_averaging_began(trained_flags, wh
 
 def test_a_training_that_diverges_ends_in_one_line(trained_flags, tmp_path):
     flags = [flag for flag in trained_flags if not flag.startswith("--learning_rate")]
-    with pytest.raises(runs.Stop, match=r"the loss is not finite in \d of \d+ steps: start again with a lower --learning_rate"):
+    with pytest.raises(
+        runs.Stop,
+        match=(
+            r"the loss is not finite in \d of \d+ steps: start again with a lower --learning_rate"
+        ),
+    ):
         image_evaluation.main([*flags, "--learning_rate=1e30", f"--run_dir={tmp_path}/run"])
 
 
-def test_a_trained_model_loaded_exported_and_tested_again(whole_training, words, tmp_path, capsys, monkeypatch):
+def test_a_trained_model_loaded_exported_and_tested_again(
+    whole_training, words, tmp_path, capsys, monkeypatch
+):
     found = json.loads((whole_training / "test.json").read_text())
     assert 1 < found["test_perplexity"] < 30 and found["valid_perplexity"] > 1
     loaded = text.load(f"text:{words}")
     assert training.export.vocabulary(whole_training) == loaded.vocabulary
-    assert training.export.perplexity(whole_training, loaded.test) == pytest.approx(found["test_perplexity"], rel=1e-5)
-    assert training.export.perplexity(whole_training, loaded.valid, 3) == pytest.approx(found["valid_perplexity"], rel=1e-5)
+    assert training.export.perplexity(whole_training, loaded.test) == pytest.approx(
+        found["test_perplexity"], rel=1e-5
+    )
+    assert training.export.perplexity(whole_training, loaded.valid, 3) == pytest.approx(
+        found["valid_perplexity"], rel=1e-5
+    )
 
     # By hand, from the logits of the plain function.
     apply, params = jd.load(whole_training)
-    assert set(params) == {"embedding", "bias", "first", "nodes"} and params["embedding"].shape[1] == 4
+    assert (
+        set(params) == {"embedding", "bias", "first", "nodes"} and params["embedding"].shape[1] == 4
+    )
     column = loaded.test[:, None]
     logits, hidden = jax.jit(apply)(params, column[:-1])
     log_p = np.take_along_axis(np.asarray(jax.nn.log_softmax(logits)), column[1:, :, None], axis=2)
@@ -227,7 +291,9 @@ def test_a_trained_model_loaded_exported_and_tested_again(whole_training, words,
     np.testing.assert_allclose(np.concatenate([half, rest]), logits, atol=1e-5)
     np.testing.assert_allclose(last, hidden, atol=1e-5)
 
-    with monkeypatch.context() as patch:  # symbolic sizes are no `int`s, which the checks of annotations insist on
+    with (
+        monkeypatch.context() as patch
+    ):  # symbolic sizes are no `int`s, which the checks of annotations insist on
         patch.setattr(jaxtyping.config, "jaxtyping_disable", True)
         jd.export(whole_training, tmp_path / "model.bin")
     exported = jd.read_exported(tmp_path / "model.bin")
@@ -236,23 +302,44 @@ def test_a_trained_model_loaded_exported_and_tested_again(whole_training, words,
         for ours, theirs in zip(exported(tokens, start), apply(params, tokens), strict=True):
             np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
-    image_evaluation.main([f"--dataset=text:{words}", "--test_only", f"--checkpoint={whole_training}", "--eval_batch_size=3"])
+    image_evaluation.main(
+        [
+            f"--dataset=text:{words}",
+            "--test_only",
+            f"--checkpoint={whole_training}",
+            "--eval_batch_size=3",
+        ]
+    )
     printed = capsys.readouterr().out
-    assert f"valid ppl {found['valid_perplexity']:.3f}" in printed and f"test ppl {found['test_perplexity']:.3f}" in printed
+    assert (
+        f"valid ppl {found['valid_perplexity']:.3f}" in printed
+        and f"test ppl {found['test_perplexity']:.3f}" in printed
+    )
 
 
 def test_trainings_that_cannot_be_tested_again(whole_training, words, tmp_path):
     for flags, message in (
         ([f"--dataset=text:{words}", "--test_only"], "--checkpoint=RUN"),
-        ([f"--dataset=text:{words}", "--test_only", f"--checkpoint={tmp_path}"], "holds no trained network"),
-        (["--dataset=pydoc", "--test_only", f"--checkpoint={whole_training}"], "another text: its vocabulary has 10 words"),
-        (["--test_only", f"--checkpoint={whole_training}"], "holds a language model, no image classifier"),
+        (
+            [f"--dataset=text:{words}", "--test_only", f"--checkpoint={tmp_path}"],
+            "holds no trained network",
+        ),
+        (
+            ["--dataset=pydoc", "--test_only", f"--checkpoint={whole_training}"],
+            "another text: its vocabulary has 10 words",
+        ),
+        (
+            ["--test_only", f"--checkpoint={whole_training}"],
+            "holds a language model, no image classifier",
+        ),
     ):
         with pytest.raises(runs.Stop, match=message):
             image_evaluation.main(flags)
 
 
-def test_random_cells_beside_the_found_one(trained_flags, whole_training, tmp_path, capsys, monkeypatch):
+def test_random_cells_beside_the_found_one(
+    trained_flags, whole_training, tmp_path, capsys, monkeypatch
+):
     folder = tmp_path / "run"
     shutil.copytree(whole_training, folder)
     started = []
@@ -264,7 +351,9 @@ def test_random_cells_beside_the_found_one(trained_flags, whole_training, tmp_pa
     with monkeypatch.context() as patch:  # the run's own cell, then the first random one
         whole = text_evaluation.train
         patch.setattr(
-            text_evaluation, "train", lambda own, *rest: (broken if own.run_dir.endswith("random-0") else whole)(own, *rest)
+            text_evaluation,
+            "train",
+            lambda own, *rest: (broken if own.run_dir.endswith("random-0") else whole)(own, *rest),
         )
         with pytest.raises(runs.Stop, match=f"continue with --resume={folder}$"):
             image_evaluation.main([f"--resume={folder}", "--random_cells=1"])
@@ -282,22 +371,40 @@ def test_random_cells_beside_the_found_one(trained_flags, whole_training, tmp_pa
 def test_selection_by_validation(trained_flags, tmp_path, capsys):
     flags = [flag for flag in trained_flags if not flag.startswith(("--arch", "--epochs"))]
     other = CELL.replace("tanh", "identity")
-    flags += ["--epochs=2", "--select_epochs=1", "--random_cells=1", f"--run_dir={tmp_path}", "--select", CELL, other]
+    flags += [
+        "--epochs=2",
+        "--select_epochs=1",
+        "--random_cells=1",
+        f"--run_dir={tmp_path}",
+        "--select",
+        CELL,
+        other,
+    ]
     image_evaluation.main(flags)
     scores = json.loads((tmp_path / "selection.json").read_text())
     assert set(scores["scores"]) == {CELL, other, "random-0"}
     assert scores["selected"] == min((CELL, other), key=lambda name: scores["scores"][name])
-    assert str(jd.genotypes.from_json((tmp_path / "genotype.json").read_text())) == str(jd.genotypes.parse(scores["selected"]))
+    assert str(jd.genotypes.from_json((tmp_path / "genotype.json").read_text())) == str(
+        jd.genotypes.parse(scores["selected"])
+    )
     for i, name in enumerate((CELL, other, "random-0")):
         own = tmp_path / f"select-{i}"
         assert not (own / "test.json").exists()  # the test part is for the one that is selected
-        assert json.loads((own / "valid.json").read_text())["valid_perplexity"] == scores["scores"][name]
-    assert (tmp_path / "test.json").exists() and f"selected {scores['selected']}" in capsys.readouterr().out
+        assert (
+            json.loads((own / "valid.json").read_text())["valid_perplexity"]
+            == scores["scores"][name]
+        )
+    assert (
+        tmp_path / "test.json"
+    ).exists() and f"selected {scores['selected']}" in capsys.readouterr().out
 
 
 def test_devices_search_what_one_does(searched, whole_search, tmp_path, devices):
     image_search.main([*searched, f"--run_dir={tmp_path}/run", "--num_devices=2"])
-    ours, theirs = (jd.files.read_json_lines(folder / "metrics.jsonl") for folder in (tmp_path / "run", whole_search))
+    ours, theirs = (
+        jd.files.read_json_lines(folder / "metrics.jsonl")
+        for folder in (tmp_path / "run", whole_search)
+    )
     for one, other in zip(ours, theirs, strict=True):
         assert one["train_loss"] == pytest.approx(other["train_loss"], rel=1e-3)
 
@@ -311,7 +418,11 @@ def test_devices_search_what_one_does(searched, whole_search, tmp_path, devices)
         (image_search.main, ["--dropouth=1"], "--dropouth=1.0: must be at least 0 and below 1"),
         (image_search.main, ["--bptt=1"], "--bptt=1: a window has at least 2 rows"),
         (image_evaluation.main, ["--arch=NASNet"], "--arch=NASNet: not a recurrent cell"),
-        (image_evaluation.main, ["--eval_batch_size=50"], "--eval_batch_size=50: 91 words are too short"),
+        (
+            image_evaluation.main,
+            ["--eval_batch_size=50"],
+            "--eval_batch_size=50: 91 words are too short",
+        ),
         (image_evaluation.main, ["--nonmono=0"], "--nonmono=0: must be positive"),
     ],
 )
@@ -333,8 +444,19 @@ def test_published_names():
 
 def test_published_settings():
     config = text_search.PTB
-    assert (config.emsize, config.batch_size, config.learning_rate, config.grad_clip) == (300, 256, 20, 0.25)
-    assert text_recipes.PRESETS["wikitext2"].emsize == 700 and text_recipes.PTB.dropouts == (0.1, 0.2, 0.75, 0.25, 0.75)
+    assert (config.emsize, config.batch_size, config.learning_rate, config.grad_clip) == (
+        300,
+        256,
+        20,
+        0.25,
+    )
+    assert text_recipes.PRESETS["wikitext2"].emsize == 700 and text_recipes.PTB.dropouts == (
+        0.1,
+        0.2,
+        0.75,
+        0.25,
+        0.75,
+    )
     assert text_recipes.paddings(text_recipes.PTB) == [35, 40, 55]
     found = text_recipes.windows(text_recipes.PTB, 10_000, 0)
     assert found[:, 1].max() <= 55 and found[:-1, 1].min() >= 5

@@ -1,4 +1,6 @@
-"""TFDS folders, their preparation from the archives that TFDS downloads, and the cache of decoded images."""
+"""TFDS folders, their preparation from the archives that TFDS downloads, and the cache of decoded
+images.
+"""
 
 import dataclasses
 import gzip
@@ -49,7 +51,8 @@ def tfds():
     return tfds
 
 
-# ---------------------------------------------------------------------------------- small archives in the real formats
+# ----------------------------------------------------------------------------------- small archives
+# in the real formats
 
 
 def write_tar(path, folder, files):
@@ -64,14 +67,33 @@ def write_tar(path, folder, files):
 
 def cifar_records(pictures, *labels):
     columns = [np.asarray(column, np.uint8)[:, None] for column in labels]
-    return np.concatenate([*columns, pictures.transpose(0, 3, 1, 2).reshape(len(pictures), -1)], 1).tobytes()
+    return np.concatenate(
+        [*columns, pictures.transpose(0, 3, 1, 2).reshape(len(pictures), -1)], 1
+    ).tobytes()
 
 
 def write_cifar10(folder, train, test):
     """`train` has a multiple of five examples, since the archive has five files of them."""
-    names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
-    files = {f"data_batch_{i + 1}.bin": cifar_records(*(np.split(field, 5)[i] for field in train)) for i in range(5)}
-    files |= {"test_batch.bin": cifar_records(*test), "batches.meta.txt": ("\n".join(names) + "\n\n").encode()}
+    names = [
+        "airplane",
+        "automobile",
+        "bird",
+        "cat",
+        "deer",
+        "dog",
+        "frog",
+        "horse",
+        "ship",
+        "truck",
+    ]
+    files = {
+        f"data_batch_{i + 1}.bin": cifar_records(*(np.split(field, 5)[i] for field in train))
+        for i in range(5)
+    }
+    files |= {
+        "test_batch.bin": cifar_records(*test),
+        "batches.meta.txt": ("\n".join(names) + "\n\n").encode(),
+    }
     return write_tar(folder / "cifar-10-binary.tar.gz", "cifar-10-batches-bin", files)
 
 
@@ -89,19 +111,21 @@ def write_mnist(folder, train, test):
 
 
 def expect(monkeypatch, tfds, name, files, address="http://127.0.0.1:9"):
-    """Lets TFDS expect these files, at an address of this machine, in place of the real archives."""
+    """Lets TFDS expect these files, at a local address, in place of the real archives."""
     builder = type(tfds.builder(name, data_dir="unused"))
     infos = {}
     for file in files:
         old = next(info for info in builder.url_infos.values() if info.filename == file.name)
         checksum = hashlib.sha256(file.read_bytes()).hexdigest()
-        infos[f"{address}/{file.name}"] = dataclasses.replace(old, checksum=checksum, size=type(old.size)(file.stat().st_size))
+        infos[f"{address}/{file.name}"] = dataclasses.replace(
+            old, checksum=checksum, size=type(old.size)(file.stat().st_size)
+        )
     monkeypatch.setattr(builder, "url_infos", infos)
     for variable in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(variable, raising=False)
 
 
-# --------------------------------------------------------------------------------------------------------- preparation
+# -------------------------------------------------------------------------------------- preparation
 
 
 def test_cifar10_placed_by_hand(tfds, monkeypatch, tmp_path):
@@ -109,10 +133,14 @@ def test_cifar10_placed_by_hand(tfds, monkeypatch, tmp_path):
     path = write_cifar10(tmp_path / "downloads" / "manual", train, test)
     with pytest.raises(ValueError) as error:
         images.load("cifar10", str(tmp_path))
-    assert_one_line(error, str(path), "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd")
+    assert_one_line(
+        error, str(path), "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
+    )
     assert not list(tmp_path.glob("cifar10/3*"))
     expect(monkeypatch, tfds, "cifar10", [path])
-    (tmp_path / "cifar10" / "incomplete.ABCDEF_3.0.2").mkdir(parents=True)  # left by a killed process
+    (tmp_path / "cifar10" / "incomplete.ABCDEF_3.0.2").mkdir(
+        parents=True
+    )  # left by a killed process
     for _ in range(2):  # prepared, then from the cache
         data = images.load("cifar10", str(tmp_path))
         np.testing.assert_array_equal(data.train.images, train[0])  # the official order
@@ -128,8 +156,14 @@ def test_cifar10_placed_by_hand(tfds, monkeypatch, tmp_path):
 
 
 def test_cifar100_placed_by_hand(tfds, monkeypatch, tmp_path):
-    (train, fine), (test, other) = labelled(40, 32, 32, 3, classes=100), labelled(10, 32, 32, 3, classes=100)
-    files = {"train.bin": cifar_records(train, fine // 5, fine), "test.bin": cifar_records(test, other // 5, other)}
+    (train, fine), (test, other) = (
+        labelled(40, 32, 32, 3, classes=100),
+        labelled(10, 32, 32, 3, classes=100),
+    )
+    files = {
+        "train.bin": cifar_records(train, fine // 5, fine),
+        "test.bin": cifar_records(test, other // 5, other),
+    }
     names = {"coarse": [f"group{i}" for i in range(20)], "fine": [f"class{i}" for i in range(100)]}
     files |= {f"{kind}_label_names.txt": "\n".join(lines).encode() for kind, lines in names.items()}
     path = tmp_path / "downloads" / "manual" / "cifar100" / "cifar-100-binary.tar.gz"
@@ -141,7 +175,9 @@ def test_cifar100_placed_by_hand(tfds, monkeypatch, tmp_path):
     assert data.class_names == tuple(names["fine"])
     encoded = {"image": tfds.decode.SkipDecoding()}
     source = tfds.data_source("cifar100", split="test", data_dir=tmp_path, decoders=encoded)
-    assert {record["id"]: record["coarse_label"] for record in source}[b"test_00007"] == other[7] // 5
+    assert {record["id"]: record["coarse_label"] for record in source}[b"test_00007"] == other[
+        7
+    ] // 5
 
 
 def test_svhn_placed_by_hand(tfds, monkeypatch, tmp_path):
@@ -151,7 +187,9 @@ def test_svhn_placed_by_hand(tfds, monkeypatch, tmp_path):
     written = {split: labelled(12, 32, 32, 3)[0] for split in ("train", "test")}
     labels = np.arange(12) % 10 + 1  # as the files have it: 10 stands for the digit 0
     for split, pictures in written.items():
-        matlab.savemat(manual / f"{split}_32x32.mat", {"X": np.moveaxis(pictures, 0, -1), "y": labels[:, None]})
+        matlab.savemat(
+            manual / f"{split}_32x32.mat", {"X": np.moveaxis(pictures, 0, -1), "y": labels[:, None]}
+        )
     expect(monkeypatch, tfds, "svhn_cropped", sorted(manual.iterdir()))
     data = images.load("svhn_cropped", str(tmp_path))
     np.testing.assert_array_equal(data.train.images, written["train"])
@@ -213,7 +251,9 @@ def test_offline_fails_fast_in_one_line(tfds, monkeypatch, tmp_path):
 def test_probe_gives_up_on_a_silent_host(monkeypatch):
     answer = threading.Event()
 
-    def urlopen(*args, **kwargs):  # like a name server that does not answer: no timeout of the socket helps
+    def urlopen(
+        *args, **kwargs
+    ):  # like a name server that does not answer: no timeout of the socket helps
         answer.wait(5)
         raise OSError("too late")
 
@@ -236,7 +276,9 @@ def test_broken_archives(tmp_path):
 
 
 def test_interrupted_preparation_leaves_no_folder(tfds, monkeypatch, tmp_path):
-    path = write_cifar10(tmp_path / "downloads" / "manual", labelled(5, 32, 32, 3), labelled(1, 32, 32, 3))
+    path = write_cifar10(
+        tmp_path / "downloads" / "manual", labelled(5, 32, 32, 3), labelled(1, 32, 32, 3)
+    )
     expect(monkeypatch, tfds, "cifar10", [path])
     examples = tfds_prepare._examples
 
@@ -253,7 +295,9 @@ def test_interrupted_preparation_leaves_no_folder(tfds, monkeypatch, tmp_path):
 
 
 def test_two_processes_may_prepare_at_once(tfds, monkeypatch, tmp_path):
-    path = write_cifar10(tmp_path / "downloads" / "manual", labelled(5, 32, 32, 3), labelled(1, 32, 32, 3))
+    path = write_cifar10(
+        tmp_path / "downloads" / "manual", labelled(5, 32, 32, 3), labelled(1, 32, 32, 3)
+    )
     expect(monkeypatch, tfds, "cifar10", [path])
     images.load("cifar10", str(tmp_path))
     folder, other = tmp_path / "cifar10" / "3.0.2", tmp_path / "other"
@@ -270,7 +314,7 @@ def test_two_processes_may_prepare_at_once(tfds, monkeypatch, tmp_path):
     assert sorted(path.name for path in folder.parent.iterdir()) == ["3.0.2", "jaxdarts-3.0.2.npz"]
 
 
-# ------------------------------------------------------------------------------------------------------------- reading
+# ------------------------------------------------------------------------------------------ reading
 
 
 def prepared(tfds, name, data_dir, splits):
@@ -280,7 +324,9 @@ def prepared(tfds, name, data_dir, splits):
         split: tfds_prepare._examples(tfds_prepare.Split(pictures, {"label": labels}))
         for split, (pictures, labels) in splits.items()
     }
-    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
+    builder.download_and_prepare(
+        download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+    )
     return Path(builder.data_path)
 
 
@@ -301,7 +347,9 @@ def test_cache_is_tied_to_its_folder(tfds, monkeypatch, tmp_path):
 
 
 def test_cache_is_optional(tfds, monkeypatch, tmp_path):
-    folder = prepared(tfds, "mnist", tmp_path, {"train": labelled(5, 28, 28, 1), "test": labelled(5, 28, 28, 1)})
+    folder = prepared(
+        tfds, "mnist", tmp_path, {"train": labelled(5, 28, 28, 1), "test": labelled(5, 28, 28, 1)}
+    )
 
     def refuse(*args):
         raise PermissionError("read-only")
@@ -320,7 +368,9 @@ def test_validation_stands_in_for_test(tfds, tmp_path):
 
 def test_images_of_several_shapes_are_refused(tfds, tmp_path):
     ragged = [*labelled(3, 8, 8, 3)[0], *labelled(3, 8, 9, 3)[0]]
-    prepared(tfds, "food101", tmp_path, {"train": (ragged, [0] * 6), "validation": (ragged, [0] * 6)})
+    prepared(
+        tfds, "food101", tmp_path, {"train": (ragged, [0] * 6), "validation": (ragged, [0] * 6)}
+    )
     with pytest.raises(ValueError) as error:
         images.load("food101", str(tmp_path))
     assert_one_line(error, "food101", "same shape")
@@ -346,7 +396,11 @@ def test_names_that_do_not_work(tfds, tmp_path, name, words):
 
 def test_other_sets_need_tensorflow_to_be_prepared(tfds, monkeypatch, tmp_path):
     find_spec = tfds_source.importlib.util.find_spec
-    monkeypatch.setattr(tfds_source.importlib.util, "find_spec", lambda n: None if n == "tensorflow" else find_spec(n))
+    monkeypatch.setattr(
+        tfds_source.importlib.util,
+        "find_spec",
+        lambda n: None if n == "tensorflow" else find_spec(n),
+    )
     with pytest.raises(FileNotFoundError) as error:
         images.load("food101", str(tmp_path))
     assert_one_line(error, "food101", str(tmp_path), "pip install tensorflow")
@@ -361,7 +415,9 @@ def test_real_cifar10_pictures(tfds, monkeypatch, tmp_path):
     mosaic = np.asarray(Image.open(shards / "test_00.webp"))[:320]
     pictures = mosaic.reshape(10, 32, 50, 32, 3).transpose(0, 2, 1, 3, 4).reshape(-1, 32, 32, 3)
     labels = np.load(shards / "test_labels.npy")[: len(pictures)]
-    path = write_cifar10(tmp_path / "downloads" / "manual", (pictures, labels), (pictures[:100], labels[:100]))
+    path = write_cifar10(
+        tmp_path / "downloads" / "manual", (pictures, labels), (pictures[:100], labels[:100])
+    )
     expect(monkeypatch, tfds, "cifar10", [path])
     data = images.load("cifar10", str(tmp_path))
     np.testing.assert_array_equal(data.train.images, pictures)

@@ -9,7 +9,8 @@ import pytest
 from jaxdarts import genotypes
 from jaxdarts.analysis import topology as tp
 
-# The figure of the paper for normal cells; those of its list of genotypes computed by hand from the definition for reductions.
+# The figure of the paper for normal cells; those of its list of genotypes computed by hand from the
+# definition for reductions.
 PUBLISHED = {
     "NASNet": ((5, 2), (3.5, 3)),
     "AmoebaNet": ((4, 4), (4, 3)),
@@ -47,7 +48,11 @@ def by_paths(sources):
         leaving[node].append(output)
 
     def longest(state):
-        return 0 if state == output else max((1 + longest(target) for target in leaving[state]), default=-99)
+        return (
+            0
+            if state == output
+            else max((1 + longest(target) for target in leaving[state]), default=-99)
+        )
 
     shares = [sum(s in (0, 1) for s in sources[2 * n : 2 * n + 2]) / 2 for n in range(nodes)]
     return sum(shares), max(longest(0), longest(1))
@@ -81,14 +86,30 @@ def test_all_connections_of_four_nodes():
 
 def test_no_cell():
     for pairs in ((), cell([0, 1, 0])):
-        with pytest.raises(ValueError, match=f"{len(pairs)} pairs; a cell with two inputs has two for each node"):
+        with pytest.raises(
+            ValueError, match=f"{len(pairs)} pairs; a cell with two inputs has two for each node"
+        ):
             tp.topology(pairs)
 
 
 def test_the_authors_variants():
     """Width and depth of DARTS_CONN1 to DARTS_CONN10, from their seeds."""
-    found = [tp.topology(tp.reconnected(genotypes.DARTS_V2, np.random.RandomState(seed)).normal) for seed in range(1, 11)]
-    expected = [(2.5, 4), (2, 5), (3, 3), (3.5, 3), (2.5, 4), (2.5, 3), (3, 3), (2.5, 4), (3, 3), (3.5, 3)]
+    found = [
+        tp.topology(tp.reconnected(genotypes.DARTS_V2, np.random.RandomState(seed)).normal)
+        for seed in range(1, 11)
+    ]
+    expected = [
+        (2.5, 4),
+        (2, 5),
+        (3, 3),
+        (3.5, 3),
+        (2.5, 4),
+        (2.5, 3),
+        (3, 3),
+        (2.5, 4),
+        (3, 3),
+        (3.5, 3),
+    ]
     assert found == expected
 
 
@@ -98,7 +119,9 @@ def test_reconnection_keeps_operations_and_draws_every_source():
         other = tp.reconnected(genotypes.DARTS_V2, rng)
         genotypes.check(other)
         for name in ("normal", "reduce"):
-            assert [op for op, _ in getattr(other, name)] == [op for op, _ in getattr(genotypes.DARTS_V2, name)]
+            assert [op for op, _ in getattr(other, name)] == [
+                op for op, _ in getattr(genotypes.DARTS_V2, name)
+            ]
         seen.update((i, source) for i, (_, source) in enumerate(other.normal))
     assert other.normal_concat == genotypes.DARTS_V2.normal_concat
     for i in range(8):
@@ -107,17 +130,25 @@ def test_reconnection_keeps_operations_and_draws_every_source():
 
 
 def test_shares_of_widths():
-    """Of uniform draws, from the probability of an input for every edge: 1, 1, 2/3, 2/3, 1/2, 1/2, 2/5, 2/5."""
+    """Of uniform draws, from the probability of an input for every edge: 1, 1, 2/3, 2/3, 1/2, 1/2,
+    2/5, 2/5.
+    """
     exact = collections.Counter()
     probabilities = [2 / (2 + i // 2) for i in range(8)]
     for hits in itertools.product((0, 1), repeat=8):
-        exact[sum(hits) / 2] += np.prod([p if hit else 1 - p for p, hit in zip(probabilities, hits)])
+        exact[sum(hits) / 2] += np.prod(
+            [p if hit else 1 - p for p, hit in zip(probabilities, hits)]
+        )
     rng, draws = np.random.default_rng(1), 4000
-    found = collections.Counter(tp.topology(tp.reconnected(genotypes.DARTS_V2, rng).normal).width for _ in range(draws))
+    found = collections.Counter(
+        tp.topology(tp.reconnected(genotypes.DARTS_V2, rng).normal).width for _ in range(draws)
+    )
     for width, probability in exact.items():
         assert abs(found[width] / draws - probability) < 0.03
     # The published hit rates, of which the last is rounded from less.
-    np.testing.assert_allclose([exact[w] for w in (2, 2.5, 3, 3.5, 4)], [0.21, 0.32, 0.26, 0.11, 0.018], atol=0.006)
+    np.testing.assert_allclose(
+        [exact[w] for w in (2, 2.5, 3, 3.5, 4)], [0.21, 0.32, 0.26, 0.11, 0.018], atol=0.006
+    )
 
 
 def test_reoperation_keeps_connections():
@@ -131,7 +162,9 @@ def test_reoperation_keeps_connections():
         seen.update(op for op, _ in other.normal)
     assert len(seen) == 7 and "none" not in seen
     np.testing.assert_allclose([count / 5600 for count in seen.values()], 1 / 7, atol=0.02)
-    assert {op for op, _ in tp.reoperated(genotypes.DARTS_V2, rng, ("skip_connect",)).normal} == {"skip_connect"}
+    assert {op for op, _ in tp.reoperated(genotypes.DARTS_V2, rng, ("skip_connect",)).normal} == {
+        "skip_connect"
+    }
 
 
 def test_adaptation_is_the_widest_and_shallowest():
@@ -142,7 +175,9 @@ def test_adaptation_is_the_widest_and_shallowest():
             for cell_name in ("normal", "reduce"):
                 nodes = len(getattr(genotype, cell_name)) // 2
                 assert tp.topology(getattr(adapted, cell_name)) == (nodes, 2), name
-                assert [op for op, _ in getattr(adapted, cell_name)] == [op for op, _ in getattr(genotype, cell_name)]
+                assert [op for op, _ in getattr(adapted, cell_name)] == [
+                    op for op, _ in getattr(genotype, cell_name)
+                ]
             assert tp.adapted(adapted) == adapted
     # A node that reads both inputs stays as it is; one that reads an input keeps it.
     assert tp.adapted(genotypes.SNAS).normal == genotypes.SNAS.normal
@@ -160,7 +195,10 @@ def test_variants():
 
 
 def test_pattern():
-    rows = {(row["name"], row["cell"]): row for row in tp.pattern({"NASNet": genotypes.NASNet, "DARTS": genotypes.DARTS_V2})}
+    rows = {
+        (row["name"], row["cell"]): row
+        for row in tp.pattern({"NASNet": genotypes.NASNet, "DARTS": genotypes.DARTS_V2})
+    }
     assert rows["NASNet", "normal"] == {
         "name": "NASNet",
         "cell": "normal",

@@ -11,7 +11,12 @@ import jaxdarts as jd
 from jaxdarts.objectives import hits
 from jaxdarts.training.images import TrainState, cross_entropy, from_scratch
 
-GENOTYPE = jd.Genotype((("sep_conv_3x3", 0), ("skip_connect", 1)), (2,), (("max_pool_3x3", 0), ("skip_connect", 1)), (2,))
+GENOTYPE = jd.Genotype(
+    (("sep_conv_3x3", 0), ("skip_connect", 1)),
+    (2,),
+    (("max_pool_3x3", 0), ("skip_connect", 1)),
+    (2,),
+)
 
 
 def network(**options):
@@ -27,7 +32,9 @@ def batch(seed=0, size=8, pixels=8):
 
 
 def start(training, net, pixels=8):
-    return training.init(jax.random.key(1), net.init(jax.random.key(0), batch(pixels=pixels)["image"]))
+    return training.init(
+        jax.random.key(1), net.init(jax.random.key(0), batch(pixels=pixels)["image"])
+    )
 
 
 def test_one_step_is_sgd_on_the_loss():
@@ -38,7 +45,9 @@ def test_one_step_is_sgd_on_the_loss():
     def loss(params):
         variables = {"params": params, "batch_stats": state.averages}
         (logits, _), new = net.apply(variables, batch()["image"], True, mutable=["batch_stats"])
-        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, batch()["label"])), new
+        return jnp.mean(
+            optax.softmax_cross_entropy_with_integer_labels(logits, batch()["label"])
+        ), new
 
     (value, averages), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(state.params)
     new, metrics = jax.jit(training.step)(state, batch())
@@ -50,10 +59,15 @@ def test_one_step_is_sgd_on_the_loss():
 
 
 def test_label_smoothing_against_the_definition(x64):
-    logits, labels = jnp.asarray(np.random.default_rng(0).standard_normal((5, 4))), jnp.array([0, 1, 2, 3, 0])
+    logits, labels = (
+        jnp.asarray(np.random.default_rng(0).standard_normal((5, 4))),
+        jnp.array([0, 1, 2, 3, 0]),
+    )
     log_p = np.asarray(jax.nn.log_softmax(logits))
     target = 0.9 * np.eye(4)[np.asarray(labels)] + 0.1 / 4
-    np.testing.assert_allclose(cross_entropy(logits, labels, 0.1), -(target * log_p).sum(-1), rtol=1e-10)
+    np.testing.assert_allclose(
+        cross_entropy(logits, labels, 0.1), -(target * log_p).sum(-1), rtol=1e-10
+    )
 
 
 def test_hits():
@@ -65,14 +79,25 @@ def test_hits():
 
 @pytest.mark.parametrize("auxiliary", [False, True])
 def test_devices_take_the_step_of_one(devices, auxiliary):
-    tx, pixels = optax.sgd(0.1, momentum=0.9), 32 if auxiliary else 8  # the auxiliary head wants 8x8 after two reductions
-    single, many = (network(auxiliary=auxiliary, axis_name=axis_name) for axis_name in (None, "devices"))
+    tx, pixels = (
+        optax.sgd(0.1, momentum=0.9),
+        32 if auxiliary else 8,
+    )  # the auxiliary head wants 8x8 after two reductions
+    single, many = (
+        network(auxiliary=auxiliary, axis_name=axis_name) for axis_name in (None, "devices")
+    )
     training = from_scratch(single, tx)
     state = start(training, single, pixels)
     expected, metrics = jax.jit(training.step)(state, batch(pixels=pixels))
-    step = jax.pmap(from_scratch(many, tx, axis_name="devices").step, "devices", in_axes=(None, 0), devices=devices)
+    step = jax.pmap(
+        from_scratch(many, tx, axis_name="devices").step,
+        "devices",
+        in_axes=(None, 0),
+        devices=devices,
+    )
     ours, ours_metrics = jax.tree.map(
-        lambda x: x[0], step(state, jax.tree.map(lambda x: x.reshape(4, 2, *x.shape[1:]), batch(pixels=pixels)))
+        lambda x: x[0],
+        step(state, jax.tree.map(lambda x: x.reshape(4, 2, *x.shape[1:]), batch(pixels=pixels))),
     )
     chex.assert_trees_all_close(ours.params, expected.params, atol=1e-5)
     chex.assert_trees_all_close(ours.averages, expected.averages, atol=1e-5)
@@ -94,5 +119,7 @@ def test_drop_path_follows_its_schedule(rate):
     net = network()
     state = start(from_scratch(net, optax.sgd(0.1)), net)
     _, plain = jax.jit(from_scratch(net, optax.sgd(0.1)).step)(state, batch())
-    _, dropped = jax.jit(from_scratch(net, optax.sgd(0.1), drop_path=lambda step: rate + 0.0 * step).step)(state, batch())
+    _, dropped = jax.jit(
+        from_scratch(net, optax.sgd(0.1), drop_path=lambda step: rate + 0.0 * step).step
+    )(state, batch())
     assert np.isclose(plain["loss"], dropped["loss"], atol=1e-5) == (rate == 0)

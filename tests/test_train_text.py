@@ -1,4 +1,6 @@
-"""Training of language models. Oracles: PyTorch's rule of ASGD by hand, the definitions, one device."""
+"""Training of language models. Oracles: PyTorch's rule of ASGD by hand, the definitions, one
+device.
+"""
 
 import dataclasses
 
@@ -26,9 +28,15 @@ STREAM = text.streams(np.random.default_rng(0).integers(0, WORDS, 200), BATCH)
 
 
 def started(**options):
-    net = jd.spaces.darts_rnn().network(GENOTYPE, WIDTH, WORDS, dropouts=Dropouts(0.1, 0.1, 0.2, 0.1, 0.2), **options)
-    training = from_scratch(jd.objectives.language_model(net), TX, axis_name=options.get("axis_name"))
-    params = jax.tree.map(lambda w: 10 * w, net.init(jax.random.key(0), *net.example_inputs())["params"])
+    net = jd.spaces.darts_rnn().network(
+        GENOTYPE, WIDTH, WORDS, dropouts=Dropouts(0.1, 0.1, 0.2, 0.1, 0.2), **options
+    )
+    training = from_scratch(
+        jd.objectives.language_model(net), TX, axis_name=options.get("axis_name")
+    )
+    params = jax.tree.map(
+        lambda w: 10 * w, net.init(jax.random.key(0), *net.example_inputs())["params"]
+    )
     return net, training, training.init(jax.random.key(1), params, jnp.zeros((BATCH, WIDTH)))
 
 
@@ -43,9 +51,13 @@ def test_a_step_is_sgd_and_carries_the_hidden_state():
     @jax.jit
     def expected(params):
         objective = jd.objectives.language_model(net)
-        (loss, (hidden, _)), gradient = jax.value_and_grad(objective, has_aux=True)(params, {}, state.hidden, data, key)
+        (loss, (hidden, _)), gradient = jax.value_and_grad(objective, has_aux=True)(
+            params, {}, state.hidden, data, key
+        )
         scale = jnp.minimum(1, 0.25 / optax.tree.norm(gradient))
-        return hidden, jax.tree.map(lambda w, g: w - 2.0 * 3 / TIME * (scale * g + 1e-3 * w), params, gradient)
+        return hidden, jax.tree.map(
+            lambda w, g: w - 2.0 * 3 / TIME * (scale * g + 1e-3 * w), params, gradient
+        )
 
     hidden, params = expected(state.params)
     new, metrics = jax.jit(training.step)(state, batch(0, 3))
@@ -68,7 +80,11 @@ def test_the_average_is_pytorchs_and_resuming_across_the_switch_changes_nothing(
         state, _ = step(state, batch(number))
         if number >= 2:
             mu = 1 / max(1, number - 2)
-            expected = state.params if mu == 1 else jax.tree.map(lambda a, w, mu=mu: a + mu * (w - a), expected, state.params)
+            expected = (
+                state.params
+                if mu == 1
+                else jax.tree.map(lambda a, w, mu=mu: a + mu * (w - a), expected, state.params)
+            )
             chex.assert_trees_all_close(state.average, expected, atol=1e-6)
         else:
             chex.assert_trees_all_equal(state.average, state.params)
@@ -128,36 +144,53 @@ def test_perplexity():
     objective = jd.objectives.language_model(net)
     hidden, params = jnp.zeros((BATCH, WIDTH)), state.params
     logits = jax.jit(net.apply)({"params": params}, STREAM[:-1], hidden).logits
-    expected = -np.mean(np.take_along_axis(np.asarray(jax.nn.log_softmax(logits)), STREAM[1:, :, None], axis=2))
+    expected = -np.mean(
+        np.take_along_axis(np.asarray(jax.nn.log_softmax(logits)), STREAM[1:, :, None], axis=2)
+    )
     for length in (7, 49, 100):
-        found = jax.jit(jd.training.text.over_stream(objective, length))(params, {}, hidden, jnp.asarray(STREAM))
+        found = jax.jit(jd.training.text.over_stream(objective, length))(
+            params, {}, hidden, jnp.asarray(STREAM)
+        )
         np.testing.assert_allclose(found, expected, rtol=1e-5)
     nothing = jax.tree.map(jnp.zeros_like, params)
-    found = jax.jit(jd.training.text.over_stream(objective, 7))(nothing, {}, hidden, jnp.asarray(STREAM))
+    found = jax.jit(jd.training.text.over_stream(objective, 7))(
+        nothing, {}, hidden, jnp.asarray(STREAM)
+    )
     np.testing.assert_allclose(np.exp(found), WORDS, rtol=1e-5)
 
 
 def test_devices_take_the_step_of_one(devices):
     _, training, state = started()
     _, many, _ = started(axis_name=jd.parallel.AXIS)
-    parts = {name: jnp.asarray(jd.parallel.split(batch(0)[name], 4, axis=1)) for name in ("tokens", "targets")}
+    parts = {
+        name: jnp.asarray(jd.parallel.split(batch(0)[name], 4, axis=1))
+        for name in ("tokens", "targets")
+    }
     parts["length"] = jnp.full(4, TIME, jnp.int32)
     step = jax.pmap(many.step, jd.parallel.AXIS, devices=devices)
     new = jd.parallel.first(step(jd.parallel.replicate(state, devices), parts)[0])
     expected, _ = jax.jit(training.step)(state, batch(0))
-    chex.assert_trees_all_close((new.params, new.hidden), (expected.params, expected.hidden), atol=1e-5)
+    chex.assert_trees_all_close(
+        (new.params, new.hidden), (expected.params, expected.hidden), atol=1e-5
+    )
 
 
 def test_a_text_is_learnt():
-    """Words that follow each other in a circle: the perplexity falls far below the vocabulary's size."""
+    """Words that follow each other in a circle: the perplexity falls far below the vocabulary's
+    size.
+    """
     net = jd.spaces.darts_rnn().network(GENOTYPE, 8, WORDS)
     objective = jd.objectives.language_model(net)
     training = from_scratch(objective, TX)
     stream = jnp.asarray(text.streams(np.arange(400) % WORDS, BATCH))
-    params = jax.tree.map(lambda w: 10 * w, net.init(jax.random.key(0), *net.example_inputs())["params"])
+    params = jax.tree.map(
+        lambda w: 10 * w, net.init(jax.random.key(0), *net.example_inputs())["params"]
+    )
     state, step = training.init(jax.random.key(1), params, net.start(BATCH)), jax.jit(training.step)
     for epoch in range(6):
         for start, length in zip(*text.random_windows(0, epoch, len(stream), TIME)):
             state, _ = step(state, text.window(stream, start, length, TIME))
-    loss = jax.jit(jd.training.text.over_stream(objective, TIME))(state.average, {}, net.start(BATCH), stream)
+    loss = jax.jit(jd.training.text.over_stream(objective, TIME))(
+        state.average, {}, net.start(BATCH), stream
+    )
     assert np.exp(loss) < 2

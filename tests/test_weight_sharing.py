@@ -10,15 +10,40 @@ import pytest
 
 import jaxdarts as jd
 from jaxdarts.analysis import sharing
-from jaxdarts.nn.benchmarks.weight_sharing import MOMENTUM, Network, SinglePath, Supernet, prefix, used
+from jaxdarts.nn.benchmarks.weight_sharing import (
+    MOMENTUM,
+    Network,
+    SinglePath,
+    Supernet,
+    prefix,
+    used,
+)
 from jaxdarts.space import Choices
-from jaxdarts.spaces.weight_sharing64 import CELLS, CHILD_OPS, NAMES, all_picks, name_of, of_name, picks_of
+from jaxdarts.spaces.weight_sharing64 import (
+    CELLS,
+    CHILD_OPS,
+    NAMES,
+    all_picks,
+    name_of,
+    of_name,
+    picks_of,
+)
 
 SPACE = jd.spaces.weight_sharing64()
 # Two operations are enough for what is shared and what is not.
-SMALL = {"cell": Choices(CELLS["cell"].edges, (("max_pool_3x3", "sep_conv_3x3"),) * 3, (1, 2), num_inputs=1, kept=None)}
+SMALL = {
+    "cell": Choices(
+        CELLS["cell"].edges,
+        (("max_pool_3x3", "sep_conv_3x3"),) * 3,
+        (1, 2),
+        num_inputs=1,
+        kept=None,
+    )
+}
 
-TX = optax.chain(optax.add_decayed_weights(0.01), optax.sgd(optax.constant_schedule(0.1), momentum=0.9))
+TX = optax.chain(
+    optax.add_decayed_weights(0.01), optax.sgd(optax.constant_schedule(0.1), momentum=0.9)
+)
 
 
 def batch(seed=0, size=6, side=5):
@@ -61,9 +86,23 @@ def test_sample_and_mutate():
 def test_parameters():
     """Of the paper's network, counted by hand."""
     width, stem = 16, 48
-    separable = {"sep_conv_3x3": 2 * (9 + width), "sep_conv_5x5": 2 * (25 + width), "dil_conv_5x5": 25 + width}
-    fixed = 9 * 3 * stem + 9 * stem * stem + 4 * stem + stem * width + 3 * 2 * width * width + 2 * width * 10 + 10
-    assert jd.count_params(SPACE.supernet(), (32, 32, 3)) == fixed + 4 * 3 * width * sum(separable.values())
+    separable = {
+        "sep_conv_3x3": 2 * (9 + width),
+        "sep_conv_5x5": 2 * (25 + width),
+        "dil_conv_5x5": 25 + width,
+    }
+    fixed = (
+        9 * 3 * stem
+        + 9 * stem * stem
+        + 4 * stem
+        + stem * width
+        + 3 * 2 * width * width
+        + 2 * width * 10
+        + 10
+    )
+    assert jd.count_params(SPACE.supernet(), (32, 32, 3)) == fixed + 4 * 3 * width * sum(
+        separable.values()
+    )
     own = width * (2 * (9 + width) + 25 + width)  # no weights in a pooling
     assert jd.count_params(SPACE.network(of_name("124")), (32, 32, 3)) == fixed + 4 * own
 
@@ -83,31 +122,44 @@ def test_one_path_is_the_supernet_at_a_corner():
         apply = functools.partial(path.apply, mutable=["batch_stats"])
         return jnp.sum(jnp.sin(apply({**variables, "params": params}, images, picks, True)[0]))
 
-    of_mix = jax.jit(lambda params, mix: jnp.sum(jnp.sin(net.apply({"params": params}, images, mix))))
+    of_mix = jax.jit(
+        lambda params, mix: jnp.sum(jnp.sin(net.apply({"params": params}, images, mix)))
+    )
     for picks in ((0, 1, 2), (2, 1, 0)):
         mix = {"cell": jnp.eye(3)[np.array(picks)]}
-        values = [jax.value_and_grad(f)(other, x) for f, x in ((of_path, jnp.array(picks)), (of_mix, mix))]
+        values = [
+            jax.value_and_grad(f)(other, x) for f, x in ((of_path, jnp.array(picks)), (of_mix, mix))
+        ]
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), *values)
 
 
 def test_network_of_a_child_is_the_path():
     picks = np.array([1, 0, 1])
     net, variables, _, _ = small()
-    cells = {"cell": Choices(SMALL["cell"].edges, tuple((SMALL["cell"].ops[0][k],) for k in picks), (1, 2), 1, None)}
+    cells = {
+        "cell": Choices(
+            SMALL["cell"].edges, tuple((SMALL["cell"].ops[0][k],) for k in picks), (1, 2), 1, None
+        )
+    }
     alone = Network(cells, 2, 2, 3)
     own = alone.init(jax.random.key(0), *alone.example_inputs((5, 5, 1)))
     rows = np.flatnonzero(picks == 1)
-    params = {place: w[:, rows] if place.startswith("sep_conv") else w for place, w in variables["params"].items()}
+    params = {
+        place: w[:, rows] if place.startswith("sep_conv") else w
+        for place, w in variables["params"].items()
+    }
     assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, own["params"])
     images = batch()["image"]
     for train in (False, True):
-        (found, _), _ = alone.apply({**own, "params": params}, images, train, mutable=["batch_stats"])
+        (found, _), _ = alone.apply(
+            {**own, "params": params}, images, train, mutable=["batch_stats"]
+        )
         expected, _ = net.apply(variables, images, picks, train, mutable=["batch_stats"])
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_only_the_childs_weights_move():
-    """Weights, momentum and running averages of other children stay, those of the child all move."""
+    """Weights, momentum and averages of other children stay, those of the child move."""
     _, variables, shared, step = small()
     state = shared.init(variables)
     state, _ = step(state, batch(1), jnp.array([1, 1, 1]))  # all have momentum now
@@ -123,7 +175,9 @@ def test_only_the_childs_weights_move():
                 assert moved[own].mean() > 0.9 and not moved[~own].any()
             else:
                 assert all(np.mean(m) > 0.9 for m in jax.tree.leaves(moved))
-    moved = np.asarray(new.averages["cell_mean"] != state.averages["cell_mean"])  # [cells, edges, ops, norms, channels]
+    moved = np.asarray(
+        new.averages["cell_mean"] != state.averages["cell_mean"]
+    )  # [cells, edges, ops, norms, channels]
     expected = np.zeros(moved.shape, bool)
     for e, k in enumerate((0, 1, 0)):
         expected[:, e, k, : k + 1] = True  # a pooling has one norm
@@ -139,7 +193,11 @@ def test_step_is_the_optimisers_on_the_childs_weights():
     def gradient(params, averages):
         def loss(params):
             logits, _ = net.apply(
-                {"params": params, "batch_stats": averages}, data["image"], picks, True, mutable=["batch_stats"]
+                {"params": params, "batch_stats": averages},
+                data["image"],
+                picks,
+                True,
+                mutable=["batch_stats"],
             )
             return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, data["label"]))
 
@@ -148,26 +206,38 @@ def test_step_is_the_optimisers_on_the_childs_weights():
     state = shared.init(variables)
     momentum = jax.tree.map(jnp.zeros_like, state.params)
     for _ in range(2):
-        g = jax.tree.map(lambda g, w: g + 0.01 * w, gradient(state.params, state.averages), state.params)
+        g = jax.tree.map(
+            lambda g, w: g + 0.01 * w, gradient(state.params, state.averages), state.params
+        )
         momentum = jax.tree.map(lambda m, g: 0.9 * m + g, momentum, g)
         expected = jax.tree.map(lambda w, m: w - 0.1 * m, state.params, momentum)
         state, _ = step(state, data, picks)
         for place, mask in used(SMALL["cell"], variables["params"], picks).items():
-            for got, want, own in zip(*(jax.tree.leaves(t) for t in (state.params[place], expected[place], mask)), strict=True):
+            for got, want, own in zip(
+                *(jax.tree.leaves(t) for t in (state.params[place], expected[place], mask)),
+                strict=True,
+            ):
                 own = np.broadcast_to(own, got.shape)
                 np.testing.assert_allclose(np.where(own, got, 0), np.where(own, want, 0), atol=1e-6)
 
 
 def test_running_averages_and_evaluation():
-    """The first norm of the cells, against moments that NumPy takes; evaluation looks at each image alone."""
+    """The first norm of the cells, against moments that NumPy takes; evaluation looks at each image
+    alone.
+    """
     net, variables, shared, step = small()
     data, picks = batch(4), jnp.array([1, 1, 0])
     state, _ = step(shared.init(variables), data, picks)
-    kernel, norm = (np.asarray(variables["params"]["stem0"]["kernel"]), variables["batch_stats"]["stem0"])
+    kernel, norm = (
+        np.asarray(variables["params"]["stem0"]["kernel"]),
+        variables["batch_stats"]["stem0"],
+    )
     x = np.pad(np.asarray(data["image"]), ((0, 0), (1, 1), (1, 1), (0, 0)))
     y = sum(x[:, i : i + 5, j : j + 5] @ kernel[i, j] for i in range(3) for j in range(3))
     count = y[..., 0].size
-    expected = (1 - MOMENTUM) * np.asarray(norm["variance"]) + MOMENTUM * y.var(axis=(0, 1, 2)) * count / (count - 1)
+    expected = (1 - MOMENTUM) * np.asarray(norm["variance"]) + MOMENTUM * y.var(
+        axis=(0, 1, 2)
+    ) * count / (count - 1)
     np.testing.assert_allclose(state.averages["stem0"]["variance"], expected, rtol=1e-4)
     evaluate = jax.jit(shared.evaluate)
     weights = jnp.array([1.0, 1, 0, 1, 1, 1])
@@ -194,12 +264,16 @@ def test_children_and_groups():
     for rule in (sharing.in_turn, sharing.in_one_order, sharing.in_new_orders):
         assert rule([5, 9], 0).shape == (0,) and sorted(rule([5, 9], 5)[:4]) == [5, 5, 9, 9]
     assert sharing.similar_groups(16)[8] == [32, 33, 34, 35]
-    assert sharing.similar_groups(64) == [[i] for i in members] and sharing.similar_groups(1) == [members]
+    assert sharing.similar_groups(64) == [[i] for i in members] and sharing.similar_groups(1) == [
+        members
+    ]
     assert sorted(sum(sharing.random_groups(4), [])) == members
     # A list of i mod m, shuffled in place.
     mapping = [i % 16 for i in range(64)]
     np.random.RandomState(42).shuffle(mapping)
-    assert sharing.random_groups(16) == [[i for i in range(64) if mapping[i] == g] for g in range(16)]
+    assert sharing.random_groups(16) == [
+        [i for i in range(64) if mapping[i] == g] for g in range(16)
+    ]
     for number in (0, 3, 65):
         for groups in (sharing.similar_groups, sharing.random_groups):
             with pytest.raises(ValueError, match=f"{number} groups"):
@@ -207,7 +281,9 @@ def test_children_and_groups():
 
 
 def test_what_a_prefix_is():
-    """Of a network of three cells: all of the stem, in the cells what belongs to the first ones, never the classifier."""
+    """Of a network of three cells: all of the stem, in the cells what belongs to the first ones,
+    never the classifier.
+    """
     net = SinglePath(SMALL, width=2, depth=3, num_classes=3)
     variables = net.init(jax.random.key(0), *net.example_inputs((5, 5, 1)))
     for cells in range(4):
@@ -220,12 +296,19 @@ def test_what_a_prefix_is():
             assert len(stacked) >= names
             for name in stacked:
                 assert share[name][:cells].all() and not share[name][cells:].any()
-        assert [bool(prefix(variables["params"], cells)[f"preprocess{i}"]) for i in range(3)] == [i < cells for i in range(3)]
-        assert not prefix(variables["params"], cells)["head"] and not prefix(variables["params"], cells)["head_bias"]
+        assert [bool(prefix(variables["params"], cells)[f"preprocess{i}"]) for i in range(3)] == [
+            i < cells for i in range(3)
+        ]
+        assert (
+            not prefix(variables["params"], cells)["head"]
+            and not prefix(variables["params"], cells)["head_bias"]
+        )
 
 
 def test_shared_prefix_is_trainings_that_hand_the_prefix_on():
-    """By the definition: every child is a whole training of its own, into which the others' prefix is copied each step."""
+    """By the definition: every child is a whole training of its own, into which the others' prefix
+    is copied each step.
+    """
     net, variables, one, step = small()
     picks = np.array([[0, 1, 0], [1, 1, 1], [1, 0, 1]])
 
@@ -244,11 +327,21 @@ def test_shared_prefix_is_trainings_that_hand_the_prefix_on():
             state, metrics = partial_step(state, cells, batch(n), child)
             new, expected = step(alone[child], batch(n), picks[child])
             assert float(metrics["loss"]) == pytest.approx(float(expected["loss"]), abs=1e-6)
-            alone = [new if i == child else jax.tree.map(jnp.where, common, new, old) for i, old in enumerate(alone)]
+            alone = [
+                new if i == child else jax.tree.map(jnp.where, common, new, old)
+                for i, old in enumerate(alone)
+            ]
         heads = np.asarray(state.params["own"]["head"])  # of every child, whatever else is shared
-        np.testing.assert_allclose(heads, np.stack([own.params["head"] for own in alone]), atol=1e-6)
+        np.testing.assert_allclose(
+            heads, np.stack([own.params["head"] for own in alone]), atol=1e-6
+        )
         assert all((heads[i] != heads[i - 1]).any() for i in range(3))
-        assert int(state.step) == int(state.opt["common"][1][1].count) == int(alone[0].opt[1][1].count) == 5
+        assert (
+            int(state.step)
+            == int(state.opt["common"][1][1].count)
+            == int(alone[0].opt[1][1].count)
+            == 5
+        )
     data, weights = batch(9), jnp.ones(6)
     for child in (0, 2):
         expected = one.evaluate(alone[child], data, weights, picks[child])["accuracy"]

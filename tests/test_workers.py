@@ -1,4 +1,6 @@
-"""Where trials run: processes and a cluster on the loopback address, a part of which is killed, give what one process does."""
+"""Where trials run: processes and a cluster on the loopback address, a part of which is killed,
+give what one process does.
+"""
 
 import contextlib
 import json
@@ -23,10 +25,14 @@ FLAGS = ["--cache_dir=", "--algorithm=rea", "--budget_evaluations=25", "--runs=4
 
 @pytest.fixture(scope="module")
 def small(table, tmp_path_factory):
-    """What the study finds without workers, and a table of the cells that it meets: new processes read it in no time."""
+    """What the study finds without workers, and a table of the cells that it meets: new processes
+    read it in no time.
+    """
     folder = tmp_path_factory.mktemp("here")
     script.main([*FLAGS, f"--table={table}", f"--run_dir={folder / 'run'}"])
-    met = {record["genotype"] for record in jd.files.read_json_lines(folder / "run" / "history.jsonl")}
+    met = {
+        record["genotype"] for record in jd.files.read_json_lines(folder / "run" / "history.jsonl")
+    }
     header, *rows = table.read_text(encoding="utf-8").splitlines()
     rows = [row for row in rows if row.partition(",")[0] in met]
     (folder / "table.csv").write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
@@ -38,7 +44,10 @@ def results(folder):
     records = jd.files.read_json_lines(folder / "history.jsonl")
     records = sorted(records, key=lambda record: (record["run"], record["step"]))
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    return records, {name: summary[name] for name in ("config", "valid_12", "test_200", "trials", "best_genotype")}
+    return records, {
+        name: summary[name]
+        for name in ("config", "valid_12", "test_200", "trials", "best_genotype")
+    }
 
 
 def lines(folder):
@@ -74,14 +83,22 @@ def test_a_local_process_is_killed(small, tmp_path):
 @contextlib.contextmanager
 def cluster(folder, count=2):
     """A scheduler and workers, as processes: (address, workers)."""
-    pytest.importorskip("distributed", reason="dask.distributed is not installed: pip install 'jaxdarts[cluster]'")
-    variables = {**os.environ, "PYTHONPATH": str(ROOT), "DASK_DISTRIBUTED__LOGGING__DISTRIBUTED": "error"}
+    pytest.importorskip(
+        "distributed", reason="dask.distributed is not installed: pip install 'jaxdarts[cluster]'"
+    )
+    variables = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "DASK_DISTRIBUTED__LOGGING__DISTRIBUTED": "error",
+    }
 
     def start(kind, *arguments):
         log = (folder / f"{kind}-{len(processes)}.txt").open("w")
         flags = [*arguments, "--no-dashboard"]
         command = [sys.executable, "-m", "dask", kind, *flags]
-        processes.append(subprocess.Popen(command, env=variables, stdout=log, stderr=log, cwd=folder))
+        processes.append(
+            subprocess.Popen(command, env=variables, stdout=log, stderr=log, cwd=folder)
+        )
         log.close()
 
     processes = []
@@ -104,7 +121,9 @@ def test_a_worker_of_a_cluster_is_killed(small, tmp_path):
     with cluster(tmp_path) as (address, workers):
         flags = [*FLAGS, f"--table={small[0]}", f"--run_dir={folder}", f"--scheduler={address}"]
         with (tmp_path / "script.txt").open("w") as log:
-            study = subprocess.Popen([sys.executable, str(SCRIPT), *flags], stdout=log, stderr=subprocess.STDOUT)
+            study = subprocess.Popen(
+                [sys.executable, str(SCRIPT), *flags], stdout=log, stderr=subprocess.STDOUT
+            )
         try:
             until(lambda: lines(folder) > 5 or study.poll() is not None)
             workers[0].kill()
@@ -116,6 +135,8 @@ def test_a_worker_of_a_cluster_is_killed(small, tmp_path):
 
 
 def test_no_scheduler(small, tmp_path):
-    pytest.importorskip("distributed", reason="dask.distributed is not installed: pip install 'jaxdarts[cluster]'")
+    pytest.importorskip(
+        "distributed", reason="dask.distributed is not installed: pip install 'jaxdarts[cluster]'"
+    )
     with pytest.raises(Stop, match="--scheduler=nowhere: no scheduler answers there"):
         script.main([*FLAGS, f"--table={small[0]}", f"--run_dir={tmp_path}", "--scheduler=nowhere"])

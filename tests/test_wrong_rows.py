@@ -1,10 +1,11 @@
 """A bug of XLA for CPUs under plain `jit` (jax#39103), and that our options protect from it.
 
-jaxlib 0.10.2 hands a matrix product and the reduction behind it to the YNNPACK library as one fusion. In float32 the rows after
-the 32,768th are wrong where a matrix of two or three rows stands on the left, and on the right, transposed, one of 3 columns
-and up to about 43,500 rows; in float64 the rows after the 16,384th, also with five to seven columns. Products and reductions
-alone are right, and so is a product with the tall matrix on the left. In this version a sum over one of seven axes, of which
-another has size one, may end the process (jax#40412).
+jaxlib 0.10.2 hands a matrix product and the reduction behind it to the YNNPACK library as one
+fusion. In float32 the rows after the 32,768th are wrong where a matrix of two or three rows stands
+on the left, and on the right, transposed, one of 3 columns and up to about 43,500 rows; in float64
+the rows after the 16,384th, also with five to seven columns. Products and reductions alone are
+right, and so is a product with the tall matrix on the left. In this version a sum over one of seven
+axes, of which another has size one, may end the process (jax#40412).
 
 XLA's flags belong to a process, so each case has a process of its own.
 """
@@ -20,7 +21,9 @@ import pytest
 from jaxdarts import parallel
 
 WRONG = ("0.10.2",)
-"""Versions of jaxlib that are known to be wrong; 0.10.0, 0.10.1, 0.11.0, 0.11.2 and 0.12.0.1 are right."""
+"""Versions of jaxlib that are known to be wrong; 0.10.0, 0.10.1, 0.11.0, 0.11.2 and 0.12.0.1 are
+right.
+"""
 
 COUNT = """
 import sys
@@ -71,5 +74,7 @@ def test_flags_give_the_right_numbers():
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the bug is known on x86-64 only")
 def test_plain_jit_is_wrong_where_it_is_known_to_be():
-    """Fails when a version is mended, or another one is wrong: then `WRONG` and the README have to say so."""
+    """Fails when a version is mended, or another one is wrong: then `WRONG` and the README have to
+    say so.
+    """
     assert (int(run(COUNT, "")) > 0) == (jaxlib.__version__ in WRONG)

@@ -1,12 +1,14 @@
 """Time the steps of a search: python experiments/benchmarks/bench.py [--what=...] [--peer=PATH]
 
-Prints one JSON line for each program (weight step, first-order and second-order architecture step, and whole search steps of
-either order, as users run them): milliseconds, examples a second, the least time that the products of its parts could take on
-this machine (measured first), memory, seconds to compile cold and from the persistent cache. --what=evaluate times the training
-step of DARTS_V2 with its auxiliary head instead (drop path off, since the original's needs a GPU), --what=algorithms whole
-steps of several search algorithms, as multiples of a first-order step, --what=rnn and --what=rnn_evaluate search and training
-of a recurrent cell on random words. With a checkout of quark0/darts as --peer, the same steps of that code under PyTorch
-follow, in its default and, on images, its channels-last layout, and the ratios. Times on a shared machine mean little; the
+Prints one JSON line for each program (weight step, first-order and second-order architecture step,
+and whole search steps of either order, as users run them): milliseconds, examples a second, the
+least time that the products of its parts could take on this machine (measured first), memory,
+seconds to compile cold and from the persistent cache. --what=evaluate times the training step of
+DARTS_V2 with its auxiliary head instead (drop path off, since the original's needs a GPU),
+--what=algorithms whole steps of several search algorithms, as multiples of a first-order step,
+--what=rnn and --what=rnn_evaluate search and training of a recurrent cell on random words. With a
+checkout of quark0/darts as --peer, the same steps of that code under PyTorch follow, in its default
+and, on images, its channels-last layout, and the ratios. Times on a shared machine mean little; the
 ratios of one run are the result. --output keeps all lines, with command, commit, versions, device.
 """
 
@@ -34,7 +36,9 @@ from jaxdarts import runs
 from jaxdarts.commands import texts
 from jaxdarts.data import text
 
-Step = Literal["weight_step", "first_order", "second_order", "first_order_search", "second_order_search"]
+Step = Literal[
+    "weight_step", "first_order", "second_order", "first_order_search", "second_order_search"
+]
 STEPS = get_args(Step)
 
 
@@ -43,8 +47,9 @@ class Config:
     """Time steps of the DARTS space on random images, beside the original code if it is there."""
 
     what: Literal["search", "evaluate", "algorithms", "rnn", "rnn_evaluate"] = "search"
-    """Steps of a search, of the training of a found cell, of several search algorithms one after another; of a recurrent search
-    at the published size, of the training of a recurrent cell."""
+    """Steps of a search, of the training of a found cell, of several search algorithms one after
+    another; of a recurrent search at the published size, of the training of a recurrent cell.
+    """
     batch_size: int | None = None
     """Images or columns of text in a batch; default 16, in a recurrent search 64."""
     init_channels: int | None = None
@@ -66,19 +71,27 @@ class Config:
     vocabulary: int = 10_000
     """Different words of a text."""
     unroll: int | None = None
-    """Cells of a run that are compiled apart; default 2 in a search, 6 in an evaluation, as in the scripts."""
+    """Cells of a run that are compiled apart; default 2 in a search, 6 in an evaluation, as in the
+    scripts.
+    """
     peer: str | None = None
     """Checkout of quark0/darts to time under PyTorch in the same run."""
     profile: bool = False
-    """Run each program once more under jax.profiler, and list the kinds of kernels that take the most time."""
+    """Run each program once more under jax.profiler, and list the kinds of kernels that take the
+    most time.
+    """
     threads: int = os.cpu_count() or 1
     """PyTorch threads for the peer."""
     output: str | None = None
     """JSON file to write everything to."""
 
 
-def image_search(config: Config, space: jd.Space | None = None) -> tuple[dict[str, Callable], tuple]:
-    """The steps of a search on images in a space, by default the whole space of DARTS; see `programs`."""
+def image_search(
+    config: Config, space: jd.Space | None = None
+) -> tuple[dict[str, Callable], tuple]:
+    """The steps of a search on images in a space, by default the whole space of DARTS; see
+    `programs`.
+    """
     space = space or jd.spaces.darts()
     net = space.supernet(
         width=config.init_channels,
@@ -93,46 +106,83 @@ def image_search(config: Config, space: jd.Space | None = None) -> tuple[dict[st
     def batch():
         shape = (config.batch_size, config.image_size, config.image_size, 3)
         labels = rng.integers(0, 10, config.batch_size)
-        return {"image": jnp.asarray(rng.normal(size=shape), jnp.float32), "label": jnp.asarray(labels)}
+        return {
+            "image": jnp.asarray(rng.normal(size=shape), jnp.float32),
+            "label": jnp.asarray(labels),
+        }
 
     params = net.init(jax.random.key(0), batch()["image"][:1], net.example_mix())["params"]
-    return programs(space, jd.objectives.classification(net), params, (), (params_tx, arch_tx), (batch(), batch()))
+    return programs(
+        space,
+        jd.objectives.classification(net),
+        params,
+        (),
+        (params_tx, arch_tx),
+        (batch(), batch()),
+    )
 
 
 def optimizers() -> tuple[optax.GradientTransformation, optax.GradientTransformation]:
-    """Optimisers of the published search on images: of weights (`commands.optimizers.weights_optimizer`) and of alpha."""
-    weights = optax.chain(optax.clip_by_global_norm(5.0), optax.add_decayed_weights(3e-4), optax.sgd(0.025, momentum=0.9))
-    return optax.flatten(weights), optax.chain(optax.add_decayed_weights(1e-3), optax.adam(3e-4, b1=0.5, b2=0.999))
+    """Optimisers of the published search on images: of weights
+    (`commands.optimizers.weights_optimizer`) and of alpha.
+    """
+    weights = optax.chain(
+        optax.clip_by_global_norm(5.0),
+        optax.add_decayed_weights(3e-4),
+        optax.sgd(0.025, momentum=0.9),
+    )
+    return optax.flatten(weights), optax.chain(
+        optax.add_decayed_weights(1e-3), optax.adam(3e-4, b1=0.5, b2=0.999)
+    )
 
 
 def text_search(config: Config) -> tuple[dict[str, Callable], tuple]:
-    """The steps of a search on text, see `programs`; the hidden state stays zero, which costs the same."""
+    """The steps of a search on text, see `programs`; the hidden state stays zero, which costs the
+    same.
+    """
     space = jd.spaces.darts_rnn()
     own = texts.Settings(bptt=config.bptt)
-    net = space.supernet(config.emsize, config.vocabulary, dropouts=own.dropouts, dtype=jnp.dtype(config.dtype))
+    net = space.supernet(
+        config.emsize, config.vocabulary, dropouts=own.dropouts, dtype=jnp.dtype(config.dtype)
+    )
     txs = texts.optimizer(own), optax.chain(optax.add_decayed_weights(1e-3), optax.adam(3e-3))
     params = net.init(jax.random.key(0), *net.example_inputs())["params"]
     objective = jd.objectives.language_model(net, temporal=1e-3)
-    return programs(space, objective, params, net.start(config.batch_size), txs, (words(config, 0), words(config, 1)))
+    return programs(
+        space,
+        objective,
+        params,
+        net.start(config.batch_size),
+        txs,
+        (words(config, 0), words(config, 1)),
+    )
 
 
 def words(config: Config, seed: int) -> dict[str, Any]:
     """A window of random words."""
-    stream = np.random.default_rng(seed).integers(config.vocabulary, size=(config.bptt + 1, config.batch_size))
+    stream = np.random.default_rng(seed).integers(
+        config.vocabulary, size=(config.bptt + 1, config.batch_size)
+    )
     return text.window(jnp.asarray(stream, jnp.int32), 0, config.bptt, config.bptt)
 
 
 def programs(space, objective, params, carry, txs, batches) -> tuple[dict[str, Callable], tuple]:
-    """The steps as pure functions of (params, optimiser state, alpha, its optimiser state, batches), and arguments."""
+    """The steps as pure functions of (params, optimiser state, alpha, its optimiser state,
+    batches), and arguments.
+    """
     relax = jd.relax.softmax(space.cells)
     params_tx, arch_tx = txs
     with_gradients = jd.once.with_gradients(objective)
 
     def loss(params, arch, batch):
-        return with_gradients(params, relax.apply(arch, None, 0), carry, batch, jax.random.key(2))[0]
+        return with_gradients(params, relax.apply(arch, None, 0), carry, batch, jax.random.key(2))[
+            0
+        ]
 
     def update(gradient, params, params_opt, batch):
-        updates, params_opt = optax.with_extra_args_support(params_tx).update(gradient, params_opt, params, batch=batch)
+        updates, params_opt = optax.with_extra_args_support(params_tx).update(
+            gradient, params_opt, params, batch=batch
+        )
         return optax.apply_updates(params, updates), params_opt
 
     def weight_step(params, params_opt, arch, arch_opt, train, val):
@@ -154,10 +204,14 @@ def programs(space, objective, params, carry, txs, batches) -> tuple[dict[str, C
         return jd.once.folded(step)
 
     def search_step(hypergradient):
-        search = jd.bilevel_search(objective, jd.Algorithm(relax, hypergradient), params_tx, arch_tx)
+        search = jd.bilevel_search(
+            objective, jd.Algorithm(relax, hypergradient), params_tx, arch_tx
+        )
 
         def step(params, params_opt, arch, arch_opt, train, val):
-            before = jd.SearchState(jnp.int32(0), jax.random.key(2), params, (carry, carry), arch, params_opt, arch_opt)
+            before = jd.SearchState(
+                jnp.int32(0), jax.random.key(2), params, (carry, carry), arch, params_opt, arch_opt
+            )
             after, _ = search.step(before, train, val)
             return after.params, after.params_opt, after.arch, after.arch_opt
 
@@ -179,14 +233,26 @@ def training(config: Config) -> tuple[dict[str, Callable], tuple]:
     """The training step of DARTS_V2 from scratch, and its arguments."""
     net = (
         jd.spaces.darts()
-        .network(jd.genotypes.DARTS_V2, config.init_channels, config.layers, 10, auxiliary=True, dtype=jnp.dtype(config.dtype))
+        .network(
+            jd.genotypes.DARTS_V2,
+            config.init_channels,
+            config.layers,
+            10,
+            auxiliary=True,
+            dtype=jnp.dtype(config.dtype),
+        )
         .clone(unroll=config.unroll)
     )
     tx, _ = optimizers()
     step = jd.training.images.from_scratch(net, tx)
     rng = np.random.default_rng(0)
-    images = jnp.asarray(rng.normal(size=(config.batch_size, config.image_size, config.image_size, 3)), jnp.float32)
-    batch = {"image": images, "label": jnp.asarray(rng.integers(0, 10, config.batch_size), jnp.int32)}
+    images = jnp.asarray(
+        rng.normal(size=(config.batch_size, config.image_size, config.image_size, 3)), jnp.float32
+    )
+    batch = {
+        "image": images,
+        "label": jnp.asarray(rng.integers(0, 10, config.batch_size), jnp.int32),
+    }
     state = step.init(jax.random.key(0), net.init(jax.random.key(1), images[:1]))
     return {"train_step": lambda state, batch: (step.step(state, batch)[0],)}, (state, batch)
 
@@ -195,38 +261,61 @@ def text_training(config: Config) -> tuple[dict[str, Callable], tuple]:
     """The training step of DARTS_V2's recurrent cell from scratch, and its arguments."""
     own = texts.Settings(bptt=config.bptt, weight_decay=8e-7)
     options = {"dropouts": own.dropouts, "dtype": jnp.dtype(config.dtype)}
-    net = jd.spaces.darts_rnn().network(jd.genotypes.RNN_DARTS_V2, config.emsize, config.vocabulary, **options)
-    training = jd.training.text.from_scratch(jd.objectives.language_model(net, temporal=1e-3), texts.optimizer(own))
+    net = jd.spaces.darts_rnn().network(
+        jd.genotypes.RNN_DARTS_V2, config.emsize, config.vocabulary, **options
+    )
+    training = jd.training.text.from_scratch(
+        jd.objectives.language_model(net, temporal=1e-3), texts.optimizer(own)
+    )
     params = net.init(jax.random.key(1), *net.example_inputs())["params"]
     state = training.init(jax.random.key(0), params, net.start(config.batch_size))
-    return {"train_step": lambda state, batch: (training.step(state, batch)[0],)}, (state, words(config, 0))
+    return {"train_step": lambda state, batch: (training.step(state, batch)[0],)}, (
+        state,
+        words(config, 0),
+    )
 
 
 class Task(NamedTuple):
     """What --what stands for."""
 
-    make: Callable  # configuration -> programs and their arguments, the first of which they return anew
+    # configuration -> programs and their arguments, the first of which they return anew
+    make: Callable
     kept: int = 4  # how many
     defaults: dict[str, int] = {}
 
 
 TASKS = {
-    "search": Task(image_search, 4, {"init_channels": 16, "layers": 8, "unroll": 2, "batch_size": 16}),
-    "algorithms": Task(image_search, 4, {"init_channels": 16, "layers": 8, "unroll": 2, "batch_size": 16}),
-    "evaluate": Task(training, 1, {"init_channels": 36, "layers": 20, "unroll": 6, "batch_size": 16}),
+    "search": Task(
+        image_search, 4, {"init_channels": 16, "layers": 8, "unroll": 2, "batch_size": 16}
+    ),
+    "algorithms": Task(
+        image_search, 4, {"init_channels": 16, "layers": 8, "unroll": 2, "batch_size": 16}
+    ),
+    "evaluate": Task(
+        training, 1, {"init_channels": 36, "layers": 20, "unroll": 6, "batch_size": 16}
+    ),
     "rnn": Task(text_search, 4, {"emsize": 300, "batch_size": 64}),
     "rnn_evaluate": Task(text_training, 1, {"emsize": 850, "batch_size": 16}),
 }
 
 
 def algorithms(config: Config) -> list[dict[str, Any]]:
-    """Whole search steps of several algorithms and the dominant eigenvalue, in turns, as multiples of a first-order step."""
+    """Whole search steps of several algorithms and the dominant eigenvalue, in turns, as multiples
+    of a first-order step.
+    """
     space = jd.spaces.darts()
-    net = space.supernet(config.init_channels, config.layers, 10, dtype=jnp.dtype(config.dtype), unroll=config.unroll)
+    net = space.supernet(
+        config.init_channels, config.layers, 10, dtype=jnp.dtype(config.dtype), unroll=config.unroll
+    )
     objective = jax.jit(jd.objectives.classification(net))
     rng = np.random.default_rng(0)
-    images = jnp.asarray(rng.normal(size=(config.batch_size, config.image_size, config.image_size, 3)), jnp.float32)
-    batch = {"image": images, "label": jnp.asarray(rng.integers(0, 10, config.batch_size), jnp.int32)}
+    images = jnp.asarray(
+        rng.normal(size=(config.batch_size, config.image_size, config.image_size, 3)), jnp.float32
+    )
+    batch = {
+        "image": images,
+        "label": jnp.asarray(rng.integers(0, 10, config.batch_size), jnp.int32),
+    }
     params = net.init(jax.random.key(0), images[:1], net.example_mix())["params"]
     params_tx, arch_tx = optimizers()
     made = {
@@ -247,7 +336,9 @@ def algorithms(config: Config) -> list[dict[str, Any]]:
         return objective(params, relax.derive(arch), (), batch, None)[0]
 
     def eigenvalue(arch, params, batch, key):
-        return jd.analysis.curvature.dominant_eigenvalue(lambda arch: loss(arch, params, batch), arch, key)
+        return jd.analysis.curvature.dominant_eigenvalue(
+            lambda arch: loss(arch, params, batch), arch, key
+        )
 
     calls["alpha_gradient"] = jax.grad(loss), (arch, params, batch)
     calls["eigenvalue"] = eigenvalue, (arch, params, batch, jax.random.key(2))
@@ -277,7 +368,9 @@ def algorithms(config: Config) -> list[dict[str, Any]]:
 
 
 def measure(name: str, config: Config, rates: floor.Rates) -> dict[str, Any]:
-    """Compiles one step twice, cold and from the cache, times it, and tells how far it is from the least time (`floor`)."""
+    """Compiles one step twice, cold and from the cache, times it, and tells how far it is from the
+    least time (`floor`).
+    """
     task = TASKS[config.what]
     steps, arguments = task.make(config)
     function = runs.jitted(steps[name])
@@ -300,7 +393,11 @@ def measure(name: str, config: Config, rates: floor.Rates) -> dict[str, Any]:
         state = jax.block_until_ready(compiled(*state, *arguments[kept:]))
         times.append(1000 * (time.perf_counter() - start))
     median = statistics.median(times[1:])
-    profile = {"kernels": kernels.by_kind(compiled, lambda: compiled(*state, *arguments[kept:]))} if config.profile else {}
+    profile = (
+        {"kernels": kernels.by_kind(compiled, lambda: compiled(*state, *arguments[kept:]))}
+        if config.profile
+        else {}
+    )
     return {
         "what": name,
         "ms": median,
@@ -321,12 +418,15 @@ def measure(name: str, config: Config, rates: floor.Rates) -> dict[str, Any]:
 
 
 def main() -> None:
-    import tyro  # here, so that device.py can take the programs of this module where it is not installed
+    # here, so that device.py can take the programs of this module where it is not installed
+    import tyro
 
     runs.set_up()
     config = tyro.cli(Config, description=__doc__)
     defaults = TASKS[config.what].defaults
-    config = dataclasses.replace(config, **{name: getattr(config, name) or value for name, value in defaults.items()})
+    config = dataclasses.replace(
+        config, **{name: getattr(config, name) or value for name, value in defaults.items()}
+    )
     lines: list[dict[str, Any]] = []
 
     def emit(line: dict[str, Any]) -> None:
@@ -340,23 +440,48 @@ def main() -> None:
                 emit(line)
         else:
             rates = floor.rates()
-            emit({"what": "machine", "gigaflops_a_second": rates.flops / 1e9, "gigabytes_a_second": rates.bytes / 1e9})
+            emit(
+                {
+                    "what": "machine",
+                    "gigaflops_a_second": rates.flops / 1e9,
+                    "gigabytes_a_second": rates.bytes / 1e9,
+                }
+            )
             for name in ("train_step",) if config.what.endswith("evaluate") else config.steps:
                 emit(measure(name, config, rates))
     if config.peer and config.what != "algorithms":
         ours = {line["what"]: line["ms"] for line in lines if "ms" in line}
-        sizes = {"batch": config.batch_size, "width": config.init_channels, "depth": config.layers, "size": config.image_size}
+        sizes = {
+            "batch": config.batch_size,
+            "width": config.init_channels,
+            "depth": config.layers,
+            "size": config.image_size,
+        }
         if config.what.startswith("rnn"):
-            sizes = {"batch": config.batch_size, "width": config.emsize, "length": config.bptt, "vocabulary": config.vocabulary}
+            sizes = {
+                "batch": config.batch_size,
+                "width": config.emsize,
+                "length": config.bptt,
+                "vocabulary": config.vocabulary,
+            }
         device = "cuda" if jax.default_backend() == "gpu" else "cpu"
-        options = {"what": config.what, **sizes, "repeats": config.repeats, "threads": config.threads, "device": device}
+        options = {
+            "what": config.what,
+            **sizes,
+            "repeats": config.repeats,
+            "threads": config.threads,
+            "device": device,
+        }
         for channels_last in (False,) if config.what.startswith("rnn") else (False, True):
             try:
                 theirs = torch_peer.measure(config.peer, channels_last=channels_last, **options)
             except RuntimeError as error:
                 sys.exit(f"bench.py: {error}")
             if "weight_step_ms" in theirs:  # a whole search step is one of each
-                theirs |= {f"{order}_search_ms": theirs[f"{order}_ms"] + theirs["weight_step_ms"] for order in STEPS[1:3]}
+                theirs |= {
+                    f"{order}_search_ms": theirs[f"{order}_ms"] + theirs["weight_step_ms"]
+                    for order in STEPS[1:3]
+                }
             emit(theirs)
             emit(
                 {

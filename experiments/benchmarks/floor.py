@@ -1,8 +1,10 @@
-"""The least time that a step can take on this machine: its floating-point operations and bytes over measured rates.
+"""The least time that a step can take on this machine: its floating-point operations and bytes over
+measured rates.
 
-Counted are convolutions, matrix products and poolings: each reads its operands once and writes its result once, and all that
-lies between them (batch norms, relus, sums) is taken to be part of them, at no cost. No program made of these products, one
-after the other, can do with less traffic, unless two of them become one or fit into a cache together.
+Counted are convolutions, matrix products and poolings: each reads its operands once and writes its
+result once, and all that lies between them (batch norms, relus, sums) is taken to be part of them,
+at no cost. No program made of these products, one after the other, can do with less traffic, unless
+two of them become one or fit into a cache together.
 """
 
 import math
@@ -24,26 +26,43 @@ class Work(NamedTuple):
 
 
 def work(program: core.ClosedJaxpr, platform: str = "cpu") -> Work:
-    """Of all products in a traced program, as it is lowered for a platform: "cpu", "cuda" or "tpu"."""
+    """Cost of all products of a traced program, lowered for a platform: "cpu", "cuda" or "tpu"."""
     all_equations = equations(program.jaxpr, 1, platform)
-    found = [_product(equation, times) for equation, times in all_equations if equation.primitive.name in FLOPS]
+    found = [
+        _product(equation, times)
+        for equation, times in all_equations
+        if equation.primitive.name in FLOPS
+    ]
     return Work(sum(own.flops for own in found), sum(own.bytes for own in found))
 
 
-def equations(jaxpr: core.Jaxpr, times: float = 1, platform: str = "cpu") -> Iterator[tuple[core.JaxprEqn, float]]:
+def equations(
+    jaxpr: core.Jaxpr, times: float = 1, platform: str = "cpu"
+) -> Iterator[tuple[core.JaxprEqn, float]]:
     """Every equation of a program, calls and loops included, and how often it runs.
 
-    Of several branches each counts as run as often as any other, which is how the loops of `jaxdarts.once` take them; but of
-    what is written for each platform (`lax.platform_dependent`) the platform's branch counts alone.
+    Of several branches each counts as run as often as any other, which is how the loops of
+    `jaxdarts.once` take them; but of what is written for each platform (`lax.platform_dependent`)
+    the platform's branch counts alone.
     """
     for equation in jaxpr.eqns:
         yield equation, times
         name, params = equation.primitive.name, equation.params
         if platforms := params.get("branches_platforms"):
-            (branch, *_) = (b for b, names in zip(params["branches"], platforms) if names is None or platform in names)
+            branch, *_ = (
+                b
+                for b, names in zip(params["branches"], platforms)
+                if names is None or platform in names
+            )
             yield from equations(branch.jaxpr, times, platform)
             continue
-        inner = times * params["length"] if name == "scan" else times / len(params["branches"]) if name == "cond" else times
+        inner = (
+            times * params["length"]
+            if name == "scan"
+            else times / len(params["branches"])
+            if name == "cond"
+            else times
+        )
         for own in jax.tree.leaves(tuple(params.values()), is_leaf=_is_jaxpr):
             if _is_jaxpr(own):
                 yield from equations(getattr(own, "jaxpr", own), inner, platform)
@@ -71,10 +90,15 @@ def _xla_convolution(equation) -> float:
 
 
 def _roles(equation) -> dict[str, Any]:
-    """What stands for x, w and y of one of the library's trilinear forms, whichever of them is the result."""
+    """What stands for x, w and y of one of the library's trilinear forms, whichever of them is the
+    result.
+    """
     missing = equation.params["missing"]
     known = {"y": "xw", "w": "xy", "x": "wy"}[missing]
-    return {missing: equation.outvars[0].aval, **{role: v.aval for role, v in zip(known, equation.invars)}}
+    return {
+        missing: equation.outvars[0].aval,
+        **{role: v.aval for role, v in zip(known, equation.invars)},
+    }
 
 
 def _depthwise(equation) -> float:
@@ -97,17 +121,24 @@ FLOPS: dict[str, Callable[[Any], float]] = {
 
 
 class Rates(NamedTuple):
-    """What the machine does at best: floating-point operations, and bytes read and written, a second."""
+    """What the machine does at best: floating-point operations, and bytes read and written, a
+    second.
+    """
 
     flops: float
     bytes: float
 
 
 def rates(size: int = 2048, megabytes: int = 256) -> Rates:
-    """Measures a large matrix product and a large copy; each is the median of five after one that is not counted."""
+    """Measures a large matrix product and a large copy; each is the median of five after one that
+    is not counted.
+    """
     matrix = jnp.ones((size, size), jnp.float32)
     vector = jnp.ones(megabytes * 250_000, jnp.float32)
-    return Rates(2.0 * size**3 / _seconds(lambda x: x @ x, matrix), 2.0 * vector.nbytes / _seconds(lambda x: x + 1, vector))
+    return Rates(
+        2.0 * size**3 / _seconds(lambda x: x @ x, matrix),
+        2.0 * vector.nbytes / _seconds(lambda x: x + 1, vector),
+    )
 
 
 def _seconds(function: Callable, x: jax.Array) -> float:

@@ -1,8 +1,9 @@
 """Kill a search again and again: python experiments/benchmarks/kills.py --kills=20
 
-Searches a tiny cell on the digits, once without interruption, then in a folder where SIGKILL ends it at random moments (while
-it starts, compiles, computes or saves) and --resume goes on. Prints what each kill lost, and whether the result is the same to
-the bit: records, mixes, genotype and the last checkpoint. --output keeps it all, with command, commit, versions, device.
+Searches a tiny cell on the digits, once without interruption, then in a folder where SIGKILL ends
+it at random moments (while it starts, compiles, computes or saves) and --resume goes on. Prints
+what each kill lost, and whether the result is the same to the bit: records, mixes, genotype and the
+last checkpoint. --output keeps it all, with command, commit, versions, device.
 """
 
 import dataclasses
@@ -28,7 +29,10 @@ import jaxdarts as jd
 from jaxdarts import runs
 from jaxdarts.runs import Stop
 
-TINY = "--layers=1 --nodes=1 --ops none skip_connect sep_conv_3x3 --init_channels=2 --no-unrolled --num_devices=1"
+TINY = (
+    "--layers=1 --nodes=1 --ops none skip_connect sep_conv_3x3 --init_channels=2 --no-unrolled"
+    " --num_devices=1"
+)
 STEPS = 22  # an epoch's
 
 
@@ -75,12 +79,16 @@ def last_step(log: str) -> int:
     """The last step that a log tells of, 0 before the first."""
     epoch, step = 0, 0
     for kind, number in re.findall(r"(epoch|train) (\d+) ", log):
-        epoch, step = (int(number), step) if kind == "epoch" else (epoch, epoch * STEPS + int(number) + 1)
+        epoch, step = (
+            (int(number), step) if kind == "epoch" else (epoch, epoch * STEPS + int(number) + 1)
+        )
     return step
 
 
 def killed(process: subprocess.Popen, folder: Path, chance: random.Random) -> dict[str, Any] | None:
-    """Kills a search: one time in five while it starts, otherwise some steps after its first; None if it was done before."""
+    """Kills a search: one time in five while it starts, otherwise some steps after its first; None
+    if it was done before.
+    """
     before = told(folder)
     if chance.random() < 0.2:
         time.sleep(chance.uniform(0, 10))
@@ -94,7 +102,12 @@ def killed(process: subprocess.Popen, folder: Path, chance: random.Random) -> di
         return None
     log = told(folder)[len(before) :]
     begun, torn = begun_at(log), bool(list((folder / "checkpoints").glob("*tmp*")))
-    return {"begun_at": begun, "killed_at": last_step(log) or begun, "in_a_save": torn, "before_a_step": not last_step(log)}
+    return {
+        "begun_at": begun,
+        "killed_at": last_step(log) or begun,
+        "in_a_save": torn,
+        "before_a_step": not last_step(log),
+    }
 
 
 def begun_at(log: str) -> int | None:
@@ -106,13 +119,17 @@ def begun_at(log: str) -> int | None:
 def results(folder: Path) -> dict[str, Any]:
     """All that a search leaves behind, but for the time that it took."""
     records = jd.files.read_json_lines(folder / "metrics.jsonl")
-    found: dict[str, Any] = {f"record {record['step']}": {**record, "seconds": 0} for record in records}
+    found: dict[str, Any] = {
+        f"record {record['step']}": {**record, "seconds": 0} for record in records
+    }
     found["genotype"] = (folder / "genotype.json").read_text()
     with np.load(folder / "alphas.npz") as saved:
         found |= {f"alphas {name}": saved[name].tobytes() for name in saved.files}
     with jd.runs.checkpoint.open_folder(folder / "checkpoints") as checkpoints:
         step = checkpoints.latest_step()
-        tree = checkpoints.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore()))["state"]
+        tree = checkpoints.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore()))[
+            "state"
+        ]
     tree.pop("seconds")
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         bits = jax.random.key_data(leaf) if jd.parallel.is_key(leaf) else leaf
@@ -123,24 +140,42 @@ def results(folder: Path) -> dict[str, Any]:
 def measure(config: Config) -> dict[str, Any]:
     """Both runs, and what the kills did."""
     chance, folder = random.Random(config.seed), Path(str(config.run_dir))
-    flags = [*TINY.split(), "--report_freq=1", f"--epochs={config.epochs}", f"--checkpoint_freq={config.checkpoint_freq}"]
+    flags = [
+        *TINY.split(),
+        "--report_freq=1",
+        f"--epochs={config.epochs}",
+        f"--checkpoint_freq={config.checkpoint_freq}",
+    ]
     finished(start(config, *flags, f"--run_dir={folder}/whole"))
     deaths, torn = [], folder / "torn"
     while len(deaths) < config.kills:
-        resume = (torn / "config.json").exists()  # killed before that, there is nothing yet to resume
-        process = start(config, f"--resume={torn}") if resume else start(config, *flags, f"--run_dir={torn}")
+        resume = (
+            torn / "config.json"
+        ).exists()  # killed before that, there is nothing yet to resume
+        process = (
+            start(config, f"--resume={torn}")
+            if resume
+            else start(config, *flags, f"--run_dir={torn}")
+        )
         death = killed(process, torn, chance)
         if death is None:
-            raise Stop(f"the search was done after {len(deaths)} of {config.kills} kills; try more --epochs")
+            raise Stop(
+                f"the search was done after {len(deaths)} of {config.kills} kills; try more"
+                " --epochs"
+            )
         deaths.append(death)
         print(json.dumps(death), flush=True)
     finished(start(config, f"--resume={torn}"))
     again = int(re.findall(r"resumed at step (\d+)", told(torn))[-1])
-    for death in reversed(deaths):  # one that died before it knew its step lost nothing, and tells nothing of the one before
+    for death in reversed(
+        deaths
+    ):  # one that died before it knew its step lost nothing, and tells nothing of the one before
         death["lost_steps"] = 0 if death["killed_at"] is None else death["killed_at"] - again
         again = again if death["begun_at"] is None else death["begun_at"]
     expected, actual = results(folder / "whole"), results(torn)
-    differing = [name for name in expected.keys() | actual.keys() if expected.get(name) != actual.get(name)]
+    differing = [
+        name for name in expected.keys() | actual.keys() if expected.get(name) != actual.get(name)
+    ]
     return {
         "kills": deaths,
         "in_a_save": sum(death["in_a_save"] for death in deaths),
@@ -156,11 +191,16 @@ def main(arguments: list[str]) -> None:
     config = tyro.cli(Config, args=arguments, description=__doc__)
     with tempfile.TemporaryDirectory() as temporary:
         folder = config.run_dir or temporary
-        config = dataclasses.replace(config, run_dir=folder, cache_dir=config.cache_dir or f"{folder}/cache")
+        config = dataclasses.replace(
+            config, run_dir=folder, cache_dir=config.cache_dir or f"{folder}/cache"
+        )
         found = measure(config)
     if config.output:
         Path(config.output).write_text(json.dumps({**runs.versions(), **found}, indent=1) + "\n")
-    line = f"{config.kills} kills, {found['in_a_save']} of them in a save: at most {found['most_steps_lost']} steps lost"
+    line = (
+        f"{config.kills} kills, {found['in_a_save']} of them in a save: at most"
+        f" {found['most_steps_lost']} steps lost"
+    )
     if found["differing"] or found["most_steps_lost"] > config.checkpoint_freq:
         raise Stop(f"{line}; differing: {', '.join(found['differing']) or 'nothing'}")
     print(f"{line}, nothing differs in {found['compared']} results")

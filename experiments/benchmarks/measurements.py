@@ -27,17 +27,27 @@ import peer as torch_peer
 from jaxdarts import aot, runs
 
 KEPT = 4
-"""Weights, their optimiser's state, alpha and its optimiser's state: what a step takes first, and returns."""
+"""Weights, their optimiser's state, alpha and its optimiser's state: what a step takes first, and
+returns.
+"""
 
 SMALL = ("none", "skip_connect")
 """Operations of the smoke form's networks."""
 
-PRECISIONS = {"float32": ("float32", "highest"), "tf32": ("float32", "default"), "bfloat16": ("bfloat16", "default")}
-"""Number format of the arrays, and precision of matrix products. On recent GPUs JAX's default for float32 is TF32."""
+PRECISIONS = {
+    "float32": ("float32", "highest"),
+    "tf32": ("float32", "default"),
+    "bfloat16": ("bfloat16", "default"),
+}
+"""Number format of the arrays, and precision of matrix products. On recent GPUs JAX's default for
+float32 is TF32.
+"""
 
 
 def serve(args: argparse.Namespace) -> None:
-    """Reads requests from stdin, one JSON line each, and writes their results to stdout; all else goes to stderr."""
+    """Reads requests from stdin, one JSON line each, and writes their results to stdout; all else
+    goes to stderr.
+    """
     out, sys.stdout = sys.stdout, sys.stderr
     if args.cache:
         jax.config.update("jax_compilation_cache_dir", str(Path(args.cache).expanduser()))
@@ -63,11 +73,15 @@ def first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0].strip()[:300] if lines else ''}"
 
 
-def milliseconds(run: Callable[[int], Any], seconds: float = 0.3, repeats: int = 5) -> dict[str, Any]:
-    """Times run(n), which calls a program n times and waits for the last: the median of a call, least and most.
+def milliseconds(
+    run: Callable[[int], Any], seconds: float = 0.3, repeats: int = 5
+) -> dict[str, Any]:
+    """Times run(n), which calls a program n times and waits for the last: the median of a call,
+    least and most.
 
-    Calls follow one another without waiting, as in a training, so that the device is never idle between them unless the host
-    takes longer to launch a call than the device to run it. n is such that the repeats together take so many seconds.
+    Calls follow one another without waiting, as in a training, so that the device is never idle
+    between them unless the host takes longer to launch a call than the device to run it. n is such
+    that the repeats together take so many seconds.
     """
     run(1)
     start = time.perf_counter()
@@ -78,11 +92,18 @@ def milliseconds(run: Callable[[int], Any], seconds: float = 0.3, repeats: int =
         start = time.perf_counter()
         run(number)
         found.append(1000 * (time.perf_counter() - start) / number)
-    return {"ms": statistics.median(found), "least_ms": min(found), "most_ms": max(found), "calls": number * repeats}
+    return {
+        "ms": statistics.median(found),
+        "least_ms": min(found),
+        "most_ms": max(found),
+        "calls": number * repeats,
+    }
 
 
 def machine(args: argparse.Namespace, item: str, seconds: float) -> Iterator[dict[str, Any]]:
-    """Versions, and what the device does at best: a large copy and large matrix products of random numbers."""
+    """Versions, and what the device does at best: a large copy and large matrix products of random
+    numbers.
+    """
     size, words = (256, 10**6) if args.smoke else (8192, 2**28)
     line: dict[str, Any] = {**runs.versions(), "platform": jax.default_backend()}
     line.pop("command")
@@ -108,7 +129,9 @@ def _repeated(program: Callable, inputs: list[tuple], number: int) -> None:
 
 
 def check(args: argparse.Namespace, item: str, seconds: float) -> Iterator[dict[str, Any]]:
-    """The errors of one case, against the stored reference or, of fresh inputs, against float64 on this machine's CPU."""
+    """The errors of one case, against the stored reference or, of fresh inputs, against float64 on
+    this machine's CPU.
+    """
     fresh, name = item.startswith("fresh "), item.removeprefix("fresh ")
     case, about = correctness.CASES[name], {}
     if fresh:
@@ -122,7 +145,12 @@ def check(args: argparse.Namespace, item: str, seconds: float) -> Iterator[dict[
         if kind == "tf32" and jax.default_backend() == "cpu":
             continue  # a CPU has no such mode
         found[kind] = correctness.checked(case, inputs, reference, dtype, precision)
-        yield {"ok": correctness.within(found["float32"], case.bound), "bound": case.bound, "errors": dict(found), **about}
+        yield {
+            "ok": correctness.within(found["float32"], case.bound),
+            "bound": case.bound,
+            "errors": dict(found),
+            **about,
+        }
 
 
 def with_gradients(form: Callable) -> Callable:
@@ -137,7 +165,8 @@ def with_gradients(form: Callable) -> Callable:
 
 @functools.cache
 def bundle(smoke: bool, stage: str) -> tuple[list[tuple], dict[str, np.ndarray]]:
-    """Inputs of the published bundle, several that take turns, and what the definition makes of the first in float32.
+    """Inputs of the published bundle, several that take turns, and what the definition makes of the
+    first in float32.
 
     Were it always the same input, it would be read from the device's cache.
     """
@@ -150,14 +179,22 @@ def bundle(smoke: bool, stage: str) -> tuple[list[tuple], dict[str, np.ndarray]]
 
     image = (batch, size, size, channels)
     inputs = [
-        (draw(g, *image), draw(g, k, 5, 5, channels), draw(g, k, channels, channels), draw(g, k, *image)) for _ in range(number)
+        (
+            draw(g, *image),
+            draw(g, k, 5, 5, channels),
+            draw(g, k, channels, channels),
+            draw(g, k, *image),
+        )
+        for _ in range(number)
     ]
     with jax.default_matmul_precision("highest"):
         return inputs, correctness.vectors({"all": with_gradients(forms.taps)(*inputs[0])})
 
 
 def time_form(args: argparse.Namespace, item: str, seconds: float) -> Iterator[dict[str, Any]]:
-    """One form of the published bundle with all its gradients, and how far its numbers are from those of the definition."""
+    """One form of the published bundle with all its gradients, and how far its numbers are from
+    those of the definition.
+    """
     stage, name, kind = item.split()
     dtype, precision = PRECISIONS[kind]
     inputs, reference = bundle(args.smoke, stage)
@@ -180,7 +217,17 @@ def figures(compiled: Any) -> dict[str, Any]:
         found = aot.figures(compiled)
     except Exception as error:  # a loaded executable may have no text
         return {"no_figures": first_line(error)}
-    return {name: found[name] for name in ("argument_mb", "temporary_mb", "kernels", "launches", "library_calls", "gigabytes")}
+    return {
+        name: found[name]
+        for name in (
+            "argument_mb",
+            "temporary_mb",
+            "kernels",
+            "launches",
+            "library_calls",
+            "gigabytes",
+        )
+    }
 
 
 def space(args: argparse.Namespace) -> jd.Space:
@@ -191,9 +238,15 @@ def space(args: argparse.Namespace) -> jd.Space:
 @functools.lru_cache(maxsize=1)
 def programs(smoke: bool, dtype: str) -> tuple[dict[str, Callable], tuple]:
     """The steps of a search in a number format, and their arguments."""
-    sizes = {"batch_size": 4, "init_channels": 2, "layers": 1, "image_size": 8} if smoke else {"batch_size": 64}
+    sizes = (
+        {"batch_size": 4, "init_channels": 2, "layers": 1, "image_size": 8}
+        if smoke
+        else {"batch_size": 64}
+    )
     defaults = bench.TASKS["search"].defaults | sizes
-    return bench.image_search(bench.Config(dtype=dtype, **defaults), space(argparse.Namespace(smoke=smoke)))
+    return bench.image_search(
+        bench.Config(dtype=dtype, **defaults), space(argparse.Namespace(smoke=smoke))
+    )
 
 
 def step_precision(dtype: str) -> str:
@@ -234,7 +287,9 @@ def time_step(args: argparse.Namespace, item: str, seconds: float) -> Iterator[d
 
 
 def profile(run: Callable[[], Any], path: Path) -> None:
-    """Writes what jax.profiler records of a run: a file for TensorBoard, or `jax.profiler.ProfileData.from_file`."""
+    """Writes what jax.profiler records of a run: a file for TensorBoard, or
+    `jax.profiler.ProfileData.from_file`.
+    """
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
             run()
@@ -242,8 +297,12 @@ def profile(run: Callable[[], Any], path: Path) -> None:
         shutil.copy(record, path)
 
 
-def compare_options(args: argparse.Namespace, item: str, seconds: float) -> Iterator[dict[str, Any]]:
-    """The weight step of a small network under some options of XLA: time, and whether its results repeat to the bit."""
+def compare_options(
+    args: argparse.Namespace, item: str, seconds: float
+) -> Iterator[dict[str, Any]]:
+    """The weight step of a small network under some options of XLA: time, and whether its results
+    repeat to the bit.
+    """
     import device as script
 
     sizes = {"batch_size": 64, "layers": 3}
@@ -254,15 +313,23 @@ def compare_options(args: argparse.Namespace, item: str, seconds: float) -> Iter
     with jax.default_matmul_precision("highest"), aot.without_cache():
         lowered = jax.jit(steps["weight_step"]).lower(*arguments)
         start = time.perf_counter()
-        compiled = lowered.compile(jd.parallel.compiler_options(jax.default_backend()) | script.OPTIONS[item])
-    line = {"options": script.OPTIONS[item], "compile_seconds": time.perf_counter() - start, **figures(compiled)}
+        compiled = lowered.compile(
+            jd.parallel.compiler_options(jax.default_backend()) | script.OPTIONS[item]
+        )
+    line = {
+        "options": script.OPTIONS[item],
+        "compile_seconds": time.perf_counter() - start,
+        **figures(compiled),
+    }
     first, second = (jax.device_get(compiled(*arguments)) for _ in range(2))
     if item == "default":
         _by_default.append(first)
     line["between_runs"] = largest_difference(first, second)
     if _by_default:
         line["as_default"] = same_bits(first, _by_default[0])
-    yield line | milliseconds(functools.partial(_repeated, compiled, [arguments]), *((0.1, 2) if args.smoke else (1.0, 5)))
+    yield line | milliseconds(
+        functools.partial(_repeated, compiled, [arguments]), *((0.1, 2) if args.smoke else (1.0, 5))
+    )
 
 
 _by_default: list[Any] = []
@@ -273,17 +340,25 @@ def largest_difference(a: Any, b: Any) -> float:
     """||a - b|| / ||a|| of the pair of arrays where it is largest; 0 where all bits are equal."""
     if same_bits(a, b):
         return 0.0
-    pairs = [(np.asarray(x, np.float64), np.asarray(y, np.float64)) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b))]
+    pairs = [
+        (np.asarray(x, np.float64), np.asarray(y, np.float64))
+        for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b))
+    ]
     return max(float(np.linalg.norm(x - y) / (np.linalg.norm(x) or 1)) for x, y in pairs)
 
 
 def same_bits(a: Any, b: Any) -> bool:
     """Whether two trees of arrays hold the same bits."""
-    return all(x.tobytes() == y.tobytes() for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+    return all(
+        x.tobytes() == y.tobytes()
+        for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    )
 
 
 _hits = [0]
-jax.monitoring.register_event_listener(lambda event, **_: _hits.__setitem__(0, _hits[0] + event.endswith("/cache_hits")))
+jax.monitoring.register_event_listener(
+    lambda event, **_: _hits.__setitem__(0, _hits[0] + event.endswith("/cache_hits"))
+)
 
 
 def _cache_hits() -> int:
@@ -294,18 +369,33 @@ def _cache_hits() -> int:
 def time_peer(args: argparse.Namespace, item: str, seconds: float) -> Iterator[dict[str, Any]]:
     """The original code's steps under PyTorch, in a process of its own."""
     layout, tf32 = item.split(" tf32=")
-    sizes = {"batch": 2, "width": 2, "depth": 3, "size": 8, "repeats": 1} if args.smoke else {"batch": 64, "repeats": 5}
+    sizes = (
+        {"batch": 2, "width": 2, "depth": 3, "size": 8, "repeats": 1}
+        if args.smoke
+        else {"batch": 64, "repeats": 5}
+    )
     on = "cuda" if jax.default_backend() == "gpu" else "cpu"
-    yield torch_peer.measure(args.peer, channels_last=layout == "channels_last", device=on, tf32=tf32, **sizes)
+    yield torch_peer.measure(
+        args.peer, channels_last=layout == "channels_last", device=on, tf32=tf32, **sizes
+    )
 
 
 def search_config(args: argparse.Namespace) -> Any:
     """The published setting on the images of a folder."""
     from jaxdarts.commands.search import images as image_search
 
-    config = dataclasses.replace(image_search.CIFAR, dtype=args.search_dtype, run_dir=str(args.run_dir), cache_dir="")
+    config = dataclasses.replace(
+        image_search.CIFAR, dtype=args.search_dtype, run_dir=str(args.run_dir), cache_dir=""
+    )
     if args.smoke:
-        small = {"epochs": 2, "batch_size": 4, "init_channels": 2, "layers": 1, "nodes": 1, "num_devices": 1}
+        small = {
+            "epochs": 2,
+            "batch_size": 4,
+            "init_channels": 2,
+            "layers": 1,
+            "nodes": 1,
+            "num_devices": 1,
+        }
         config = dataclasses.replace(config, ops=SMALL, **small)
     return dataclasses.replace(config, num_devices=1)
 
@@ -335,7 +425,10 @@ def search_images(args: argparse.Namespace, item: str, seconds: float) -> Iterat
     line["epochs"] = len(records)
     line["epoch_seconds"] = [round(record["seconds"], 2) for record in records]
     line["minutes_for_all_epochs"] = statistics.median(line["epoch_seconds"]) * config.epochs / 60
-    line |= {name: records[-1][name] for name in ("train_loss", "valid_loss", "train_accuracy", "valid_accuracy")}
+    line |= {
+        name: records[-1][name]
+        for name in ("train_loss", "valid_loss", "train_accuracy", "valid_accuracy")
+    }
     line["genotype"] = (folder / "genotype.json").read_text()
     if args.output:  # beside the other results, where few files are wanted
         for name in ("report.html", "metrics.jsonl", "genotype.json"):

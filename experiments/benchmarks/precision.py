@@ -1,9 +1,11 @@
-"""What a number format costs in precision: python experiments/benchmarks/precision.py [--dataset=npz:PATH] [--what=rnn]
+"""What a number format costs in precision: python experiments/benchmarks/precision.py
+[--dataset=npz:PATH] [--what=rnn]
 
-Compares the loss, the gradient of the weights, and the first-order and the exact second-order gradient of alpha in float32 and
-in bfloat16 with those in float64, on real batches: errors are norms of differences over norms, roots of mean squares over
-several batches. The weights are those after a few steps of training in float32. Prints JSON lines, one a format. --what=rnn
-takes the recurrent space and a text. --output keeps all lines, with command, commit, versions, device.
+Compares the loss, the gradient of the weights, and the first-order and the exact second-order
+gradient of alpha in float32 and in bfloat16 with those in float64, on real batches: errors are
+norms of differences over norms, roots of mean squares over several batches. The weights are those
+after a few steps of training in float32. Prints JSON lines, one a format. --what=rnn takes the
+recurrent space and a text. --output keeps all lines, with command, commit, versions, device.
 """
 
 import dataclasses
@@ -35,7 +37,9 @@ class Config:
     what: Literal["search", "rnn"] = "search"
     """Supernet of the DARTS space on images, or of the recurrent space on a text."""
     dataset: str = "digits"
-    """Images: digits, a TFDS name (cifar10, ...), npz:PATH or folder:PATH. Texts: pydoc, ptb, wikitext2 or text:PATH."""
+    """Images: digits, a TFDS name (cifar10, ...), npz:PATH or folder:PATH. Texts: pydoc, ptb,
+    wikitext2 or text:PATH.
+    """
     data_dir: str | None = None
     """Where TFDS keeps its folders; or the folder of ptb or wikitext2."""
     init_channels: int = 8
@@ -51,15 +55,20 @@ class Config:
     bptt: int = 35
     """Rows of a window of text."""
     batches: int = 4
-    """Pairs of batches, one for the weights and one for alpha, that the errors are averaged over."""
+    """Pairs of batches, one for the weights and one for alpha, that the errors are averaged over.
+    """
     training_steps: int = 50
     """First-order search steps in float32 before."""
     output: str | None = None
     """JSON file to write everything to."""
 
 
-def gradients(objective: Callable, space: jd.Space, params_tx: optax.GradientTransformation) -> Callable:
-    """A function of (params, alpha, carry, training batch, validation batch) that gives the `QUANTITIES`."""
+def gradients(
+    objective: Callable, space: jd.Space, params_tx: optax.GradientTransformation
+) -> Callable:
+    """A function of (params, alpha, carry, training batch, validation batch) that gives the
+    `QUANTITIES`.
+    """
     objective, relax = jd.once.with_gradients(objective), jd.relax.softmax(space.cells)
     params_tx = optax.with_extra_args_support(params_tx)
 
@@ -71,11 +80,16 @@ def gradients(objective: Callable, space: jd.Space, params_tx: optax.GradientTra
             return objective(params, relax.apply(arch, None, 0), carry, val_batch, None)[0]
 
         def weight_step(gradient):
-            updates, _ = params_tx.update(gradient, params_tx.init(params), params, batch=train_batch)
+            updates, _ = params_tx.update(
+                gradient, params_tx.init(params), params, batch=train_batch
+            )
             return optax.apply_updates(params, updates)
 
         loss, by_weights = jax.value_and_grad(train)(params, arch)
-        first, second = (f(train, val, params, arch, weight_step) for f in (jd.hypergrad.first_order, jd.hypergrad.unrolled))
+        first, second = (
+            f(train, val, params, arch, weight_step)
+            for f in (jd.hypergrad.first_order, jd.hypergrad.unrolled)
+        )
         return dict(zip(QUANTITIES, (loss, by_weights, first, second)))
 
     return jd.once.folded(all_of_them)
@@ -89,10 +103,12 @@ def errors(
     batches: Sequence[tuple],
     formats: Sequence[str] = FORMATS,
 ) -> dict[str, dict[str, float]]:
-    """Of each format, the error of each quantity, |found - exact| / |exact|, the root of its mean square over the batches.
+    """Of each format, the error of each quantity, |found - exact| / |exact|, the root of its mean
+    square over the batches.
 
     Args:
-        make: format -> a jitted function of (params, arch, carry, two batches) that gives a mapping of trees by name.
+        make: format -> a jitted function of (params, arch, carry, two batches) that gives a mapping
+          of trees by name.
         params, arch: in float32.
         carry: the hidden state, or ().
         batches: pairs.
@@ -109,22 +125,34 @@ def errors(
 def _results(
     make: Callable[[Any], Callable], dtype: Any, wide: Any, params, arch, carry, batches
 ) -> list[dict[str, np.ndarray]]:
-    """Of each pair of batches, each quantity as one vector; all of them must come in the format `wide`."""
+    """Of each pair of batches, each quantity as one vector; all of them must come in the format
+    `wide`.
+    """
 
     def cast(tree, dtype=wide):
-        return jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)
+        return jax.tree.map(
+            lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree
+        )
 
     with jax.enable_x64(wide == jnp.float64):
         function = make(dtype)
-        results = [function(*cast((params, arch)), cast(carry, dtype), *cast(pair)) for pair in batches]
+        results = [
+            function(*cast((params, arch)), cast(carry, dtype), *cast(pair)) for pair in batches
+        ]
         assert {leaf.dtype for leaf in jax.tree.leaves(results)} == {jnp.dtype(wide)}
         vectors = [
-            {name: np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)]) for name, tree in r.items()} for r in results
+            {
+                name: np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])
+                for name, tree in r.items()
+            }
+            for r in results
         ]
     return vectors
 
 
-def _error(found: list[dict[str, np.ndarray]], exact: list[dict[str, np.ndarray]], quantity: str) -> float:
+def _error(
+    found: list[dict[str, np.ndarray]], exact: list[dict[str, np.ndarray]], quantity: str
+) -> float:
     pairs = [(f[quantity], e[quantity]) for f, e in zip(found, exact, strict=True)]
     return float(np.sqrt(np.mean([np.sum((f - e) ** 2) / np.sum(e**2) for f, e in pairs])))
 
@@ -146,12 +174,18 @@ def of_images(config: Config) -> Problem:
     parts = images.split(dataset.train, 0.5)
 
     def net(dtype):
-        return space.supernet(config.init_channels, config.layers, len(dataset.class_names), dtype=dtype)
+        return space.supernet(
+            config.init_channels, config.layers, len(dataset.class_names), dtype=dtype
+        )
 
     def batch(part, number):
         indices = np.random.default_rng(number).integers(part.num, size=config.batch_size)
         return read(
-            {"image": jnp.asarray(part.images[indices]), "label": jnp.asarray(part.labels[indices])}, jnp.arange(len(indices))
+            {
+                "image": jnp.asarray(part.images[indices]),
+                "label": jnp.asarray(part.labels[indices]),
+            },
+            jnp.arange(len(indices)),
         )
 
     start = net(jnp.float32)
@@ -167,9 +201,14 @@ def of_images(config: Config) -> Problem:
 
 
 def of_texts(config: Config) -> Problem:
-    space, own = jd.spaces.darts_rnn(config.nodes), texts.Settings(dataset=config.dataset, data_dir=config.data_dir)
+    space, own = (
+        jd.spaces.darts_rnn(config.nodes),
+        texts.Settings(dataset=config.dataset, data_dir=config.data_dir),
+    )
     words = texts.load(own)
-    streams = [jnp.asarray(text.streams(part, config.batch_size)) for part in (words.train, words.valid)]
+    streams = [
+        jnp.asarray(text.streams(part, config.batch_size)) for part in (words.train, words.valid)
+    ]
 
     def net(dtype):
         return space.supernet(config.emsize, len(words.vocabulary), dtype=dtype)
@@ -194,7 +233,10 @@ def trained(problem: Problem, steps: int) -> tuple[Any, Any, Any]:
     """Weights, alpha and hidden state after so many first-order search steps in float32."""
     algorithm = jd.algorithms.darts(problem.space, 1)
     search = jd.bilevel_search(problem.objective(jnp.float32), algorithm, *problem.txs)
-    state, step = search.init(jax.random.key(1), problem.params, (problem.carry, problem.carry)), runs.jitted(search.step)
+    state, step = (
+        search.init(jax.random.key(1), problem.params, (problem.carry, problem.carry)),
+        runs.jitted(search.step),
+    )
     for number in range(steps):
         state, _ = step(state, *problem.batches(number))
     return state.params, state.arch, state.carry[0]
@@ -213,7 +255,11 @@ def main(arguments: list[str]) -> None:
     for line in lines:
         print(json.dumps(line), flush=True)
     if config.output:
-        result = {**runs.versions(), "config": dataclasses.asdict(config) | {"output": None}, "lines": lines}
+        result = {
+            **runs.versions(),
+            "config": dataclasses.asdict(config) | {"output": None},
+            "lines": lines,
+        }
         Path(config.output).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 

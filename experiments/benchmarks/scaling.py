@@ -1,8 +1,9 @@
 """What several devices cost a search: python experiments/benchmarks/scaling.py
 
-Times a step of the supernet with the same global batch on 1, 2 and 4 simulated devices of this machine's cores, where more of
-them cannot be faster: what it takes longer is the overhead. Counts the all-reduces of the step and their bytes, at this size
-and, with --published, at that of the paper (16 channels, 8 cells), which is traced only. --output keeps all lines.
+Times a step of the supernet with the same global batch on 1, 2 and 4 simulated devices of this
+machine's cores, where more of them cannot be faster: what it takes longer is the overhead. Counts
+the all-reduces of the step and their bytes, at this size and, with --published, at that of the
+paper (16 channels, 8 cells), which is traced only. --output keeps all lines.
 """
 
 import dataclasses
@@ -16,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("PJRT_NPROC", str(max(16, os.cpu_count() or 1)))
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4".strip()
+os.environ["XLA_FLAGS"] = (
+    f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4".strip()
+)
 
 import jax
 import jax.numpy as jnp
@@ -49,26 +52,35 @@ class Config:
     image_size: int = 16
     """Height and width of the images, in pixels."""
     repeats: int = 10
-    """Timed steps of each program, in turns, after two that are not counted; medians are reported."""
+    """Timed steps of each program, in turns, after two that are not counted; medians are reported.
+    """
     published: bool = False
     """Only count, for the paper's supernet, both orders."""
     output: str | None = None
     """JSON file to write everything to."""
 
 
-def made(config: Config, number: int, cells: tuple[int, int, int], order: int) -> tuple[jd.parallel.OnDevices, Callable, tuple]:
-    """A mapped search step for (channels, cells, nodes), what makes its state on one device, and its arguments' shapes."""
+def made(
+    config: Config, number: int, cells: tuple[int, int, int], order: int
+) -> tuple[jd.parallel.OnDevices, Callable, tuple]:
+    """A mapped search step for (channels, cells, nodes), what makes its state on one device, and
+    its arguments' shapes.
+    """
     width, depth, nodes = cells
     space = jd.spaces.darts(nodes)
     net = space.supernet(width=width, depth=depth, num_classes=10, axis_name=jd.parallel.AXIS)
     objective = jax.jit(jd.objectives.classification(net))
     algorithm = jd.algorithms.darts(space, order)
-    search = jd.bilevel_search(objective, algorithm, *bench.optimizers(), axis_name=jd.parallel.AXIS)
+    search = jd.bilevel_search(
+        objective, algorithm, *bench.optimizers(), axis_name=jd.parallel.AXIS
+    )
     alone = net.clone(axis_name=None)
 
     def init():
         image = jnp.zeros((1, config.image_size, config.image_size, 3))
-        return search.init(jax.random.key(0), alone.init(jax.random.key(1), image, net.example_mix())["params"])
+        return search.init(
+            jax.random.key(0), alone.init(jax.random.key(1), image, net.example_mix())["params"]
+        )
 
     size = config.batch_size // number
     pixels = jax.ShapeDtypeStruct((size, config.image_size, config.image_size, 3), jnp.float32)
@@ -80,7 +92,9 @@ def made(config: Config, number: int, cells: tuple[int, int, int], order: int) -
 
 
 def all_reduces(program: core.ClosedJaxpr) -> dict[str, float]:
-    """The all-reduces of a mapped program, one for every array, and the bytes of their operands on one device."""
+    """The all-reduces of a mapped program, one for every array, and the bytes of their operands on
+    one device.
+    """
     found = [
         (v.aval, n)
         for equation, n in floor.equations(program.jaxpr)
@@ -89,7 +103,11 @@ def all_reduces(program: core.ClosedJaxpr) -> dict[str, float]:
     ]
     sizes = [own.size * own.dtype.itemsize for own, _ in found]
     total = sum(size * times for size, (_, times) in zip(sizes, found))
-    return {"all_reduces": sum(times for _, times in found), "bytes": total, "largest": max(sizes, default=0)}
+    return {
+        "all_reduces": sum(times for _, times in found),
+        "bytes": total,
+        "largest": max(sizes, default=0),
+    }
 
 
 def counted(config: Config) -> list[dict[str, Any]]:
@@ -97,9 +115,17 @@ def counted(config: Config) -> list[dict[str, Any]]:
     lines = []
     for order in (1, 2):
         start = time.perf_counter()
-        step, _, shapes = made(dataclasses.replace(config, image_size=32, batch_size=64), 2, (16, 8, 4), order)
+        step, _, shapes = made(
+            dataclasses.replace(config, image_size=32, batch_size=64), 2, (16, 8, 4), order
+        )
         found = all_reduces(jax.make_jaxpr(step.mapped)(*shapes))
-        lines.append({"what": f"published, order {order}", **found, "tracing_seconds": time.perf_counter() - start})
+        lines.append(
+            {
+                "what": f"published, order {order}",
+                **found,
+                "tracing_seconds": time.perf_counter() - start,
+            }
+        )
     return lines
 
 
@@ -107,10 +133,14 @@ def timed(config: Config) -> list[dict[str, Any]]:
     """Steps on every number of devices, in turns."""
     programs, lines = {}, []
     for number in config.devices:
-        step, init, shapes = made(config, number, (config.init_channels, config.layers, config.nodes), config.order)
+        step, init, shapes = made(
+            config, number, (config.init_channels, config.layers, config.nodes), config.order
+        )
         compiled = step.compile(*shapes)
         rng = np.random.default_rng(0)
-        image = rng.standard_normal((config.batch_size, config.image_size, config.image_size, 3)).astype(np.float32)
+        image = rng.standard_normal(
+            (config.batch_size, config.image_size, config.image_size, 3)
+        ).astype(np.float32)
         batch = {"image": image, "label": rng.integers(0, 10, config.batch_size).astype(np.int32)}
         batch = jax.tree.map(lambda x, number=number: jd.parallel.split(x, number), batch)
         state = jd.parallel.replicate(init(), jd.parallel.devices(number))
@@ -137,8 +167,12 @@ def main(arguments: list[str]) -> None:
     for line in lines:
         print(json.dumps(line))
     if config.output:
-        kept = {name: value for name, value in dataclasses.asdict(config).items() if name != "output"}
-        Path(config.output).write_text(json.dumps({**runs.versions(), "config": kept, "lines": lines}, indent=1) + "\n")
+        kept = {
+            name: value for name, value in dataclasses.asdict(config).items() if name != "output"
+        }
+        Path(config.output).write_text(
+            json.dumps({**runs.versions(), "config": kept, "lines": lines}, indent=1) + "\n"
+        )
 
 
 if __name__ == "__main__":

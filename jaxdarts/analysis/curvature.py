@@ -1,9 +1,11 @@
-"""How sharply a loss bends in the architecture parameters or in the weights, and the early stopping that watches it.
+"""How sharply a loss bends in the architecture parameters or in the weights, and the early stopping
+that watches it.
 
-Zela, Elsken, Saikia, Marrakchi, Brox & Hutter, `Understanding and Robustifying Differentiable Architecture Search
-<https://arxiv.org/abs/1909.09656>`_, ICLR 2020: the cells that DARTS finds get worse as the dominant eigenvalue of the Hessian
-grows. They take it of the loss of one validation batch, with the moments of that batch, plus 1/2 1e-3 |arch|^2, the weight
-decay of the architecture parameters. Here `loss` is what the caller makes it: without that term eigenvalues are less by 1e-3.
+Zela, Elsken, Saikia, Marrakchi, Brox & Hutter, `Understanding and Robustifying Differentiable
+Architecture Search <https://arxiv.org/abs/1909.09656>`_, ICLR 2020: the cells that DARTS finds get
+worse as the dominant eigenvalue of the Hessian grows. They take it of the loss of one validation
+batch, with the moments of that batch, plus 1/2 1e-3 |arch|^2, the weight decay of the architecture
+parameters. Here `loss` is what the caller makes it: without that term eigenvalues are less by 1e-3.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,24 +25,35 @@ Loss = Callable[[Arch], Float[Array, ""]]
 
 
 def hessian_vector(loss: Loss, arch: Arch, v: Arch) -> Arch:
-    """The Hessian of `loss` at `arch` times `v`, shaped like both: forward over reverse, the work of two to three gradients."""
+    """The Hessian of `loss` at `arch` times `v`, shaped like both: forward over reverse, the work
+    of two to three gradients.
+    """
     return jax.jvp(jax.grad(loss), (arch,), (v,))[1]
 
 
 def hessian(loss: Loss, arch: Arch) -> Float[Array, "size size"]:
-    """The Hessian over all numbers of `arch`, in the order of `ravel_pytree`: `size` products with a vector, one by one."""
+    """The Hessian over all numbers of `arch`, in the order of `ravel_pytree`: `size` products with
+    a vector, one by one.
+    """
     flat, unravel = ravel_pytree(arch)
-    return lax.map(lambda v: ravel_pytree(hessian_vector(loss, arch, unravel(v)))[0], jnp.eye(flat.size, dtype=flat.dtype))
+    return lax.map(
+        lambda v: ravel_pytree(hessian_vector(loss, arch, unravel(v)))[0],
+        jnp.eye(flat.size, dtype=flat.dtype),
+    )
 
 
-def dominant_eigenvalue(loss: Loss, arch: Arch, key: Key[Array, ""], num_steps: int = 20) -> Float[Array, ""]:
+def dominant_eigenvalue(
+    loss: Loss, arch: Arch, key: Key[Array, ""], num_steps: int = 20
+) -> Float[Array, ""]:
     """The eigenvalue of largest magnitude, with its sign, of the Hessian of `loss` at `arch`.
 
-    Published curves show the largest eigenvalue, which is the same unless the most negative one is larger in magnitude; at an
-    architecture that descends its loss the dominant one is positive as a rule.
+    Published curves show the largest eigenvalue, which is the same unless the most negative one is
+    larger in magnitude; at an architecture that descends its loss the dominant one is positive as a
+    rule.
 
-    Lanczos' method with full re-orthogonalisation: exact from as many steps as `arch` has numbers on; with fewer, never too
-    large in magnitude, and closest for an eigenvalue that stands apart from the others, as the dominant one does.
+    Lanczos' method with full re-orthogonalisation: exact from as many steps as `arch` has numbers
+    on; with fewer, never too large in magnitude, and closest for an eigenvalue that stands apart
+    from the others, as the dominant one does.
 
     Args:
         loss: see `Loss`.
@@ -57,20 +70,23 @@ def dominant_eigenvalue(loss: Loss, arch: Arch, key: Key[Array, ""], num_steps: 
 def lanczos(
     product: Callable[[Any], Any], like: Any, start: Float[Array, " size"], num_steps: int
 ) -> tuple[Float[Array, " steps"], Float[Array, " steps"]]:
-    """Gauss quadrature of a symmetric matrix as seen from one vector v: sum_i weight_i f(node_i) is about v^T f(A) v / |v|^2.
+    """Gauss quadrature of a symmetric matrix as seen from one vector v: sum_i weight_i f(node_i) is
+    about v^T f(A) v / |v|^2.
 
-    Exact for polynomials of a degree below twice the number of steps, and for every function once there are as many steps as
-    the matrix has rows. (Golub & Meurant, Matrices, Moments and Quadrature, 1994.)
+    Exact for polynomials of a degree below twice the number of steps, and for every function once
+    there are as many steps as the matrix has rows. (Golub & Meurant, Matrices, Moments and
+    Quadrature, 1994.)
 
     Args:
         product: a tree -> the matrix times it.
         like: a tree of the shapes that `product` takes.
         start: v, in the order of `ravel_pytree`; not zero.
-        num_steps: products; as many vectors are kept, against which every new one is made orthogonal.
+        num_steps: products; as many vectors are kept, against which every new one is made
+          orthogonal.
 
     Returns:
-        Nodes, which lie within the range of the eigenvalues, rising; and weights, which sum to one. Where the vectors span less
-        than so many dimensions, zeros of weight zero fill up.
+        Nodes, which lie within the range of the eigenvalues, rising; and weights, which sum to one.
+        Where the vectors span less than so many dimensions, zeros of weight zero fill up.
     """
     flat, unravel = ravel_pytree(like)
     num_steps = min(num_steps, flat.size)
@@ -84,7 +100,8 @@ def lanczos(
         for _ in range(2):  # once more for what rounding left of the first time
             w = w - (basis @ w) @ basis
         off_diagonal = jnp.linalg.norm(w)
-        # An invariant space is used up: from here on every vector and its row are zero, which adds the eigenvalue zero alone.
+        # An invariant space is used up: from here on every vector and its row are zero, which adds
+        # the eigenvalue zero alone.
         used_up = off_diagonal <= tiny * size
         v = jnp.where(used_up, 0, w / jnp.where(used_up, 1, off_diagonal))
         return (basis, v), (diagonal, jnp.where(used_up, 0, off_diagonal))
@@ -99,18 +116,26 @@ def lanczos(
 def spectrum(
     product: Callable[[Any], Any], like: Any, keys: Key[Array, " probes"], num_steps: int = 40
 ) -> tuple[Float[Array, "probes steps"], Float[Array, "probes steps"]]:
-    """Nodes and weights of the density of a symmetric matrix's eigenvalues: stochastic Lanczos quadrature.
+    """Nodes and weights of the density of a symmetric matrix's eigenvalues: stochastic Lanczos
+    quadrature.
 
-    The mean over random vectors of what `lanczos` sees from each: an unbiased estimate of (1/n) trace f(A) as far as the
-    quadrature is exact. (Ghorbani, Krishnan & Xiao, `An Investigation into Neural Net Optimization via Hessian Eigenvalue
-    Density <https://arxiv.org/abs/1901.10159>`_, ICML 2019.)
+    The mean over random vectors of what `lanczos` sees from each: an unbiased estimate of (1/n)
+    trace f(A) as far as the quadrature is exact. (Ghorbani, Krishnan & Xiao, `An Investigation into
+    Neural Net Optimization via Hessian Eigenvalue Density <https://arxiv.org/abs/1901.10159>`_,
+    ICML 2019.)
 
     Args:
-        product, like, num_steps: as in `lanczos`; `lambda v: hessian_vector(loss, params, v)` for a Hessian.
+        product, like, num_steps: as in `lanczos`; `lambda v: hessian_vector(loss, params, v)` for a
+          Hessian.
         keys: one for every random vector.
     """
     flat, _ = ravel_pytree(like)
-    return lax.map(lambda key: lanczos(product, like, jax.random.normal(key, flat.shape, flat.dtype), num_steps), keys)
+    return lax.map(
+        lambda key: lanczos(
+            product, like, jax.random.normal(key, flat.shape, flat.dtype), num_steps
+        ),
+        keys,
+    )
 
 
 def density(
@@ -119,16 +144,20 @@ def density(
     places: Float[np.ndarray, " places"],
     deviation: float,
 ) -> Float[np.ndarray, " places"]:
-    """The density of eigenvalues at given places, every node of `spectrum` widened into a normal of a standard deviation."""
+    """The density of eigenvalues at given places, every node of `spectrum` widened into a normal of
+    a standard deviation.
+    """
     apart = (np.asarray(places)[:, None, None] - np.asarray(nodes)[None]) / deviation
     bells = np.exp(-(apart**2) / 2) / (deviation * np.sqrt(2 * np.pi))
     return np.mean(np.sum(np.asarray(weights)[None] * bells, -1), -1)
 
 
 def local_average(values: Sequence[SupportsFloat] | np.ndarray, window: int = 5) -> np.ndarray:
-    """The mean of every value and its neighbours, half a window on either side; fewer where the series begins and ends.
+    """The mean of every value and its neighbours, half a window on either side; fewer where the
+    series begins and ends.
 
-    A search knows an average half a window later than its value. (RobustDARTS, src/utils.py, `EVLocalAvg`.)
+    A search knows an average half a window later than its value. (RobustDARTS, src/utils.py,
+    `EVLocalAvg`.)
 
     Raises:
         ValueError: if the window is even.
@@ -146,19 +175,23 @@ def stop_epoch(
     delta: int = 4,
     factor: float = 1.3,
 ) -> int | None:
-    """The epoch whose architecture to return to if the dominant eigenvalue has grown too fast by now, or None.
+    """The epoch whose architecture to return to if the dominant eigenvalue has grown too fast by
+    now, or None.
 
-    The local average (window 5) over that of `delta` evaluations before must not exceed `factor`. The newest average is centred
-    two evaluations back, so that with one every 2 epochs a search that stops after epoch e returns to epoch e - 4 - 8; not to
-    one before `start`. Of a longer history the first stop counts.
+    The local average (window 5) over that of `delta` evaluations before must not exceed `factor`.
+    The newest average is centred two evaluations back, so that with one every 2 epochs a search
+    that stops after epoch e returns to epoch e - 4 - 8; not to one before `start`. Of a longer
+    history the first stop counts.
 
-    This is what the authors' code does and its scripts set (DARTS-ES). The paper compares epochs i - 5 and i, and stops where
-    the ratio falls below 0.75, a factor of 1.333; the code's comments name 20 and 2 for `start` and `delta`.
+    This is what the authors' code does and its scripts set (DARTS-ES). The paper compares epochs i
+    - 5 and i, and stops where the ratio falls below 0.75, a factor of 1.333; the code's comments
+    name 20 and 2 for `start` and `delta`.
 
     Args:
-        epochs: when the eigenvalue was taken, evenly spaced. The code takes it once more after a search's last epoch, where
-            there is nothing left to stop: leave that value out, unless it comes too early to be one of the others (49 after 48,
-            46, ...), which is seen and left out here.
+        epochs: when the eigenvalue was taken, evenly spaced. The code takes it once more after a
+            search's last epoch, where there is nothing left to stop: leave that value out, unless
+            it comes too early to be one of the others (49 after 48, 46, ...), which is seen and
+            left out here.
         eigenvalues: one an epoch.
 
     Raises:
@@ -171,7 +204,9 @@ def stop_epoch(
     count = len(epochs) - int(last_is_early)
     gaps = gaps[: max(count - 1, 0)]
     if any(gaps <= 0) or any(gaps != gaps[:1]):
-        raise ValueError(f"epochs are {list(epochs)}: they must be evenly spaced, the last excepted")
+        raise ValueError(
+            f"epochs are {list(epochs)}: they must be evenly spaced, the last excepted"
+        )
     averages = local_average(eigenvalues[:count])
     for now in range(delta, count - 2):  # the last two still lack neighbours
         before = now - delta

@@ -1,8 +1,10 @@
-"""How much a cell loses when one of its operations changes: the neighbourhood that NA-DARTS and NA-RS look at.
+"""How much a cell loses when one of its operations changes: the neighbourhood that NA-DARTS and
+NA-RS look at.
 
-Wang, Cao, Li & Kitani, `Neighborhood-Aware Neural Architecture Search <https://arxiv.org/abs/2105.06369>`_, BMVC 2021, call an
-architecture flat if its neighbours do as well as it does. Of the paper only the abstract was at hand: that neighbours differ in
-the operations of so many edges, and what is reported of them, is a reconstruction.
+Wang, Cao, Li & Kitani, `Neighborhood-Aware Neural Architecture Search
+<https://arxiv.org/abs/2105.06369>`_, BMVC 2021, call an architecture flat if its neighbours do as
+well as it does. Of the paper only the abstract was at hand: that neighbours differ in the
+operations of so many edges, and what is reported of them, is a reconstruction.
 """
 
 import itertools
@@ -15,7 +17,8 @@ from jaxdarts.space import Choices, locate, of_genotype, with_operation
 
 
 def shell(cells: Mapping[str, Choices], genotype: Any, radius: int = 1) -> list[Any]:
-    """All genotypes that differ from one in the operations of exactly `radius` of its edges, edges staying as they are.
+    """All genotypes that differ from one in the operations of exactly `radius` of its edges, edges
+    staying as they are.
 
     >>> from jaxdarts import genotypes, spaces
     >>> cell = genotypes.parse("|nor_conv_3x3~0|+|none~0|none~1|+|skip_connect~0|none~1|none~2|")
@@ -23,7 +26,8 @@ def shell(cells: Mapping[str, Choices], genotype: Any, radius: int = 1) -> list[
     [24, 240, 1280]
 
     Raises:
-        ValueError: if `radius` is not between 1 and the number of edges, or the genotype is not of this space.
+        ValueError: if `radius` is not between 1 and the number of edges, or the genotype is not of
+          this space.
     """
     locate(cells, genotype)
     slots = [
@@ -38,7 +42,11 @@ def shell(cells: Mapping[str, Choices], genotype: Any, radius: int = 1) -> list[
     def others(name: str, i: int, edge: tuple[int, int], current: str) -> list[str]:
         choices = cells[name]
         allowed = choices.derivable()[choices.edges.index(edge)]
-        return [op for op, use in zip(choices.ops[choices.edges.index(edge)], allowed) if use and op != current]
+        return [
+            op
+            for op, use in zip(choices.ops[choices.edges.index(edge)], allowed)
+            if use and op != current
+        ]
 
     found = []
     for chosen in itertools.combinations(slots, radius):
@@ -51,7 +59,8 @@ def shell(cells: Mapping[str, Choices], genotype: Any, radius: int = 1) -> list[
 
 
 def flatness(accuracy: float, of_neighbours: Sequence[float]) -> dict[str, float]:
-    """Mean, deviation and minimum of the neighbours' accuracies, and the gap between the cell's own and their mean.
+    """Mean, deviation and minimum of the neighbours' accuracies, and the gap between the cell's own
+    and their mean.
 
     Empty for a cell without neighbours, where no edge has another candidate.
     """

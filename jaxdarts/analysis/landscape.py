@@ -1,8 +1,9 @@
 """A function of weights, or of architecture parameters, on a line or a plane through a point.
 
-Li, Xu, Taylor, Studer & Goldstein, `Visualizing the Loss Landscape of Neural Nets <https://arxiv.org/abs/1712.09913>`_, NeurIPS
-2018, section 4: random directions are scaled filter by filter to the length of the weights, since a network with batch norms
-does not feel the length of a filter and a plane in plain units would show nothing but that.
+Li, Xu, Taylor, Studer & Goldstein, `Visualizing the Loss Landscape of Neural Nets
+<https://arxiv.org/abs/1712.09913>`_, NeurIPS 2018, section 4: random directions are scaled filter
+by filter to the length of the weights, since a network with batch norms does not feel the length of
+a filter and a plane in plain units would show nothing but that.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,15 +21,19 @@ from jaxdarts.space import seeded
 from jaxdarts.types import Params
 
 FilterAxes = Callable[[KeyPath, Array], tuple[int, ...] | None]
-"""(path of a leaf, leaf) -> the axes that lie within one filter; None for a leaf that has no filters and does not move."""
+"""(path of a leaf, leaf) -> the axes that lie within one filter; None for a leaf that has no
+filters and does not move.
+"""
 
 
 def filter_axes(path: KeyPath, leaf: Array) -> tuple[int, ...] | None:
-    """What one filter is in this library's networks: all that makes one output channel of one layer.
+    """What one filter is in this library's networks: all that makes one output channel of one
+    layer.
 
-    Layers have their outputs in the last axis. The operations of a cell are stacked, [cells, edges, ..., out], and so are the
-    nodes of a recurrent cell; every cell, edge and node has filters of its own. The rows of an embedding are the output filters
-    of the layer that shares them. Biases, and scales and shifts of batch norms, have one number a channel and none.
+    Layers have their outputs in the last axis. The operations of a cell are stacked, [cells, edges,
+    ..., out], and so are the nodes of a recurrent cell; every cell, edge and node has filters of
+    its own. The rows of an embedding are the output filters of the layer that shares them. Biases,
+    and scales and shifts of batch norms, have one number a channel and none.
     """
     name = str(getattr(path[-1], "key", path[-1])) if path else ""
     if leaf.ndim < 2 or name.endswith(("scale", "shift", "bias")):
@@ -40,9 +45,11 @@ def filter_axes(path: KeyPath, leaf: Array) -> tuple[int, ...] | None:
 
 
 def direction(params: Params, key: Key[Array, ""], axes: FilterAxes = filter_axes) -> Params:
-    """A random direction, every filter of which is as long as the filter of `params`: d |w| / (|d| + 1e-10), d normal.
+    """A random direction, every filter of which is as long as the filter of `params`: d |w| / (|d|
+    + 1e-10), d normal.
 
-    Leaves without filters get zeros. Drawn on the host, where no shape has to be compiled: not for traced arrays.
+    Leaves without filters get zeros. Drawn on the host, where no shape has to be compiled: not for
+    traced arrays.
     """
     leaves, structure = jax.tree_util.tree_flatten_with_path(params)
     rng, out = seeded(key), []
@@ -50,14 +57,20 @@ def direction(params: Params, key: Key[Array, ""], axes: FilterAxes = filter_axe
         within, weights = axes(path, leaf), np.asarray(leaf)
         draw = np.zeros(weights.shape) if within is None else rng.standard_normal(weights.shape)
         if within is not None:
-            length, drawn = (np.sqrt(np.sum(x.astype(np.float64) ** 2, within, keepdims=True)) for x in (weights, draw))
+            length, drawn = (
+                np.sqrt(np.sum(x.astype(np.float64) ** 2, within, keepdims=True))
+                for x in (weights, draw)
+            )
             draw = draw * (length / (drawn + 1e-10))
         out.append(jnp.asarray(draw, leaf.dtype))
     return jax.tree.unflatten(structure, out)
 
 
-def unit_direction(tree: PyTree[Float[Array, "..."]], key: Key[Array, ""]) -> PyTree[Float[Array, "..."]]:
-    """A random direction whose rows (last axis) have length one: for architecture parameters, a row of which is an edge.
+def unit_direction(
+    tree: PyTree[Float[Array, "..."]], key: Key[Array, ""]
+) -> PyTree[Float[Array, "..."]]:
+    """A random direction whose rows (last axis) have length one: for architecture parameters, a row
+    of which is an edge.
 
     They are small where a search begins, so their own length is no measure. Drawn on the host.
     """
@@ -65,7 +78,9 @@ def unit_direction(tree: PyTree[Float[Array, "..."]], key: Key[Array, ""]) -> Py
 
     def one(leaf):
         draw = rng.standard_normal(leaf.shape)
-        return jnp.asarray(draw / (np.linalg.norm(draw, axis=-1, keepdims=True) + 1e-10), leaf.dtype)
+        return jnp.asarray(
+            draw / (np.linalg.norm(draw, axis=-1, keepdims=True) + 1e-10), leaf.dtype
+        )
 
     return jax.tree.map(one, tree)
 
@@ -77,8 +92,11 @@ def moved(point: Any, directions: Sequence[Any], steps: Float[Array, " dimension
     return point
 
 
-def grid(num: int, span: float = 1.0, dimensions: int = 2) -> Float[np.ndarray, "points dimensions"]:
-    """Evenly spaced places, `num` along each dimension from -span to span; the first dimension varies fastest.
+def grid(
+    num: int, span: float = 1.0, dimensions: int = 2
+) -> Float[np.ndarray, "points dimensions"]:
+    """Evenly spaced places, `num` along each dimension from -span to span; the first dimension
+    varies fastest.
 
     >>> grid(3, dimensions=1).ravel().tolist(), grid(2).tolist()
     ([-1.0, 0.0, 1.0], [[-1.0, -1.0], [1.0, -1.0], [-1.0, 1.0], [1.0, 1.0]])
@@ -94,12 +112,18 @@ def values(
     places: Float[Array | np.ndarray, "points dimensions"],
     together: int = 1,
 ) -> Any:
-    """A function of a point at many places of a line or a plane: whatever it returns, with a leading axis of places.
+    """A function of a point at many places of a line or a plane: whatever it returns, with a
+    leading axis of places.
 
     Args:
         function: point -> a tree of arrays.
         point, directions: see `moved`.
         places: from `grid`, or a part of them.
-        together: places that are computed at once (`jax.vmap`), for as many times the memory; the others follow in a loop.
+        together: places that are computed at once (`jax.vmap`), for as many times the memory; the
+          others follow in a loop.
     """
-    return lax.map(lambda steps: function(moved(point, directions, steps)), jnp.asarray(places), batch_size=together)
+    return lax.map(
+        lambda steps: function(moved(point, directions, steps)),
+        jnp.asarray(places),
+        batch_size=together,
+    )

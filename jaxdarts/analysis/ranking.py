@@ -1,8 +1,10 @@
-"""How far rankings agree: of one set of models by several trainings, and with what each is worth when trained alone.
+"""How far rankings agree: of one set of models by several trainings, and with what each is worth
+when trained alone.
 
-Zhang et al., Deeper Insights into Weight Sharing in Neural Architecture Search, 2020, section 3. An instance is one training
-with shared weights, which ranks all models by their validation accuracies; the truth ranks them by those of trainings of their
-own. Accuracies are rows of arrays; the larger, the better. The code's tau is followed, which knows ties (tau-b).
+Zhang et al., Deeper Insights into Weight Sharing in Neural Architecture Search, 2020, section 3. An
+instance is one training with shared weights, which ranks all models by their validation accuracies;
+the truth ranks them by those of trainings of their own. Accuracies are rows of arrays; the larger,
+the better. The code's tau is followed, which knows ties (tau-b).
 """
 
 import itertools
@@ -23,7 +25,8 @@ class Agreement(NamedTuple):
 
 
 def kendall_tau(first: Accuracies, second: Accuracies) -> float:
-    """Kendall's tau-b: concordant minus discordant pairs, over the geometric mean of the pairs that either does not tie.
+    """Kendall's tau-b: concordant minus discordant pairs, over the geometric mean of the pairs that
+    either does not tie.
 
     NaN if one of the two ranks nothing because all of its accuracies are equal.
 
@@ -54,13 +57,15 @@ def gt_tau(
 ) -> Float[np.ndarray, " instances"]:
     """How far each instance agrees with the truth: GT-Tau.
 
-    Mean and deviation of it over rows that are the last k mini-batches of one instance are GT-Tau-Mean-k and GT-Tau-Std-k.
+    Mean and deviation of it over rows that are the last k mini-batches of one instance are
+    GT-Tau-Mean-k and GT-Tau-Std-k.
     """
     return np.array([kendall_tau(row, truth) for row in accuracies])
 
 
 def best_of_top(accuracies: Accuracies, truth: Accuracies, n: int) -> int:
-    """TnR: the best true rank, 1 for the best model of all, among the n models that an instance ranks first.
+    """TnR: the best true rank, 1 for the best model of all, among the n models that an instance
+    ranks first.
 
     Models with equal accuracies are ranked in their order.
 
@@ -76,7 +81,9 @@ def best_of_top(accuracies: Accuracies, truth: Accuracies, n: int) -> int:
 
 
 def ranks(accuracies: Accuracies) -> Int[np.ndarray, " models"]:
-    """The rank of each model, 1 for the best; models with equal accuracies are ranked in their order."""
+    """The rank of each model, 1 for the best; models with equal accuracies are ranked in their
+    order.
+    """
     out = np.empty(len(accuracies), np.int64)
     out[np.argsort(-accuracies, kind="stable")] = np.arange(1, len(accuracies) + 1)
     return out

@@ -1,8 +1,10 @@
-"""How wide and how deep a cell is, variants of it with other connections or operations, and what searched cells have in common.
+"""How wide and how deep a cell is, variants of it with other connections or operations, and what
+searched cells have in common.
 
 Shu, Wang & Cai, `Understanding Architectures Learnt by Cell-based Neural Architecture Search
-<https://arxiv.org/abs/1909.09569>`_, ICLR 2020: the cells of five searches are about as wide and as shallow as their spaces
-allow, since such cells converge faster; that they generalise better does not follow. Definitions as in the paper's code.
+<https://arxiv.org/abs/1909.09569>`_, ICLR 2020: the cells of five searches are about as wide and as
+shallow as their spaces allow, since such cells converge faster; that they generalise better does
+not follow. Definitions as in the paper's code.
 """
 
 import collections
@@ -19,15 +21,19 @@ CELLS = ("normal", "reduce")
 
 
 Source = np.random.Generator | np.random.RandomState
-"""Where draws come from. The authors' lists of variants are those of the legacy one, seeded by 1, 2, ..., 10."""
+"""Where draws come from. The authors' lists of variants are those of the legacy one, seeded by 1,
+2, ..., 10.
+"""
 
 
 class Topology(NamedTuple):
     """The shape of one cell.
 
-    width: the channels of the nodes that the inputs feed, in multiples of the channels of one node: a node counts by the share
+    width: the channels of the nodes that the inputs feed, in multiples of the channels of one node:
+    a node counts by the share
         of its two edges that come from an input.
-    depth: edges on the longest path from an input to the output, the edge into the output included. All nodes are joined to
+    depth: edges on the longest path from an input to the output, the edge into the output included.
+    All nodes are joined to
         the output here, whatever the cell's `concat` says.
     """
 
@@ -36,7 +42,8 @@ class Topology(NamedTuple):
 
 
 def topology(pairs: Pairs) -> Topology:
-    """Width and depth of a cell with two inputs, of its (operation, source state) pairs, two a node.
+    """Width and depth of a cell with two inputs, of its (operation, source state) pairs, two a
+    node.
 
     >>> from jaxdarts import genotypes
     >>> topology(genotypes.DARTS_V2.normal)
@@ -46,7 +53,10 @@ def topology(pairs: Pairs) -> Topology:
         ValueError: if there is no node, or the pairs are not two for each.
     """
     if not pairs or len(pairs) % 2:
-        raise ValueError(f"{len(pairs)} pairs; a cell with two inputs has two for each node, and one node at least")
+        raise ValueError(
+            f"{len(pairs)} pairs; a cell with two inputs has two for each node, and one node at"
+            " least"
+        )
     depth = [0, 0]
     for node in range(len(pairs) // 2):
         depth.append(1 + max(depth[source] for _, source in pairs[2 * node : 2 * node + 2]))
@@ -54,7 +64,9 @@ def topology(pairs: Pairs) -> Topology:
 
 
 def all_topologies(num_nodes: int = 4) -> Iterator[Topology]:
-    """Of all the connections that the DARTS space has: every node reads two different states before it. 180 for four nodes."""
+    """Of all the connections that the DARTS space has: every node reads two different states before
+    it. 180 for four nodes.
+    """
     choices = [itertools.combinations(range(2 + node), 2) for node in range(num_nodes)]
     for sources in itertools.product(*choices):
         yield topology(tuple(("", source) for pair in sources for source in pair))
@@ -72,8 +84,9 @@ def counts(num_nodes: int = 4) -> dict[Topology, int]:
 def reconnected(genotype: Genotype, rng: Source) -> Genotype:
     """The same operations with every source drawn anew, uniformly from the states before the node.
 
-    The two sources of a node are drawn independently and may coincide. A normal and a reduction cell of one size take turns,
-    edge by edge, so that `numpy.random.RandomState(seed)` gives the authors' variant of that seed (their `random_conn`).
+    The two sources of a node are drawn independently and may coincide. A normal and a reduction
+    cell of one size take turns, edge by edge, so that `numpy.random.RandomState(seed)` gives the
+    authors' variant of that seed (their `random_conn`).
     """
     cells = {name: list(getattr(genotype, name)) for name in CELLS}
     for i in range(max(map(len, cells.values()))):
@@ -84,18 +97,23 @@ def reconnected(genotype: Genotype, rng: Source) -> Genotype:
 
 
 def reoperated(genotype: Genotype, rng: Source, ops: Sequence[str] = OPS[:7]) -> Genotype:
-    """The same connections with every operation drawn anew, uniformly from `ops`: by default the seven of DARTS but `none`.
+    """The same connections with every operation drawn anew, uniformly from `ops`: by default the
+    seven of DARTS but `none`.
 
-    All of the normal cell first, so that `numpy.random.RandomState(seed)` gives the authors' variant here too (`random_ops`).
+    All of the normal cell first, so that `numpy.random.RandomState(seed)` gives the authors'
+    variant here too (`random_ops`).
     """
     normal, reduce = (
-        tuple((ops[int(rng.choice(len(ops)))], s) for _, s in pairs) for pairs in (genotype.normal, genotype.reduce)
+        tuple((ops[int(rng.choice(len(ops)))], s) for _, s in pairs)
+        for pairs in (genotype.normal, genotype.reduce)
     )
     return genotype._replace(normal=normal, reduce=reduce)
 
 
 def adapted(genotype: Genotype) -> Genotype:
-    """The same operations, connected as wide and shallow as can be: every node reads both inputs, keeping the one it read."""
+    """The same operations, connected as wide and shallow as can be: every node reads both inputs,
+    keeping the one it read.
+    """
 
     def both(a: int, b: int) -> tuple[int, int]:
         if a < 2 and a != b:
@@ -110,9 +128,14 @@ def adapted(genotype: Genotype) -> Genotype:
 
 
 def variants(
-    genotype: Genotype, rng: Source, widths: Sequence[float] = (2.0, 2.5, 3.0, 3.5), each: int = 3, draws: int = 100_000
+    genotype: Genotype,
+    rng: Source,
+    widths: Sequence[float] = (2.0, 2.5, 3.0, 3.5),
+    each: int = 3,
+    draws: int = 100_000,
 ) -> list[Genotype]:
-    """Different `reconnected` cells whose normal cells have given widths, so many of each; the narrow and deep ones first.
+    """Different `reconnected` cells whose normal cells have given widths, so many of each; the
+    narrow and deep ones first.
 
     The paper compares twelve of such variants with the cell of DARTS. Which ones is not known.
 
@@ -129,17 +152,24 @@ def variants(
             group.append(other)
     for width, cells in found.items():
         if len(cells) < each:
-            raise ValueError(f"{draws} draws gave {len(cells)} different cells of width {width:g}, not {each}")
+            raise ValueError(
+                f"{draws} draws gave {len(cells)} different cells of width {width:g}, not {each}"
+            )
     ordered = sorted(found)
-    return [cell for width in ordered for cell in sorted(found[width], key=lambda cell: -topology(cell.normal).depth)]
+    return [
+        cell
+        for width in ordered
+        for cell in sorted(found[width], key=lambda cell: -topology(cell.normal).depth)
+    ]
 
 
 def pattern(genotypes: Mapping[str, Genotype]) -> list[dict[str, Any]]:
-    """Where cells stand among all connections of as many nodes: one row for every normal and every reduction cell.
+    """Where cells stand among all connections of as many nodes: one row for every normal and every
+    reduction cell.
 
     Returns:
-        Rows of `name`, `cell`, `nodes`, `width`, `depth`; `wider` and `shallower`, the fractions of `all_topologies` that are
-        more so than the cell; and `extreme`, whether none is.
+        Rows of `name`, `cell`, `nodes`, `width`, `depth`; `wider` and `shallower`, the fractions of
+        `all_topologies` that are more so than the cell; and `extreme`, whether none is.
     """
     rows = []
     for name, genotype in genotypes.items():
@@ -148,8 +178,24 @@ def pattern(genotypes: Mapping[str, Genotype]) -> list[dict[str, Any]]:
             own, every = topology(pairs), list(all_topologies(len(pairs) // 2))
             wider, shallower = (
                 float(np.mean([test(other) for other in every]))
-                for test in (lambda other: other.width > own.width, lambda other: other.depth < own.depth)
+                for test in (
+                    lambda other: other.width > own.width,
+                    lambda other: other.depth < own.depth,
+                )
             )
-            row = {"name": name, "cell": cell, "nodes": len(pairs) // 2, "width": own.width, "depth": own.depth}
-            rows.append({**row, "wider": wider, "shallower": shallower, "extreme": not wider and not shallower})
+            row = {
+                "name": name,
+                "cell": cell,
+                "nodes": len(pairs) // 2,
+                "width": own.width,
+                "depth": own.depth,
+            }
+            rows.append(
+                {
+                    **row,
+                    "wider": wider,
+                    "shallower": shallower,
+                    "extreme": not wider and not shallower,
+                }
+            )
     return rows

@@ -1,8 +1,9 @@
 """How much a gradient differs from batch to batch.
 
 Shu, Wang & Cai, `Understanding Architectures Learnt by Cell-based Neural Architecture Search
-<https://arxiv.org/abs/1909.09569>`_, ICLR 2020, show the variance of the gradient over the plane of a loss landscape. Their
-estimator is not published. This one is, over B batches of one size and summed over all weights,
+<https://arxiv.org/abs/1909.09569>`_, ICLR 2020, show the variance of the gradient over the plane of
+a loss landscape. Their estimator is not published. This one is, over B batches of one size and
+summed over all weights,
 
     variance = 1/B sum_b |g_b - mean|^2 = mean_b |g_b|^2 - |mean|^2,    mean = 1/B sum_b g_b
 """
@@ -17,14 +18,17 @@ from jaxtyping import Array, Float
 
 
 class Gradients(NamedTuple):
-    """variance: see above; its square root over that of `squared_mean` is noise over signal. squared_mean: |mean|^2."""
+    """variance: see above; its square root over that of `squared_mean` is noise over signal.
+    squared_mean: |mean|^2.
+    """
 
     variance: Float[Array, ""]
     squared_mean: Float[Array, ""]
 
 
 def gradients(gradient: Callable[[Any], Any], batches: Any) -> Gradients:
-    """Mean and variance of a gradient over batches, one after the other (Welford's updates: nothing cancels).
+    """Mean and variance of a gradient over batches, one after the other (Welford's updates: nothing
+    cancels).
 
     Args:
         gradient: batch -> a tree of arrays.
@@ -48,4 +52,6 @@ def gradients(gradient: Callable[[Any], Any], batches: Any) -> Gradients:
 
 
 def _dot(a: Any, b: Any) -> Array:
-    return sum(jax.tree.leaves(jax.tree.map(lambda x, y: jnp.sum(x * y), a, b)), start=jnp.zeros(()))
+    return sum(
+        jax.tree.leaves(jax.tree.map(lambda x, y: jnp.sum(x * y), a, b)), start=jnp.zeros(())
+    )

@@ -19,13 +19,22 @@ def check_numbers(config: Any, positive: str, not_negative: str) -> None:
 
 
 def check_seeds_and_devices(config: Any) -> None:
-    """Refuses seeds out of range, more devices than there are, and batches that do not divide over them."""
+    """Refuses seeds out of range, more devices than there are, and batches that do not divide over
+    them.
+    """
     if config.seed + config.num_seeds > 2**31:
         raise Stop(f"--seed={config.seed}: seeds must be below {2**31}", 2)
     if config.device is not None and not config.estimate:
-        raise Stop(f"--device={config.device}: only with --estimate; a run takes the devices that are there", 2)
+        raise Stop(
+            f"--device={config.device}: only with --estimate; a run takes the devices that are"
+            " there",
+            2,
+        )
     if config.device is not None and config.num_devices not in (None, 1):
-        raise Stop(f"--num_devices={config.num_devices}: --device is one device; leave --num_devices out", 2)
+        raise Stop(
+            f"--num_devices={config.num_devices}: --device is one device; leave --num_devices out",
+            2,
+        )
     number = len(devices(config))
     found = jax.local_device_count()
     if config.num_devices is not None and not 1 <= config.num_devices <= found:

@@ -1,4 +1,6 @@
-"""Flags of the scripts: what all that train have, and how they are read over presets and over a run that is resumed."""
+"""Flags of the scripts: what all that train have, and how they are read over presets and over a run
+that is resumed.
+"""
 
 import dataclasses
 import json
@@ -19,7 +21,8 @@ class Settings:
     """Flags of every script that trains."""
 
     FREE: ClassVar[str] = (
-        "run_dir resume data_dir max_steps num_devices estimate device report_freq checkpoint_freq keep_checkpoints cache_dir"
+        "run_dir resume data_dir max_steps num_devices estimate device report_freq checkpoint_freq"
+        " keep_checkpoints cache_dir"
     )
 
     dataset: str = "digits"
@@ -88,14 +91,17 @@ def parse(
     description: str | None,
     starts: Mapping[str, Callable[[Any, str], Any]] = MappingProxyType({}),
 ) -> Any:
-    """Flags over the configuration of the run to resume, or over a preset: the one that --preset names, or the data set's own.
+    """Flags over the configuration of the run to resume, or over a preset: the one that --preset
+    names, or the data set's own.
 
     Args:
         arguments: the command line, without the name of the script.
-        presets: configurations (frozen dataclasses) by name; the first one is that of a plain start.
+        presets: configurations (frozen dataclasses) by name; the first one is that of a plain
+          start.
         fallback: what a data set without a preset starts from.
         description: the head of `--help`.
-        starts: for other flags that change what the rest starts from: (preset, the flag's value or "") -> configuration.
+        starts: for other flags that change what the rest starts from: (preset, the flag's value or
+          "") -> configuration.
     """
     given = {"--dataset": "", "--preset": "", "--resume": "", **dict.fromkeys(starts, "")}
     for i, argument in enumerate(arguments):
@@ -107,9 +113,16 @@ def parse(
         path = Path(resume) / "config.json"
         try:
             saved = json.loads(path.read_text(encoding="utf-8"))
-            default = kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in saved.items()})
+            default = kind(
+                **{
+                    name: tuple(value) if isinstance(value, list) else value
+                    for name, value in saved.items()
+                }
+            )
         except (OSError, ValueError, TypeError, AttributeError) as error:
-            raise Stop(f"--resume={resume}: not the folder of a run, no usable {path}: {error}", 2) from error
+            raise Stop(
+                f"--resume={resume}: not the folder of a run, no usable {path}: {error}", 2
+            ) from error
     else:
         default = preset(given["--preset"], given["--dataset"], presets, fallback)
         for flag, start in starts.items():
@@ -121,16 +134,22 @@ def parse(
     for field in dataclasses.fields(kind):
         old, new = getattr(default, field.name), getattr(config, field.name)
         if old != new and field.name not in may_change:
-            raise Stop(f"--resume={resume}: the run has {field.name}={old!r}, not {new!r}; leave the flag out", 2)
+            raise Stop(
+                f"--resume={resume}: the run has {field.name}={old!r}, not {new!r}; leave the"
+                " flag out",
+                2,
+            )
     return dataclasses.replace(config, run_dir=resume)
 
 
 def read(kind: type[T], arguments: list[str], default: T, description: str | None) -> T:
     """A configuration from flags over a default one, by tyro."""
-    import docstring_parser  # here, so that a program that sets a configuration itself runs without them
+    # here, so that a program that sets a configuration itself runs without them
+    import docstring_parser
     import tyro
 
-    # tyro keeps the line breaks of a help text that has several lines, so each gets its text as one line.
+    # tyro keeps the line breaks of a help text that has several lines, so each gets its text as one
+    # line.
     texts: dict[str, str] = {}
     for owner in kind.__mro__[:-1]:
         for text in docstring_parser.parse_from_object(owner).meta:
@@ -141,11 +160,20 @@ def read(kind: type[T], arguments: list[str], default: T, description: str | Non
     }
     values = {field.name: getattr(default, field.name) for field in dataclasses.fields(kind)}  # pyrefly: ignore
     with_help = dataclasses.make_dataclass(
-        kind.__name__, [(name, annotation, dataclasses.field(default=values[name])) for name, annotation in annotations.items()]
+        kind.__name__,
+        [
+            (name, annotation, dataclasses.field(default=values[name]))
+            for name, annotation in annotations.items()
+        ],
     )
     markers = (tyro.conf.DisallowNone,)  # None is a default only, not a value to give
     found = tyro.cli(
-        with_help, args=arguments, default=with_help(**values), description=description, use_underscores=True, config=markers
+        with_help,
+        args=arguments,
+        default=with_help(**values),
+        description=description,
+        use_underscores=True,
+        config=markers,
     )
     return kind(**vars(found))
 

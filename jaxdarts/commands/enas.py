@@ -1,9 +1,10 @@
 """ENAS: jaxdarts enas --dataset=cifar10 --space=nasbench201
 
-A policy draws cells, whose accuracies with shared weights on the validation half are its reward; weights and policy are trained
-in turn, epoch by epoch. Leaves a run folder: config.json, log.txt, metrics.jsonl, tensorboard/, checkpoints/, genotype.json,
-the drawn cell, reward.svg and facts.json. Interrupted or killed, it continues with --resume=RUN, to the very result of a run
-that nothing interrupted. Without arguments it searches NAS-Bench-201's space on scikit-learn's digits.
+A policy draws cells, whose accuracies with shared weights on the validation half are its reward;
+weights and policy are trained in turn, epoch by epoch. Leaves a run folder: config.json, log.txt,
+metrics.jsonl, tensorboard/, checkpoints/, genotype.json, the drawn cell, reward.svg and facts.json.
+Interrupted or killed, it continues with --resume=RUN, to the very result of a run that nothing
+interrupted. Without arguments it searches NAS-Bench-201's space on scikit-learn's digits.
 """
 
 import dataclasses
@@ -29,7 +30,10 @@ SPACES = ("nasbench201", "darts", "s1", "s2", "s3", "s4", "weight_sharing64")
 class Config:
     """Flags; the defaults are those of the data set's preset. It runs on one device."""
 
-    FREE: ClassVar[str] = "run_dir resume data_dir max_steps report_freq checkpoint_freq keep_checkpoints cache_dir num_samples"
+    FREE: ClassVar[str] = (
+        "run_dir resume data_dir max_steps report_freq checkpoint_freq keep_checkpoints cache_dir"
+        " num_samples"
+    )
 
     dataset: str = "digits"
     """digits, a TFDS name (cifar10, ...), npz:PATH or folder:PATH."""
@@ -78,7 +82,8 @@ class Config:
     baseline_decay: float = 0.99
     """Decay of the moving average of rewards."""
     num_samples: int = 100
-    """Number of cells drawn from the final policy; the best on the validation half is the result."""
+    """Number of cells drawn from the final policy; the best on the validation half is the result.
+    """
     crop_padding: int = 4
     """Training images are shifted at random by up to this number of pixels."""
     flip: bool = True
@@ -124,7 +129,9 @@ PRESETS = {
     ),
     "cifar10": CIFAR,
 }
-"""What each data set starts from; CIFAR-10's is that of NAS-Bench-201's ENAS, but for its schedule, which has no restarts."""
+"""What each data set starts from; CIFAR-10's is that of NAS-Bench-201's ENAS, but for its schedule,
+which has no restarts.
+"""
 
 
 class Program(NamedTuple):
@@ -153,9 +160,15 @@ def main(arguments: list[str]) -> None:
 
 def check(config: Config) -> Config:
     """Refuses settings that cannot work, before anything is loaded."""
-    positive = "nodes init_channels layers epochs batch_size learning_rate grad_clip policy_samples policy_learning_rate "
+    positive = (
+        "nodes init_channels layers epochs batch_size learning_rate grad_clip policy_samples"
+        " policy_learning_rate "
+    )
     positive += "hidden temperature tanh_constant num_samples report_freq"
-    not_negative = "learning_rate_min momentum weight_decay policy_steps entropy_weight baseline_decay crop_padding "
+    not_negative = (
+        "learning_rate_min momentum weight_decay policy_steps entropy_weight baseline_decay"
+        " crop_padding "
+    )
     not_negative += "cutout_length seed max_steps checkpoint_freq keep_checkpoints"
     checks.check_numbers(config, positive, not_negative)
     if config.space not in SPACES:
@@ -174,9 +187,15 @@ def build(config: Config, dataset: images.Dataset) -> Program:
     except ValueError as error:
         raise Stop(f"--train_portion: {error}", 2) from error
     if min(train.num, val.num) < config.batch_size:
-        raise Stop(f"--batch_size={config.batch_size}: the halves have {train.num} and {val.num} images", 2)
-    space = spaces.darts(config.nodes) if config.space == "darts" else getattr(spaces, config.space)()
-    net: Any = space.supernet(width=config.init_channels, depth=config.layers, num_classes=len(dataset.class_names))
+        raise Stop(
+            f"--batch_size={config.batch_size}: the halves have {train.num} and {val.num} images", 2
+        )
+    space = (
+        spaces.darts(config.nodes) if config.space == "darts" else getattr(spaces, config.space)()
+    )
+    net: Any = space.supernet(
+        width=config.init_channels, depth=config.layers, num_classes=len(dataset.class_names)
+    )
     inputs = net.example_inputs(train.images.shape[1:])
     try:
         jax.eval_shape(net.init, jax.random.key(0), *inputs)
@@ -191,28 +210,42 @@ def build(config: Config, dataset: images.Dataset) -> Program:
     found = enas.enas(
         objective,
         policy,
-        optimizers.weights_optimizer(config, lambda epoch: optimizers.cosine_rate(config, epoch), length),
+        optimizers.weights_optimizer(
+            config, lambda epoch: optimizers.cosine_rate(config, epoch), length
+        ),
         optax.adam(config.policy_learning_rate),
         samples=config.policy_samples,
         decay=config.baseline_decay,
         entropy_weight=config.entropy_weight,
     )
-    options = {"padding": config.crop_padding, "flip": config.flip, "cutout_length": config.cutout_length}
+    options = {
+        "padding": config.crop_padding,
+        "flip": config.flip,
+        "cutout_length": config.cutout_length,
+    }
     read = augment.reader(dataset.mean, dataset.std, **options)
 
     def train_step(training, data, indices, data_key):
         state = training["state"]
         batch = read(data["train"], indices, jax.random.fold_in(data_key, state.step))
         state, metrics = found.train(state, batch)
-        return {"state": state, "sums": {name: training["sums"][name] + value for name, value in metrics.items()}}
+        return {
+            "state": state,
+            "sums": {name: training["sums"][name] + value for name, value in metrics.items()},
+        }
 
     def init():
         params_key, search_key = jax.random.split(jax.random.key(config.seed))
         sums = {name: jnp.zeros(()) for name in ("loss", "accuracy", "top5")}
-        return {"state": found.init(search_key, net.init(params_key, *inputs)["params"]), "sums": sums}
+        return {
+            "state": found.init(search_key, net.init(params_key, *inputs)["params"]),
+            "sums": sums,
+        }
 
     def evaluate(params, mix, data, indices):
-        return objective(params, mix, (), read(data["val"], indices), jax.random.key(0))[1][1]["accuracy"]
+        return objective(params, mix, (), read(data["val"], indices), jax.random.key(0))[1][1][
+            "accuracy"
+        ]
 
     devices, over = jax.local_devices()[:1], parallel.over_devices
     return Program(
@@ -220,17 +253,24 @@ def build(config: Config, dataset: images.Dataset) -> Program:
         policy=policy,
         init=init,
         train=over(train_step, devices, donate=(0,)),
-        control=over(lambda state, data, indices: found.control(state, read(data["val"], indices)), devices),
+        control=over(
+            lambda state, data, indices: found.control(state, read(data["val"], indices)), devices
+        ),
         evaluate=over(evaluate, devices),
         devices=devices,
-        data={name: {"image": part.images, "label": part.labels} for name, part in (("train", train), ("val", val))},
+        data={
+            name: {"image": part.images, "label": part.labels}
+            for name, part in (("train", train), ("val", val))
+        },
         sizes=(train.num, val.num),
         steps_per_epoch=length,
     )
 
 
 def search(config: Config, dataset: images.Dataset, program: Program, run: Run) -> None:
-    """Epochs of weight steps, each with policy steps and a checkpoint after it; the best of the policy's cells in the end."""
+    """Epochs of weight steps, each with policy steps and a checkpoint after it; the best of the
+    policy's cells in the end.
+    """
     training, seconds = runs.restored(config, run, program.init())
     step = runs.kept_step(config, int(training["state"].step), program.steps_per_epoch)
     records = runs.Records(run.folder, step)
@@ -240,7 +280,9 @@ def search(config: Config, dataset: images.Dataset, program: Program, run: Run) 
 
     def batches(part: int, epoch: int) -> np.ndarray:
         """[steps, one device, batch]."""
-        order = np.asarray(augment.order(jax.random.fold_in(data_key, part), epoch, program.sizes[part]))
+        order = np.asarray(
+            augment.order(jax.random.fold_in(data_key, part), epoch, program.sizes[part])
+        )
         steps = len(order) // config.batch_size
         return order[: steps * config.batch_size].reshape(steps, 1, -1)
 
@@ -249,24 +291,45 @@ def search(config: Config, dataset: images.Dataset, program: Program, run: Run) 
         return lambda training, i: program.train(training, data, indices[i], keys)
 
     def averages(sums, number: int, step: int) -> dict[str, np.ndarray]:
-        means = {f"train_{name}": np.asarray(value) / number for name, value in parallel.first(sums).items()}
+        means = {
+            f"train_{name}": np.asarray(value) / number
+            for name, value in parallel.first(sums).items()
+        }
         runs.finite(step, "--learning_rate", **means)
         return means
 
     def checked(tree, step: int) -> None:
-        weights = {"a weight": optax.tree.norm(tree["state"].params), "the policy": optax.tree.norm(tree["state"].policy)}
-        runs.finite(step, "--learning_rate or --policy_learning_rate", **{k: np.asarray(v) for k, v in weights.items()})
+        weights = {
+            "a weight": optax.tree.norm(tree["state"].params),
+            "the policy": optax.tree.norm(tree["state"].policy),
+        }
+        runs.finite(
+            step,
+            "--learning_rate or --policy_learning_rate",
+            **{k: np.asarray(v) for k, v in weights.items()},
+        )
 
     def end(training, means, epoch: int, step: int, seconds: float) -> None:
-        record = {"epoch": epoch, "seconds": seconds, **{name: float(value) for name, value in means.items()}}
+        record = {
+            "epoch": epoch,
+            "seconds": seconds,
+            **{name: float(value) for name, value in means.items()},
+        }
         state, indices = training["state"], batches(1, epoch)
-        if step == (epoch + 1) * program.steps_per_epoch:  # not where --max_steps cut the epoch short
+        if (
+            step == (epoch + 1) * program.steps_per_epoch
+        ):  # not where --max_steps cut the epoch short
             rewards = []
             for n in range(config.policy_steps):
                 state, metrics = program.control(state, data, indices[n % len(indices)])
-                rewards.append({name: float(value) for name, value in parallel.first(metrics).items()})
+                rewards.append(
+                    {name: float(value) for name, value in parallel.first(metrics).items()}
+                )
             training["state"] = state
-            record |= {name: float(np.mean([r[name] for r in rewards])) for name in (rewards[0] if rewards else ())}
+            record |= {
+                name: float(np.mean([r[name] for r in rewards]))
+                for name in (rewards[0] if rewards else ())
+            }
         records.write(step, record)
         run.log.info("train_acc %f", 100 * record["train_accuracy"])
         if "reward" in record:
@@ -281,15 +344,31 @@ def search(config: Config, dataset: images.Dataset, program: Program, run: Run) 
         records.close()
 
 
-def finish(config: Config, dataset: images.Dataset, program: Program, training, data, records: runs.Records, run: Run) -> None:
-    """Derives the cell, compares the policy's with uniformly random ones, and writes everything down."""
+def finish(
+    config: Config,
+    dataset: images.Dataset,
+    program: Program,
+    training,
+    data,
+    records: runs.Records,
+    run: Run,
+) -> None:
+    """Derives the cell, compares the policy's with uniformly random ones, and writes everything
+    down.
+    """
     state, space = parallel.first(training["state"]), program.space
-    key, places = jax.random.fold_in(jax.random.key(config.seed), 2), program.sizes[1] // config.batch_size
+    key, places = (
+        jax.random.fold_in(jax.random.key(config.seed), 2),
+        program.sizes[1] // config.batch_size,
+    )
     indices = np.arange(places * config.batch_size, dtype=np.int32).reshape(places, 1, -1)
 
     def score(mix) -> float:
         mix = parallel.replicate(dict(mix), program.devices)
-        found = [parallel.first(program.evaluate(training["state"].params, mix, data, own)) for own in indices]
+        found = [
+            parallel.first(program.evaluate(training["state"].params, mix, data, own))
+            for own in indices
+        ]
         return float(np.mean(np.asarray(found)))
 
     scores: list[float] = []
@@ -299,7 +378,10 @@ def finish(config: Config, dataset: images.Dataset, program: Program, training, 
         return scores[-1]
 
     mix, accuracy = enas.best_of(program.policy, state.policy, key, config.num_samples, kept)
-    uniform = [score(one_hot(space.cells, space.sample(k))) for k in jax.random.split(key, config.num_samples)]
+    uniform = [
+        score(one_hot(space.cells, space.sample(k)))
+        for k in jax.random.split(key, config.num_samples)
+    ]
     genotype = space.discretize(mix)
     facts = {
         "dataset": config.dataset,
@@ -314,18 +396,27 @@ def finish(config: Config, dataset: images.Dataset, program: Program, training, 
         "genotype": str(genotype),
     }
     write = files.replace_text
-    # An own form: genotypes of the 64-model space name operations that NAS-Bench-201's cells have not.
+    # An own form: genotypes of the 64-model space name operations that NAS-Bench-201's cells have
+    # not.
     write(run.folder / "genotype.json", json.dumps(genotype._asdict()) + "\n")
     for name, svg in drawn(space, genotype).items():
         write(run.folder / f"{name}.svg", svg)
-    series = {name: [(r["epoch"], r[name]) for r in records.all if name in r] for name in ("reward", "baseline")}
+    series = {
+        name: [(r["epoch"], r[name]) for r in records.all if name in r]
+        for name in ("reward", "baseline")
+    }
     write(
         run.folder / "reward.svg",
-        report.charts.curves(series, title="Policy", xlabel="epoch", ylabel="accuracy of its cells"),
+        report.charts.curves(
+            series, title="Policy", xlabel="epoch", ylabel="accuracy of its cells"
+        ),
     )
     write(run.folder / "facts.json", json.dumps({**facts, **runs.versions()}, indent=2) + "\n")
     run.log.info("supernet accuracy of the found cell %f", 100 * accuracy)
-    run.log.info("mean of the policy's %f, of random cells %f", *(100 * float(np.mean(own)) for own in (scores, uniform)))
+    run.log.info(
+        "mean of the policy's %f, of random cells %f",
+        *(100 * float(np.mean(own)) for own in (scores, uniform)),
+    )
     run.log.info("genotype = %s", genotype)
 
 
@@ -335,4 +426,8 @@ def drawn(space: Space, genotype: Any) -> dict[str, str]:
         return report.cells.cell(genotype)
     choices = space.cells["cell"]
     triples = [(op, *edge) for (op, _), edge in zip(genotype.cell, choices.edges, strict=True)]
-    return {"cell": report.cells.graph(triples, choices.concat, inputs=report.cells.INPUTS[1:], title="Cell")}
+    return {
+        "cell": report.cells.graph(
+            triples, choices.concat, inputs=report.cells.INPUTS[1:], title="Cell"
+        )
+    }

@@ -1,8 +1,10 @@
-"""Turn the files of NATS-Bench into a table: jaxdarts nats_to_csv NATS-tss-v1_0-3ffb9-simple table.csv
+"""Turn the files of NATS-Bench into a table: jaxdarts nats_to_csv NATS-tss-v1_0-3ffb9-simple
+table.csv
 
-The benchmark comes as pickles, which may run anything when they are read; this script leaves that to the authors' package (pip
-install nats_bench) and to whoever trusts the files. The folder is one whose name ends in `-simple`, of the topology (`tss`) or
-the size space (`sss`). All else here reads the CSV file that comes of it: `jaxdarts.data.benchmarks.tabular` tells its columns.
+The benchmark comes as pickles, which may run anything when they are read; this script leaves that
+to the authors' package (pip install nats_bench) and to whoever trusts the files. The folder is one
+whose name ends in `-simple`, of the topology (`tss`) or the size space (`sss`). All else here reads
+the CSV file that comes of it: `jaxdarts.data.benchmarks.tabular` tells its columns.
 """
 
 import argparse
@@ -21,18 +23,26 @@ EPOCHS = {"tss": 200, "sss": 90}
 
 
 def main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", help="NATS-tss-...-simple or NATS-sss-...-simple")
     parser.add_argument("output", help="CSV file to write")
     parser.add_argument("--dataset", default="cifar10", choices=DATASETS, help="whose accuracies")
     asked = parser.parse_args(arguments)
     space = next((space for space in EPOCHS if f"-{space}-" in Path(asked.folder).name), None)
     if space is None or not Path(asked.folder).is_dir():
-        raise Stop(f"{asked.folder}: not a folder named like NATS-tss-v1_0-3ffb9-simple or NATS-sss-v1_0-50262-simple", 2)
+        raise Stop(
+            f"{asked.folder}: not a folder named like NATS-tss-v1_0-3ffb9-simple or"
+            " NATS-sss-v1_0-50262-simple",
+            2,
+        )
     try:
         package = importlib.import_module("nats_bench")
     except ImportError as error:
-        raise Stop("the files are read by the authors' package: pip install nats_bench", 2) from error
+        raise Stop(
+            "the files are read by the authors' package: pip install nats_bench", 2
+        ) from error
     api = package.create(asked.folder, space, fast_mode=True, verbose=False)
     write(Path(asked.output), rows(api, EPOCHS[space], asked.dataset, range(len(api))))
 
@@ -40,8 +50,9 @@ def main(arguments: list[str]) -> None:
 def rows(api: Any, epochs: int, dataset: str, indices: range) -> Iterator[dict[str, Any]]:
     """One row an architecture: means over its trainings.
 
-    A search on CIFAR-10 trains on one half of the training images and validates on the other; the test accuracy that the
-    benchmark reports is of a training on both halves. The other data sets have a validation and a test set of their own.
+    A search on CIFAR-10 trains on one half of the training images and validates on the other; the
+    test accuracy that the benchmark reports is of a training on both halves. The other data sets
+    have a validation and a test set of their own.
     """
     searched = "cifar10-valid" if dataset == "cifar10" else dataset
     for index in indices:
@@ -57,7 +68,11 @@ def rows(api: Any, epochs: int, dataset: str, indices: range) -> Iterator[dict[s
             "params_millions": api.get_cost_info(index, dataset, hp=str(epochs))["params"],
             f"train_seconds_{epochs}": long["train-all-time"],
         }
-        bad = [name for name, value in row.items() if not isinstance(value, str) and not math.isfinite(value)]
+        bad = [
+            name
+            for name, value in row.items()
+            if not isinstance(value, str) and not math.isfinite(value)
+        ]
         if bad:
             raise Stop(f"architecture {index}: {', '.join(bad)} is no number")
         yield row

@@ -17,13 +17,16 @@ def cosine_rate(config: Any, epoch: Any, cos: Callable = jnp.cos) -> Any:
     return config.learning_rate_min + 0.5 * span * (1 + cos(math.pi * epoch / config.epochs))
 
 
-def weights_optimizer(config: Any, rate: Callable[[Any], Any], steps_per_epoch: int) -> optax.GradientTransformation:
+def weights_optimizer(
+    config: Any, rate: Callable[[Any], Any], steps_per_epoch: int
+) -> optax.GradientTransformation:
     """The published optimiser of weights; rate: epoch, a traced integer -> learning rate."""
 
     def schedule(step):
         return rate(jnp.minimum(step // steps_per_epoch, config.epochs))
 
-    # On one long vector: leaf by leaf an update is hundreds of small programs within the step's, each to be compiled.
+    # On one long vector: leaf by leaf an update is hundreds of small programs within the step's,
+    # each to be compiled.
     return optax.flatten(
         optax.chain(
             optax.clip_by_global_norm(config.grad_clip),

@@ -2,10 +2,11 @@
 
     jaxdarts score --dataset=cifar10 --count=1000 --scores=naswot --table=PATH
 
-One compilation a score: the cell is an argument of the program. The run folder holds config.json, log.txt, scores.csv (arch_str
-and a column a score, a line a cell; `discrete.py --scores=` reads it) and, with a table of accuracies, summary.json (rank
-correlations of scores and of two baselines, the sizes of the networks) and a picture of each score. A run that was killed goes
-on with --resume, and so does a finished one that is given a larger --count.
+One compilation a score: the cell is an argument of the program. The run folder holds config.json,
+log.txt, scores.csv (arch_str and a column a score, a line a cell; `discrete.py --scores=` reads it)
+and, with a table of accuracies, summary.json (rank correlations of scores and of two baselines, the
+sizes of the networks) and a picture of each score. A run that was killed goes on with --resume, and
+so does a finished one that is given a larger --count.
 """
 
 import csv
@@ -96,7 +97,9 @@ class Score(NamedTuple):
 
 def by_units(net: Net, picks, params, batch, key):
     """How often units of two images agree, counted as in the authors' code."""
-    return proxies.declared(lambda params, x: net.apply(params, x, picks, mutable=["units"]), params, batch["image"])
+    return proxies.declared(
+        lambda params, x: net.apply(params, x, picks, mutable=["units"]), params, batch["image"]
+    )
 
 
 def different(k: np.ndarray) -> float:
@@ -107,7 +110,9 @@ def different(k: np.ndarray) -> float:
 def by_outputs(name: str) -> Callable:
     """A score that looks at the network's outputs alone."""
     score = evaluators.SCORES[name]
-    return lambda net, picks, params, batch, key: score(lambda params, x: net.apply(params, x, picks), params, batch)
+    return lambda net, picks, params, batch, key: score(
+        lambda params, x: net.apply(params, x, picks), params, batch
+    )
 
 
 def fisher(net: Net, picks, params, batch, key):
@@ -158,7 +163,9 @@ SCORES = {
     ),
     "jacob_cov": Score(by_outputs("jacob_cov"), published={"spearman": (0.731, ABDELFATTAH)}),
     "epe_nas": Score(by_outputs("epe_nas")),
-    "ntk_condition": Score(by_outputs("ntk_condition"), published={"kendall": (0.42, f"{CHEN}, sign turned")}),
+    "ntk_condition": Score(
+        by_outputs("ntk_condition"), published={"kendall": (0.42, f"{CHEN}, sign turned")}
+    ),
     "zen": Score(zen),
 }
 SIZE = 5**6
@@ -172,14 +179,20 @@ def main(arguments: list[str]) -> None:
     table = evaluators.opened("table", config.table, read) if config.table else {}
     dataset = datasets.load(config)
     if config.batch_size > dataset.train.num:
-        raise Stop(f"--batch_size={config.batch_size}: {config.dataset} has {dataset.train.num} images to train with", 2)
+        raise Stop(
+            f"--batch_size={config.batch_size}: {config.dataset} has {dataset.train.num} images to"
+            " train with",
+            2,
+        )
     folder, log = runs.open_folder(config, "score")
     try:
         path = folder / "scores.csv"
         cells = draw(config)
         rows = recorded(path, config, cells)
         earlier = folder / "summary.json"
-        speeds = json.loads(earlier.read_text(encoding="utf-8"))["speed"] if earlier.exists() else {}
+        speeds = (
+            json.loads(earlier.read_text(encoding="utf-8"))["speed"] if earlier.exists() else {}
+        )
         if len(rows) < config.count:
             log.info("%d of %d cells are scored", len(rows), config.count)
             speeds = score(config, dataset, cells[len(rows) :], path, log)
@@ -196,7 +209,11 @@ def main(arguments: list[str]) -> None:
         raise Stop(f"interrupted; continue with --resume={folder}", 130) from None
     else:
         for name, row in summary["correlations"].items():
-            log.info("%s: %s", name, ", ".join(f"{kind} {row[kind]:.3f}" for kind in KINDS if row[kind] is not None))
+            log.info(
+                "%s: %s",
+                name,
+                ", ".join(f"{kind} {row[kind]:.3f}" for kind in KINDS if row[kind] is not None),
+            )
         log.info("all in %s", folder)
     finally:
         runs.writers.close_logger(log)
@@ -212,7 +229,9 @@ def check(config: Config) -> Config:
         raise Stop(f"--space={config.space}: cells of nasbench201 only are scored", 2)
     for name in names(config):
         if name not in SCORES:
-            raise Stop(f"--scores={config.scores}: there is no {name!r}, there are {', '.join(SCORES)}", 2)
+            raise Stop(
+                f"--scores={config.scores}: there is no {name!r}, there are {', '.join(SCORES)}", 2
+            )
     if len(set(names(config))) < len(names(config)):
         raise Stop(f"--scores={config.scores}: one is named twice", 2)
     checks.check_numbers(config, "count batch_size init_channels layers", "seed")
@@ -238,7 +257,9 @@ def draw(config: Config) -> list[Any]:
 
 
 def recorded(path: Path, config: Config, cells: list[Any]) -> list[list[float]]:
-    """The scores of the first cells that earlier processes wrote; without a last line that was cut off."""
+    """The scores of the first cells that earlier processes wrote; without a last line that was cut
+    off.
+    """
     head = ["arch_str", *names(config)]
     if not path.exists():
         files.replace_text(path, line(head))
@@ -253,7 +274,10 @@ def recorded(path: Path, config: Config, cells: list[Any]) -> list[list[float]]:
         for cell, (name, *_) in zip(cells, lines):
             if name != str(cell):
                 raise ValueError(f"{name} stands where {cell} should")
-        return [[float(value) for _, value in zip(names(config), values, strict=True)] for _, *values in lines[: len(cells)]]
+        return [
+            [float(value) for _, value in zip(names(config), values, strict=True)]
+            for _, *values in lines[: len(cells)]
+        ]
     except ValueError as error:
         raise Stop(f"{path}: {error}; remove it to start again") from error
 
@@ -302,8 +326,12 @@ def programs(config: Config, dataset: Any) -> Iterator[tuple[str, Callable[[Any]
         yield name, run, seconds
 
 
-def score(config: Config, dataset: Any, cells: list[Any], path: Path, log: Any) -> dict[str, dict[str, float]]:
-    """Scores cells and adds their lines to the file; tells the seconds of every score's compilation, and cells a second."""
+def score(
+    config: Config, dataset: Any, cells: list[Any], path: Path, log: Any
+) -> dict[str, dict[str, float]]:
+    """Scores cells and adds their lines to the file; tells the seconds of every score's
+    compilation, and cells a second.
+    """
     found, compiled = {}, {}
     for name, run, seconds in programs(config, dataset):
         log.info("%s: compiled in %.1f s", name, seconds)
@@ -326,10 +354,18 @@ def score(config: Config, dataset: Any, cells: list[Any], path: Path, log: Any) 
         bar.close()
     speeds = {}
     for name in found:
-        speeds[name] = {"compile_seconds": compiled[name], "cells": len(cells), "cells_a_second": len(cells) / spent[name]}
+        speeds[name] = {
+            "compile_seconds": compiled[name],
+            "cells": len(cells),
+            "cells_a_second": len(cells) / spent[name],
+        }
         # On a busy machine the other figure tells little.
         speeds[name]["cpu_seconds_a_cell"] = worked[name] / len(cells)
-        log.info("%s: %.2f cells a second, %.2f CPU seconds a cell", name, *list(speeds[name].values())[2:])
+        log.info(
+            "%s: %.2f cells a second, %.2f CPU seconds a cell",
+            name,
+            *list(speeds[name].values())[2:],
+        )
     return speeds
 
 
@@ -337,29 +373,55 @@ KINDS = ("kendall_valid", "spearman_valid", "kendall_test", "spearman_test")
 
 
 def correlations(values: np.ndarray, accuracies: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Kendall's tau-b and Spearman's rho with accuracies; what is not finite ranks last, and is counted."""
+    """Kendall's tau-b and Spearman's rho with accuracies; what is not finite ranks last, and is
+    counted.
+    """
     finite = np.isfinite(values)
     # Ranks, so that there is a number below all others.
     ranks = np.where(finite, scipy.stats.rankdata(np.where(finite, values, 0)), 0)
     found: dict[str, Any] = {}
     for name, accuracy in accuracies.items():
         tied = len(set(ranks)) < 2 or len(set(accuracy)) < 2
-        found[f"kendall_{name}"] = None if tied else float(scipy.stats.kendalltau(ranks, accuracy).statistic)
-        found[f"spearman_{name}"] = None if tied else float(scipy.stats.spearmanr(ranks, accuracy).statistic)
+        found[f"kendall_{name}"] = (
+            None if tied else float(scipy.stats.kendalltau(ranks, accuracy).statistic)
+        )
+        found[f"spearman_{name}"] = (
+            None if tied else float(scipy.stats.spearmanr(ranks, accuracy).statistic)
+        )
     return found | {"not_finite": int(np.sum(~finite))}
 
 
 def summarize(
-    config: Config, dataset: Any, cells: list[Any], rows: list[list[float]], table: Mapping[Any, tabular.Row], speeds: dict
+    config: Config,
+    dataset: Any,
+    cells: list[Any],
+    rows: list[list[float]],
+    table: Mapping[Any, tabular.Row],
+    speeds: dict,
 ) -> dict[str, Any]:
     """What was scored how fast, and how the scores rank the cells."""
-    own = ("scores", "space", "dataset", "batch_size", "init_channels", "layers", "accuracies", "seed")
-    summary: dict[str, Any] = {**runs.versions(), "config": {name: getattr(config, name) for name in own}}
+    own = (
+        "scores",
+        "space",
+        "dataset",
+        "batch_size",
+        "init_channels",
+        "layers",
+        "accuracies",
+        "seed",
+    )
+    summary: dict[str, Any] = {
+        **runs.versions(),
+        "config": {name: getattr(config, name) for name in own},
+    }
     summary |= {"cells": len(cells), "speed": speeds, "correlations": {}}
     if table:
         missing = [cell for cell in cells if cell not in table]
         if missing:
-            raise Stop(f"--table={config.table}: has {len(table)} cells, and {missing[0]} is none of them", 2)
+            raise Stop(
+                f"--table={config.table}: has {len(table)} cells, and {missing[0]} is none of them",
+                2,
+            )
         found = [table[cell] for cell in cells]
         accuracies = {
             "valid": np.array([row.valid_200 for row in found]),
@@ -368,15 +430,25 @@ def summarize(
         shape = (config.init_channels, config.layers, len(dataset.class_names), dataset.image_shape)
         costs = np.array([network_cost(cell, *shape) for cell in cells], np.float64).T
         columns = dict(zip(names(config), np.array(rows).T)) | dict(zip(BASELINES, costs))
-        summary["correlations"] = {name: correlations(values, accuracies) for name, values in columns.items()}
+        summary["correlations"] = {
+            name: correlations(values, accuracies) for name, values in columns.items()
+        }
         for name in names(config):
             for kind, (value, source) in SCORES[name].published.items():
-                summary["correlations"][name]["published"] = {"kind": kind, "value": value, "source": source}
+                summary["correlations"][name]["published"] = {
+                    "kind": kind,
+                    "value": value,
+                    "source": source,
+                }
     return summary
 
 
-def picture(name: str, column: list[float], cells: list[Any], table: Mapping[Any, tabular.Row]) -> str:
+def picture(
+    name: str, column: list[float], cells: list[Any], table: Mapping[Any, tabular.Row]
+) -> str:
     """Accuracy over a score, as SVG."""
     accuracy = [table[cell].valid_200 for cell in cells]
     labels = {"xlabel": name, "ylabel": "validation accuracy after 200 epochs (%)"}
-    return report.charts.scatter({name: list(zip(column, accuracy))}, title=f"{name} of {len(cells)} cells", **labels)
+    return report.charts.scatter(
+        {name: list(zip(column, accuracy))}, title=f"{name} of {len(cells)} cells", **labels
+    )

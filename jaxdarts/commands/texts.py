@@ -1,4 +1,4 @@
-"""What the scripts share for texts: flags, the text itself, its windows, and what a log line tells."""
+"""Texts in every command: flags, the text itself, its windows, and the values of a log line."""
 
 import dataclasses
 import json
@@ -31,7 +31,9 @@ def asked(arguments: list[str]) -> bool:
     dataset = given["--dataset"]
     if given["--resume"] and not dataset:
         try:
-            dataset = json.loads((Path(given["--resume"]) / "config.json").read_text(encoding="utf-8"))["dataset"]
+            dataset = json.loads(
+                (Path(given["--resume"]) / "config.json").read_text(encoding="utf-8")
+            )["dataset"]
         except (OSError, ValueError, KeyError, TypeError):
             return False  # the other parser says what is wrong with it
     return dataset in NAMES or str(dataset).startswith("text:")
@@ -39,7 +41,9 @@ def asked(arguments: list[str]) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Settings(command_line.Settings):
-    """Flags of the scripts that train on a text; names of quark0/darts' recurrent scripts where the meaning is the same."""
+    """Flags of the scripts that train on a text; names of quark0/darts' recurrent scripts where the
+    meaning is the same.
+    """
 
     dataset: str = "pydoc"
     """pydoc, ptb, wikitext2, or text:FOLDER with train.txt, valid.txt and test.txt."""
@@ -83,7 +87,10 @@ def check(config: Settings, positive: str = "", not_negative: str = "") -> None:
     checks.check_numbers(
         config,
         positive=f"epochs batch_size emsize bptt report_freq learning_rate grad_clip {positive}",
-        not_negative=f"max_steps checkpoint_freq keep_checkpoints seed weight_decay alpha beta {not_negative}",
+        not_negative=(
+            "max_steps checkpoint_freq keep_checkpoints seed weight_decay alpha beta"
+            f" {not_negative}"
+        ),
     )
     for name in ("dropout", "dropouth", "dropoutx", "dropouti", "dropoute"):
         if not 0 <= getattr(config, name) < 1:
@@ -121,7 +128,9 @@ def averages(sums: Any, count: int, step: int) -> dict[str, np.ndarray]:
     means = {name: np.asarray(value) / count for name, value in parallel.first(sums).items()}
     losses = {name: value for name, value in means.items() if name.endswith("_loss")}
     runs.finite(step, "--learning_rate", **losses)
-    return means | {name.replace("_loss", "_perplexity"): np.exp(value) for name, value in losses.items()}
+    return means | {
+        name.replace("_loss", "_perplexity"): np.exp(value) for name, value in losses.items()
+    }
 
 
 def shown(means: Mapping[str, np.ndarray]) -> tuple[str, dict[str, float]]:

@@ -1,4 +1,6 @@
-"""Data sets, as arrays in memory or as batches from a disk, and the random transformations of their examples."""
+"""Data sets, as arrays in memory or as batches from a disk, and the random transformations of their
+examples.
+"""
 
 from jaxdarts.data import augment as augment
 from jaxdarts.data import benchmarks as benchmarks

@@ -27,12 +27,16 @@ class Feed(NamedTuple):
 
 
 def open_feed(
-    pool: ThreadPoolExecutor, dataset: images.Dataset | stream.Dataset, seeds: Sequence[int], devices: Sequence[jax.Device]
+    pool: ThreadPoolExecutor,
+    dataset: images.Dataset | stream.Dataset,
+    seeds: Sequence[int],
+    devices: Sequence[jax.Device],
 ) -> Feed:
     """What feeds a training on several seeds and devices.
 
-    A set in memory is copied to every device, and the step takes its images from there (`augment.reader`). One on a disk is
-    read in the threads of `pool`, a batch for every seed, which is split over the devices (`augment.transform`).
+    A set in memory is copied to every device, and the step takes its images from there
+    (`augment.reader`). One on a disk is read in the threads of `pool`, a batch for every seed,
+    which is split over the devices (`augment.transform`).
     """
     if isinstance(dataset, images.Dataset):
         copies = parallel.replicate(_arrays(dataset), devices)
@@ -41,18 +45,29 @@ def open_feed(
 
     def train(places: np.ndarray, epoch: int) -> Callable[[int], Any]:
         pairs = zip(seeds, places, strict=True)
-        each = [stream.batches(pool, to_train_on, order, size, (seed, epoch)) for seed, order in pairs]
+        each = [
+            stream.batches(pool, to_train_on, order, size, (seed, epoch)) for seed, order in pairs
+        ]
 
         def get(i: int) -> Any:
             batches = [batch(i) for batch in each]
-            stacked = {name: np.stack([batch[name] for batch in batches]) for name in ("image", "label")}
-            return {"train": {name: parallel.split(value, len(devices), axis=1) for name, value in stacked.items()}}
+            stacked = {
+                name: np.stack([batch[name] for batch in batches]) for name in ("image", "label")
+            }
+            return {
+                "train": {
+                    name: parallel.split(value, len(devices), axis=1)
+                    for name, value in stacked.items()
+                }
+            }
 
         return get
 
     def test(places: np.ndarray) -> Callable[[int], Any]:
         batch = stream.batches(pool, held_out, places, size)
-        return lambda i: {"test": {name: parallel.split(value, len(devices)) for name, value in batch(i).items()}}
+        return lambda i: {
+            "test": {name: parallel.split(value, len(devices)) for name, value in batch(i).items()}
+        }
 
     return Feed(train, test)
 
@@ -60,30 +75,43 @@ def open_feed(
 def shapes(dataset: images.Dataset | stream.Dataset, num_seeds: int, batch_size: int) -> Any:
     """Shapes and types of a training step's data on one device, with its own share of a batch."""
     if isinstance(dataset, images.Dataset):
-        return jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), _arrays(dataset))
+        return jax.tree.map(
+            lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), _arrays(dataset)
+        )
     image = jax.ShapeDtypeStruct((num_seeds, batch_size, *dataset.image_shape), np.uint8)
-    return {"train": {"image": image, "label": jax.ShapeDtypeStruct((num_seeds, batch_size), np.int32)}}
+    return {
+        "train": {"image": image, "label": jax.ShapeDtypeStruct((num_seeds, batch_size), np.int32)}
+    }
 
 
 def host(
-    pool: ThreadPoolExecutor, dataset: images.Dataset | stream.Dataset, places: Int32[np.ndarray, "steps batch"]
+    pool: ThreadPoolExecutor,
+    dataset: images.Dataset | stream.Dataset,
+    places: Int32[np.ndarray, "steps batch"],
 ) -> Callable[[int], dict[str, np.ndarray]]:
-    """Test images as they are, step -> {"image": [batch, ...], "label": [batch]} in the memory of the host."""
+    """Test images as they are, step -> {"image": [batch, ...], "label": [batch]} in the memory of
+    the host.
+    """
     if isinstance(dataset, images.Dataset):
         pixels, labels = dataset.test
         return lambda i: {"image": pixels[places[i]], "label": labels[places[i]]}
     return stream.batches(pool, dataset.test, places, dataset.image_shape[0])
 
 
-def filled_up(size: int, batch_size: int) -> tuple[Int32[np.ndarray, "steps batch"], Float32[np.ndarray, "steps batch"]]:
-    """Places of all of `size` examples, and their weights: the last batch is filled up with an example of weight zero.
+def filled_up(
+    size: int, batch_size: int
+) -> tuple[Int32[np.ndarray, "steps batch"], Float32[np.ndarray, "steps batch"]]:
+    """Places of all of `size` examples, and their weights: the last batch is filled up with an
+    example of weight zero.
 
     >>> filled_up(3, 2)[0].tolist(), filled_up(3, 2)[1].tolist()
     ([[0, 1], [2, 2]], [[1.0, 1.0], [1.0, 0.0]])
     """
     padded = np.arange(-(-size // batch_size) * batch_size)
     places, weights = np.minimum(padded, size - 1), padded < size
-    return places.astype(np.int32).reshape(-1, batch_size), weights.astype(np.float32).reshape(-1, batch_size)
+    return places.astype(np.int32).reshape(-1, batch_size), weights.astype(np.float32).reshape(
+        -1, batch_size
+    )
 
 
 def _arrays(dataset: images.Dataset) -> Any:

@@ -1,4 +1,6 @@
-"""Image-classification sets as arrays of bytes in memory: by TFDS name, from an npz file, from a folder of pictures."""
+"""Image-classification sets as arrays of bytes in memory: by TFDS name, from an npz file, from a
+folder of pictures.
+"""
 
 import os
 import warnings
@@ -17,7 +19,8 @@ from jaxdarts.data.tfds import source as tfds_source
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"}
 MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK"}  # eight bits a channel or fewer
 
-# What published searches normalise by: mean and standard deviation of each channel of the training images.
+# What published searches normalise by: mean and standard deviation of each channel of the training
+# images.
 _MOMENTS = {
     "cifar10": ((0.49139968, 0.48215827, 0.44653124), (0.24703233, 0.24348505, 0.26158768)),
     "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
@@ -39,7 +42,8 @@ class Images(NamedTuple):
 class Dataset(NamedTuple):
     """A training set, a test set, and what both share.
 
-    `mean` and `std` are those of every channel of the training images, with pixels scaled to [0, 1].
+    `mean` and `std` are those of every channel of the training images, with pixels scaled to [0,
+    1].
     """
 
     name: str
@@ -62,19 +66,22 @@ def load(name: str, data_dir: str | None = None) -> Dataset:
     Args:
         name: one of
 
-            - `digits`: the 1,797 digits of 8 x 8 pixels that come with scikit-learn; their 17 grey levels v become
-              the bytes round(v * 255 / 16), and a fixed permutation splits them into 1,437 and 360;
-            - the TFDS name of an image-classification set, such as `cifar10`, `cifar100`, `svhn_cropped`, `mnist`,
-              `fashion_mnist`: the splits `train` and `test` (`validation` where there is no `test`), in the
-              official order where TFDS records it, else in TFDS' own. The five named here are downloaded and
-              prepared where necessary; the others need TensorFlow for that, though not to read a folder prepared as
-              `array_record`;
-            - `npz:PATH`: a NumPy archive with the arrays `images_train`, `labels_train`, `images_test`,
-              `labels_test` (or `x_train`, `y_train`, `x_test`, `y_test`): images uint8 [N, H, W, C] or [N, H, W],
-              labels integers from 0;
-            - `folder:PATH`: pictures in `PATH/train/<class>/` and `PATH/test/<class>/` (or `val`, `validation`), or in
-              `PATH/<class>/`, a fifth of which then becomes the test set; shuffled by a fixed permutation.
-        data_dir: where TFDS keeps its folders; by default `$TFDS_DATA_DIR` or `~/tensorflow_datasets`.
+            - `digits`: the 1,797 digits of 8 x 8 pixels that come with scikit-learn; their 17 grey
+              levels v become the bytes round(v * 255 / 16), and a fixed permutation splits them
+              into 1,437 and 360;
+            - the TFDS name of an image-classification set, such as `cifar10`, `cifar100`,
+              `svhn_cropped`, `mnist`, `fashion_mnist`: the splits `train` and `test` (`validation`
+              where there is no `test`), in the official order where TFDS records it, else in TFDS'
+              own. The five named here are downloaded and prepared where necessary; the others need
+              TensorFlow for that, though not to read a folder prepared as `array_record`;
+            - `npz:PATH`: a NumPy archive with the arrays `images_train`, `labels_train`,
+              `images_test`, `labels_test` (or `x_train`, `y_train`, `x_test`, `y_test`): images
+              uint8 [N, H, W, C] or [N, H, W], labels integers from 0;
+            - `folder:PATH`: pictures in `PATH/train/<class>/` and `PATH/test/<class>/` (or `val`,
+              `validation`), or in `PATH/<class>/`, a fifth of which then becomes the test set;
+              shuffled by a fixed permutation.
+        data_dir: where TFDS keeps its folders; by default `$TFDS_DATA_DIR` or
+          `~/tensorflow_datasets`.
 
     Raises:
         ValueError: if the name is unknown or the data are not labelled uint8 images of one shape.
@@ -93,30 +100,43 @@ def load(name: str, data_dir: str | None = None) -> Dataset:
         arrays, class_names = _folder(Path(path).expanduser())
     else:
         arrays, class_names = tfds_source.read(name, data_dir)
-    train, test = (_checked(name, split, arrays[f"images_{split}"], arrays[f"labels_{split}"]) for split in ("train", "test"))
+    train, test = (
+        _checked(name, split, arrays[f"images_{split}"], arrays[f"labels_{split}"])
+        for split in ("train", "test")
+    )
     if train.images.shape[1:] != test.images.shape[1:]:
-        raise ValueError(f"{name}: train images are {train.images.shape[1:]}, but test images {test.images.shape[1:]}")
+        raise ValueError(
+            f"{name}: train images are {train.images.shape[1:]}, but test images"
+            f" {test.images.shape[1:]}"
+        )
     if class_names is None:
-        class_names = tuple(str(label) for label in range(1 + max(train.labels.max(), test.labels.max())))
+        class_names = tuple(
+            str(label) for label in range(1 + max(train.labels.max(), test.labels.max()))
+        )
     mean, std = _MOMENTS.get(kind) or _moments(train.images)
-    return Dataset(name, train, test, class_names, np.asarray(mean, np.float32), np.asarray(std, np.float32))
+    return Dataset(
+        name, train, test, class_names, np.asarray(mean, np.float32), np.asarray(std, np.float32)
+    )
 
 
 def split(images: Images, portion: float) -> tuple[Images, Images]:
     """Splits by index: the first `portion` of the examples, and the rest; both are views.
 
-    Nothing is shuffled, as in the published protocol, whose search trains weights on the first half of the training
-    set and the architecture on the second.
+    Nothing is shuffled, as in the published protocol, whose search trains weights on the first half
+    of the training set and the architecture on the second.
 
     Raises:
         ValueError: if either part would be empty.
 
-    >>> first, second = split(Images(np.zeros((5, 1, 1, 1), np.uint8), np.arange(5, dtype=np.int32)), 0.5)
+    >>> images = Images(np.zeros((5, 1, 1, 1), np.uint8), np.arange(5, dtype=np.int32))
+    >>> first, second = split(images, 0.5)
     >>> first.labels, second.labels
     (array([0, 1], dtype=int32), array([2, 3, 4], dtype=int32))
     """
     count = first_part(images.num, portion)
-    return Images(*(field[:count] for field in images)), Images(*(field[count:] for field in images))
+    return Images(*(field[:count] for field in images)), Images(
+        *(field[count:] for field in images)
+    )
 
 
 def first_part(size: int, portion: float) -> int:
@@ -127,7 +147,9 @@ def first_part(size: int, portion: float) -> int:
     """
     count = int(portion * size) if 0 < portion < 1 else 0
     if not 0 < count < size:
-        raise ValueError(f"portion {portion} of {size} examples leaves a part empty; both parts need an example")
+        raise ValueError(
+            f"portion {portion} of {size} examples leaves a part empty; both parts need an example"
+        )
     return count
 
 
@@ -137,11 +159,15 @@ def _checked(name: str, part: str, images: np.ndarray, labels: np.ndarray) -> Im
     if images.ndim == 3:
         images = images[..., None]
     if images.ndim != 4:
-        raise ValueError(f"{name}: {part} images have shape {images.shape}; needed is [N, H, W, C] or [N, H, W]")
+        raise ValueError(
+            f"{name}: {part} images have shape {images.shape}; needed is [N, H, W, C] or [N, H, W]"
+        )
     if labels.ndim == 2 and labels.shape[1] == 1:  # as Keras stores them
         labels = labels[:, 0]
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(f"{name}: {part} labels are {labels.dtype} {labels.shape}; needed are integers [N]")
+        raise ValueError(
+            f"{name}: {part} labels are {labels.dtype} {labels.shape}; needed are integers [N]"
+        )
     if len(images) != len(labels):
         raise ValueError(f"{name}: {len(images)} {part} images, but {len(labels)} labels")
     if not images.size:
@@ -154,24 +180,34 @@ def _checked(name: str, part: str, images: np.ndarray, labels: np.ndarray) -> Im
 def _moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     # By histograms: exact, and without a copy of the images in floating point.
     channels = images.shape[-1]
-    counts = np.stack([np.bincount(images[..., c].reshape(-1), minlength=256) for c in range(channels)])
+    counts = np.stack(
+        [np.bincount(images[..., c].reshape(-1), minlength=256) for c in range(channels)]
+    )
     weights = counts / counts.sum(1, keepdims=True)
     levels = np.arange(256) / 255
     mean = weights @ levels
     variance = (weights * (levels - mean[:, None]) ** 2).sum(1)
-    return mean, np.maximum(np.sqrt(variance), 1 / 255)  # at least one grey level: a channel may be constant
+    return mean, np.maximum(
+        np.sqrt(variance), 1 / 255
+    )  # at least one grey level: a channel may be constant
 
 
 def _permutation(size: int) -> np.ndarray:
-    # RandomState, whose stream NumPy has frozen for good; default_rng's may change between versions.
+    # RandomState, whose stream NumPy has frozen for good; default_rng's may change between
+    # versions.
     return np.random.RandomState(0).permutation(size)
 
 
 def _digits() -> tuple[Mapping[str, np.ndarray], None]:
-    images, labels = require("sklearn.datasets", "scikit-learn", "'digits'").load_digits(return_X_y=True)
+    images, labels = require("sklearn.datasets", "scikit-learn", "'digits'").load_digits(
+        return_X_y=True
+    )
     order = _permutation(len(labels))
     images = np.rint(images * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)[order]
-    return _arrays((images[:1437], labels[order[:1437]]), (images[1437:], labels[order[1437:]])), None
+    return (
+        _arrays((images[:1437], labels[order[:1437]]), (images[1437:], labels[order[1437:]])),
+        None,
+    )
 
 
 def _npz(path: Path) -> tuple[Mapping[str, np.ndarray], None]:
@@ -183,9 +219,13 @@ def _npz(path: Path) -> tuple[Mapping[str, np.ndarray], None]:
             keys = {}
             for part in ("train", "test"):
                 for field, other in (("images", "x"), ("labels", "y")):
-                    key = next((k for k in (f"{field}_{part}", f"{other}_{part}") if k in found), None)
+                    key = next(
+                        (k for k in (f"{field}_{part}", f"{other}_{part}") if k in found), None
+                    )
                     if key is None:
-                        raise ValueError(f"no array {field}_{part} (or {other}_{part}), only {', '.join(found)}")
+                        raise ValueError(
+                            f"no array {field}_{part} (or {other}_{part}), only {', '.join(found)}"
+                        )
                     keys[f"{field}_{part}"] = key
         # The file is opened here, because np.load leaves it open when it fails.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
@@ -202,8 +242,11 @@ def _folder(root: Path) -> tuple[Mapping[str, np.ndarray], tuple[str, ...]]:
     return _arrays((images[:count], labels[:count]), (images[count:], labels[count:])), class_names
 
 
-def folder_files(root: Path) -> tuple[list[tuple[str, int]], list[tuple[str, int]], tuple[str, ...]]:
-    """The training and the test files of `folder:PATH` with their labels, in a fixed order, and the names of the classes.
+def folder_files(
+    root: Path,
+) -> tuple[list[tuple[str, int]], list[tuple[str, int]], tuple[str, ...]]:
+    """The training and the test files of `folder:PATH` with their labels, in a fixed order, and the
+    names of the classes.
 
     Raises:
         ValueError: if a class has test images only.
@@ -211,7 +254,11 @@ def folder_files(root: Path) -> tuple[list[tuple[str, int]], list[tuple[str, int
     """
     if not root.is_dir():
         raise FileNotFoundError(f"folder:{root}: no such folder")
-    parts = {name: root / name for name in ("train", "test", "val", "validation") if (root / name).is_dir()}
+    parts = {
+        name: root / name
+        for name in ("train", "test", "val", "validation")
+        if (root / name).is_dir()
+    }
     if not parts:
         class_names = _subfolders(root)
         files = _files(root, class_names)
@@ -219,7 +266,10 @@ def folder_files(root: Path) -> tuple[list[tuple[str, int]], list[tuple[str, int
         count = int(0.8 * len(files))
         train, test = ([files[i] for i in part] for part in (order[:count], order[count:]))
     elif "train" not in parts or len(parts) == 1:
-        raise FileNotFoundError(f"folder:{root} has only {', '.join(parts)}; needed are train, and test, val or validation")
+        raise FileNotFoundError(
+            f"folder:{root} has only {', '.join(parts)}; needed are train, and test, val or"
+            " validation"
+        )
     else:
         class_names = _subfolders(parts.pop("train"))
         held_out = next(iter(parts.values()))
@@ -239,7 +289,9 @@ def folder_files(root: Path) -> tuple[list[tuple[str, int]], list[tuple[str, int
 
 
 def _subfolders(folder: Path) -> tuple[str, ...]:
-    return tuple(sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")))
+    return tuple(
+        sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    )
 
 
 def _files(folder: Path, class_names: Sequence[str]) -> list[tuple[str, int]]:
@@ -263,11 +315,13 @@ def _pictures(files: Sequence[str]) -> np.ndarray:
                     size = picture.size
                 if picture.size != size:
                     raise ValueError(
-                        f"{file} has {picture.width} x {picture.height} pixels, but {files[0]} {size[0]} x {size[1]}; "
-                        "all images must have the same size"
+                        f"{file} has {picture.width} x {picture.height} pixels, but {files[0]}"
+                        f" {size[0]} x {size[1]}; all images must have the same size"
                     )
                 if picture.mode not in MODES:
-                    raise ValueError(f"{file} has the mode {picture.mode}; needed are 8 bits a channel")
+                    raise ValueError(
+                        f"{file} has the mode {picture.mode}; needed are 8 bits a channel"
+                    )
                 modes.add(picture.mode)
         except (OSError, pil.DecompressionBombError) as error:
             raise ValueError(f"{file} is no readable image: {error}") from error
@@ -275,7 +329,8 @@ def _pictures(files: Sequence[str]) -> np.ndarray:
     width, height = size or (0, 0)  # the first file set it
     images = np.empty((len(files), height, width, channels), np.uint8)
     with warnings.catch_warnings():
-        # Pillow warns that the transparency of a palette gets lost; the colour beneath is what is wanted here.
+        # Pillow warns that the transparency of a palette gets lost; the colour beneath is what is
+        # wanted here.
         warnings.filterwarnings("ignore", "Palette images with Transparency", UserWarning)
         for i, file in enumerate(files):
             with pil.open(file) as picture:
@@ -283,5 +338,12 @@ def _pictures(files: Sequence[str]) -> np.ndarray:
     return images
 
 
-def _arrays(train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray]) -> Mapping[str, np.ndarray]:
-    return {"images_train": train[0], "labels_train": train[1], "images_test": test[0], "labels_test": test[1]}
+def _arrays(
+    train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray]
+) -> Mapping[str, np.ndarray]:
+    return {
+        "images_train": train[0],
+        "labels_train": train[1],
+        "images_test": test[0],
+        "labels_test": test[1],
+    }

@@ -18,4 +18,6 @@ def require(module: str, package: str, purpose: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise ModuleNotFoundError(f"{purpose} needs {module}: pip install {package} ({error})") from error
+        raise ModuleNotFoundError(
+            f"{purpose} needs {module}: pip install {package} ({error})"
+        ) from error

@@ -1,7 +1,9 @@
-"""Image sets that stay on a disk: read batch by batch in threads, a few batches before they are asked for.
+"""Image sets that stay on a disk: read batch by batch in threads, a few batches before they are
+asked for.
 
-What is random about an image is a function of (seed, epoch, its place in the set), and the order of the images comes from
-`augment.order`; so a resumed run sees the batches that an uninterrupted one sees.
+What is random about an image is a function of (seed, epoch, its place in the set), and the order of
+the images comes from `augment.order`; so a resumed run sees the batches that an uninterrupted one
+sees.
 """
 
 import contextlib
@@ -21,7 +23,9 @@ from jaxdarts.data.optional import require
 from jaxdarts.data.tfds import source as tfds_source
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of ImageNet's channels, pixels scaled to [0, 1]: what published networks for large images normalise by."""
+"""Of ImageNet's channels, pixels scaled to [0, 1]: what published networks for large images
+normalise by.
+"""
 
 
 class Unreadable(ValueError):
@@ -40,7 +44,9 @@ class Stored(NamedTuple):
 
 
 class Dataset(NamedTuple):
-    """What `images.Dataset` is for images in memory; `image_shape` is [height, width, channels] of the images in a batch."""
+    """What `images.Dataset` is for images in memory; `image_shape` is [height, width, channels] of
+    the images in a batch.
+    """
 
     name: str
     train: Stored
@@ -55,9 +61,11 @@ def load(name: str, data_dir: str | None, size: int) -> Dataset:
     """Finds the images of a set and reads none of them.
 
     Args:
-        name: `folder:PATH` as for `images.load`, with images of any size; or the TFDS name of an image-classification set that
-            is prepared as `array_record`. Tests use its `test` images, or those of `validation` where it has no labelled ones.
-        data_dir: where TFDS keeps its folders; by default `$TFDS_DATA_DIR` or `~/tensorflow_datasets`.
+        name: `folder:PATH` as for `images.load`, with images of any size; or the TFDS name of an
+            image-classification set that is prepared as `array_record`. Tests use its `test`
+            images, or those of `validation` where it has no labelled ones.
+        data_dir: where TFDS keeps its folders; by default `$TFDS_DATA_DIR` or
+          `~/tensorflow_datasets`.
         size: height and width that the images are cut to.
 
     Raises:
@@ -74,11 +82,23 @@ def load(name: str, data_dir: str | None, size: int) -> Dataset:
         builder, class_names = tfds_source.opened(name, data_dir)
         train = _split(builder, "train")
         # The labels of ImageNet's test images are not public; TFDS has them as -1.
-        labelled = (part for part in (_split(builder, held) for held in tfds_source.held_out(builder)) if part.read(0)[1] >= 0)
+        labelled = (
+            part
+            for part in (_split(builder, held) for held in tfds_source.held_out(builder))
+            if part.read(0)[1] >= 0
+        )
         test = next(labelled, None)
         if test is None:
             raise ValueError(f"{name} has no labelled images to test on")
-    return Dataset(name, train, test, class_names, (size, size, 3), np.array(MEAN, np.float32), np.array(STD, np.float32))
+    return Dataset(
+        name,
+        train,
+        test,
+        class_names,
+        (size, size, 3),
+        np.array(MEAN, np.float32),
+        np.array(STD, np.float32),
+    )
 
 
 def split(part: Stored, portion: float) -> tuple[Stored, Stored]:
@@ -88,7 +108,9 @@ def split(part: Stored, portion: float) -> tuple[Stored, Stored]:
         ValueError: if either part would be empty.
     """
     count = images.first_part(part.num, portion)
-    return Stored(count, part.read), Stored(part.num - count, lambda place: part.read(count + place))
+    return Stored(count, part.read), Stored(
+        part.num - count, lambda place: part.read(count + place)
+    )
 
 
 @contextlib.contextmanager
@@ -120,8 +142,8 @@ def batches(
         ahead: how many batches after the one that is asked for are begun.
 
     Returns:
-        get(i) -> {"image": uint8 [batch, size, size, 3], "label": int32 [batch]}, the images at order[i]. Ask for i in rising
-        order, beginning anywhere. Raises Unreadable.
+        get(i) -> {"image": uint8 [batch, size, size, 3], "label": int32 [batch]}, the images at
+        order[i]. Ask for i in rising order, beginning anywhere. Raises Unreadable.
     """
 
     def read(place: int) -> tuple[np.ndarray, int]:
@@ -142,22 +164,25 @@ def batches(
     return get
 
 
-# ------------------------------------------------------------------------------------------------------------- crops
+# -------------------------------------------------------------------------------------------- crops
 
 
 def random_crop(picture: Any, size: int, random: np.random.RandomState) -> Any:
-    """torchvision's `RandomResizedCrop(size)`: a random rectangle, resized by Pillow's antialiased bilinear filter."""
+    """torchvision's `RandomResizedCrop(size)`: a random rectangle, resized by Pillow's antialiased
+    bilinear filter.
+    """
     left, top, width, height = random_box(picture.width, picture.height, random)
     # Cropped first: resize(box=...) would let the filter look beyond the rectangle.
     return picture.crop((left, top, left + width, top + height)).resize((size, size), _bilinear())
 
 
 def random_box(width: int, height: int, random: np.random.RandomState) -> tuple[int, int, int, int]:
-    """(left, top, width, height) of a rectangle of 8 to 100 % of an image's area and an aspect ratio of 3/4 to 4/3.
+    """(left, top, width, height) of a rectangle of 8 to 100 % of an image's area and an aspect
+    ratio of 3/4 to 4/3.
 
-    Ten tries with an area that is uniform and a ratio that is uniform on a logarithmic scale, then the largest central
-    rectangle of an allowed ratio. Szegedy et al., `Going Deeper with Convolutions <https://arxiv.org/abs/1409.4842>`_, 2015, in
-    torchvision's form.
+    Ten tries with an area that is uniform and a ratio that is uniform on a logarithmic scale, then
+    the largest central rectangle of an allowed ratio. Szegedy et al., `Going Deeper with
+    Convolutions <https://arxiv.org/abs/1409.4842>`_, 2015, in torchvision's form.
     """
     for _ in range(10):
         area = width * height * random.uniform(0.08, 1)
@@ -172,7 +197,9 @@ def random_box(width: int, height: int, random: np.random.RandomState) -> tuple[
 
 
 def central_crop(picture: Any, size: int) -> Any:
-    """The shorter side resized to size * 256 / 224, then the centre: `Resize(256)` and `CenterCrop(224)` of torchvision."""
+    """The shorter side resized to size * 256 / 224, then the centre: `Resize(256)` and
+    `CenterCrop(224)` of torchvision.
+    """
     width, height = picture.size
     shorter = round(size * 256 / 224)
     if width <= height:
@@ -187,7 +214,7 @@ def _bilinear() -> Any:
     return require("PIL.Image", "pillow", "an image").Resampling.BILINEAR
 
 
-# ----------------------------------------------------------------------------------------------------------- sources
+# ------------------------------------------------------------------------------------------ sources
 
 
 def _files(files: list[tuple[str, int]]) -> Stored:
@@ -203,7 +230,12 @@ def _split(builder: Any, name: str) -> Stored:
 
     def read(place: int) -> tuple[Any, int]:
         encoded, label = record(place)
-        return _picture(lambda: io.BytesIO(encoded), f"image {place} of {builder.info.full_name}, {name},"), label
+        return (
+            _picture(
+                lambda: io.BytesIO(encoded), f"image {place} of {builder.info.full_name}, {name},"
+            ),
+            label,
+        )
 
     return Stored(num, read)
 
@@ -214,7 +246,10 @@ def _picture(source: Callable[[], Any], name: str) -> Any:
         with pil.open(source()) as picture:
             if picture.mode not in images.MODES:
                 raise ValueError(f"the mode is {picture.mode}; needed are 8 bits a channel")
-            # Pillow warns where a palette's transparency gets lost on the way to RGB, and not on this one.
-            return (picture.convert("RGBA") if picture.mode in ("P", "PA") else picture).convert("RGB")
+            # Pillow warns where a palette's transparency gets lost on the way to RGB, and not on
+            # this one.
+            return (picture.convert("RGBA") if picture.mode in ("P", "PA") else picture).convert(
+                "RGB"
+            )
     except Exception as error:  # Pillow's decoders raise anything on broken data
         raise Unreadable(f"{name} is no readable image: {error}") from error

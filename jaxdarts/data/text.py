@@ -1,4 +1,6 @@
-"""Texts for language models: words as numbers, streams of a batch, and where the windows over them begin."""
+"""Texts for language models: words as numbers, streams of a batch, and where the windows over them
+begin.
+"""
 
 import re
 import zipfile
@@ -35,21 +37,25 @@ class Text(NamedTuple):
 def load(name: str, data_dir: str | None = None) -> Text:
     """Loads a text into memory.
 
-    Words are what lies between blanks, and every line, an empty one too, ends with the word `<eos>`. The vocabulary is built
-    over all three parts, in the order of appearance (quark0/darts, rnn/data.py).
+    Words are what lies between blanks, and every line, an empty one too, ends with the word
+    `<eos>`. The vocabulary is built over all three parts, in the order of appearance (quark0/darts,
+    rnn/data.py).
 
     Args:
         name: one of
 
-            - `ptb`: Penn Treebank in Mikolov's form, `ptb.train.txt`, `ptb.valid.txt`, `ptb.test.txt` (or `train.txt`, ...);
+            - `ptb`: Penn Treebank in Mikolov's form, `ptb.train.txt`, `ptb.valid.txt`,
+              `ptb.test.txt` (or `train.txt`, ...);
             - `wikitext2`: `wiki.train.tokens`, ... (or `train.txt`, ...);
             - `text:FOLDER`: `train.txt`, `valid.txt` and `test.txt` in that folder, in UTF-8;
-            - `pydoc`: the English text of Python's own help topics, about 90,000 words; it differs between versions of Python.
-        data_dir: for the first two, the folder that holds the files, or a folder of the set's name with them; zip archives in
-            it are looked into. They have to be brought there by hand.
+            - `pydoc`: the English text of Python's own help topics, about 90,000 words; it differs
+              between versions of Python.
+        data_dir: for the first two, the folder that holds the files, or a folder of the set's name
+            with them; zip archives in it are looked into. They have to be brought there by hand.
 
     Raises:
-        ValueError: if a file is empty or not UTF-8, the name is unknown, or a set has other numbers of words than published.
+        ValueError: if a file is empty or not UTF-8, the name is unknown, or a set has other numbers
+          of words than published.
         FileNotFoundError: if a file is missing.
     """
     kind, _, path = name.partition(":")
@@ -61,17 +67,29 @@ def load(name: str, data_dir: str | None = None) -> Text:
     elif name in _FILES:
         base = Path(data_dir).expanduser() if data_dir else Path()
         folders = [base / name, base] if data_dir else [base / name]
-        lines = [_lines(*_read(folders, [file.format(part) for file in _FILES[name]])) for part in PARTS]
+        lines = [
+            _lines(*_read(folders, [file.format(part) for file in _FILES[name]])) for part in PARTS
+        ]
     else:
-        raise ValueError(f"there is no text {name!r}; known are pydoc, ptb, wikitext2 and text:FOLDER")
+        raise ValueError(
+            f"there is no text {name!r}; known are pydoc, ptb, wikitext2 and text:FOLDER"
+        )
     places: dict[str, int] = {}
-    train, valid, test = (np.array([places.setdefault(word, len(places)) for word in words(own)], np.int32) for own in lines)
+    train, valid, test = (
+        np.array([places.setdefault(word, len(places)) for word in words(own)], np.int32)
+        for own in lines
+    )
     text = Text(name, train, valid, test, tuple(places))
     for field, expected in _SIZES.get(name, {}).items():
         found = len(getattr(text, field))
         if found != expected:
-            what = "words in its vocabulary" if field == "vocabulary" else f"words in its {field} part"
-            raise ValueError(f"{name} has {found:,} {what}; published are {expected:,}, with <eos>: is it another version?")
+            what = (
+                "words in its vocabulary" if field == "vocabulary" else f"words in its {field} part"
+            )
+            raise ValueError(
+                f"{name} has {found:,} {what}; published are {expected:,}, with <eos>: is it"
+                " another version?"
+            )
     return text
 
 
@@ -87,7 +105,8 @@ def words(lines: Iterable[str]) -> Iterable[str]:
 
 
 def streams(tokens: Int[np.ndarray, " words"], batch_size: int) -> Int32[np.ndarray, "rows batch"]:
-    """Cuts a text into `batch_size` texts of the same length, side by side; what is left over at its end is dropped.
+    """Cuts a text into `batch_size` texts of the same length, side by side; what is left over at
+    its end is dropped.
 
     Raises:
         ValueError: if the text is too short for three rows: two words in and two to predict.
@@ -99,12 +118,17 @@ def streams(tokens: Int[np.ndarray, " words"], batch_size: int) -> Int32[np.ndar
     """
     rows = len(tokens) // batch_size
     if rows < 3:
-        raise ValueError(f"{len(tokens)} words are too short a text for a batch of {batch_size}: it needs {3 * batch_size}")
+        raise ValueError(
+            f"{len(tokens)} words are too short a text for a batch of {batch_size}: it needs"
+            f" {3 * batch_size}"
+        )
     return tokens[: rows * batch_size].reshape(batch_size, rows).T.astype(np.int32)
 
 
 class Windows(NamedTuple):
-    """One epoch's windows over a stream: rows start to start + length are read, and each predicts the row after it."""
+    """One epoch's windows over a stream: rows start to start + length are read, and each predicts
+    the row after it.
+    """
 
     start: Int32[np.ndarray, " windows"]
     length: Int32[np.ndarray, " windows"]
@@ -121,16 +145,25 @@ def windows(rows: int, length: int) -> Windows:
 
 
 def random_windows(
-    seed: int, epoch: int, rows: int, length: int = 35, deviation: float = 0.0, shortest: int = 5, longest: int | None = None
+    seed: int,
+    epoch: int,
+    rows: int,
+    length: int = 35,
+    deviation: float = 0.0,
+    shortest: int = 5,
+    longest: int | None = None,
 ) -> Windows:
-    """One epoch's windows of random length, so that a word does not meet the same edge in every epoch: pure in its arguments.
+    """One epoch's windows of random length, so that a word does not meet the same edge in every
+    epoch: pure in its arguments.
 
-    A window is `length` rows long, or half of that (rounded down) with a probability of 0.05. With a deviation it is drawn from
-    the normal distribution around that, rounded towards zero and cut to `shortest` and `longest`. The last one ends with the
-    stream; a single row that is left to read is not read, as in the official code.
+    A window is `length` rows long, or half of that (rounded down) with a probability of 0.05. With
+    a deviation it is drawn from the normal distribution around that, rounded towards zero and cut
+    to `shortest` and `longest`. The last one ends with the stream; a single row that is left to
+    read is not read, as in the official code.
 
-    Merity, Keskar & Socher, `Regularizing and Optimizing LSTM Language Models <https://arxiv.org/abs/1708.02182>`_, 2018,
-    section 5; quark0/darts searches without a deviation and evaluates with 5, and `longest` 20 above `length`.
+    Merity, Keskar & Socher, `Regularizing and Optimizing LSTM Language Models
+    <https://arxiv.org/abs/1708.02182>`_, 2018, section 5; quark0/darts searches without a deviation
+    and evaluates with 5, and `longest` 20 above `length`.
     """
     rng = np.random.default_rng((seed, epoch))
     least = max(1, shortest if deviation else length // 2)
@@ -152,10 +185,12 @@ def window(
     length: Array | np.integer | int,
     time: int,
 ) -> dict[str, Array]:
-    """A batch of a stream's words and the words after them, padded to `time` rows, so that one program serves all lengths.
+    """A batch of a stream's words and the words after them, padded to `time` rows, so that one
+    program serves all lengths.
 
     Returns:
-        {"tokens": [time, batch], "targets": [time, batch], "length"}; the first `length` rows count.
+        {"tokens": [time, batch], "targets": [time, batch], "length"}; the first `length` rows
+        count.
     """
     rows = jnp.asarray(stream)[jnp.minimum(start + jnp.arange(time + 1), stream.shape[0] - 1)]
     return {"tokens": rows[:-1], "targets": rows[1:], "length": jnp.asarray(length)}
@@ -174,9 +209,14 @@ def _read(folders: list[Path], names: list[str]) -> tuple[Path, bytes]:
                         if Path(member).name in names:
                             return archive / member, opened.read(member)
             except zipfile.BadZipFile as error:
-                raise ValueError(f"{archive} is no zip archive, or a damaged one: {error}") from error
+                raise ValueError(
+                    f"{archive} is no zip archive, or a damaged one: {error}"
+                ) from error
     places = " and ".join(str(folder) for folder in folders)
-    raise FileNotFoundError(f"there is no {' or '.join(names)} in {places}: put it there (--data_dir names another folder)")
+    raise FileNotFoundError(
+        f"there is no {' or '.join(names)} in {places}: put it there (--data_dir names another"
+        " folder)"
+    )
 
 
 def _lines(path: Path, content: bytes) -> list[str]:
@@ -192,11 +232,21 @@ def _lines(path: Path, content: bytes) -> list[str]:
 
 
 def _pydoc() -> list[list[str]]:
-    """Paragraphs of the topics in lower case; every tenth is kept for validation, every tenth for the test."""
+    """Paragraphs of the topics in lower case; every tenth is kept for validation, every tenth for
+    the test.
+    """
     from pydoc_data import topics  # large, and only of use here
 
-    paragraphs = [p for _, topic in sorted(topics.topics.items()) for p in re.split(r"\n\s*\n", topic) if p.strip()]
-    split = [[re.sub(r"\d+", "N", word) for word in re.findall(r"\w+|[^\w\s]", p.lower())] for p in paragraphs]
+    paragraphs = [
+        p
+        for _, topic in sorted(topics.topics.items())
+        for p in re.split(r"\n\s*\n", topic)
+        if p.strip()
+    ]
+    split = [
+        [re.sub(r"\d+", "N", word) for word in re.findall(r"\w+|[^\w\s]", p.lower())]
+        for p in paragraphs
+    ]
     split = [[word for word in own if re.match(r"\w|[.,:;()=']", word)] for own in split]
     counts = Counter(word for own in split for word in own)
     lines = [" ".join(word if counts[word] >= 3 else RARE for word in own) for own in split if own]

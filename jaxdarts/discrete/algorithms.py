@@ -1,22 +1,27 @@
-"""Searches among discrete architectures: random, evolutionary, by a score, by a policy, by neighbourhoods, by halving.
+"""Searches among discrete architectures: random, evolutionary, by a score, by a policy, by
+neighbourhoods, by halving.
 
 `hyperband` has one more, halvings with a model of what is good.
 
-An algorithm is a generator: it yields a genotype and is sent the `Trial` of it, for as long as anybody asks. It is determined
-by its key and by what it is sent. `search` pays for the trials and keeps all of them:
+An algorithm is a generator: it yields a genotype and is sent the `Trial` of it, for as long as
+anybody asks. It is determined by its key and by what it is sent. `search` pays for the trials and
+keeps all of them:
 
 >>> import jax
 >>> from jaxdarts import spaces
 >>> def evaluate(genotype):  # here: how many convolutions; else a table, a supernet, or a training
 ...     return Trial(genotype, float(str(genotype).count("conv")), float("nan"), seconds=1.0)
->>> history = search(regularized_evolution(jax.random.key(0), spaces.nasbench201()), evaluate, evaluations=60)
+>>> evolution = regularized_evolution(jax.random.key(0), spaces.nasbench201())
+>>> history = search(evolution, evaluate, evaluations=60)
 >>> len(history), best(history).value
 (60, 6.0)
 
-Several trials may run at a time (`schedule`, and `studies` on other processes and machines). An algorithm that is asked for
-more before a trial is in is sent None instead; trials come one by one, in the order in which they finish. So random search
-goes on as ever; evolution mutates the best of those that live by then, as Real et al. did on many workers; REINFORCE takes its
-step for a trial when it comes, at the probabilities of then. One that has to wait for the trials in flight yields None.
+Several trials may run at a time (`schedule`, and `studies` on other processes and machines). An
+algorithm that is asked for more before a trial is in is sent None instead; trials come one by one,
+in the order in which they finish. So random search goes on as ever; evolution mutates the best of
+those that live by then, as Real et al. did on many workers; REINFORCE takes its step for a trial
+when it comes, at the probabilities of then. One that has to wait for the trials in flight yields
+None.
 """
 
 import collections
@@ -41,7 +46,9 @@ Score = Callable[[Any], float]
 
 
 class Longer(NamedTuple):
-    """A proposal that tells how long to train; to other proposals, plain genotypes, evaluations give a length of their own."""
+    """A proposal that tells how long to train; to other proposals, plain genotypes, evaluations
+    give a length of their own.
+    """
 
     genotype: Any
     epochs: int
@@ -57,38 +64,54 @@ Schedule = Generator[Starts, tuple[int, Trial], History]
 
 
 def schedule(
-    proposals: Proposals, *, evaluations: float = math.inf, seconds: float = math.inf, concurrent: int = 1
+    proposals: Proposals,
+    *,
+    evaluations: float = math.inf,
+    seconds: float = math.inf,
+    concurrent: int = 1,
 ) -> Schedule:
     """What to evaluate when, until the budget, or the proposals, end.
 
     Args:
         proposals: the algorithm.
         evaluations: how many trials at most.
-        seconds: how much they may take together; the first trial that would take more ends the search and does not count, as
-            in NAS-Bench-201's algorithms. (NATS-Bench's newer ones count it.) Nor do those that are in flight then.
-        concurrent: how many are in flight at a time. With one, every trial is known before the next proposal.
+        seconds: how much they may take together; the first trial that would take more ends the
+            search and does not count, as in NAS-Bench-201's algorithms. (NATS-Bench's newer ones
+            count it.) Nor do those that are in flight then.
+        concurrent: how many are in flight at a time. With one, every trial is known before the next
+          proposal.
 
     Returns:
-        A generator: it yields what to start, [(number, proposal), ...], and is sent (number, trial) of one that has finished.
-        Its own return value is {number: trial} in the order in which they finished. The numbers count the proposals.
+        A generator: it yields what to start, [(number, proposal), ...], and is sent (number, trial)
+          of one that has finished.
+        Its own return value is {number: trial} in the order in which they finished. The numbers
+        count the proposals.
 
     Raises:
         ValueError: if the budget is not positive, or not given.
     """
     if not (evaluations > 0 and seconds > 0) or evaluations == seconds == math.inf:
-        raise ValueError(f"the budget is {evaluations} evaluations and {seconds} seconds: it must be positive, and finite")
+        raise ValueError(
+            f"the budget is {evaluations} evaluations and {seconds} seconds: it must be positive,"
+            " and finite"
+        )
     _check("concurrent", concurrent)
     return _schedule(proposals, evaluations, seconds, concurrent)
 
 
-def _schedule(proposals: Proposals, evaluations: float, seconds: float, concurrent: int) -> Schedule:
+def _schedule(
+    proposals: Proposals, evaluations: float, seconds: float, concurrent: int
+) -> Schedule:
     history: History = {}
     started, spent, news, ended = 0, 0.0, None, False
     while True:
         starts = []
         while not ended and started - len(history) < concurrent and started < evaluations:
             try:
-                proposal, news = proposals.send(news), None  # the first thing that a generator is sent is None
+                proposal, news = (
+                    proposals.send(news),
+                    None,
+                )  # the first thing that a generator is sent is None
             except StopIteration:
                 ended = True
                 break
@@ -100,7 +123,10 @@ def _schedule(proposals: Proposals, evaluations: float, seconds: float, concurre
             break
         number, news = yield starts
         if math.isnan(news.seconds) and seconds < math.inf:
-            raise ValueError(f"{news.genotype}: what its trial takes is not known; the budget must be one of evaluations")
+            raise ValueError(
+                f"{news.genotype}: what its trial takes is not known; the budget must be one of"
+                " evaluations"
+            )
         spent += news.seconds
         if spent > seconds:
             break
@@ -110,7 +136,11 @@ def _schedule(proposals: Proposals, evaluations: float, seconds: float, concurre
 
 
 def search(
-    proposals: Proposals, evaluate: Callable[..., Trial], *, evaluations: float = math.inf, seconds: float = math.inf
+    proposals: Proposals,
+    evaluate: Callable[..., Trial],
+    *,
+    evaluations: float = math.inf,
+    seconds: float = math.inf,
 ) -> list[Trial]:
     """Evaluates what is proposed, one after the other, until the budget or the proposals end.
 
@@ -123,7 +153,8 @@ def search(
         All trials in order; empty if the first one does not fit into the budget.
 
     Raises:
-        ValueError: if the budget is not positive, or not given, or is one of seconds that trials do not tell.
+        ValueError: if the budget is not positive, or not given, or is one of seconds that trials do
+          not tell.
     """
     steps = schedule(proposals, evaluations=evaluations, seconds=seconds)
     starts, history = advance(steps)
@@ -136,7 +167,9 @@ def search(
 def advance(
     steps: Schedule, finished: tuple[int, Trial] | None = None
 ) -> tuple[list[tuple[int, Any]], dict[int, Trial] | None]:
-    """What a schedule starts next, after its beginning or a trial, and its history once it is at an end."""
+    """What a schedule starts next, after its beginning or a trial, and its history once it is at an
+    end.
+    """
     try:
         return (next(steps) if finished is None else steps.send(finished)), None
     except StopIteration as stop:
@@ -162,7 +195,9 @@ def best(history: Iterable[Trial]) -> Trial:
 
 def best_so_far(history: Iterable[Trial]) -> list[Trial]:
     """For every trial the best one until then."""
-    return list(itertools.accumulate(history, lambda old, new: new if _rank(new) > _rank(old) else old))
+    return list(
+        itertools.accumulate(history, lambda old, new: new if _rank(new) > _rank(old) else old)
+    )
 
 
 def _rank(trial: Trial) -> tuple[int, float]:
@@ -173,7 +208,7 @@ def _worth(value: float) -> float:
     return -math.inf if math.isnan(value) else float(value)
 
 
-# ------------------------------------------------------------------------------------------------------------- random
+# ------------------------------------------------------------------------------------------- random
 
 
 def random_search(key: Key[Array, ""], space: Space) -> Proposals:
@@ -183,36 +218,41 @@ def random_search(key: Key[Array, ""], space: Space) -> Proposals:
 
 
 def samples(key: Key[Array, ""], space: Space, count: int) -> list[Any]:
-    """Independent uniform genotypes, with repetitions: the first ones of `random_search` with the same key."""
+    """Independent uniform genotypes, with repetitions: the first ones of `random_search` with the
+    same key.
+    """
     return list(itertools.islice(random_search(key, space), count))
 
 
 def ranked(candidates: Iterable[Any], score: Score) -> list[Any]:
-    """The candidates from the largest score to the smallest, equal ones in their order, NaN last."""
+    """Candidates from the largest score to the smallest, equal ones in order, NaN last."""
     return sorted(candidates, key=lambda genotype: -_worth(score(genotype)))
 
 
 def best_of(key: Key[Array, ""], space: Space, score: Score, candidates: int = 100) -> Proposals:
     """Evaluates the one genotype, of so many random ones, that a score likes best.
 
-    With the overlap of ReLU patterns as the score: Mellor, Turner, Storkey & Crowley, `Neural Architecture Search without
-    Training <https://arxiv.org/abs/2006.04647>`_, ICML 2021.
+    With the overlap of ReLU patterns as the score: Mellor, Turner, Storkey & Crowley, `Neural
+    Architecture Search without Training <https://arxiv.org/abs/2006.04647>`_, ICML 2021.
     """
     _check("candidates", candidates)
     yield ranked(samples(key, space, candidates), score)[0]
 
 
-def neighbourhood_search(key: Key[Array, ""], space: Space, neighbours: int = 4, radius: int = 1) -> Proposals:
+def neighbourhood_search(
+    key: Key[Array, ""], space: Space, neighbours: int = 4, radius: int = 1
+) -> Proposals:
     """Random genotypes, each followed by so many of its neighbours; `flattest` chooses among them.
 
-    A reconstruction of the NA-RS of Wang, Cao, Li & Kitani, `Neighborhood-Aware Neural Architecture Search
-    <https://arxiv.org/abs/2105.06369>`_, BMVC 2021, of which only the abstract was at hand: radius, number and choice of the
-    neighbours are ours.
+    A reconstruction of the NA-RS of Wang, Cao, Li & Kitani, `Neighborhood-Aware Neural Architecture
+    Search <https://arxiv.org/abs/2105.06369>`_, BMVC 2021, of which only the abstract was at hand:
+    radius, number and choice of the neighbours are ours.
 
     Args:
         key: what is random.
         space: where to search.
-        neighbours: drawn without repetition among all that differ in the operations of `radius` edges.
+        neighbours: drawn without repetition among all that differ in the operations of `radius`
+          edges.
         radius: see there, and `analysis.flatness.shell`.
     """
     _check("neighbours", neighbours)
@@ -222,18 +262,22 @@ def neighbourhood_search(key: Key[Array, ""], space: Space, neighbours: int = 4,
         centre = space.sample(jax.random.fold_in(centres, n))
         around = shell(space.cells, centre, radius)
         if neighbours > len(around):
-            raise ValueError(f"neighbours is {neighbours}: {centre} has {len(around)} at distance {radius}")
+            raise ValueError(
+                f"neighbours is {neighbours}: {centre} has {len(around)} at distance {radius}"
+            )
         yield centre
         for i in rng.permutation(len(around))[:neighbours]:
             yield around[i]
 
 
-def flattest(history: Sequence[Trial], neighbours: int, aggregate: Callable[[np.ndarray], Any] = np.mean) -> Trial:
+def flattest(
+    history: Sequence[Trial], neighbours: int, aggregate: Callable[[np.ndarray], Any] = np.mean
+) -> Trial:
     """Of a history of `neighbourhood_search` the centre of the best neighbourhood.
 
     Args:
-        history: groups of a centre and its neighbours, in the order of the proposals; a last one that the budget has cut off
-            does not take part.
+        history: groups of a centre and its neighbours, in the order of the proposals; a last one
+            that the budget has cut off does not take part.
         neighbours: their number there.
         aggregate: the values of a centre and its neighbours -> how good the neighbourhood is.
 
@@ -243,18 +287,26 @@ def flattest(history: Sequence[Trial], neighbours: int, aggregate: Callable[[np.
     size = 1 + neighbours
     groups = [history[i : i + size] for i in range(0, len(history) - neighbours, size)]
     if not groups:
-        raise ValueError(f"the budget ends after {len(history)} trials, before one neighbourhood of {size} is complete")
-    return max(groups, key=lambda group: _worth(aggregate(np.array([trial.value for trial in group]))))[0]
+        raise ValueError(
+            f"the budget ends after {len(history)} trials, before one neighbourhood of {size} is"
+            " complete"
+        )
+    return max(
+        groups, key=lambda group: _worth(aggregate(np.array([trial.value for trial in group])))
+    )[0]
 
 
-# ---------------------------------------------------------------------------------------------------------- evolution
+# ---------------------------------------------------------------------------------------- evolution
 
 
-def regularized_evolution(key: Key[Array, ""], space: Space, population: int = 10, sample_size: int = 3) -> Proposals:
+def regularized_evolution(
+    key: Key[Array, ""], space: Space, population: int = 10, sample_size: int = 3
+) -> Proposals:
     """Mutates the best of a random sample of the living, and lets the oldest die.
 
     Real, Aggarwal, Huang & Le, `Regularized Evolution for Image Classifier Architecture Search
-    <https://arxiv.org/abs/1802.01548>`_, AAAI 2019, algorithm 1; the defaults are those of NAS-Bench-201.
+    <https://arxiv.org/abs/1802.01548>`_, AAAI 2019, algorithm 1; the defaults are those of
+    NAS-Bench-201.
 
     Args:
         key: what is random.
@@ -269,9 +321,15 @@ def regularized_evolution(key: Key[Array, ""], space: Space, population: int = 1
 
 
 def assisted_evolution(
-    key: Key[Array, ""], space: Space, score: Score, pool: int = 20, population: int = 10, sample_size: int = 3
+    key: Key[Array, ""],
+    space: Space,
+    score: Score,
+    pool: int = 20,
+    population: int = 10,
+    sample_size: int = 3,
 ) -> Proposals:
-    """Regularised evolution that starts from the best of a random pool by a score: AREA of Mellor et al., see `best_of`.
+    """Regularised evolution that starts from the best of a random pool by a score: AREA of Mellor
+    et al., see `best_of`.
 
     Args:
         key, space, population, sample_size: as in `regularized_evolution`.
@@ -283,10 +341,14 @@ def assisted_evolution(
     if pool < population:
         raise ValueError(f"pool is {pool}: fewer than the population, which is {population}")
     first, rest = jax.random.split(key)
-    return _evolve(rest, space, ranked(samples(first, space, pool), score)[:population], sample_size)
+    return _evolve(
+        rest, space, ranked(samples(first, space, pool), score)[:population], sample_size
+    )
 
 
-def _evolve(key: Key[Array, ""], space: Space, founders: Sequence[Any], sample_size: int) -> Proposals:
+def _evolve(
+    key: Key[Array, ""], space: Space, founders: Sequence[Any], sample_size: int
+) -> Proposals:
     mutations, tournaments = jax.random.split(key)
     rng = seeded(tournaments)
     alive: collections.deque[Trial] = collections.deque(maxlen=len(founders))  # drops the oldest
@@ -302,17 +364,22 @@ def _evolve(key: Key[Array, ""], space: Space, founders: Sequence[Any], sample_s
             alive.append(trial)
 
 
-# ------------------------------------------------------------------------------------------------------------ halving
+# ------------------------------------------------------------------------------------------ halving
 
 
-def successive_halving(key: Key[Array, ""], space: Space, candidates: int = 32, epochs: Sequence[int] = (12, 200)) -> Proposals:
-    """Trains many random genotypes shortly, the best of them longer, and so on; then starts over, for as long as asked.
+def successive_halving(
+    key: Key[Array, ""], space: Space, candidates: int = 32, epochs: Sequence[int] = (12, 200)
+) -> Proposals:
+    """Trains many random genotypes shortly, the best of them longer, and so on; then starts over,
+    for as long as asked.
 
-    Of n genotypes at one length, n times the ratio of that length to the next go on, rounded down, and one at least: every
-    length gets about the same number of epochs. Trainings start from scratch. `best` finds the best of the longest trained.
+    Of n genotypes at one length, n times the ratio of that length to the next go on, rounded down,
+    and one at least: every length gets about the same number of epochs. Trainings start from
+    scratch. `best` finds the best of the longest trained.
 
     Jamieson & Talwalkar, `Non-stochastic Best Arm Identification and Hyperparameter Optimization
-    <https://arxiv.org/abs/1502.07943>`_, AISTATS 2016, whose ratio is two; the lengths are free here, as tables have few.
+    <https://arxiv.org/abs/1502.07943>`_, AISTATS 2016, whose ratio is two; the lengths are free
+    here, as tables have few.
 
     Args:
         key: what is random.
@@ -331,7 +398,9 @@ def successive_halving(key: Key[Array, ""], space: Space, candidates: int = 32, 
 def check_lengths(epochs: Sequence[int]) -> None:
     """Refuses lengths of training that do not rise, by a ValueError."""
     if not epochs or epochs[0] < 1 or any(b <= a for a, b in itertools.pairwise(epochs)):
-        raise ValueError(f"epochs are {' '.join(map(str, epochs)) or 'none'}: they must be positive, and rise")
+        raise ValueError(
+            f"epochs are {' '.join(map(str, epochs)) or 'none'}: they must be positive, and rise"
+        )
 
 
 def _halve(key: Key[Array, ""], space: Space, candidates: int, epochs: Sequence[int]) -> Proposals:
@@ -340,7 +409,8 @@ def _halve(key: Key[Array, ""], space: Space, candidates: int, epochs: Sequence[
 
 
 def bracket(starters: Iterator[Any], candidates: int, epochs: Sequence[int]) -> Proposals:
-    """One round of successive halving: so many genotypes at the first length, the best of them at the next, to the last.
+    """One round of successive halving: so many genotypes at the first length, the best of them at
+    the next, to the last.
 
     Args:
         starters: the genotypes; each is asked for when it is proposed, not before.
@@ -364,14 +434,18 @@ def bracket(starters: Iterator[Any], candidates: int, epochs: Sequence[int]) -> 
             waiting = collections.deque(trial.genotype for trial in best_first[:left])
 
 
-# ------------------------------------------------------------------------------------------------------------- policy
+# ------------------------------------------------------------------------------------------- policy
 
 
-def reinforce(key: Key[Array, ""], space: Space, learning_rate: float = 0.01, decay: float = 0.9) -> Proposals:
-    """Draws the operation of every edge from probabilities of its own, which ascend the reward above its moving average.
+def reinforce(
+    key: Key[Array, ""], space: Space, learning_rate: float = 0.01, decay: float = 0.9
+) -> Proposals:
+    """Draws the operation of every edge from probabilities of its own, which ascend the reward
+    above its moving average.
 
-    Williams, Simple Statistical Gradient-Following Algorithms for Connectionist Reinforcement Learning, 1992, as NAS-Bench-201
-    and NATS-Bench use it (AutoDL-Projects, exps/NATS-algos/reinforce.py): Adam, one step a trial.
+    Williams, Simple Statistical Gradient-Following Algorithms for Connectionist Reinforcement
+    Learning, 1992, as NAS-Bench-201 and NATS-Bench use it (AutoDL-Projects,
+    exps/NATS-algos/reinforce.py): Adam, one step a trial.
 
     Args:
         key: what is random.
@@ -380,39 +454,57 @@ def reinforce(key: Key[Array, ""], space: Space, learning_rate: float = 0.01, de
         decay: of the average, which starts without bias and includes the present reward.
 
     Raises:
-        ValueError: if genotypes of the space keep some edges only, since operations do not tell which, or if it has no rows of
-            single choices.
+        ValueError: if genotypes of the space keep some edges only, since operations do not tell
+            which, or if it has no rows of single choices.
     """
     if any(choices.kept is not None for choices in space.cells.values()):
-        raise ValueError("REINFORCE draws an operation for every edge; genotypes of this space keep some edges only")
+        raise ValueError(
+            "REINFORCE draws an operation for every edge; genotypes of this space keep some edges"
+            " only"
+        )
     if not space.cells or any(choices.picks for choices in space.cells.values()):
         raise ValueError("REINFORCE draws one candidate a row; this space is no list of such rows")
     return _reinforce(key, space, optax.adam(learning_rate), decay)
 
 
-def _reinforce(key: Key[Array, ""], space: Space, tx: optax.GradientTransformation, decay: float) -> Proposals:
+def _reinforce(
+    key: Key[Array, ""], space: Space, tx: optax.GradientTransformation, decay: float
+) -> Proposals:
     initial, draws = jax.random.split(key)
     rng = seeded(draws)
     allowed = {name: choices.derivable() for name, choices in space.cells.items()}
     noise = dict(zip(allowed, jax.random.split(initial, len(allowed))))
-    logits = {name: 1e-3 * jax.random.normal(noise[name], mask.shape) for name, mask in allowed.items()}
+    logits = {
+        name: 1e-3 * jax.random.normal(noise[name], mask.shape) for name, mask in allowed.items()
+    }
     state = tx.init(logits)
 
     def log_probabilities(logits):
-        return {name: jax.nn.log_softmax(jnp.where(allowed[name], logits[name], -jnp.inf)) for name in logits}
+        return {
+            name: jax.nn.log_softmax(jnp.where(allowed[name], logits[name], -jnp.inf))
+            for name in logits
+        }
 
     def loss(logits, picks, advantage):
         own = log_probabilities(logits)
-        return -advantage * sum(jnp.sum(jnp.take_along_axis(own[name], picks[name][:, None], 1)) for name in own)
+        return -advantage * sum(
+            jnp.sum(jnp.take_along_axis(own[name], picks[name][:, None], 1)) for name in own
+        )
 
     average = weight = 0.0
     while True:
         # The largest of log-probabilities with Gumbel noise is a draw from the probabilities.
-        mix: Any = {name: np.asarray(row) + rng.gumbel(size=row.shape) for name, row in log_probabilities(logits).items()}
+        mix: Any = {
+            name: np.asarray(row) + rng.gumbel(size=row.shape)
+            for name, row in log_probabilities(logits).items()
+        }
         trial = yield space.discretize(mix)
         if trial is None:
             continue
-        picks = {name: np.array([op for _, op in places]) for name, places in locate(space.cells, trial.genotype).items()}
+        picks = {
+            name: np.array([op for _, op in places])
+            for name, places in locate(space.cells, trial.genotype).items()
+        }
         average, weight = decay * average + (1 - decay) * trial.value, decay * weight + 1 - decay
         gradient = jax.grad(loss)(logits, picks, trial.value - average / weight)
         updates, state = tx.update(gradient, state, logits)

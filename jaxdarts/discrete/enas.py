@@ -1,8 +1,9 @@
 """ENAS: a policy that draws cells, and a supernet whose weights all of them share, trained in turn.
 
-Pham, Guan, Zoph, Le & Dean, `Efficient Neural Architecture Search via Parameter Sharing <https://arxiv.org/abs/1802.03268>`_,
-ICML 2018, over any space of `Choices`: the decisions are those of the space, the policy's form is the paper's. It draws
-one-hot mixes, so any supernet serves. Pure functions, not jitted.
+Pham, Guan, Zoph, Le & Dean, `Efficient Neural Architecture Search via Parameter Sharing
+<https://arxiv.org/abs/1802.03268>`_, ICML 2018, over any space of `Choices`: the decisions are
+those of the space, the policy's form is the paper's. It draws one-hot mixes, so any supernet
+serves. Pure functions, not jitted.
 
 >>> from jaxdarts import spaces
 >>> policy = lstm_policy(spaces.nasbench201().cells, hidden=4)
@@ -59,15 +60,20 @@ class Policy(NamedTuple):
 
 
 def lstm_policy(
-    cells: Mapping[str, Choices], hidden: int = 100, temperature: float = 5.0, tanh_constant: float = 2.5
+    cells: Mapping[str, Choices],
+    hidden: int = 100,
+    temperature: float = 5.0,
+    tanh_constant: float = 2.5,
 ) -> Policy:
-    """A recurrent network of one layer that decides one thing after another, as ENAS' for its cells.
+    """A recurrent network of one layer that decides one thing after another, as ENAS' for its
+    cells.
 
-    Where a genotype keeps so many edges of a node, it draws them, all different (ENAS lets them be equal), by attention to
-    what it remembers of their sources, then the operation of each among those other than `none`; where it keeps all edges
-    (NAS-Bench-201), the operation of each. Two orders of a node's edges are two sequences of actions, but one architecture.
-    The second cell goes on from the memory after the first, with the same weights. No operation is favoured from the start,
-    as the two separable convolutions are in ENAS' code.
+    Where a genotype keeps so many edges of a node, it draws them, all different (ENAS lets them be
+    equal), by attention to what it remembers of their sources, then the operation of each among
+    those other than `none`; where it keeps all edges (NAS-Bench-201), the operation of each. Two
+    orders of a node's edges are two sequences of actions, but one architecture. The second cell
+    goes on from the memory after the first, with the same weights. No operation is favoured from
+    the start, as the two separable convolutions are in ENAS' code.
 
     Args:
         cells: of the space.
@@ -79,10 +85,20 @@ def lstm_policy(
         ValueError: if one of the numbers is not positive.
     """
     if not (hidden > 0 and temperature > 0 and tanh_constant > 0):
-        raise ValueError(f"hidden={hidden}, temperature={temperature}, tanh_constant={tanh_constant}: they must be positive")
-    names = list(dict.fromkeys(op for choices in cells.values() for ops in choices.ops for op in ops))
+        raise ValueError(
+            f"hidden={hidden}, temperature={temperature}, tanh_constant={tanh_constant}: they must"
+            " be positive"
+        )
+    names = list(
+        dict.fromkeys(op for choices in cells.values() for ops in choices.ops for op in ops)
+    )
     ids = {  # of every operation of every edge; what is unused is never drawn
-        cell: np.array([[names.index(op) for op in ops] + [0] * (choices.shape[1] - len(ops)) for ops in choices.ops])
+        cell: np.array(
+            [
+                [names.index(op) for op in ops] + [0] * (choices.shape[1] - len(ops))
+                for ops in choices.ops
+            ]
+        )
         for cell, choices in cells.items()
     }
 
@@ -98,7 +114,10 @@ def lstm_policy(
             "attention": (hidden,),
         }
         keys = jax.random.split(key, len(shapes))
-        params = {name: jax.random.uniform(k, shape, minval=-0.1, maxval=0.1) for k, (name, shape) in zip(keys, shapes.items())}
+        params = {
+            name: jax.random.uniform(k, shape, minval=-0.1, maxval=0.1)
+            for k, (name, shape) in zip(keys, shapes.items())
+        }
         return params | {"ops_bias": jnp.zeros(len(names))}
 
     def walk(params, choose: Choose) -> Drawn:
@@ -125,7 +144,9 @@ def lstm_policy(
             return action
 
         def operation(cell, e):
-            """Decides what edge `e`, perhaps a traced one, carries; returns its column of the mix and its embedding."""
+            """Decides what edge `e`, perhaps a traced one, carries; returns its column of the mix
+            and its embedding.
+            """
             advance(x)
             own = jnp.asarray(ids[cell])[e]
             logits = (h @ params["ops"] + params["ops_bias"])[own]
@@ -166,22 +187,29 @@ def lstm_policy(
         return Drawn(jnp.stack(actions), mix, log_prob, entropy)
 
     def sample(params, key):
-        return walk(params, lambda n, log_p: jax.random.categorical(jax.random.fold_in(key, n), log_p))
+        return walk(
+            params, lambda n, log_p: jax.random.categorical(jax.random.fold_in(key, n), log_p)
+        )
 
     return Policy(init, sample, lambda params, actions: walk(params, lambda n, log_p: actions[n]))
 
 
 def policy_gradient(
-    policy: Policy, params: Any, actions: Int[Array, "samples decisions"], advantages: Float[Array, " samples"]
+    policy: Policy,
+    params: Any,
+    actions: Int[Array, "samples decisions"],
+    advantages: Float[Array, " samples"],
 ):
     """The mean over samples of advantage times gradient of the log-probability (Williams, 1992).
 
-    Over samples of the policy its mean is the gradient of the expected reward, for advantages that are rewards minus anything
-    that does not depend on the sample.
+    Over samples of the policy its mean is the gradient of the expected reward, for advantages that
+    are rewards minus anything that does not depend on the sample.
     """
 
     def value(params):
-        return jnp.mean(advantages * jax.vmap(lambda own: policy.replay(params, own).log_prob)(actions))
+        return jnp.mean(
+            advantages * jax.vmap(lambda own: policy.replay(params, own).log_prob)(actions)
+        )
 
     return jax.grad(value)(params)
 
@@ -209,8 +237,9 @@ class Enas(NamedTuple):
     """Pure functions, not jitted.
 
     init: (key, weights) -> state.
-    train: (state, training batch) -> (state, metrics), after a step of the weights of one drawn cell.
-    control: (state, validation batch) -> (state, metrics), after a step of the policy: reward, entropy, baseline.
+    train: (state, training batch) -> (state, metrics), after a step of the weights of one drawn
+    cell. control: (state, validation batch) -> (state, metrics), after a step of the policy:
+    reward, entropy, baseline.
     """
 
     init: Callable[[Key[Array, ""], Params], EnasState]
@@ -228,11 +257,13 @@ def enas(
     decay: float = 0.99,
     entropy_weight: float = 1e-4,
 ) -> Enas:
-    """Weight steps on cells that the policy draws, and REINFORCE with a moving average as its baseline.
+    """Weight steps on cells that the policy draws, and REINFORCE with a moving average as its
+    baseline.
 
-    The reward of a cell is its accuracy on a validation batch with the shared weights and the batch's own moments, a fraction,
-    plus its entropy times a weight, without a gradient through it. The average includes the present rewards and starts without
-    bias (in ENAS' code, from zero). Decay and momentum move all shared weights, drawn or not, as in ENAS' code.
+    The reward of a cell is its accuracy on a validation batch with the shared weights and the
+    batch's own moments, a fraction, plus its entropy times a weight, without a gradient through it.
+    The average includes the present rewards and starts without bias (in ENAS' code, from zero).
+    Decay and momentum move all shared weights, drawn or not, as in ENAS' code.
 
     Args:
         objective: of the supernet, with the metric `accuracy`.
@@ -249,21 +280,34 @@ def enas(
         policy_key, key = jax.random.split(key)
         own, zero = policy.init(policy_key), jnp.zeros(())
         none = jnp.int32(0)
-        return EnasState(none, none, key, params, params_tx.init(params), own, policy_tx.init(own), zero, zero)
+        return EnasState(
+            none, none, key, params, params_tx.init(params), own, policy_tx.init(own), zero, zero
+        )
 
     def train(state: EnasState, batch: Batch) -> tuple[EnasState, Metrics]:
-        draw_key, key = jax.random.split(jax.random.fold_in(jax.random.fold_in(state.key, 0), state.step))
+        draw_key, key = jax.random.split(
+            jax.random.fold_in(jax.random.fold_in(state.key, 0), state.step)
+        )
         mix = policy.sample(state.policy, draw_key).mix
         loss = jax.grad(lambda params: objective(params, mix, (), batch, key), has_aux=True)
         gradient, (_, metrics) = loss(state.params)
         updates, opt = params_tx.update(gradient, state.params_opt, state.params)
         params = optax.apply_updates(state.params, updates)
-        return dataclasses.replace(state, step=state.step + 1, params=params, params_opt=opt), metrics
+        return (
+            dataclasses.replace(state, step=state.step + 1, params=params, params_opt=opt),
+            metrics,
+        )
 
     def control(state: EnasState, batch: Batch) -> tuple[EnasState, Metrics]:
-        draw_key, key = jax.random.split(jax.random.fold_in(jax.random.fold_in(state.key, 1), state.updates))
-        drawn = jax.vmap(policy.sample, (None, 0))(state.policy, jax.random.split(draw_key, samples))
-        accuracy = lax.map(lambda mix: objective(state.params, mix, (), batch, key)[1][1]["accuracy"], drawn.mix)
+        draw_key, key = jax.random.split(
+            jax.random.fold_in(jax.random.fold_in(state.key, 1), state.updates)
+        )
+        drawn = jax.vmap(policy.sample, (None, 0))(
+            state.policy, jax.random.split(draw_key, samples)
+        )
+        accuracy = lax.map(
+            lambda mix: objective(state.params, mix, (), batch, key)[1][1]["accuracy"], drawn.mix
+        )
         rewards = accuracy + entropy_weight * drawn.entropy
         average = decay * state.average + (1 - decay) * jnp.mean(rewards)
         weight = decay * state.weight + 1 - decay
@@ -272,14 +316,28 @@ def enas(
         descent = jax.tree.map(jnp.negative, gradient)
         updates, opt = policy_tx.update(descent, state.policy_opt, state.policy)
         own = optax.apply_updates(state.policy, updates)
-        new = dataclasses.replace(state, updates=state.updates + 1, policy=own, policy_opt=opt, average=average, weight=weight)
-        return new, {"reward": jnp.mean(accuracy), "entropy": jnp.mean(drawn.entropy), "baseline": baseline}
+        new = dataclasses.replace(
+            state,
+            updates=state.updates + 1,
+            policy=own,
+            policy_opt=opt,
+            average=average,
+            weight=weight,
+        )
+        return new, {
+            "reward": jnp.mean(accuracy),
+            "entropy": jnp.mean(drawn.entropy),
+            "baseline": baseline,
+        }
 
     return Enas(init, train, control)
 
 
-def best_of(policy: Policy, params: Any, key: Key[Array, ""], count: int, score: Callable[[Mix], float]) -> tuple[Mix, float]:
-    """Of so many architectures of a policy the one with the best score, the first of equals, and its score.
+def best_of(
+    policy: Policy, params: Any, key: Key[Array, ""], count: int, score: Callable[[Mix], float]
+) -> tuple[Mix, float]:
+    """Of so many architectures of a policy the one with the best score, the first of equals, and
+    its score.
 
     Raises:
         ValueError: if `count` is not positive.

@@ -1,12 +1,16 @@
-"""BOHB: Hyperband's brackets of short and long trainings, filled by a model of which operations good genotypes have.
+"""BOHB: Hyperband's brackets of short and long trainings, filled by a model of which operations
+good genotypes have.
 
-Falkner, Klein & Hutter, `BOHB: Robust and Efficient Hyperparameter Optimization at Scale <https://arxiv.org/abs/1807.01774>`_,
-ICML 2018, and its code (automl/HpBandSter), whose defaults are taken. It is a generator as those of `discrete`.
+Falkner, Klein & Hutter, `BOHB: Robust and Efficient Hyperparameter Optimization at Scale
+<https://arxiv.org/abs/1807.01774>`_, ICML 2018, and its code (automl/HpBandSter), whose defaults
+are taken. It is a generator as those of `discrete`.
 
-The densities differ, since all choices here are among categories: rows are independent, with the smoothed frequencies of their
-operations, as in the tree-structured Parzen estimator that BOHB goes back to (Bergstra, Bardenet, Bengio & Kegl, Algorithms for
-Hyper-Parameter Optimization, NeurIPS 2011). HpBandSter has one kernel density over all rows, whose bandwidths come from the
-deviation of the operations' numbers by a rule for real numbers; with five operations and a dozen trials they often exceed one.
+The densities differ, since all choices here are among categories: rows are independent, with the
+smoothed frequencies of their operations, as in the tree-structured Parzen estimator that BOHB goes
+back to (Bergstra, Bardenet, Bengio & Kegl, Algorithms for Hyper-Parameter Optimization, NeurIPS
+2011). HpBandSter has one kernel density over all rows, whose bandwidths come from the deviation of
+the operations' numbers by a rule for real numbers; with five operations and a dozen trials they
+often exceed one.
 """
 
 import collections
@@ -33,23 +37,26 @@ def bohb(
     candidates: int = 64,
     random_fraction: float = 1 / 3,
 ) -> Proposals:
-    """Brackets of successive halving, whose genotypes have operations that are frequent among the best trials.
+    """Brackets of successive halving, whose genotypes have operations that are frequent among the
+    best trials.
 
-    The trials of the longest length that has enough of them are split into good and bad ones, at least one more than the space
-    has rows on either side; before that, genotypes are random. Then the candidate with the largest ratio of the two densities
-    is taken, of so many draws from the good ones'. As soon as a bracket waits for trials in flight the next one begins.
+    The trials of the longest length that has enough of them are split into good and bad ones, at
+    least one more than the space has rows on either side; before that, genotypes are random. Then
+    the candidate with the largest ratio of the two densities is taken, of so many draws from the
+    good ones'. As soon as a bracket waits for trials in flight the next one begins.
 
     Args:
         key: what is random.
         space: one whose genotypes keep every edge, such as NAS-Bench-201.
-        epochs: lengths of training, rising; with a single one there is no halving, just the model. Published are powers of
-            three times the shortest.
+        epochs: lengths of training, rising; with a single one there is no halving, just the model.
+            Published are powers of three times the shortest.
         good: fraction of the trials that are good.
         candidates: draws.
         random_fraction: how many genotypes are uniformly random in spite of the model.
 
     Raises:
-        ValueError: if the lengths do not rise, an argument is out of range, or genotypes of the space keep some edges only.
+        ValueError: if the lengths do not rise, an argument is out of range, or genotypes of the
+          space keep some edges only.
     """
     check_lengths(epochs)
     if candidates < 1:
@@ -57,13 +64,18 @@ def bohb(
     for name, value in (("good", good), ("random_fraction", random_fraction)):
         if not 0 <= value <= 1:
             raise ValueError(f"{name} is {value}: it must be between 0 and 1")
-    if not space.cells or any(choices.kept is not None or choices.picks for choices in space.cells.values()):
-        raise ValueError("BOHB models one candidate a row; genotypes of this space are no list of such rows")
+    if not space.cells or any(
+        choices.kept is not None or choices.picks for choices in space.cells.values()
+    ):
+        raise ValueError(
+            "BOHB models one candidate a row; genotypes of this space are no list of such rows"
+        )
     return _bohb(key, space, epochs, good, candidates, random_fraction)
 
 
 def brackets(epochs: Sequence[int]) -> list[tuple[int, Sequence[int]]]:
-    """Hyperband's round: (how many start, lengths of training), from the bracket of all lengths to that of the last alone.
+    """Hyperband's round: (how many start, lengths of training), from the bracket of all lengths to
+    that of the last alone.
 
     >>> brackets((4, 12, 36))
     [(9, (4, 12, 36)), (3, (12, 36)), (3, (36,))]
@@ -71,12 +83,17 @@ def brackets(epochs: Sequence[int]) -> list[tuple[int, Sequence[int]]]:
     found = []
     for first in range(len(epochs)):
         rounds = len(epochs) - first
-        found.append((math.ceil(len(epochs) // rounds * epochs[-1] / epochs[first]), epochs[first:]))
+        found.append(
+            (math.ceil(len(epochs) // rounds * epochs[-1] / epochs[first]), epochs[first:])
+        )
     return found
 
 
-def log_probabilities(picks: Int[np.ndarray, "models rows"], levels: Int[np.ndarray, " rows"]) -> Float[np.ndarray, "rows ops"]:
-    """Logarithms of how often each row of some models has each operation, every count one larger than it is.
+def log_probabilities(
+    picks: Int[np.ndarray, "models rows"], levels: Int[np.ndarray, " rows"]
+) -> Float[np.ndarray, "rows ops"]:
+    """Logarithms of how often each row of some models has each operation, every count one larger
+    than it is.
 
     Args:
         picks: numbers of the models' operations.
@@ -119,7 +136,9 @@ def _bohb(
         if trial:
             own = Longer(trial.genotype, trial.epochs or 0)
             if not owners.get(own):
-                raise ValueError(f"{trial.genotype}: a trial of {trial.epochs} epochs, which was not asked for")
+                raise ValueError(
+                    f"{trial.genotype}: a trial of {trial.epochs} epochs, which was not asked for"
+                )
             seen[own.epochs].append(trial)
             proposal = ask(owners[own].popleft(), trial)
         for one in active.copy():
@@ -143,14 +162,21 @@ def _starters(
     levels = np.array([len(ops) for choices in space.cells.values() for ops in choices.ops])
     fewest = len(levels) + 1
     for n in itertools.count():
-        enough = [trials for trials in seen.values() if len(trials) >= 2 * fewest]  # the longest is last
+        enough = [
+            trials for trials in seen.values() if len(trials) >= 2 * fewest
+        ]  # the longest is last
         if not enough or rng.random() < random_fraction:
             yield space.sample(jax.random.fold_in(uniform, n))
             continue
-        best_first = sorted(enough[-1], key=lambda trial: math.inf if math.isnan(trial.value) else -trial.value)
+        best_first = sorted(
+            enough[-1], key=lambda trial: math.inf if math.isnan(trial.value) else -trial.value
+        )
         picks = np.array([_picks(space, trial.genotype) for trial in best_first])
         number = min(max(fewest, int(good * len(picks))), len(picks) - fewest)
-        of_good, of_bad = log_probabilities(picks[:number], levels), log_probabilities(picks[number:], levels)
+        of_good, of_bad = (
+            log_probabilities(picks[:number], levels),
+            log_probabilities(picks[number:], levels),
+        )
         # The largest of log-probabilities with Gumbel noise is a draw from the probabilities.
         drawn = np.argmax(of_good + rng.gumbel(size=(candidates, *of_good.shape)), axis=2)
         rows = np.arange(len(levels))

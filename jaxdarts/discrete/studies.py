@@ -1,14 +1,17 @@
-"""Many searches at once, with all their trials on one executor: this process, local processes, or a cluster.
+"""Many searches at once, with all their trials on one executor: this process, local processes, or a
+cluster.
 
-Every search asks for so many trials at a time as its `discrete.schedule` allows. With one, each is determined by its key
-alone, wherever and in whatever order its trials run, since it knows all earlier ones before it proposes the next:
+Every search asks for so many trials at a time as its `discrete.schedule` allows. With one, each is
+determined by its key alone, wherever and in whatever order its trials run, since it knows all
+earlier ones before it proposes the next:
 
 >>> import jax
 >>> from jaxdarts import discrete, spaces
 >>> space, keys = spaces.nasbench201(), jax.random.split(jax.random.key(0), 3)
 >>> def evaluate(genotype):
 ...     return Trial(genotype, float(str(genotype).count("conv")), float("nan"), seconds=1.0)
->>> schedules = [discrete.schedule(discrete.random_search(key, space), evaluations=20) for key in keys]
+>>> searches = [discrete.random_search(key, space) for key in keys]
+>>> schedules = [discrete.schedule(search, evaluations=20) for search in searches]
 >>> with Here() as executor:
 ...     histories = conduct(schedules, evaluate, lambda: contextlib.nullcontext(executor))
 >>> [len(history) for history in histories]
@@ -18,7 +21,14 @@ alone, wherever and in whatever order its trials run, since it knows all earlier
 import collections
 import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, wait
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    BrokenExecutor,
+    CancelledError,
+    Executor,
+    Future,
+    wait,
+)
 from typing import Any, NamedTuple
 
 from jaxdarts.discrete.algorithms import History, Schedule, Starts, advance, asked
@@ -26,7 +36,9 @@ from jaxdarts.types import Trial
 
 
 class Failure(RuntimeError):
-    """A trial could not be evaluated; the message is one line that names it. Its cause, if any, is what was raised."""
+    """A trial could not be evaluated; the message is one line that names it. Its cause, if any, is
+    what was raised.
+    """
 
 
 class Here(Executor):
@@ -61,14 +73,19 @@ def conduct(
     """Runs searches to their ends.
 
     Args:
-        schedules: the searches (runs), see `discrete.schedule`. One more starts when there is nothing else to do.
-        evaluate: genotype -> trial, or (genotype, epochs) -> trial; what goes to other processes must be importable there.
-        open_executor: a context that gives an executor. When that breaks, because a process has died, another one is opened.
-        slots: trials to hand out at a time, over all runs; infinite for an executor that queues what it cannot take.
-        recorded: {run: [(number, trial), ...]} of an interrupted study, in the order in which they finished. They are not
-            evaluated again: the algorithm is told of them as it was then, and goes on.
-        finished: called with (run, number, trial) for every trial that is not in `recorded`, before anything else happens; also
-            for one that exceeds a budget of seconds.
+        schedules: the searches (runs), see `discrete.schedule`. One more starts when there is
+          nothing else to do.
+        evaluate: genotype -> trial, or (genotype, epochs) -> trial; what goes to other processes
+          must be importable there.
+        open_executor: a context that gives an executor. When that breaks, because a process has
+          died, another one is opened.
+        slots: trials to hand out at a time, over all runs; infinite for an executor that queues
+          what it cannot take.
+        recorded: {run: [(number, trial), ...]} of an interrupted study, in the order in which they
+            finished. They are not evaluated again: the algorithm is told of them as it was then,
+            and goes on.
+        finished: called with (run, number, trial) for every trial that is not in `recorded`, before
+            anything else happens; also for one that exceeds a budget of seconds.
         retries: how often a trial may be lost with its worker and start again.
 
     Returns:
@@ -86,7 +103,9 @@ def conduct(
 
     def take(run: int, starts: Starts, history: History | None) -> None:
         waiting.extend(_Job(run, number, proposal) for number, proposal in starts)
-        if history is not None:  # the run is over, and what it still has to do or in flight does not count
+        if (
+            history is not None
+        ):  # the run is over, and what it still has to do or in flight does not count
             histories[run] = history
             del opened[run]
             others = [job for job in waiting if job.run != run]
@@ -120,9 +139,12 @@ def conduct(
                     broken = True
             if not broken:
                 wait(flying, return_when=FIRST_COMPLETED)
-            # What has gone well comes first: nothing of it is lost if something else ends the study.
+            # What has gone well comes first: nothing of it is lost if something else ends the
+            # study.
             done = [(_error(future), future) for future in flying if future.done()]
-            for error, future in sorted(done, key=lambda pair: (pair[0] is not None, flying[pair[1]][:2])):
+            for error, future in sorted(
+                done, key=lambda pair: (pair[0] is not None, flying[pair[1]][:2])
+            ):
                 job = flying.pop(future, None)
                 if job is None:  # its run has just ended
                     continue
@@ -137,9 +159,12 @@ def conduct(
                     with _of(job.run):
                         take(job.run, *advance(opened[job.run], (job.number, future.result())))
             if broken:
-                # Whatever else was in flight is lost too, but for what has finished in the meantime.
+                # Whatever else was in flight is lost too, but for what has finished in the
+                # meantime.
                 for future, job in [*flying.items()]:
-                    if not future.done() or isinstance(_error(future), (BrokenExecutor, CancelledError)):
+                    if not future.done() or isinstance(
+                        _error(future), (BrokenExecutor, CancelledError)
+                    ):
                         lose(flying.pop(future))
                 stack.close()
                 executor = stack.enter_context(open_executor())
@@ -164,15 +189,25 @@ def _of(run: int):
         raise ValueError(f"run {run}: {error}") from error
 
 
-def _replayed(steps: Schedule, records: Sequence[tuple[int, Trial]]) -> tuple[Starts, History | None]:
-    """What a search has to start after its recorded trials, and its history if they are all there are."""
+def _replayed(
+    steps: Schedule, records: Sequence[tuple[int, Trial]]
+) -> tuple[Starts, History | None]:
+    """What a search has to start after its recorded trials, and its history if they are all there
+    are.
+    """
     pending: dict[int, Any] = {}
     starts, history = advance(steps)
     for number, trial in records:
         pending.update(starts)
         genotype, *epochs = asked(pending.pop(number, None))
-        if history is not None or (genotype, *epochs) != (trial.genotype, *([trial.epochs] if trial.epochs else [])):
-            raise ValueError(f"trial {number} of the records is not what the algorithm proposes: {trial.genotype}")
+        if history is not None or (genotype, *epochs) != (
+            trial.genotype,
+            *([trial.epochs] if trial.epochs else []),
+        ):
+            raise ValueError(
+                f"trial {number} of the records is not what the algorithm proposes:"
+                f" {trial.genotype}"
+            )
         starts, history = advance(steps, (number, trial))
     pending.update(starts)
     return ([] if history is not None else list(pending.items())), history

@@ -1,7 +1,9 @@
-"""An ensemble that grows: one sub-architecture at a time, the next may be deeper, and it is pruned while it grows.
+"""An ensemble that grows: one sub-architecture at a time, the next may be deeper, and it is pruned
+while it grows.
 
-Cortes, Gonzalvo, Kuznetsov, Mohri & Yang, `AdaNet <https://arxiv.org/abs/1607.01097>`_, ICML 2017, with the dense generator of
-SAEP's code (`jaxdarts.ensembles.pruning`): two candidates in every iteration, as deep as the last one added, and one deeper.
+Cortes, Gonzalvo, Kuznetsov, Mohri & Yang, `AdaNet <https://arxiv.org/abs/1607.01097>`_, ICML 2017,
+with the dense generator of SAEP's code (`jaxdarts.ensembles.pruning`): two candidates in every
+iteration, as deep as the last one added, and one deeper.
 """
 
 import itertools
@@ -46,7 +48,9 @@ class Growth(NamedTuple):
 
 
 Weigh = Callable[[Array, Array, Array], Float[Array, " members"]]
-"""(logits, labels, penalties) -> weights: `ensemble.uniform_weights` or `ensemble.learned_weights`, jitted or not."""
+"""(logits, labels, penalties) -> weights: `ensemble.uniform_weights` or `ensemble.learned_weights`,
+jitted or not.
+"""
 
 
 def grow(
@@ -66,20 +70,24 @@ def grow(
 
     Args:
         key: what is random.
-        train: (iteration, depth) -> a trained candidate. It sees nothing of the ensemble, so what was trained for one growth
-            serves another one.
+        train: (iteration, depth) -> a trained candidate. It sees nothing of the ensemble, so what
+            was trained for one growth serves another one.
         labels, held_labels: of the examples of `Member.fit` and `Member.held`.
         start: depth of the shallower candidate of the first iteration.
-        criterion: prunes at the beginning of every iteration, once there are three members or more; None for never. What is
-            pruned is gone for good, but the next depth follows that of the last member added.
+        criterion: prunes at the beginning of every iteration, once there are three members or more;
+            None for never. What is pruned is gone for good, but the next depth follows that of the
+            last member added.
         weigh: how the mixture is weighed, anew for every candidate and after pruning.
-        strength, constant: AdaNet's lambda and beta: the penalty of a member's absolute weight is lambda * complexity + beta.
+        strength, constant: AdaNet's lambda and beta: the penalty of a member's absolute weight is
+          lambda * complexity + beta.
         complexity: of a depth.
     """
 
     def weighed(members: tuple[Member, ...], kept: tuple[int, ...]) -> Growth:
         logits = jnp.stack([jnp.asarray(members[i].fit) for i in kept])
-        penalties = jnp.array([strength * complexity(members[i].depth) + constant for i in kept], logits.dtype)
+        penalties = jnp.array(
+            [strength * complexity(members[i].depth) + constant for i in kept], logits.dtype
+        )
         weights = weigh(logits, jnp.asarray(labels), penalties)
         value = float(pruning.objective(weights, logits, jnp.asarray(labels), penalties))
         return Growth(members, kept, tuple(float(weight) for weight in weights), value)
@@ -87,11 +95,18 @@ def grow(
     growth = Growth()
     for iteration in itertools.count():
         if criterion is not None and len(growth.kept) > 2:
-            held = np.stack([np.asarray(jax.nn.softmax(growth.members[i].held)) for i in growth.kept])
-            chosen = criterion(jax.random.fold_in(key, iteration), held, held_labels, np.array(growth.weights))
+            held = np.stack(
+                [np.asarray(jax.nn.softmax(growth.members[i].held)) for i in growth.kept]
+            )
+            chosen = criterion(
+                jax.random.fold_in(key, iteration), held, held_labels, np.array(growth.weights)
+            )
             growth = weighed(growth.members, tuple(growth.kept[i] for i in chosen))
         depth = growth.members[-1].depth if growth.members else start
         candidates = [train(iteration, depth), train(iteration, depth + 1)]
         kept = (*growth.kept, len(growth.members))
-        growth = min((weighed((*growth.members, new), kept) for new in candidates), key=lambda grown: grown.value)
+        growth = min(
+            (weighed((*growth.members, new), kept) for new in candidates),
+            key=lambda grown: grown.value,
+        )
         yield growth

@@ -1,16 +1,21 @@
-"""Ensembles of sub-architectures: how much their members know of each other, which of them to keep, how to weigh them.
+"""Ensembles of sub-architectures: how much their members know of each other, which of them to keep,
+how to weigh them.
 
-Bian et al., `Sub-Architecture Ensemble Pruning in Neural Architecture Search <https://arxiv.org/abs/1910.00370>`_ (SAEP), 2022.
-Only the abstract and the introduction were at hand: the formulas are those of the authors' code (eustomaqua/SAEP). A member's
-variable X is its hard prediction on every example. Information is in nats; frequencies are of the examples given, and where a
-denominator, or what is taken the logarithm of, is zero, it is 1e-18 instead, as there.
+Bian et al., `Sub-Architecture Ensemble Pruning in Neural Architecture Search
+<https://arxiv.org/abs/1910.00370>`_ (SAEP), 2022. Only the abstract and the introduction were at
+hand: the formulas are those of the authors' code (eustomaqua/SAEP). A member's variable X is its
+hard prediction on every example. Information is in nats; frequencies are of the examples given, and
+where a denominator, or what is taken the logarithm of, is zero, it is 1e-18 instead, as there.
 
-Information and criteria are a host's work on small tables, in NumPy and in double precision; mixtures are JAX.
+Information and criteria are a host's work on small tables, in NumPy and in double precision;
+mixtures are JAX.
 
 >>> import numpy as np
 >>> votes, labels = np.array([[0, 0, 1, 1], [0, 1, 1, 0], [0, 0, 1, 0]]), np.array([0, 0, 1, 1])
->>> round(normalized_information(votes[0], labels, 2), 6), round(normalized_variation(votes[0], votes[1], 2), 6)
-(1.0, 1.0)
+>>> round(normalized_information(votes[0], labels, 2), 6)
+1.0
+>>> round(normalized_variation(votes[0], votes[1], 2), 6)
+1.0
 >>> probabilities = np.eye(2)[votes]
 >>> pap(jax.random.key(0), probabilities, labels, np.ones(3) / 3)
 (0,)
@@ -33,14 +38,18 @@ Votes = Int[np.ndarray, "members examples"]
 """Hard predictions."""
 
 Criterion = Callable[[Key[Array, ""], np.ndarray, np.ndarray, np.ndarray], tuple[int, ...]]
-"""Which members to keep: (key, probabilities [members, examples, classes], labels [examples], weights [members]) -> their
-numbers, ascending. The key is consumed by what draws at random and ignored by the rest."""
+"""Which members to keep: (key, probabilities [members, examples, classes], labels [examples],
+weights [members]) -> their numbers, ascending. The key is consumed by what draws at random and
+ignored by the rest.
+"""
 
 
-# -------------------------------------------------------------------------------------------------------- information
+# -------------------------------------------------------------------------------------- information
 
 
-def joint(x: Int[np.ndarray, " examples"], y: Int[np.ndarray, " examples"], num_classes: int) -> Float[np.ndarray, "x y"]:
+def joint(
+    x: Int[np.ndarray, " examples"], y: Int[np.ndarray, " examples"], num_classes: int
+) -> Float[np.ndarray, "x y"]:
     """Joint frequencies of two discrete variables.
 
     Raises:
@@ -48,10 +57,16 @@ def joint(x: Int[np.ndarray, " examples"], y: Int[np.ndarray, " examples"], num_
     """
     x, y = np.asarray(x), np.asarray(y)
     if x.shape != y.shape or x.ndim != 1 or not len(x):
-        raise ValueError(f"variables have shapes {x.shape} and {y.shape}: they must be vectors over the same examples")
+        raise ValueError(
+            f"variables have shapes {x.shape} and {y.shape}: they must be vectors over the same"
+            " examples"
+        )
     low, high = min(x.min(), y.min()), max(x.max(), y.max())
     if low < 0 or high >= num_classes:
-        raise ValueError(f"variables have values from {low} to {high}: they must be classes from 0 to {num_classes - 1}")
+        raise ValueError(
+            f"variables have values from {low} to {high}: they must be classes from 0 to"
+            f" {num_classes - 1}"
+        )
     counts = np.bincount(x * num_classes + y, minlength=num_classes**2)
     return counts.reshape(num_classes, num_classes) / len(x)
 
@@ -65,12 +80,16 @@ def entropy(x: Int[np.ndarray, " examples"], num_classes: int) -> float:
     return _entropy(joint(x, x, num_classes).sum(0))
 
 
-def joint_entropy(x: Int[np.ndarray, " examples"], y: Int[np.ndarray, " examples"], num_classes: int) -> float:
+def joint_entropy(
+    x: Int[np.ndarray, " examples"], y: Int[np.ndarray, " examples"], num_classes: int
+) -> float:
     """H(X, Y)."""
     return _entropy(joint(x, y, num_classes))
 
 
-def mutual_information(x: Int[np.ndarray, " examples"], y: Int[np.ndarray, " examples"], num_classes: int) -> float:
+def mutual_information(
+    x: Int[np.ndarray, " examples"], y: Int[np.ndarray, " examples"], num_classes: int
+) -> float:
     """I(X; Y)."""
     p = joint(x, y, num_classes)
     independent = np.outer(p.sum(1), p.sum(0))
@@ -78,14 +97,20 @@ def mutual_information(x: Int[np.ndarray, " examples"], y: Int[np.ndarray, " exa
     return float(np.sum(p * np.log(np.where(ratio == 0, ZERO, ratio))))
 
 
-def normalized_information(x: Int[np.ndarray, " examples"], y: Int[np.ndarray, " examples"], num_classes: int) -> float:
+def normalized_information(
+    x: Int[np.ndarray, " examples"], y: Int[np.ndarray, " examples"], num_classes: int
+) -> float:
     """MI(X, Y) = I(X; Y) / sqrt(H(X) H(Y)), in [0, 1]; zero for a constant."""
     scale = math.sqrt(entropy(x, num_classes) * entropy(y, num_classes))
     return mutual_information(x, y, num_classes) / (scale or ZERO)
 
 
-def normalized_variation(x: Int[np.ndarray, " examples"], y: Int[np.ndarray, " examples"], num_classes: int) -> float:
-    """VI(X, Y) = 1 - I(X; Y) / H(X, Y), in [0, 1]; one for two constants, by the guard against zero."""
+def normalized_variation(
+    x: Int[np.ndarray, " examples"], y: Int[np.ndarray, " examples"], num_classes: int
+) -> float:
+    """VI(X, Y) = 1 - I(X; Y) / H(X, Y), in [0, 1]; one for two constants, by the guard against
+    zero.
+    """
     return 1 - mutual_information(x, y, num_classes) / (joint_entropy(x, y, num_classes) or ZERO)
 
 
@@ -96,7 +121,8 @@ def tdac(
     num_classes: int,
     balance: float,
 ) -> float:
-    """The score of a pair: balance * VI(X, Y) + (1 - balance) * (MI(X, L) + MI(Y, L)) / 2; zero for members that are the same.
+    """The score of a pair: balance * VI(X, Y) + (1 - balance) * (MI(X, L) + MI(Y, L)) / 2; zero for
+    members that are the same.
 
     Args:
         x, y: hard predictions.
@@ -106,7 +132,10 @@ def tdac(
     """
     if np.array_equal(x, y):
         return 0.0
-    accuracy = (normalized_information(x, labels, num_classes) + normalized_information(y, labels, num_classes)) / 2
+    accuracy = (
+        normalized_information(x, labels, num_classes)
+        + normalized_information(y, labels, num_classes)
+    ) / 2
     return balance * normalized_variation(x, y, num_classes) + (1 - balance) * accuracy
 
 
@@ -121,12 +150,14 @@ def pair_scores(
     return scores
 
 
-def tdas(votes: Votes, labels: Int[np.ndarray, " examples"], num_classes: int, balance: float) -> float:
+def tdas(
+    votes: Votes, labels: Int[np.ndarray, " examples"], num_classes: int, balance: float
+) -> float:
     """The score of a set: half the sum of `tdac` over all ordered pairs of its members."""
     return float(pair_scores(votes, labels, num_classes, balance).sum() / 2)
 
 
-# ---------------------------------------------------------------------------------------------------------- diversity
+# ---------------------------------------------------------------------------------------- diversity
 
 
 def _pairs(measure: Callable[[int, int], float], members: int) -> float:
@@ -153,17 +184,20 @@ def variation(votes: Votes, num_classes: int) -> float:
 def vote_entropy(votes: Votes, num_classes: int) -> float:
     """Entropy of the members' votes on an example, mean over the examples; zero where all agree.
 
-    Cunningham & Carney, Diversity versus Quality in Classification Ensembles Based on Feature Selection, ECML 2000.
+    Cunningham & Carney, Diversity versus Quality in Classification Ensembles Based on Feature
+    Selection, ECML 2000.
     """
     shares = np.mean(votes[:, :, None] == np.arange(num_classes)[None, None], axis=0)
     return float(np.mean([_entropy(p) for p in shares]))
 
 
-# ----------------------------------------------------------------------------------------------------------- criteria
+# ----------------------------------------------------------------------------------------- criteria
 
 
 def prs(size: int | None = None) -> Criterion:
-    """Random: with probability one half removes a uniformly drawn member, else none; or keeps `size` drawn ones."""
+    """Random: with probability one half removes a uniformly drawn member, else none; or keeps
+    `size` drawn ones.
+    """
 
     def criterion(key, probabilities, labels, weights):
         rng, members = seeded(key), len(probabilities)
@@ -173,22 +207,40 @@ def prs(size: int | None = None) -> Criterion:
     return criterion
 
 
-def _error(probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray, members: list[int]) -> float:
-    """Of the weighted sum of some members. Double precision, so that sums in another order tie as they should."""
-    total = np.tensordot(np.asarray(weights, float)[members], np.asarray(probabilities, float)[members], axes=1)
+def _error(
+    probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray, members: list[int]
+) -> float:
+    """Of the weighted sum of some members. Double precision, so that sums in another order tie as
+    they should.
+    """
+    total = np.tensordot(
+        np.asarray(weights, float)[members], np.asarray(probabilities, float)[members], axes=1
+    )
     return float(np.mean(np.argmax(total, -1) != labels))
 
 
-def pap(key: Key[Array, ""], probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> tuple[int, ...]:
-    """By accuracy: drops members for as long as the others are not worse without one; a `Criterion`.
+def pap(
+    key: Key[Array, ""], probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray
+) -> tuple[int, ...]:
+    """By accuracy: drops members for as long as the others are not worse without one; a
+    `Criterion`.
 
-    In every round the member goes whose removal leaves the least error, of equals the one with the largest error of its own, of
-    those the first. One stays in any case. This is what the criterion is meant to do; `pap_as_published` is what the code does.
+    In every round the member goes whose removal leaves the least error, of equals the one with the
+    largest error of its own, of those the first. One stays in any case. This is what the criterion
+    is meant to do; `pap_as_published` is what the code does.
     """
     kept = list(range(len(probabilities)))
     while len(kept) > 1:
-        without = {j: _error(probabilities, labels, weights, [i for i in kept if i != j]) for j in kept}
-        worst = min(kept, key=lambda j: (without[j], -_error(probabilities, labels, np.ones(len(probabilities)), [j])))
+        without = {
+            j: _error(probabilities, labels, weights, [i for i in kept if i != j]) for j in kept
+        }
+        worst = min(
+            kept,
+            key=lambda j: (
+                without[j],
+                -_error(probabilities, labels, np.ones(len(probabilities)), [j]),
+            ),
+        )
         if without[worst] > _error(probabilities, labels, weights, kept):
             break
         kept.remove(worst)
@@ -198,20 +250,25 @@ def pap(key: Key[Array, ""], probabilities: np.ndarray, labels: np.ndarray, weig
 def pap_as_published(
     key: Key[Array, ""], probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray
 ) -> tuple[int, ...]:
-    """By accuracy, as the authors' code reads: keeps the members without which the error is lower; a `Criterion`.
+    """By accuracy, as the authors' code reads: keeps the members without which the error is lower;
+    a `Criterion`.
 
-    One would expect these to be dropped; probably a slip of a sign, which the paper's text would settle. Where there is none,
-    the two stay without which the error is lowest.
+    One would expect these to be dropped; probably a slip of a sign, which the paper's text would
+    settle. Where there is none, the two stay without which the error is lowest.
     """
     members = list(range(len(probabilities)))
     full = _error(probabilities, labels, weights, members)
-    gains = [full - _error(probabilities, labels, weights, [i for i in members if i != j]) for j in members]
+    gains = [
+        full - _error(probabilities, labels, weights, [i for i in members if i != j])
+        for j in members
+    ]
     kept = [j for j in members if gains[j] > 0]
     return tuple(kept or sorted(sorted(members, key=lambda j: -gains[j])[:2]))
 
 
 def greedy(scores: Float[np.ndarray, "members members"], size: int, first: int) -> list[int]:
-    """COMEP: adds the member with the largest sum of scores to those chosen, the first of equals, until there are `size`.
+    """COMEP: adds the member with the largest sum of scores to those chosen, the first of equals,
+    until there are `size`.
 
     Args:
         scores: from `pair_scores`.
@@ -229,27 +286,33 @@ def greedy(scores: Float[np.ndarray, "members members"], size: int, first: int) 
 
 
 def pie(balance: float = 0.5, size: int | None = None) -> Criterion:
-    """By information entropy, accuracy and diversity at once: `greedy` from a uniformly drawn member.
+    """By information entropy, accuracy and diversity at once: `greedy` from a uniformly drawn
+    member.
 
     Args:
         balance: the paper's lambda, between accuracy (0) and diversity (1).
-        size: how many to keep; by default one fewer than there are, as SAEP does at every iteration.
+        size: how many to keep; by default one fewer than there are, as SAEP does at every
+          iteration.
     """
     return pie_distributed(balance, 1, size)
 
 
 def pie_distributed(balance: float = 0.5, machines: int = 2, size: int | None = None) -> Criterion:
-    """DOMEP: `greedy` in every part of a random partition, then among all chosen; the better of the last and the best part.
+    """DOMEP: `greedy` in every part of a random partition, then among all chosen; the better of the
+    last and the best part.
 
     Args:
         balance, size: as in `pie`.
-        machines: parts of the partition, whose sizes differ by one at most; empty ones do not take part.
+        machines: parts of the partition, whose sizes differ by one at most; empty ones do not take
+          part.
 
     Raises:
         ValueError: if the balance is not in [0, 1], or there is not one part.
     """
     if not 0 <= balance <= 1 or machines < 1:
-        raise ValueError(f"balance is {balance} and machines {machines}: they must be in [0, 1], and 1 or more")
+        raise ValueError(
+            f"balance is {balance} and machines {machines}: they must be in [0, 1], and 1 or more"
+        )
 
     def criterion(key, probabilities, labels, weights):
         rng, members, num_classes = seeded(key), len(probabilities), probabilities.shape[-1]
@@ -257,24 +320,33 @@ def pie_distributed(balance: float = 0.5, machines: int = 2, size: int | None = 
         scores = pair_scores(np.argmax(probabilities, -1), np.asarray(labels), num_classes, balance)
 
         def choose(part: np.ndarray) -> list[int]:
-            return [int(part[i]) for i in greedy(scores[np.ix_(part, part)], kept, int(rng.integers(len(part))))]
+            return [
+                int(part[i])
+                for i in greedy(scores[np.ix_(part, part)], kept, int(rng.integers(len(part))))
+            ]
 
         def worth(chosen: list[int]) -> float:
             return float(scores[np.ix_(chosen, chosen)].sum())
 
         if machines == 1:
             return tuple(sorted(choose(np.arange(members))))
-        parts = [choose(np.sort(part)) for part in np.array_split(rng.permutation(members), machines) if len(part)]
+        parts = [
+            choose(np.sort(part))
+            for part in np.array_split(rng.permutation(members), machines)
+            if len(part)
+        ]
         union = choose(np.sort(np.concatenate(parts)))
         return tuple(sorted(max([union, *parts], key=worth)))  # max keeps the first of equals
 
     return criterion
 
 
-# ----------------------------------------------------------------------------------------------------------- mixtures
+# ----------------------------------------------------------------------------------------- mixtures
 
 
-def mixture(predictions: Float[Array, "members examples classes"], weights: Float[Array, " members"]) -> Array:
+def mixture(
+    predictions: Float[Array, "members examples classes"], weights: Float[Array, " members"]
+) -> Array:
     """The weighted sum of the members' logits, or of their probabilities: [examples, classes]."""
     return jnp.tensordot(weights, predictions, axes=1)
 
@@ -287,14 +359,18 @@ def objective(
 ) -> Float[Array, ""]:
     """Cross-entropy of the mixture of the logits, plus the sum of penalty times absolute weight.
 
-    With penalties lambda * r_j + beta, r_j the complexity of member j, this is the objective of Cortes et al., `AdaNet
-    <https://arxiv.org/abs/1607.01097>`_, ICML 2017, for a softmax.
+    With penalties lambda * r_j + beta, r_j the complexity of member j, this is the objective of
+    Cortes et al., `AdaNet <https://arxiv.org/abs/1607.01097>`_, ICML 2017, for a softmax.
     """
-    return jnp.mean(cross_entropy(mixture(logits, weights), labels)) + jnp.sum(penalties * jnp.abs(weights))
+    return jnp.mean(cross_entropy(mixture(logits, weights), labels)) + jnp.sum(
+        penalties * jnp.abs(weights)
+    )
 
 
 def uniform_weights(logits: Array, labels: Array, penalties: Array) -> Float[Array, " members"]:
-    """The same weight for every member; they sum to one. The arguments are those of `learned_weights`."""
+    """The same weight for every member; they sum to one. The arguments are those of
+    `learned_weights`.
+    """
     return jnp.full(len(logits), 1 / len(logits))
 
 
@@ -306,11 +382,14 @@ def learned_weights(
 ) -> Float[Array, " members"]:
     """The weights that minimise `objective`, which is convex, from uniform ones.
 
-    Accelerated proximal gradient steps (Beck & Teboulle, 2009): penalised weights become exactly zero, and there is no learning
-    rate. The authors' code takes RMSProp; the minimum is the same.
+    Accelerated proximal gradient steps (Beck & Teboulle, 2009): penalised weights become exactly
+    zero, and there is no learning rate. The authors' code takes RMSProp; the minimum is the same.
     """
-    centred = logits - jnp.mean(logits, -1, keepdims=True)  # a constant for all classes changes no cross-entropy
-    # The Hessian of a cross-entropy in the logits is at most 1/2, so this bounds that in the weights.
+    centred = logits - jnp.mean(
+        logits, -1, keepdims=True
+    )  # a constant for all classes changes no cross-entropy
+    # The Hessian of a cross-entropy in the logits is at most 1/2, so this bounds that in the
+    # weights.
     curvature = jnp.einsum("iec,jec->ij", centred, centred) / (2 * logits.shape[1])
     rate = 1 / jnp.maximum(jnp.linalg.norm(curvature, 2), 1e-12)
     slope = jax.grad(lambda weights: objective(weights, centred, labels, jnp.zeros_like(penalties)))
@@ -323,5 +402,7 @@ def learned_weights(
         return (new, new + (momentum - 1) / following * (new - weights), following), None
 
     start = uniform_weights(logits, labels, penalties).astype(centred.dtype)
-    (weights, _, _), _ = jax.lax.scan(step, (start, start, jnp.ones((), centred.dtype)), length=num_steps)
+    (weights, _, _), _ = jax.lax.scan(
+        step, (start, start, jnp.ones((), centred.dtype)), length=num_steps
+    )
     return weights

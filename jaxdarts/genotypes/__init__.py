@@ -1,7 +1,11 @@
-"""Discrete architectures: five types, readers and writers of the dialects of the field, and the published ones by name.
+"""Discrete architectures: five types, readers and writers of the dialects of the field, and the
+published ones by name.
 
->>> parse("genotype = Genotype(normal=[('skip_connect', 0), ('sep_conv_3x3', 1)], normal_concat=range(2, 3), "
-...       "reduce=[('max_pool_3x3', 0), ('max_pool_3x3', 1)], reduce_concat=range(2, 3))").normal
+>>> parse(
+...     "genotype = Genotype(normal=[('skip_connect', 0), ('sep_conv_3x3', 1)], "
+...     "normal_concat=range(2, 3), reduce=[('max_pool_3x3', 0), ('max_pool_3x3', 1)], "
+...     "reduce_concat=range(2, 3))"
+... ).normal
 (('skip_connect', 0), ('sep_conv_3x3', 1))
 >>> print(RNN_DARTS_V1)  # doctest: +ELLIPSIS
 Genotype(recurrent=[('relu', 0), ('relu', 1), ('tanh', 2), ...], concat=[1, 2, 3, 4, 5, 6, 7, 8])

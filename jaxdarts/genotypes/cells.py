@@ -1,13 +1,15 @@
 """The five types of discrete architectures; `genotypes.rules` tells a sound one.
 
-The states of a cell are numbered in the order in which they arise. A convolutional cell has two inputs, states 0
-(the output of the cell before the previous one) and 1 (of the previous one), and its nodes make states 2, 3, ...,
-each the sum of two operations. A recurrent cell has one input, state 0, and its nodes make states 1, 2, ..., each by
-one activation. So pair `i` of `Genotype.normal` feeds state `2 + i // 2`, and pair `i` of
-`RecurrentGenotype.recurrent` feeds state `1 + i`. A cell of NAS-Bench-201 has one input, state 0, and node `t` is the
-sum of one operation on every state before it, so that the sources of its pairs are 0 | 0, 1 | 0, 1, 2.
+The states of a cell are numbered in the order in which they arise. A convolutional cell has two
+inputs, states 0 (the output of the cell before the previous one) and 1 (of the previous one), and
+its nodes make states 2, 3, ..., each the sum of two operations. A recurrent cell has one input,
+state 0, and its nodes make states 1, 2, ..., each by one activation. So pair `i` of
+`Genotype.normal` feeds state `2 + i // 2`, and pair `i` of `RecurrentGenotype.recurrent` feeds
+state `1 + i`. A cell of NAS-Bench-201 has one input, state 0, and node `t` is the sum of one
+operation on every state before it, so that the sources of its pairs are 0 | 0, 1 | 0, 1, 2.
 
-Two benchmarks have no such pairs: NATS-Bench's size space chooses channels, NAS-Bench-101 any small graph.
+Two benchmarks have no such pairs: NATS-Bench's size space chooses channels, NAS-Bench-101 any small
+graph.
 """
 
 import itertools
@@ -17,11 +19,13 @@ from typing import NamedTuple
 Pairs = tuple[tuple[str, int], ...]
 
 # fmt: off
-OPS = ("max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3", "dil_conv_5x5",
+OPS = ("max_pool_3x3", "avg_pool_3x3", "skip_connect",
+       "sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3", "dil_conv_5x5",
        "sep_conv_7x7", "conv_7x1_1x7", "noise", "nor_conv_1x1", "nor_conv_3x3")
 # fmt: on
-"""What a convolutional genotype may name: DARTS' operations, two of NASNet and AmoebaNet, the noise of RobustDARTS, and
-NAS-Bench-201's convolutions."""
+"""What a convolutional genotype may name: DARTS' operations, two of NASNet and AmoebaNet, the noise
+of RobustDARTS, and NAS-Bench-201's convolutions.
+"""
 
 ACTIVATIONS = ("tanh", "relu", "sigmoid", "identity")
 """What a recurrent genotype may name."""
@@ -30,7 +34,9 @@ TOPOLOGY_OPS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_poo
 """What a cell of NAS-Bench-201 may name, in the benchmark's order."""
 
 GRAPH_OPS = ("conv3x3-bn-relu", "conv1x1-bn-relu", "maxpool3x3")
-"""What a vertex of NAS-Bench-101 may compute, in the benchmark's order, which its fingerprints hang on."""
+"""What a vertex of NAS-Bench-101 may compute, in the benchmark's order, which its fingerprints hang
+on.
+"""
 
 SIZES = (8, 16, 24, 32, 40, 48, 56, 64)
 """Channels that a layer of NATS-Bench's size space may have."""
@@ -43,9 +49,9 @@ class Genotype(NamedTuple):
     normal_concat: the states whose channels make the output of the cell.
     reduce, reduce_concat: the same for the cell that halves the map.
 
-    Its `str` is the text that the field's scripts print and read, down to the brackets. The original prints a concat as
-    `range(2, 6)` or as a list, whichever it was given. Here it is always a list: that can also say AmoebaNet's
-    `[3, 4, 6]`, and `ast.literal_eval` reads it.
+    Its `str` is the text that the field's scripts print and read, down to the brackets. The
+    original prints a concat as `range(2, 6)` or as a list, whichever it was given. Here it is
+    always a list: that can also say AmoebaNet's `[3, 4, 6]`, and `ast.literal_eval` reads it.
 
     >>> from jaxdarts.genotypes import DARTS_V2, parse
     >>> parse(str(DARTS_V2)) == DARTS_V2
@@ -78,9 +84,11 @@ class RecurrentGenotype(NamedTuple):
 
 
 class TopologyGenotype(NamedTuple):
-    """A cell of NAS-Bench-201, whose authors call its space, and later NATS-Bench's, the topology space.
+    """A cell of NAS-Bench-201, whose authors call its space, and later NATS-Bench's, the topology
+    space.
 
-    cell: (operation, source state), one for each pair of states, ordered by the state that it feeds, then by source. The
+    cell: (operation, source state), one for each pair of states, ordered by the state that it
+    feeds, then by source. The
         last state is the output. `none` is an operation here: the edge that carries nothing.
 
     Its `str` is the benchmark's string.
@@ -116,13 +124,15 @@ class SizeGenotype(NamedTuple):
 
 
 class GraphGenotype(NamedTuple):
-    """A cell of NAS-Bench-101: a directed graph whose vertices compute something; the first is the input, the last the output.
+    """A cell of NAS-Bench-101: a directed graph whose vertices compute something; the first is the
+    input, the last the output.
 
     matrix: row i tells by ones which vertices read vertex i; all of them come later.
     ops: what every vertex is or computes: `input`, operations, `output`.
 
-    It may hold vertices that do not matter (`genotypes.pruned`), and two graphs may be one cell (`genotypes.fingerprint`). Its
-    `str` is a call of the constructor of the benchmark's own class, whose fields it has.
+    It may hold vertices that do not matter (`genotypes.pruned`), and two graphs may be one cell
+    (`genotypes.fingerprint`). Its `str` is a call of the constructor of the benchmark's own class,
+    whose fields it has.
 
     >>> print(GraphGenotype(((0, 1, 0), (0, 0, 1), (0, 0, 0)), ("input", "maxpool3x3", "output")))
     ModelSpec(matrix=[[0, 1, 0], [0, 0, 1], [0, 0, 0]], ops=['input', 'maxpool3x3', 'output'])
@@ -139,7 +149,8 @@ AnyGenotype = Genotype | RecurrentGenotype | TopologyGenotype | SizeGenotype | G
 
 
 def all_edges() -> Iterator[tuple[int, int]]:
-    """The edges (source, target) of a `TopologyGenotype`, without end: pair `i` of one lies on edge `i`.
+    """The edges (source, target) of a `TopologyGenotype`, without end: pair `i` of one lies on edge
+    `i`.
 
     >>> edges = all_edges()
     >>> [next(edges) for _ in range(6)]
@@ -149,4 +160,6 @@ def all_edges() -> Iterator[tuple[int, int]]:
 
 
 def _text(genotype: AnyGenotype) -> str:
-    return f"Genotype({', '.join(f'{name}={[*value]}' for name, value in genotype._asdict().items())})"
+    return (
+        f"Genotype({', '.join(f'{name}={[*value]}' for name, value in genotype._asdict().items())})"
+    )

@@ -1,4 +1,5 @@
-"""Readers and writers of genotypes: the dialects of the field, and JSON. Nothing that is read is evaluated.
+"""Readers and writers of genotypes: the dialects of the field, and JSON. Nothing that is read is
+evaluated.
 
 | dialect | read by | written by |
 | --- | --- | --- |
@@ -24,21 +25,25 @@ from jaxdarts.genotypes.cells import AnyGenotype, Genotype, SizeGenotype, Topolo
 from jaxdarts.genotypes.rules import KINDS, check, hint
 
 MAX_LENGTH = 100_000
-"""Longest text that the readers look at; Python's parser may need much memory and stack for longer ones."""
+"""Longest text that the readers look at; Python's parser may need much memory and stack for longer
+ones.
+"""
 
 
 def parse(text: str) -> AnyGenotype:
     """Reads a genotype from text in one of six dialects, none of which is evaluated.
 
-    These are quark0/darts' flat `Genotype(normal=[('sep_conv_3x3', 0), ...], normal_concat=range(2, 6), ...)`, both
-    kinds; the same with a list of pairs for each node, as pt.darts writes it; NNI's dictionary,
-    `{'normal/op_2_0': 'sep_conv_3x3', 'normal/input_2_0': 1, ...}`, where an input may also be a list of one;
-    NAS-Bench-201's `|nor_conv_3x3~0|+|none~0|skip_connect~1|+...`; the `8:16:24:32:64` of NATS-Bench's sizes; and
-    NAS-Bench-101's `ModelSpec(matrix=[[0, 1], [0, 0]], ops=['input', 'output'])`. In front of it, on the same line, may stand
-    a name with an equals sign or whatever a logger writes.
+    These are quark0/darts' flat `Genotype(normal=[('sep_conv_3x3', 0), ...], normal_concat=range(2,
+    6), ...)`, both kinds; the same with a list of pairs for each node, as pt.darts writes it; NNI's
+    dictionary, `{'normal/op_2_0': 'sep_conv_3x3', 'normal/input_2_0': 1, ...}`, where an input may
+    also be a list of one; NAS-Bench-201's `|nor_conv_3x3~0|+|none~0|skip_connect~1|+...`; the
+    `8:16:24:32:64` of NATS-Bench's sizes; and NAS-Bench-101's `ModelSpec(matrix=[[0, 1], [0, 0]],
+    ops=['input', 'output'])`. In front of it, on the same line, may stand a name with an equals
+    sign or whatever a logger writes.
 
-    NNI's dictionary does not tell which states make the output. All nodes do here, which is right for its DARTS space;
-    for its NASNet, ENAS and AmoebaNet spaces, replace the two concats by the nodes that no other node reads.
+    NNI's dictionary does not tell which states make the output. All nodes do here, which is right
+    for its DARTS space; for its NASNet, ENAS and AmoebaNet spaces, replace the two concats by the
+    nodes that no other node reads.
 
     Args:
         text: one genotype.
@@ -49,20 +54,29 @@ def parse(text: str) -> AnyGenotype:
     Raises:
         ValueError: if the text is not exactly one genotype, or not a valid one.
 
-    >>> nni = {f"{cell}/{key}": value for cell in ("normal", "reduce") for key, value in
-    ...        {"op_2_0": "skip_connect", "input_2_0": 1, "op_2_1": "max_pool_3x3", "input_2_1": [0]}.items()}
+    >>> node = {"op_2_0": "skip_connect", "input_2_0": 1}
+    >>> node |= {"op_2_1": "max_pool_3x3", "input_2_1": [0]}
+    >>> nni = {f"{cell}/{key}": node[key] for cell in ("normal", "reduce") for key in node}
     >>> parse(f"11/22 03:00:01 AM best = {nni}").reduce
     (('skip_connect', 1), ('max_pool_3x3', 0))
     """
     _check_length(text)
-    found = [(start, read) for pattern, read in _FORMS.items() if (start := re.search(pattern, text))]
+    found = [
+        (start, read) for pattern, read in _FORMS.items() if (start := re.search(pattern, text))
+    ]
     if not found:
-        expected = "Genotype(...), NNI's dictionary, |op~0|+|op~0|op~1|+..., c1:c2:c3:c4:c5 or ModelSpec(...)"
+        expected = (
+            "Genotype(...), NNI's dictionary, |op~0|+|op~0|op~1|+..., c1:c2:c3:c4:c5 or"
+            " ModelSpec(...)"
+        )
         raise ValueError(f"no genotype in {reprlib.repr(text)}; expected {expected}")
     start, read = min(found, key=lambda pair: pair[0].start())
     prefix = text[: start.start()].lstrip()
     if prefix and (prefix[-1] not in " \t=:" or "\n" in prefix):
-        raise ValueError(f"unexpected {reprlib.repr(prefix)} before the genotype; expected 'name =' or a line of a log")
+        raise ValueError(
+            f"unexpected {reprlib.repr(prefix)} before the genotype; expected 'name =' or a line of"
+            " a log"
+        )
     return read(text[start.start() :].strip())
 
 
@@ -76,15 +90,23 @@ def _read_string(source: str) -> TopologyGenotype:
         where = f"node {target}, {reprlib.repr(node.strip())},"
         bars = re.fullmatch(r"\s*\|(.*)\|\s*", node)
         if bars is None:
-            raise ValueError(f"{where} must stand between bars, and nodes be joined by '+': |op~0|+|op~0|op~1|+...")
+            raise ValueError(
+                f"{where} must stand between bars, and nodes be joined by '+':"
+                " |op~0|+|op~0|op~1|+..."
+            )
         words = bars[1].split("|")
         for word in words:
             found = re.fullmatch(r"\s*(\w+)\s*~\s*([0-9]{1,9})\s*", word)
             if found is None:
-                raise ValueError(f"{where} has {reprlib.repr(word)}; expected an operation, '~' and its source state")
+                raise ValueError(
+                    f"{where} has {reprlib.repr(word)}; expected an operation, '~' and its source"
+                    " state"
+                )
             pairs.append((found[1], int(found[2])))
         if len(words) != target:
-            raise ValueError(f"{where} has {len(words)} pairs; it reads states 0 to {target - 1}, each once")
+            raise ValueError(
+                f"{where} has {len(words)} pairs; it reads states 0 to {target - 1}, each once"
+            )
     genotype = TopologyGenotype(tuple(pairs))
     check(genotype)
     return genotype
@@ -94,7 +116,9 @@ def _read_sizes(source: str) -> SizeGenotype:
     words = re.sub(r"#.*", "", source).split(":")
     for i, word in enumerate(words):
         if not re.fullmatch(r"\s*[0-9]{1,9}\s*", word):
-            raise ValueError(f"channels[{i}] = {reprlib.repr(word)} must be a number; expected c1:c2:c3:c4:c5")
+            raise ValueError(
+                f"channels[{i}] = {reprlib.repr(word)} must be a number; expected c1:c2:c3:c4:c5"
+            )
     genotype = SizeGenotype(tuple(map(int, words)))
     check(genotype)
     return genotype
@@ -111,13 +135,17 @@ _FORMS: Mapping[str, Callable[[str], AnyGenotype]] = {
 
 def _check_length(text: str) -> None:
     if len(text) > MAX_LENGTH:
-        raise ValueError(f"a text of {len(text)} characters is no genotype; at most {MAX_LENGTH} are read")
+        raise ValueError(
+            f"a text of {len(text)} characters is no genotype; at most {MAX_LENGTH} are read"
+        )
 
 
 def _read_fields(source: str) -> dict[str, Any]:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # the parser only warns of some slips, such as an unknown escape
+            warnings.simplefilter(
+                "error"
+            )  # the parser only warns of some slips, such as an unknown escape
             root = ast.parse(source, mode="eval").body
         if isinstance(root, ast.Dict):
             entries = _literal(root, source)
@@ -135,7 +163,9 @@ def _read_fields(source: str) -> dict[str, Any]:
             fields[str(keyword.arg)] = _literal(keyword.value, source)
         return fields
     except (SyntaxError, UnicodeEncodeError, Warning) as error:
-        raise ValueError(f"{reprlib.repr(source)} is not exactly one complete genotype: {error}") from error
+        raise ValueError(
+            f"{reprlib.repr(source)} is not exactly one complete genotype: {error}"
+        ) from error
     except (RecursionError, MemoryError) as error:
         raise ValueError("the text is nested too deeply for a genotype") from error
 
@@ -145,12 +175,15 @@ def _literal(node: ast.expr, source: str) -> Any:
     try:
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "range" and not node.keywords:
             states = range(*(ast.literal_eval(argument) for argument in node.args))
-            # No text that is short enough to be read has so many nodes, so `check` refuses what is cut off.
+            # No text that is short enough to be read has so many nodes, so `check` refuses what is
+            # cut off.
             return tuple(itertools.islice(states, MAX_LENGTH))
         return ast.literal_eval(node)
     except (ValueError, TypeError) as error:
         segment = reprlib.repr(ast.get_source_segment(source, node))
-        raise ValueError(f"{segment} must be a literal, or a range for concat: nothing is evaluated") from error
+        raise ValueError(
+            f"{segment} must be a literal, or a range for concat: nothing is evaluated"
+        ) from error
 
 
 def _nni_fields(entries: dict[Any, Any]) -> dict[str, Any]:
@@ -166,14 +199,21 @@ def _nni_fields(entries: dict[Any, Any]) -> dict[str, Any]:
             keys = (f"{cell}/op_{state}_{slot}", f"{cell}/input_{state}_{slot}")
             for key in keys:
                 if key not in entries:
-                    raise ValueError(f"NNI's dictionary lacks {key!r}; every node needs op and input 0 and 1")
+                    raise ValueError(
+                        f"NNI's dictionary lacks {key!r}; every node needs op and input 0 and 1"
+                    )
             op, source = (entries[key] for key in keys)
-            fields[cell].append((op, source[0] if isinstance(source, list) and len(source) == 1 else source))
+            fields[cell].append(
+                (op, source[0] if isinstance(source, list) and len(source) == 1 else source)
+            )
             known.update(keys)
         fields[f"{cell}_concat"] = tuple(range(2, 2 + num_nodes))
     for key in entries:
         if key not in known:
-            raise ValueError(f"unknown key {reprlib.repr(key)} in NNI's dictionary; keys read like 'normal/op_2_0'")
+            raise ValueError(
+                f"unknown key {reprlib.repr(key)} in NNI's dictionary; keys read like"
+                " 'normal/op_2_0'"
+            )
     return fields
 
 
@@ -182,7 +222,10 @@ def _assemble(fields: Mapping[str, Any]) -> AnyGenotype:
     names = kind._fields
     for name in fields:
         if name not in names:
-            raise ValueError(f"unknown field {reprlib.repr(name)}{hint(name, names)}; known are {', '.join(names)}")
+            raise ValueError(
+                f"unknown field {reprlib.repr(name)}{hint(name, names)}; known are"
+                f" {', '.join(names)}"
+            )
     for name in names:
         if name not in fields:
             raise ValueError(f"field {name!r} is missing; a genotype has {', '.join(names)}")
@@ -192,7 +235,9 @@ def _assemble(fields: Mapping[str, Any]) -> AnyGenotype:
 
 
 def _frozen(name: str, value: Any) -> Any:
-    """Turns lists into tuples and a list for each node into one of all; leaves what is neither to `check`."""
+    """Turns lists into tuples and a list for each node into one of all; leaves what is neither to
+    `check`.
+    """
     if not isinstance(value, list | tuple):
         return value
     if name in ("normal", "reduce") and value and all(_is_node(node) for node in value):
@@ -206,7 +251,11 @@ def _frozen(name: str, value: Any) -> Any:
 
 
 def _is_node(value: Any) -> bool:
-    return isinstance(value, list | tuple) and bool(value) and all(isinstance(pair, list | tuple) for pair in value)
+    return (
+        isinstance(value, list | tuple)
+        and bool(value)
+        and all(isinstance(pair, list | tuple) for pair in value)
+    )
 
 
 def to_nested(genotype: AnyGenotype) -> str:
@@ -227,11 +276,12 @@ def to_nested(genotype: AnyGenotype) -> str:
 
 
 def to_nni(genotype: AnyGenotype) -> str:
-    """Writes a pair of convolutional cells as NNI's dictionary, in JSON, which NNI reads from a file.
+    """Writes a pair of convolutional cells as NNI's dictionary, in JSON, which NNI reads from a
+    file.
 
     Raises:
-        ValueError: if the genotype is of another kind, if an output leaves out a node, which the dictionary cannot tell, or if
-            the genotype is not a cell.
+        ValueError: if the genotype is of another kind, if an output leaves out a node, which the
+            dictionary cannot tell, or if the genotype is not a cell.
 
     >>> from jaxdarts.genotypes import DARTS_V2
     >>> json.loads(to_nni(DARTS_V2))["normal/op_5_1"]
@@ -243,16 +293,25 @@ def to_nni(genotype: AnyGenotype) -> str:
         pairs, concat = getattr(genotype, cell), getattr(genotype, f"{cell}_concat")
         nodes = tuple(range(2, 2 + len(pairs) // 2))
         if concat != nodes:
-            raise ValueError(f"{cell}_concat = {concat}: NNI's dictionary cannot tell it from all nodes in order, {nodes}")
+            raise ValueError(
+                f"{cell}_concat = {concat}: NNI's dictionary cannot tell it from all nodes in"
+                f" order, {nodes}"
+            )
         for i, (op, source) in enumerate(pairs):
-            entries |= {f"{cell}/op_{2 + i // 2}_{i % 2}": op, f"{cell}/input_{2 + i // 2}_{i % 2}": source}
+            entries |= {
+                f"{cell}/op_{2 + i // 2}_{i % 2}": op,
+                f"{cell}/input_{2 + i // 2}_{i % 2}": source,
+            }
     return json.dumps(entries, indent=2) + "\n"
 
 
 def _two_cells(genotype: AnyGenotype, form: str) -> Genotype:
     check(genotype)
     if not isinstance(genotype, Genotype):
-        raise ValueError(f"a {type(genotype).__name__} has no form as {form}; it is for a normal and a reduction cell")
+        raise ValueError(
+            f"a {type(genotype).__name__} has no form as {form}; it is for a normal and a reduction"
+            " cell"
+        )
     return genotype
 
 
@@ -270,7 +329,9 @@ def to_json(genotype: AnyGenotype) -> str:
     }
     """
     check(genotype)
-    lines = (f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in genotype._asdict().items())
+    lines = (
+        f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in genotype._asdict().items()
+    )
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
@@ -292,7 +353,9 @@ def from_json(text: str) -> AnyGenotype:
     except RecursionError as error:
         raise ValueError("the text is nested too deeply for a genotype") from error
     if not isinstance(fields, dict):
-        raise ValueError(f"{reprlib.repr(text)} must be a JSON object with the fields of a genotype")
+        raise ValueError(
+            f"{reprlib.repr(text)} must be a JSON object with the fields of a genotype"
+        )
     return _assemble(fields)
 
 

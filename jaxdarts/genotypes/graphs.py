@@ -1,6 +1,8 @@
-"""What two graphs of NAS-Bench-101 have in common: vertices that do not matter, and cells that are the same.
+"""What two graphs of NAS-Bench-101 have in common: vertices that do not matter, and cells that are
+the same.
 
-Ying, Klein, Christiansen, Real, Murphy & Hutter, `NAS-Bench-101 <https://arxiv.org/abs/1902.09635>`_, ICML 2019.
+Ying, Klein, Christiansen, Real, Murphy & Hutter, `NAS-Bench-101
+<https://arxiv.org/abs/1902.09635>`_, ICML 2019.
 """
 
 import hashlib
@@ -17,13 +19,14 @@ def num_edges(genotype: GraphGenotype) -> int:
 
 
 def pruned(genotype: GraphGenotype) -> GraphGenotype:
-    """The graph without the vertices that are on no path from the input to the output; the rest keeps its order.
+    """The graph without the vertices that are on no path from the input to the output; the rest
+    keeps its order.
 
     Raises:
         ValueError: if there is no such path.
 
-    >>> loose = GraphGenotype(((0, 1, 1, 0), (0, 0, 0, 0), (0, 0, 0, 1), (0, 0, 0, 0)), ("input", *GRAPH_OPS[:2], "output"))
-    >>> pruned(loose).ops
+    >>> matrix = ((0, 1, 1, 0), (0, 0, 0, 0), (0, 0, 0, 1), (0, 0, 0, 0))
+    >>> pruned(GraphGenotype(matrix, ("input", *GRAPH_OPS[:2], "output"))).ops
     ('input', 'conv1x1-bn-relu', 'output')
     """
     last = len(genotype.ops) - 1
@@ -35,21 +38,26 @@ def pruned(genotype: GraphGenotype) -> GraphGenotype:
     kept = sorted(ahead & back)
     if last not in ahead:
         raise ValueError("no path leads from the input of the graph to its output")
-    return GraphGenotype(tuple(tuple(genotype.matrix[v][w] for w in kept) for v in kept), tuple(genotype.ops[v] for v in kept))
+    return GraphGenotype(
+        tuple(tuple(genotype.matrix[v][w] for w in kept) for v in kept),
+        tuple(genotype.ops[v] for v in kept),
+    )
 
 
 def fingerprint(genotype: GraphGenotype) -> str:
-    """The benchmark's hash of a cell, which graphs share that compute the same; 423,624 cells have one each.
+    """The benchmark's hash of a cell, which graphs share that compute the same; 423,624 cells have
+    one each.
 
-    A vertex starts from its out-degree, in-degree and operation, and takes in its neighbours' hashes as often as there are
-    vertices; sorted, the results make the whole's (`hash_module` in the benchmark's code, down to the text that is hashed).
+    A vertex starts from its out-degree, in-degree and operation, and takes in its neighbours'
+    hashes as often as there are vertices; sorted, the results make the whole's (`hash_module` in
+    the benchmark's code, down to the text that is hashed).
 
     Raises:
         ValueError: as `pruned`.
 
-    >>> from jaxdarts.genotypes import parse
-    >>> a, b = (parse(f"ModelSpec(matrix=[[0, 1, 1, 0], [0, 0, 0, 1], [0, 0, 0, 1], [0, 0, 0, 0]], ops={ops})")
-    ...         for ops in (["input", *GRAPH_OPS[:2], "output"], ["input", *GRAPH_OPS[1::-1], "output"]))
+    >>> matrix = ((0, 1, 1, 0), (0, 0, 0, 1), (0, 0, 0, 1), (0, 0, 0, 0))
+    >>> a = GraphGenotype(matrix, ("input", *GRAPH_OPS[:2], "output"))
+    >>> b = GraphGenotype(matrix, ("input", *GRAPH_OPS[1::-1], "output"))
     >>> a == b, fingerprint(a) == fingerprint(b)
     (False, True)
     """
@@ -60,7 +68,10 @@ def fingerprint(genotype: GraphGenotype) -> str:
     leaving = [[w for w in vertices if matrix[v][w]] for v in vertices]
     hashes = [_md5(str((len(leaving[v]), len(entering[v]), labels[v]))) for v in vertices]
     for _ in vertices:
-        around = [["".join(sorted(hashes[w] for w in side[v])) for side in (entering, leaving)] for v in vertices]
+        around = [
+            ["".join(sorted(hashes[w] for w in side[v])) for side in (entering, leaving)]
+            for v in vertices
+        ]
         hashes = [_md5("|".join([*around[v], hashes[v]])) for v in vertices]
     return _md5(str(sorted(hashes)))
 

@@ -25,13 +25,14 @@ from jaxdarts.genotypes.graphs import MAX_EDGES, MAX_VERTICES, num_edges, pruned
 def check(genotype: AnyGenotype, ops: Iterable[str] | None = None) -> None:
     """Refuses a genotype that is not a cell.
 
-    A node may apply two operations to one source: NASNet's and AmoebaNet's cells do, though the DARTS space never does.
+    A node may apply two operations to one source: NASNet's and AmoebaNet's cells do, though the
+    DARTS space never does.
 
     Args:
         genotype: what to look at.
-        ops: what it may name: operations, or channels of a `SizeGenotype`; all that its kind has if None (`OPS`, `ACTIVATIONS`,
-            `TOPOLOGY_OPS`, `SIZES`, `GRAPH_OPS`). `none` is never part of a `Genotype` or a `RecurrentGenotype`: only a search
-            knows it there.
+        ops: what it may name: operations, or channels of a `SizeGenotype`; all that its kind has if
+            None (`OPS`, `ACTIVATIONS`, `TOPOLOGY_OPS`, `SIZES`, `GRAPH_OPS`). `none` is never part
+            of a `Genotype` or a `RecurrentGenotype`: only a search knows it there.
 
     Raises:
         ValueError: if a rule is broken; the message names the pair and the rule.
@@ -53,22 +54,30 @@ def _check_two_cells(genotype: Genotype, ops: tuple[str, ...]) -> None:
     _check_cell("reduce", genotype.reduce, "reduce_concat", genotype.reduce_concat, 2, ops)
 
 
-def _check_cell(name: str, pairs: Any, concat_name: str, concat: Any, num_inputs: int, ops: tuple[str, ...]) -> None:
-    """Checks a cell that has as many inputs as pairs for each node: two if convolutional, one if recurrent."""
+def _check_cell(
+    name: str, pairs: Any, concat_name: str, concat: Any, num_inputs: int, ops: tuple[str, ...]
+) -> None:
+    """Checks a cell that has as many inputs as pairs for each node: two if convolutional, one if
+    recurrent.
+    """
     _check_tuple(name, pairs)
     if len(pairs) % num_inputs:
         raise ValueError(f"{name} has {len(pairs)} pairs; every node needs exactly two")
     for i, pair in enumerate(pairs):
         where = f"{name}[{i}] = {reprlib.repr(pair)}"
         if isinstance(pair, tuple) and pair[:1] == ("none",):
-            raise ValueError(f"{where}: 'none' is a candidate of searches only, no part of a genotype")
+            raise ValueError(
+                f"{where}: 'none' is a candidate of searches only, no part of a genotype"
+            )
         _check_pair(where, pair, ops)
         target = num_inputs + i // num_inputs
         if not 0 <= pair[1] < target:
             raise ValueError(f"{where}: state {target} may only read states 0 to {target - 1}")
     last = num_inputs + len(pairs) // num_inputs - 1
     if not isinstance(concat, tuple) or not concat:
-        raise ValueError(f"{concat_name} = {reprlib.repr(concat)} must be a tuple of one state at least")
+        raise ValueError(
+            f"{concat_name} = {reprlib.repr(concat)} must be a tuple of one state at least"
+        )
     seen = set()
     for i, state in enumerate(concat):
         where = f"{concat_name}[{i}] = {reprlib.repr(state)}"
@@ -88,9 +97,15 @@ def _check_topology(genotype: TopologyGenotype, ops: tuple[str, ...]) -> None:
         where = f"cell[{i}] = {reprlib.repr(pair)}"
         _check_pair(where, pair, ops)
         if pair[1] != source:
-            raise ValueError(f"{where}: node {target} reads states 0 to {target - 1}, each once and in this order")
+            raise ValueError(
+                f"{where}: node {target} reads states 0 to {target - 1}, each once and in this"
+                " order"
+            )
     if source != target - 1:
-        raise ValueError(f"cell has {len(pairs)} pairs: node {target} lacks state {source + 1}; it reads 0 to {target - 1}")
+        raise ValueError(
+            f"cell has {len(pairs)} pairs: node {target} lacks state {source + 1}; it reads 0 to"
+            f" {target - 1}"
+        )
 
 
 def _check_sizes(genotype: SizeGenotype, sizes: tuple[int, ...]) -> None:
@@ -99,40 +114,65 @@ def _check_sizes(genotype: SizeGenotype, sizes: tuple[int, ...]) -> None:
         raise ValueError(f"channels = {reprlib.repr(channels)} must be a tuple of five numbers")
     for i, number in enumerate(channels):
         if type(number) is not int or number not in sizes:
-            raise ValueError(f"channels[{i}] = {reprlib.repr(number)}: the choice is among {', '.join(map(str, sizes))}")
+            raise ValueError(
+                f"channels[{i}] = {reprlib.repr(number)}: the choice is among"
+                f" {', '.join(map(str, sizes))}"
+            )
 
 
 def _check_graph(genotype: GraphGenotype, ops: tuple[str, ...]) -> None:
     matrix, labels = genotype
     if not isinstance(labels, tuple) or len(labels) < 2:
-        raise ValueError(f"ops = {reprlib.repr(labels)} must be a tuple of two entries at least, input and output")
+        raise ValueError(
+            f"ops = {reprlib.repr(labels)} must be a tuple of two entries at least, input and"
+            " output"
+        )
     for i, op in enumerate(labels):
         place = {0: ("input",), len(labels) - 1: ("output",)}.get(i, ops)
         if op not in place:
             near = hint(op, place) if isinstance(op, str) else ""
-            raise ValueError(f"ops[{i}] = {reprlib.repr(op)}: unknown operation{near}; known here are {', '.join(place)}")
+            raise ValueError(
+                f"ops[{i}] = {reprlib.repr(op)}: unknown operation{near}; known here are"
+                f" {', '.join(place)}"
+            )
     size = len(labels)
     if not isinstance(matrix, tuple) or len(matrix) != size:
-        raise ValueError(f"matrix must be a tuple of {size} rows, as many as ops, not {reprlib.repr(matrix)}")
+        raise ValueError(
+            f"matrix must be a tuple of {size} rows, as many as ops, not {reprlib.repr(matrix)}"
+        )
     for i, row in enumerate(matrix):
         if not isinstance(row, tuple) or len(row) != size:
-            raise ValueError(f"matrix[{i}] = {reprlib.repr(row)} must be a tuple of {size} numbers, as many as ops")
+            raise ValueError(
+                f"matrix[{i}] = {reprlib.repr(row)} must be a tuple of {size} numbers, as many"
+                " as ops"
+            )
         for j, entry in enumerate(row):
             # Not `in`: True is a 1, and a NumPy integer would spoil the text form.
             if type(entry) is not int or entry not in (0, 1):
                 raise ValueError(f"matrix[{i}][{j}] = {reprlib.repr(entry)}: an entry is 0 or 1")
             if entry and j <= i:
-                raise ValueError(f"matrix[{i}][{j}] = 1: vertex {j} may only read vertices before it")
+                raise ValueError(
+                    f"matrix[{i}][{j}] = 1: vertex {j} may only read vertices before it"
+                )
     core = pruned(genotype)
-    for what, number, limit in (("vertices", len(core.ops), MAX_VERTICES), ("edges", num_edges(core), MAX_EDGES)):
+    for what, number, limit in (
+        ("vertices", len(core.ops), MAX_VERTICES),
+        ("edges", num_edges(core), MAX_EDGES),
+    ):
         if number > limit:
-            raise ValueError(f"the graph has {number} {what} between its input and its output; NAS-Bench-101 has up to {limit}")
+            raise ValueError(
+                f"the graph has {number} {what} between its input and its output; NAS-Bench-101 has"
+                f" up to {limit}"
+            )
 
 
 def _check_tuple(name: str, pairs: Any) -> None:
     # A list would do here, but not as a static argument or a dictionary key later on.
     if not isinstance(pairs, tuple):
-        raise ValueError(f"{name} = {reprlib.repr(pairs)} must be a tuple; parse(str(genotype)) makes tuples of lists")
+        raise ValueError(
+            f"{name} = {reprlib.repr(pairs)} must be a tuple; parse(str(genotype)) makes tuples of"
+            " lists"
+        )
     if not pairs:
         raise ValueError(f"{name} is empty; a cell needs one node at least")
 
@@ -157,7 +197,10 @@ def hint(word: str, words: Iterable[str]) -> str:
 
 _RULES: Mapping[type, tuple[tuple, Callable[[Any, tuple], None]]] = {
     Genotype: (OPS, _check_two_cells),
-    RecurrentGenotype: (ACTIVATIONS, lambda g, ops: _check_cell("recurrent", g.recurrent, "concat", g.concat, 1, ops)),
+    RecurrentGenotype: (
+        ACTIVATIONS,
+        lambda g, ops: _check_cell("recurrent", g.recurrent, "concat", g.concat, 1, ops),
+    ),
     TopologyGenotype: (TOPOLOGY_OPS, _check_topology),
     SizeGenotype: (SIZES, _check_sizes),
     GraphGenotype: (GRAPH_OPS, _check_graph),

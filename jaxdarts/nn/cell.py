@@ -1,4 +1,6 @@
-"""A cell: states computed in order, each a weighted sum of the operations on the edges that enter it."""
+"""A cell: states computed in order, each a weighted sum of the operations on the edges that enter
+it.
+"""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -20,7 +22,8 @@ Weights = Mapping[str, Mapping[str, Array]]
 
 
 def edges_of(choices: Choices, op: str) -> list[int]:
-    """The edges that may carry an operation, ordered by source state: the rows of that operation's weights.
+    """The edges that may carry an operation, ordered by source state: the rows of that operation's
+    weights.
 
     Ordered so, the edges that leave one state are neighbours, and a bundle's weights are a slice.
     """
@@ -33,7 +36,9 @@ def stride_of(choices: Choices, edge: int, stride: int) -> int:
     return stride if choices.edges[edge][0] < choices.num_inputs else 1
 
 
-def weight_shapes(choices: Choices, channels: int, stride: int) -> dict[str, dict[str, tuple[int, ...]]]:
+def weight_shapes(
+    choices: Choices, channels: int, stride: int
+) -> dict[str, dict[str, tuple[int, ...]]]:
     """Shape of every weight of a cell: {op: {weight: (edges, ...)}}."""
     shapes: dict[str, dict[str, tuple[int, ...]]] = {}
     for op in OPS:
@@ -47,14 +52,22 @@ def weight_shapes(choices: Choices, channels: int, stride: int) -> dict[str, dic
 
 
 def groups_of(choices: Choices) -> list[tuple[int, ...]]:
-    """The source states that are computed together: the inputs if their edges are alike, then every node."""
+    """The source states that are computed together: the inputs if their edges are alike, then every
+    node.
+    """
 
     def edges(source):
-        return [(edge[1], choices.ops[e]) for e, edge in enumerate(choices.edges) if edge[0] == source]
+        return [
+            (edge[1], choices.ops[e]) for e, edge in enumerate(choices.edges) if edge[0] == source
+        ]
 
     inputs = tuple(range(choices.num_inputs))
     nodes = [(node,) for node in range(choices.num_inputs, choices.num_inputs + choices.num_nodes)]
-    return [inputs, *nodes] if all(edges(i) == edges(0) for i in inputs) else [*((i,) for i in inputs), *nodes]
+    return (
+        [inputs, *nodes]
+        if all(edges(i) == edges(0) for i in inputs)
+        else [*((i,) for i in inputs), *nodes]
+    )
 
 
 def cell(
@@ -71,22 +84,30 @@ def cell(
 
     Args:
         weights: {op: {weight: [edges of op, ...]}}, rows in the order of `edges_of`.
-        inputs: [inputs, batch, height, width, channels], the (preprocessed) outputs of the cells before.
-        mix: weight of every operation on every edge; of every example too where it has an axis for them (drop path).
+        inputs: [inputs, batch, height, width, channels], the (preprocessed) outputs of the cells
+          before.
+        mix: weight of every operation on every edge; of every example too where it has an axis for
+          them (drop path).
         choices: edges and candidates.
         stride: 1 for a normal cell, 2 for a reduction cell.
         norms: the batch norms that end the operations.
-        key: what the noise of every edge is drawn from; for cells with `noise` among their candidates.
-        partial: operations see the first channels of a state only, one in `partial`, and have weights for so many; the others
-            bypass them (Xu et al., PC-DARTS, 2020).
+        key: what the noise of every edge is drawn from; for cells with `noise` among their
+          candidates.
+        partial: operations see the first channels of a state only, one in `partial`, and have
+            weights for so many; the others bypass them (Xu et al., PC-DARTS, 2020).
 
     Returns:
         [batch, height / stride, width / stride, states in choices.concat * channels].
     """
     groups = groups_of(choices)
     if key is not None:
-        weights = {**weights, "noise": {"key": jax.random.split(key, len(edges_of(choices, "noise")))}}
-    parts = {op: _by_group(own, edges_of(choices, op), choices, groups) for op, own in weights.items()}
+        weights = {
+            **weights,
+            "noise": {"key": jax.random.split(key, len(edges_of(choices, "noise")))},
+        }
+    parts = {
+        op: _by_group(own, edges_of(choices, op), choices, groups) for op, own in weights.items()
+    }
     entering: dict[int, list] = {}
     bypassing: dict[int, list] = {}
     states: dict[int, Array] = {}
@@ -95,24 +116,34 @@ def cell(
             x = inputs[group[0] : group[0] + len(group)]
         else:
             # A node that nothing but `none` enters is zero.
-            x = functools.reduce(jnp.add, entering.get(group[0], [jnp.zeros_like(inputs[0][:, ::stride, ::stride])]))
+            x = functools.reduce(
+                jnp.add, entering.get(group[0], [jnp.zeros_like(inputs[0][:, ::stride, ::stride])])
+            )
             if partial > 1:
                 # Every edge's output is shuffled alike, so their sum is.
-                x = _shuffled(jnp.concatenate([x, functools.reduce(jnp.add, bypassing[group[0]])], axis=-1), partial)
+                x = _shuffled(
+                    jnp.concatenate([x, functools.reduce(jnp.add, bypassing[group[0]])], axis=-1),
+                    partial,
+                )
             x = x[None]
-        # A state has many readers: computed once for all of them, and by the barrier's transpose so is its cotangent.
+        # A state has many readers: computed once for all of them, and by the barrier's transpose so
+        # is its cotangent.
         x = once_on_cpu(x)
         states |= zip(group, jnp.unstack(x))
         if partial > 1:
             x, rest = jnp.split(x, [x.shape[-1] // partial], axis=-1)
             for target, term in _around(group, rest, mix, choices, stride):
                 bypassing.setdefault(target, []).append(term)
-        for target, term in _leaving(group, {op: own[i] for op, own in parts.items()}, x, mix, choices, stride, norms):
+        for target, term in _leaving(
+            group, {op: own[i] for op, own in parts.items()}, x, mix, choices, stride, norms
+        ):
             entering.setdefault(target, []).append(term)
     return jnp.concatenate([states[i] for i in choices.concat], axis=-1)
 
 
-def _by_group(weights: Mapping[str, Array], edges: list[int], choices: Choices, groups) -> list[dict[str, Array]]:
+def _by_group(
+    weights: Mapping[str, Array], edges: list[int], choices: Choices, groups
+) -> list[dict[str, Array]]:
     """An operation's weights on the edges that leave each group, [group, edge, ...].
 
     Split, not sliced: the transpose is one concatenation then.
@@ -120,24 +151,31 @@ def _by_group(weights: Mapping[str, Array], edges: list[int], choices: Choices, 
     counts = [sum(choices.edges[e][0] in group for e in edges) for group in groups]
     out: list[dict[str, Array]] = [{} for _ in groups]
     for name, w in weights.items():
-        bounds = np.minimum(np.cumsum(counts), w.shape[0])  # a reduction cell's skip has weights on its inputs' edges only
+        bounds = np.minimum(
+            np.cumsum(counts), w.shape[0]
+        )  # a reduction cell's skip has weights on its inputs' edges only
         for own, group, part in zip(out, groups, jnp.split(w, bounds[:-1])):
             own[name] = part.reshape(len(group), -1, *part.shape[1:])
     return out
 
 
 def _shuffled(x: Array, groups: int) -> Array:
-    """Channels dealt out anew: the first of each group, then the second of each, so that all are seen by and by."""
+    """Channels dealt out anew: the first of each group, then the second of each, so that all are
+    seen by and by.
+    """
     return jnp.swapaxes(x.reshape(*x.shape[:-1], groups, -1), -1, -2).reshape(x.shape)
 
 
 def _around(group, x, mix, choices, stride) -> list[tuple[int, Array]]:
     """What bypasses the operations on the edges that leave a group of states: (target, term of it).
 
-    PC-DARTS weighs all that an edge carries by the edge's own weight, and its operations by their softmax besides. A network
-    eats the products alone; over an edge they sum to its weight, since a softmax sums to one (`none` counts).
+    PC-DARTS weighs all that an edge carries by the edge's own weight, and its operations by their
+    softmax besides. A network eats the products alone; over an edge they sum to its weight, since a
+    softmax sums to one (`none` counts).
     """
-    by_source = [[e for e, edge in enumerate(choices.edges) if edge[0] == source] for source in group]
+    by_source = [
+        [e for e, edge in enumerate(choices.edges) if edge[0] == source] for source in group
+    ]
     leaving = by_source[0]
     if not leaving:
         return []
@@ -150,8 +188,12 @@ def _around(group, x, mix, choices, stride) -> list[tuple[int, Array]]:
 
 
 def _leaving(group, weights, x, mix, choices, stride, norms) -> list[tuple[int, Array]]:
-    """What the edges that leave a group of states carry: (target, term of it), several terms a target."""
-    by_source = [[e for e, edge in enumerate(choices.edges) if edge[0] == source] for source in group]
+    """What the edges that leave a group of states carry: (target, term of it), several terms a
+    target.
+    """
+    by_source = [
+        [e for e, edge in enumerate(choices.edges) if edge[0] == source] for source in group
+    ]
     leaving = by_source[0]  # the others' are alike
     if not any(op in OPS for e in leaving for op in choices.ops[e]):
         return []
@@ -161,13 +203,20 @@ def _leaving(group, weights, x, mix, choices, stride, norms) -> list[tuple[int, 
     for family in dict.fromkeys(OPS[op].family for op in ops):
         members = [op for op in ops if OPS[op].family == family]
         pairs = [(e, op) for op in members for e in edges_of(choices, op) if e in leaving]
-        bundle, norm = family([weights.get(op, {}) for op in members], x, stride_of(choices, leaving[0], stride), norms)
+        bundle, norm = family(
+            [weights.get(op, {}) for op in members],
+            x,
+            stride_of(choices, leaving[0], stride),
+            norms,
+        )
         families.append((pairs, bundle, norm))
     amounts = _amounts(mix, choices, by_source, [pairs for pairs, *_ in families])
 
     terms, sums = [], []
     for norm in dict.fromkeys(norm for *_, norm in families):
-        pairs, bundles, gains = zip(*((p, b, gain) for (p, b, own), gain in zip(families, amounts) if own == norm))
+        pairs, bundles, gains = zip(
+            *((p, b, gain) for (p, b, own), gain in zip(families, amounts) if own == norm)
+        )
         if mix.ndim == 2:
             bundles = norm(bundles, gains)
         else:
@@ -176,15 +225,24 @@ def _leaving(group, weights, x, mix, choices, stride, norms) -> list[tuple[int, 
             if [e for e, _ in own] == leaving * (len(own) // len(leaving)):
                 sums.append(jnp.sum(y.reshape(-1, len(leaving), *y.shape[2:]), 0))
             else:
-                terms += [(choices.edges[e][1], part) for (e, _), part in zip(own, jnp.unstack(jnp.sum(y, 0)))]
-    return terms + (list(zip(targets, jnp.unstack(functools.reduce(jnp.add, sums)))) if sums else [])
+                terms += [
+                    (choices.edges[e][1], part)
+                    for (e, _), part in zip(own, jnp.unstack(jnp.sum(y, 0)))
+                ]
+    return terms + (
+        list(zip(targets, jnp.unstack(functools.reduce(jnp.add, sums)))) if sums else []
+    )
 
 
 def _amounts(mix: Array, choices: Choices, by_source: list[list[int]], families) -> Sequence[Array]:
-    """The weights of the (edge, operation) pairs of each family in the mix, [group, pairs, 1 or batch, 1, 1, 1]."""
+    """The weights of the (edge, operation) pairs of each family in the mix, [group, pairs, 1 or
+    batch, 1, 1, 1].
+    """
     pairs = [pair for own in families for pair in own]
     rows = [[edges[by_source[0].index(e)] for e, _ in pairs] for edges in by_source]
     columns = [[choices.ops[e].index(op) for e, op in pairs]] * len(by_source)
-    amounts = mix.at[np.array(rows), np.array(columns)].get(mode="promise_in_bounds", wrap_negative_indices=False)
+    amounts = mix.at[np.array(rows), np.array(columns)].get(
+        mode="promise_in_bounds", wrap_negative_indices=False
+    )
     amounts = jnp.expand_dims(amounts, tuple(range(amounts.ndim, 6)))
     return lax.split(amounts, [len(own) for own in families], axis=1)

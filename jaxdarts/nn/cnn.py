@@ -28,7 +28,9 @@ class Run(NamedTuple):
 
 
 def runs(width: int, depth: int) -> list[Run]:
-    """The cells of a network, grouped: reductions at depth // 3 and 2 * depth // 3, each of which doubles the width."""
+    """The cells of a network, grouped: reductions at depth // 3 and 2 * depth // 3, each of which
+    doubles the width.
+    """
     out: list[Run] = []
     for i in range(depth):
         if i in (depth // 3, 2 * depth // 3):
@@ -42,14 +44,17 @@ def runs(width: int, depth: int) -> list[Run]:
 
 
 def uniform(fan_in: int):
-    """PyTorch's default for convolutions: U(-1, 1) / sqrt(fan_in), fan_in = size^2 * in_channels / groups.
+    """PyTorch's default for convolutions: U(-1, 1) / sqrt(fan_in), fan_in = size^2 * in_channels /
+    groups.
 
-    PyTorch 0.3, which the published searches ran on, did not divide by groups, so its depthwise filters started sqrt(channels)
-    times smaller; the batch norm that follows makes the two differ only in effective step size.
+    PyTorch 0.3, which the published searches ran on, did not divide by groups, so its depthwise
+    filters started sqrt(channels) times smaller; the batch norm that follows makes the two differ
+    only in effective step size.
     """
 
     def init(key, shape):
-        # Drawn in powers of two and cut: an eager init then compiles a dozen draws instead of one for every shape.
+        # Drawn in powers of two and cut: an eager init then compiles a dozen draws instead of one
+        # for every shape.
         size = math.prod(shape)
         draw = jax.random.uniform(key, (1 << (size - 1).bit_length(),), jnp.float32, -1, 1)
         return (draw[:size] * fan_in**-0.5).reshape(shape)
@@ -58,12 +63,15 @@ def uniform(fan_in: int):
 
 
 class Cells(nn.Module):
-    """A run of cells, compiled once however long: weights carry a leading axis over the cells, which a scan consumes.
+    """A run of cells, compiled once however long: weights carry a leading axis over the cells,
+    which a scan consumes.
 
-    For that every cell of the run must see inputs of one shape, so narrower inputs are padded with zero channels (and their
-    preprocessing with zero rows), and an input of double size is `halved` first, as its factorised reduction would do anyway.
+    For that every cell of the run must see inputs of one shape, so narrower inputs are padded with
+    zero channels (and their preprocessing with zero rows), and an input of double size is `halved`
+    first, as its factorised reduction would do anyway.
 
-    A discrete network's cells (`discrete`) have batch norms with scale, shift and running averages, and none after pooling.
+    A discrete network's cells (`discrete`) have batch norms with scale, shift and running averages,
+    and none after pooling.
     """
 
     choices: Choices
@@ -77,7 +85,8 @@ class Cells(nn.Module):
 
     @nn.compact
     def __call__(self, s0, s1, mix, train: bool = True, keys=None):
-        """mix: [edges, ops], or [cells, edges, ops, batch] for a run whose cells and examples differ in it.
+        """mix: [edges, ops], or [cells, edges, ops, batch] for a run whose cells and examples
+        differ in it.
 
         keys: [cells], for the cells' noise, or None (`noise_keys`).
         """
@@ -98,7 +107,9 @@ class Cells(nn.Module):
         wide = max(s0.shape[-1], s1.shape[-1], out_channels if repeats > 1 else 0)
 
         def pad(x, axis):
-            return jnp.pad(x, [(0, wide - x.shape[axis] if a == axis else 0) for a in range(x.ndim)])
+            return jnp.pad(
+                x, [(0, wide - x.shape[axis] if a == axis else 0) for a in range(x.ndim)]
+            )
 
         stacked = jax.tree.map(
             lambda w: w.astype(self.dtype),
@@ -113,16 +124,24 @@ class Cells(nn.Module):
 
         carry, stacked = jnp.stack([pad(s0, 3), pad(s1, 3)]), (stacked, keys)
         sites = norm_sites(self, repeats, one, carry, stacked, mix) if self.discrete else []
-        if self.is_initializing():  # Shapes are all that matters: an eager forward pass would compile every operation apart.
-            out = jnp.zeros((s1.shape[0], -(-s1.shape[1] // stride), -(-s1.shape[2] // stride), out_channels), s1.dtype)
+        # Shapes are all that matters: an eager forward pass would compile every operation apart.
+        if self.is_initializing():
+            out = jnp.zeros(
+                (s1.shape[0], -(-s1.shape[1] // stride), -(-s1.shape[2] // stride), out_channels),
+                s1.dtype,
+            )
             return (out if repeats > 1 else s1), out
 
         out = over_cells(self, one, carry, stacked, sites, mix, train, repeats)
         return (s1, out) if repeats == 1 else tuple(s[..., :out_channels] for s in out)
 
 
-def cell_weights(module: nn.Module, choices: Choices, width: int, stride: int, repeats: int) -> dict[str, dict[str, Array]]:
-    """The weights of the operations of a run of cells, {op: {name: [cells, edges, ...]}}, each a parameter of `module`."""
+def cell_weights(
+    module: nn.Module, choices: Choices, width: int, stride: int, repeats: int
+) -> dict[str, dict[str, Array]]:
+    """The weights of the operations of a run of cells, {op: {name: [cells, edges, ...]}}, each a
+    parameter of `module`.
+    """
     weights: dict[str, dict[str, Array]] = {}
     for op, shapes in weight_shapes(choices, width, stride).items():
         weights[op] = {}
@@ -133,7 +152,9 @@ def cell_weights(module: nn.Module, choices: Choices, width: int, stride: int, r
 
 
 def norm_sites(module: nn.Module, repeats: int, one, carry, weights, mix) -> list[dict[str, Array]]:
-    """Scale, shift and running averages of the batch norms of discrete cells, in the order in which `one` applies them."""
+    """Scale, shift and running averages of the batch norms of discrete cells, in the order in which
+    `one` applies them.
+    """
     shapes = []
 
     def look(bundles, gains=None):
@@ -146,12 +167,22 @@ def norm_sites(module: nn.Module, repeats: int, one, carry, weights, mix) -> lis
 
 
 def over_cells(
-    module: Any, one, carry, weights, sites: list[dict[str, Array]], mix, train: bool, repeats: int, momentum: float = 0.1
+    module: Any,
+    one,
+    carry,
+    weights,
+    sites: list[dict[str, Array]],
+    mix,
+    train: bool,
+    repeats: int,
+    momentum: float = 0.1,
 ):
-    """Applies the cells of a run, compiled once, and keeps the new running averages of their batch norms.
+    """Applies the cells of a run, compiled once, and keeps the new running averages of their batch
+    norms.
 
     Args:
-        module: whose `axis_name`, `remat`, `unroll` and `discrete` hold, and whose variables the averages are.
+        module: whose `axis_name`, `remat`, `unroll` and `discrete` hold, and whose variables the
+          averages are.
         one: (carry, weights of a cell, its mix, norms) -> carry.
         weights: a tree with a leading axis over the cells.
         sites: of `norm_sites`.
@@ -164,7 +195,12 @@ def over_cells(
         own, own_sites, own_mix = xs
         norm = Running(own_sites, train, module.axis_name, momentum) if module.discrete else None
         batch = functools.partial(batch_norms, axis_name=module.axis_name)
-        carry = one(carry, own, mix if own_mix is None else own_mix, Norms(norm, scaled) if norm else Norms(batch, batch))
+        carry = one(
+            carry,
+            own,
+            mix if own_mix is None else own_mix,
+            Norms(norm, scaled) if norm else Norms(batch, batch),
+        )
         return carry, norm.averages if norm else None
 
     if module.remat:
@@ -193,7 +229,8 @@ def norm_parameters(module: nn.Module, prefix: str, shape: tuple[int, ...]) -> d
 def noise_keys(
     key: Key[Array, ""] | None, choices: Choices, run: Run, index: int, axis_name: str | None
 ) -> Key[Array, " cells"] | None:
-    """A key for every cell of a network's run number `index`, one that no other device has; None if its cells draw no noise.
+    """A key for every cell of a network's run number `index`, one that no other device has; None if
+    its cells draw no noise.
 
     Raises:
         ValueError: if there is noise and no key.
@@ -203,7 +240,9 @@ def noise_keys(
     if key is None:
         raise ValueError("the network has the operation noise: its call needs a random key")
     # A run's number itself is folded in for its drop path.
-    return jax.random.split(jax.random.fold_in(of_device(key, axis_name), 1_000_000 + index), run.repeats)
+    return jax.random.split(
+        jax.random.fold_in(of_device(key, axis_name), 1_000_000 + index), run.repeats
+    )
 
 
 def of_device(key: Key[Array, ""], axis_name: str | None) -> Key[Array, ""]:
@@ -212,26 +251,35 @@ def of_device(key: Key[Array, ""], axis_name: str | None) -> Key[Array, ""]:
 
 
 def drop_edges(
-    key: Key[Array, ""], rate: Float[Array, ""] | float, mix: Float[Array, "edges ops"], num_cells: int, batch_size: int
+    key: Key[Array, ""],
+    rate: Float[Array, ""] | float,
+    mix: Float[Array, "edges ops"],
+    num_cells: int,
+    batch_size: int,
 ) -> Float[Array, "cells edges ops batch"]:
-    """A mix that leaves out every edge of every example with probability `rate`, and scales what stays by 1 / (1 - rate).
+    """A mix that leaves out every edge of every example with probability `rate`, and scales what
+    stays by 1 / (1 - rate).
 
-    An edge's operations fall together: what is dropped is their sum, identities not excepted, as in RobustDARTS' code (Zela
-    et al., 2020).
+    An edge's operations fall together: what is dropped is their sum, identities not excepted, as in
+    RobustDARTS' code (Zela et al., 2020).
     """
     kept = jax.random.bernoulli(key, 1 - rate, (num_cells, mix.shape[0], 1, batch_size))
     return mix[None, :, :, None] * (kept / (1 - rate))
 
 
 def norm_variables(module: nn.Module, prefix: str, shape: tuple[int, ...]) -> dict[str, Array]:
-    """Scale and shift (parameters), mean and variance (running averages, collection `batch_stats`) of batch norms."""
+    """Scale and shift (parameters), mean and variance (running averages, collection `batch_stats`)
+    of batch norms.
+    """
     values = norm_parameters(module, prefix, shape)
     for name, start in (("mean", jnp.zeros), ("variance", jnp.ones)):
         values[name] = module.variable("batch_stats", f"{prefix}{name}", start, shape).value
     return values
 
 
-def linear(module: nn.Module, features: Float[Array, "batch features"], num_classes: int) -> Float[Array, "batch classes"]:
+def linear(
+    module: nn.Module, features: Float[Array, "batch features"], num_classes: int
+) -> Float[Array, "batch classes"]:
     """A linear classifier, its weights those of `module`."""
     weight = module.param("head", uniform(features.shape[-1]), (features.shape[-1], num_classes))
     bias = module.param("head_bias", uniform(features.shape[-1]), (num_classes,))
@@ -239,20 +287,23 @@ def linear(module: nn.Module, features: Float[Array, "batch features"], num_clas
 
 
 class Supernet(nn.Module):
-    """The weight-sharing network of a cell space: `apply(variables, images, mix, key=None, drop_path=None) -> logits`.
+    """The weight-sharing network of a cell space: `apply(variables, images, mix, key=None,
+    drop_path=None) -> logits`.
 
-    The key is for noise (S4), drawn anew at every call, and for drop path, and may be left out where there is neither.
-    `drop_path` is the rate, at least 0 and below 1, at which edges are left out, in training; None for never (`drop_edges`).
+    The key is for noise (S4), drawn anew at every call, and for drop path, and may be left out
+    where there is neither. `drop_path` is the rate, at least 0 and below 1, at which edges are left
+    out, in training; None for never (`drop_edges`).
 
-    With `partial` = k operations work on the first k-th of the channels, and the others bypass them (PC-DARTS; `nn.cell`); it
-    divides the width.
+    With `partial` = k operations work on the first k-th of the channels, and the others bypass them
+    (PC-DARTS; `nn.cell`); it divides the width.
 
-    Batch norm inside the cells has no scale and shift and always uses the moments of the batch (the paper; the official code
-    switches to running averages for validation). The stem's has both a scale and a shift, as in the official code.
+    Batch norm inside the cells has no scale and shift and always uses the moments of the batch (the
+    paper; the official code switches to running averages for validation). The stem's has both a
+    scale and a shift, as in the official code.
 
-    `unroll` cells of a run are compiled apart, in a loop over the run. With two, the published supernet has no loop, and none
-    of what a gradient needs is copied into one and out of it: on a CPU a second-order step takes a quarter less time than
-    with one, and a sixth longer to compile.
+    `unroll` cells of a run are compiled apart, in a loop over the run. With two, the published
+    supernet has no loop, and none of what a gradient needs is copied into one and out of it: on a
+    CPU a second-order step takes a quarter less time than with one, and a sixth longer to compile.
     """
 
     cells: Mapping[str, Choices]
@@ -287,9 +338,13 @@ class Supernet(nn.Module):
         if self.partial < 1 or self.width % self.partial:
             raise ValueError(f"partial is {self.partial}: it must divide the width, {self.width}")
         if drop_path is not None and key is None:
-            raise ValueError("drop_path is given without a key: the network's call needs a random key")
+            raise ValueError(
+                "drop_path is given without a key: the network's call needs a random key"
+            )
         stem_width = self.stem_multiplier * self.width
-        kernel = self.param("stem", uniform(9 * images.shape[-1]), (3, 3, images.shape[-1], stem_width))
+        kernel = self.param(
+            "stem", uniform(9 * images.shape[-1]), (3, 3, images.shape[-1], stem_width)
+        )
         x = lax.conv_general_dilated(
             images.astype(self.dtype),
             kernel.astype(self.dtype),
@@ -300,7 +355,9 @@ class Supernet(nn.Module):
         scale = self.param("stem_scale", nn.initializers.ones, (stem_width,))
         bias = self.param("stem_bias", nn.initializers.zeros, (stem_width,))
         # In float32 at least, and so are the gradients of both, sums over all pixels.
-        x = batch_norm(x, axis_name=self.axis_name).astype(jnp.promote_types(self.dtype, jnp.float32))
+        x = batch_norm(x, axis_name=self.axis_name).astype(
+            jnp.promote_types(self.dtype, jnp.float32)
+        )
         x = x * scale[None, None, None] + bias[None, None, None]
         s0 = s1 = x.astype(self.dtype)
         for i, run in enumerate(runs(self.width, self.depth)):

@@ -7,7 +7,8 @@ from jaxtyping import Array, Float
 
 
 class Dense(nn.Module):
-    """Hidden layers with ReLU on the flattened image, and a linear classifier; called as `nn.network.Network` is.
+    """Hidden layers with ReLU on the flattened image, and a linear classifier; called as
+    `nn.network.Network` is.
 
     Attributes:
         width: units of a hidden layer.
@@ -25,7 +26,11 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(
-        self, images: Float[Array, "batch height width channels"], train: bool = False, drop_path=None, key=None
+        self,
+        images: Float[Array, "batch height width channels"],
+        train: bool = False,
+        drop_path=None,
+        key=None,
     ) -> tuple[Float[Array, "batch classes"], None]:
         x = images.reshape(len(images), -1)
         for _ in range(self.depth):

@@ -1,4 +1,6 @@
-"""The network that a genotype is evaluated as: the skeletons for small images and for ImageNet, auxiliary head, drop path."""
+"""The network that a genotype is evaluated as: the skeletons for small images and for ImageNet,
+auxiliary head, drop path.
+"""
 
 import math
 from collections.abc import Mapping
@@ -11,7 +13,16 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
 from jaxdarts.nn.cell import stride_of
-from jaxdarts.nn.cnn import Cells, Run, linear, noise_keys, norm_parameters, norm_variables, runs, uniform
+from jaxdarts.nn.cnn import (
+    Cells,
+    Run,
+    linear,
+    noise_keys,
+    norm_parameters,
+    norm_variables,
+    runs,
+    uniform,
+)
 from jaxdarts.nn.primitives.norm import Running, batch_norm, moments
 from jaxdarts.nn.taps import layer, tell
 from jaxdarts.space import Choices
@@ -42,15 +53,25 @@ class ConvNorm(nn.Module):
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
         x = layer(self, x, math.prod(shape[:-1]))
-        return scaled_norm(self, x, train, self.axis_name, self.averages, self.momentum) if self.norm else x
+        return (
+            scaled_norm(self, x, train, self.axis_name, self.averages, self.momentum)
+            if self.norm
+            else x
+        )
 
 
 def scaled_norm(
-    module: nn.Module, x: Array, train: bool, axis_name: str | None, averages: bool = True, momentum: float = 0.1
+    module: nn.Module,
+    x: Array,
+    train: bool,
+    axis_name: str | None,
+    averages: bool = True,
+    momentum: float = 0.1,
 ) -> Array:
     """A batch norm with scale, shift and running averages, its variables those of `module`.
 
-    Without `averages` it keeps none and always normalises with the moments of the batch, as supernets do.
+    Without `averages` it keeps none and always normalises with the moments of the batch, as
+    supernets do.
     """
     shape = (x.shape[-1],)
     if not averages:
@@ -69,8 +90,8 @@ def scaled_norm(
 class AuxiliaryHead(nn.Module):
     """A second classifier on the state after the last reduction; used in training only.
 
-    For ImageNet the pooling strides by 2 and the last batch norm is missing: a slip in the authors' code that they kept, and so
-    do we, since published numbers have it.
+    For ImageNet the pooling strides by 2 and the last batch norm is missing: a slip in the authors'
+    code that they kept, and so do we, since published numbers have it.
     """
 
     num_classes: int
@@ -81,29 +102,39 @@ class AuxiliaryHead(nn.Module):
     @nn.compact
     def __call__(self, x, train: bool):
         if min(x.shape[1:3]) < 5:
-            raise ValueError(f"the auxiliary head pools 5x5 pixels and its state has {x.shape[1]}x{x.shape[2]}: leave it out")
+            raise ValueError(
+                f"the auxiliary head pools 5x5 pixels and its state has {x.shape[1]}x{x.shape[2]}:"
+                " leave it out"
+            )
         stride = 2 if self.imagenet else 3
         wide = jnp.promote_types(self.dtype, jnp.float32)
         x = nn.avg_pool(jax.nn.relu(x).astype(wide), (5, 5), (stride, stride))
-        x = jax.nn.relu(ConvNorm(128, 1, dtype=self.dtype, axis_name=self.axis_name, name="narrow")(x, train))
-        last = ConvNorm(768, 2, norm=not self.imagenet, dtype=self.dtype, axis_name=self.axis_name, name="wide")
+        x = jax.nn.relu(
+            ConvNorm(128, 1, dtype=self.dtype, axis_name=self.axis_name, name="narrow")(x, train)
+        )
+        last = ConvNorm(
+            768, 2, norm=not self.imagenet, dtype=self.dtype, axis_name=self.axis_name, name="wide"
+        )
         x = jax.nn.relu(last(x, train))
         return linear(self, x.reshape(x.shape[0], -1).astype(wide), self.num_classes)
 
 
 class Network(nn.Module):
-    """A discrete network, `apply(variables, images, train=False, drop_path=None, key=None) -> (logits, auxiliary logits)`.
+    """A discrete network, `apply(variables, images, train=False, drop_path=None, key=None) ->
+    (logits, auxiliary logits)`.
 
-    Variables are `params` and `batch_stats`, the running averages of the batch norms (momentum 0.1 in PyTorch's sense: the
-    share of the new batch). Auxiliary logits are None unless `auxiliary` and `train`. The key is for drop path, of which there
-    is none without it, and for the noise of cells that have any, in training or not.
+    Variables are `params` and `batch_stats`, the running averages of the batch norms (momentum 0.1
+    in PyTorch's sense: the share of the new batch). Auxiliary logits are None unless `auxiliary`
+    and `train`. The key is for drop path, of which there is none without it, and for the noise of
+    cells that have any, in training or not.
 
     Attributes:
         cells: the choices of each cell type, one operation an edge (`space.of_genotype`).
         width: channels of the first cells.
         depth: number of cells; reductions at a third and two thirds.
         num_classes: size of the output.
-        auxiliary: with the auxiliary head, for images whose state after the last reduction has at least 5x5 pixels.
+        auxiliary: with the auxiliary head, for images whose state after the last reduction has at
+          least 5x5 pixels.
         imagenet: the stem of three strided convolutions instead of one convolution.
     """
 
@@ -131,7 +162,9 @@ class Network(nn.Module):
         key: Key[Array, ""] | None = None,
     ) -> tuple[Float[Array, "batch classes"], Float[Array, "batch classes"] | None]:
         def conv(name, width, stride):
-            return ConvNorm(width, 3, stride, 1, dtype=self.dtype, axis_name=self.axis_name, name=name)
+            return ConvNorm(
+                width, 3, stride, 1, dtype=self.dtype, axis_name=self.axis_name, name=name
+            )
 
         if self.imagenet:
             x = jax.nn.relu(conv("stem0_0", self.width // 2, 2)(images, train))
@@ -144,14 +177,35 @@ class Network(nn.Module):
         auxiliary, index = None, 0
         for i, run in enumerate(runs(self.width, self.depth)):
             choices = self.cells[run.kind]
-            cells = Cells(choices, run, self.dtype, self.axis_name, self.remat, self.unroll, True, name=f"cells{i}_{run.kind}")
+            cells = Cells(
+                choices,
+                run,
+                self.dtype,
+                self.axis_name,
+                self.remat,
+                self.unroll,
+                True,
+                name=f"cells{i}_{run.kind}",
+            )
             mix = jnp.ones(choices.shape)
             if train and drop_path is not None and key is not None:
-                mix = drop_paths(jax.random.fold_in(key, i), drop_path, choices, run, images.shape[0])
+                mix = drop_paths(
+                    jax.random.fold_in(key, i), drop_path, choices, run, images.shape[0]
+                )
             s0, s1 = cells(s0, s1, mix, train, noise_keys(key, choices, run, i, self.axis_name))
             index += run.repeats
-            if self.auxiliary and (train or self.is_initializing()) and index - 1 == 2 * self.depth // 3:
-                head = AuxiliaryHead(self.num_classes, self.imagenet, self.dtype, self.axis_name, name="auxiliary_head")
+            if (
+                self.auxiliary
+                and (train or self.is_initializing())
+                and index - 1 == 2 * self.depth // 3
+            ):
+                head = AuxiliaryHead(
+                    self.num_classes,
+                    self.imagenet,
+                    self.dtype,
+                    self.axis_name,
+                    name="auxiliary_head",
+                )
                 auxiliary = head(s1, train)
         features = jnp.mean(s1.astype(jnp.promote_types(self.dtype, jnp.float32)), axis=(1, 2))
         return linear(self, features, self.num_classes), auxiliary
@@ -160,11 +214,18 @@ class Network(nn.Module):
 def drop_paths(
     key: Key[Array, ""], rate: Float[Array, ""] | float, choices: Choices, run: Run, batch_size: int
 ) -> Float[Array, "cells edges one batch"]:
-    """A mix that leaves out every operation of every example with probability `rate`, and scales what stays by 1 / (1 - rate).
+    """A mix that leaves out every operation of every example with probability `rate`, and scales
+    what stays by 1 / (1 - rate).
 
-    Identities are never dropped; a skip connection that strides is none (Larsson et al., FractalNet, 2017, as in quark0/darts).
+    Identities are never dropped; a skip connection that strides is none (Larsson et al.,
+    FractalNet, 2017, as in quark0/darts).
     """
     stride = 2 if run.kind == "reduce" else 1
-    kept = [op == "skip_connect" and stride_of(choices, e, stride) == 1 for e, (op,) in enumerate(choices.ops)]
-    draws = jax.random.bernoulli(key, 1 - rate, (run.repeats, len(kept), 1, batch_size)) / (1 - rate)
+    kept = [
+        op == "skip_connect" and stride_of(choices, e, stride) == 1
+        for e, (op,) in enumerate(choices.ops)
+    ]
+    draws = jax.random.bernoulli(key, 1 - rate, (run.repeats, len(kept), 1, batch_size)) / (
+        1 - rate
+    )
     return jnp.where(jnp.array(kept)[None, :, None, None], 1.0, draws)

@@ -1,7 +1,8 @@
 """The recurrent cell, of a search and of a genotype, and the language model around it.
 
-Liu, Simonyan & Yang, `DARTS: Differentiable Architecture Search <https://arxiv.org/abs/1806.09055>`_, ICLR 2019, appendix A.1.
-The paper's first state is tanh of a sum of linear maps; its code, which is followed here, has a gate there as in every node.
+Liu, Simonyan & Yang, `DARTS: Differentiable Architecture Search
+<https://arxiv.org/abs/1806.09055>`_, ICLR 2019, appendix A.1. The paper's first state is tanh of a
+sum of linear maps; its code, which is followed here, has a gate there as in every node.
 """
 
 import functools
@@ -22,12 +23,18 @@ from jaxdarts.nn.primitives.norm import batch_norm
 from jaxdarts.space import Choices
 from jaxdarts.types import Mix
 
-ACTIVATIONS = {"tanh": jnp.tanh, "relu": jax.nn.relu, "sigmoid": jax.nn.sigmoid, "identity": lambda x: x}
+ACTIVATIONS = {
+    "tanh": jnp.tanh,
+    "relu": jax.nn.relu,
+    "sigmoid": jax.nn.sigmoid,
+    "identity": lambda x: x,
+}
 """The candidates of a recurrent cell, besides `none`."""
 
 
 class Dropouts(NamedTuple):
-    """Rates, each at least 0 and below 1. A mask is drawn once a call and is the same at all times: variational dropout.
+    """Rates, each at least 0 and below 1. A mask is drawn once a call and is the same at all times:
+    variational dropout.
 
     Gal & Ghahramani, `A Theoretically Grounded Application of Dropout in Recurrent Neural Networks
     <https://arxiv.org/abs/1512.05287>`_, 2016. Names in quark0/darts' scripts in brackets.
@@ -35,8 +42,8 @@ class Dropouts(NamedTuple):
     words: rows of the embedding, for the whole batch (dropoute).
     embedded: units of the embedded words (dropouti).
     cell: units of the cell's input, once more (dropoutx).
-    hidden: units of the hidden state and of every node's source; one mask for all of them (dropouth).
-    output: units of the cell's output on its way to the decoder (dropout).
+    hidden: units of the hidden state and of every node's source; one mask for all of them
+    (dropouth). output: units of the cell's output on its way to the decoder (dropout).
     """
 
     words: float = 0.0
@@ -53,8 +60,10 @@ class Prediction(NamedTuple):
     hidden: the state after the last word.
     outputs: of the cell, before dropout.
     dropped: after it.
-    losses: cross-entropy of the targets in nats a word, where there are targets. They do not come from `logits`, but from a few
-        times after another: all logits at once are by far the largest array of a step, and the slowest to write and to read.
+    losses: cross-entropy of the targets in nats a word, where there are targets. They do not come
+    from `logits`, but from a few
+        times after another: all logits at once are by far the largest array of a step, and the
+        slowest to write and to read.
     """
 
     logits: Float[Array, "time batch vocabulary"]
@@ -73,11 +82,13 @@ def cell(
     mask: Float[Array, "batch width"] | None = None,
     norm=lambda state: state,
 ) -> Float[Array, "batch width"]:
-    """One step in time: the new hidden state, the mean of the states in `choices.concat`, in float32 at least.
+    """One step in time: the new hidden state, the mean of the states in `choices.concat`, in
+    float32 at least.
 
-    A node with weights W that reads state s has the gate c and the candidate h in [c | h] = (s * mask) W, and becomes
-    s + sigmoid(c) (f(h) - s), for one edge and one activation f; in a search that is summed with the mix's weights, and `none`
-    adds nothing. All edges into a node share its W: their products are one. They alone are computed in the weights' format.
+    A node with weights W that reads state s has the gate c and the candidate h in [c | h] = (s *
+    mask) W, and becomes s + sigmoid(c) (f(h) - s), for one edge and one activation f; in a search
+    that is summed with the mix's weights, and `none` adds nothing. All edges into a node share its
+    W: their products are one. They alone are computed in the weights' format.
 
     Args:
         choices: states 0 and, for every node, one more; num_inputs is 1.
@@ -118,22 +129,26 @@ def cell(
 
 
 class LanguageModel(nn.Module):
-    """Predicts the next word: `apply(variables, tokens, hidden, mix=None, key=None, length=None, targets=None) -> Prediction`.
+    """Predicts the next word: `apply(variables, tokens, hidden, mix=None, key=None, length=None,
+    targets=None) -> Prediction`.
 
-    Decoder and embedding are one matrix. The time axis is a `lax.scan`, so the program does not grow with it. Times from
-    `length` on are padding: they leave the hidden state as it is, and what they predict means nothing.
+    Decoder and embedding are one matrix. The time axis is a `lax.scan`, so the program does not
+    grow with it. Times from `length` on are padding: they leave the hidden state as it is, and what
+    they predict means nothing.
 
-    Without a key there is no dropout. On several devices, each with its part of the batch, masks are drawn for the whole batch,
-    so that every device gets what one would have used.
+    Without a key there is no dropout. On several devices, each with its part of the batch, masks
+    are drawn for the whole batch, so that every device gets what one would have used.
 
     Attributes:
         choices: the cell.
         width: of the embedding and of the hidden state.
         vocabulary: number of different words.
-        norm: normalise every state with the moments of the batch, without scale and shift, as in a search. The official code
-            has running averages for validation, one pair for all states and times; here a batch is always its own measure.
+        norm: normalise every state with the moments of the batch, without scale and shift, as in a
+            search. The official code has running averages for validation, one pair for all states
+            and times; here a batch is always its own measure.
         dropouts: rates.
-        remat: compute even the matrix products of a step again in the backward pass instead of keeping them: least memory.
+        remat: compute even the matrix products of a step again in the backward pass instead of
+          keeping them: least memory.
     """
 
     choices: Choices
@@ -190,30 +205,42 @@ class LanguageModel(nn.Module):
                 x *= mask[None]
         x = x.astype(self.dtype)
         # What the words contribute to the first state is known before the loop over time starts.
-        x = (x.reshape(-1, width) @ first[:width].astype(self.dtype)).reshape(time, batch, 2 * width)
+        x = (x.reshape(-1, width) @ first[:width].astype(self.dtype)).reshape(
+            time, batch, 2 * width
+        )
         weights = np.ones(self.choices.shape) if mix is None else mix["recurrent"]
 
         wide = jnp.promote_types(self.dtype, jnp.float32)
 
         def norm(state):
-            return batch_norm(state[:, None, None], axis_name=self.axis_name)[:, 0, 0] if self.norm else state
+            return (
+                batch_norm(state[:, None, None], axis_name=self.axis_name)[:, 0, 0]
+                if self.norm
+                else state
+            )
 
         def step(hidden, inputs):
             x, t = inputs
             masked = hidden if masks.hidden is None else (hidden * masks.hidden).astype(self.dtype)
-            # In the loop's body: their gradients are sums over time, which then are taken in the format of the parameters.
+            # In the loop's body: their gradients are sums over time, which then are taken in the
+            # format of the parameters.
             of_state, of_nodes = first[width:].astype(self.dtype), nodes.astype(self.dtype)
             entering = x.astype(wide) + (masked @ of_state).astype(wide)
             new = cell(self.choices, entering, of_nodes, hidden, weights, masks.hidden, norm)
             new = new.astype(hidden.dtype)
             return (new if length is None else jnp.where(t < length, new, hidden)), new
 
-        # The backward pass keeps the matrix products of a step and makes the rest again: arithmetic on what is in the cache
-        # is cheaper than the way to memory and back, and most of the memory of a step goes to gates and activations.
+        # The backward pass keeps the matrix products of a step and makes the rest again: arithmetic
+        # on what is in the cache is cheaper than the way to memory and back, and most of the memory
+        # of a step goes to gates and activations.
         kept = () if self.remat else ("product",)
-        body = jax.checkpoint(step, prevent_cse=False, policy=jax.checkpoint_policies.save_only_these_names(*kept))
+        body = jax.checkpoint(
+            step, prevent_cse=False, policy=jax.checkpoint_policies.save_only_these_names(*kept)
+        )
         hidden, outputs = lax.scan(body, hidden.astype(self.dtype), (x, jnp.arange(time)))
-        dropped = outputs if masks.output is None else (outputs * masks.output[None]).astype(self.dtype)
+        dropped = (
+            outputs if masks.output is None else (outputs * masks.output[None]).astype(self.dtype)
+        )
         decoder = embedding.T
 
         def logits(x: Float[Array, "words width"]) -> Float[Array, "words vocabulary"]:
@@ -227,8 +254,13 @@ class LanguageModel(nn.Module):
                 x, words = inputs
                 return None, optax.softmax_cross_entropy_with_integer_labels(logits(x), words)
 
-            parts = dropped.reshape(time // rows, rows * batch, width), targets.reshape(time // rows, rows * batch)
-            losses = lax.scan(jax.checkpoint(some, prevent_cse=False), None, parts)[1].reshape(time, batch)
+            parts = (
+                dropped.reshape(time // rows, rows * batch, width),
+                targets.reshape(time // rows, rows * batch),
+            )
+            losses = lax.scan(jax.checkpoint(some, prevent_cse=False), None, parts)[1].reshape(
+                time, batch
+            )
         every = logits(dropped.reshape(-1, width)).reshape(time, batch, -1)
         return Prediction(every, hidden, outputs, dropped, losses)
 
@@ -244,8 +276,11 @@ class LanguageModel(nn.Module):
             own = jax.random.fold_in(key, i)
             devices = 1 if self.axis_name is None else lax.axis_size(self.axis_name)
             shape = (self.vocabulary,) if name == "words" else (devices * batch, self.width)
-            # In float32 at least: rounded to bfloat16, 1 / (1 - 0.25) would be a scale a 500th too large.
-            mask = jax.random.bernoulli(own, 1 - rate, shape).astype(jnp.promote_types(self.dtype, jnp.float32)) / (1 - rate)
+            # In float32 at least: rounded to bfloat16, 1 / (1 - 0.25) would be a scale a 500th too
+            # large.
+            mask = jax.random.bernoulli(own, 1 - rate, shape).astype(
+                jnp.promote_types(self.dtype, jnp.float32)
+            ) / (1 - rate)
             if devices > 1 and name != "words":
                 mask = lax.dynamic_slice_in_dim(mask, lax.axis_index(self.axis_name) * batch, batch)
             found[name] = mask

@@ -1,9 +1,11 @@
-"""What scores of untrained networks look at inside of a network: values that it tells, and taps on the outputs of its layers.
+"""What scores of untrained networks look at inside of a network: values that it tells, and taps on
+the outputs of its layers.
 
-A tap t, [batch, channels], turns the output y of a convolution or of a linear layer into y (1 + sqrt(n) t), n the weights that
-a channel has. It is zero, and the derivative by it is sqrt(n) times the sum over pixels of y times the derivative by y. Where a
-network has taps they are its collection `taps`, made on demand (`mutable=["taps"]`), as `tell`'s are; `of_layers` gives taps to
-Flax modules that know nothing of them.
+A tap t, [batch, channels], turns the output y of a convolution or of a linear layer into y (1 +
+sqrt(n) t), n the weights that a channel has. It is zero, and the derivative by it is sqrt(n) times
+the sum over pixels of y times the derivative by y. Where a network has taps they are its collection
+`taps`, made on demand (`mutable=["taps"]`), as `tell`'s are; `of_layers` gives taps to Flax modules
+that know nothing of them.
 """
 
 import math
@@ -16,13 +18,17 @@ from jaxtyping import Array, Float
 
 
 def tell(module: nn.Module, collection: str, value: Any) -> None:
-    """Leaves a value in a collection of those that a call asks for by `mutable`; initialisation asks for none."""
+    """Leaves a value in a collection of those that a call asks for by `mutable`; initialisation
+    asks for none.
+    """
     if not module.is_initializing():
         module.sow(collection, "value", value)
 
 
 def tapped(y: Array, tap: Float[Array, "batch channels"], weights: int) -> Array:
-    """The output [batch, ..., channels] of a layer with so many weights a channel, times 1 + sqrt(weights) tap."""
+    """The output [batch, ..., channels] of a layer with so many weights a channel, times 1 +
+    sqrt(weights) tap.
+    """
     gain = 1 + math.sqrt(weights) * tap
     return y * gain.reshape(gain.shape[0], *[1] * (y.ndim - 2), gain.shape[1]).astype(y.dtype)
 
@@ -44,20 +50,24 @@ def layer(module: nn.Module, y: Array, weights: int) -> Array:
 def of_layers(call: Callable[..., Any]) -> tuple[Callable[[], Any], Callable[..., Any]]:
     """Taps for whatever calls of Flax modules consist of `nn.Conv` and `nn.Dense`.
 
-    A layer that is called several times has one tap a call. Layers inside of transformed modules (`nn.scan`, `nn.remat`) cannot
-    be tapped.
+    A layer that is called several times has one tap a call. Layers inside of transformed modules
+    (`nn.scan`, `nn.remat`) cannot be tapped.
 
     Args:
         call: (*arguments) -> anything, such as an `apply`.
 
     Returns:
-        (make, with_taps). make(*arguments) gives the taps, a list of zeros. with_taps(taps, *arguments) is the call with them.
+        (make, with_taps). make(*arguments) gives the taps, a list of zeros. with_taps(taps,
+        *arguments) is the call with them.
     """
 
     def intercepted(tap: Callable[[Array, int], Array]):
         def intercept(following, arguments, options, context):
             y = following(*arguments, **options)
-            if not isinstance(context.module, (nn.Conv, nn.Dense)) or context.method_name != "__call__":
+            if (
+                not isinstance(context.module, (nn.Conv, nn.Dense))
+                or context.method_name != "__call__"
+            ):
                 return y
             return tap(y, math.prod(context.module.variables["params"]["kernel"].shape[:-1]))
 

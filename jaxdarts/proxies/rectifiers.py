@@ -1,7 +1,9 @@
-"""The rectifiers in the program of a function: `jax.nn.relu`, `relu6` and `max(x, 0)` with a constant 0.
+"""The rectifiers in the program of a function: `jax.nn.relu`, `relu6` and `max(x, 0)` with a
+constant 0.
 
-The program is interpreted equation by equation, into jitted and rematerialised functions, functions with a derivative of their
-own, and scans. `proxies.agreements` looks at what is rectified, and at the derivatives by what comes out.
+The program is interpreted equation by equation, into jitted and rematerialised functions, functions
+with a derivative of their own, and scans. `proxies.agreements` looks at what is rectified, and at
+the derivatives by what comes out.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,22 +14,35 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 from jaxtyping import Array
 
-_CALLS = ("jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "remat2", "checkpoint")
+_CALLS = (
+    "jit",
+    "pjit",
+    "closed_call",
+    "core_call",
+    "custom_jvp_call",
+    "custom_vjp_call",
+    "remat2",
+    "checkpoint",
+)
 
 
 def rectified(
-    apply: Callable[[Any, Any], Array], params: Any, images: Array, taps: Sequence[Array | None] | None = None
+    apply: Callable[[Any, Any], Array],
+    params: Any,
+    images: Array,
+    taps: Sequence[Array | None] | None = None,
 ) -> tuple[Array, list[Array]]:
     """The logits and the input of every rectifier, to whose output its tap is added.
 
     Args:
         apply: (params, images) -> logits.
         params, images: its arguments.
-        taps: one for each rectifier, in the order of the inputs that are returned, and of their shapes; None for nothing.
+        taps: one for each rectifier, in the order of the inputs that are returned, and of their
+          shapes; None for nothing.
 
     Raises:
-        ValueError: if there are rectifiers in a while loop, a branch or another thing that cannot be followed, or if `apply`
-            returns more than an array.
+        ValueError: if there are rectifiers in a while loop, a branch or another thing that cannot
+            be followed, or if `apply` returns more than an array.
     """
     program = jax.make_jaxpr(apply)(params, images)
     inputs: list[Array] = []
@@ -61,7 +76,9 @@ def _evaluate(jaxpr: Jaxpr, consts: Sequence, arguments: Sequence, rectifier: Ca
         elif eqn.primitive.name in _CALLS:
             out = _evaluate(*_opened(_inner(eqn)[0]), values, rectifier)
         else:
-            raise ValueError(f"there are rectified units in a {eqn.primitive.name}, which cannot be followed")
+            raise ValueError(
+                f"there are rectified units in a {eqn.primitive.name}, which cannot be followed"
+            )
         env.update(zip(eqn.outvars, out, strict=True))
     return [read(variable) for variable in jaxpr.outvars]
 
@@ -69,10 +86,17 @@ def _evaluate(jaxpr: Jaxpr, consts: Sequence, arguments: Sequence, rectifier: Ca
 def _scan(params, values: list, rectifier: Callable) -> list:
     """Step by step, since a rectifier in it is another layer at each."""
     first, last = params["num_consts"], params["num_consts"] + params["num_carry"]
-    consts, carry, xs, steps = values[:first], values[first:last], values[last:], range(params["length"])
+    consts, carry, xs, steps = (
+        values[:first],
+        values[first:last],
+        values[last:],
+        range(params["length"]),
+    )
     rows: dict[int, list] = {}
     for i in reversed(steps) if params["reverse"] else steps:
-        out = _evaluate(*_opened(params["jaxpr"]), [*consts, *carry, *(x[i] for x in xs)], rectifier)
+        out = _evaluate(
+            *_opened(params["jaxpr"]), [*consts, *carry, *(x[i] for x in xs)], rectifier
+        )
         carry, rows[i] = out[: len(carry)], out[len(carry) :]
     return [*carry, *(jnp.stack(ys) for ys in zip(*(rows[i] for i in steps)))]
 
@@ -83,7 +107,9 @@ def _bind(eqn: JaxprEqn, values: Sequence) -> Sequence:
 
 
 def _inner(eqn: JaxprEqn) -> list:
-    return [value for value in jax.tree.leaves(eqn.params) if isinstance(value, (Jaxpr, ClosedJaxpr))]
+    return [
+        value for value in jax.tree.leaves(eqn.params) if isinstance(value, (Jaxpr, ClosedJaxpr))
+    ]
 
 
 def _opened(jaxpr: Jaxpr | ClosedJaxpr) -> tuple[Jaxpr, Sequence]:
@@ -96,7 +122,8 @@ def _has_rectifier(jaxpr: Jaxpr | ClosedJaxpr) -> bool:
 
 
 def _rectifies(eqn: JaxprEqn) -> int | None:
-    """Which argument of an equation it rectifies, None if it does not: `max(x, 0)`, or a call of nothing else.
+    """Which argument of an equation it rectifies, None if it does not: `max(x, 0)`, or a call of
+    nothing else.
 
     Such a call is not opened, since `jax.nn.relu` has a derivative of its own at 0.
     """

@@ -1,8 +1,9 @@
 """Scores of a network that has not been trained; the higher, the better it is said to be.
 
-Each is a pure function of `apply(params, images) -> logits` [batch, classes], which may be any differentiable JAX function, of
-its weights and of one batch: {"image": [batch, height, width, channels], "label": [batch]} or the images alone. Examples may
-have any shape. Nothing is jitted here: jit a score as a function of the mix, and one compilation scores all cells of a space
+Each is a pure function of `apply(params, images) -> logits` [batch, classes], which may be any
+differentiable JAX function, of its weights and of one batch: {"image": [batch, height, width,
+channels], "label": [batch]} or the images alone. Examples may have any shape. Nothing is jitted
+here: jit a score as a function of the mix, and one compilation scores all cells of a space
 (`nn.nasbench201.Picked` takes operations' numbers instead of a mix, and computes no others):
 
 >>> import jax
@@ -12,16 +13,18 @@ have any shape. Nothing is jitted here: jit a score as a function of the mix, an
 >>> images = jax.random.normal(jax.random.key(0), (3, 4, 4, 1))
 >>> mix = net.example_mix()  # nothing but zeros: no image reaches the output, so all look alike
 >>> params = net.init(jax.random.key(1), images, mix)
->>> score = jax.jit(lambda mix: linear_regions(lambda params, x: net.apply(params, x, mix), params, images))
->>> print(score(mix))
+>>> def score(mix):
+...     return linear_regions(lambda params, x: net.apply(params, x, mix), params, images)
+>>> print(jax.jit(score)(mix))
 1.0
 
-Norms should use the moments of the batch, as those of supernets do, and of networks with `train=True`. Weights that a one-hot
-mix leaves unused add nothing to a supernet's scores by gradients, but do to `l2_norm` and `parameters`. Compare any score with
-`parameters` and `jaxdarts.operation_costs` before believing in it.
+Norms should use the moments of the batch, as those of supernets do, and of networks with
+`train=True`. Weights that a one-hot mix leaves unused add nothing to a supernet's scores by
+gradients, but do to `l2_norm` and `parameters`. Compare any score with `parameters` and
+`jaxdarts.operation_costs` before believing in it.
 
-A score that cannot be taken is NaN or -inf, as said with each, and never inf; `discrete.ranked` puts both last. NaN among
-weights or images makes the scores by gradients NaN.
+A score that cannot be taken is NaN or -inf, as said with each, and never inf; `discrete.ranked`
+puts both last. NaN among weights or images makes the scores by gradients NaN.
 """
 
 import functools
@@ -42,60 +45,78 @@ Apply = Callable[[Any, Any], Array]
 Score = Float[Array, ""]
 Layers = Callable[[Params], list[Float[Array, "layers weights"]]]
 
-# ---------------------------------------------------------------------------------------------------- rectified units
+# ---------------------------------------------------------------------------------- rectified units
 
 
 def agreements(apply: Apply, params: Params, images: Array) -> Float[Array, "batch batch"]:
-    """For any two examples the number of rectified units that are on for both or off for both: K of `naswot`.
+    """For any two examples the number of rectified units that are on for both or off for both: K of
+    `naswot`.
 
-    Units are found in the program of `apply`: `jax.nn.relu`, `relu6` and `max(x, 0)` with a constant 0, also in jitted or
-    rematerialised functions, functions with a derivative of their own, and scans. A rectified array without an axis of the
-    batch, such as a variance, is none. A layer counts if some derivative of the logits by its output is not zero; where the
-    array has axes before that of the batch, as bundles of edges have here, each entry of them is a layer. So, with a one-hot
-    mix, layers on edges of weight zero do not count.
+    Units are found in the program of `apply`: `jax.nn.relu`, `relu6` and `max(x, 0)` with a
+    constant 0, also in jitted or rematerialised functions, functions with a derivative of their
+    own, and scans. A rectified array without an axis of the batch, such as a variance, is none. A
+    layer counts if some derivative of the logits by its output is not zero; where the array has
+    axes before that of the batch, as bundles of edges have here, each entry of them is a layer. So,
+    with a one-hot mix, layers on edges of weight zero do not count.
 
-    Two differences from the authors' code, which `declared` does not have. It marks the layers that a backward pass visits, so
-    it counts those that only a multiplication by zero follows, as NAS-Bench-201's `none` is there. And an operation there has a
-    ReLU of its own: a state counts once for each that reads it, here once for all of a family (`nn.ops`). Channels that are
-    zero in all examples and that nothing reads are padding (`nn.cnn.Cells`) and do not count.
+    Two differences from the authors' code, which `declared` does not have. It marks the layers that
+    a backward pass visits, so it counts those that only a multiplication by zero follows, as
+    NAS-Bench-201's `none` is there. And an operation there has a ReLU of its own: a state counts
+    once for each that reads it, here once for all of a family (`nn.ops`). Channels that are zero in
+    all examples and that nothing reads are padding (`nn.cnn.Cells`) and do not count.
 
     Args:
-        apply: must also take one example more than there are: the two programs tell which axis is the batch's.
+        apply: must also take one example more than there are: the two programs tell which axis is
+          the batch's.
         params: weights.
         images: [batch, ...].
 
     Returns:
-        Whole numbers, exact while there are fewer than 2^24 units. Their determinant may want float64, on the host if need be.
+        Whole numbers, exact while there are fewer than 2^24 units. Their determinant may want
+        float64, on the host if need be.
 
     Raises:
-        ValueError: if there are no rectified units, or there are some in a while loop, a branch or another thing that cannot be
-            followed, or where the batch is merged with another axis.
+        ValueError: if there are no rectified units, or there are some in a while loop, a branch or
+            another thing that cannot be followed, or where the batch is merged with another axis.
     """
     batch = images.shape[0]
     run = functools.partial(rectified, apply)
     _, inputs = jax.eval_shape(run, params, images)
-    _, others = jax.eval_shape(run, params, jax.ShapeDtypeStruct((batch + 1, *images.shape[1:]), images.dtype))
-    axes = [_batch_axis(x.shape, other.shape, batch) for x, other in zip(inputs, others, strict=True)]
+    _, others = jax.eval_shape(
+        run, params, jax.ShapeDtypeStruct((batch + 1, *images.shape[1:]), images.dtype)
+    )
+    axes = [
+        _batch_axis(x.shape, other.shape, batch) for x, other in zip(inputs, others, strict=True)
+    ]
     if all(axis is None for axis in axes):
         raise ValueError("the network has no rectified units: nothing in its program is max(x, 0)")
     taps = [None if axis is None else jnp.zeros(x.shape, x.dtype) for x, axis in zip(inputs, axes)]
-    logits, pull, inputs = jax.vjp(lambda taps: rectified(apply, params, images, taps), taps, has_aux=True)
-    # Any cotangent but ones: the sum over a batch of what a batch norm returns does not depend on what is before it.
+    logits, pull, inputs = jax.vjp(
+        lambda taps: rectified(apply, params, images, taps), taps, has_aux=True
+    )
+    # Any cotangent but ones: the sum over a batch of what a batch norm returns does not depend on
+    # what is before it.
     (slopes,) = pull(jax.random.normal(jax.random.key(0), logits.shape).astype(logits.dtype))
     return sum(
-        (_agreements(x, slope, axis) for x, slope, axis in zip(inputs, slopes, axes) if axis is not None),
+        (
+            _agreements(x, slope, axis)
+            for x, slope, axis in zip(inputs, slopes, axes)
+            if axis is not None
+        ),
         start=jnp.zeros((batch, batch)),
     )
 
 
-def declared(apply: Callable[..., tuple[Array, Any]], params: Params, images: Array) -> Float[Array, "batch batch"]:
+def declared(
+    apply: Callable[..., tuple[Array, Any]], params: Params, images: Array
+) -> Float[Array, "batch batch"]:
     """K of `naswot` from the units that a network tells itself, instead of `agreements`.
 
     Args:
-        apply: (params, images) -> (logits, a tree with `Units` among its leaves): that of a Flax module with
-            `mutable=["units"]`, where the module leaves them by `self.sow("units", NAME, units)`. The units of
-            `nn.nasbench201.Picked` count exactly as in the authors' code, where every rectifier counts that the backward pass
-            visits.
+        apply: (params, images) -> (logits, a tree with `Units` among its leaves): that of a Flax
+            module with `mutable=["units"]`, where the module leaves them by `self.sow("units",
+            NAME, units)`. The units of `nn.nasbench201.Picked` count exactly as in the authors'
+            code, where every rectifier counts that the backward pass visits.
         params, images: as in `agreements`.
 
     Returns:
@@ -111,7 +132,9 @@ def declared(apply: Callable[..., tuple[Array, Any]], params: Params, images: Ar
         return jax.lax.cond(own.count != 0, counted, lambda: total), None
 
     total = jnp.zeros((batch, batch))
-    for units in jax.tree.leaves(apply(params, images)[1], is_leaf=lambda tree: isinstance(tree, Units)):
+    for units in jax.tree.leaves(
+        apply(params, images)[1], is_leaf=lambda tree: isinstance(tree, Units)
+    ):
         if isinstance(units, Units):
             total, _ = jax.lax.scan(add, total, units)
     return total
@@ -123,19 +146,24 @@ Agreements = Callable[[Any, Params, Array], Float[Array, "batch batch"]]
 def naswot(apply: Any, params: Params, images: Array, agreements: Agreements = agreements) -> Score:
     """log |det K| of the `agreements` K: how unlike the patterns are in which units are on.
 
-    Mellor, Turner, Storkey & Crowley, `Neural Architecture Search without Training <https://arxiv.org/abs/2006.04647>`_, ICML
-    2021; 128 images without augmentation there, the same for all networks. Arguments and errors as in `agreements`, and so are
-    the differences from the authors' code; give `declared` instead for units that the network counts itself. Two examples with
-    the same pattern, which NaN makes of all, give -inf, or what rounding leaves of it: a low number.
+    Mellor, Turner, Storkey & Crowley, `Neural Architecture Search without Training
+    <https://arxiv.org/abs/2006.04647>`_, ICML 2021; 128 images without augmentation there, the same
+    for all networks. Arguments and errors as in `agreements`, and so are the differences from the
+    authors' code; give `declared` instead for units that the network counts itself. Two examples
+    with the same pattern, which NaN makes of all, give -inf, or what rounding leaves of it: a low
+    number.
     """
     return jnp.linalg.slogdet(agreements(apply, params, images))[1]
 
 
-def linear_regions(apply: Any, params: Params, images: Array, agreements: Agreements = agreements) -> Score:
+def linear_regions(
+    apply: Any, params: Params, images: Array, agreements: Agreements = agreements
+) -> Score:
     """The number of different patterns of rectified units among the examples, at least 1.
 
-    Chen, Gong & Wang, `Neural Architecture Search on ImageNet in Four GPU Hours <https://arxiv.org/abs/2102.11535>`_ (TE-NAS),
-    ICLR 2021, which looks at units of maps only, where this takes all. Arguments and errors as in `agreements`.
+    Chen, Gong & Wang, `Neural Architecture Search on ImageNet in Four GPU Hours
+    <https://arxiv.org/abs/2102.11535>`_ (TE-NAS), ICLR 2021, which looks at units of maps only,
+    where this takes all. Arguments and errors as in `agreements`.
     """
     same = agreements(apply, params, images)
     return jnp.sum(1 / jnp.sum(same == jnp.diag(same)[:, None], axis=1))
@@ -146,29 +174,37 @@ def _agreements(x: Array, slope: Array, axis: int) -> Float[Array, "batch batch"
     counts = jnp.any(slope != 0, axis=inner, keepdims=True)
     if len(inner) > 1:
         counts &= jnp.any((slope != 0) | (x != 0), axis=inner[:-1], keepdims=True)
-    signs = jnp.moveaxis(jnp.where(counts, jnp.where(x > 0, 1.0, -1.0), 0.0), axis, 0).reshape(x.shape[axis], -1)
+    signs = jnp.moveaxis(jnp.where(counts, jnp.where(x > 0, 1.0, -1.0), 0.0), axis, 0).reshape(
+        x.shape[axis], -1
+    )
     return (signs @ signs.T + jnp.sum(signs[0] ** 2)) / 2
 
 
 def _batch_axis(shape: Sequence[int], other: Sequence[int], batch: int) -> int | None:
-    """The axis of length `batch` that is longer by one in the other shape, None if the shapes are the same."""
+    """The axis of length `batch` that is longer by one in the other shape, None if the shapes are
+    the same.
+    """
     differing = [i for i, (a, b) in enumerate(zip(shape, other, strict=True)) if a != b]
     if not differing:
         return None
     if len(differing) > 1 or (shape[differing[0]], other[differing[0]]) != (batch, batch + 1):
-        raise ValueError(f"rectified units of shape {tuple(shape)} have no axis of their own for the batch of {batch}")
+        raise ValueError(
+            f"rectified units of shape {tuple(shape)} have no axis of their own for the batch of"
+            f" {batch}"
+        )
     return differing[0]
 
 
-# ---------------------------------------------------------------------------------------------------------- gradients
+# ---------------------------------------------------------------------------------------- gradients
 
 
 def layers(params: PyTree[Array]) -> list[Float[Array, "layers weights"]]:
     """Weights of convolutions and linear layers, one a row: what the scores by weights see.
 
-    Every array of two axes or more, except those whose name ends in scale, shift or bias. The weights of this library's cells
-    have axes for cells and edges in front, and each entry of them is a layer. For other arrangements give the scores another
-    function; it gets the weights and their gradients alike, so it must be linear.
+    Every array of two axes or more, except those whose name ends in scale, shift or bias. The
+    weights of this library's cells have axes for cells and edges in front, and each entry of them
+    is a layer. For other arrangements give the scores another function; it gets the weights and
+    their gradients alike, so it must be linear.
     """
     found = []
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
@@ -202,7 +238,8 @@ def _gradient(apply: Apply, batch: Batch) -> Callable[[Params], Params]:
 
 
 def _total(function: Callable[..., Array], *trees: Params, layers: Layers) -> Score:
-    """The sum over all layers of a function of their weights (and gradients), [layers, weights] -> [layers, ...].
+    """The sum over all layers of a function of their weights (and gradients), [layers, weights] ->
+    [layers, ...].
 
     NaN where it is infinite: that is an overflow, which must not rank first.
     """
@@ -216,51 +253,69 @@ def _norms(rows: Float[Array, "layers weights"]) -> Float[Array, " layers"]:
 
 
 def l2_norm(apply: Apply, params: Params, batch: Batch, layers: Layers = layers) -> Score:
-    """The sum of the norms of all layers' weights; of the arguments only `params` and `layers` matter.
+    """The sum of the norms of all layers' weights; of the arguments only `params` and `layers`
+    matter.
 
-    This and `grad_norm`, `plain`, `snip` and `grasp` follow Abdelfattah, Mehrotra, Dudziak & Lane, `Zero-Cost Proxies for
-    Lightweight NAS <https://arxiv.org/abs/2101.08134>`_, ICLR 2021, with the mean cross-entropy of one batch as the loss. They
-    are 0 for a network without layers (see `layers`).
+    This and `grad_norm`, `plain`, `snip` and `grasp` follow Abdelfattah, Mehrotra, Dudziak & Lane,
+    `Zero-Cost Proxies for Lightweight NAS <https://arxiv.org/abs/2101.08134>`_, ICLR 2021, with the
+    mean cross-entropy of one batch as the loss. They are 0 for a network without layers (see
+    `layers`).
     """
     return _total(_norms, params, layers=layers)
 
 
 def grad_norm(apply: Apply, params: Params, batch: Batch, layers: Layers = layers) -> Score:
-    """The sum of the norms of all layers' gradients; see `l2_norm`. 0 if nothing reaches the output."""
+    """The sum of the norms of all layers' gradients; see `l2_norm`. 0 if nothing reaches the
+    output.
+    """
     return _total(_norms, _gradient(apply, batch)(params), layers=layers)
 
 
 def plain(apply: Apply, params: Params, batch: Batch, layers: Layers = layers) -> Score:
-    """The sum of weight times gradient; see `l2_norm`. Rounding, in layers that a batch norm follows: it is invariant there."""
+    """The sum of weight times gradient; see `l2_norm`. Rounding, in layers that a batch norm
+    follows: it is invariant there.
+    """
     return _total(jnp.multiply, params, _gradient(apply, batch)(params), layers=layers)
 
 
 def snip(apply: Apply, params: Params, batch: Batch, layers: Layers = layers) -> Score:
-    """The sum of |weight times gradient| (Lee, Ajanthan & Torr, ICLR 2019); see `l2_norm`. 0 if nothing reaches the output."""
-    return _total(lambda w, g: jnp.abs(w * g), params, _gradient(apply, batch)(params), layers=layers)
+    """The sum of |weight times gradient| (Lee, Ajanthan & Torr, ICLR 2019); see `l2_norm`. 0 if
+    nothing reaches the output.
+    """
+    return _total(
+        lambda w, g: jnp.abs(w * g), params, _gradient(apply, batch)(params), layers=layers
+    )
 
 
 def grasp(apply: Apply, params: Params, batch: Batch, layers: Layers = layers) -> Score:
-    """Minus the sum of weight times (Hessian times gradient) (Wang, Zhang & Grosse, ICLR 2020); see `l2_norm`.
+    """Minus the sum of weight times (Hessian times gradient) (Wang, Zhang & Grosse, ICLR 2020); see
+    `l2_norm`.
 
-    The Hessian is that of the layers' weights. 0, which is no low score here, if nothing reaches the output.
+    The Hessian is that of the layers' weights. 0, which is no low score here, if nothing reaches
+    the output.
     """
     gradient = _gradient(apply, batch)
     fixed = gradient(params)
-    product = jax.grad(lambda params: _total(jnp.multiply, fixed, gradient(params), layers=layers))(params)
+    product = jax.grad(lambda params: _total(jnp.multiply, fixed, gradient(params), layers=layers))(
+        params
+    )
     return -_total(jnp.multiply, params, product, layers=layers)
 
 
-def fisher(apply: Callable[[Params, Array, Any], Array], params: Params, batch: Batch, taps: PyTree[Array]) -> Score:
-    """Half the sum over weights of the mean over images of (sum over pixels of output times gradient)^2, of their channel.
+def fisher(
+    apply: Callable[[Params, Array, Any], Array], params: Params, batch: Batch, taps: PyTree[Array]
+) -> Score:
+    """Half the sum over weights of the mean over images of (sum over pixels of output times
+    gradient)^2, of their channel.
 
-    Turner, Crowley, O'Boyle, Storkey & Gray, `BlockSwap <https://arxiv.org/abs/1906.04113>`_, ICLR 2020, as in the zero-cost
-    proxies (`l2_norm`), where a channel counts once for each of its weights. 0 if nothing reaches the output, NaN where it
-    overflows.
+    Turner, Crowley, O'Boyle, Storkey & Gray, `BlockSwap <https://arxiv.org/abs/1906.04113>`_, ICLR
+    2020, as in the zero-cost proxies (`l2_norm`), where a channel counts once for each of its
+    weights. 0 if nothing reaches the output, NaN where it overflows.
 
     Args:
-        apply: (params, images, taps) -> logits. `nn.taps` says what a tap does to the output of a layer; its `of_layers` makes
-            taps for Flax modules of `nn.Conv` and `nn.Dense`, and `nn.nasbench201` has them as its collection `taps`.
+        apply: (params, images, taps) -> logits. `nn.taps` says what a tap does to the output of a
+            layer; its `of_layers` makes taps for Flax modules of `nn.Conv` and `nn.Dense`, and
+            `nn.nasbench201` has them as its collection `taps`.
         params, batch: as in `l2_norm`.
         taps: zeros, [..., batch, channels].
     """
@@ -269,18 +324,23 @@ def fisher(apply: Callable[[Params, Array, Any], Array], params: Params, batch: 
         logits = apply(params, batch["image"], taps)
         return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]))
 
-    total = sum(jnp.sum(jnp.square(slope)) for slope in jax.tree.leaves(jax.grad(loss)(taps))) / (2 * batch["image"].shape[0])
+    total = sum(jnp.sum(jnp.square(slope)) for slope in jax.tree.leaves(jax.grad(loss)(taps))) / (
+        2 * batch["image"].shape[0]
+    )
     return jnp.where(jnp.isinf(total), jnp.nan, total)
 
 
 def synflow(apply: Apply, params: Params, images: Array, layers: Layers = layers) -> Score:
-    """The sum of |weight times derivative of the summed logits|, for absolute weights and one image of ones.
+    """The sum of |weight times derivative of the summed logits|, for absolute weights and one image
+    of ones.
 
-    Tanaka, Kunin, Yamins & Ganguli, NeurIPS 2020, as in the zero-cost proxies (`l2_norm`), in float64 where that is enabled, as
-    there. NaN where it overflows, as it does in float32 for deep networks without norms.
+    Tanaka, Kunin, Yamins & Ganguli, NeurIPS 2020, as in the zero-cost proxies (`l2_norm`), in
+    float64 where that is enabled, as there. NaN where it overflows, as it does in float32 for deep
+    networks without norms.
 
-    What `apply` does is done, its norms too: this is the variant `synflow_bn`, with the moments of that image or with the
-    running averages, as `apply` has it, these not made absolute. For the published variant give an `apply` without norms.
+    What `apply` does is done, its norms too: this is the variant `synflow_bn`, with the moments of
+    that image or with the running averages, as `apply` has it, these not made absolute. For the
+    published variant give an `apply` without norms.
 
     Args:
         images: [batch, ...]; only the shape of an example matters.
@@ -291,11 +351,13 @@ def synflow(apply: Apply, params: Params, images: Array, layers: Layers = layers
     return _total(lambda w, g: jnp.abs(w * g), absolute, flow, layers=layers)
 
 
-# -------------------------------------------------------------------------------------------------------- Gaussian inputs
+# ---------------------------------------------------------------------------------- Gaussian inputs
 
 
 def gaussian(key: Key[Array, ""], params: Params) -> Params:
-    """Other weights for `zen`: standard normal ones where there are two axes or more, scales of 1, shifts and biases of 0."""
+    """Other weights for `zen`: standard normal ones where there are two axes or more, scales of 1,
+    shifts and biases of 0.
+    """
     leaves, structure = jax.tree_util.tree_flatten_with_path(params)
     drawn = []
     for path, leaf in leaves:
@@ -315,32 +377,41 @@ def zen(
     key: Key[Array, ""],
     distance: float = 0.01,
 ) -> Score:
-    """ln of how far the last map moves with its image, plus the sum over batch norms of ln of the deviation of their inputs.
+    """ln of how far the last map moves with its image, plus the sum over batch norms of ln of the
+    deviation of their inputs.
 
-    Lin et al., `Zen-NAS <https://arxiv.org/abs/2102.01063>`_, ICCV 2021: standard normal images, of which there are 16 there
-    and the mean of 32 repetitions is taken (map this over keys). The distance between two maps is the sum of absolute
-    differences, in the mean over images; the variance of a norm is that of its whole input, the mean over channels. -inf if
-    nothing reaches the map, NaN where it overflows.
+    Lin et al., `Zen-NAS <https://arxiv.org/abs/2102.01063>`_, ICCV 2021: standard normal images, of
+    which there are 16 there and the mean of 32 repetitions is taken (map this over keys). The
+    distance between two maps is the sum of absolute differences, in the mean over images; the
+    variance of a norm is that of its whole input, the mean over channels. -inf if nothing reaches
+    the map, NaN where it overflows.
 
     Args:
-        features: (params, images) -> (the map before the global average [batch, ...], the batch's variances of all norms
-            [..., channels], an entry a norm). With `nn.nasbench201.Picked`: the collections `features` and `variances`. Of
-            Flax's own `nn.BatchNorm` with momentum 0 the new `batch_stats` have them as `var`.
+        features: (params, images) -> (the map before the global average [batch, ...], the batch's
+            variances of all norms [..., channels], an entry a norm). With `nn.nasbench201.Picked`:
+            the collections `features` and `variances`. Of Flax's own `nn.BatchNorm` with momentum 0
+            the new `batch_stats` have them as `var`.
         params: standard normal weights, scales of 1, no shifts (`gaussian`).
         images: [batch, ...]; only the shape matters.
         key: what the images are drawn from.
         distance: how far they move, in their own deviations.
     """
-    first, second = (jax.random.normal(own, images.shape, images.dtype) for own in jax.random.split(key))
+    first, second = (
+        jax.random.normal(own, images.shape, images.dtype) for own in jax.random.split(key)
+    )
     map_, variances = features(params, first)
     moved, _ = features(params, first + distance * second)
     change = jnp.mean(jnp.sum(jnp.abs(map_ - moved).reshape(images.shape[0], -1), axis=1))
-    deviations = sum((jnp.sum(jnp.log(jnp.mean(own, axis=-1))) / 2 for own in jax.tree.leaves(variances)), start=jnp.zeros(()))
+    deviations = sum(
+        (jnp.sum(jnp.log(jnp.mean(own, axis=-1))) / 2 for own in jax.tree.leaves(variances)),
+        start=jnp.zeros(()),
+    )
     total = jnp.log(change) + deviations
     return jnp.where(jnp.isposinf(total), jnp.nan, total)
 
 
-# ---------------------------------------------------------------------------------------------- one row for each example
+# ---------------------------------------------------------------------------------------------- one
+# row for each example
 
 
 def _correlations(apply: Apply, params: Params, images: Array) -> Float[Array, "batch batch"]:
@@ -349,38 +420,45 @@ def _correlations(apply: Apply, params: Params, images: Array) -> Float[Array, "
 
 
 def jacob_cov(apply: Apply, params: Params, images: Array) -> Score:
-    """Minus the sum of ln(v + 1e-5) + 1 / (v + 1e-5) over the eigenvalues v of the correlations of the examples' Jacobians.
+    """Minus the sum of ln(v + 1e-5) + 1 / (v + 1e-5) over the eigenvalues v of the correlations of
+    the examples' Jacobians.
 
-    The Jacobian of an example is the derivative of the sum of all logits with respect to it, [batch, pixels]. The score of the
-    first version of the paper of `naswot`, under its later name. NaN if a Jacobian is constant, as where no image reaches the
-    logits, or if rounding makes an eigenvalue fall below -1e-5; equal examples score about -1e5.
+    The Jacobian of an example is the derivative of the sum of all logits with respect to it,
+    [batch, pixels]. The score of the first version of the paper of `naswot`, under its later name.
+    NaN if a Jacobian is constant, as where no image reaches the logits, or if rounding makes an
+    eigenvalue fall below -1e-5; equal examples score about -1e5.
     """
     shifted = jnp.linalg.eigvalsh(_correlations(apply, params, images)) + 1e-5
     return -jnp.sum(jnp.log(shifted) + 1 / shifted)
 
 
 def epe_nas(apply: Apply, params: Params, batch: Batch) -> Score:
-    """The sum over classes of |sum of ln(|c| + 1e-5)|, c the correlations of the Jacobians (`jacob_cov`) of its examples.
+    """The sum over classes of |sum of ln(|c| + 1e-5)|, c the correlations of the Jacobians
+    (`jacob_cov`) of its examples.
 
-    Lopes, Alirezazadeh & Alexandre, `EPE-NAS <https://arxiv.org/abs/2102.08099>`_, 2021, the formula for up to 100 classes. NaN
-    if a Jacobian is constant.
+    Lopes, Alirezazadeh & Alexandre, `EPE-NAS <https://arxiv.org/abs/2102.08099>`_, 2021, the
+    formula for up to 100 classes. NaN if a Jacobian is constant.
 
     Raises:
         ValueError: for more classes.
     """
     classes = jax.eval_shape(apply, params, batch["image"]).shape[-1]
     if classes > 100:
-        raise ValueError(f"the logits have {classes} classes: EPE-NAS has another formula for more than 100")
+        raise ValueError(
+            f"the logits have {classes} classes: EPE-NAS has another formula for more than 100"
+        )
     logs = jnp.log(jnp.abs(_correlations(apply, params, batch["image"])) + 1e-5)
     members = jax.nn.one_hot(batch["label"], classes, dtype=logs.dtype)
     return jnp.sum(jnp.abs(jnp.einsum("ic,ij,jc->c", members, logs, members)))
 
 
 def ntk_condition(apply: Apply, params: Params, images: Array, layers: Layers = layers) -> Score:
-    """Minus the ratio of the largest eigenvalue of the neural tangent kernel to the smallest: -1 at best.
+    """Minus the ratio of the largest eigenvalue of the neural tangent kernel to the smallest: -1 at
+    best.
 
-    The kernel, [batch, batch], has the products of the gradients of the examples' summed logits. Chen, Gong & Wang, ICLR 2021
-    (see `linear_regions`). -inf where rounding leaves no positive smallest eigenvalue, and for NaN.
+    The kernel, [batch, batch], has the products of the gradients of the examples' summed logits.
+    Chen, Gong & Wang, ICLR 2021 (see `linear_regions`). -inf where rounding leaves no positive
+    smallest eigenvalue, and for NaN.
     """
     logits, pull = jax.vjp(lambda params: jnp.sum(apply(params, images), axis=1), params)
 

@@ -1,6 +1,7 @@
 """Cells as SVG text.
 
-Every function returns one SVG element, to be written to a file or put into an HTML page as it is (`svg`).
+Every function returns one SVG element, to be written to a file or put into an HTML page as it is
+(`svg`).
 """
 
 import json
@@ -16,7 +17,8 @@ from jaxdarts.genotypes import GraphGenotype, SizeGenotype, pruned
 from jaxdarts.genotypes.cells import all_edges
 from jaxdarts.report import svg
 
-# After Okabe & Ito's colour-blind-safe palette; those that carry white text are darkened to a contrast above 4.5.
+# After Okabe & Ito's colour-blind-safe palette; those that carry white text are darkened to a
+# contrast above 4.5.
 FAMILIES = (
     ("#0067a5", re.compile("sep_conv|nor_conv|conv3x3")),
     ("#b84a00", re.compile("dil_conv|conv1x1")),
@@ -33,7 +35,8 @@ def cell(genotype) -> dict[str, str]:
     """Draws every cell of a genotype.
 
     Args:
-        genotype: a `Genotype`, `RecurrentGenotype`, `TopologyGenotype`, `GraphGenotype` or `SizeGenotype`.
+        genotype: a `Genotype`, `RecurrentGenotype`, `TopologyGenotype`, `GraphGenotype` or
+          `SizeGenotype`.
 
     Returns:
         SVG text by cell: `normal` and `reduce`, or `recurrent`, or `cell`, or `channels`.
@@ -47,7 +50,11 @@ def cell(genotype) -> dict[str, str]:
         return {"cell": graph(triples, [triples[-1][2]], inputs=INPUTS[1:], title="Cell")}
     if hasattr(genotype, "recurrent"):
         edges, concat = genotype.recurrent, genotype.concat
-        return {"recurrent": graph(edges, concat, inputs=("x_{t}, h_{t-1}",), output="h_{t}", title="Recurrent cell")}
+        return {
+            "recurrent": graph(
+                edges, concat, inputs=("x_{t}, h_{t-1}",), output="h_{t}", title="Recurrent cell"
+            )
+        }
     return {
         "normal": graph(genotype.normal, genotype.normal_concat, title="Normal cell"),
         "reduce": graph(genotype.reduce, genotype.reduce_concat, title="Reduction cell"),
@@ -55,16 +62,23 @@ def cell(genotype) -> dict[str, str]:
 
 
 def graph(
-    edges: Edges, concat: Sequence[int], *, title: str = "", inputs: Sequence[str] = INPUTS, output: str = "c_{k}"
+    edges: Edges,
+    concat: Sequence[int],
+    *,
+    title: str = "",
+    inputs: Sequence[str] = INPUTS,
+    output: str = "c_{k}",
 ) -> str:
     """Draws one cell from left to right, one labelled curve for each operation.
 
-    Columns of states alternate with columns of labels, and an edge that passes a column gets a lane of its own there.
-    So no label covers another, no curve runs through a box, and parallel edges stay apart.
+    Columns of states alternate with columns of labels, and an edge that passes a column gets a lane
+    of its own there. So no label covers another, no curve runs through a box, and parallel edges
+    stay apart.
 
     Args:
-        edges: pairs (operation, source state), as many for each node as there are inputs: two in DARTS, one in a
-            recurrent cell. Or triples (operation, source state, target state), ordered by target; `none` is drawn faintly.
+        edges: pairs (operation, source state), as many for each node as there are inputs: two in
+            DARTS, one in a recurrent cell. Or triples (operation, source state, target state),
+            ordered by target; `none` is drawn faintly.
         concat: the states that make the output.
         title: text above the cell.
         inputs: names of the input states; `c_{k-2}` is set with a subscript.
@@ -74,15 +88,21 @@ def graph(
         SVG text.
 
     Raises:
-        ValueError: if the edges are not a whole number of nodes, or a source or a concatenated state does not exist.
+        ValueError: if the edges are not a whole number of nodes, or a source or a concatenated
+          state does not exist.
     """
     triples = _triples(edges, concat, len(inputs))
     num_states = triples[-1][2] + 1
     layout = _layout(triples, concat, num_states, len(inputs))
     names = [*inputs, *(str(i) for i in range(num_states - len(inputs))), output]
     widths = [max(32.0, 8.0 * len(re.sub(r"[_{}]", "", name)) + 16) for name in names]
-    widths += [6.95 * len(triples[e][0]) + 18 if e is not None else 0.0 for e in layout.labels[len(names) :]]
-    column = [max(widths[u] for u in range(len(widths)) if layout.rank[u] == rank) for rank in layout.rank]
+    widths += [
+        6.95 * len(triples[e][0]) + 18 if e is not None else 0.0
+        for e in layout.labels[len(names) :]
+    ]
+    column = [
+        max(widths[u] for u in range(len(widths)) if layout.rank[u] == rank) for rank in layout.rank
+    ]
     x = _columns(layout, column)
     y = layout.y - np.min(layout.y - layout.height / 2) + (40 if title else 12)
     tails, heads = _ports(layout.chains, len(triples), y)
@@ -102,15 +122,43 @@ def graph(
         op, v = triples[e][0], chain[layout.labels_at[e]]
         color, dash = _color(op), "5 3" if _color(op) == _color("skip") else None
         line, faint = _spline([*points, (tip[0] - 5, tip[1])]), 0.4 if op == "none" else None
-        style = {"stroke": color, "stroke_width": 1.6, "stroke_dasharray": dash, "stroke_opacity": faint}
+        style = {
+            "stroke": color,
+            "stroke_width": 1.6,
+            "stroke_dasharray": dash,
+            "stroke_opacity": faint,
+        }
         under.append(svg.tag("path", d=line, fill="none", **style))
-        over.append(svg.tag("path", d=f"M{tip[0] - 7:.1f},{tip[1] - 3.6:.1f}l7,3.6l-7,3.6z", fill=color))
-        over.append(svg.tag("rect", x=x[v] - widths[v] / 2, y=y[v] - 10, width=widths[v], height=20, rx=10, fill=color))
-        over.append(svg.label(x[v], y[v] + 4, op, 11.5, anchor="middle", font_family=svg.MONO, fill="#fff"))
+        over.append(
+            svg.tag("path", d=f"M{tip[0] - 7:.1f},{tip[1] - 3.6:.1f}l7,3.6l-7,3.6z", fill=color)
+        )
+        over.append(
+            svg.tag(
+                "rect",
+                x=x[v] - widths[v] / 2,
+                y=y[v] - 10,
+                width=widths[v],
+                height=20,
+                rx=10,
+                fill=color,
+            )
+        )
+        over.append(
+            svg.label(x[v], y[v] + 4, op, 11.5, anchor="middle", font_family=svg.MONO, fill="#fff")
+        )
     for v, name in enumerate(names):
         height = layout.height[v]
         style = {"rx": 6, "fill_opacity": 0.09, "stroke": "currentColor", "stroke_opacity": 0.7}
-        over.append(svg.tag("rect", x=x[v] - widths[v] / 2, y=y[v] - height / 2, width=widths[v], height=height, **style))
+        over.append(
+            svg.tag(
+                "rect",
+                x=x[v] - widths[v] / 2,
+                y=y[v] - height / 2,
+                width=widths[v],
+                height=height,
+                **style,
+            )
+        )
         over.append(svg.label(x[v], y[v] + 4.5, name, 13, anchor="middle", subscripts=True))
     over += [svg.label(12, 22, title, 14, **svg.TITLE)] if title else []
     width = max(x[num_states] + widths[num_states] / 2 + 12, 24 + 9 * len(title))
@@ -118,7 +166,8 @@ def graph(
 
 
 def vertices(genotype: GraphGenotype, *, title: str = "") -> str:
-    """Draws a graph whose vertices are the operations, from left to right; those that do not matter are left out.
+    """Draws a graph whose vertices are the operations, from left to right; those that do not matter
+    are left out.
 
     Args:
         genotype: a cell of NAS-Bench-101.
@@ -136,16 +185,24 @@ def vertices(genotype: GraphGenotype, *, title: str = "") -> str:
     for u, v in edges:
         rank[v] = max(rank[v], rank[u] + 1)
     sides = [[sum(edge[end] == v for edge in edges) for end in (0, 1)] for v in range(len(ops))]
-    heights = [max(30.0, 6.0 * (leaving - 1) + 18, 12.0 * (entering - 1) + 20) for leaving, entering in sides]
+    heights = [
+        max(30.0, 6.0 * (leaving - 1) + 18, 12.0 * (entering - 1) + 20)
+        for leaving, entering in sides
+    ]
     chains = []
     for u, v in edges:
         lanes = range(rank[u] + 1, rank[v])
         chains.append([u, *range(len(rank), len(rank) + len(lanes)), v])
         rank += lanes
-    layout = _placed(rank, heights + [2.0] * (len(rank) - len(ops)), [None] * len(rank), [], chains, len(ops))
+    layout = _placed(
+        rank, heights + [2.0] * (len(rank) - len(ops)), [None] * len(rank), [], chains, len(ops)
+    )
     widths = [6.95 * len(op) + 18 for op in ops] + [0.0] * (len(rank) - len(ops))
     column = [max(w for w, r in zip(widths, rank) if r == own) for own in rank]
-    x, y = _columns(layout, column), layout.y - np.min(layout.y - layout.height / 2) + (40 if title else 12)
+    x, y = (
+        _columns(layout, column),
+        layout.y - np.min(layout.y - layout.height / 2) + (40 if title else 12),
+    )
     tails, heads = _ports(chains, len(chains), y)
     lines, boxes = [], []
     for chain, tail, head in zip(chains, tails, heads, strict=True):
@@ -155,12 +212,35 @@ def vertices(genotype: GraphGenotype, *, title: str = "") -> str:
             points += [(x[v] - column[v] / 2, y[v]), (x[v] + column[v] / 2, y[v])]
         tip = (x[stop] - widths[stop] / 2, y[stop] + head)
         line = _spline([*points, (tip[0] - 5, tip[1])])
-        lines.append(svg.tag("path", d=line, fill="none", stroke="currentColor", stroke_width=1.4, stroke_opacity=0.7))
-        lines.append(svg.tag("path", d=f"M{tip[0] - 7:.1f},{tip[1] - 3.6:.1f}l7,3.6l-7,3.6z", fill="currentColor"))
+        lines.append(
+            svg.tag(
+                "path",
+                d=line,
+                fill="none",
+                stroke="currentColor",
+                stroke_width=1.4,
+                stroke_opacity=0.7,
+            )
+        )
+        lines.append(
+            svg.tag(
+                "path", d=f"M{tip[0] - 7:.1f},{tip[1] - 3.6:.1f}l7,3.6l-7,3.6z", fill="currentColor"
+            )
+        )
     for v, op in enumerate(ops):
-        box = {"x": x[v] - widths[v] / 2, "y": y[v] - heights[v] / 2, "width": widths[v], "height": heights[v], "rx": 6}
+        box = {
+            "x": x[v] - widths[v] / 2,
+            "y": y[v] - heights[v] / 2,
+            "width": widths[v],
+            "height": heights[v],
+            "rx": 6,
+        }
         end = v in (0, len(ops) - 1)
-        look = {"fill_opacity": 0.09, "stroke": "currentColor", "stroke_opacity": 0.7} if end else {"fill": _color(op)}
+        look = (
+            {"fill_opacity": 0.09, "stroke": "currentColor", "stroke_opacity": 0.7}
+            if end
+            else {"fill": _color(op)}
+        )
         boxes.append(svg.tag("rect", **box, **look))
         font: dict[str, Any] = {} if end else {"font_family": svg.MONO, "fill": "#fff"}
         boxes.append(svg.label(x[v], y[v] + 4, op, 13 if end else 11.5, anchor="middle", **font))
@@ -185,17 +265,38 @@ def sizes(genotype: SizeGenotype, *, title: str = "") -> str:
     for i, channels in enumerate(genotype.channels):
         left, height, reduction = 18 + step * i, scale * channels, i % 2 == 1
         color = FAMILIES[1 if reduction else 0][0]
-        parts.append(svg.tag("rect", x=left, y=middle - height / 2, width=width, height=height, rx=3, fill=color))
-        parts.append(svg.label(left + width / 2, middle + 4, str(channels), 12, anchor="middle", fill="#fff"))
+        parts.append(
+            svg.tag(
+                "rect", x=left, y=middle - height / 2, width=width, height=height, rx=3, fill=color
+            )
+        )
+        parts.append(
+            svg.label(left + width / 2, middle + 4, str(channels), 12, anchor="middle", fill="#fff")
+        )
         name = "reduction" if reduction else "cell"
         parts.append(svg.label(left + width / 2, 2 * middle - top + 18, name, 12, anchor="middle"))
         if i:
             parts.append(
-                svg.tag("path", d=f"M{left - step + width + 4:.1f},{middle:.1f}h{step - width - 12:.1f}", stroke="currentColor")
+                svg.tag(
+                    "path",
+                    d=f"M{left - step + width + 4:.1f},{middle:.1f}h{step - width - 12:.1f}",
+                    stroke="currentColor",
+                )
             )
-            parts.append(svg.tag("path", d=f"M{left - 10:.1f},{middle - 3.6:.1f}l7,3.6l-7,3.6z", fill="currentColor"))
+            parts.append(
+                svg.tag(
+                    "path",
+                    d=f"M{left - 10:.1f},{middle - 3.6:.1f}l7,3.6l-7,3.6z",
+                    fill="currentColor",
+                )
+            )
     parts += [svg.label(12, 22, title, 14, **svg.TITLE)] if title else []
-    return svg.picture(36 + step * (len(genotype.channels) - 1) + width, 2 * middle - top + 30, parts, title or "channels")
+    return svg.picture(
+        36 + step * (len(genotype.channels) - 1) + width,
+        2 * middle - top + 30,
+        parts,
+        title or "channels",
+    )
 
 
 def dot(edges: Edges, concat: Sequence[int], *, inputs: Sequence[str] = INPUTS) -> str:
@@ -214,20 +315,32 @@ def dot(edges: Edges, concat: Sequence[int], *, inputs: Sequence[str] = INPUTS) 
     """
     triples = _triples(edges, concat, len(inputs))
     names = [*inputs, *(str(i) for i in range(triples[-1][2] + 1 - len(inputs)))]
-    lines = [f"  s{i} [label={json.dumps(name, ensure_ascii=False)}];" for i, name in enumerate(names)]
-    lines += [f"  s{source} -> s{target} [label={json.dumps(op, ensure_ascii=False)}];" for op, source, target in triples]
+    lines = [
+        f"  s{i} [label={json.dumps(name, ensure_ascii=False)}];" for i, name in enumerate(names)
+    ]
+    lines += [
+        f"  s{source} -> s{target} [label={json.dumps(op, ensure_ascii=False)}];"
+        for op, source, target in triples
+    ]
     lines += [f"  s{state} -> out [color=gray];" for state in concat]
     return "\n".join(["digraph cell {", "  rankdir=LR; node [shape=box];", *lines, "}"])
 
 
 def _triples(edges, concat, num_inputs: int) -> list[tuple[str, int, int]]:
     if not edges or len(edges) % num_inputs:
-        raise ValueError(f"{len(edges)} edges; a cell needs {num_inputs} for each node, and one node at least")
-    targets = ((op, source, target or [num_inputs + i // num_inputs]) for i, (op, source, *target) in enumerate(edges))
+        raise ValueError(
+            f"{len(edges)} edges; a cell needs {num_inputs} for each node, and one node at least"
+        )
+    targets = (
+        (op, source, target or [num_inputs + i // num_inputs])
+        for i, (op, source, *target) in enumerate(edges)
+    )
     triples = [(op, int(source), int(*target)) for op, source, target in targets]
     for i, (op, source, target) in enumerate(triples):
         if not 0 <= source < target:
-            raise ValueError(f"edge {i} ({op}) feeds state {target} from state {source}; edges must go forward")
+            raise ValueError(
+                f"edge {i} ({op}) feeds state {target} from state {source}; edges must go forward"
+            )
     last = triples[-1][2]
     for state in concat:
         if not 0 <= state <= last:
@@ -236,7 +349,9 @@ def _triples(edges, concat, num_inputs: int) -> list[tuple[str, int, int]]:
 
 
 class _Layout(NamedTuple):
-    """Vertices in ranks (columns): the states, the output, then a label or a lane for each rank that an edge passes."""
+    """Vertices in ranks (columns): the states, the output, then a label or a lane for each rank
+    that an edge passes.
+    """
 
     rank: list[int]
     height: np.ndarray
@@ -247,23 +362,32 @@ class _Layout(NamedTuple):
 
 
 def _layout(triples, concat, num_states: int, num_inputs: int) -> _Layout:
-    """Layers the cell (Sugiyama, Tagawa & Toda 1981): ranks by longest path, few crossings, then coordinates."""
+    """Layers the cell (Sugiyama, Tagawa & Toda 1981): ranks by longest path, few crossings, then
+    coordinates.
+    """
     layer = [0] * num_inputs
     for state in range(num_inputs, num_states):
         layer.append(1 + max(layer[s] for _, s, t in triples if t == state))
     # States at even ranks, labels between; no label stands before the output.
     rank = [2 * k for k in layer] + [2 * max(layer) + 1]
     ins = [sum(t == v for _, _, t in triples) for v in range(num_states)] + [0]
-    outs = [sum(s == v for _, s, _ in triples) + (v in concat) for v in range(num_states)] + [len(concat)]
-    height = [max(30.0, 12.0 * (i - 1) + 20, 6.0 * (o - 1) + 18) for i, o in zip(ins, outs, strict=True)]
+    outs = [sum(s == v for _, s, _ in triples) + (v in concat) for v in range(num_states)] + [
+        len(concat)
+    ]
+    height = [
+        max(30.0, 12.0 * (i - 1) + 20, 6.0 * (o - 1) + 18) for i, o in zip(ins, outs, strict=True)
+    ]
     labels: list[int | None] = [None] * (num_states + 1)
     load = [0] * (rank[-1] + 1)
     chains: list[list[int]] = []
     labels_at: list[int] = []
-    for e, (source, target) in enumerate([(s, t) for _, s, t in triples] + [(s, num_states) for s in concat]):
+    for e, (source, target) in enumerate(
+        [(s, t) for _, s, t in triples] + [(s, num_states) for s in concat]
+    ):
         at = None
         if target < num_states:
-            # The emptiest of the columns that the edge passes; a tie goes to the one next to the target.
+            # The emptiest of the columns that the edge passes; a tie goes to the one next to the
+            # target.
             at = min(range(rank[source] + 1, rank[target], 2), key=lambda r: (load[r], -r))
             load[at] += 1
             labels_at.append(at - rank[source])
@@ -282,7 +406,14 @@ def _placed(rank, height, labels, labels_at, chains, num_boxes: int) -> _Layout:
     # Lanes pull harder than labels, so that long edges run straight.
     is_lane = [v >= num_boxes and labels[v] is None for v in range(len(rank))]
     weights = [(1.0 + 3.0 * is_lane[u]) * (1.0 + 3.0 * is_lane[v]) for u, v in links]
-    return _Layout(rank, np.array(height), _coordinates(order, links, weights, height), labels, labels_at, chains)
+    return _Layout(
+        rank,
+        np.array(height),
+        _coordinates(order, links, weights, height),
+        labels,
+        labels_at,
+        chains,
+    )
 
 
 def _order(rank, links) -> list[list[int]]:
@@ -299,7 +430,11 @@ def _order(rank, links) -> list[list[int]]:
         total = 0
         for column in ranks[:-1]:
             gap = [(position[u], position[v]) for u in column for v in ahead[u]]
-            total += sum((a < c and b > d) or (a > c and b < d) for i, (a, b) in enumerate(gap) for c, d in gap[:i])
+            total += sum(
+                (a < c and b > d) or (a > c and b < d)
+                for i, (a, b) in enumerate(gap)
+                for c, d in gap[:i]
+            )
         return total
 
     best, fewest = [list(c) for c in ranks], crossings(ranks)
@@ -308,14 +443,18 @@ def _order(rank, links) -> list[list[int]]:
         # The inputs keep their order: a reader compares cells.
         for column in ranks[1:] if sweep % 2 == 0 else ranks[-2:0:-1]:
             position = {v: i / len(c) for c in ranks for i, v in enumerate(c)}
-            column.sort(key=lambda v: np.mean([position[u] for u in near[v]]) if near[v] else position[v])
+            column.sort(
+                key=lambda v: np.mean([position[u] for u in near[v]]) if near[v] else position[v]
+            )
         if (count := crossings(ranks)) < fewest:
             best, fewest = [list(c) for c in ranks], count
     return best
 
 
 def _coordinates(order, links, weights, height, gap: float = 9.0) -> np.ndarray:
-    """Moves every vertex towards the mean of its neighbours, rank by rank, keeping order and distance."""
+    """Moves every vertex towards the mean of its neighbours, rank by rank, keeping order and
+    distance.
+    """
     y, pull = np.zeros(len(height)), np.zeros((len(height), len(height)))
     for (u, v), weight in zip(links, weights, strict=True):
         pull[u, v] += weight
@@ -325,8 +464,12 @@ def _coordinates(order, links, weights, height, gap: float = 9.0) -> np.ndarray:
             strength = pull[column].sum(1)
             wish = np.where(strength > 0, pull[column] @ y / np.maximum(strength, 1e-9), y[column])
             # Subtracting the least distances turns "keep apart" into "do not decrease".
-            offsets = np.cumsum([0.0] + [(height[u] + height[v]) / 2 + gap for u, v in pairwise(column)])
-            y[column] = isotonic_regression(wish - offsets, weights=np.maximum(strength, 1e-9)).x + offsets
+            offsets = np.cumsum(
+                [0.0] + [(height[u] + height[v]) / 2 + gap for u, v in pairwise(column)]
+            )
+            y[column] = (
+                isotonic_regression(wish - offsets, weights=np.maximum(strength, 1e-9)).x + offsets
+            )
     return y
 
 
@@ -335,7 +478,10 @@ def _columns(layout: _Layout, column) -> list[float]:
     links = [pair for chain in layout.chains for pair in pairwise(chain)]
     x, right = [], 12.0
     for rank in range(max(layout.rank) + 1):
-        rise = max((abs(layout.y[u] - layout.y[v]) for u, v in links if layout.rank[v] == rank), default=0.0)
+        rise = max(
+            (abs(layout.y[u] - layout.y[v]) for u, v in links if layout.rank[v] == rank),
+            default=0.0,
+        )
         right += min(26 + 0.16 * rise, 70) if rank else 0
         x.append(right + column[layout.rank.index(rank)] / 2)
         right += column[layout.rank.index(rank)]
@@ -343,7 +489,9 @@ def _columns(layout: _Layout, column) -> list[float]:
 
 
 def _ports(chains, num_ops: int, y) -> tuple[list[float], list[float]]:
-    """Spreads the ends of edges over the sides of their boxes, in the order in which they come and go."""
+    """Spreads the ends of edges over the sides of their boxes, in the order in which they come and
+    go.
+    """
     tails, heads = [0.0] * len(chains), [0.0] * len(chains)
     for ends, end, near in ((tails, 0, 1), (heads, -1, -2)):
         for vertex in {chain[end] for chain in chains}:
@@ -356,7 +504,7 @@ def _ports(chains, num_ops: int, y) -> tuple[list[float], list[float]]:
 
 
 def _spline(points) -> str:
-    """Joins points by curves that leave and arrive horizontally; level pairs become straight lines."""
+    """Joins points by curves that leave and arrive horizontally, level pairs by straight lines."""
     text = [f"M{points[0][0]:.1f},{points[0][1]:.1f}"]
     for (x0, y0), (x1, y1) in pairwise(points):
         if abs(y1 - y0) < 0.05:

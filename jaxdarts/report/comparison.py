@@ -1,4 +1,6 @@
-"""One self-contained HTML page with several runs side by side: no network, no other file, no script."""
+"""One self-contained HTML page with several runs side by side: no network, no other file, no
+script.
+"""
 
 import math
 import os
@@ -42,8 +44,8 @@ def write(
 ) -> None:
     """Writes the page; the same arguments give the same bytes.
 
-    It has a table of facts, the settings that differ, curves with a line for each run, the cells, and the analyses that runs
-    have in common or alone.
+    It has a table of facts, the settings that differ, curves with a line for each run, the cells,
+    and the analyses that runs have in common or alone.
 
     Args:
         path: the HTML file; it is replaced as a whole or not at all.
@@ -56,10 +58,17 @@ def write(
     """
     names = [entry.name for entry in entries]
     if not names or len(set(names)) < len(names):
-        raise ValueError(f"entries are called {names}: there must be one or more, with names of their own")
+        raise ValueError(
+            f"entries are called {names}: there must be one or more, with names of their own"
+        )
     charts = [*_charts(entries), *pictures]
     analyses = _analyses(entries)
-    contents = [("runs", "Runs"), ("curves", "Curves"), ("cells", "Cells"), ("analyses", "Analyses")]
+    contents = [
+        ("runs", "Runs"),
+        ("curves", "Curves"),
+        ("cells", "Cells"),
+        ("analyses", "Analyses"),
+    ]
     present = {"runs": True, "curves": charts, "cells": True, "analyses": analyses}
     html = page.render(
         "comparison.html.jinja",
@@ -70,7 +79,11 @@ def write(
         settings=_settings(entries),
         charts=[Markup(svg) for svg in charts],
         drawn=[
-            (e.name, [Markup(svg) for svg in (cells.cell(e.genotype).values() if e.genotype else ())], str(e.genotype))
+            (
+                e.name,
+                [Markup(svg) for svg in (cells.cell(e.genotype).values() if e.genotype else ())],
+                str(e.genotype),
+            )
             for e in entries
         ],
         analyses=analyses,
@@ -82,7 +95,13 @@ def write(
 
 def _facts(entries: Sequence[Entry]) -> Table:
     keys = dict.fromkeys(key for entry in entries for key in entry.facts)
-    rows = [[page.title_of(key), *(page.shown(key, e.facts[key]) if key in e.facts else "" for e in entries)] for key in keys]
+    rows = [
+        [
+            page.title_of(key),
+            *(page.shown(key, e.facts[key]) if key in e.facts else "" for e in entries),
+        ]
+        for key in keys
+    ]
     return Table("Facts", ["", *(entry.name for entry in entries)], rows)
 
 
@@ -90,12 +109,16 @@ def _settings(entries: Sequence[Entry]) -> Table:
     with_settings = [entry for entry in entries if entry.settings]
     flat = [dict(page.flatten(entry.settings)) for entry in with_settings]
     keys = dict.fromkeys(key for own in flat for key in own)
-    rows = [[key, *(own.get(key, "") for own in flat)] for key in keys if len({own.get(key) for own in flat}) > 1]
+    rows = [
+        [key, *(own.get(key, "") for own in flat)]
+        for key in keys
+        if len({own.get(key) for own in flat}) > 1
+    ]
     return Table("Settings that differ", ["", *(entry.name for entry in with_settings)], rows)
 
 
 def _charts(entries: Sequence[Entry]) -> list[str]:
-    """The charts of a report with one line for each run that has the key, one chart for every key."""
+    """Charts of a report, one for every key, with one line for each run that has the key."""
     found = []
     for title, unit, scale, keys in page.CHARTS:
         for part, key in keys.items():
@@ -113,9 +136,13 @@ def _charts(entries: Sequence[Entry]) -> list[str]:
 def _analyses(entries: Sequence[Entry]) -> list[dict[str, Any]]:
     """Every analysis once, with the facts and the pictures of all runs that have it."""
     found = []
-    first = {section.name: section for entry in reversed(entries) for section in reversed(entry.sections)}
+    first = {
+        section.name: section for entry in reversed(entries) for section in reversed(entry.sections)
+    }
     for name, section in sorted(first.items()):
-        own = [(entry.name, each) for entry in entries for each in entry.sections if each.name == name]
+        own = [
+            (entry.name, each) for entry in entries for each in entry.sections if each.name == name
+        ]
         keys = dict.fromkeys(key for _, each in own for key in each.facts)
         rows = [[key, *(each.facts.get(key, "") for _, each in own)] for key in keys]
         kinds = dict.fromkeys(kind for _, each in own for kind in each.pictures)
@@ -124,7 +151,10 @@ def _analyses(entries: Sequence[Entry]) -> list[dict[str, Any]]:
                 "title": section.title,
                 "text": section.text,
                 "facts": Table(section.title, ["", *(run for run, _ in own)], rows),
-                "pictures": [[(run, Markup(e.pictures[kind])) for run, e in own if kind in e.pictures] for kind in kinds],
+                "pictures": [
+                    [(run, Markup(e.pictures[kind])) for run, e in own if kind in e.pictures]
+                    for kind in kinds
+                ],
             }
         )
     return found

@@ -40,7 +40,12 @@ CHARTS = (
             "blocks": "parameter_free_ops",
         },
     ),
-    ("Dominant eigenvalue", "of the validation loss's Hessian in alpha", 1.0, {"eigenvalue": "eigenvalue"}),
+    (
+        "Dominant eigenvalue",
+        "of the validation loss's Hessian in alpha",
+        1.0,
+        {"eigenvalue": "eigenvalue"},
+    ),
     ("Expected cost", "of the network to evaluate", 1.0, {"expected cost": "valid_expected_cost"}),
 )
 FINALS = {
@@ -50,7 +55,12 @@ FINALS = {
     "valid_accuracy": "Validation accuracy",
     "valid_perplexity": "Validation perplexity",
 }
-CELLS = {"normal": "Normal cell", "reduce": "Reduction cell", "recurrent": "Recurrent cell", "cell": "Cell"}
+CELLS = {
+    "normal": "Normal cell",
+    "reduce": "Reduction cell",
+    "recurrent": "Recurrent cell",
+    "cell": "Cell",
+}
 STATES = "0 and 1 are the inputs of the cell, and node n of its drawing is state n + 2"
 VERTICES = "0 is the input of the cell, and a row belongs to the vertex that it is named after"
 ONE_INPUT_STATES = "0 is the input of the cell, and node n of its drawing is state n + 1"
@@ -73,22 +83,24 @@ def write(
 ) -> None:
     """Writes the report of a run; the same arguments give the same bytes.
 
-    The page leads with the facts and the last losses and accuracies, then shows curves, the found cells, mixture
-    weights over time, the genotype as text and the configuration. What is missing is left out.
+    The page leads with the facts and the last losses and accuracies, then shows curves, the found
+    cells, mixture weights over time, the genotype as text and the configuration. What is missing is
+    left out.
 
     Args:
         path: the HTML file; it is replaced as a whole or not at all.
         title: headline.
         config: settings of the run, shown as a table; nested mappings become dotted names.
-        records: one mapping for each epoch, as read by `metrics.read_json_lines`: `epoch`, `train_loss`, `valid_loss`,
-            `train_accuracy`, `valid_accuracy` (fractions), `learning_rate` and others of `CHARTS`. Any may be missing or None;
-            others are ignored.
+        records: one mapping for each epoch, as read by `metrics.read_json_lines`: `epoch`,
+            `train_loss`, `valid_loss`, `train_accuracy`, `valid_accuracy` (fractions),
+            `learning_rate` and others of `CHARTS`. Any may be missing or None; others are ignored.
         genotype: what was found; None where nothing was.
         mixes: for each cell its mixture weights `[epochs, edges, ops]`.
         edges: for each cell of `mixes` its edges (source, target).
-        ops: for each cell of `mixes` the names of its operations, one sequence for all edges or one for each.
-        facts: for the headline: text or numbers by name, say `dataset`, `parameters`, `multiply_adds`, and `wall_time`
-            in seconds.
+        ops: for each cell of `mixes` the names of its operations, one sequence for all edges or one
+          for each.
+        facts: for the headline: text or numbers by name, say `dataset`, `parameters`,
+            `multiply_adds`, and `wall_time` in seconds.
         tables: by heading, rows of text, the first of which names the columns.
         pictures: further curves, as of `draw.curves`.
         sections: analyses of the run (`sections.gather`).
@@ -104,7 +116,13 @@ def write(
         charts=[Markup(svg) for svg in (*_charts(records), *pictures)],
         cells=[Markup(svg) for svg in (cells.cell(genotype).values() if genotype else ())],
         heatmaps=[Markup(_heatmap(cell, mix, edges, ops)) for cell, mix in mixes.items()],
-        states=VERTICES if hasattr(genotype, "matrix") else STATES if hasattr(genotype, "normal") else ONE_INPUT_STATES,
+        states=(
+            VERTICES
+            if hasattr(genotype, "matrix")
+            else STATES
+            if hasattr(genotype, "normal")
+            else ONE_INPUT_STATES
+        ),
         analyses=Markup(_analyses(sections)),
         genotype=str(genotype or ""),
         config=list(flatten(config)),
@@ -115,7 +133,8 @@ def write(
 
 
 def extend(path: str | os.PathLike, sections: Sequence[Section]) -> None:
-    """Puts the analyses of a run into its report, in place of those that it shows; the same ones give the same bytes.
+    """Puts the analyses of a run into its report, in place of those that it shows; the same ones
+    give the same bytes.
 
     Raises:
         ValueError: if the page is not one of `write`'s.
@@ -124,14 +143,23 @@ def extend(path: str | os.PathLike, sections: Sequence[Section]) -> None:
     before, start, rest = text.partition(_START)
     _, end, after = rest.partition(_END)
     if not (start and end):
-        raise ValueError(f"{path} has no place for analyses: it is no report, or that of an older version")
+        raise ValueError(
+            f"{path} has no place for analyses: it is no report, or that of an older version"
+        )
     files.replace_text(path, before + _analyses(sections) + after)
 
 
 def render(template: str, **values: Any) -> str:
     """A page of one of the package's templates."""
-    loader = jinja2.FunctionLoader(lambda name: resources.files("jaxdarts.report").joinpath(name).read_text(encoding="utf-8"))
-    options = {"autoescape": True, "undefined": jinja2.StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+    loader = jinja2.FunctionLoader(
+        lambda name: resources.files("jaxdarts.report").joinpath(name).read_text(encoding="utf-8")
+    )
+    options = {
+        "autoescape": True,
+        "undefined": jinja2.StrictUndefined,
+        "trim_blocks": True,
+        "lstrip_blocks": True,
+    }
     return jinja2.Environment(loader=loader, **options).get_template(template).render(**values)
 
 
@@ -139,12 +167,17 @@ _START, _END = "<!-- analyses -->", "<!-- end of analyses -->"
 
 
 def _analyses(sections: Sequence[Section]) -> str:
-    marked = [each._replace(pictures={name: Markup(svg) for name, svg in each.pictures.items()}) for each in sections]
+    marked = [
+        each._replace(pictures={name: Markup(svg) for name, svg in each.pictures.items()})
+        for each in sections
+    ]
     return "\n".join((_START, render("sections.html.jinja", sections=marked).strip(), _END))
 
 
-def _facts(facts: Mapping[str, Any], records: Sequence[Mapping[str, Any]], genotype: Any) -> list[tuple[str, str]]:
-    """Names and values for the headline: those given first, then those that follow from the rest."""
+def _facts(
+    facts: Mapping[str, Any], records: Sequence[Mapping[str, Any]], genotype: Any
+) -> list[tuple[str, str]]:
+    """Names and values of the headline: first those given, then those computed from the rest."""
     rows = [(title_of(key), shown(key, value)) for key, value in facts.items()]
     if records and "epochs" not in facts:
         rows.append(("Epochs", str(len(records))))
@@ -165,14 +198,20 @@ def _charts(records: Sequence[Mapping[str, Any]]) -> list[str]:
     for title, unit, scale, keys in CHARTS:
         series = {name: points(records, key, scale) for name, key in keys.items()}
         # A series that is all gaps is left out.
-        series = {name: line for name, line in series.items() if any(math.isfinite(y) for _, y in line)}
+        series = {
+            name: line for name, line in series.items() if any(math.isfinite(y) for _, y in line)
+        }
         if series:
             drawn.append(charts.curves(series, title=title, xlabel="epoch", ylabel=unit))
     return drawn
 
 
-def points(records: Sequence[Mapping[str, Any]], key: str, scale: float = 1.0) -> list[tuple[float, float]]:
-    """(epoch, scale times the record's value); what was not measured in an epoch is no point, what is no number is a gap."""
+def points(
+    records: Sequence[Mapping[str, Any]], key: str, scale: float = 1.0
+) -> list[tuple[float, float]]:
+    """(epoch, scale times the record's value); what was not measured in an epoch is no point, what
+    is no number is a gap.
+    """
     return [
         (_number(record.get("epoch"), i), scale * _number(record[key], math.nan))
         for i, record in enumerate(records)
@@ -183,7 +222,9 @@ def points(records: Sequence[Mapping[str, Any]], key: str, scale: float = 1.0) -
 def _heatmap(cell: str, mix: np.ndarray, edges: Mapping[str, Any], ops: Mapping[str, Any]) -> str:
     for name, mapping in (("edges", edges), ("ops", ops)):
         if cell not in mapping:
-            raise ValueError(f"mixes has a cell {cell!r}, {name} has {sorted(mapping)}; every mix needs both")
+            raise ValueError(
+                f"mixes has a cell {cell!r}, {name} has {sorted(mapping)}; every mix needs both"
+            )
     labels = [f"{i}\N{RIGHTWARDS ARROW}{j}" if i != j else str(j) for i, j in edges[cell]]
     return charts.heatmap(mix, labels, ops[cell], title=CELLS.get(cell, title_of(cell)))
 

@@ -1,4 +1,6 @@
-"""Analyses of a run as sections of its page: numbers, tables and pictures, kept as plain files in its folder."""
+"""Analyses of a run as sections of its page: numbers, tables and pictures, kept as plain files in
+its folder.
+"""
 
 import json
 import os
@@ -35,8 +37,14 @@ class Section(NamedTuple):
     pictures: Mapping[str, str] = {}
 
 
-def write(folder: str | os.PathLike, section: Section, numbers: Mapping[str, Any], about: Mapping[str, Any]) -> None:
-    """Writes `analysis/NAME.json` and a file `analysis/NAME-PICTURE.svg` for every picture into a run folder.
+def write(
+    folder: str | os.PathLike,
+    section: Section,
+    numbers: Mapping[str, Any],
+    about: Mapping[str, Any],
+) -> None:
+    """Writes `analysis/NAME.json` and a file `analysis/NAME-PICTURE.svg` for every picture into a
+    run folder.
 
     Args:
         folder: of the run.
@@ -48,7 +56,10 @@ def write(folder: str | os.PathLike, section: Section, numbers: Mapping[str, Any
     folder.mkdir(exist_ok=True)
     for name, svg in section.pictures.items():
         files.replace_text(folder / f"{section.name}-{name}.svg", svg)
-    shown = section._asdict() | {"tables": [table._asdict() for table in section.tables], "pictures": list(section.pictures)}
+    shown = section._asdict() | {
+        "tables": [table._asdict() for table in section.tables],
+        "pictures": list(section.pictures),
+    }
     text = json.dumps({**shown, "numbers": numbers, **about}, indent=1, allow_nan=False) + "\n"
     files.replace_text(folder / f"{section.name}.json", text)
 
@@ -64,13 +75,16 @@ def read(folder: str | os.PathLike) -> list[Section]:
         try:
             saved = json.loads(path.read_text(encoding="utf-8"))
             pictures = {
-                name: (path.parent / f"{saved['name']}-{name}.svg").read_text(encoding="utf-8") for name in saved["pictures"]
+                name: (path.parent / f"{saved['name']}-{name}.svg").read_text(encoding="utf-8")
+                for name in saved["pictures"]
             }
             tables = [Table(**table) for table in saved["tables"]]
             texts = {name: saved[name] for name in ("name", "title", "text", "facts")}
             found.append(Section(**texts, tables=tables, pictures=pictures))
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} is no analysis, remove it and analyse again: {error!r}") from error
+            raise ValueError(
+                f"{path} is no analysis, remove it and analyse again: {error!r}"
+            ) from error
     return found
 
 
@@ -83,5 +97,8 @@ def gather(folder: str | os.PathLike) -> list[Section]:
     found = read(folder)
     for seed in sorted(Path(folder).glob("seed-*")):
         if not (seed / "report.html").exists():
-            found += [s._replace(name=f"{s.name}-{seed.name}", title=f"{s.title}, {seed.name}") for s in read(seed)]
+            found += [
+                s._replace(name=f"{s.name}-{seed.name}", title=f"{s.title}, {seed.name}")
+                for s in read(seed)
+            ]
     return found

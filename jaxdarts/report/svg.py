@@ -1,7 +1,7 @@
 """The few elements of SVG that cells and charts are made of.
 
-No ids, style sheets or scripts. Text outside boxes has the colour ``currentColor``, preset to a grey that reads on white and on
-black; a page may overrule it with ``svg { color: inherit }``.
+No ids, style sheets or scripts. Text outside boxes has the colour ``currentColor``, preset to a
+grey that reads on white and on black; a page may overrule it with ``svg { color: inherit }``.
 """
 
 import html
@@ -16,7 +16,9 @@ TITLE = {"font_weight": 600}
 
 
 def tag(name: str, body: str = "", /, **attributes: object) -> str:
-    """Writes an element: `stroke_width` becomes `stroke-width`, None is left out, everything is escaped."""
+    """Writes an element: `stroke_width` becomes `stroke-width`, None is left out, everything is
+    escaped.
+    """
     text = ""
     for key, value in attributes.items():
         if isinstance(value, (int, float)):
@@ -32,7 +34,16 @@ def escaped(text: str) -> str:
     return html.escape(re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]", "\ufffd", text))
 
 
-def label(x: float, y: float, text: str, size: float, *, anchor=None, subscripts: bool = False, **attributes) -> str:
+def label(
+    x: float,
+    y: float,
+    text: str,
+    size: float,
+    *,
+    anchor=None,
+    subscripts: bool = False,
+    **attributes,
+) -> str:
     """Text at a place; with `subscripts` `c_{k-2}` is set with one."""
     body = "" if subscripts else escaped(text)
     # By `dy`, because not every browser knows `baseline-shift`.
@@ -48,5 +59,14 @@ def picture(width: float, height: float, parts: Sequence[str], name: str) -> str
     """One SVG element; `name` is what a screen reader says of it."""
     width, height = math.ceil(width), math.ceil(height)
     size = {"width": width, "height": height, "viewBox": f"0 0 {width} {height}"}
-    text = {"color": "#757575", "fill": "currentColor", "font_family": SANS, "role": "img", "aria_label": name}
-    return tag("svg", "\n".join(["", *parts, ""]), xmlns="http://www.w3.org/2000/svg", **size, **text) + "\n"
+    text = {
+        "color": "#757575",
+        "fill": "currentColor",
+        "font_family": SANS,
+        "role": "img",
+        "aria_label": name,
+    }
+    return (
+        tag("svg", "\n".join(["", *parts, ""]), xmlns="http://www.w3.org/2000/svg", **size, **text)
+        + "\n"
+    )

@@ -14,10 +14,14 @@ from jaxdarts.runs.process import Stop
 
 
 def devices(config: Any) -> list[Any]:
-    """The devices that batches are split over: this machine's, or the one of --device, which can only be compiled for."""
+    """The devices that batches are split over: this machine's, or the one of --device, which can
+    only be compiled for.
+    """
     if config.device is None:
         return parallel.devices(config.num_devices)
-    jax.config.update("jax_platforms", "cpu")  # before JAX looks for GPUs, takes their memory, or complains that there are none
+    jax.config.update(
+        "jax_platforms", "cpu"
+    )  # before JAX looks for GPUs, takes their memory, or complains that there are none
     try:
         return list(aot.target(config.device).devices[:1])
     except (ValueError, RuntimeError) as error:
@@ -25,7 +29,12 @@ def devices(config: Any) -> list[Any]:
 
 
 def estimate(
-    config: Any, step: parallel.OnDevices, devices: Sequence[Any], arguments: Any, length: Any, programs: int = 1
+    config: Any,
+    step: parallel.OnDevices,
+    devices: Sequence[Any],
+    arguments: Any,
+    length: Any,
+    programs: int = 1,
 ) -> float:
     """Prints what a run would take, from the compilation of its step.
 
@@ -41,8 +50,13 @@ def estimate(
         Megabytes that a step takes on a device; NaN where the compiler finds no room for it.
     """
     steps = f"{length:,}" if np.ndim(length) == 0 else f"about {np.mean(length):,.0f}"
-    print(f"steps an epoch               {steps}, {config.epochs} epochs, {total_steps(config, length):,} in all")
-    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct((len(devices), *x.shape), x.dtype), arguments)
+    print(
+        f"steps an epoch               {steps}, {config.epochs} epochs,"
+        f" {total_steps(config, length):,} in all"
+    )
+    abstract = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((len(devices), *x.shape), x.dtype), arguments
+    )
     lower = "lower --batch_size" if config.remat else "lower --batch_size or give --remat"
     start = time.time()
     try:
@@ -55,8 +69,14 @@ def estimate(
     seconds, found = time.time() - start, compiled.memory_analysis()
     taken = found.argument_size_in_bytes + found.output_size_in_bytes + found.temp_size_in_bytes
     taken -= found.alias_size_in_bytes  # donated arguments count once
-    print(f"memory of a step{' (remat)' if config.remat else '        '}     {taken / 1e6:,.1f} MB a device")
-    print(f"compilation                  {seconds:.0f} s{f', for {programs} lengths of windows' if programs > 1 else ''}")
+    print(
+        f"memory of a step{' (remat)' if config.remat else '        '}     {taken / 1e6:,.1f} MB a"
+        " device"
+    )
+    print(
+        f"compilation                  {seconds:.0f}"
+        f" s{f', for {programs} lengths of windows' if programs > 1 else ''}"
+    )
     if config.device is not None:
         print(f"kernels of a step            {aot.figures(compiled)['kernels']:,}")
         print(fits(config.device, taken, lower))
@@ -64,11 +84,18 @@ def estimate(
 
 
 def fits(device: str, taken: int, lower: str) -> str:
-    """Whether so many bytes fit in the memory of a device, as a sentence; `lower` says what to do where they do not."""
+    """Whether so many bytes fit in the memory of a device, as a sentence; `lower` says what to do
+    where they do not.
+    """
     has = aot.target(device).memory
     size = f"{has / 2**30:,.0f} GiB"
     if taken > has:
         return f"does not fit: it needs {taken / 2**30:,.1f} GiB, one {device} has {size}; {lower}"
-    if device in aot.GPUS and taken > 0.75 * has:  # what JAX takes of a GPU unless it is told otherwise
-        return f"fits in the {size} of one {device} with XLA_PYTHON_CLIENT_MEM_FRACTION=0.95; JAX's default is 0.75"
+    if (
+        device in aot.GPUS and taken > 0.75 * has
+    ):  # what JAX takes of a GPU unless it is told otherwise
+        return (
+            f"fits in the {size} of one {device} with XLA_PYTHON_CLIENT_MEM_FRACTION=0.95; JAX's"
+            " default is 0.75"
+        )
     return f"fits in the {size} of one {device}"

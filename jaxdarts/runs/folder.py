@@ -1,4 +1,6 @@
-"""The folder of a run: its configuration, log, records and checkpoints, opened by one run at a time."""
+"""The folder of a run: its configuration, log, records and checkpoints, opened by one run at a
+time.
+"""
 
 import contextlib
 import dataclasses
@@ -26,7 +28,8 @@ OF_A_START = frozenset("resume run_dir coordinator num_hosts host".split())
 
 
 def free(kind: type) -> frozenset[str]:
-    """The settings that a resumed run may change: in FREE of its configuration's class and of those that it inherits from.
+    """The settings that a resumed run may change: in FREE of its configuration's class and of those
+    that it inherits from.
 
     What is trained stays; what is made of it, or set beside it, may change.
     """
@@ -36,11 +39,17 @@ def free(kind: type) -> frozenset[str]:
 def frozen(config: Any) -> dict[str, Any]:
     """The settings that a checkpoint belongs to, as JSON reads them back."""
     dropped = free(type(config))
-    return {name: value for name, value in json.loads(json.dumps(dataclasses.asdict(config))).items() if name not in dropped}
+    return {
+        name: value
+        for name, value in json.loads(json.dumps(dataclasses.asdict(config))).items()
+        if name not in dropped
+    }
 
 
 class Run(NamedTuple):
-    """An open run: its folder, its log, its checkpoints, what was asked of it, and the folder to resume."""
+    """An open run: its folder, its log, its checkpoints, what was asked of it, and the folder to
+    resume.
+    """
 
     folder: Path
     log: logging.Logger
@@ -51,39 +60,66 @@ class Run(NamedTuple):
     def leave(self, number: int, step: int, total: int) -> Stop:
         """The end that a signal asked for, once everything is saved."""
         name = signal.Signals(number).name
-        return Stop(f"{name} at step {step} of {total}: saved; continue with --resume={self.again}", 128 + number)
+        return Stop(
+            f"{name} at step {step} of {total}: saved; continue with --resume={self.again}",
+            128 + number,
+        )
 
 
 def folder_of(config: Any, kind: str) -> Path:
-    """The run's folder, named after the script, the data set and the time unless --run_dir names it."""
-    return Path(config.run_dir or f"runs/{kind}-{config.dataset.partition(':')[0]}-{time.strftime('%Y%m%d-%H%M%S')}")
+    """The run's folder, named after the script, the data set and the time unless --run_dir names
+    it.
+    """
+    return Path(
+        config.run_dir
+        or f"runs/{kind}-{config.dataset.partition(':')[0]}-{time.strftime('%Y%m%d-%H%M%S')}"
+    )
 
 
 def open_folder(config: Any, kind: str) -> tuple[Path, logging.Logger]:
-    """Makes or opens the run folder, with its configuration and its log; nobody else may while the log is open."""
+    """Makes or opens the run folder, with its configuration and its log; nobody else may while the
+    log is open.
+    """
     folder = folder_of(config, kind)
-    if not config.resume and any((folder / name).exists() for name in ("config.json", "metrics.jsonl", "checkpoints")):
-        raise Stop(f"--run_dir={folder}: holds a run; continue it with --resume={folder} or name another", 2)
+    if not config.resume and any(
+        (folder / name).exists() for name in ("config.json", "metrics.jsonl", "checkpoints")
+    ):
+        raise Stop(
+            f"--run_dir={folder}: holds a run; continue it with --resume={folder} or name another",
+            2,
+        )
     try:
         log = locks.logger(folder)
         if not config.resume:
-            saved = {name: value for name, value in dataclasses.asdict(config).items() if name not in OF_A_START}
+            saved = {
+                name: value
+                for name, value in dataclasses.asdict(config).items()
+                if name not in OF_A_START
+            }
             files.replace_text(folder / "config.json", json.dumps(saved, indent=2) + "\n")
         return folder, log
     except locks.Locked as error:
-        raise Stop(f"--run_dir={folder}: another run is writing there; wait for its end, or name another folder", 2) from error
+        raise Stop(
+            f"--run_dir={folder}: another run is writing there; wait for its end, or name another"
+            " folder",
+            2,
+        ) from error
     except OSError as error:
         raise Stop(f"--run_dir={folder}: cannot write there: {error}") from error
 
 
 @contextlib.contextmanager
 def open_run(config: Any, kind: str, whole: Path | None = None) -> Iterator[Run]:
-    """Opens the run, and turns what can go wrong in it into one line; `whole` is the folder of the run that it is a part of."""
+    """Opens the run, and turns what can go wrong in it into one line; `whole` is the folder of the
+    run that it is a part of.
+    """
     folder, log = open_folder(config, kind)
     again = whole or folder
     try:
         with (
-            checkpoint.open_folder(folder / "checkpoints", config.keep_checkpoints or None) as checkpoints,
+            checkpoint.open_folder(
+                folder / "checkpoints", config.keep_checkpoints or None
+            ) as checkpoints,
             interruptible(again, log) as asked,
         ):
             yield Run(folder, log, checkpoints, asked, again)
@@ -92,17 +128,24 @@ def open_run(config: Any, kind: str, whole: Path | None = None) -> Iterator[Run]
     except stream.Unreadable as error:
         raise Stop(f"{error}; with the image restored, continue with --resume={again}") from error
     except OSError as error:
-        raise Stop(f"cannot write into {folder}: {error}; continue with --resume={again}") from error
+        raise Stop(
+            f"cannot write into {folder}: {error}; continue with --resume={again}"
+        ) from error
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        raise Stop("out of memory: try --remat or a smaller --batch_size; --estimate tells what a step takes") from error
+        raise Stop(
+            "out of memory: try --remat or a smaller --batch_size; --estimate tells what a step"
+            " takes"
+        ) from error
     finally:
         writers.close_logger(log)
 
 
 class Records:
-    """metrics.jsonl and TensorBoard events; a resumed run drops what was written after `resume_step`, its checkpoint."""
+    """metrics.jsonl and TensorBoard events; a resumed run drops what was written after
+    `resume_step`, its checkpoint.
+    """
 
     def __init__(self, folder: Path, resume_step: int):
         self.path = folder / "metrics.jsonl"
@@ -111,14 +154,21 @@ class Records:
             self.all = files.read_json_lines(self.path)
         except ValueError as error:
             raise Stop(f"{error}; remove the file to continue without it") from error
-        # Events may have died in a buffer: a resumed run hides the old ones and writes all of them again.
+        # Events may have died in a buffer: a resumed run hides the old ones and writes all of them
+        # again.
         try:
-            events = writers.tensorboard(folder / "tensorboard", 0 if (folder / "tensorboard").exists() else None)
+            events = writers.tensorboard(
+                folder / "tensorboard", 0 if (folder / "tensorboard").exists() else None
+            )
         except ImportError as error:
             print(f"{folder}: no events: {error}", file=sys.stderr)
             events = writers.combine()
         for record in self.all:
-            values = {name: value for name, value in record.items() if name != "step" and value is not None}
+            values = {
+                name: value
+                for name, value in record.items()
+                if name != "step" and value is not None
+            }
             events.write(record["step"], values)
         self.writer = writers.combine(lines, events)
 
@@ -131,7 +181,9 @@ class Records:
 
 
 def restored(config: Any, run: Run, training: Any) -> tuple[Any, float]:
-    """What the newest checkpoint holds, or what a new run starts from; and the seconds that its epoch took so far."""
+    """What the newest checkpoint holds, or what a new run starts from; and the seconds that its
+    epoch took so far.
+    """
     saved = {**training, "seconds": jnp.float32(0)}
     if config.resume and run.checkpoints.latest_step() is not None:
         saved = checkpoint.restore(run.checkpoints, saved, frozen(config))
@@ -141,11 +193,15 @@ def restored(config: Any, run: Run, training: Any) -> tuple[Any, float]:
 
 
 def checkpoint_form(init: Callable[[], Any]) -> Any:
-    """What a checkpoint of a program with this `init` is restored as; only shapes and types, nothing is computed."""
+    """What a checkpoint of a program with this `init` is restored as; only shapes and types,
+    nothing is computed.
+    """
     # It is read onto this device, wherever it was written.
     place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     form = {**jax.eval_shape(init), "seconds": jax.ShapeDtypeStruct((), jnp.float32)}
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), form)
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), form
+    )
 
 
 def analyses(folder: Path) -> list[sections.Section]:

@@ -1,7 +1,8 @@
 """One program on several hosts: the same command on each of them, told apart by --host.
 
-Every host computes the same on its part of each batch. Only the first one writes: the others run in a folder of their own that
-goes with them, and say nothing. Where a host is lost all of them end, with one line.
+Every host computes the same on its part of each batch. Only the first one writes: the others run in
+a folder of their own that goes with them, and say nothing. Where a host is lost all of them end,
+with one line.
 """
 
 import contextlib
@@ -24,11 +25,19 @@ from jax.experimental import multihost_utils
 from jaxdarts.runs.folder import folder_of
 from jaxdarts.runs.process import Stop
 
-READ_AGAIN = ("config.json", "metrics.jsonl", "alphas.npz", "seed-*/metrics.jsonl", "seed-*/alphas.npz")
+READ_AGAIN = (
+    "config.json",
+    "metrics.jsonl",
+    "alphas.npz",
+    "seed-*/metrics.jsonl",
+    "seed-*/alphas.npz",
+)
 """Files of a run folder that a resumed run reads."""
 
 LAST_WORDS = "import sys; sys.stdin.buffer.read() or sys.stderr.write(sys.argv[1])"
-"""A process that says something for another one, unless that has said something itself before it ended."""
+"""A process that says something for another one, unless that has said something itself before it
+ended.
+"""
 
 HEARTBEAT = 60  # seconds without a sign of life after which JAX counts a host as lost
 
@@ -63,12 +72,17 @@ def joined(config: Any, kind: str) -> Iterator[tuple[Any, Path | None]]:
     folder = Path(of_first_host(str(folder_of(config, kind)).encode()).decode())
     config = dataclasses.replace(config, run_dir=str(folder))
     again = f"; continue on all hosts with --resume={folder}"
-    aborted = f"{Path(sys.argv[0]).name}: host {index}: ended at once, as when another host is lost{again}\n"
+    aborted = (
+        f"{Path(sys.argv[0]).name}: host {index}: ended at once, as when another host is"
+        f" lost{again}\n"
+    )
     with contextlib.ExitStack() as stack:
         stack.enter_context(last_words(aborted))
         if index:
             own = stack.enter_context(tempfile.TemporaryDirectory(prefix="jaxdarts-"))
-            stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
+            stack.enter_context(
+                contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w")))
+            )
             config = dataclasses.replace(config, run_dir=own, resume=own if config.resume else None)
         if config.resume:
             hand_out(Path(config.run_dir))
@@ -76,7 +90,7 @@ def joined(config: Any, kind: str) -> Iterator[tuple[Any, Path | None]]:
             yield config, folder
         except Stop as stop:
             if index == 0:
-                time.sleep(1)  # the others stop too; where they are not done, they take this one's end for a loss
+                time.sleep(1)  # the others stop too, or they take this one's end for a loss
             raise Stop(f"host {index}: {stop}" if index else str(stop), stop.code) from stop
         except (ValueError, jax.errors.JaxRuntimeError) as error:
             if not any(sign in str(error) for sign in ("Gloo", "UNAVAILABLE", "DEADLINE_EXCEEDED")):
@@ -86,10 +100,14 @@ def joined(config: Any, kind: str) -> Iterator[tuple[Any, Path | None]]:
 
 @contextlib.contextmanager
 def last_words(line: str) -> Iterator[None]:
-    """Has a line said where something ends this process at once, as JAX does when another host is lost."""
+    """Has a line said where something ends this process at once, as JAX does when another host is
+    lost.
+    """
     reader, writer = os.pipe()
     with open(reader, "rb") as heard:
-        helper = subprocess.Popen([sys.executable, "-I", "-c", LAST_WORDS, line], stdin=heard, start_new_session=True)
+        helper = subprocess.Popen(
+            [sys.executable, "-I", "-c", LAST_WORDS, line], stdin=heard, start_new_session=True
+        )
     try:
         yield
     finally:
@@ -105,14 +123,24 @@ def connect(config: Any) -> None:
         raise Stop("--estimate: on one host; what a device takes is the same on several", 2)
     if config.coordinator == "auto":
         if known[1:] != (None, None):
-            raise Stop("--coordinator=auto: finds --num_hosts and --host by itself; leave them out", 2)
+            raise Stop(
+                "--coordinator=auto: finds --num_hosts and --host by itself; leave them out", 2
+            )
         known = (None, None, None)
     else:
         name, _, port = config.coordinator.rpartition(":")
         if not (name and port.isdecimal()):
             raise Stop(f"--coordinator={config.coordinator}: must be HOST:PORT, or auto", 2)
-        if config.num_hosts is None or config.host is None or not 0 <= config.host < config.num_hosts:
-            raise Stop(f"--host={config.host}, --num_hosts={config.num_hosts}: needed are both, and 0 <= host < num_hosts", 2)
+        if (
+            config.num_hosts is None
+            or config.host is None
+            or not 0 <= config.host < config.num_hosts
+        ):
+            raise Stop(
+                f"--host={config.host}, --num_hosts={config.num_hosts}: needed are both, and 0 <="
+                " host < num_hosts",
+                2,
+            )
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.config.update("jax_enable_preemption_service", False)  # SIGTERM is ours
     logging.getLogger("absl").setLevel(logging.ERROR)  # orbax warns of every save by one host alone

@@ -12,7 +12,8 @@ class Locked(Exception):
 
 
 def logger(folder: Path) -> logging.Logger:
-    """Opens the log of a folder, with a lock on it that is there as long as it is open, and goes with a process that is killed.
+    """Opens the log of a folder, with a lock on it that is there as long as it is open, and goes
+    with a process that is killed.
 
     Raises:
         Locked: if a log of this folder is open.

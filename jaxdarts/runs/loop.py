@@ -1,4 +1,6 @@
-"""The loop of every training: steps, log lines, a record and a checkpoint after each epoch, signals."""
+"""The loop of every training: steps, log lines, a record and a checkpoint after each epoch,
+signals.
+"""
 
 import time
 from collections.abc import Callable, Mapping
@@ -16,7 +18,9 @@ from jaxdarts.runs.process import Stop
 
 
 def ends(config: Any, length: int | np.ndarray) -> np.ndarray:
-    """The step at which each epoch ends; `length` is the steps an epoch, one number for all or one for each."""
+    """The step at which each epoch ends; `length` is the steps an epoch, one number for all or one
+    for each.
+    """
     return np.cumsum(np.broadcast_to(length, config.epochs))
 
 
@@ -27,7 +31,9 @@ def place(config: Any, step: int, length: int | np.ndarray) -> tuple[int, int]:
 
 
 def kept_step(config: Any, step: int, length: int | np.ndarray) -> int:
-    """The records to keep on resuming: that of an epoch which --max_steps cut short goes when that epoch goes on."""
+    """The records to keep on resuming: that of an epoch which --max_steps cut short goes when that
+    epoch goes on.
+    """
     return step if step >= total_steps(config, length) else step - place(config, step, length)[1]
 
 
@@ -39,16 +45,21 @@ def total_steps(config: Any, length: int | np.ndarray) -> int:
 
 def shown_of_images(means: Mapping[str, np.ndarray]) -> tuple[str, dict[str, float]]:
     """What a log line and the bar tell of a classifier."""
-    loss, accuracy, top5 = (float(np.mean(means[f"train_{name}"])) for name in ("loss", "accuracy", "top5"))
+    loss, accuracy, top5 = (
+        float(np.mean(means[f"train_{name}"])) for name in ("loss", "accuracy", "top5")
+    )
     return f"{loss:e} {100 * accuracy:f} {100 * top5:f}", {"loss": loss, "accuracy": accuracy}
 
 
 def finite(step: int, flags: str, **values: Any) -> None:
-    """Ends the run where a number is none, so that nothing bad is ever saved; `flags` are those to lower."""
+    """Ends the run where a number is none, so that nothing bad is ever saved; `flags` are those to
+    lower.
+    """
     for name, value in values.items():
         if not np.all(np.isfinite(value)):
             raise Stop(
-                f"{name} is not finite at step {step}: start again with a lower {flags}; what was saved before is intact"
+                f"{name} is not finite at step {step}: start again with a lower {flags}; what was"
+                " saved before is intact"
             )
 
 
@@ -65,33 +76,43 @@ def epochs(
     end: Callable[[Any, dict[str, np.ndarray], int, int, float], str | None],
     shown: Callable[[Mapping[str, np.ndarray]], tuple[str, dict[str, float]]] = shown_of_images,
 ) -> Any:
-    """The loop of every training: steps with their log lines, a record and a checkpoint after each epoch, signals heeded.
+    """The loop of every training: steps with their log lines, a record and a checkpoint after each
+    epoch, signals heeded.
 
     Args:
         config, run: the settings and the open run.
-        training: {"state", "sums"}, replicated over the devices: the state, and sums of metrics since the epoch began.
+        training: {"state", "sums"}, replicated over the devices: the state, and sums of metrics
+          since the epoch began.
         seconds: that the epoch took before.
         length: steps an epoch, one number for all or one for each.
         begin: epoch -> (training, place in the epoch) -> training after the step.
-        averages: (sums, their number, step) -> means, by names that `shown` knows; NaN ends the run.
+        averages: (sums, their number, step) -> means, by names that `shown` knows; NaN ends the
+          run.
         check: (training of one device, step); refuses to save what is not finite.
-        end: (training, means, epoch, step, seconds): writes the epoch down, and may change training["state"], which is saved
-            after it; returns why to stop here, or None.
+        end: (training, means, epoch, step, seconds): writes the epoch down, and may change
+            training["state"], which is saved after it; returns why to stop here, or None.
         shown: means -> a log line's text and the bar's numbers.
 
     Returns:
         The training at the end.
     """
     log, asked = run.log, run.asked
-    step, total = int(np.ravel(parallel.first(training["state"].step))[0]), total_steps(config, length)
+    step, total = (
+        int(np.ravel(parallel.first(training["state"].step))[0]),
+        total_steps(config, length),
+    )
     bar = writers.console(total)
     means: dict[str, np.ndarray] = {}
 
     def save() -> None:
         tree = parallel.first(training)
         check(tree, step)
-        checkpoint.save(run.checkpoints, step, {**tree, "seconds": jnp.float32(seconds)}, frozen(config))
-        multihost_utils.sync_global_devices(f"checkpoint {step}")  # the others leave when it is there
+        checkpoint.save(
+            run.checkpoints, step, {**tree, "seconds": jnp.float32(seconds)}, frozen(config)
+        )
+        multihost_utils.sync_global_devices(
+            f"checkpoint {step}"
+        )  # the others leave when it is there
 
     try:
         while step < total:
@@ -119,8 +140,11 @@ def epochs(
                     if reported:
                         log.info("train %03d %s", i, line)
                     bar.write(step, {"epoch": epoch, **numbers})
-                # The last step's checkpoint waits for the epoch's record, which could not be made up for later.
-                if i < last and (leaving or (config.checkpoint_freq and step % config.checkpoint_freq == 0)):
+                # The last step's checkpoint waits for the epoch's record, which could not be made
+                # up for later.
+                if i < last and (
+                    leaving or (config.checkpoint_freq and step % config.checkpoint_freq == 0)
+                ):
                     seconds = time.monotonic() - start
                     save()
                     if leaving:
@@ -136,7 +160,9 @@ def epochs(
                 log.info("the search stops: %s", reason)
                 return training
         if step < ends(config, length)[-1]:
-            log.info("--max_steps=%d of %d steps are done", config.max_steps, ends(config, length)[-1])
+            log.info(
+                "--max_steps=%d of %d steps are done", config.max_steps, ends(config, length)[-1]
+            )
         return training
     finally:
         bar.close()

@@ -1,4 +1,6 @@
-"""A program as a process: one line for whatever stops it, settings of XLA and Python, and where a result comes from."""
+"""A program as a process: one line for whatever stops it, settings of XLA and Python, and where a
+result comes from.
+"""
 
 import gc
 import os
@@ -28,7 +30,9 @@ class Stop(Exception):
 
 def jitted(function: Callable, **options: Any) -> Any:
     """`jax.jit`, with what XLA should know of our programs."""
-    return jax.jit(function, compiler_options=parallel.compiler_options(jax.default_backend()), **options)
+    return jax.jit(
+        function, compiler_options=parallel.compiler_options(jax.default_backend()), **options
+    )
 
 
 def use_cache(config: Any) -> None:
@@ -40,8 +44,9 @@ def use_cache(config: Any) -> None:
 def set_up() -> None:
     """Settings of XLA and Python that must be made before JAX starts; what the user has set stays.
 
-    `jaxdarts.parallel.XLA_FLAGS`; threads enough for simulated devices; fewer garbage collections. A traced step is a million
-    Python objects that live on, and Python looks through them again and again for garbage: a quarter of the tracing.
+    `jaxdarts.parallel.XLA_FLAGS`; threads enough for simulated devices; fewer garbage collections.
+    A traced step is a million Python objects that live on, and Python looks through them again and
+    again for garbage: a quarter of the tracing.
     """
     own = os.environ.get("XLA_FLAGS", "")
     ours = [flag for flag in parallel.XLA_FLAGS.split() if flag.partition("=")[0] not in own]
@@ -60,7 +65,8 @@ def start(main: Callable[[list[str]], None]) -> None:
         main(sys.argv[1:])
     except Stop as stop:
         print(f"{script}: {stop}", file=sys.stderr, flush=True)
-        # Not sys.exit: after a full disk tensorboardX would try again to write its buffer, and fail with a traceback.
+        # Not sys.exit: after a full disk tensorboardX would try again to write its buffer, and fail
+        # with a traceback.
         os._exit(stop.code)
     except KeyboardInterrupt:
         print(f"{script}: interrupted before there was anything to save", file=sys.stderr)
@@ -91,13 +97,19 @@ def _command() -> str:
     if script.name.startswith("jaxdarts "):
         return f"{script.name} {flags}".strip()
     script = script.resolve()
-    name = str(script.relative_to(root)) if script.is_relative_to(root) else f"experiments/{script.name}"
+    name = (
+        str(script.relative_to(root))
+        if script.is_relative_to(root)
+        else f"experiments/{script.name}"
+    )
     return f"python {name} {flags}".strip()
 
 
 def _without_places(flags: Sequence[str]) -> list[str]:
-    """Flags but for those that say where files lie on this machine, which is no part of a result."""
-    places = tuple("--output --run_dir --resume --peer --data_dir --cache_dir --table --scheduler".split())
+    """Flags without those that name files of this machine, which are no part of a result."""
+    places = tuple(
+        "--output --run_dir --resume --peer --data_dir --cache_dir --table --scheduler".split()
+    )
     kept: list[str] = []
     value_of_place = False
     for flag in flags:

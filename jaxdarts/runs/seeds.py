@@ -11,7 +11,13 @@ def spread(values: Sequence[float] | np.ndarray) -> dict[str, float | None]:
     return {"mean": float(np.mean(values)), "deviation": deviation}
 
 
-def mean_and_deviation(values: Sequence[float] | np.ndarray, scale: float = 1.0, digits: int = 3, unit: str = "") -> str:
+def mean_and_deviation(
+    values: Sequence[float] | np.ndarray, scale: float = 1.0, digits: int = 3, unit: str = ""
+) -> str:
     """The same as text."""
-    shown = [f"{scale * value:.{digits}f}{unit}" for value in spread(values).values() if value is not None]
+    shown = [
+        f"{scale * value:.{digits}f}{unit}"
+        for value in spread(values).values()
+        if value is not None
+    ]
     return " +- ".join(shown)

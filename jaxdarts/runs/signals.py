@@ -16,13 +16,17 @@ from jax.experimental import multihost_utils
 
 
 class Asked(NamedTuple):
-    """Signals that came in; `stepped` is set once a step has been taken, so that there is work to save."""
+    """Signals that came in; `stepped` is set once a step has been taken, so that there is work to
+    save.
+    """
 
     signals: list[int]
     stepped: threading.Event
 
     def leaving(self, meeting: bool) -> int:
-        """The signal to leave for, or 0. Several hosts leave together: at a `meeting`, a step that all of them know of."""
+        """The signal to leave for, or 0. Several hosts leave together: at a `meeting`, a step that
+        all of them know of.
+        """
         own = self.signals[0] if self.signals else 0
         if jax.process_count() == 1:
             return own
@@ -31,7 +35,8 @@ class Asked(NamedTuple):
 
 @contextlib.contextmanager
 def interruptible(folder: Path, log: logging.Logger) -> Iterator[Asked]:
-    """SIGTERM and Ctrl-C ask to save and leave. A second one ends the process at once, and so does one before any step.
+    """SIGTERM and Ctrl-C ask to save and leave. A second one ends the process at once, and so does
+    one before any step.
 
     A thread listens, because Python's own handlers would wait for the compiler, for minutes.
     """

@@ -1,4 +1,6 @@
-"""Where trials run: in this process, in processes beside it, or on a cluster that dask.distributed has been started on."""
+"""Where trials run: in this process, in processes beside it, or on a cluster that dask.distributed
+has been started on.
+"""
 
 import contextlib
 import math
@@ -40,9 +42,13 @@ def find(workers: int, scheduler: str) -> Workers:
                 found.wait_for_workers(1, SECONDS)
             except TimeoutError:
                 raise Stop(
-                    f"--scheduler={scheduler}: no worker has joined it; start some: dask worker {scheduler}", 2
+                    f"--scheduler={scheduler}: no worker has joined it; start some: dask worker"
+                    f" {scheduler}",
+                    2,
                 ) from None
-            return Workers(lambda: cluster(scheduler), math.inf)  # others may join; what they cannot take waits there
+            return Workers(
+                lambda: cluster(scheduler), math.inf
+            )  # others may join; what they cannot take waits there
     return Workers(lambda: processes(workers), workers) if workers else Workers(Here, 1)
 
 
@@ -61,7 +67,7 @@ def processes(number: int) -> Iterator[Executor]:
 
 
 def follow() -> None:
-    """Ends this process with the one that started it, however that ends, and leaves Ctrl-C to it."""
+    """Ends this process when its parent ends, however that happens, and leaves Ctrl-C to it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None  # `processes` has started this one
@@ -80,7 +86,9 @@ def client(scheduler: str) -> Iterator[Any]:
         # Not every user has it, and it is slow to import.
         from distributed import Client
     except ImportError:
-        raise Stop(f"--scheduler={scheduler}: needs dask.distributed, pip install 'jaxdarts[cluster]'", 2) from None
+        raise Stop(
+            f"--scheduler={scheduler}: needs dask.distributed, pip install 'jaxdarts[cluster]'", 2
+        ) from None
     try:
         found = Client(scheduler, timeout=SECONDS, set_as_default=False)
     except (OSError, ValueError) as error:
@@ -91,6 +99,8 @@ def client(scheduler: str) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def cluster(scheduler: str) -> Iterator[Executor]:
-    """The cluster as an executor. It gives a trial whose worker dies to another one, four times at most."""
+    """The cluster as an executor. It gives a trial whose worker dies to another one, four times at
+    most.
+    """
     with client(scheduler) as found:
         yield found.get_executor(pure=False)

@@ -45,23 +45,27 @@ def combine(*writers: Writer) -> Writer:
 def json_lines(path: str | os.PathLike, resume_step: int | None = None) -> Writer:
     """Appends one JSON object a line, `{"step": 3, "epoch": 0, "loss": 2.1}`.
 
-    JSON has no NaN and no infinity: both are written as `null`. Every line is flushed, so a process that is killed
-    loses the line it was writing at most; opening the file again removes such a torso.
+    JSON has no NaN and no infinity: both are written as `null`. Every line is flushed, so a process
+    that is killed loses the line it was writing at most; opening the file again removes such a
+    torso.
 
     Args:
         path: the file, made with its folders where it does not exist.
-        resume_step: drop the records of later steps first, so that a run that goes on from a checkpoint of this step
-            leaves no step twice.
+        resume_step: drop the records of later steps first, so that a run that goes on from a
+            checkpoint of this step leaves no step twice.
 
     Returns:
-        A `Writer`; it raises ValueError for a value called "step" and TypeError for one that is not a scalar.
+        A `Writer`; it raises ValueError for a value called "step" and TypeError for one that is not
+        a scalar.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
         old = path.read_text(encoding="utf-8", errors="replace")
         lines = [
-            line for line, record in files.parse_json_lines(path, old) if resume_step is None or record["step"] <= resume_step
+            line
+            for line, record in files.parse_json_lines(path, old)
+            if resume_step is None or record["step"] <= resume_step
         ]
         new = "".join(line + "\n" for line in lines)
         if new != old:
@@ -71,7 +75,9 @@ def json_lines(path: str | os.PathLike, resume_step: int | None = None) -> Write
     def write(step: int, values: Mapping[str, Any]) -> None:
         if "step" in values:
             raise ValueError(f'values name "step" ({values["step"]}); it is the first argument')
-        record = {"step": int(step)} | {key: _finite(scalar(key, value)) for key, value in values.items()}
+        record = {"step": int(step)} | {
+            key: _finite(scalar(key, value)) for key, value in values.items()
+        }
         file.write(json.dumps(record, allow_nan=False) + "\n")
         file.flush()
 
@@ -92,7 +98,9 @@ def tensorboard(folder: str | os.PathLike, resume_step: int | None = None) -> Wr
         # A slow import, and not every run wants it.
         from tensorboardX import SummaryWriter
     except ImportError:
-        raise ImportError("TensorBoard events need tensorboardX: pip install tensorboardX") from None
+        raise ImportError(
+            "TensorBoard events need tensorboardX: pip install tensorboardX"
+        ) from None
     purge_step = None if resume_step is None else resume_step + 1
     events = SummaryWriter(os.fspath(folder), purge_step=purge_step)
 
@@ -104,7 +112,11 @@ def tensorboard(folder: str | os.PathLike, resume_step: int | None = None) -> Wr
 
 
 def console(
-    total: int, *, every: float = 10.0, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic
+    total: int,
+    *,
+    every: float = 10.0,
+    stream: TextIO | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Writer:
     """Shows progress: a live bar on a terminal, plain lines elsewhere.
 
@@ -127,7 +139,10 @@ def console(
         text = "  ".join(f"{key} {_brief(scalar(key, value))}" for key, value in values.items())
         steps, seconds = step - first[0][0], now - first[0][1]
         if steps > 0 and seconds > 0:
-            text += f"  {steps / seconds:.3g} steps/s  {duration((total - step) * seconds / steps)} left"
+            text += (
+                f"  {steps / seconds:.3g} steps/s  {duration((total - step) * seconds / steps)}"
+                " left"
+            )
         show(step, text.strip())
 
     return Writer(write, stop)
@@ -139,7 +154,9 @@ def _bar(total: int, stream: TextIO) -> tuple[Callable[[int, str], None], Callab
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
     from rich.table import Column
 
-    text = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis"))
+    text = TextColumn(
+        "{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")
+    )
     progress = Progress(BarColumn(24), MofNCompleteColumn(), text, console=Console(file=stream))
     task = progress.add_task("", total=total)
     progress.start()
@@ -170,8 +187,9 @@ def _lines(
 def logger(path: str | os.PathLike) -> logging.Logger:
     """Makes a logger that appends to a file and repeats each message on standard output.
 
-    Lines read `11/22 03:01:14 AM message`, the format that scripts around DARTS parse. The logger stands alone: it
-    is not among those of `logging.getLogger`, so two runs in a process do not mix. End it with `close_logger`.
+    Lines read `11/22 03:01:14 AM message`, the format that scripts around DARTS parse. The logger
+    stands alone: it is not among those of `logging.getLogger`, so two runs in a process do not mix.
+    End it with `close_logger`.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -190,7 +208,9 @@ def close_logger(log: logging.Logger) -> None:
 
 
 class _Stdout(logging.Handler):
-    """Looks `sys.stdout` up at each message, so that a live bar, which replaces it, stays below the messages."""
+    """Looks `sys.stdout` up at each message, so that a live bar, which replaces it, stays below the
+    messages.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -219,7 +239,11 @@ def duration(seconds: float) -> str:
     ('1:23:45', '1:01', '0:00')
     """
     minutes, rest = divmod(max(int(seconds), 0), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
+    return (
+        f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+        if minutes >= 60
+        else f"{minutes}:{rest:02d}"
+    )
 
 
 def _finite(value: int | float) -> int | float | None:

@@ -3,7 +3,14 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from jaxdarts.genotypes import AnyGenotype, Genotype, GraphGenotype, RecurrentGenotype, SizeGenotype, TopologyGenotype
+from jaxdarts.genotypes import (
+    AnyGenotype,
+    Genotype,
+    GraphGenotype,
+    RecurrentGenotype,
+    SizeGenotype,
+    TopologyGenotype,
+)
 from jaxdarts.space import Space
 from jaxdarts.spaces.darts import PRIMITIVES as PRIMITIVES
 from jaxdarts.spaces.darts import darts as darts
@@ -33,7 +40,8 @@ _OF: Mapping[type, Callable[[Any], Space]] = {
 def of(genotype: AnyGenotype) -> Space:
     """The space whose `network` a genotype is trained as.
 
-    DARTS' for any two convolutional cells, DARTS' recurrent one with as many nodes as the cell has, or its benchmark's.
+    DARTS' for any two convolutional cells, DARTS' recurrent one with as many nodes as the cell has,
+    or its benchmark's.
 
     Raises:
         ValueError: if it is none of them.

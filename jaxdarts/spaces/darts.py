@@ -35,7 +35,8 @@ PRIMITIVES = (
 
 
 def darts(num_nodes: int = 4, ops: tuple[str, ...] = PRIMITIVES) -> Space:
-    """The space of Liu, Simonyan & Yang, `DARTS <https://arxiv.org/abs/1806.09055>`_, 2019: about 10^18 pairs of cells.
+    """The space of Liu, Simonyan & Yang, `DARTS <https://arxiv.org/abs/1806.09055>`_, 2019: about
+    10^18 pairs of cells.
 
     Args:
         num_nodes: intermediate nodes of a cell; four give 14 edges.
@@ -55,12 +56,15 @@ def darts(num_nodes: int = 4, ops: tuple[str, ...] = PRIMITIVES) -> Space:
 
 
 def of_cells(normal: Choices, reduce: Choices) -> Space:
-    """The space of all pairs of cells that two lists of edges and candidates allow; every edge may have its own candidates.
+    """The space of all pairs of cells that two lists of edges and candidates allow; every edge may
+    have its own candidates.
 
-    A genotype keeps two edges a node, each with its strongest candidate other than `none` (`space.strongest`).
+    A genotype keeps two edges a node, each with its strongest candidate other than `none`
+    (`space.strongest`).
 
     Raises:
-        ValueError: if a node cannot be read off its edges, or an edge has no candidate but `none`, or an unknown one.
+        ValueError: if a node cannot be read off its edges, or an edge has no candidate but `none`,
+          or an unknown one.
     """
     cells = {"normal": normal, "reduce": reduce}
     for name, choices in cells.items():
@@ -81,23 +85,27 @@ def _check(name: str, choices: Choices) -> None:
     in_order = targets == sorted(targets) and len(set(edges)) == len(edges) == len(ops)
     if not in_order or not all(0 <= source < target for source, target in edges):
         raise ValueError(
-            f"{name}: edges are {edges}: they must be different pairs (source, later target), ordered by target, with a list of"
-            " ops each"
+            f"{name}: edges are {edges}: they must be different pairs (source, later target),"
+            " ordered by target, with a list of ops each"
         )
     nodes = range(2, max(targets, default=1) + 1)
     if not nodes or min(targets) < 2 or any(targets.count(node) < 2 for node in nodes):
         raise ValueError(f"{name}: edges are {edges}: every node, from 2 on, must have two or more")
     if not choices.concat or not set(choices.concat) <= set(nodes):
-        raise ValueError(f"{name}: concat is {choices.concat}: it must be some of the nodes 2 to {nodes[-1]}")
+        raise ValueError(
+            f"{name}: concat is {choices.concat}: it must be some of the nodes 2 to {nodes[-1]}"
+        )
     for edge, own in zip(edges, ops):
         if len(set(own)) != len(own) or not set(own) <= {"none", *OPS} or not set(own) - {"none"}:
             raise ValueError(
-                f"{name}, edge {edge}: ops are {own}: they must be different ones of none, {', '.join(OPS)}, and more than none"
+                f"{name}, edge {edge}: ops are {own}: they must be different ones of none,"
+                f" {', '.join(OPS)}, and more than none"
             )
 
 
 def network(genotype: Genotype, width: int, depth: int, num_classes: int, **options) -> Network:
-    """The network of any genotype of two convolutional cells, this space's or NASNet's; `options` as of `nn.network.Network`.
+    """The network of any genotype of two convolutional cells, this space's or NASNet's; `options`
+    as of `nn.network.Network`.
 
     Raises:
         ValueError: if the genotype is not sound.
@@ -107,7 +115,9 @@ def network(genotype: Genotype, width: int, depth: int, num_classes: int, **opti
 
 
 def _discretize(cells: Mapping[str, Choices], mix) -> Genotype:
-    normal, reduce = (strongest(np.asarray(mix[name]), cells[name]) for name in ("normal", "reduce"))
+    normal, reduce = (
+        strongest(np.asarray(mix[name]), cells[name]) for name in ("normal", "reduce")
+    )
     return Genotype(normal, cells["normal"].concat, reduce, cells["reduce"].concat)
 
 

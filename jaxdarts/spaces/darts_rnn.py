@@ -14,18 +14,22 @@ PRIMITIVES = ("none", "tanh", "relu", "sigmoid", "identity")
 
 
 def darts_rnn(num_nodes: int = 8, ops: tuple[str, ...] = PRIMITIVES) -> Space:
-    """The recurrent space of Liu, Simonyan & Yang, `DARTS <https://arxiv.org/abs/1806.09055>`_, 2019.
+    """The recurrent space of Liu, Simonyan & Yang, `DARTS <https://arxiv.org/abs/1806.09055>`_,
+    2019.
 
-    Every node reads one state before it, the first of which is made of the word and the hidden state, and applies one
-    activation. Networks are `supernet(width, vocabulary, ...)` and `network(genotype, width, vocabulary, ...)`, further options
-    those of `nn.rnn.LanguageModel`; with the published 300, 850 (Penn Treebank) and 700 (WikiText-2) units they have
+    Every node reads one state before it, the first of which is made of the word and the hidden
+    state, and applies one activation. Networks are `supernet(width, vocabulary, ...)` and
+    `network(genotype, width, vocabulary, ...)`, further options those of `nn.rnn.LanguageModel`;
+    with the published 300, 850 (Penn Treebank) and 700 (WikiText-2) units they have
 
     >>> from jaxdarts.count import count_params
     >>> space = darts_rnn()
     >>> count_params(space.supernet(300, 10_000))
     4810000
-    >>> [count_params(space.network(genotypes.RNN_DARTS_V2, *sizes)) for sizes in ((850, 10_000), (700, 33_278))]
-    [22960000, 33127878]
+    >>> count_params(space.network(genotypes.RNN_DARTS_V2, 850, 10_000))  # Penn Treebank
+    22960000
+    >>> count_params(space.network(genotypes.RNN_DARTS_V2, 700, 33_278))  # WikiText-2
+    33127878
 
     Args:
         num_nodes: nodes of the cell, which the output is the mean of; eight have 36 edges.
@@ -37,8 +41,15 @@ def darts_rnn(num_nodes: int = 8, ops: tuple[str, ...] = PRIMITIVES) -> Space:
     if num_nodes < 1:
         raise ValueError(f"num_nodes is {num_nodes}: a cell has at least 1 node")
     ops = tuple(ops)
-    if len(set(ops)) != len(ops) or not set(ops) <= {"none", *ACTIVATIONS} or not set(ops) - {"none"}:
-        raise ValueError(f"ops are {ops}: they must be different ones of none, {', '.join(ACTIVATIONS)}, and more than none")
+    if (
+        len(set(ops)) != len(ops)
+        or not set(ops) <= {"none", *ACTIVATIONS}
+        or not set(ops) - {"none"}
+    ):
+        raise ValueError(
+            f"ops are {ops}: they must be different ones of none, {', '.join(ACTIVATIONS)}, and"
+            " more than none"
+        )
     nodes = range(1, num_nodes + 1)
     edges = tuple((source, target) for target in nodes for source in range(target))
     choices = Choices(edges, (ops,) * len(edges), tuple(nodes), num_inputs=1, kept=1)
@@ -53,7 +64,8 @@ def darts_rnn(num_nodes: int = 8, ops: tuple[str, ...] = PRIMITIVES) -> Space:
 
 
 def network(genotype: AnyGenotype, width: int, vocabulary: int, **options) -> LanguageModel:
-    """The language model of any recurrent genotype, ENAS' too; `options` as of `nn.rnn.LanguageModel`.
+    """The language model of any recurrent genotype, ENAS' too; `options` as of
+    `nn.rnn.LanguageModel`.
 
     Raises:
         ValueError: if the genotype is not a sound recurrent cell.

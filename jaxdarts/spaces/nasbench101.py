@@ -1,4 +1,6 @@
-"""The space of NAS-Bench-101: graphs of up to seven vertices and nine edges, all of which the benchmark has trained."""
+"""The space of NAS-Bench-101: graphs of up to seven vertices and nine edges, all of which the
+benchmark has trained.
+"""
 
 import numpy as np
 
@@ -12,21 +14,34 @@ _EDGES = [(i, j) for j in range(MAX_VERTICES) for i in range(j)]
 
 
 def nasbench101() -> Space:
-    """The space of Ying et al., `NAS-Bench-101 <https://arxiv.org/abs/1902.09635>`_, ICML 2019: 423,624 cells.
+    """The space of Ying et al., `NAS-Bench-101 <https://arxiv.org/abs/1902.09635>`_, ICML 2019:
+    423,624 cells.
 
-    There is no mix that stands for any graph, and no weight-sharing network: `cells` is empty, `supernet` and `discretize`
-    refuse. NAS-Bench-1Shot1's parts of this space have both (`nasbench1shot1_s1`, `_s2`, `_s3`).
+    There is no mix that stands for any graph, and no weight-sharing network: `cells` is empty,
+    `supernet` and `discretize` refuse. NAS-Bench-1Shot1's parts of this space have both
+    (`nasbench1shot1_s1`, `_s2`, `_s3`).
 
-    `sample` draws 21 fair edges and five operations anew until the graph is sound, as the benchmark's own random search does:
-    it is uniform over the sound descriptions with seven vertices, not over cells, of which many have several. `mutate` changes
-    one place of such a description, an edge or an operation, the two kinds equally likely and all places of a kind, anew until
-    the result is sound. (The benchmark's own evolution flips each edge with probability 1/7 and changes each operation with
-    probability 1/5.) What it changes may not matter to the cell. A smaller graph gets vertices first that nothing reads.
+    `sample` draws 21 fair edges and five operations anew until the graph is sound, as the
+    benchmark's own random search does: it is uniform over the sound descriptions with seven
+    vertices, not over cells, of which many have several. `mutate` changes one place of such a
+    description, an edge or an operation, the two kinds equally likely and all places of a kind,
+    anew until the result is sound. (The benchmark's own evolution flips each edge with probability
+    1/7 and changes each operation with probability 1/5.) What it changes may not matter to the
+    cell. A smaller graph gets vertices first that nothing reads.
     """
-    return Space(cells={}, supernet=_supernet, network=network, discretize=_discretize, sample=_sample, mutate=_mutate)
+    return Space(
+        cells={},
+        supernet=_supernet,
+        network=network,
+        discretize=_discretize,
+        sample=_sample,
+        mutate=_mutate,
+    )
 
 
-def network(genotype: GraphGenotype, width: int = 128, depth: int = 3, num_classes: int = 10, **options) -> Network:
+def network(
+    genotype: GraphGenotype, width: int = 128, depth: int = 3, num_classes: int = 10, **options
+) -> Network:
     """The network of a graph, by default the benchmark's; `options` as of `nn.nasbench101.Network`.
 
     Raises:
@@ -37,17 +52,24 @@ def network(genotype: GraphGenotype, width: int = 128, depth: int = 3, num_class
 
 
 def _supernet(*arguments, **options):
-    raise ValueError("NAS-Bench-101 has no weight-sharing network; its parts nasbench1shot1_s1, _s2 and _s3 do")
+    raise ValueError(
+        "NAS-Bench-101 has no weight-sharing network; its parts nasbench1shot1_s1, _s2 and _s3 do"
+    )
 
 
 def _discretize(mix):
-    raise ValueError("a mix stands for no graph of NAS-Bench-101; those of nasbench1shot1_s1, _s2 and _s3 do")
+    raise ValueError(
+        "a mix stands for no graph of NAS-Bench-101; those of nasbench1shot1_s1, _s2 and _s3 do"
+    )
 
 
 def _sample(key) -> GraphGenotype:
     rng = seeded(key)
     while True:
-        bits, picks = rng.integers(2, size=len(_EDGES)), rng.integers(len(GRAPH_OPS), size=MAX_VERTICES - 2)
+        bits, picks = (
+            rng.integers(2, size=len(_EDGES)),
+            rng.integers(len(GRAPH_OPS), size=MAX_VERTICES - 2),
+        )
         if _sound(genotype := _of_places(bits, picks)):
             return genotype
 
@@ -64,13 +86,17 @@ def _mutate(key, genotype: GraphGenotype) -> GraphGenotype:
             new_bits[rng.integers(len(bits))] ^= 1
         else:
             vertex = rng.integers(len(picks))
-            new_picks[vertex] = (picks[vertex] + rng.integers(1, len(GRAPH_OPS))) % len(GRAPH_OPS)  # the other two
+            new_picks[vertex] = (picks[vertex] + rng.integers(1, len(GRAPH_OPS))) % len(
+                GRAPH_OPS
+            )  # the other two
         if _sound(new := _of_places(new_bits, new_picks)):
             return new
 
 
 def _padded(genotype: GraphGenotype) -> GraphGenotype:
-    """The same cell with seven vertices: pruned if it has more, with vertices that nothing reads before the output if fewer."""
+    """The same cell with seven vertices: pruned if it has more, with vertices that nothing reads
+    before the output if fewer.
+    """
     matrix, ops = genotype if len(genotype.ops) <= MAX_VERTICES else pruned(genotype)
     places = [*range(len(ops) - 1), MAX_VERTICES - 1]
     padded = np.zeros((MAX_VERTICES, MAX_VERTICES), int)
@@ -82,7 +108,10 @@ def _padded(genotype: GraphGenotype) -> GraphGenotype:
 def _of_places(bits: np.ndarray, picks: np.ndarray) -> GraphGenotype:
     matrix = np.zeros((MAX_VERTICES, MAX_VERTICES), int)
     matrix[tuple(np.transpose(_EDGES))] = bits
-    return GraphGenotype(tuple(map(tuple, matrix.tolist())), ("input", *(GRAPH_OPS[pick] for pick in picks), "output"))
+    return GraphGenotype(
+        tuple(map(tuple, matrix.tolist())),
+        ("input", *(GRAPH_OPS[pick] for pick in picks), "output"),
+    )
 
 
 def _sound(genotype: GraphGenotype) -> bool:

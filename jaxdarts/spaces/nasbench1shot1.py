@@ -1,12 +1,15 @@
-"""NAS-Bench-1Shot1: three parts of NAS-Bench-101 that have a weight-sharing network, so that every cell's accuracy is known.
+"""NAS-Bench-1Shot1: three parts of NAS-Bench-101 that have a weight-sharing network, so that every
+cell's accuracy is known.
 
-Zela, Siems & Hutter, `NAS-Bench-1Shot1 <https://arxiv.org/abs/2001.10422>`_, ICLR 2020. A cell has blocks, each with one of
-three operations, that read a given number of the vertices before them, as the output does. Its mix has three parts: `ops`, a
-row a block; `inputs`, a row of sources for every block that does not read all vertices before it; and `output`, one row of
-sources. A relaxation treats all rows alike; a genotype keeps one operation and the given number of sources (`Choices.picks`).
+Zela, Siems & Hutter, `NAS-Bench-1Shot1 <https://arxiv.org/abs/2001.10422>`_, ICLR 2020. A cell has
+blocks, each with one of three operations, that read a given number of the vertices before them, as
+the output does. Its mix has three parts: `ops`, a row a block; `inputs`, a row of sources for every
+block that does not read all vertices before it; and `output`, one row of sources. A relaxation
+treats all rows alike; a genotype keeps one operation and the given number of sources
+(`Choices.picks`).
 
-Genotypes are those of NAS-Bench-101, with all blocks as they were chosen, also such that nothing reads: `genotypes.pruned`
-drops those, as tables, fingerprints and networks do by themselves.
+Genotypes are those of NAS-Bench-101, with all blocks as they were chosen, also such that nothing
+reads: `genotypes.pruned` drops those, as tables, fingerprints and networks do by themselves.
 """
 
 import functools
@@ -24,7 +27,8 @@ OPS = ("maxpool3x3", "conv3x3-bn-relu", "conv1x1-bn-relu")
 
 
 def nasbench1shot1_s1() -> Space:
-    """Four blocks that read 1, 2, 2 and 2 vertices, the output 2: 14,580 descriptions of 2,685 cells.
+    """Four blocks that read 1, 2, 2 and 2 vertices, the output 2: 14,580 descriptions of 2,685
+    cells.
 
     >>> {name: choices.shape for name, choices in nasbench1shot1_s1().cells.items()}
     {'ops': (4, 3), 'inputs': (2, 4), 'output': (1, 5)}
@@ -33,12 +37,16 @@ def nasbench1shot1_s1() -> Space:
 
 
 def nasbench1shot1_s2() -> Space:
-    """Four blocks that read 1, 1, 2 and 2 vertices, the output 3: 29,160 descriptions of 7,773 cells."""
+    """Four blocks that read 1, 1, 2 and 2 vertices, the output 3: 29,160 descriptions of 7,773
+    cells.
+    """
     return _of_parents(1, 1, 2, 2, 3)
 
 
 def nasbench1shot1_s3() -> Space:
-    """Five blocks that read 1, 1, 1, 2 and 2 vertices, the output 2: 1,312,200 descriptions of 55,854 cells."""
+    """Five blocks that read 1, 1, 1, 2 and 2 vertices, the output 2: 1,312,200 descriptions of
+    55,854 cells.
+    """
     return _of_parents(1, 1, 1, 2, 2, 2)
 
 
@@ -49,11 +57,20 @@ def _of_parents(*parents: int) -> Space:
     def rows(targets):
         ops = tuple(tuple(map(str, range(target))) for target in targets)
         picks = tuple(parents[target - 1] for target in targets)
-        return Choices(tuple((target, target) for target in targets), ops, (last,), num_inputs=1, kept=None, picks=picks)
+        return Choices(
+            tuple((target, target) for target in targets),
+            ops,
+            (last,),
+            num_inputs=1,
+            kept=None,
+            picks=picks,
+        )
 
     blocks = range(1, last)
     cells = {
-        "ops": Choices(tuple((v, v) for v in blocks), (OPS,) * len(blocks), (last,), num_inputs=1, kept=None),
+        "ops": Choices(
+            tuple((v, v) for v in blocks), (OPS,) * len(blocks), (last,), num_inputs=1, kept=None
+        ),
         "inputs": rows([v for v in blocks if parents[v - 1] < v]),
         "output": rows([last]),
     }
@@ -74,13 +91,19 @@ def _picked(choices: Choices, choose: Callable[[int, int], np.ndarray]) -> list[
 
 
 def _discretize(cells: Mapping[str, Choices], mix) -> GraphGenotype:
-    """The strongest candidates of every row; ties go to the first. (The authors' code leaves them to a partial sort.)"""
+    """The strongest candidates of every row; ties go to the first. (The authors' code leaves them
+    to a partial sort.)
+    """
 
     def choose(name):
         weights = np.asarray(mix[name])
-        return lambda row, count: np.argsort(-weights[row, : len(cells[name].ops[row])], kind="stable")[:count]
+        return lambda row, count: np.argsort(
+            -weights[row, : len(cells[name].ops[row])], kind="stable"
+        )[:count]
 
-    return _genotype(cells, {name: _picked(choices, choose(name)) for name, choices in cells.items()})
+    return _genotype(
+        cells, {name: _picked(choices, choose(name)) for name, choices in cells.items()}
+    )
 
 
 def _sample(cells: Mapping[str, Choices], key) -> GraphGenotype:
@@ -90,11 +113,14 @@ def _sample(cells: Mapping[str, Choices], key) -> GraphGenotype:
     def choose(choices):
         return lambda row, count: rng.permutation(len(choices.ops[row]))[:count]
 
-    return _genotype(cells, {name: _picked(choices, choose(choices)) for name, choices in cells.items()})
+    return _genotype(
+        cells, {name: _picked(choices, choose(choices)) for name, choices in cells.items()}
+    )
 
 
 def _mutate(cells: Mapping[str, Choices], key, genotype: GraphGenotype) -> GraphGenotype:
-    """One candidate of one row makes way for another; all rows, and a row's candidates, are equally likely.
+    """One candidate of one row makes way for another; all rows, and a row's candidates, are equally
+    likely.
 
     Raises:
         ValueError: if the genotype is not of this space.

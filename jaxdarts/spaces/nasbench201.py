@@ -1,4 +1,6 @@
-"""The topology space of NAS-Bench-201 and NATS-Bench: 5^6 = 15,625 cells, each of which the benchmark has trained."""
+"""The topology space of NAS-Bench-201 and NATS-Bench: 5^6 = 15,625 cells, each of which the
+benchmark has trained.
+"""
 
 import functools
 import itertools
@@ -16,8 +18,9 @@ from jaxdarts.space import Choices, Space, locate, of_genotype, seeded
 def nasbench201() -> Space:
     """The space of Dong & Yang, `NAS-Bench-201 <https://arxiv.org/abs/2001.00326>`_, ICLR 2020.
 
-    One cell of four states, the first of them its input and the last its output; an edge between any two of them, with `none`
-    among its five candidates. `discretize` keeps the strongest one of every edge, `none` too; ties go to the first.
+    One cell of four states, the first of them its input and the last its output; an edge between
+    any two of them, with `none` among its five candidates. `discretize` keeps the strongest one of
+    every edge, `none` too; ties go to the first.
 
     >>> space = nasbench201()
     >>> space.cells["cell"].shape
@@ -37,8 +40,11 @@ def nasbench201() -> Space:
     )
 
 
-def network(genotype: TopologyGenotype, width: int = 16, depth: int = 5, num_classes: int = 10, **options) -> Network:
-    """The network of a cell, by default the benchmark's on CIFAR-10; `options` as of `nn.nasbench201.Network`.
+def network(
+    genotype: TopologyGenotype, width: int = 16, depth: int = 5, num_classes: int = 10, **options
+) -> Network:
+    """The network of a cell, by default the benchmark's on CIFAR-10; `options` as of
+    `nn.nasbench201.Network`.
 
     Raises:
         ValueError: if the genotype is not sound.
@@ -59,8 +65,9 @@ def _sample(cells: Mapping[str, Choices], key) -> TopologyGenotype:
 def _mutate(cells: Mapping[str, Choices], key, genotype) -> TopologyGenotype:
     """Another operation on one edge.
 
-    A node is drawn, then one of the edges that enter it: the edge of the first node changes in a third of all cases, each of
-    the last node's in a ninth. So does the benchmark's evolution (AutoDL-Projects, exps/NATS-algos/regularized_ea.py).
+    A node is drawn, then one of the edges that enter it: the edge of the first node changes in a
+    third of all cases, each of the last node's in a ninth. So does the benchmark's evolution
+    (AutoDL-Projects, exps/NATS-algos/regularized_ea.py).
 
     Raises:
         ValueError: if the genotype is not of this space.
@@ -77,4 +84,6 @@ def _mutate(cells: Mapping[str, Choices], key, genotype) -> TopologyGenotype:
 
 
 def _genotype(choices: Choices, picks: np.ndarray) -> TopologyGenotype:
-    return TopologyGenotype(tuple((ops[k], source) for ops, (source, _), k in zip(choices.ops, choices.edges, picks)))
+    return TopologyGenotype(
+        tuple((ops[k], source) for ops, (source, _), k in zip(choices.ops, choices.edges, picks))
+    )

@@ -1,4 +1,6 @@
-"""The size space of NATS-Bench: 8^5 = 32,768 networks of one cell, each of which the benchmark has trained."""
+"""The size space of NATS-Bench: 8^5 = 32,768 networks of one cell, each of which the benchmark has
+trained.
+"""
 
 import functools
 from collections.abc import Mapping
@@ -12,10 +14,12 @@ from jaxdarts.space import Choices, Space, locate, of_genotype, seeded
 
 
 def nats_size() -> Space:
-    """The space of Dong, Liu, Musial & Gabrys, `NATS-Bench <https://arxiv.org/abs/2009.00437>`_, TPAMI 2021.
+    """The space of Dong, Liu, Musial & Gabrys, `NATS-Bench <https://arxiv.org/abs/2009.00437>`_,
+    TPAMI 2021.
 
-    Five layers, each with one of eight numbers of channels, and one cell for all (`nn.nats_size`). There is no weight-sharing
-    network: `supernet` refuses. What searches without one, by mixes of one candidate a row, can use the space.
+    Five layers, each with one of eight numbers of channels, and one cell for all (`nn.nats_size`).
+    There is no weight-sharing network: `supernet` refuses. What searches without one, by mixes of
+    one candidate a row, can use the space.
 
     >>> space = nats_size()
     >>> space.cells["channels"].shape
@@ -38,21 +42,31 @@ def nats_size() -> Space:
 
 
 def network(
-    genotype: SizeGenotype, width: int | None = None, depth: int | None = None, num_classes: int = 10, **options
+    genotype: SizeGenotype,
+    width: int | None = None,
+    depth: int | None = None,
+    num_classes: int = 10,
+    **options,
 ) -> Network:
     """The network of a genotype; `options` as of `nn.nats_size.Network`.
 
     Raises:
-        ValueError: if the genotype is not sound, or width or depth are given, which are the genotype's own.
+        ValueError: if the genotype is not sound, or width or depth are given, which are the
+          genotype's own.
     """
     genotypes.check(genotype)
     if width is not None or depth is not None:
-        raise ValueError(f"width is {width}, depth {depth}: leave them out, the genotype {genotype} says both")
+        raise ValueError(
+            f"width is {width}, depth {depth}: leave them out, the genotype {genotype} says both"
+        )
     return Network(genotype.channels, num_classes, **options)
 
 
 def _supernet(*arguments, **options):
-    raise ValueError("the size space of NATS-Bench has no weight-sharing network; random and evolutionary searches need none")
+    raise ValueError(
+        "the size space of NATS-Bench has no weight-sharing network; random and evolutionary"
+        " searches need none"
+    )
 
 
 def _discretize(mix) -> SizeGenotype:
@@ -64,7 +78,8 @@ def _sample(key) -> SizeGenotype:
 
 
 def _mutate(cells: Mapping[str, Choices], key, genotype) -> SizeGenotype:
-    """Another number of channels in one layer; layers and numbers are equally likely, as in the benchmark's evolution.
+    """Another number of channels in one layer; layers and numbers are equally likely, as in the
+    benchmark's evolution.
 
     Raises:
         ValueError: if the genotype is not of this space.

@@ -1,8 +1,9 @@
 """S1 to S4, the small spaces on which DARTS is known to fail: its cells with fewer candidates.
 
-Zela, Elsken, Saikia, Marrakchi, Brox & Hutter, `Understanding and Robustifying Differentiable Architecture Search
-<https://arxiv.org/abs/1909.09656>`_, ICLR 2020, section 3; candidates in the order of its code (automl/RobustDARTS,
-src/spaces.py), which is that of the columns of alpha and decides ties.
+Zela, Elsken, Saikia, Marrakchi, Brox & Hutter, `Understanding and Robustifying Differentiable
+Architecture Search <https://arxiv.org/abs/1909.09656>`_, ICLR 2020, section 3; candidates in the
+order of its code (automl/RobustDARTS, src/spaces.py), which is that of the columns of alpha and
+decides ties.
 """
 
 from jaxdarts.space import Choices, Space, fully_connected
@@ -57,5 +58,7 @@ def s3() -> Space:
 
 
 def s4() -> Space:
-    """Noise or a separable convolution on every edge: the networks need a random key, trained ones too (`nn.ops`)."""
+    """Noise or a separable convolution on every edge: the networks need a random key, trained ones
+    too (`nn.ops`).
+    """
     return darts(ops=("noise", "sep_conv_3x3"))

@@ -1,4 +1,6 @@
-"""A space of 64 cells, small enough to train each of them: what rankings by shared weights are measured on."""
+"""A space of 64 cells, small enough to train each of them: what rankings by shared weights are
+measured on.
+"""
 
 import functools
 import itertools
@@ -13,34 +15,46 @@ from jaxdarts.nn.benchmarks.weight_sharing import Network, Supernet
 from jaxdarts.space import Choices, Space, locate, of_genotype, seeded
 
 CHILD_OPS = ("max_pool_3x3", "sep_conv_3x3", "sep_conv_5x5", "dil_conv_5x5")
-"""The candidates of every edge, 1 to 4 in a cell's name. The paper's text has a 3x3 kernel in the last; its code, which the
-published accuracies come from, this one."""
+"""The candidates of every edge, 1 to 4 in a cell's name. The paper's text has a 3x3 kernel in the
+last; its code, which the published accuracies come from, this one.
+"""
 
 EDGES = tuple(itertools.islice(all_edges(), 3))
-CELLS: Mapping[str, Choices] = {"cell": Choices(EDGES, (CHILD_OPS,) * len(EDGES), (1, 2), num_inputs=1, kept=None)}
+CELLS: Mapping[str, Choices] = {
+    "cell": Choices(EDGES, (CHILD_OPS,) * len(EDGES), (1, 2), num_inputs=1, kept=None)
+}
 
 NAMES = tuple("".join(digits) for digits in itertools.product("1234", repeat=len(EDGES)))
-"""The cells' names in lexicographic order: a digit for the operation of each of the edges (0, 1), (0, 2) and (1, 2)."""
+"""The cells' names in lexicographic order: a digit for the operation of each of the edges (0, 1),
+(0, 2) and (1, 2).
+"""
 
 # fmt: off
 PUBLISHED_ACCURACIES = tuple(value / 100_000 for value in (
-    70139, 78517, 81124, 79846, 78508, 81913, 83046, 82852, 80990, 83192, 83374, 83086, 79845, 82798, 83246, 82119,
-    79290, 82040, 83200, 83061, 81424, 83302, 84081, 84287, 83022, 83675, 84315, 84413, 82996, 84024, 84386, 84403,
-    81568, 83054, 83559, 83424, 82922, 84043, 84670, 84562, 83231, 84060, 84726, 84671, 83220, 84433, 84652, 84495,
-    80657, 83004, 83162, 83005, 83013, 84698, 84757, 84731, 83169, 84721, 85069, 85161, 82885, 84582, 84985, 84818,
+    70139, 78517, 81124, 79846, 78508, 81913, 83046, 82852,
+    80990, 83192, 83374, 83086, 79845, 82798, 83246, 82119,
+    79290, 82040, 83200, 83061, 81424, 83302, 84081, 84287,
+    83022, 83675, 84315, 84413, 82996, 84024, 84386, 84403,
+    81568, 83054, 83559, 83424, 82922, 84043, 84670, 84562,
+    83231, 84060, 84726, 84671, 83220, 84433, 84652, 84495,
+    80657, 83004, 83162, 83005, 83013, 84698, 84757, 84731,
+    83169, 84721, 85069, 85161, 82885, 84582, 84985, 84818,
 ))
 # fmt: on
-"""Test accuracy on CIFAR-10 of each cell, in the order of `NAMES`, trained alone for 200 epochs: mean over ten seeds.
+"""Test accuracy on CIFAR-10 of each cell, in the order of `NAMES`, trained alone for 200 epochs:
+mean over ten seeds.
 
 Zhang et al., 2020; ultmaster/deeper-insights-weight-sharing at 2a7f852, assets/gt_mean.txt.
 """
 
 
 def weight_sharing64() -> Space:
-    """The space of Zhang et al., Deeper Insights into Weight Sharing in Neural Architecture Search, 2020.
+    """The space of Zhang et al., Deeper Insights into Weight Sharing in Neural Architecture Search,
+    2020.
 
-    One cell of three states, the first of them its input; each of the three edges carries one of four operations, and the
-    output is both nodes side by side. `space.supernet` mixes them; `nn.weight_sharing.SinglePath` computes one child alone.
+    One cell of three states, the first of them its input; each of the three edges carries one of
+    four operations, and the output is both nodes side by side. `space.supernet` mixes them;
+    `nn.weight_sharing.SinglePath` computes one child alone.
 
     >>> space = weight_sharing64()
     >>> len(NAMES), NAMES[59]
@@ -58,7 +72,9 @@ def weight_sharing64() -> Space:
     )
 
 
-def network(genotype: TopologyGenotype, width: int = 16, depth: int = 4, num_classes: int = 10, **options) -> Network:
+def network(
+    genotype: TopologyGenotype, width: int = 16, depth: int = 4, num_classes: int = 10, **options
+) -> Network:
     """The network of a cell; `options` as of `nn.weight_sharing.Network`.
 
     Raises:
@@ -71,7 +87,9 @@ def network(genotype: TopologyGenotype, width: int = 16, depth: int = 4, num_cla
 
 def of_picks(picks: np.ndarray) -> TopologyGenotype:
     """The cell of so many an operation on each edge, counted from 0."""
-    return TopologyGenotype(tuple((CHILD_OPS[k], source) for k, (source, _) in zip(picks, EDGES, strict=True)))
+    return TopologyGenotype(
+        tuple((CHILD_OPS[k], source) for k, (source, _) in zip(picks, EDGES, strict=True))
+    )
 
 
 def picks_of(genotype: TopologyGenotype) -> np.ndarray:
@@ -94,7 +112,10 @@ def of_name(name: str) -> TopologyGenotype:
     |max_pool_3x3~0|+|sep_conv_3x3~0|dil_conv_5x5~1|
     """
     if name not in NAMES:
-        raise ValueError(f"{name!r} is no cell of this space: they are named 111 to 444, a digit from 1 to 4 for each edge")
+        raise ValueError(
+            f"{name!r} is no cell of this space: they are named 111 to 444, a digit from 1 to 4 for"
+            " each edge"
+        )
     return of_picks(np.array([int(digit) - 1 for digit in name]))
 
 

@@ -1,4 +1,6 @@
-"""The hand-off: a trained network as a folder of two plain files, as functions, and as one exported program."""
+"""The hand-off: a trained network as a folder of two plain files, as functions, and as one exported
+program.
+"""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -20,9 +22,11 @@ from jaxdarts.training.text import over_stream
 class Trained(NamedTuple):
     """A trained network.
 
-    apply: (params, images) -> logits [batch, classes], from uint8 images [batch, height, width, channels] as stored. Of a
-        language model: (params, tokens, hidden) -> (logits, hidden), with tokens [time, batch], logits of the next word
-        [time, batch, vocabulary], and hidden states [batch, width]; without `hidden` the text begins here.
+    apply: (params, images) -> logits [batch, classes], from uint8 images [batch, height, width,
+    channels] as stored. Of a
+        language model: (params, tokens, hidden) -> (logits, hidden), with tokens [time, batch],
+        logits of the next word [time, batch, vocabulary], and hidden states [batch, width]; without
+        `hidden` the text begins here.
     params: weights and running averages, a pytree.
     """
 
@@ -37,21 +41,33 @@ def save(folder: str | Path, *, genotype, params: Any, averages: Any, **facts: A
         folder: where to; files of these names are replaced.
         genotype: the network's cells.
         params, averages: its variables `params` and `batch_stats`.
-        facts: width and depth (as of the space's `network`), num_classes, imagenet, mean and std (of every channel, pixels
-            scaled to [0, 1]), image_shape, class_names.
+        facts: width and depth (as of the space's `network`), num_classes, imagenet, mean and std
+            (of every channel, pixels scaled to [0, 1]), image_shape, class_names.
     """
     flat = flatten_dict({"params": params, "batch_stats": averages}, sep="/")
     folder = Path(folder)
     files.replace_arrays(folder / "weights.npz", flat)
-    files.replace_text(folder / "network.json", json.dumps({"genotype": str(genotype), **facts}, indent=1) + "\n")
+    files.replace_text(
+        folder / "network.json", json.dumps({"genotype": str(genotype), **facts}, indent=1) + "\n"
+    )
 
 
-def save_language_model(folder: str | Path, *, genotype: RecurrentGenotype, params: Any, vocabulary: Sequence[str]) -> None:
-    """Writes `network.json`, `weights.npz` and `vocabulary.json`, the words in the order of the embedding's rows."""
+def save_language_model(
+    folder: str | Path, *, genotype: RecurrentGenotype, params: Any, vocabulary: Sequence[str]
+) -> None:
+    """Writes `network.json`, `weights.npz` and `vocabulary.json`, the words in the order of the
+    embedding's rows.
+    """
     folder = Path(folder)
     files.replace_arrays(folder / "weights.npz", params)
-    files.replace_text(folder / "vocabulary.json", json.dumps(list(vocabulary), ensure_ascii=False) + "\n")
-    facts = {"genotype": str(genotype), "width": params["embedding"].shape[1], "num_words": len(vocabulary)}
+    files.replace_text(
+        folder / "vocabulary.json", json.dumps(list(vocabulary), ensure_ascii=False) + "\n"
+    )
+    facts = {
+        "genotype": str(genotype),
+        "width": params["embedding"].shape[1],
+        "num_words": len(vocabulary),
+    }
     files.replace_text(folder / "network.json", json.dumps(facts, indent=1) + "\n")
 
 
@@ -77,7 +93,9 @@ def _functions(facts: Mapping[str, Any], net: Any, params: Any) -> Trained:
     def classify(params, images):
         mean, std = (np.asarray(facts[name], np.float32) for name in ("mean", "std"))
         pixels = augment.normalize(images, mean, std)
-        logits, _ = net.apply(params, pixels, key=jax.random.key(0))  # for noise (S4): one key, so that this is a function
+        logits, _ = net.apply(
+            params, pixels, key=jax.random.key(0)
+        )  # for noise (S4): one key, so that this is a function
         return logits
 
     def predict(params, tokens, hidden=None):
@@ -92,7 +110,9 @@ def _read(folder: Path) -> tuple[Mapping[str, Any], Any, Any]:
     try:
         facts = json.loads((folder / "network.json").read_text(encoding="utf-8"))
         weights = files.read_arrays(folder / "weights.npz")
-        params = unflatten_dict({name: jnp.asarray(value) for name, value in weights.items()}, sep="/")
+        params = unflatten_dict(
+            {name: jnp.asarray(value) for name, value in weights.items()}, sep="/"
+        )
         genotype = genotypes.parse(facts["genotype"])
         network = spaces.of(genotype).network
         if isinstance(genotype, RecurrentGenotype):
@@ -106,8 +126,13 @@ def _read(folder: Path) -> tuple[Mapping[str, Any], Any, Any]:
     return facts, net, params
 
 
-def accuracy(logits: Callable[[np.ndarray], Array], dataset: images.Dataset | stream.Dataset, batch_size: int = 128) -> float:
-    """Share of the test images of a set, in memory or on a disk, whose largest logit is that of their label.
+def accuracy(
+    logits: Callable[[np.ndarray], Array],
+    dataset: images.Dataset | stream.Dataset,
+    batch_size: int = 128,
+) -> float:
+    """Share of the test images of a set, in memory or on a disk, whose largest logit is that of
+    their label.
 
     Args:
         logits: uint8 images [batch_size, height, width, channels] -> logits [batch_size, classes].
@@ -120,7 +145,12 @@ def accuracy(logits: Callable[[np.ndarray], Array], dataset: images.Dataset | st
         read = feed.host(pool, dataset, places)
         for i in range(len(places)):
             batch = read(i)
-            hits += int(np.sum(weights[i] * (np.argmax(np.asarray(logits(batch["image"])), -1) == batch["label"])))
+            hits += int(
+                np.sum(
+                    weights[i]
+                    * (np.argmax(np.asarray(logits(batch["image"])), -1) == batch["label"])
+                )
+            )
     return hits / dataset.test.num
 
 
@@ -130,16 +160,22 @@ def perplexity(run: str | Path, tokens: Int[np.ndarray, " words"], batch_size: i
     Args:
         run: as of `load`.
         tokens: the text as places in `vocabulary(run)`.
-        batch_size: columns that the text is cut into, which start from nothing each: fewer are more exact, more are faster.
+        batch_size: columns that the text is cut into, which start from nothing each: fewer are more
+          exact, more are faster.
 
     Raises:
-        ValueError: as `load`; if the run holds an image classifier; if the text is too short for the columns.
+        ValueError: as `load`; if the run holds an image classifier; if the text is too short for
+          the columns.
     """
     folder = Path(run)
     vocabulary(folder)
     _, net, params = _read(folder)
     loss = over_stream(objectives.language_model(net), 35)  # windows of any length give the same
-    return float(jnp.exp(loss(params, {}, net.start(batch_size), jnp.asarray(text.streams(tokens, batch_size)))))
+    return float(
+        jnp.exp(
+            loss(params, {}, net.start(batch_size), jnp.asarray(text.streams(tokens, batch_size)))
+        )
+    )
 
 
 def vocabulary(run: str | Path) -> tuple[str, ...]:
@@ -154,7 +190,7 @@ def vocabulary(run: str | Path) -> tuple[str, ...]:
 
 
 def image_shape(run: str | Path) -> tuple[int, int, int]:
-    """Height, width and channels of the images that a network was trained on; errors as in `load`."""
+    """Height, width, channels of the images a network was trained on; errors as in `load`."""
     facts, _, _ = _read(Path(run))
     if "num_words" in facts:
         raise ValueError(f"{run} holds a language model, no image classifier")
@@ -162,7 +198,9 @@ def image_shape(run: str | Path) -> tuple[int, int, int]:
     return height, width, channels
 
 
-def export(run: str | Path, path: str | Path, platforms: tuple[str, ...] = ("cpu", "cuda", "tpu")) -> None:
+def export(
+    run: str | Path, path: str | Path, platforms: tuple[str, ...] = ("cpu", "cuda", "tpu")
+) -> None:
     """Writes a trained network, weights and all, as one file that needs nothing but JAX to run.
 
     Any batch size will do later on, and any length of a text: they stay symbolic.
@@ -176,13 +214,17 @@ def export(run: str | Path, path: str | Path, platforms: tuple[str, ...] = ("cpu
     else:
         batch = jax.export.symbolic_shape("batch")
         inputs = (jax.ShapeDtypeStruct((*batch, *facts["image_shape"]), jnp.uint8),)
-    exported = jax.export.export(jax.jit(lambda *inputs: apply(params, *inputs)), platforms=platforms)(*inputs)
+    exported = jax.export.export(
+        jax.jit(lambda *inputs: apply(params, *inputs)), platforms=platforms
+    )(*inputs)
     Path(path).write_bytes(exported.serialize())
 
 
 def read_exported(path: str | Path) -> Callable[..., Any]:
-    """The function of an exported file: uint8 images [batch, height, width, channels] -> logits [batch, classes].
+    """The function of an exported file: uint8 images [batch, height, width, channels] -> logits
+    [batch, classes].
 
-    Of a language model: (int32 tokens [time, batch], float32 hidden state [batch, width], zero at first) -> (logits, hidden).
+    Of a language model: (int32 tokens [time, batch], float32 hidden state [batch, width], zero at
+    first) -> (logits, hidden).
     """
     return jax.export.deserialize(bytearray(Path(path).read_bytes())).call

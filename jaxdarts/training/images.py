@@ -1,6 +1,8 @@
-"""Training one genotype from scratch: drop path, auxiliary loss and label smoothing in one pure step.
+"""Training one genotype from scratch: drop path, auxiliary loss and label smoothing in one pure
+step.
 
-Liu, Simonyan & Yang, `DARTS: Differentiable Architecture Search <https://arxiv.org/abs/1806.09055>`_, ICLR 2019, section 3.2.
+Liu, Simonyan & Yang, `DARTS: Differentiable Architecture Search
+<https://arxiv.org/abs/1806.09055>`_, ICLR 2019, section 3.2.
 """
 
 import dataclasses
@@ -35,7 +37,8 @@ class Training(NamedTuple):
 
     init: (key, variables of the network) -> state.
     step: (state, batch) -> (state, metrics of the batch: loss, accuracy, top5).
-    evaluate: (state, batch, weights) -> sums over the batch of loss, accuracy and top5, every example times its weight; with
+    evaluate: (state, batch, weights) -> sums over the batch of loss, accuracy and top5, every
+    example times its weight; with
         the running averages.
     """
 
@@ -53,7 +56,8 @@ def from_scratch(
     label_smoothing: float = 0.0,
     axis_name: str | None = None,
 ) -> Training:
-    """Trains a discrete network on batches {"image": [batch, height, width, channels], "label": [batch]}.
+    """Trains a discrete network on batches {"image": [batch, height, width, channels], "label":
+    [batch]}.
 
     Args:
         net: `space.network(...)`.
@@ -61,7 +65,8 @@ def from_scratch(
         drop_path: rate at which operations are left out, by step; None for never.
         auxiliary_weight: share of the auxiliary head's loss, where the network has one.
         label_smoothing: e of the target (1 - e) * onehot + e / classes, for the auxiliary head too.
-        axis_name: the mapped axis when `step` runs inside `jax.pmap`; the network averages its batch-norm moments over it.
+        axis_name: the mapped axis when `step` runs inside `jax.pmap`; the network averages its
+          batch-norm moments over it.
     """
 
     def mean(tree):
@@ -69,23 +74,34 @@ def from_scratch(
 
     def init(key: Key[Array, ""], variables: Any) -> TrainState:
         params = variables["params"]
-        return TrainState(jnp.int32(0), key, params, variables.get("batch_stats", {}), tx.init(params))
+        return TrainState(
+            jnp.int32(0), key, params, variables.get("batch_stats", {}), tx.init(params)
+        )
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         rate = None if drop_path is None else drop_path(state.step)
         key = jax.random.fold_in(state.key, state.step)
         if axis_name is not None:
-            key = jax.random.fold_in(key, lax.axis_index(axis_name))  # every device drops paths of other examples
+            key = jax.random.fold_in(
+                key, lax.axis_index(axis_name)
+            )  # every device drops paths of other examples
 
         def objective(params: Params):
             variables = {"params": params, "batch_stats": state.averages}
-            outputs, new = net.apply(variables, batch["image"], True, rate, key, mutable=["batch_stats"])
+            outputs, new = net.apply(
+                variables, batch["image"], True, rate, key, mutable=["batch_stats"]
+            )
             logits, auxiliary = outputs
             loss = jnp.mean(cross_entropy(logits, batch["label"], label_smoothing))
             total = loss
             if auxiliary is not None:
-                total += auxiliary_weight * jnp.mean(cross_entropy(auxiliary, batch["label"], label_smoothing))
-            return total, (new.get("batch_stats", {}), {"loss": loss, **hits(logits, batch["label"])})
+                total += auxiliary_weight * jnp.mean(
+                    cross_entropy(auxiliary, batch["label"], label_smoothing)
+                )
+            return total, (
+                new.get("batch_stats", {}),
+                {"loss": loss, **hits(logits, batch["label"])},
+            )
 
         gradient, (averages, metrics) = jax.grad(objective, has_aux=True)(state.params)
         updates, opt = tx.update(mean(gradient), state.opt, state.params)
@@ -104,7 +120,13 @@ def from_scratch(
     return Training(init, step, evaluate)
 
 
-def cross_entropy(logits: Float[Array, "batch classes"], labels: Array, smoothing: float = 0.0) -> Float[Array, " batch"]:
-    """Cross-entropy of every example, against its label or against (1 - smoothing) * onehot + smoothing / classes."""
-    targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype), smoothing)
+def cross_entropy(
+    logits: Float[Array, "batch classes"], labels: Array, smoothing: float = 0.0
+) -> Float[Array, " batch"]:
+    """Cross-entropy of every example, against its label or against (1 - smoothing) * onehot +
+    smoothing / classes.
+    """
+    targets = optax.smooth_labels(
+        jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype), smoothing
+    )
     return optax.softmax_cross_entropy(logits, targets)

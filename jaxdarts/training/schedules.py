@@ -1,7 +1,8 @@
-"""Learning rates of published trainings: the rate of every epoch, as a list of numbers; and by the length of a text's window.
+"""Learning rates of published trainings: the rate of every epoch, as a list of numbers; and by the
+length of a text's window.
 
-The published code changes a rate between epochs only, so these are tables; `jnp.asarray(table)[step // steps_per_epoch]` is
-the optax schedule.
+The published code changes a rate between epochs only, so these are tables; `jnp.asarray(table)[step
+// steps_per_epoch]` is the optax schedule.
 """
 
 from typing import Any
@@ -32,11 +33,13 @@ def exponential(peak: float, epochs: int, decay: float = 0.97) -> Float64[np.nda
 
 
 def linear(peak: float, epochs: int, warmup: int = 0) -> Float64[np.ndarray, " epochs"]:
-    """A line from `peak` to zero over all epochs but the last five, which share out its last step at a fifth of the slope.
+    """A line from `peak` to zero over all epochs but the last five, which share out its last step
+    at a fifth of the slope.
 
-    With E epochs the rate of epoch e is peak (E - 5 - e) / (E - 5), and peak (E - e) / (5 (E - 5)) in the last five; the first
-    `warmup` epochs have (e + 1) / warmup of it. This is SmoothDARTS' training on ImageNet, with a warm-up of five epochs where
-    the batch is larger than 256. P-DARTS' code differs in the last five epochs, peak (e - E + 6) / (5 (E - 5)), which rises.
+    With E epochs the rate of epoch e is peak (E - 5 - e) / (E - 5), and peak (E - e) / (5 (E - 5))
+    in the last five; the first `warmup` epochs have (e + 1) / warmup of it. This is SmoothDARTS'
+    training on ImageNet, with a warm-up of five epochs where the batch is larger than 256. P-DARTS'
+    code differs in the last five epochs, peak (e - E + 6) / (5 (E - 5)), which rises.
 
     Raises:
         ValueError: if there are no more than five epochs.
@@ -47,18 +50,22 @@ def linear(peak: float, epochs: int, warmup: int = 0) -> Float64[np.ndarray, " e
     if epochs <= 5:
         raise ValueError(f"{epochs} epochs: the linear schedule needs more than its last five")
     epoch = np.arange(epochs)
-    rate = peak * np.where(epochs - epoch > 5, epochs - 5 - epoch, (epochs - epoch) / 5) / (epochs - 5)
+    rate = (
+        peak * np.where(epochs - epoch > 5, epochs - 5 - epoch, (epochs - epoch) / 5) / (epochs - 5)
+    )
     return rate * np.minimum(1, (epoch + 1) / warmup) if warmup else rate
 
 
 def scaled_by_length(length: int) -> optax.GradientTransformationExtraArgs:
-    """Multiplies an update by the training batch's "length" / `length`: last in the chain, so that a decay of weights is too.
+    """Multiplies an update by the training batch's "length" / `length`: last in the chain, so that
+    a decay of weights is too.
 
-    A window twice as long is the mean of twice as many gradients, and counts twice. quark0/darts, rnn/train.py; once its ASGD
-    runs, the factor there is that of the window before.
+    A window twice as long is the mean of twice as many gradients, and counts twice. quark0/darts,
+    rnn/train.py; once its ASGD runs, the factor there is that of the window before.
 
     >>> import jax.numpy as jnp
-    >>> scaled_by_length(4).update(jnp.ones(1), optax.EmptyState(), None, batch={"length": jnp.int32(3)})[0]
+    >>> batch = {"length": jnp.int32(3)}
+    >>> scaled_by_length(4).update(jnp.ones(1), optax.EmptyState(), None, batch=batch)[0]
     Array([0.75], dtype=float32)
     """
 

@@ -1,4 +1,6 @@
-"""What the study of rankings (ranking.py) says: tau among instances and with the truth, as numbers, a table and plots."""
+"""What the study of rankings (ranking.py) says: tau among instances and with the truth, as numbers,
+a table and plots.
+"""
 
 import math
 from collections.abc import Mapping
@@ -16,13 +18,17 @@ TRUTH = "alone"
 
 
 def joined(records: list[dict[str, Any]]) -> dict[str, np.ndarray]:
-    """The records of one study as arrays: `accuracies` [instances, evaluations, models], `last` [instances, steps, models]."""
+    """The records of one study as arrays: `accuracies` [instances, evaluations, models], `last`
+    [instances, steps, models].
+    """
     out = {}
     for name in ("accuracies", "last"):
         rows = len(records[0][name])
         values = np.full((1 + max(r["instance"] for r in records), rows, len(NAMES)), np.nan)
         for record in records:
-            found = np.reshape(record[name], (rows, len(record["members"])))  # no rows without --last_steps
+            found = np.reshape(
+                record[name], (rows, len(record["members"]))
+            )  # no rows without --last_steps
             values[record["instance"]][:, record["members"]] = found
         out[name] = values
     return out
@@ -31,7 +37,9 @@ def joined(records: list[dict[str, Any]]) -> dict[str, np.ndarray]:
 def summarize(config: Any, records: list[dict[str, Any]]) -> dict[str, Any]:
     """What all studies say, from their records."""
     names = list(dict.fromkeys(record["study"] for record in records))
-    studies = {name: joined([record for record in records if record["study"] == name]) for name in names}
+    studies = {
+        name: joined([record for record in records if record["study"] == name]) for name in names
+    }
     alone = studies[TRUTH]["accuracies"][:, -1]
     truth = alone.mean(axis=0)
     best = np.argsort(-truth, kind="stable")
@@ -47,7 +55,11 @@ def summarize(config: Any, records: list[dict[str, Any]]) -> dict[str, Any]:
     for name, found in studies.items():
         values, last = found["accuracies"], found["last"]
         epochs = next(record["epochs"] for record in records if record["study"] == name)
-        others = [np.delete(alone, i, axis=0).mean(axis=0) for i in range(len(alone))] if len(alone) > 1 else None
+        others = (
+            [np.delete(alone, i, axis=0).mean(axis=0) for i in range(len(alone))]
+            if len(alone) > 1
+            else None
+        )
         # A child alone is compared with what the other instances make of it, else with itself.
         truths = [truth] * len(values) if name != TRUTH else others
         row: dict[str, Any] = {"instances": len(values), "epochs": epochs}
@@ -57,11 +69,20 @@ def summarize(config: Any, records: list[dict[str, Any]]) -> dict[str, Any]:
             taus = np.array([ranking.gt_tau(own, t) for own, t in zip(values, truths, strict=True)])
             row["gt_tau"] = [spread(column) for column in taus.T]
             row |= {
-                f"t{n}r": spread(np.array([ranking.best_of_top(v[-1], t, n) for v, t in zip(values, truths, strict=True)]))
+                f"t{n}r": spread(
+                    np.array(
+                        [
+                            ranking.best_of_top(v[-1], t, n)
+                            for v, t in zip(values, truths, strict=True)
+                        ]
+                    )
+                )
                 for n in (1, 3)
             }
             if last.shape[1]:
-                per_step = np.array([ranking.gt_tau(own, t) for own, t in zip(last, truths, strict=True)])
+                per_step = np.array(
+                    [ranking.gt_tau(own, t) for own, t in zip(last, truths, strict=True)]
+                )
                 row["gt_tau_of_last_steps"] = {
                     "mean": spread(per_step.mean(axis=1)),
                     "deviation": spread(per_step.std(axis=1)),
@@ -76,7 +97,9 @@ def summarize(config: Any, records: list[dict[str, Any]]) -> dict[str, Any]:
     if shared and config.tune_epochs and config.tune_steps:
         out["tuned"] = {
             epoch: {
-                str(steps): spread(ranking.gt_tau(np.array([r["tuned"][epoch][i] for r in shared]), truth))
+                str(steps): spread(
+                    ranking.gt_tau(np.array([r["tuned"][epoch][i] for r in shared]), truth)
+                )
                 for i, steps in enumerate(config.tune_steps)
             }
             for epoch in shared[0]["tuned"]
@@ -94,7 +117,10 @@ def table(summary: Mapping[str, Any]) -> list[str]:
         return f"{value['mean']:.{digits}f}{deviation}"
 
     lines = [
-        "| | instances | S-Tau (max, min) | GT-Tau | T1R | T3R | GT-Tau of the last steps, its deviation |",
+        (
+            "| | instances | S-Tau (max, min) | GT-Tau | T1R | T3R | GT-Tau of the last steps, its"
+            " deviation |"
+        ),
         "|" + " --- |" * 7,
     ]
     for name, row in summary["studies"].items():
@@ -104,7 +130,9 @@ def table(summary: Mapping[str, Any]) -> list[str]:
         last = row.get("gt_tau_of_last_steps")
         of_steps = f"{text(last['mean'])}, {text(last['deviation'])}" if last else ""
         ranks = [text(row.get(f"t{n}r"), 1) for n in (1, 3)]
-        lines.append("| " + " | ".join([name, str(row["instances"]), s_tau, gt_tau, *ranks, of_steps]) + " |")
+        lines.append(
+            "| " + " | ".join([name, str(row["instances"]), s_tau, gt_tau, *ranks, of_steps]) + " |"
+        )
     return lines
 
 
@@ -113,37 +141,67 @@ def plots(summary: Mapping[str, Any]) -> dict[str, str]:
     studies = summary["studies"]
 
     def over_epochs(field: str) -> dict[str, list]:
-        found = {name: row for name, row in studies.items() if field in row and not name.endswith(("groups", "shared cells"))}
-        return {name: [(e, v["mean"]) for e, v in zip(row["epochs"], row[field], strict=True)] for name, row in found.items()}
+        found = {
+            name: row
+            for name, row in studies.items()
+            if field in row and not name.endswith(("groups", "shared cells"))
+        }
+        return {
+            name: [(e, v["mean"]) for e, v in zip(row["epochs"], row[field], strict=True)]
+            for name, row in found.items()
+        }
 
     out = {
-        "s_tau": report.charts.curves(over_epochs("s_tau"), title="Agreement of instances", xlabel="epoch", ylabel="S-Tau"),
+        "s_tau": report.charts.curves(
+            over_epochs("s_tau"), title="Agreement of instances", xlabel="epoch", ylabel="S-Tau"
+        ),
         "gt_tau": report.charts.curves(
             over_epochs("gt_tau"), title="Agreement with the truth", xlabel="epoch", ylabel="GT-Tau"
         ),
     }
     series: dict[str, list] = {}
     for kind in ("random", "similar"):
-        found = {int(name.split()[0]): row for name, row in studies.items() if f" {kind} groups" in name}
+        found = {
+            int(name.split()[0]): row for name, row in studies.items() if f" {kind} groups" in name
+        }
         if found:
             ends = {1: studies["seeds"], **found, len(NAMES): studies[TRUTH]}
-            series[kind] = [(math.log2(m), row["gt_tau"][-1]["mean"]) for m, row in ends.items() if "gt_tau" in row]
+            series[kind] = [
+                (math.log2(m), row["gt_tau"][-1]["mean"])
+                for m, row in ends.items()
+                if "gt_tau" in row
+            ]
     if series:
         out["groups"] = report.charts.curves(
-            series, title="Partial sharing", xlabel="log2 of the number of groups", ylabel="GT-Tau after the last epoch"
+            series,
+            title="Partial sharing",
+            xlabel="log2 of the number of groups",
+            ylabel="GT-Tau after the last epoch",
         )
-    parts = {int(name.split()[0]): row for name, row in studies.items() if name.endswith("shared cells") and "gt_tau" in row}
+    parts = {
+        int(name.split()[0]): row
+        for name, row in studies.items()
+        if name.endswith("shared cells") and "gt_tau" in row
+    }
     if parts:
         points = [(cells, row["gt_tau"][-1]["mean"]) for cells, row in sorted(parts.items())]
         out["prefixes"] = report.charts.curves(
-            {"": points}, title="Sharing the first cells", xlabel="shared cells", ylabel="GT-Tau after the last epoch"
+            {"": points},
+            title="Sharing the first cells",
+            xlabel="shared cells",
+            ylabel="GT-Tau after the last epoch",
         )
     if "tuned" in summary:
         own = studies["seeds"]
         before = {str(e): v["mean"] for e, v in zip(own["epochs"], own["gt_tau"], strict=True)}
         found = {
-            f"from epoch {epoch}": [(0, before.get(epoch, math.nan)), *((int(s), v["mean"]) for s, v in values.items())]
+            f"from epoch {epoch}": [
+                (0, before.get(epoch, math.nan)),
+                *((int(s), v["mean"]) for s, v in values.items()),
+            ]
             for epoch, values in summary["tuned"].items()
         }
-        out["tuned"] = report.charts.curves(found, title="Each child trained on alone", xlabel="mini-batches", ylabel="GT-Tau")
+        out["tuned"] = report.charts.curves(
+            found, title="Each child trained on alone", xlabel="mini-batches", ylabel="GT-Tau"
+        )
     return out

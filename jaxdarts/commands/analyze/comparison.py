@@ -20,7 +20,9 @@ FULL_SIZE: dict[type, str] = {
     Genotype: "parameters_with_36_channels_and_20_cells",
     TopologyGenotype: "parameters_with_16_channels_and_5_cells_a_stage",
 }
-"""Of the network that the papers train for CIFAR-10 (`methods.evaluated`): of two cells, and of one of NAS-Bench-201."""
+"""Of the network that the papers train for CIFAR-10 (`methods.evaluated`): of two cells, and of one
+of NAS-Bench-201.
+"""
 FACTS = (
     "dataset",
     "algorithm",
@@ -40,7 +42,9 @@ FACTS = (
 
 @dataclasses.dataclass(frozen=True)
 class Comparison(subjects.Options):
-    """Writes one page with runs side by side: run folders (all seeds of those with several) and names of published cells."""
+    """Writes one page with runs side by side: run folders (all seeds of those with several) and
+    names of published cells.
+    """
 
     output: str = "comparison.html"
     """HTML file to write."""
@@ -54,7 +58,11 @@ def main(arguments: list[str]) -> None:
     opened: dict[str, subjects.Opened] = {}
     for text in config.runs:
         if text in genotypes.PUBLISHED:
-            entries.append(report.comparison.Entry(text, genotypes.PUBLISHED[text], shape_of(genotypes.PUBLISHED[text])))
+            entries.append(
+                report.comparison.Entry(
+                    text, genotypes.PUBLISHED[text], shape_of(genotypes.PUBLISHED[text])
+                )
+            )
             continue
         for folder in folders(text):
             run = subjects.open_run(str(folder))
@@ -63,7 +71,11 @@ def main(arguments: list[str]) -> None:
             entries.append(entry_of(name, run))
     try:
         report.comparison.write(
-            config.output, entries, title=config.title, tables=alike(opened), pictures=against_error(entries, opened)
+            config.output,
+            entries,
+            title=config.title,
+            tables=alike(opened),
+            pictures=against_error(entries, opened),
         )
     except (OSError, ValueError) as error:
         raise Stop(f"--output={config.output}: {error}") from error
@@ -82,7 +94,10 @@ def folders(text: str) -> list[Path]:
 def entry_of(name: str, run: subjects.Opened) -> report.comparison.Entry:
     """All that the page shows of one run."""
     genotype = subjects.genotype_of(run)
-    path = next((f / "metrics.jsonl" for f in (run.folder, run.root) if (f / "metrics.jsonl").exists()), None)
+    path = next(
+        (f / "metrics.jsonl" for f in (run.folder, run.root) if (f / "metrics.jsonl").exists()),
+        None,
+    )
     try:
         records = files.read_json_lines(path) if path else []
         sections = report.sections.read(run.folder)
@@ -97,12 +112,20 @@ def entry_of(name: str, run: subjects.Opened) -> report.comparison.Entry:
     if not run.searched:
         known |= {"algorithm": "training from scratch", **cost_of(run, genotype)}
     facts = {key: known[key] for key in FACTS if known.get(key) is not None}
-    settings = {key: value for key, value in run.settings.items() if key not in ("data_dir", "cache_dir", "arch")}
-    return report.comparison.Entry(name, genotype, facts | shape_of(genotype), settings, records, sections)
+    settings = {
+        key: value
+        for key, value in run.settings.items()
+        if key not in ("data_dir", "cache_dir", "arch")
+    }
+    return report.comparison.Entry(
+        name, genotype, facts | shape_of(genotype), settings, records, sections
+    )
 
 
 def cost_of(run: subjects.Opened, genotype: Any) -> dict[str, int]:
-    """Parameters of a trained network of images, at full size and as it is; empty of what is not finished."""
+    """Parameters of a trained network of images, at full size and as it is; empty of what is not
+    finished.
+    """
     try:
         net = json.loads((run.folder / "network.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -111,7 +134,9 @@ def cost_of(run: subjects.Opened, genotype: Any) -> dict[str, int]:
         return {}
     size = methods.evaluated(space_of(genotype))
     full, own = (
-        network_cost(genotype, *size, net["num_classes"], tuple(net["image_shape"]), net["imagenet"])[0]
+        network_cost(
+            genotype, *size, net["num_classes"], tuple(net["image_shape"]), net["imagenet"]
+        )[0]
         for size in (size, (net["width"], net["depth"]))
     )
     return {FULL_SIZE[type(genotype)]: full, "parameters_as_trained": own}
@@ -132,54 +157,90 @@ def shape_of(genotype: Any) -> dict[str, Any]:
 
 
 def test_error(run: subjects.Opened) -> float | None:
-    """The test error of a trained cell, a fraction; None of a search, or of what is not finished."""
+    """Test error of a trained cell, a fraction; None for a search or an unfinished run."""
     try:
-        return 1 - json.loads((run.root / "test.json").read_text(encoding="utf-8"))["accuracy"][run.place]
+        return (
+            1
+            - json.loads((run.root / "test.json").read_text(encoding="utf-8"))["accuracy"][
+                run.place
+            ]
+        )
     except (OSError, ValueError, KeyError, IndexError):
         return None
 
 
 def alike(opened: dict[str, subjects.Opened]) -> list[report.sections.Table]:
-    """How alike searches of one space rank the operations of an edge in the end, for every cell of the space."""
-    searched = {name: run for name, run in opened.items() if run.searched and (run.folder / "alphas.npz").exists()}
+    """How alike searches of one space rank the operations of an edge in the end, for every cell of
+    the space.
+    """
+    searched = {
+        name: run
+        for name, run in opened.items()
+        if run.searched and (run.folder / "alphas.npz").exists()
+    }
     spaces = {name: subjects.space_of(run) for name, run in searched.items()}
     found = []
     for cells in {json.dumps(space): space for space in spaces.values()}.values():
         names = [name for name in searched if spaces[name] == cells]
         last = {name: subjects.mixes_of(searched[name].folder, cells) for name in names}
         for cell, choices in cells.items() if len(names) > 1 else ():
-            caption = f"Kendall's tau between the ranks of operations in the end, mean of the edges, {CELLS[cell].lower()}"
+            caption = (
+                "Kendall's tau between the ranks of operations in the end, mean of the edges,"
+                f" {CELLS[cell].lower()}"
+            )
+            final = {name: last[name][cell][-1] for name in names}
             rows = [
-                [one, *(f"{mixture.agreement(last[one][cell][-1], last[two][cell][-1], choices)['tau']:.2f}" for two in names)]
+                [
+                    one,
+                    *(
+                        f"{mixture.agreement(final[one], final[two], choices)['tau']:.2f}"
+                        for two in names
+                    ),
+                ]
                 for one in names
             ]
             found.append(report.sections.Table(caption, ["", *names], rows))
     return found
 
 
-def against_error(entries: list[report.comparison.Entry], opened: dict[str, subjects.Opened]) -> list[str]:
-    """The last dominant eigenvalue of searches against the test error of their cells, where trainings of them are among the
-    runs, and against the error of their cells with the supernet's weights."""
+def against_error(
+    entries: list[report.comparison.Entry], opened: dict[str, subjects.Opened]
+) -> list[str]:
+    """The last dominant eigenvalue of searches against the test error of their cells, where
+    trainings of them are among the runs, and against the error of their cells with the supernet's
+    weights.
+    """
     tested: dict[tuple[str, str], list[float]] = {}
     for entry in entries:
         run = opened.get(entry.name)
         error = test_error(run) if run and not run.searched else None
         if run and error is not None:
             tested.setdefault((str(run.settings["dataset"]), str(entry.genotype)), []).append(error)
-    charts: dict[str, dict[str, list]] = {"Test error of the cell": {}, "Error of the cell with shared weights": {}}
+    charts: dict[str, dict[str, list]] = {
+        "Test error of the cell": {},
+        "Error of the cell with shared weights": {},
+    }
     for entry in entries:
         run = opened.get(entry.name)
         if run is None or not run.searched:
             continue
-        values = [record["eigenvalue"] for record in entry.records if record.get("eigenvalue") is not None]
+        values = [
+            record["eigenvalue"] for record in entry.records if record.get("eigenvalue") is not None
+        ]
         accuracy = entry.facts.get("found_cell_supernet_accuracy")
         errors = tested.get((str(run.settings["dataset"]), str(entry.genotype)), [])
         algorithm = str(run.settings.get("algorithm", "darts"))
-        for title, own in zip(charts, (errors, [] if accuracy is None else [1 - float(accuracy)]), strict=True):
+        for title, own in zip(
+            charts, (errors, [] if accuracy is None else [1 - float(accuracy)]), strict=True
+        ):
             if values and own:
-                charts[title].setdefault(algorithm, []).extend((values[-1], 100 * error) for error in own)
+                charts[title].setdefault(algorithm, []).extend(
+                    (values[-1], 100 * error) for error in own
+                )
     return [
-        report.charts.scatter(series, title=title, xlabel="dominant eigenvalue in alpha", ylabel="percent")
+        report.charts.scatter(
+            series, title=title, xlabel="dominant eigenvalue in alpha", ylabel="percent"
+        )
         for title, series in charts.items()
         if series
     ]

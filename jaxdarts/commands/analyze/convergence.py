@@ -1,4 +1,6 @@
-"""Does a cell converge faster than the same operations with other connections? Short trainings of a cell and its variants."""
+"""Does a cell converge faster than the same operations with other connections? Short trainings of a
+cell and its variants.
+"""
 
 import dataclasses
 import json
@@ -23,10 +25,12 @@ from jaxdarts.runs import Stop
 
 @dataclasses.dataclass(frozen=True)
 class Convergence(subjects.Options):
-    """Trains a run's cell and variants of it with other connections, and tests all of them after every epoch.
+    """Trains a run's cell and variants of it with other connections, and tests all of them after
+    every epoch.
 
-    What follows -- are flags of evaluate.py, whose defaults for the data set hold otherwise: give --epochs and a size that
-    you can wait for."""
+    What follows -- are flags of evaluate.py, whose defaults for the data set hold otherwise: give
+    --epochs and a size that you can wait for.
+    """
 
     each: int = 3
     """Number of variants for every width."""
@@ -43,9 +47,18 @@ def convergence_of_runs(arguments: list[str]) -> None:
         run = subjects.open_run(name)
         genotype = subjects.genotype_of(run)
         if not isinstance(genotype, Genotype):
-            raise Stop(f"{name}: variants are of cells with two inputs, not of a {type(genotype).__name__}", 2)
+            raise Stop(
+                f"{name}: variants are of cells with two inputs, not of a"
+                f" {type(genotype).__name__}",
+                2,
+            )
         places = [f"--data_dir={run.settings['data_dir']}"] if run.settings.get("data_dir") else []
-        asked = [f"--dataset={run.settings['dataset']}", *places, *arguments[split + 1 :], f"--arch={genotype}"]
+        asked = [
+            f"--dataset={run.settings['dataset']}",
+            *places,
+            *arguments[split + 1 :],
+            f"--arch={genotype}",
+        ]
         training = recipes.check(recipes.parse(asked, image_evaluation.__doc__))
         if training.stream or training.num_seeds > 1:
             raise Stop("--stream and --num_seeds: not with convergence", 2)
@@ -55,10 +68,14 @@ def convergence_of_runs(arguments: list[str]) -> None:
         try:
             kept = Kept(run.folder / "analysis" / "convergence", training)
         except (OSError, ValueError, KeyError) as error:
-            raise Stop(f"{run.folder / 'analysis' / 'convergence'}: cannot be used, remove it: {error!r}") from error
+            raise Stop(
+                f"{run.folder / 'analysis' / 'convergence'}: cannot be used, remove it: {error!r}"
+            ) from error
         curves: dict[str, Any] = {}
         for title, cell in cells.items():
-            curves[title] = kept.get(cell) or kept.put(cell, trained(training, cell, dataset, title))
+            curves[title] = kept.get(cell) or kept.put(
+                cell, trained(training, cell, dataset, title)
+            )
         show(run, training, cells, curves)
 
 
@@ -66,21 +83,32 @@ def variants(genotype: Genotype, config: Convergence) -> dict[str, Genotype]:
     """Re-connected cells by a title that tells their topology."""
     nodes, rng = len(genotype.normal) // 2, np.random.default_rng(config.seed)
     widths = config.widths or (
-        (2.0, 2.5, 3.0, 3.5) if nodes == 4 else sorted({shape.width for shape in topology.counts(nodes)})
+        (2.0, 2.5, 3.0, 3.5)
+        if nodes == 4
+        else sorted({shape.width for shape in topology.counts(nodes)})
     )
     try:
         found = topology.variants(genotype, rng, widths, config.each)
     except ValueError as error:
-        raise Stop(f"--widths={' '.join(map(str, widths))} --each={config.each}: {error}", 2) from error
+        raise Stop(
+            f"--widths={' '.join(map(str, widths))} --each={config.each}: {error}", 2
+        ) from error
     shapes = [topology.topology(cell.normal) for cell in found]
-    return {f"{i}: {s.width:g}c, {s.depth}": cell for i, (s, cell) in enumerate(zip(shapes, found, strict=True), 1)}
+    return {
+        f"{i}: {s.width:g}c, {s.depth}": cell
+        for i, (s, cell) in enumerate(zip(shapes, found, strict=True), 1)
+    }
 
 
 class Kept:
-    """What was trained before under the same settings: an analysis that is stopped goes on with the next cell."""
+    """What was trained before under the same settings: an analysis that is stopped goes on with the
+    next cell.
+    """
 
     def __init__(self, folder: Path, training: Any):
-        self.settings = {name: value for name, value in runs.frozen(training).items() if name != "arch"}
+        self.settings = {
+            name: value for name, value in runs.frozen(training).items() if name != "arch"
+        }
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self.known = {}
@@ -95,7 +123,10 @@ class Kept:
     def put(self, cell: Genotype, records: list[dict[str, float]]) -> list[dict[str, float]]:
         self.known[str(cell)] = records
         saved = {"genotype": str(cell), "settings": self.settings, "records": records}
-        files.replace_text(self.folder / f"{len(list(self.folder.glob('*.json'))):03d}.json", json.dumps(saved) + "\n")
+        files.replace_text(
+            self.folder / f"{len(list(self.folder.glob('*.json'))):03d}.json",
+            json.dumps(saved) + "\n",
+        )
         return records
 
 
@@ -114,50 +145,80 @@ def trained(config: Any, cell: Genotype, dataset: Any, title: str) -> list[dict[
                 take = begin(epoch)
                 for i in range(length):
                     training = take(training, i)
-                tested = image_evaluation.test(config, program, training["state"], fed, dataset.test.num)
+                tested = image_evaluation.test(
+                    config, program, training["state"], fed, dataset.test.num
+                )
                 sums = parallel.first(training["sums"])
-                record = {"train_loss": float(sums["loss"][0]) / length, "train_accuracy": float(sums["accuracy"][0]) / length}
+                record = {
+                    "train_loss": float(sums["loss"][0]) / length,
+                    "train_accuracy": float(sums["accuracy"][0]) / length,
+                }
                 record |= {f"test_{name}": float(tested[name][0]) for name in ("loss", "accuracy")}
-                runs.finite((epoch + 1) * length, "--learning_rate", train_loss=np.array(record["train_loss"]))
+                runs.finite(
+                    (epoch + 1) * length,
+                    "--learning_rate",
+                    train_loss=np.array(record["train_loss"]),
+                )
                 records.append(record)
-                bar.write((epoch + 1) * length, {"cell": epoch + 1, "test_loss": record["test_loss"]})
+                bar.write(
+                    (epoch + 1) * length, {"cell": epoch + 1, "test_loss": record["test_loss"]}
+                )
     finally:
         bar.close()
     print(f"{title}: test accuracy {100 * records[-1]['test_accuracy']:.2f} %", flush=True)
     return records
 
 
-def show(run: subjects.Opened, config: Any, cells: dict[str, Genotype], curves: dict[str, Any]) -> None:
+def show(
+    run: subjects.Opened, config: Any, cells: dict[str, Genotype], curves: dict[str, Any]
+) -> None:
     """Writes the section."""
     epochs = range(1, config.epochs + 1)
     pictures: dict[str, str] = {}
-    charts = (("test_loss", "Test loss", 1), ("train_loss", "Train loss", 1), ("test_accuracy", "Test accuracy, percent", 100))
+    charts = (
+        ("test_loss", "Test loss", 1),
+        ("train_loss", "Train loss", 1),
+        ("test_accuracy", "Test accuracy, percent", 100),
+    )
     for name, title, scale in charts:
-        series = {cell: list(zip(epochs, [scale * r[name] for r in records], strict=True)) for cell, records in curves.items()}
+        series = {
+            cell: list(zip(epochs, [scale * r[name] for r in records], strict=True))
+            for cell, records in curves.items()
+        }
         pictures[name.replace("_", "-")] = report.charts.curves(series, title=title, xlabel="epoch")
     rows = []
     for title, cell in cells.items():
         shape, last = topology.topology(cell.normal), curves[title][-1]
-        numbers = (f"{last['train_loss']:.4f}", f"{last['test_loss']:.4f}", f"{100 * last['test_accuracy']:.2f} %")
+        numbers = (
+            f"{last['train_loss']:.4f}",
+            f"{last['test_loss']:.4f}",
+            f"{100 * last['test_accuracy']:.2f} %",
+        )
         rows.append([title, f"{shape.width:g}", str(shape.depth), *numbers])
     section = report.sections.Section(
         "convergence",
         "Convergence of re-connected cells",
-        f"The cell and variants of it, the same operations on other random connections, trained for {config.epochs} epochs "
-        f"with {config.init_channels} channels and {config.layers} cells, one seed, and tested after each. Width and depth of "
-        "the normal cell name a variant.",
+        "The cell and variants of it, the same operations on other random connections, trained for"
+        f" {config.epochs} epochs with {config.init_channels} channels and {config.layers} cells,"
+        " one seed, and tested after each. Width and depth of the normal cell name a variant.",
         tables=[
             report.sections.Table(
-                "After the last epoch", ["cell", "width", "depth", "train loss", "test loss", "test acc."], rows
+                "After the last epoch",
+                ["cell", "width", "depth", "train loss", "test loss", "test acc."],
+                rows,
             )
         ],
         pictures=pictures,
     )
     rounded = {
-        title: {"genotype": str(cells[title]), **{name: plain([r[name] for r in records]) for name in records[0]}}
+        title: {
+            "genotype": str(cells[title]),
+            **{name: plain([r[name] for r in records]) for name in records[0]},
+        }
         for title, records in curves.items()
     }
     settings = {
-        name: getattr(config, name) for name in ("epochs", "batch_size", "init_channels", "layers", "learning_rate", "seed")
+        name: getattr(config, name)
+        for name in ("epochs", "batch_size", "init_channels", "layers", "learning_rate", "seed")
     }
     subjects.report(run, section, {"cells": rounded, "settings": settings})

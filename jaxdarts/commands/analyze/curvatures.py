@@ -1,4 +1,6 @@
-"""How the loss bends where a run ended: the eigenvalues of its Hessian, and the dominant one along a search."""
+"""How the loss bends where a run ended: the eigenvalues of its Hessian, and the dominant one along
+a search.
+"""
 
 import dataclasses
 from typing import Any
@@ -17,10 +19,13 @@ from jaxdarts.runs import Stop
 
 @dataclasses.dataclass(frozen=True)
 class Curvature(subjects.Measured):
-    """Eigenvalues of the Hessian of a loss where a run ended, and the dominant one along a search that measured it."""
+    """Eigenvalues of the Hessian of a loss where a run ended, and the dominant one along a search
+    that measured it.
+    """
 
     steps: int = 30
-    """Steps of Lanczos' method; each is a Hessian-vector product and costs two to three gradients."""
+    """Steps of Lanczos' method; each is a Hessian-vector product and costs two to three gradients.
+    """
     probes: int = 4
     """Number of random vectors; the density is the mean over them."""
 
@@ -35,14 +40,19 @@ def curvature_of_runs(arguments: list[str]) -> None:
 
         def product(v: Any, point: Any, subject=subject) -> Any:
             def one(batch):
-                return curvature.hessian_vector(lambda point: subject.loss(point, batch)[0], point, v)
+                return curvature.hessian_vector(
+                    lambda point: subject.loss(point, batch)[0], point, v
+                )
 
             return jax.tree.map(lambda x: jnp.mean(x, 0), jax.lax.map(one, subject.batches))
 
         def probe(key: Any, point: Any, product=product) -> Any:
             return curvature.spectrum(lambda v: product(v, point), point, key[None], config.steps)
 
-        keys, compiled = jax.random.split(jax.random.key(config.seed), config.probes), runs.jitted(probe)
+        keys, compiled = (
+            jax.random.split(jax.random.key(config.seed), config.probes),
+            runs.jitted(probe),
+        )
         found, bar = [], runs.writers.console(config.probes)
         try:
             for i, key in enumerate(keys):
@@ -81,17 +91,30 @@ def curvature_of_runs(arguments: list[str]) -> None:
         if along:
             numbers["trajectory"] = along
             averages = curvature.local_average([value for _, value in along])
-            averaged = [(epoch, float(value)) for (epoch, _), value in zip(along, averages, strict=True)]
+            averaged = [
+                (epoch, float(value)) for (epoch, _), value in zip(along, averages, strict=True)
+            ]
             pictures["trajectory"] = report.charts.curves(
-                {"measured": along, "mean of 5": averaged}, title="Dominant eigenvalue in alpha", xlabel="epoch"
+                {"measured": along, "mean of 5": averaged},
+                title="Dominant eigenvalue in alpha",
+                xlabel="epoch",
             )
         section = report.sections.Section(
             subject.section("curvature"),
             f"Curvature in {subject.words}",
-            f"Eigenvalues of the Hessian of the mean loss on {subject.images}, of {size} numbers: Lanczos quadrature with "
-            f"{nodes.shape[1]} steps from {config.probes} random vectors, every value widened by {width:.2g}. Without weight "
-            "decay." + (" The eigenvalues along the search are those that it measured itself, with it." if along else ""),
-            {"Dominant eigenvalue": f"{dominant:.4g}", "Least": f"{low:.4g}", "Trace, estimated": f"{trace:.4g}"},
+            f"Eigenvalues of the Hessian of the mean loss on {subject.images}, of {size} numbers:"
+            f" Lanczos quadrature with {nodes.shape[1]} steps from {config.probes} random vectors,"
+            f" every value widened by {width:.2g}. Without weight decay."
+            + (
+                " The eigenvalues along the search are those that it measured itself, with it."
+                if along
+                else ""
+            ),
+            {
+                "Dominant eigenvalue": f"{dominant:.4g}",
+                "Least": f"{low:.4g}",
+                "Trace, estimated": f"{trace:.4g}",
+            },
             pictures=pictures,
         )
         subjects.report(run, section, numbers)
@@ -101,4 +124,8 @@ def trajectory(run: subjects.Opened) -> list[tuple[float, float]]:
     """Epochs and dominant eigenvalues of a search that measured them (--eigenvalue_freq)."""
     path = run.folder / "metrics.jsonl"
     records = files.read_json_lines(path) if run.searched and path.exists() else []
-    return [(record["epoch"], record["eigenvalue"]) for record in records if record.get("eigenvalue") is not None]
+    return [
+        (record["epoch"], record["eigenvalue"])
+        for record in records
+        if record.get("eigenvalue") is not None
+    ]

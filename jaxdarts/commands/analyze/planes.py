@@ -1,4 +1,6 @@
-"""The loss around what a run ended with, and how much its gradient differs from batch to batch there."""
+"""The loss around what a run ended with, and how much its gradient differs from batch to batch
+there.
+"""
 
 import dataclasses
 from typing import Any, Literal
@@ -15,8 +17,10 @@ from jaxdarts.commands.analyze.subjects import Subject, plain
 from jaxdarts.runs import Stop
 
 MOVES = {
-    "weights": "random directions whose filters are as long as those of the weights (Li et al. 2018); biases, scales and "
-    "shifts of batch norms and running averages stay as they are",
+    "weights": (
+        "random directions whose filters are as long as those of the weights (Li et al. 2018);"
+        " biases, scales and shifts of batch norms and running averages stay as they are"
+    ),
     "alpha": "random directions with a length of one on every edge; the weights stay as they are",
 }
 
@@ -51,18 +55,28 @@ def check(config: Plane) -> Plane:
 
 
 def landscape_of_runs(arguments: list[str]) -> None:
-    config = check(subjects.parse(Plane, arguments, "Loss and accuracy on a line or a plane through a run's end."))
+    config = check(
+        subjects.parse(
+            Plane, arguments, "Loss and accuracy on a line or a plane through a run's end."
+        )
+    )
     for name in config.runs:
         run = subjects.open_run(name)
         subject = subjects.subject(run, config)
         loss, accuracy = on_grid(config, subject, subject.mean_loss, "loss")
         middle, _ = runs.jitted(subject.mean_loss)(subject.point)
-        numbers = {"loss": plain(loss), "accuracy": plain(accuracy), "loss_of_the_run": plain(middle), **settings(config)}
+        numbers = {
+            "loss": plain(loss),
+            "accuracy": plain(accuracy),
+            "loss_of_the_run": plain(middle),
+            **settings(config),
+        }
         rough = float(np.nanmax(loss) - np.nanmin(loss))
         section = report.sections.Section(
             subject.section("landscape"),
             f"Loss around {subject.words}",
-            f"Loss and accuracy on {subject.images}, along {MOVES[subject.what]}; the run's end is in the middle.",
+            f"Loss and accuracy on {subject.images}, along {MOVES[subject.what]}; the run's end is"
+            " in the middle.",
             {"Loss in the middle": f"{float(middle):.4g}", "Largest less least": f"{rough:.4g}"},
             pictures=pictures(config, {"Loss": loss, "Accuracy, percent": 100 * accuracy}),
         )
@@ -76,21 +90,33 @@ def variance_of_runs(arguments: list[str]) -> None:
         subject = subjects.subject(run, config)
         size = sum(leaf.size for leaf in jax.tree.leaves(subject.point))
         if len(subject.batches["label"]) < 2:
-            raise Stop(f"--images={config.images}: one batch has no variance; ask for more images or a smaller --batch_size", 2)
+            raise Stop(
+                f"--images={config.images}: one batch has no variance; ask for more images or a"
+                " smaller --batch_size",
+                2,
+            )
 
         def measured(point: Any, subject=subject):
             gradient = jax.grad(lambda point, batch: subject.loss(point, batch)[0])
             return variance.gradients(lambda batch: gradient(point, batch), subject.batches)
 
         spread, squared_mean = on_grid(config, subject, measured, "variance")
-        numbers = {"variance": plain(spread), "squared_mean": plain(squared_mean), "size": size, **settings(config)}
+        numbers = {
+            "variance": plain(spread),
+            "squared_mean": plain(squared_mean),
+            "size": size,
+            **settings(config),
+        }
         at_end = variance.Gradients(*runs.jitted(measured)(subject.point))
-        numbers |= {"variance_of_the_run": plain(at_end.variance), "squared_mean_of_the_run": plain(at_end.squared_mean)}
+        numbers |= {
+            "variance_of_the_run": plain(at_end.variance),
+            "squared_mean_of_the_run": plain(at_end.squared_mean),
+        }
         section = report.sections.Section(
             subject.section("variance"),
             f"Variance of the gradient in {subject.words}",
-            f"Over {subject.images}: the mean over the batches of |g - mean of g|^2, summed over all {size} numbers and not "
-            f"divided by them; along {MOVES[subject.what]}.",
+            f"Over {subject.images}: the mean over the batches of |g - mean of g|^2, summed over"
+            f" all {size} numbers and not divided by them; along {MOVES[subject.what]}.",
             {
                 "Variance in the middle": f"{at_end.variance:.4g}",
                 "Squared mean gradient": f"{at_end.squared_mean:.4g}",
@@ -102,7 +128,9 @@ def variance_of_runs(arguments: list[str]) -> None:
 
 
 def on_grid(config: Plane, subject: Subject, function: Any, shown: str) -> list[np.ndarray]:
-    """What a function of the point returns on the grid, [grid] or [grid, grid] each; a row of it a call, told of as it goes."""
+    """What a function of the point returns on the grid, [grid] or [grid, grid] each; a row of it a
+    call, told of as it goes.
+    """
     keys = jax.random.split(jax.random.key(config.seed), config.dimensions)
     directions = [subject.direction(key) for key in keys]
     places = landscape.grid(config.grid, config.span, config.dimensions)
@@ -112,11 +140,16 @@ def on_grid(config: Plane, subject: Subject, function: Any, shown: str) -> list[
 
     compiled, bar, rows = runs.jitted(row), runs.writers.console(len(places)), []
     width = config.grid if config.dimensions == 2 else -(-config.grid // 8)
-    padded = np.concatenate([places, np.repeat(places[-1:], -len(places) % width, 0)])  # one shape, one compilation
+    padded = np.concatenate(
+        [places, np.repeat(places[-1:], -len(places) % width, 0)]
+    )  # one shape, one compilation
     try:
         for start in range(0, len(padded), width):
             rows.append(
-                jax.tree.map(np.asarray, compiled(subject.point, directions, jnp.asarray(padded[start : start + width])))
+                jax.tree.map(
+                    np.asarray,
+                    compiled(subject.point, directions, jnp.asarray(padded[start : start + width])),
+                )
             )
             bar.write(min(start + width, len(places)), {shown: float(np.mean(rows[-1][0]))})
     finally:
@@ -137,7 +170,9 @@ def pictures(config: Plane, values: dict[str, np.ndarray]) -> dict[str, str]:
         name = title.partition(",")[0].lower()
         if config.dimensions == 1:
             line = list(zip(axis.tolist(), array.tolist(), strict=True))
-            found[name] = report.charts.curves({title: line}, title=title, xlabel="along the direction")
+            found[name] = report.charts.curves(
+                {title: line}, title=title, xlabel="along the direction"
+            )
             continue
         labels = {"title": title, "xlabel": "direction 1", "ylabel": "direction 2"}
         found[f"{name}-contour"] = report.charts.contour(array, axis, axis, **labels)

@@ -1,12 +1,14 @@
 """How well shared weights rank models: jaxdarts analyze ranking --run_dir=runs/ranking
 
-Trains the 64-model space of Zhang et al. (Deeper Insights into Weight Sharing in NAS, 2020) with shared weights, one child a
-mini-batch, and ranks all children by test accuracy, in several instances: with different seeds, in different orders of the
-children, in orders that change every round, in groups that share weights among themselves only (random ones and similar ones),
-and with weights shared in the first cells only; then trains every child alone, for the truth, and children from a snapshot of
-the shared weights. Rankings are compared by
-Kendall's tau: S-Tau among instances, GT-Tau with the truth. The run folder holds config.json, log.txt, records.jsonl (every
-training with its accuracies), summary.json and plots; killed, it goes on with --resume and loses one training at most.
+Trains the 64-model space of Zhang et al. (Deeper Insights into Weight Sharing in NAS, 2020) with
+shared weights, one child a mini-batch, and ranks all children by test accuracy, in several
+instances: with different seeds, in different orders of the children, in orders that change every
+round, in groups that share weights among themselves only (random ones and similar ones), and with
+weights shared in the first cells only; then trains every child alone, for the truth, and children
+from a snapshot of the shared weights. Rankings are compared by Kendall's tau: S-Tau among
+instances, GT-Tau with the truth. The run folder holds config.json, log.txt, records.jsonl (every
+training with its accuracies), summary.json and plots; killed, it goes on with --resume and loses
+one training at most.
 """
 
 import dataclasses
@@ -40,7 +42,9 @@ class Config:
     FREE: ClassVar[str] = "run_dir resume data_dir output cache_dir"
 
     dataset: str = "digits"
-    """digits, a TFDS name (cifar10, ...), npz:PATH or folder:PATH. Children are ranked on its test images, as in the paper."""
+    """digits, a TFDS name (cifar10, ...), npz:PATH or folder:PATH. Children are ranked on its test
+    images, as in the paper.
+    """
     preset: str | None = None
     """Name of the preset to start from; default the data set's own."""
     data_dir: str | None = None
@@ -140,7 +144,8 @@ class Training(NamedTuple):
     members: numbers of the children that share weights.
     seed: of weights and mini-batches.
     rule, order: which child each mini-batch trains, of `RULES`, and its seed.
-    prefix: how many cells are shared, where every child has the rest for itself; None for all and the classifier.
+    prefix: how many cells are shared, where every child has the rest for itself; None for all and
+    the classifier.
     """
 
     study: str
@@ -174,9 +179,15 @@ def trainings(config: Config) -> list[Training]:
         for kind, groups in GROUPS.items():
             for number in config.groups:
                 for group, members in enumerate(groups(number, len(NAMES))):
-                    found.append(Training(f"{number} {kind} groups", i, group, tuple(members), config.seed + i))
+                    found.append(
+                        Training(
+                            f"{number} {kind} groups", i, group, tuple(members), config.seed + i
+                        )
+                    )
         for cells in config.prefixes:
-            found.append(Training(f"{cells} shared cells", i, 0, every, config.seed + i, prefix=cells))
+            found.append(
+                Training(f"{cells} shared cells", i, 0, every, config.seed + i, prefix=cells)
+            )
     return found
 
 
@@ -192,7 +203,8 @@ class Program(NamedTuple):
 
     init: seed -> state.
     fresh: state -> the same weights, with nothing that the optimiser remembers.
-    advance: (state, places of an epoch's images, children of its steps, first step, last one (excluded), key) -> state; the
+    advance: (state, places of an epoch's images, children of its steps, first step, last one
+    (excluded), key) -> state; the
         state that it is given is used up.
     accuracies: (state, children) -> their accuracies on the test images.
     """
@@ -213,7 +225,11 @@ def main(arguments: list[str]) -> None:
     folder, log = runs.open_folder(config, "ranking")
     try:
         records = train(config, program, folder, log)
-        summary = {**runs.versions(), **setting(config, dataset), **agreement.summarize(config, records)}
+        summary = {
+            **runs.versions(),
+            **setting(config, dataset),
+            **agreement.summarize(config, records),
+        }
         text = json.dumps(summary, indent=1) + "\n"
         files.replace_text(folder / "summary.json", text)
         if config.output:
@@ -233,8 +249,14 @@ def main(arguments: list[str]) -> None:
 
 def check(config: Config) -> Config:
     """Refuses settings that cannot work."""
-    positive = "epochs prefix_epochs batch_size init_channels layers learning_rate truth_instances eval_freq"
-    not_negative = "train_images test_images instances last_steps crop_padding learning_rate_min momentum weight_decay seed"
+    positive = (
+        "epochs prefix_epochs batch_size init_channels layers learning_rate truth_instances"
+        " eval_freq"
+    )
+    not_negative = (
+        "train_images test_images instances last_steps crop_padding learning_rate_min momentum"
+        " weight_decay seed"
+    )
     checks.check_numbers(config, positive, not_negative)
     if config.truth_epochs is not None and config.truth_epochs < 1:
         raise Stop(f"--truth_epochs={config.truth_epochs}: must be positive", 2)
@@ -253,8 +275,14 @@ def check(config: Config) -> Config:
     for epoch in config.tune_epochs:
         if not 0 < epoch <= config.epochs:
             raise Stop(f"--tune_epochs: {epoch} is not between 1 and --epochs={config.epochs}", 2)
-    if list(config.tune_steps) != sorted({*config.tune_steps}) or any(steps < 1 for steps in config.tune_steps):
-        raise Stop(f"--tune_steps: {' '.join(map(str, config.tune_steps))} are not positive numbers in ascending order", 2)
+    if list(config.tune_steps) != sorted({*config.tune_steps}) or any(
+        steps < 1 for steps in config.tune_steps
+    ):
+        raise Stop(
+            f"--tune_steps: {' '.join(map(str, config.tune_steps))} are not positive numbers in"
+            " ascending order",
+            2,
+        )
     return config
 
 
@@ -273,15 +301,22 @@ def parts(config: Config, dataset: images.Dataset) -> images.Dataset:
     shortest = length * min(epochs_of(config, training) for training in trainings(config))
     if config.last_steps > shortest:
         raise Stop(f"--last_steps={config.last_steps}: a training has {shortest}", 2)
-    return dataset._replace(train=train, test=first(dataset.test, config.test_images, "test_images"))
+    return dataset._replace(
+        train=train, test=first(dataset.test, config.test_images, "test_images")
+    )
 
 
 def build(config: Config, dataset: images.Dataset) -> Callable[[Training], Program]:
-    """Puts the library's parts together for one configuration: training -> the program that it is run by."""
+    """Puts the library's parts together for one configuration: training -> the program that it is
+    run by.
+    """
     net = SinglePath(CELLS, config.init_channels, config.layers, len(dataset.class_names))
     length, children = dataset.train.num // config.batch_size, all_picks()
     read = augment.reader(dataset.mean, dataset.std, padding=config.crop_padding, flip=config.flip)
-    data = {name: jax.device_put({"image": part[0], "label": part[1]}) for name, part in zip(("train", "test"), dataset[1:3])}
+    data = {
+        name: jax.device_put({"image": part[0], "label": part[1]})
+        for name, part in zip(("train", "test"), dataset[1:3])
+    }
     places, weights = feed.filled_up(dataset.test.num, min(512, dataset.test.num))
 
     def optimizer(epochs) -> optax.GradientTransformation:
@@ -290,23 +325,33 @@ def build(config: Config, dataset: images.Dataset) -> Callable[[Training], Progr
         def rate(step):
             return optimizers.cosine_rate(own, jnp.minimum(step // length, epochs))
 
-        return optax.chain(optax.add_decayed_weights(config.weight_decay), optax.sgd(rate, momentum=config.momentum))
+        return optax.chain(
+            optax.add_decayed_weights(config.weight_decay),
+            optax.sgd(rate, momentum=config.momentum),
+        )
 
     def shared(cells, epochs) -> sharing.Sharing:
-        """What takes the number of a child. Both arguments are traced: one program serves all prefixes and lengths."""
+        """What takes the number of a child. Both arguments are traced: one program serves all
+        prefixes and lengths.
+        """
         if cells is not None:
             return sharing.shared_prefix(net, optimizer(epochs), children, cells)
         own, picks = sharing.one_child(net, optimizer(epochs)), jnp.asarray(children)
         return own._replace(
             step=lambda state, batch, child: own.step(state, batch, picks[child]),
-            evaluate=lambda state, batch, weights, child: own.evaluate(state, batch, weights, picks[child]),
+            evaluate=lambda state, batch, weights, child: own.evaluate(
+                state, batch, weights, picks[child]
+            ),
         )
 
-    # One call for each mini-batch: inside a loop, XLA's convolutions take several times as long on a CPU.
+    # One call for each mini-batch: inside a loop, XLA's convolutions take several times as long on
+    # a CPU.
     @functools.partial(runs.jitted, donate_argnums=0)
     def step(state, setting, train, places, i, child, key):
         own = jax.lax.dynamic_slice_in_dim(places, i * config.batch_size, config.batch_size)
-        return shared(*setting).step(state, read(train, own, jax.random.fold_in(key, state.step)), child)[0]
+        return shared(*setting).step(
+            state, read(train, own, jax.random.fold_in(key, state.step)), child
+        )[0]
 
     @runs.jitted
     def correct(state, setting, test, places, weights, child):
@@ -327,7 +372,10 @@ def build(config: Config, dataset: images.Dataset) -> Callable[[Training], Progr
 
         def accuracies(state, members):
             sums = [
-                [correct(state, setting, data["test"], *batch, child) for batch in zip(places, weights, strict=True)]
+                [
+                    correct(state, setting, data["test"], *batch, child)
+                    for batch in zip(places, weights, strict=True)
+                ]
                 for child in members
             ]
             return (np.sum(jax.device_get(sums), axis=1) / dataset.test.num).tolist()
@@ -336,7 +384,8 @@ def build(config: Config, dataset: images.Dataset) -> Callable[[Training], Progr
             init=lambda seed: shared(*setting).init(jax.tree.map(jnp.array, variables(seed))),
             # The schedule goes on where it is.
             fresh=lambda state: dataclasses.replace(
-                jax.tree.map(jnp.array, state), opt=optax.tree.set(optimizer(1).init(state.params), count=jnp.array(state.step))
+                jax.tree.map(jnp.array, state),
+                opt=optax.tree.set(optimizer(1).init(state.params), count=jnp.array(state.step)),
             ),
             advance=advance,
             accuracies=accuracies,
@@ -347,7 +396,9 @@ def build(config: Config, dataset: images.Dataset) -> Callable[[Training], Progr
     return program
 
 
-def train(config: Config, program: Callable[[Training], Program], folder: Path, log) -> list[dict[str, Any]]:
+def train(
+    config: Config, program: Callable[[Training], Program], folder: Path, log
+) -> list[dict[str, Any]]:
     """Runs all trainings that have no record yet; returns the records of all."""
     path, planned = folder / "records.jsonl", trainings(config)
     try:
@@ -361,26 +412,37 @@ def train(config: Config, program: Callable[[Training], Program], folder: Path, 
         with path.open("a", encoding="utf-8") as file:
             for n, training in enumerate(planned):
                 if (training.study, training.instance, training.group) not in done:
-                    record: dict[str, Any] = {"step": n, **training._asdict(), **run(config, program(training), training)}
+                    record: dict[str, Any] = {
+                        "step": n,
+                        **training._asdict(),
+                        **run(config, program(training), training),
+                    }
                     file.write(json.dumps(record) + "\n")
                     file.flush()
                     records.append(json.loads(json.dumps(record)))
                     bar.write(n + 1, {"mean_accuracy": float(np.mean(record["accuracies"][-1]))})
     finally:
         bar.close()
-    wanted = {(t.study, t.instance, t.group) for t in planned}  # a folder may hold more, after a change of its config.json
+    wanted = {
+        (t.study, t.instance, t.group) for t in planned
+    }  # a folder may hold more, after a change of its config.json
     log.info("%d trainings are recorded", len(records))
     return [r for r in records if (r["study"], r["instance"], r["group"]) in wanted]
 
 
 def run(config: Config, program: Program, training: Training) -> dict[str, Any]:
-    """One training: accuracies of its members after some epochs, after the last steps, and after fine tuning."""
+    """One training: accuracies of its members after some epochs, after the last steps, and after
+    fine tuning.
+    """
     start, length = time.monotonic(), program.steps_per_epoch
     key = jax.random.key(training.seed)
     data_key, tune_key = jax.random.fold_in(key, 1), jax.random.fold_in(key, 2)
     epochs, total = epochs_of(config, training), epochs_of(config, training) * length
     asked = RULES[training.rule](training.members, total, training.order).reshape(epochs, length)
-    state, found = program.init(training.seed), {"epochs": [], "accuracies": [], "last": [], "tuned": {}}
+    state, found = (
+        program.init(training.seed),
+        {"epochs": [], "accuracies": [], "last": [], "tuned": {}},
+    )
     for epoch in range(epochs):
         places = augment.order(data_key, epoch, program.num_images)
         begun, ended = epoch * length, (epoch + 1) * length
@@ -395,14 +457,19 @@ def run(config: Config, program: Program, training: Training) -> dict[str, Any]:
             found["epochs"].append(epoch + 1)
             found["accuracies"].append(program.accuracies(state, training.members))
             if not np.isfinite(float(optax.tree.norm(state.params))):
-                raise Stop(f"weights are not finite after epoch {epoch + 1}: start again with a lower --learning_rate")
+                raise Stop(
+                    f"weights are not finite after epoch {epoch + 1}: start again with a lower"
+                    " --learning_rate"
+                )
         if training.study == "seeds" and epoch + 1 in config.tune_epochs:
             found["tuned"][epoch + 1] = tuned(config, program, training, state, tune_key)
     return {**found, "seconds": time.monotonic() - start}
 
 
 def tuned(config: Config, program: Program, training: Training, state, key) -> list[list[float]]:
-    """Accuracies of the children, each trained on alone from the same shared weights, for every entry of --tune_steps."""
+    """Accuracies of the children, each trained on alone from the same shared weights, for every
+    entry of --tune_steps.
+    """
     out, length = [], program.steps_per_epoch
     epochs = range(-(-max(config.tune_steps, default=0) // length))
     places = [augment.order(key, epoch, program.num_images) for epoch in epochs]
@@ -415,7 +482,14 @@ def tuned(config: Config, program: Program, training: Training, state, key) -> l
                     own = program.advance(own, places[epoch], asked, position, steps, key)
                     position = steps
                     row += program.accuracies(own, [child])
-            own = program.advance(own, places[epoch], asked, position, length if epoch + 1 < len(epochs) else position, key)
+            own = program.advance(
+                own,
+                places[epoch],
+                asked,
+                position,
+                length if epoch + 1 < len(epochs) else position,
+                key,
+            )
         out.append(row)
     return np.transpose(out).tolist()
 
@@ -423,5 +497,7 @@ def tuned(config: Config, program: Program, training: Training, state, key) -> l
 def setting(config: Config, dataset: images.Dataset) -> dict[str, Any]:
     """The flags that matter to a result, and the sizes of the data."""
     places = ("data_dir", "run_dir", "resume", "output", "cache_dir", "preset")
-    flags = {name: value for name, value in dataclasses.asdict(config).items() if name not in places}
+    flags = {
+        name: value for name, value in dataclasses.asdict(config).items() if name not in places
+    }
     return {"config": {**flags, "train_images": dataset.train.num, "test_images": dataset.test.num}}

@@ -1,4 +1,6 @@
-"""What analyze.py looks at: a finished run, and a loss as a function of its weights or of its architecture parameters."""
+"""What analyze.py looks at: a finished run, and a loss as a function of its weights or of its
+architecture parameters.
+"""
 
 import dataclasses
 import json
@@ -86,7 +88,9 @@ class Opened(NamedTuple):
 def parse(kind: type, arguments: list[str], description: str | None) -> Any:
     """Flags of one analysis."""
     markers = (tyro.conf.DisallowNone,)
-    config = tyro.cli(kind, args=arguments, description=description, use_underscores=True, config=markers)
+    config = tyro.cli(
+        kind, args=arguments, description=description, use_underscores=True, config=markers
+    )
     if not config.runs:
         raise Stop("name one run folder or more", 2)
     return config
@@ -95,15 +99,26 @@ def parse(kind: type, arguments: list[str], description: str | None) -> Any:
 def open_run(text: str) -> Opened:
     """The run that a folder holds."""
     folder = Path(text)
-    root = folder.parent if folder.name.startswith("seed-") and not (folder / "config.json").exists() else folder
+    root = (
+        folder.parent
+        if folder.name.startswith("seed-") and not (folder / "config.json").exists()
+        else folder
+    )
     try:
         settings = json.loads((root / "config.json").read_text(encoding="utf-8"))
         first, count = int(settings["seed"]), int(settings.get("num_seeds", 1))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise Stop(f"{text}: not the folder of a run, no usable {root / 'config.json'}: {error!r}", 2) from error
+        raise Stop(
+            f"{text}: not the folder of a run, no usable {root / 'config.json'}: {error!r}", 2
+        ) from error
     if root == folder and count > 1:
         raise Stop(f"{text}: a run of {count} seeds; name one: {folder / f'seed-{first}'}, ...", 2)
-    return Opened(folder, root, settings, 0 if root == folder else int(folder.name.removeprefix("seed-")) - first)
+    return Opened(
+        folder,
+        root,
+        settings,
+        0 if root == folder else int(folder.name.removeprefix("seed-")) - first,
+    )
 
 
 def genotype_of(run: Opened) -> Any:
@@ -120,7 +135,11 @@ def report(run: Opened, section: sections.Section, numbers: Mapping[str, Any]) -
         sections.write(run.folder, section, numbers, runs.versions())
         print(f"numbers {run.folder / 'analysis' / section.name}.json", flush=True)
         if not page.exists():
-            return print(f"{page}: the run has no report, being unfinished; its report will show the analysis", flush=True)
+            return print(
+                f"{page}: the run has no report, being unfinished; its report will show the"
+                " analysis",
+                flush=True,
+            )
         extend(page, sections.gather(page.parent))
     except (OSError, ValueError) as error:
         raise Stop(f"{run.folder}: {error}") from error
@@ -176,9 +195,15 @@ def subject(run: Opened, config: Measured) -> Subject:
     if "bptt" in settings:
         raise Stop(f"{run.folder}: a run on texts; this analysis takes images only", 2)
     if config.of == "alpha" and not run.searched:
-        raise Stop(f"--of=alpha {run.folder}: the training of a cell has weights only; name a search", 2)
+        raise Stop(
+            f"--of=alpha {run.folder}: the training of a cell has weights only; name a search", 2
+        )
     if settings.get("stream"):
-        raise Stop(f"{run.folder}: its images are streamed from a disk; this analysis takes sets in memory only", 2)
+        raise Stop(
+            f"{run.folder}: its images are streamed from a disk; this analysis takes sets in memory"
+            " only",
+            2,
+        )
     return (_of_search if run.searched else _of_training)(run, config)
 
 
@@ -190,29 +215,42 @@ def _batches(part: images.Images, name: str, config: Measured, batch_size: int) 
     count = min(config.images, part.num) // size
     if not count:
         raise Stop(
-            f"--images={config.images} --batch_size={size}: no full batch among {min(config.images, part.num)} images", 2
+            f"--images={config.images} --batch_size={size}: no full batch among"
+            f" {min(config.images, part.num)} images",
+            2,
         )
     chosen = part.images[: count * size], part.labels[: count * size]
     stacked = [jnp.asarray(a).reshape(count, size, *a.shape[1:]) for a in chosen]
-    return dict(zip(("image", "label"), stacked, strict=True)), f"{count * size} {WORDS[name]} images in batches of {size}"
+    return (
+        dict(zip(("image", "label"), stacked, strict=True)),
+        f"{count * size} {WORDS[name]} images in batches of {size}",
+    )
 
 
 def _of_training(run: Opened, config: Measured) -> Subject:
     if config.part == "valid":
-        raise Stop(f"--part=valid {run.folder}: the training of a cell has train and test images", 2)
+        raise Stop(
+            f"--part=valid {run.folder}: the training of a cell has train and test images", 2
+        )
     try:
         apply, variables = load(run.folder)
     except ValueError as error:
         raise Stop(str(error), 2) from error
-    asked = recipes.Config(dataset=run.settings["dataset"], data_dir=config.data_dir or run.settings["data_dir"])
+    asked = recipes.Config(
+        dataset=run.settings["dataset"], data_dir=config.data_dir or run.settings["data_dir"]
+    )
     dataset, part = datasets.load(asked), "train" if config.part == "train" else "test"
     batches, name = _batches(getattr(dataset, part), part, config, run.settings["batch_size"])
 
     def loss(params, batch):
-        return _loss_and_hits(apply({**variables, "params": params}, batch["image"]), batch["label"])
+        return _loss_and_hits(
+            apply({**variables, "params": params}, batch["image"]), batch["label"]
+        )
 
     params = variables["params"]
-    return Subject("weights", params, loss, batches, lambda key: landscape.direction(params, key), name)
+    return Subject(
+        "weights", params, loss, batches, lambda key: landscape.direction(params, key), name
+    )
 
 
 def _loss_and_hits(logits, labels) -> tuple[Any, Any]:
@@ -221,8 +259,16 @@ def _loss_and_hits(logits, labels) -> tuple[Any, Any]:
 
 
 def _of_search(run: Opened, config: Measured) -> Subject:
-    arguments = [f"--resume={run.root}", "--num_devices=1", *([f"--data_dir={config.data_dir}"] if config.data_dir else [])]
-    own = image_search.check(command_line.parse(arguments, image_search.PRESETS, image_search.CIFAR, None, image_search.STARTS))
+    arguments = [
+        f"--resume={run.root}",
+        "--num_devices=1",
+        *([f"--data_dir={config.data_dir}"] if config.data_dir else []),
+    ]
+    own = image_search.check(
+        command_line.parse(
+            arguments, image_search.PRESETS, image_search.CIFAR, None, image_search.STARTS
+        )
+    )
     dataset = datasets.load(own)
     program = image_search.build(own, dataset)
     like = runs.checkpoint_form(program.init)
@@ -231,15 +277,26 @@ def _of_search(run: Opened, config: Measured) -> Subject:
             saved = runs.checkpoint.restore(checkpoints, like, runs.frozen(own))
     except runs.checkpoint.CheckpointError as error:
         raise Stop(str(error)) from error
-    params, arch = jax.tree.map(lambda x: x[run.place], (saved["state"].params, saved["state"].arch))
+    params, arch = jax.tree.map(
+        lambda x: x[run.place], (saved["state"].params, saved["state"].arch)
+    )
     if config.of != "weights" and not jax.tree.leaves(arch):
-        raise Stop(f"{run.folder}: --algorithm={own.algorithm} has no alpha; --of=weights looks at its weights", 2)
-    parts = {name: images.Images(np.asarray(d["image"]), np.asarray(d["label"])) for name, d in program.data.items()}
+        raise Stop(
+            f"{run.folder}: --algorithm={own.algorithm} has no alpha; --of=weights looks at its"
+            " weights",
+            2,
+        )
+    parts = {
+        name: images.Images(np.asarray(d["image"]), np.asarray(d["label"]))
+        for name, d in program.data.items()
+    }
     parts = {"train": parts["train"], "valid": parts["val"], "test": dataset.test}
     part = "valid" if config.part == "own" else config.part
     batches, name = _batches(parts[part], part, config, own.batch_size)
     shape = dataset.train.images.shape[1:]
-    algorithm = methods.make(own, program.space, program.steps_per_epoch, len(dataset.class_names), shape)
+    algorithm = methods.make(
+        own, program.space, program.steps_per_epoch, len(dataset.class_names), shape
+    )
     net = image_search.supernet(own, program.space, len(dataset.class_names)).clone(axis_name=None)
     noise = jax.random.key(0)
 
@@ -252,12 +309,21 @@ def _of_search(run: Opened, config: Measured) -> Subject:
         def loss_of_weights(params, batch):
             return _loss_and_hits(logits(params, arch, batch), batch["label"])
 
-        return Subject("weights", params, loss_of_weights, batches, lambda key: landscape.direction(params, key), name)
+        return Subject(
+            "weights",
+            params,
+            loss_of_weights,
+            batches,
+            lambda key: landscape.direction(params, key),
+            name,
+        )
 
     def loss_of_arch(arch, batch):
         return _loss_and_hits(logits(params, arch, batch), batch["label"])
 
-    return Subject("alpha", arch, loss_of_arch, batches, lambda key: landscape.unit_direction(arch, key), name)
+    return Subject(
+        "alpha", arch, loss_of_arch, batches, lambda key: landscape.unit_direction(arch, key), name
+    )
 
 
 def space_of(run: Opened) -> dict[str, Choices]:
@@ -274,7 +340,11 @@ def mixes_of(folder: Path, cells: Mapping[str, Choices]) -> dict[str, np.ndarray
         saved = files.read_arrays(folder / "alphas.npz")
         return {name: saved[name] for name in cells}
     except (OSError, ValueError, KeyError) as error:
-        raise Stop(f"{folder}: no usable alphas.npz, which a search has from its first epoch on: {error!r}", 2) from error
+        raise Stop(
+            f"{folder}: no usable alphas.npz, which a search has from its first epoch on:"
+            f" {error!r}",
+            2,
+        ) from error
 
 
 def facts_of(run: Opened) -> dict[str, Any]:

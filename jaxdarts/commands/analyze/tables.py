@@ -1,4 +1,6 @@
-"""What a run's cells and its mixture weights tell without any computation: topology, and how a search came to decide."""
+"""What a run's cells and its mixture weights tell without any computation: topology, and how a
+search came to decide.
+"""
 
 import dataclasses
 from collections.abc import Mapping
@@ -17,12 +19,23 @@ from jaxdarts.genotypes import Genotype
 from jaxdarts.report.page import CELLS
 from jaxdarts.runs import Stop
 
-PUBLISHED = ("NASNet", "AmoebaNet", "SNAS", "DARTS_V1", "DARTS_V2", "PC_DARTS_cifar", "PDARTS", "GDAS_V1")
+PUBLISHED = (
+    "NASNet",
+    "AmoebaNet",
+    "SNAS",
+    "DARTS_V1",
+    "DARTS_V2",
+    "PC_DARTS_cifar",
+    "PDARTS",
+    "GDAS_V1",
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Topology(subjects.Options):
-    """Width and depth of a run's cells (Shu et al. 2020) beside published ones and all that there are; variants of them."""
+    """Width and depth of a run's cells (Shu et al. 2020) beside published ones and all that there
+    are; variants of them.
+    """
 
     each: int = 3
     """Number of variants with other connections for every width; analysis/topology.json lists their
@@ -31,7 +44,9 @@ class Topology(subjects.Options):
 
 @dataclasses.dataclass(frozen=True)
 class Mixture(subjects.Options):
-    """How decided a search is, what its cell keeps of the mix, and how stable the ranks of its operations are."""
+    """How decided a search is, what its cell keeps of the mix, and how stable the ranks of its
+    operations are.
+    """
 
     table: str = ""
     """CSV file of NAS-Bench-201's accuracies; shows the accuracy of the cell after every epoch (a
@@ -44,7 +59,11 @@ def topology_of_runs(arguments: list[str]) -> None:
         run = subjects.open_run(name)
         genotype = subjects.genotype_of(run)
         if not isinstance(genotype, Genotype):
-            raise Stop(f"{name}: width and depth are defined for cells with two inputs, not for a {type(genotype).__name__}", 2)
+            raise Stop(
+                f"{name}: width and depth are defined for cells with two inputs, not for a"
+                f" {type(genotype).__name__}",
+                2,
+            )
         known: dict[str, Any] = {name: genotypes.PUBLISHED[name] for name in PUBLISHED}
         rows = topology.pattern({"this run": genotype, **known})
         nodes = len(genotype.normal) // 2
@@ -58,7 +77,9 @@ def topology_of_runs(arguments: list[str]) -> None:
             "pattern": rows,
             "counts": [[shape.width, shape.depth, count] for shape, count in counts.items()],
             "adapted": str(topology.adapted(genotype)),
-            "variants": [{"genotype": str(v), **topology.topology(v.normal)._asdict()} for v in others],
+            "variants": [
+                {"genotype": str(v), **topology.topology(v.normal)._asdict()} for v in others
+            ],
         }
         table = [
             [
@@ -75,9 +96,11 @@ def topology_of_runs(arguments: list[str]) -> None:
         section = report.sections.Section(
             "topology",
             "Topology",
-            "Width: channels of the nodes that the inputs feed, in multiples of a node's; depth: edges on the longest path to "
-            f"the output (Shu et al. 2020). Cells that searches return tend to be wide and shallow. The share of all "
-            f"{sum(counts.values())} connections of {nodes} nodes (of as many as the cell has, for others) that are more so:",
+            "Width: channels of the nodes that the inputs feed, in multiples of a node's; depth:"
+            " edges on the longest path to the output (Shu et al. 2020). Cells that searches"
+            f" return tend to be wide and shallow. The share of all {sum(counts.values())}"
+            f" connections of {nodes} nodes (of as many as the cell has, for others) that are"
+            " more so:",
             {
                 "Width, normal cell": f"{own_normal['width']:g} of {nodes}",
                 "Depth, normal cell": str(own_normal["depth"]),
@@ -86,10 +109,16 @@ def topology_of_runs(arguments: list[str]) -> None:
             },
             [
                 report.sections.Table(
-                    "This run's cells and published ones", ["cells", "kind", "width", "depth", "wider", "shallower"], table
+                    "This run's cells and published ones",
+                    ["cells", "kind", "width", "depth", "wider", "shallower"],
+                    table,
                 )
             ],
-            {"shapes": report.charts.scatter(dots, title="Width and depth", xlabel="width, nodes", ylabel="depth, edges")},
+            {
+                "shapes": report.charts.scatter(
+                    dots, title="Width and depth", xlabel="width, nodes", ylabel="depth, edges"
+                )
+            },
         )
         subjects.report(run, section, numbers)
 
@@ -123,11 +152,19 @@ def mixture_of_runs(arguments: list[str]) -> None:
                 entropy.T, labels, title=title, xlabel=f"epochs 1 to {len(mix)}", ylabel="entropy"
             )
             to_last = [mixture.agreement(one, mix[-1], choices) for one in mix]
-            to_next = [mixture.agreement(one, other, choices) for one, other in zip(mix[:-1], mix[1:])]
+            to_next = [
+                mixture.agreement(one, other, choices) for one, other in zip(mix[:-1], mix[1:])
+            ]
             short = title.removesuffix(" cell").lower()
-            curves[f"{short}, to the last"] = [(epoch, found["tau"]) for epoch, found in enumerate(to_last)]
-            curves[f"{short}, to the next"] = [(epoch, found["tau"]) for epoch, found in enumerate(to_next)]
-            kept[short] = [(epoch, mixture.kept_share(one, choices)) for epoch, one in enumerate(mix)]
+            curves[f"{short}, to the last"] = [
+                (epoch, found["tau"]) for epoch, found in enumerate(to_last)
+            ]
+            curves[f"{short}, to the next"] = [
+                (epoch, found["tau"]) for epoch, found in enumerate(to_next)
+            ]
+            kept[short] = [
+                (epoch, mixture.kept_share(one, choices)) for epoch, one in enumerate(mix)
+            ]
             numbers[cell] = {
                 "entropy": plain(entropy),
                 "tau_to_last": plain([found["tau"] for found in to_last]),
@@ -140,29 +177,42 @@ def mixture_of_runs(arguments: list[str]) -> None:
             if others:
                 last = [mix[-1], *(subjects.mixes_of(folder, cells)[cell][-1] for folder in others)]
                 between = mixture.mean_agreement(last, choices)
-                numbers[cell]["seeds"] = {"count": len(last), **{key: plain(value) for key, value in between.items()}}
+                numbers[cell]["seeds"] = {
+                    "count": len(last),
+                    **{key: plain(value) for key, value in between.items()},
+                }
                 facts[f"Tau between {len(last)} seeds, {title.lower()}"] = f"{between['tau']:.3g}"
         gap = gap_of(run)
         if gap is not None:
             numbers["discretisation_gap_accuracy"] = gap
             facts["Accuracy lost by discretising"] = f"{100 * gap:.2f} points"
-        pictures["kept"] = report.charts.curves(kept, title="Share of the mix that the cell keeps", xlabel="epoch")
+        pictures["kept"] = report.charts.curves(
+            kept, title="Share of the mix that the cell keeps", xlabel="epoch"
+        )
         if config.table:
             trained = numbers["table"] = in_table(mixes, config.table)
             tested = [one["test"] for one in trained]
             points = {"in the table": list(enumerate(tested))}
-            pictures["table"] = report.charts.curves(points, title="Test accuracy of the cell", xlabel="epoch")
+            pictures["table"] = report.charts.curves(
+                points, title="Test accuracy of the cell", xlabel="epoch"
+            )
             facts["Test accuracy in the table"] = f"{tested[-1]:.2f} %, at best {max(tested):.2f} %"
-            facts["Skip connections"] = f"{trained[-1]['skip_connections']} of {len(cells['cell'].edges)}"
+            facts["Skip connections"] = (
+                f"{trained[-1]['skip_connections']} of {len(cells['cell'].edges)}"
+            )
         pictures["ranks"] = report.charts.curves(
-            curves, title="Stability of ranks", xlabel="epoch", ylabel="Kendall's tau, mean of edges"
+            curves,
+            title="Stability of ranks",
+            xlabel="epoch",
+            ylabel="Kendall's tau, mean of edges",
         )
         section = report.sections.Section(
             "mixture",
             "Mixture weights",
-            "Entropy of the weights of every edge, 1 for equal weights and 0 for one operation; the share of all weight that "
-            "lies on what the derived cell keeps; and how alike the operations of an edge are ranked by one epoch and by "
-            "another. The accuracy lost is that of the shared weights on the validation images, from the mix to the cell.",
+            "Entropy of the weights of every edge, 1 for equal weights and 0 for one operation; the"
+            " share of all weight that lies on what the derived cell keeps; and how alike the"
+            " operations of an edge are ranked by one epoch and by another. The accuracy lost is"
+            " that of the shared weights on the validation images, from the mix to the cell.",
             facts,
             pictures=pictures,
         )
@@ -180,7 +230,14 @@ def in_table(mixes: Mapping[str, np.ndarray], path: str) -> list[dict[str, Any]]
             raise Stop(f"--table={path}: has no {genotype}", 2)
         skips = sum(op == "skip_connect" for op, _ in genotype.cell)
         row = rows[genotype]
-        found.append({"cell": str(genotype), "skip_connections": skips, "valid": row.valid_200, "test": row.test_200})
+        found.append(
+            {
+                "cell": str(genotype),
+                "skip_connections": skips,
+                "valid": row.valid_200,
+                "test": row.test_200,
+            }
+        )
     return found
 
 
@@ -192,6 +249,8 @@ def siblings(run: subjects.Opened) -> list[Path]:
 
 
 def gap_of(run: subjects.Opened) -> float | None:
-    """What the accuracy with the shared weights lost when the mix became a cell; None of a search that is not finished."""
+    """What the accuracy with the shared weights lost when the mix became a cell; None of a search
+    that is not finished.
+    """
     facts = subjects.facts_of(run)
     return facts.get("discretisation_gap_accuracy")

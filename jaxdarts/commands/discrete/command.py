@@ -1,13 +1,15 @@
 """Search among discrete cells, many times over, and report mean and deviation.
 
     jaxdarts discrete --algorithm=rea --table=PATH --budget_seconds=12000 --runs=100
-    jaxdarts discrete --evaluate=supernet --space=darts --run=RUN --algorithm=rea --budget_evaluations=200
-    jaxdarts discrete --evaluate=training --dataset=cifar10 --budget_evaluations=50 --workers=4 --concurrent=4
+    jaxdarts discrete --evaluate=supernet --space=darts --run=RUN --algorithm=rea
+    --budget_evaluations=200 jaxdarts discrete --evaluate=training --dataset=cifar10
+    --budget_evaluations=50 --workers=4 --concurrent=4
 
-The run folder holds config.json, log.txt, history.jsonl (every trial: run, genotype, what the search saw of it, what is only
-reported, seconds), summary.json (mean and deviation over the runs of the chosen cells), genotype.json (the best of them, for
-evaluate.py --arch), the same drawn, and curve.svg. Killed at any moment, the study goes on with --resume=RUN and loses no trial
-that finished.
+The run folder holds config.json, log.txt, history.jsonl (every trial: run, genotype, what the
+search saw of it, what is only reported, seconds), summary.json (mean and deviation over the runs of
+the chosen cells), genotype.json (the best of them, for evaluate.py --arch), the same drawn, and
+curve.svg. Killed at any moment, the study goes on with --resume=RUN and loses no trial that
+finished.
 """
 
 import collections
@@ -113,26 +115,38 @@ class Method(NamedTuple):
 
     make: Callable[[Config, Any, Space, Callable], discrete.Proposals]
     own: tuple[str, ...] = ()
-    choose: Callable[[Config, discrete.History], Trial] = lambda c, history: discrete.best(history.values())
+    choose: Callable[[Config, discrete.History], Trial] = lambda c, history: discrete.best(
+        history.values()
+    )
     lengths: bool = False
 
 
 def in_order(history: discrete.History) -> list[Trial]:
     """The trials in the order of their proposals, up to the first one that is not there."""
-    return [history[number] for number in itertools.takewhile(history.__contains__, itertools.count())]
+    return [
+        history[number] for number in itertools.takewhile(history.__contains__, itertools.count())
+    ]
 
 
 EVOLUTION, SCORED = ("population", "sample_size"), ("score", "scores", "scored_only")
 METHODS = {
     "random": Method(lambda c, key, space, score: discrete.random_search(key, space)),
     "rea": Method(
-        lambda c, key, space, score: discrete.regularized_evolution(key, space, c.population, c.sample_size), EVOLUTION
+        lambda c, key, space, score: discrete.regularized_evolution(
+            key, space, c.population, c.sample_size
+        ),
+        EVOLUTION,
     ),
     "area": Method(
-        lambda c, key, space, score: discrete.assisted_evolution(key, space, score, c.pool, c.population, c.sample_size),
+        lambda c, key, space, score: discrete.assisted_evolution(
+            key, space, score, c.pool, c.population, c.sample_size
+        ),
         (*EVOLUTION, "pool", *SCORED),
     ),
-    "best_of": Method(lambda c, key, space, score: discrete.best_of(key, space, score, c.candidates), ("candidates", *SCORED)),
+    "best_of": Method(
+        lambda c, key, space, score: discrete.best_of(key, space, score, c.candidates),
+        ("candidates", *SCORED),
+    ),
     "halving": Method(
         lambda c, key, space, score: discrete.successive_halving(key, space, c.starters, c.lengths),
         ("starters", "lengths"),
@@ -150,9 +164,13 @@ METHODS = {
         ("learning_rate", "ema_decay"),
     ),
     "na_rs": Method(
-        lambda c, key, space, score: discrete.neighbourhood_search(key, space, c.neighbours, c.radius),
+        lambda c, key, space, score: discrete.neighbourhood_search(
+            key, space, c.neighbours, c.radius
+        ),
         ("neighbours", "radius", "aggregate"),
-        lambda c, history: discrete.flattest(in_order(history), c.neighbours, methods.AGGREGATES[c.aggregate]),
+        lambda c, history: discrete.flattest(
+            in_order(history), c.neighbours, methods.AGGREGATES[c.aggregate]
+        ),
     ),
 }
 
@@ -161,11 +179,16 @@ def main(arguments: list[str]) -> None:
     config = check(command_line.parse(arguments, {"cifar10": Config()}, Config(), __doc__))
     runs.use_cache(config)
     options = evaluators.Options(
-        **{field.name: getattr(config, field.name) for field in dataclasses.fields(evaluators.Options)}
+        **{
+            field.name: getattr(config, field.name)
+            for field in dataclasses.fields(evaluators.Options)
+        }
     )
     column = scores_of(config)
     if config.evaluate == "table" or not (config.workers or config.scheduler):
-        evaluators.prepared(options)  # here, or for the summary: what is wrong with it is told before anything is written
+        evaluators.prepared(
+            options
+        )  # here, or for the summary: what is wrong with it is told before anything is written
     found = workers.find(config.workers, config.scheduler)
     folder, log = runs.open_folder(config, "discrete")
     try:
@@ -183,7 +206,9 @@ def main(arguments: list[str]) -> None:
     except OSError as error:
         raise Stop(f"cannot write: {error}; continue with --resume={folder}") from error
     except studies.Failure as failure:
-        raise Stop(f"{failure}; what was finished is saved: continue with --resume={folder}") from failure
+        raise Stop(
+            f"{failure}; what was finished is saved: continue with --resume={folder}"
+        ) from failure
     except KeyboardInterrupt:
         raise Stop(f"interrupted; continue with --resume={folder}", 130) from None
     else:
@@ -191,7 +216,12 @@ def main(arguments: list[str]) -> None:
             found = summary[name]
             deviation = "" if found["deviation"] is None else f" +- {found['deviation']:.2f}"
             log.info("%s: %.2f%s over %d runs", name, found["mean"], deviation, config.runs)
-        log.info("%.1f trials and %.0f seconds a run; all in %s", summary["trials"], summary["seconds"], folder)
+        log.info(
+            "%.1f trials and %.0f seconds a run; all in %s",
+            summary["trials"],
+            summary["seconds"],
+            folder,
+        )
     finally:
         runs.writers.close_logger(log)
 
@@ -204,20 +234,33 @@ def check(config: Config) -> Config:
     """
     if config.algorithm not in METHODS:
         raise Stop(f"--algorithm={config.algorithm}: there are {', '.join(METHODS)}", 2)
-    config = dataclasses.replace(config, score=config.score or ("naswot" if config.evaluate == "proxy" else "params_millions"))
+    config = dataclasses.replace(
+        config,
+        score=config.score or ("naswot" if config.evaluate == "proxy" else "params_millions"),
+    )
     evaluators.check(config)
     if config.aggregate not in methods.AGGREGATES:
         raise Stop(f"--aggregate={config.aggregate}: there are {', '.join(methods.AGGREGATES)}", 2)
-    budgets = [name for name in ("budget_seconds", "budget_evaluations") if getattr(config, name) is not None]
+    budgets = [
+        name
+        for name in ("budget_seconds", "budget_evaluations")
+        if getattr(config, name) is not None
+    ]
     simulated = config.evaluate == "table"
     if not budgets:
         if not simulated:
-            raise Stop("--budget_evaluations or --budget_seconds: say how much a search may take", 2)
+            raise Stop(
+                "--budget_evaluations or --budget_seconds: say how much a search may take", 2
+            )
         config, budgets = dataclasses.replace(config, budget_seconds=12000.0), ["budget_seconds"]
     number = (100 if simulated else 1) if config.runs is None else config.runs
     config = dataclasses.replace(config, runs=number)
-    counts = "runs population sample_size pool candidates starters draws neighbours radius concurrent"
-    checks.check_numbers(config, " ".join([*budgets, counts, "learning_rate"]), "ema_decay workers retries")
+    counts = (
+        "runs population sample_size pool candidates starters draws neighbours radius concurrent"
+    )
+    checks.check_numbers(
+        config, " ".join([*budgets, counts, "learning_rate"]), "ema_decay workers retries"
+    )
     if math.isinf(config.budget_seconds or 0) or not math.isfinite(config.learning_rate):
         raise Stop("--budget_seconds and --learning_rate must be finite", 2)
     if not config.ema_decay < 1:
@@ -230,7 +273,11 @@ def check(config: Config) -> Config:
     if "pool" in method.own and config.pool < config.population:
         raise Stop(f"--pool={config.pool}: fewer than --population={config.population}", 2)
     if method.lengths and not evaluation.lengths:
-        raise Stop(f"--algorithm={config.algorithm}: trains for some epochs, which --evaluate={config.evaluate} does not", 2)
+        raise Stop(
+            f"--algorithm={config.algorithm}: trains for some epochs, which"
+            f" --evaluate={config.evaluate} does not",
+            2,
+        )
     try:
         discrete.check_lengths(config.lengths)
     except ValueError as error:
@@ -245,8 +292,23 @@ def check(config: Config) -> Config:
 
 def flags(config: Config) -> tuple[str, ...]:
     """The flags that have an influence on the result."""
-    always = ("algorithm", "space", "evaluate", "dataset", "budget_seconds", "budget_evaluations", "runs", "seed", "concurrent")
-    return (*always, *dict.fromkeys((*METHODS[config.algorithm].own, *evaluators.EVALUATIONS[config.evaluate].own)))
+    always = (
+        "algorithm",
+        "space",
+        "evaluate",
+        "dataset",
+        "budget_seconds",
+        "budget_evaluations",
+        "runs",
+        "seed",
+        "concurrent",
+    )
+    return (
+        *always,
+        *dict.fromkeys(
+            (*METHODS[config.algorithm].own, *evaluators.EVALUATIONS[config.evaluate].own)
+        ),
+    )
 
 
 def scores_of(config: Config) -> Mapping[Any, float]:
@@ -255,7 +317,11 @@ def scores_of(config: Config) -> Mapping[Any, float]:
         return {}
     read = evaluators.SPACES[config.space].column
     if not read or not (config.scores or config.table):
-        raise Stop(f"--scores: --algorithm={config.algorithm} needs a file of scores, of cells of --space={config.space}", 2)
+        raise Stop(
+            f"--scores: --algorithm={config.algorithm} needs a file of scores, of cells of"
+            f" --space={config.space}",
+            2,
+        )
     flag = "scores" if config.scores else "table"
     name = config.score or "params_millions"
     return evaluators.opened(flag, config.scores or config.table, lambda path: read(path, name))
@@ -265,7 +331,8 @@ def scored(column: Mapping[Any, float], genotype: Any) -> float:
     """The score of a cell."""
     if genotype not in column:
         raise ValueError(
-            f"the scores have {len(column)} cells, and {genotype} is none of them; --scored_only draws among those there are"
+            f"the scores have {len(column)} cells, and {genotype} is none of them; --scored_only"
+            " draws among those there are"
         )
     return column[genotype]
 
@@ -277,15 +344,25 @@ def drawn_among(space: Space, column: Mapping[Any, float]) -> Space:
 
 
 def search(
-    config: Config, options: evaluators.Options, column: Mapping[Any, float], found: workers.Workers, folder: Path
+    config: Config,
+    options: evaluators.Options,
+    column: Mapping[Any, float],
+    found: workers.Workers,
+    folder: Path,
 ) -> list[discrete.History]:
-    """The histories of all runs; trials that earlier processes wrote into history.jsonl are not evaluated again."""
+    """The histories of all runs; trials that earlier processes wrote into history.jsonl are not
+    evaluated again.
+    """
     path = folder / "history.jsonl"
     records = study_results.recorded(path, options)
     assert config.runs is not None  # `check` has set it
     seconds = math.inf if config.budget_seconds is None else config.budget_seconds
     trials = math.inf if config.budget_evaluations is None else config.budget_evaluations
-    make, space, key = METHODS[config.algorithm].make, evaluators.space_of(options), jax.random.key(config.seed)
+    make, space, key = (
+        METHODS[config.algorithm].make,
+        evaluators.space_of(options),
+        jax.random.key(config.seed),
+    )
     if column and config.scored_only:
         space = drawn_among(space, column)
     score = functools.partial(scored, column)
@@ -310,7 +387,10 @@ def search(
             file.write(study_results.line(run, number, trial, spent[run] <= seconds))
             file.flush()
             done += 1
-            bar.write(done if config.budget_evaluations else run, {"run": run, "value": trial.value, "seconds": spent[run]})
+            bar.write(
+                done if config.budget_evaluations else run,
+                {"run": run, "value": trial.value, "seconds": spent[run]},
+            )
 
         try:
             return studies.conduct(

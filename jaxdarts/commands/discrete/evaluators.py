@@ -1,7 +1,9 @@
-"""What a cell is worth, for searches among discrete cells: by a table, a trained supernet, a score, or a short training.
+"""What a cell is worth, for searches among discrete cells: by a table, a trained supernet, a score,
+or a short training.
 
-Each row of EVALUATIONS makes a function (genotype, epochs or None) -> Trial of the flags. `trial` is that function for workers
-in other processes and on other machines: it prepares itself there, once, from the flags.
+Each row of EVALUATIONS makes a function (genotype, epochs or None) -> Trial of the flags. `trial`
+is that function for workers in other processes and on other machines: it prepares itself there,
+once, from the flags.
 """
 
 import dataclasses
@@ -35,7 +37,8 @@ class Searched(NamedTuple):
     table: (file, data set) -> {genotype: row} of its table of accuracies, where there is one.
     column: (file, column) -> {genotype: number}.
     size: how many genotypes there are, where that is few.
-    shape: channels and cells of the supernet whose untrained networks are scored: those of its searches on CIFAR-10.
+    shape: channels and cells of the supernet whose untrained networks are scored: those of its
+    searches on CIFAR-10.
     """
 
     space: Callable[[], Space]
@@ -73,7 +76,10 @@ def of_images(score: Callable) -> Callable:
 
 
 SCORES: dict[str, Callable] = {
-    **{name: getattr(proxies, name) for name in ("grad_norm", "snip", "grasp", "plain", "l2_norm", "epe_nas")},
+    **{
+        name: getattr(proxies, name)
+        for name in ("grad_norm", "snip", "grasp", "plain", "l2_norm", "epe_nas")
+    },
     **{
         name: of_images(getattr(proxies, name))
         for name in ("naswot", "linear_regions", "synflow", "jacob_cov", "ntk_condition")
@@ -131,12 +137,10 @@ class Options:
 class Evaluation(NamedTuple):
     """One way to value cells.
 
-    prepare: flags -> (genotype, epochs or None) -> Trial; what takes time is done before the first cell.
-    own: the flags that it reads, for a result's record.
-    axis: what a curve shows, and
-    shown: which field of the trials that is.
-    lengths: whether the epochs mean anything.
-    facts: what is reported of a chosen trial, by name.
+    prepare: flags -> (genotype, epochs or None) -> Trial; what takes time is done before the first
+    cell. own: the flags that it reads, for a result's record. axis: what a curve shows, and shown:
+    which field of the trials that is. lengths: whether the epochs mean anything. facts: what is
+    reported of a chosen trial, by name.
     """
 
     prepare: Callable[[Options], Callable[[Any, int | None], Trial]]
@@ -144,7 +148,9 @@ class Evaluation(NamedTuple):
     axis: str
     shown: str = "value"
     lengths: bool = False
-    facts: Callable[[Options, Trial], dict[str, float]] = lambda options, trial: {"value": trial.value}
+    facts: Callable[[Options, Trial], dict[str, float]] = lambda options, trial: {
+        "value": trial.value
+    }
 
 
 @functools.cache
@@ -173,26 +179,43 @@ def by_table(options: Options):
 
 def searched(options: Options) -> image_search.Config:
     """The configuration of the search that trained the supernet."""
-    flags = [f"--resume={options.run}", *([f"--data_dir={options.data_dir}"] if options.data_dir else [])]
+    flags = [
+        f"--resume={options.run}",
+        *([f"--data_dir={options.data_dir}"] if options.data_dir else []),
+    ]
     try:
-        config = command_line.parse(flags, image_search.PRESETS, image_search.CIFAR, image_search.__doc__, image_search.STARTS)
+        config = command_line.parse(
+            flags,
+            image_search.PRESETS,
+            image_search.CIFAR,
+            image_search.__doc__,
+            image_search.STARTS,
+        )
     except Stop as stop:
         raise Stop(str(stop).replace("--resume=", "--run="), 2) from stop
     for name in ("space", "dataset"):
         own = getattr(config, name)
         if own != getattr(options, name):
-            raise Stop(f"--{name}={getattr(options, name)}: the supernet of {options.run} has --{name}={own}", 2)
+            raise Stop(
+                f"--{name}={getattr(options, name)}: the supernet of {options.run} has"
+                f" --{name}={own}",
+                2,
+            )
     return config
 
 
 def by_supernet(options: Options):
-    """Validation accuracy with shared weights, mean over the seeds; one program for all cells, the mix an argument."""
+    """Validation accuracy with shared weights, mean over the seeds; one program for all cells, the
+    mix an argument.
+    """
     config = searched(options)
     dataset = datasets.load(config)
     program = image_search.build(config, dataset)
     like = runs.checkpoint_form(program.init)
     try:
-        with runs.checkpoint.open_folder(Path(options.run) / "checkpoints", keep=None) as checkpoints:
+        with runs.checkpoint.open_folder(
+            Path(options.run) / "checkpoints", keep=None
+        ) as checkpoints:
             state = runs.checkpoint.restore(checkpoints, like, runs.frozen(config))["state"]
     except runs.checkpoint.CheckpointError as error:
         raise Stop(f"--run={options.run}: {error}", 2) from error
@@ -201,37 +224,54 @@ def by_supernet(options: Options):
 
     def accuracy(mix) -> float:
         mixes = {name: np.tile(weights, (config.num_seeds, 1, 1)) for name, weights in mix.items()}
-        found = search_results.validate(program, params, mixes, data, config, options.batches)["accuracy"]
+        found = search_results.validate(program, params, mixes, data, config, options.batches)[
+            "accuracy"
+        ]
         return 100 * float(np.mean(found))
 
     cells = program.space.cells
-    accuracy({name: np.zeros(choices.shape, np.float32) for name, choices in cells.items()})  # compiles
+    accuracy(
+        {name: np.zeros(choices.shape, np.float32) for name, choices in cells.items()}
+    )  # compiles
     return timed(lambda genotype: accuracy(one_hot(cells, genotype)))
 
 
 def by_proxy(options: Options):
-    """A score of untrained networks; all cells have the weights of one supernet, and one program."""
+    """Score of untrained networks: every cell takes its weights from one supernet."""
     dataset, searched_space = datasets.load(options), SPACES[options.space]
-    width, depth = options.init_channels or searched_space.shape[0], options.layers or searched_space.shape[1]
+    width, depth = (
+        options.init_channels or searched_space.shape[0],
+        options.layers or searched_space.shape[1],
+    )
     size = options.batch_size or 128
     if size > dataset.train.num:
-        raise Stop(f"--batch_size={size}: larger than the training set, {dataset.train.num} images", 2)
+        raise Stop(
+            f"--batch_size={size}: larger than the training set, {dataset.train.num} images", 2
+        )
     space = searched_space.space()
     try:
         net: Any = space.supernet(width=width, depth=depth, num_classes=len(dataset.class_names))
     except ValueError as error:
-        raise Stop(f"--space={options.space}: {error}; --evaluate=proxy scores parts of a supernet", 2) from error
+        raise Stop(
+            f"--space={options.space}: {error}; --evaluate=proxy scores parts of a supernet", 2
+        ) from error
     places = np.random.default_rng(options.seed).choice(dataset.train.num, size, replace=False)
     pixels, labels = (jnp.asarray(field[places]) for field in dataset.train)
     batch = {"image": augment.normalize(pixels, dataset.mean, dataset.std), "label": labels}
     noise = jax.random.key(options.seed)  # all cells see the same (S4)
     try:
-        params = net.init(jax.random.key(options.seed), batch["image"][:1], net.example_mix())["params"]
+        params = net.init(jax.random.key(options.seed), batch["image"][:1], net.example_mix())[
+            "params"
+        ]
     except ValueError as error:
-        raise Stop(f"--layers={depth} do not fit the images of {options.dataset}: {error}", 2) from error
+        raise Stop(
+            f"--layers={depth} do not fit the images of {options.dataset}: {error}", 2
+        ) from error
 
     def score(params, mix, batch):
-        return SCORES[options.score](lambda own, x: net.apply({"params": own}, x, mix, noise), params, batch)
+        return SCORES[options.score](
+            lambda own, x: net.apply({"params": own}, x, mix, noise), params, batch
+        )
 
     compiled = runs.jitted(score)
     jax.block_until_ready(compiled(params, net.example_mix(), batch))
@@ -264,7 +304,9 @@ def recipe(options: Options) -> recipes.Config:
 
 
 def by_training(options: Options):
-    """Validation accuracy after a training from scratch on a part of the training images, and all the seconds that it takes."""
+    """Validation accuracy after a training from scratch on a part of the training images, and all
+    the seconds that it takes.
+    """
     config, dataset = recipe(options), datasets.load(options)
     try:
         fit, held = images.split(dataset.train, options.train_portion)
@@ -286,7 +328,8 @@ def by_training(options: Options):
                     state = take(state, i)
             tested = training.test(own, program, state["state"], fed, part.test.num)
         value = 100 * float(tested["accuracy"][0]) if math.isfinite(tested["loss"][0]) else math.nan
-        jax.clear_caches()  # the next cell is another program; hundreds of them would fill the memory
+        # the next cell is another program; hundreds of them would fill the memory
+        jax.clear_caches()
         return Trial(genotype, value, math.nan, time.monotonic() - start, epochs)
 
     return evaluate
@@ -294,15 +337,25 @@ def by_training(options: Options):
 
 def tabled(options: Options, trial: Trial) -> dict[str, float]:
     """What the table says of a cell, but for the seconds."""
-    return {name: value for name, value in table(options)[trial.genotype]._asdict().items() if name != "seconds"}
+    return {
+        name: value
+        for name, value in table(options)[trial.genotype]._asdict().items()
+        if name != "seconds"
+    }
 
 
 SIZES = ("init_channels", "layers", "batch_size")
 EVALUATIONS = {
-    "table": Evaluation(by_table, (), "test accuracy after the whole training (%)", "final", True, tabled),
-    "supernet": Evaluation(by_supernet, ("run", "batches"), "validation accuracy with shared weights (%)"),
+    "table": Evaluation(
+        by_table, (), "test accuracy after the whole training (%)", "final", True, tabled
+    ),
+    "supernet": Evaluation(
+        by_supernet, ("run", "batches"), "validation accuracy with shared weights (%)"
+    ),
     "proxy": Evaluation(by_proxy, ("score", *SIZES), "score"),
-    "training": Evaluation(by_training, ("epochs", "train_portion", *SIZES), "validation accuracy (%)", lengths=True),
+    "training": Evaluation(
+        by_training, ("epochs", "train_portion", *SIZES), "validation accuracy (%)", lengths=True
+    ),
 }
 
 
@@ -315,7 +368,11 @@ def check(options: Options) -> None:
     if options.seed >= 2**31:
         raise Stop(f"--seed={options.seed}: seeds must be below {2**31}", 2)
     if options.evaluate == "table" and not SPACES[options.space].table:
-        raise Stop(f"--space={options.space}: tables are of {', '.join(n for n, s in SPACES.items() if s.table)} only", 2)
+        raise Stop(
+            f"--space={options.space}: tables are of"
+            f" {', '.join(n for n, s in SPACES.items() if s.table)} only",
+            2,
+        )
     if options.evaluate == "table" and not options.table:
         raise Stop("--table: say which file has the accuracies", 2)
     if options.evaluate == "supernet" and not options.run:
@@ -330,7 +387,11 @@ def check(options: Options) -> None:
 
 def space_of(options: Options) -> Space:
     """The space that is searched; a supernet's may be smaller than the named one."""
-    return methods.space_of(searched(options)) if options.evaluate == "supernet" else SPACES[options.space].space()
+    return (
+        methods.space_of(searched(options))
+        if options.evaluate == "supernet"
+        else SPACES[options.space].space()
+    )
 
 
 @functools.cache

@@ -1,4 +1,6 @@
-"""What is left of a study among discrete cells: its trials as JSON lines, its summary, and the curve of the best so far."""
+"""What is left of a study among discrete cells: its trials as JSON lines, its summary, and the
+curve of the best so far.
+"""
 
 import collections
 import json
@@ -12,8 +14,8 @@ from jaxdarts import Trial, discrete, files, genotypes, report, runs
 from jaxdarts.commands.discrete import evaluators
 from jaxdarts.runs import Stop
 
-# Accuracy in percent on CIFAR-10, mean and deviation over 500 runs of 12,000 s: validation and test after 200 epochs.
-# Mellor et al., Neural Architecture Search without Training, ICML 2021.
+# Accuracy in percent on CIFAR-10, mean and deviation over 500 runs of 12,000 s: validation and test
+# after 200 epochs. Mellor et al., Neural Architecture Search without Training, ICML 2021.
 PUBLISHED = {
     "random": {"valid_200": (90.93, 0.36), "test_200": (93.70, 0.36)},
     "rea": {"valid_200": (91.19, 0.31), "test_200": (93.92, 0.30)},
@@ -24,22 +26,33 @@ PUBLISHED = {
 
 def line(run: int, number: int, trial: Trial, within_budget: bool) -> str:
     """A trial as a JSON line; JSON has no NaN, which becomes null."""
-    record: dict[str, Any] = {"step": number, "run": run, **trial._asdict(), "genotype": str(trial.genotype)}
-    record |= {name: None if math.isnan(record[name]) else record[name] for name in ("value", "final")}
+    record: dict[str, Any] = {
+        "step": number,
+        "run": run,
+        **trial._asdict(),
+        "genotype": str(trial.genotype),
+    }
+    record |= {
+        name: None if math.isnan(record[name]) else record[name] for name in ("value", "final")
+    }
     if trial.epochs is None:
         del record["epochs"]
     return json.dumps(record | {"within_budget": within_budget}) + "\n"
 
 
 def recorded(path: Path, options: evaluators.Options) -> dict[int, list[tuple[int, Trial]]]:
-    """The trials that an earlier process wrote, by run; takes a last line that was cut off out of the file."""
+    """The trials that an earlier process wrote, by run; takes a last line that was cut off out of
+    the file.
+    """
     found: dict[int, list[tuple[int, Trial]]] = collections.defaultdict(list)
     if not path.exists():
         return found
     try:
         records = files.read_json_lines(path)
         for record in records:
-            value, final = (math.nan if record[name] is None else record[name] for name in ("value", "final"))
+            value, final = (
+                math.nan if record[name] is None else record[name] for name in ("value", "final")
+            )
             genotype, epochs = genotypes.parse(record["genotype"]), record.get("epochs")
             trial = Trial(genotype, value, final, record["seconds"], epochs)
             if options.evaluate == "table" and trial != evaluators.trial(options, genotype, epochs):
@@ -58,22 +71,33 @@ def facts(options: evaluators.Options, chosen: list[Trial]) -> dict[str, np.ndar
 
 
 def summarize(
-    config: Any, options: evaluators.Options, flags: tuple[str, ...], histories: list[discrete.History], chosen: list[Trial]
+    config: Any,
+    options: evaluators.Options,
+    flags: tuple[str, ...],
+    histories: list[discrete.History],
+    chosen: list[Trial],
 ) -> dict[str, Any]:
     """What the chosen cells are worth, over the runs."""
     summary = {**runs.versions(), "config": {name: getattr(config, name) for name in flags}}
     for name, values in facts(options, chosen).items():
         summary[name] = runs.spread(values)
     summary["trials"] = float(np.mean([len(history) for history in histories]))
-    summary["seconds"] = float(np.mean([sum(trial.seconds for trial in history.values()) for history in histories]))
-    summary["distinct_cells"] = float(np.mean([len({trial.genotype for trial in h.values()}) for h in histories]))
+    summary["seconds"] = float(
+        np.mean([sum(trial.seconds for trial in history.values()) for history in histories])
+    )
+    summary["distinct_cells"] = float(
+        np.mean([len({trial.genotype for trial in h.values()}) for h in histories])
+    )
     summary["best_genotype"] = str(discrete.best(chosen).genotype)
     own = (config.space, options.evaluate, config.dataset, config.budget_seconds)
     if config.algorithm in PUBLISHED and own == ("nasbench201", "table", "cifar10", 12000):
         published = PUBLISHED[config.algorithm]
-        summary["published"] = {name: {"mean": mean, "deviation": spread} for name, (mean, spread) in published.items()}
+        summary["published"] = {
+            name: {"mean": mean, "deviation": spread} for name, (mean, spread) in published.items()
+        }
         summary["within_one_published_deviation"] = {
-            name: abs(summary[name]["mean"] - mean) <= spread for name, (mean, spread) in published.items()
+            name: abs(summary[name]["mean"] - mean) <= spread
+            for name, (mean, spread) in published.items()
         }
     return summary
 
@@ -97,14 +121,23 @@ def curve(config: Any, histories: list[discrete.History]) -> str:
     grid = np.linspace(0, end, 201) if timed else np.arange(1, end + 1)
     found = np.full((len(histories), len(grid)), np.nan)
     for row, history in zip(found, (list(history.values()) for history in histories), strict=True):
-        best = np.array([getattr(trial, evaluation.shown) for trial in discrete.best_so_far(history)])
+        best = np.array(
+            [getattr(trial, evaluation.shown) for trial in discrete.best_so_far(history)]
+        )
         spent = np.cumsum([trial.seconds if timed else 1 for trial in history])
         last = np.searchsorted(spent, grid, side="right") - 1
         row[last >= 0] = best[last[last >= 0]]
     mean, deviation = found.mean(0), found.std(0)
-    series = {"mean": mean, "mean + deviation": mean + deviation, "mean - deviation": mean - deviation}
+    series = {
+        "mean": mean,
+        "mean + deviation": mean + deviation,
+        "mean - deviation": mean - deviation,
+    }
     return report.charts.curves(
-        {name: list(zip(grid.tolist(), values.tolist(), strict=True)) for name, values in series.items()},
+        {
+            name: list(zip(grid.tolist(), values.tolist(), strict=True))
+            for name, values in series.items()
+        },
         title=f"{config.algorithm}: best trial so far, {config.runs} runs",
         xlabel="seconds of training" if timed else "trials",
         ylabel=evaluation.axis,

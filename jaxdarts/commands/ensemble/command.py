@@ -1,14 +1,18 @@
-"""Train, prune and test an ensemble of cells (SAEP): jaxdarts evaluate --ensemble=RUN,RUN,... --dataset=cifar10
+"""Train, prune and test an ensemble of cells (SAEP): jaxdarts evaluate --ensemble=RUN,RUN,...
+--dataset=cifar10
 
-The members, separated by commas and mixed as you like: run folders of search.py, whose cells are trained (all of them, where
-there were several seeds; named twice, a cell is trained twice, with other seeds), published names and JSON files, likewise; run
-folders of evaluate.py, whose networks are taken as they are; supernet:RUN, the cells after every epoch of one search of which
-there are checkpoints (--keep_checkpoints=0), with the supernet's weights. Or the ensemble grows, one sub-architecture at a
-time: grow:dense (SAEP's dense networks) or grow:NAME (networks of a cell, the next one may have a cell more).
+The members, separated by commas and mixed as you like: run folders of search.py, whose cells are
+trained (all of them, where there were several seeds; named twice, a cell is trained twice, with
+other seeds), published names and JSON files, likewise; run folders of evaluate.py, whose networks
+are taken as they are; supernet:RUN, the cells after every epoch of one search of which there are
+checkpoints (--keep_checkpoints=0), with the supernet's weights. Or the ensemble grows, one
+sub-architecture at a time: grow:dense (SAEP's dense networks) or grow:NAME (networks of a cell, the
+next one may have a cell more).
 
-Members are trained on the first --fit_portion of the training images, pruned on the rest, and tested on the test images, with
---num_seeds seeds. Leaves one folder with a folder for every member, ensemble.json and report.html. An ensemble that was
-interrupted, or that is to be pruned in another way, goes on with --resume=RUN.
+Members are trained on the first --fit_portion of the training images, pruned on the rest, and
+tested on the test images, with --num_seeds seeds. Leaves one folder with a folder for every member,
+ensemble.json and report.html. An ensemble that was interrupted, or that is to be pruned in another
+way, goes on with --resume=RUN.
 """
 
 import dataclasses
@@ -35,9 +39,13 @@ from jaxdarts.runs import Stop
 
 @dataclasses.dataclass(frozen=True)
 class Config(recipes.Training):
-    """Train an ensemble, prune it, test it. Defaults are those of the data set's preset for a single cell."""
+    """Train an ensemble, prune it, test it. Defaults are those of the data set's preset for a
+    single cell.
+    """
 
-    FREE: ClassVar[str] = "size balance machines mixture adanet_lambda adanet_beta iterations output"
+    FREE: ClassVar[str] = (
+        "size balance machines mixture adanet_lambda adanet_beta iterations output"
+    )
 
     ensemble: str = ""
     """Members, separated by commas: run folders of searches or trainings, published cells, JSON
@@ -89,24 +97,47 @@ COLUMNS = {
 
 def over(preset: recipes.Config) -> Config:
     """An ensemble's settings over a single cell's preset."""
-    return Config(**{field.name: getattr(preset, field.name) for field in dataclasses.fields(recipes.Training)})
+    return Config(
+        **{
+            field.name: getattr(preset, field.name)
+            for field in dataclasses.fields(recipes.Training)
+        }
+    )
 
 
 def parse(arguments: list[str]) -> Config:
     """Flags over the preset for the kind of cell, as recipes.parse."""
     config = command_line.parse(
-        arguments, {name: over(one) for name, one in recipes.PRESETS.items()}, over(recipes.CIFAR), __doc__
+        arguments,
+        {name: over(one) for name, one in recipes.PRESETS.items()},
+        over(recipes.CIFAR),
+        __doc__,
     )
     if config.resume:
         return config
-    cells = [part.removeprefix(GROW) for part in names(config) if not part.startswith(SUPERNET) and part != f"{GROW}dense"]
-    kinds = {type(source.genotype) for cell in cells for source in members.sources(cell) if source.genotype is not None}
+    cells = [
+        part.removeprefix(GROW)
+        for part in names(config)
+        if not part.startswith(SUPERNET) and part != f"{GROW}dense"
+    ]
+    kinds = {
+        type(source.genotype)
+        for cell in cells
+        for source in members.sources(cell)
+        if source.genotype is not None
+    }
     if not kinds & set(recipes.BENCHMARKS):
         return config
     if len(kinds) > 1:
-        raise Stop("--ensemble: cells of NAS-Bench-201 and others, which are trained in different ways; train them apart", 2)
+        raise Stop(
+            "--ensemble: cells of NAS-Bench-201 and others, which are trained in different ways;"
+            " train them apart",
+            2,
+        )
     presets, fallback = recipes.presets_of(*kinds)
-    return command_line.parse(arguments, {name: over(one) for name, one in presets.items()}, over(fallback), __doc__)
+    return command_line.parse(
+        arguments, {name: over(one) for name, one in presets.items()}, over(fallback), __doc__
+    )
 
 
 def names(config: Config) -> list[str]:
@@ -126,7 +157,9 @@ def check(config: Config) -> Config:
         if getattr(config, name):
             raise Stop(f"--{name}: not of an ensemble; try it with a single cell", 2)
     if not 0 < config.fit_portion < 1:
-        raise Stop(f"--fit_portion={config.fit_portion}: must lie between 0 and 1, both excluded", 2)
+        raise Stop(
+            f"--fit_portion={config.fit_portion}: must lie between 0 and 1, both excluded", 2
+        )
     if not 0 <= config.balance <= 1:
         raise Stop(f"--balance={config.balance}: must lie between 0 and 1", 2)
     if not names(config):
@@ -136,7 +169,7 @@ def check(config: Config) -> Config:
     return config
 
 
-# -------------------------------------------------------------------------------------------------------------- pruning
+# ------------------------------------------------------------------------------------------ pruning
 
 
 def all_members(key, probabilities, labels, weights) -> tuple[int, ...]:
@@ -150,19 +183,27 @@ def best_member(key, probabilities, labels, weights) -> tuple[int, ...]:
 
 
 def criteria(config: Config, size: int | None) -> dict[str, ensembles.pruning.Criterion]:
-    """Every way to prune, by its name in the results; random and information pruning leave `size` members."""
+    """Every way to prune, by its name in the results; random and information pruning leave `size`
+    members.
+    """
     return {
         "full": all_members,
         "prs": ensembles.pruning.prs(size),
         "pap": ensembles.pruning.pap,
         "pap_as_published": ensembles.pruning.pap_as_published,
         **{f"pie_{balance:g}": ensembles.pruning.pie(balance, size) for balance in SWEEP},
-        f"pie_distributed_{config.balance:g}": ensembles.pruning.pie_distributed(config.balance, config.machines, size),
+        f"pie_distributed_{config.balance:g}": ensembles.pruning.pie_distributed(
+            config.balance, config.machines, size
+        ),
     }
 
 
-def judged(said: Sequence[Said], seed: int, parts: Parts, test: np.ndarray, held: np.ndarray) -> dict[str, Any]:
-    """What is reported of some members in one seed, who say `held` and `test` together, [images, classes]."""
+def judged(
+    said: Sequence[Said], seed: int, parts: Parts, test: np.ndarray, held: np.ndarray
+) -> dict[str, Any]:
+    """What is reported of some members in one seed, who say `held` and `test` together, [images,
+    classes].
+    """
     labels, classes = parts.dataset.test.labels, len(parts.dataset.class_names)
     votes = np.stack([np.argmax(one.test[seed], -1) for one in said])
     return {
@@ -170,7 +211,11 @@ def judged(said: Sequence[Said], seed: int, parts: Parts, test: np.ndarray, held
         "size": len(said),
         "test_accuracy": float(np.mean(np.argmax(test, -1) == labels)),
         "held_accuracy": float(np.mean(np.argmax(held, -1) == parts.held.labels)),
-        **({"parameters": sum(one.parameters for one in said)} if all(one.parameters for one in said) else {}),
+        **(
+            {"parameters": sum(one.parameters for one in said)}
+            if all(one.parameters for one in said)
+            else {}
+        ),
         "disagreement": ensembles.pruning.disagreement(votes),
         "disagreement_with_label": ensembles.pruning.disagreement_with_label(votes, labels),
         "vote_entropy": ensembles.pruning.vote_entropy(votes, classes),
@@ -178,7 +223,9 @@ def judged(said: Sequence[Said], seed: int, parts: Parts, test: np.ndarray, held
     }
 
 
-def pruned(config: Config, said: list[Said], seed: int, parts: Parts) -> Iterator[tuple[str, dict[str, Any]]]:
+def pruned(
+    config: Config, said: list[Said], seed: int, parts: Parts
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every way to prune one seed's members, and what it gives."""
     held, test = (np.stack([getattr(one, name)[seed] for one in said]) for name in ("held", "test"))
     probabilities, uniform = np.asarray(jax.nn.softmax(held)), config.mixture == "uniform"
@@ -188,14 +235,20 @@ def pruned(config: Config, said: list[Said], seed: int, parts: Parts) -> Iterato
 
     def weights_of(chosen: list[int]) -> np.ndarray:
         penalties = jnp.array([penalty(config, said[i].depth) for i in chosen])
-        return np.asarray(weigh(config)(jnp.asarray(held[chosen]), jnp.asarray(parts.held.labels), penalties))
+        return np.asarray(
+            weigh(config)(jnp.asarray(held[chosen]), jnp.asarray(parts.held.labels), penalties)
+        )
 
     everybody = weights_of(list(range(len(said))))
     for name, criterion in {**criteria(config, size), "best_member": best_member}.items():
         chosen = list(criterion(key_of(config, seed), probabilities, parts.held.labels, everybody))
         weights = weights_of(chosen)
-        together = [jax.nn.softmax(logits[chosen]) if uniform else logits[chosen] for logits in (test, held)]
-        facts = judged([said[i] for i in chosen], seed, parts, *(mixture(one, weights) for one in together))
+        together = [
+            jax.nn.softmax(logits[chosen]) if uniform else logits[chosen] for logits in (test, held)
+        ]
+        facts = judged(
+            [said[i] for i in chosen], seed, parts, *(mixture(one, weights) for one in together)
+        )
         yield name, {**facts, "weights": weights.tolist()}
 
 
@@ -248,12 +301,22 @@ def grown(
         last = next(itertools.islice(steps, config.iterations - 1, None))
         kept = [said[i, last.members[i].depth] for i in last.kept]
         weights = np.array(last.weights, np.float32)
-        test, held = (mixture(np.stack([getattr(one, part)[seed] for one in kept]), weights) for part in ("test", "held"))
+        test, held = (
+            mixture(np.stack([getattr(one, part)[seed] for one in kept]), weights)
+            for part in ("test", "held")
+        )
         depths = [one.depth for one in last.members]
-        yield name, {**judged(kept, seed, parts, test, held), "weights": list(last.weights), "depths": depths}
+        yield (
+            name,
+            {
+                **judged(kept, seed, parts, test, held),
+                "weights": list(last.weights),
+                "depths": depths,
+            },
+        )
 
 
-# ----------------------------------------------------------------------------------------------------------------- runs
+# --------------------------------------------------------------------------------------------- runs
 
 
 def gathered(config: Config, folder: Path, parts: Parts, log: Any) -> list[Said]:
@@ -266,10 +329,16 @@ def gathered(config: Config, folder: Path, parts: Parts, log: Any) -> list[Said]
         for source in members.sources(part):
             own, place = folder / f"member-{len(said)}", len(said)
             if source.run is not None:
-                log.info("member %d: %s, as it is; it may have been trained on the held-out images", place, source.name)
+                log.info(
+                    "member %d: %s, as it is; it may have been trained on the held-out images",
+                    place,
+                    source.name,
+                )
                 one = members.network(config, source.name, [source.run], own, parts)
                 repeats = (config.num_seeds, 1, 1)
-                said.append(one._replace(held=np.tile(one.held, repeats), test=np.tile(one.test, repeats)))
+                said.append(
+                    one._replace(held=np.tile(one.held, repeats), test=np.tile(one.test, repeats))
+                )
             else:
                 log.info("member %d: %s", place, source.name)
                 seed = config.seed + place * config.num_seeds
@@ -279,7 +348,9 @@ def gathered(config: Config, folder: Path, parts: Parts, log: Any) -> list[Said]
     return said
 
 
-def measured(config: Config, folder: Path, parts: Parts, log: Any) -> dict[str, list[dict[str, Any]]]:
+def measured(
+    config: Config, folder: Path, parts: Parts, log: Any
+) -> dict[str, list[dict[str, Any]]]:
     """For every way to prune, what it gives in each seed."""
     [first, *_] = names(config)
     if first.startswith(GROW):
@@ -288,14 +359,22 @@ def measured(config: Config, folder: Path, parts: Parts, log: Any) -> dict[str, 
 
         @functools.cache
         def train(iteration: int, depth: int) -> Said:
-            own, seed = folder / f"member-{iteration}-depth-{depth}", config.seed + iteration * config.num_seeds
+            own, seed = (
+                folder / f"member-{iteration}-depth-{depth}",
+                config.seed + iteration * config.num_seeds,
+            )
             log.info("candidate %d of depth %d", iteration, depth)
             if genotype is None:
                 return members.dense(config, depth, seed, own, parts)
             layered = dataclasses.replace(config, layers=depth)
-            return members.cell(layered, f"{what}, {depth} cells", genotype, seed, own, parts, grows=True)
+            return members.cell(
+                layered, f"{what}, {depth} cells", genotype, seed, own, parts, grows=True
+            )
 
-        pairs = [grown(config, train, 0 if genotype is None else 1, seed, parts) for seed in range(config.num_seeds)]
+        pairs = [
+            grown(config, train, 0 if genotype is None else 1, seed, parts)
+            for seed in range(config.num_seeds)
+        ]
     else:
         said = gathered(config, folder, parts, log)
         pairs = [pruned(config, said, seed, parts) for seed in range(config.num_seeds)]
@@ -307,37 +386,56 @@ def measured(config: Config, folder: Path, parts: Parts, log: Any) -> dict[str, 
 
 def table(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[list[str]]:
     """The results as text, the first row naming the columns."""
-    columns = [column for column in COLUMNS if all(column in facts for row in rows.values() for facts in row)]
+    columns = [
+        column
+        for column in COLUMNS
+        if all(column in facts for row in rows.values() for facts in row)
+    ]
     lines = [["ensemble", *(COLUMNS[column] for column in columns)]]
     for name, row in rows.items():
         cells = []
         for column in columns:
             values = [facts[column] for facts in row]
-            scale, digits = (100, 2) if column.endswith("accuracy") else (1, {"size": 1, "parameters": 0}.get(column, 3))
+            scale, digits = (
+                (100, 2)
+                if column.endswith("accuracy")
+                else (1, {"size": 1, "parameters": 0}.get(column, 3))
+            )
             cells.append(runs.mean_and_deviation(values, scale, digits))
         lines.append([name, *cells])
     return lines
 
 
 def sweep(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    """Test accuracy of the information criterion over lambda, against the full ensemble and random pruning."""
+    """Test accuracy of the information criterion over lambda, against the full ensemble and random
+    pruning.
+    """
 
     def mean(name: str) -> float:
         return 100 * float(np.mean([facts["test_accuracy"] for facts in rows[name]]))
 
     series = {
         "information": [(balance, mean(f"pie_{balance:g}")) for balance in SWEEP],
-        **{text: [(SWEEP[0], mean(name)), (SWEEP[-1], mean(name))] for text, name in (("full", "full"), ("random", "prs"))},
+        **{
+            text: [(SWEEP[0], mean(name)), (SWEEP[-1], mean(name))]
+            for text, name in (("full", "full"), ("random", "prs"))
+        },
     }
-    return report.charts.curves(series, title="Pruned by information", xlabel="lambda", ylabel="test accuracy (%)")
+    return report.charts.curves(
+        series, title="Pruned by information", xlabel="lambda", ylabel="test accuracy (%)"
+    )
 
 
 def finish(config: Config, folder: Path, rows: dict[str, list[dict[str, Any]]], log: Any) -> None:
     """Writes the results and the report, and prints the table."""
     settings = {
-        name: value for name, value in dataclasses.asdict(config).items() if name not in ("output", "run_dir", "resume")
+        name: value
+        for name, value in dataclasses.asdict(config).items()
+        if name not in ("output", "run_dir", "resume")
     }
-    text = json.dumps({**runs.versions(), "ensemble": config.ensemble, "rows": rows}, indent=1) + "\n"
+    text = (
+        json.dumps({**runs.versions(), "ensemble": config.ensemble, "rows": rows}, indent=1) + "\n"
+    )
     for path in [folder / "ensemble.json", *([Path(config.output)] if config.output else [])]:
         files.replace_text(path, text)
     lines = table(rows)

@@ -1,7 +1,9 @@
-"""Where the members of an ensemble come from, and what each says: logits of every image, kept in a folder of its own.
+"""Where the members of an ensemble come from, and what each says: logits of every image, kept in a
+folder of its own.
 
-Cells are trained from scratch, runs of evaluate.py are loaded as they are, checkpoints of one supernet are child cells with
-shared weights, and growing ensembles train cells and dense networks of the depth they are asked for.
+Cells are trained from scratch, runs of evaluate.py are loaded as they are, checkpoints of one
+supernet are child cells with shared weights, and growing ensembles train cells and dense networks
+of the depth they are asked for.
 """
 
 import dataclasses
@@ -66,7 +68,9 @@ class Said(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """The images: members are trained on `fit`, the ensemble is pruned on `held`; the dataset's own test images judge."""
+    """The images: members are trained on `fit`, the ensemble is pruned on `held`; the dataset's own
+    test images judge.
+    """
 
     dataset: images.Dataset
     fit: images.Images
@@ -74,10 +78,15 @@ class Parts(NamedTuple):
 
 
 def sources(part: str) -> list[Source]:
-    """The members that one name on the command line stands for: a folder of several seeds has several."""
+    """The members that one name on the command line stands for: a folder of several seeds has
+    several.
+    """
     folder, flag = Path(part), "--ensemble"
     for name, file in (("network", "network.json"), ("cell", "genotype.json")):
-        seeds = sorted(folder.glob(f"seed-*/{file}"), key=lambda path: int(path.parent.name.removeprefix("seed-")))
+        seeds = sorted(
+            folder.glob(f"seed-*/{file}"),
+            key=lambda path: int(path.parent.name.removeprefix("seed-")),
+        )
         found = [path.parent for path in seeds] or [folder] * (folder / file).is_file()
         if found and name == "network":
             return [Source(str(run), None, run) for run in found]
@@ -87,7 +96,9 @@ def sources(part: str) -> list[Source]:
 
 
 def remembered(folder: Path, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """The arrays of logits.npz in a folder; they are made, and written as a whole, where it is not there."""
+    """The arrays of logits.npz in a folder; they are made, and written as a whole, where it is not
+    there.
+    """
     path = folder / "logits.npz"
     if not path.exists():
         arrays = make()
@@ -100,25 +111,41 @@ def remembered(folder: Path, make: Callable[[], dict[str, np.ndarray]]) -> dict[
 
 
 def asked(function: Callable[[np.ndarray], Any], pixels: np.ndarray, batch_size: int) -> np.ndarray:
-    """A function of batches on all images, [..., images, classes]; the last batch is filled up with the first images."""
+    """A function of batches on all images, [..., images, classes]; the last batch is filled up with
+    the first images.
+    """
     size = min(batch_size, len(pixels))
     places = np.arange(-(-len(pixels) // size) * size).reshape(-1, size) % len(pixels)
-    return np.concatenate([np.asarray(function(pixels[batch])) for batch in places], axis=-2)[..., : len(pixels), :]
+    return np.concatenate([np.asarray(function(pixels[batch])) for batch in places], axis=-2)[
+        ..., : len(pixels), :
+    ]
 
 
-# ------------------------------------------------------------------------------------------------------------ networks
+# ----------------------------------------------------------------------------------------- networks
 
 
 def own_config(config: Any, genotype: Any, seed: int, folder: Path) -> recipes.Config:
     """The settings of evaluate.py for one member."""
-    settings: dict[str, Any] = {field.name: getattr(config, field.name) for field in dataclasses.fields(recipes.Training)}
+    settings: dict[str, Any] = {
+        field.name: getattr(config, field.name) for field in dataclasses.fields(recipes.Training)
+    }
     resume = str(folder) if (folder / "config.json").exists() else None
     settings |= {"arch": str(genotype), "seed": seed, "run_dir": str(folder), "resume": resume}
     return recipes.Config(**settings)
 
 
-def cell(config: Any, name: str, genotype: recipes.Cells, seed: int, folder: Path, parts: Parts, grows: bool = False) -> Said:
-    """A cell that is trained from scratch, with all seeds in one program, or goes on where it was left."""
+def cell(
+    config: Any,
+    name: str,
+    genotype: recipes.Cells,
+    seed: int,
+    folder: Path,
+    parts: Parts,
+    grows: bool = False,
+) -> Said:
+    """A cell that is trained from scratch, with all seeds in one program, or goes on where it was
+    left.
+    """
     own = own_config(config, genotype, seed, folder)
     if not (folder / "valid.json").exists():
         dataset = parts.dataset._replace(train=parts.fit, test=parts.held)
@@ -126,26 +153,44 @@ def cell(config: Any, name: str, genotype: recipes.Cells, seed: int, folder: Pat
         with runs.open_run(own, "eval", folder.parent) as opened:
             opened.log.info("member %s", name)
             image_evaluation.train(own, genotype, dataset, program, opened, "valid")
-    seeds = [folder / f"seed-{seed + i}" for i in range(config.num_seeds)] if config.num_seeds > 1 else [folder]
+    seeds = (
+        [folder / f"seed-{seed + i}" for i in range(config.num_seeds)]
+        if config.num_seeds > 1
+        else [folder]
+    )
     return network(config, name, seeds, folder, parts, grows)
 
 
-def network(config: Any, name: str, trained: list[Path], folder: Path, parts: Parts, grows: bool = False) -> Said:
+def network(
+    config: Any, name: str, trained: list[Path], folder: Path, parts: Parts, grows: bool = False
+) -> Said:
     """Trained networks of one cell, a seed each."""
     try:
         facts = json.loads((trained[0] / "network.json").read_text(encoding="utf-8"))
         shape, classes = tuple(facts["image_shape"]), facts["num_classes"]
         if (shape, classes) != (parts.dataset.image_shape, len(parts.dataset.class_names)):
-            raise ValueError(f"a network for {classes} classes of images {shape}, which {parts.dataset.name} has not")
+            raise ValueError(
+                f"a network for {classes} classes of images {shape}, which {parts.dataset.name}"
+                " has not"
+            )
         networks = [load(run) for run in trained]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise Stop(f"--ensemble={name}: {error}", 2) from error
     apply = runs.jitted(networks[0].apply)  # seeds differ in their weights only
 
     def logits():
-        shown = {"held": parts.held, "test": parts.dataset.test, **({"fit": parts.fit} if grows else {})}
+        shown = {
+            "held": parts.held,
+            "test": parts.dataset.test,
+            **({"fit": parts.fit} if grows else {}),
+        }
         return {
-            key: np.stack([asked(lambda x, one=one: apply(one.params, x), part.images, config.batch_size) for one in networks])
+            key: np.stack(
+                [
+                    asked(lambda x, one=one: apply(one.params, x), part.images, config.batch_size)
+                    for one in networks
+                ]
+            )
             for key, part in shown.items()
         }
 
@@ -170,49 +215,72 @@ def dense(config: Any, depth: int, seed: int, folder: Path, parts: Parts) -> Sai
     def train(key, places, data):
         params_key, key = jax.random.split(key)
         state = training.init(key, net.init(params_key, *net.example_inputs(dataset.image_shape)))
-        return jax.lax.scan(lambda state, batch: training.step(state, read(data, batch)), state, places)[0].params
+        return jax.lax.scan(
+            lambda state, batch: training.step(state, read(data, batch)), state, places
+        )[0].params
 
     def says(params, pixels):
-        return net.apply({"params": params}, augment.normalize(pixels, dataset.mean, dataset.std))[0]
+        return net.apply({"params": params}, augment.normalize(pixels, dataset.mean, dataset.std))[
+            0
+        ]
 
     def logits():
         keys = jnp.stack([jax.random.key(one) for one in range(seed, seed + config.num_seeds)])
         places = np.stack([order(jax.random.fold_in(key, 1)) for key in keys])
         params = runs.jitted(jax.vmap(train, (0, 0, None)))(keys, places, data)
-        runs.finite(config.dense_steps, "--dense_learning_rate", **{"a weight": jax.flatten_util.ravel_pytree(params)[0]})
+        runs.finite(
+            config.dense_steps,
+            "--dense_learning_rate",
+            **{"a weight": jax.flatten_util.ravel_pytree(params)[0]},
+        )
         answer = runs.jitted(jax.vmap(says, (0, None)))
         shown = {"held": parts.held, "test": dataset.test, "fit": parts.fit}
         return {
-            key: asked(lambda pixels: answer(params, pixels), part.images, config.batch_size) for key, part in shown.items()
+            key: asked(lambda pixels: answer(params, pixels), part.images, config.batch_size)
+            for key, part in shown.items()
         }
 
     parameters = count_params(net, dataset.image_shape)
     return Said(f"dense-{depth}", depth, parameters, **remembered(folder, logits))
 
 
-# ----------------------------------------------------------------------------------------------------------- supernets
+# ---------------------------------------------------------------------------------------- supernets
 
 
 def supernet(config: Any, part: str, folder: Path, parts: Parts) -> list[Said]:
-    """The cells that a search would have derived after each epoch whose checkpoint is there, with the weights of that time.
+    """The cells that a search would have derived after each epoch whose checkpoint is there, with
+    the weights of that time.
 
-    The seeds are those of the search. Supernets normalise by the moments of a batch, so there is nothing to calibrate, and what
-    is said of an image depends a little on the others of its batch.
+    The seeds are those of the search. Supernets normalise by the moments of a batch, so there is
+    nothing to calibrate, and what is said of an image depends a little on the others of its batch.
     """
     run = Path(part.removeprefix(SUPERNET))
     if not (run / "checkpoints").is_dir():
         raise Stop(f"--ensemble={part}: not the folder of a search", 2)
-    searched = command_line.parse([f"--resume={run}"], image_search.PRESETS, image_search.CIFAR, None)
+    searched = command_line.parse(
+        [f"--resume={run}"], image_search.PRESETS, image_search.CIFAR, None
+    )
     if searched.dataset != config.dataset:
-        raise Stop(f"--ensemble={part}: a search on {searched.dataset}, not on --dataset={config.dataset}", 2)
+        raise Stop(
+            f"--ensemble={part}: a search on {searched.dataset}, not on --dataset={config.dataset}",
+            2,
+        )
     if searched.num_seeds != config.num_seeds:
-        raise Stop(f"--ensemble={part}: a search with {searched.num_seeds} seeds; use --num_seeds={searched.num_seeds}", 2)
+        raise Stop(
+            f"--ensemble={part}: a search with {searched.num_seeds} seeds; use"
+            f" --num_seeds={searched.num_seeds}",
+            2,
+        )
     space, dataset = methods.space_of(searched), parts.dataset
-    net = image_search.supernet(searched, space, len(dataset.class_names), remat=False).clone(axis_name=None)
+    net = image_search.supernet(searched, space, len(dataset.class_names), remat=False).clone(
+        axis_name=None
+    )
 
     def says(params, mix, pixels):
         shown = augment.normalize(pixels, dataset.mean, dataset.std)
-        return net.apply({"params": params}, shown, mix, jax.random.key(0))  # the key for noise (S4)
+        return net.apply(
+            {"params": params}, shown, mix, jax.random.key(0)
+        )  # the key for noise (S4)
 
     @functools.cache  # not made where everything has been said
     def like():
@@ -229,13 +297,17 @@ def supernet(config: Any, part: str, folder: Path, parts: Parts) -> list[Said]:
                 shown, mix = {"held": parts.held, "test": dataset.test}, parallel.stack(cells)
                 size = searched.batch_size
                 return {
-                    key: asked(lambda pixels: answer(params, mix, pixels), part.images, size) for key, part in shown.items()
+                    key: asked(lambda pixels: answer(params, mix, pixels), part.images, size)
+                    for key, part in shown.items()
                 }
 
             kept = remembered(folder / f"step-{step}", logits)
             said.append(Said(f"{part}, step {step}", searched.layers, 0, **kept))
     if not said:
-        raise Stop(f"--ensemble={part}: no checkpoint of a whole epoch; search with --keep_checkpoints=0", 2)
+        raise Stop(
+            f"--ensemble={part}: no checkpoint of a whole epoch; search with --keep_checkpoints=0",
+            2,
+        )
     return said
 
 
@@ -246,4 +318,7 @@ def epoch_mixes(run: Path) -> dict[int, dict[str, np.ndarray]]:
         steps = arrays.pop("step")
     except (OSError, ValueError, KeyError) as error:
         raise Stop(f"--ensemble={run}: {error}", 2) from error
-    return {int(step): {name: values[i] for name, values in arrays.items()} for i, step in enumerate(steps)}
+    return {
+        int(step): {name: values[i] for name, values in arrays.items()}
+        for i, step in enumerate(steps)
+    }

@@ -1,4 +1,6 @@
-"""What `evaluate.py` trains and how: its flags, the presets of data sets, the cells that --arch names."""
+"""What `evaluate.py` trains and how: its flags, the presets of data sets, the cells that --arch
+names.
+"""
 
 import dataclasses
 import difflib
@@ -41,7 +43,9 @@ class Training(command_line.ImageSettings):
     """Height and width of streamed images; test images are resized to 8/7 of it and cropped in the
     middle."""
     color_jitter: bool = False
-    """Change brightness, contrast, saturation and hue of every training image, as published for ImageNet."""
+    """Change brightness, contrast, saturation and hue of every training image, as published for
+    ImageNet.
+    """
     cutout: bool = True
     """Erase a random square of every training image (Cutout)."""
     auxiliary: bool = True
@@ -66,7 +70,9 @@ class Training(command_line.ImageSettings):
     seed: int = 0
     """Seed of everything that is random."""
     num_seeds: int = 1
-    """Number of trainings in one program, with seeds seed, seed + 1, ...; mean and deviation are reported."""
+    """Number of trainings in one program, with seeds seed, seed + 1, ...; mean and deviation are
+    reported.
+    """
     unroll: int = 6
     """Number of consecutive cells that are compiled separately: more cells compile longer and, on a
     CPU, run a fifth faster."""
@@ -136,7 +142,9 @@ PRESETS = {
         report_freq=100,
     ),
 }
-"""What the data sets of these names start from, and imagenet2012; any other one starts from the paper's CIFAR-10 setting."""
+"""What the data sets of these names start from, and imagenet2012; any other one starts from the
+paper's CIFAR-10 setting.
+"""
 
 BENCHMARK: dict[str, Any] = {
     "epochs": 200,
@@ -176,7 +184,9 @@ def ensemble_asked(arguments: list[str]) -> bool:
             given[name] = value if equals else " ".join(arguments[i + 1 : i + 2]) or name
     if given["--resume"]:
         try:
-            return "ensemble" in json.loads((Path(given["--resume"]) / "config.json").read_text(encoding="utf-8"))
+            return "ensemble" in json.loads(
+                (Path(given["--resume"]) / "config.json").read_text(encoding="utf-8")
+            )
         except (OSError, ValueError, TypeError):
             return False  # the other parser says what is wrong with it
     return bool(given["--ensemble"])
@@ -187,10 +197,14 @@ def parse(arguments: list[str], description: str | None) -> Config:
     config = command_line.parse(arguments, PRESETS, CIFAR, description)
     if config.resume or config.test_only:
         return config
-    kinds = {type(resolve(name, "--select")) for name in config.select} or {type(resolve(config.arch))}
+    kinds = {type(resolve(name, "--select")) for name in config.select} or {
+        type(resolve(config.arch))
+    }
     if len(kinds) > 1:
         raise Stop(
-            "--select: cells of NAS-Bench-201 and others, whose networks have nothing in common; select among one kind", 2
+            "--select: cells of NAS-Bench-201 and others, whose networks have nothing in common;"
+            " select among one kind",
+            2,
         )
     (kind,) = kinds
     if kind not in BENCHMARKS:
@@ -204,36 +218,57 @@ def parse(arguments: list[str], description: str | None) -> Config:
 def presets_of(kind: type) -> tuple[dict[str, Config], Config]:
     """What the data sets start from for a kind of genotype, and what all others do."""
     changes = BENCHMARKS.get(kind, {})
-    presets = {name: preset if name == "digits" else dataclasses.replace(preset, **changes) for name, preset in PRESETS.items()}
+    presets = {
+        name: preset if name == "digits" else dataclasses.replace(preset, **changes)
+        for name, preset in PRESETS.items()
+    }
     return presets, dataclasses.replace(CIFAR, **changes)
 
 
 def size_of(config: Config, genotype: Any) -> tuple[int | None, int | None]:
     """Width and depth, as the network's space takes them."""
-    return (None, None) if isinstance(genotype, SizeGenotype) else (config.init_channels, config.layers)
+    return (
+        (None, None)
+        if isinstance(genotype, SizeGenotype)
+        else (config.init_channels, config.layers)
+    )
 
 
 def check(config: Config) -> Config:
     """Refuses settings that cannot work, before anything is loaded."""
     checks.check_numbers(
         config,
-        positive="epochs batch_size init_channels layers num_seeds report_freq learning_rate grad_clip select_epochs unroll "
-        "image_size decay",
-        not_negative="max_steps checkpoint_freq crop_padding cutout_length seed momentum weight_decay auxiliary_weight "
-        "drop_path_prob label_smooth random_cells",
+        positive=(
+            "epochs batch_size init_channels layers num_seeds report_freq learning_rate grad_clip"
+            " select_epochs unroll image_size decay"
+        ),
+        not_negative=(
+            "max_steps checkpoint_freq crop_padding cutout_length seed momentum weight_decay"
+            " auxiliary_weight drop_path_prob label_smooth random_cells"
+        ),
     )
     for name in ("drop_path_prob", "label_smooth"):
         if getattr(config, name) >= 1:
             raise Stop(f"--{name}={getattr(config, name)}: must be below 1", 2)
     if not 0 < config.select_portion < 1:
-        raise Stop(f"--select_portion={config.select_portion}: must lie between 0 and 1, both excluded", 2)
+        raise Stop(
+            f"--select_portion={config.select_portion}: must lie between 0 and 1, both excluded", 2
+        )
     if config.optimizer == "rmsprop" and config.schedule != "cosine":
         raise Stop(f"--schedule={config.schedule}: --optimizer=rmsprop has the cosine only", 2)
     shortest = min(config.epochs, config.select_epochs) if config.select else config.epochs
     if config.schedule == "linear" and shortest <= 5:
-        raise Stop(f"--schedule=linear: its last five epochs are slower, so it needs more than {shortest} epochs", 2)
+        raise Stop(
+            f"--schedule=linear: its last five epochs are slower, so it needs more than {shortest}"
+            " epochs",
+            2,
+        )
     if config.stream and config.dataset.partition(":")[0] in ("digits", "npz"):
-        raise Stop(f"--stream: {config.dataset} holds no single images; it takes folder:PATH or a TFDS name", 2)
+        raise Stop(
+            f"--stream: {config.dataset} holds no single images; it takes folder:PATH or a TFDS"
+            " name",
+            2,
+        )
     checks.check_seeds_and_devices(config)
     return config
 
@@ -256,11 +291,17 @@ def named(arch: str, flag: str = "--arch") -> Any:
             genotype = genotypes.parse(arch)
         elif path.is_dir():
             if not (path / "genotype.json").is_file():
-                raise Stop(f"{flag}={arch}: a folder without genotype.json; is it a run of search.py, and one epoch old?", 2)
+                raise Stop(
+                    f"{flag}={arch}: a folder without genotype.json; is it a run of search.py, and"
+                    " one epoch old?",
+                    2,
+                )
             genotype = genotypes.from_json((path / "genotype.json").read_text(encoding="utf-8"))
         elif path.is_file():
             text = path.read_text(encoding="utf-8")
-            genotype = genotypes.from_json(text) if path.suffix == ".json" else genotypes.parse(text)
+            genotype = (
+                genotypes.from_json(text) if path.suffix == ".json" else genotypes.parse(text)
+            )
         else:
             raise Stop(f"{flag}={arch}: no such file, and no published cell{nearest(arch)}", 2)
     except (OSError, ValueError) as error:
@@ -271,5 +312,12 @@ def named(arch: str, flag: str = "--arch") -> Any:
 def nearest(name: str) -> str:
     """The published names that look like one that is not."""
     lower = {known.lower(): known for known in genotypes.PUBLISHED}
-    close = [lower[match] for match in difflib.get_close_matches(name.lower()[:64], lower, n=3, cutoff=0.4)]
-    return f"; the nearest are {', '.join(close)}" if close else f"; there are {', '.join(genotypes.PUBLISHED)}"
+    close = [
+        lower[match]
+        for match in difflib.get_close_matches(name.lower()[:64], lower, n=3, cutoff=0.4)
+    ]
+    return (
+        f"; the nearest are {', '.join(close)}"
+        if close
+        else f"; there are {', '.join(genotypes.PUBLISHED)}"
+    )

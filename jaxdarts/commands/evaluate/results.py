@@ -1,4 +1,6 @@
-"""What trainings from scratch leave behind, and how several of them compare; on images and on texts."""
+"""What trainings from scratch leave behind, and how several of them compare; on images and on
+texts.
+"""
 
 import dataclasses
 import json
@@ -12,9 +14,17 @@ from jaxdarts import files, report, runs, spaces
 
 
 def write_result(
-    config: Any, run: runs.Run, records: list, genotype: Any, judged: str, results: Mapping[str, Any], facts: Mapping[str, Any]
+    config: Any,
+    run: runs.Run,
+    records: list,
+    genotype: Any,
+    judged: str,
+    results: Mapping[str, Any],
+    facts: Mapping[str, Any],
 ) -> None:
-    """Writes `<judged>.json`, after the part of the data that the training was judged by, and the report."""
+    """Writes `<judged>.json`, after the part of the data that the training was judged by, and the
+    report.
+    """
     files.replace_text(run.folder / f"{judged}.json", json.dumps(dict(results), indent=1) + "\n")
     report.page.write(
         run.folder / "report.html",
@@ -25,22 +35,35 @@ def write_result(
         mixes={},
         edges={},
         ops={},
-        facts={"dataset": config.dataset, **facts, "wall_time": sum(record["seconds"] for record in records)},
+        facts={
+            "dataset": config.dataset,
+            **facts,
+            "wall_time": sum(record["seconds"] for record in records),
+        },
         sections=runs.analyses(run.folder),
     )
     run.log.info("report %s", run.folder / "report.html")
 
 
 def random_cells(config: Any, like: Any) -> dict[str, Any]:
-    """--random_cells cells of the space that a genotype is of, by name; more of them leave the first ones as they are."""
+    """--random_cells cells of the space that a genotype is of, by name; more of them leave the
+    first ones as they are.
+    """
     space, key = spaces.of(like), jax.random.fold_in(jax.random.key(config.seed), 4)
-    return {f"random-{i}": space.sample(jax.random.fold_in(key, i)) for i in range(config.random_cells)}
+    return {
+        f"random-{i}": space.sample(jax.random.fold_in(key, i)) for i in range(config.random_cells)
+    }
 
 
 def trained(
-    config: Any, folder: Path, kind: str, cells: Mapping[str, Any], train: Callable[[Any, Any, runs.Run], Any]
+    config: Any,
+    folder: Path,
+    kind: str,
+    cells: Mapping[str, Any],
+    train: Callable[[Any, Any, runs.Run], Any],
 ) -> dict[str, Any]:
-    """Trains cells one after the other in folders of their own, <kind>-0, <kind>-1, ...; goes on with those that are there.
+    """Trains cells one after the other in folders of their own, <kind>-0, <kind>-1, ...; goes on
+    with those that are there.
 
     Args:
         config: the settings of all of them.
@@ -61,9 +84,15 @@ def trained(
 
 
 def selected(
-    folder: Path, scores: Mapping[str, float], among: Iterable[str], best: Callable[..., Any], show: Callable[[float], str]
+    folder: Path,
+    scores: Mapping[str, float],
+    among: Iterable[str],
+    best: Callable[..., Any],
+    show: Callable[[float], str],
 ) -> str:
-    """Prints how everyone did, best first, and which of `among` is the best (by `max` or `min`); writes selection.json."""
+    """Prints how everyone did, best first, and which of `among` is the best (by `max` or `min`);
+    writes selection.json.
+    """
     for name, score in sorted(scores.items(), key=lambda item: item[1], reverse=best is max):
         print(f"{show(score)}  {name}", flush=True)
     chosen = best(among, key=lambda name: scores[name])

@@ -1,11 +1,13 @@
 """Train a recurrent cell on a text from scratch: jaxdarts evaluate --arch=DARTS_V2 --dataset=ptb
 
---arch takes a published recurrent name (DARTS_V1, DARTS_V2, ENAS, penn_random, penn_pgd), a run folder of search.py, a JSON
-file, or the text of a genotype. SGD turns into averaged SGD once the validation loss stops falling. Leaves a run folder:
-config.json, log.txt, metrics.jsonl, tensorboard/, genotype.json, network.json, weights.npz (those that validated best) and
-vocabulary.json (read by jaxdarts.load), test.json, report.html and checkpoints/. The test part is looked at once, after the
-last epoch. --random_cells trains random cells beside it. --select retrains several cells for a short time and goes on with the
-best one by validation perplexity. --test_only --checkpoint=RUN tests a trained language model again.
+--arch takes a published recurrent name (DARTS_V1, DARTS_V2, ENAS, penn_random, penn_pgd), a run
+folder of search.py, a JSON file, or the text of a genotype. SGD turns into averaged SGD once the
+validation loss stops falling. Leaves a run folder: config.json, log.txt, metrics.jsonl,
+tensorboard/, genotype.json, network.json, weights.npz (those that validated best) and
+vocabulary.json (read by jaxdarts.load), test.json, report.html and checkpoints/. The test part is
+looked at once, after the last epoch. --random_cells trains random cells beside it. --select
+retrains several cells for a short time and goes on with the best one by validation perplexity.
+--test_only --checkpoint=RUN tests a trained language model again.
 """
 
 import contextlib
@@ -23,7 +25,15 @@ import numpy as np
 from jaxdarts import files, genotypes, objectives, parallel, runs, spaces
 from jaxdarts.commands import command_line, texts
 from jaxdarts.commands.evaluate import results as training_results
-from jaxdarts.commands.evaluate.text_recipes import PRESETS, PTB, Config, check, paddings, resolve, windows
+from jaxdarts.commands.evaluate.text_recipes import (
+    PRESETS,
+    PTB,
+    Config,
+    check,
+    paddings,
+    resolve,
+    windows,
+)
 from jaxdarts.data import text
 from jaxdarts.genotypes import RecurrentGenotype
 from jaxdarts.runs import Run, Stop
@@ -35,7 +45,9 @@ class Program(NamedTuple):
     """The pure functions of a training, mapped over devices, and what they run on."""
 
     init: Any  # () -> {"state": TextState, "sums": metrics}, a leading axis of one seed
-    steps: dict[int, Any]  # rows that a window is padded to -> (training, data, start and length) -> training
+    steps: dict[
+        int, Any
+    ]  # rows that a window is padded to -> (training, data, start and length) -> training
     judged: Any  # (state, validation loss, whether averaging is on) -> state
     losses: dict[str, Any]  # part -> (weights) -> loss of the whole part in nats a word
     devices: list
@@ -66,9 +78,16 @@ def build(config: Config, genotype: genotypes.RecurrentGenotype, words: text.Tex
 
     def step_of(rows: int):
         def step(carry, data, window):
-            state, metrics = training.step(carry["state"], text.window(data, window[0], window[1], rows))
-            metrics["loss"] = jnp.where(metrics["reloads"] > 0, 0.0, metrics["loss"])  # a loss that is no number adds nothing
-            return {"state": state, "sums": {name: carry["sums"][name] + metrics[name[6:]] for name in carry["sums"]}}
+            state, metrics = training.step(
+                carry["state"], text.window(data, window[0], window[1], rows)
+            )
+            metrics["loss"] = jnp.where(
+                metrics["reloads"] > 0, 0.0, metrics["loss"]
+            )  # a loss that is no number adds nothing
+            return {
+                "state": state,
+                "sums": {name: carry["sums"][name] + metrics[name[6:]] for name in carry["sums"]},
+            }
 
         return over_devices(over_seeds(step, (0, None, None)), devices, donate=(0,))
 
@@ -76,7 +95,10 @@ def build(config: Config, genotype: genotypes.RecurrentGenotype, words: text.Tex
         params_key, key = jax.random.split(jax.random.key(config.seed))
         params = alone.init(params_key, *net.example_inputs())["params"]
         state = training.init(key, params, net.start(config.batch_size))
-        return {"state": parallel.stack([state]), "sums": {name: jnp.zeros(1) for name in ("train_loss", "train_reloads")}}
+        return {
+            "state": parallel.stack([state]),
+            "sums": {name: jnp.zeros(1) for name in ("train_loss", "train_reloads")},
+        }
 
     over_seeds, over_devices = parallel.over_seeds, parallel.over_devices
     alone = net.clone(axis_name=None)
@@ -84,7 +106,9 @@ def build(config: Config, genotype: genotypes.RecurrentGenotype, words: text.Tex
 
     def loss_over(part: np.ndarray):
         def loss(params, stream):
-            return mean_loss(jax.tree.map(lambda w: w[0], params), {}, alone.start(stream.shape[1]), stream)
+            return mean_loss(
+                jax.tree.map(lambda w: w[0], params), {}, alone.start(stream.shape[1]), stream
+            )
 
         compiled = runs.jitted(loss)
         return lambda params: float(compiled(params, part))
@@ -97,17 +121,26 @@ def build(config: Config, genotype: genotypes.RecurrentGenotype, words: text.Tex
         devices=devices,
         data=parallel.split(stream, len(devices), axis=1),
         rows=len(stream),
-        lengths=np.array([len(windows(config, len(stream), epoch)) for epoch in range(config.epochs)]),
+        lengths=np.array(
+            [len(windows(config, len(stream), epoch)) for epoch in range(config.epochs)]
+        ),
     )
 
 
 def train(
-    config: Config, genotype: Any, words: text.Text, program: Program, run: Run, parts: tuple[str, ...] = ("valid", "test")
+    config: Config,
+    genotype: Any,
+    words: text.Text,
+    program: Program,
+    run: Run,
+    parts: tuple[str, ...] = ("valid", "test"),
 ) -> dict[str, float]:
     """Trains to the end, or goes on with what was saved; returns the perplexities of `parts`."""
     log, lengths = run.log, program.lengths
     training, seconds = runs.restored(config, run, program.init())
-    records = runs.Records(run.folder, runs.kept_step(config, int(training["state"].step[0]), lengths))
+    records = runs.Records(
+        run.folder, runs.kept_step(config, int(training["state"].step[0]), lengths)
+    )
     size = sum(leaf.size for leaf in jax.tree.leaves(training["state"].params))
     log.info("args = %s", repr(config).replace("Config(", "Namespace(", 1))
     log.info("genotype = %s", genotype)
@@ -119,7 +152,9 @@ def train(
         places = windows(config, program.rows, epoch)
         on_devices = np.broadcast_to(places, (len(program.devices), *places.shape))
         padded = [min(rows for rows in program.steps if rows >= length) for length in places[:, 1]]
-        return lambda training, i: program.steps[padded[i]](training, program.data, on_devices[:, i])
+        return lambda training, i: program.steps[padded[i]](
+            training, program.data, on_devices[:, i]
+        )
 
     def check(tree, step):
         leaves = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree["state"].average)])
@@ -128,8 +163,13 @@ def train(
     def averages(sums, count, step):
         reloads = int(parallel.first(sums)["train_reloads"][0])
         if reloads > 3 and 2 * reloads >= count:
-            raise Stop(f"the loss is not finite in {reloads} of {count} steps: start again with a lower --learning_rate")
-        return texts.averages(sums, max(count - reloads, 1), step) | {"train_reloads": np.array([reloads])}
+            raise Stop(
+                f"the loss is not finite in {reloads} of {count} steps: start again with a lower"
+                " --learning_rate"
+            )
+        return texts.averages(sums, max(count - reloads, 1), step) | {
+            "train_reloads": np.array([reloads])
+        }
 
     def end(training, means, epoch, step, seconds):
         state = parallel.first(training["state"])
@@ -139,12 +179,19 @@ def train(
             log.info("went back to the best weights %d times", means["train_reloads"][0])
         losses = [record["valid_loss"] for record in records.all] + [loss]
         averaging = train_text.averaging_starts(losses, config.nonmono) is not None
-        if step == runs.ends(config, lengths)[epoch]:  # one cut short by --max_steps decides nothing
+        if (
+            step == runs.ends(config, lengths)[epoch]
+        ):  # one cut short by --max_steps decides nothing
             if averaging and int(state.averaged[0]) == 0:
                 log.info("Switching to ASGD")
             state = program.judged(state, jnp.float32(loss), jnp.array(averaging))
             training["state"] = parallel.replicate(state, program.devices)
-        record = {"epoch": epoch, "learning_rate": config.learning_rate, "seconds": seconds, "averaging": float(averaging)}
+        record = {
+            "epoch": epoch,
+            "learning_rate": config.learning_rate,
+            "seconds": seconds,
+            "averaging": float(averaging),
+        }
         record |= {name: float(value[0]) for name, value in means.items()}
         records.write(step, record | {"valid_loss": loss, "valid_perplexity": math.exp(loss)})
         texts.log_epoch(log, epoch, seconds, loss)
@@ -152,15 +199,36 @@ def train(
     try:
         training = parallel.replicate(training, program.devices)
         training = runs.epochs(
-            config, run, training, seconds, lengths, begin=begin, averages=averages, check=check, end=end, shown=texts.shown
+            config,
+            run,
+            training,
+            seconds,
+            lengths,
+            begin=begin,
+            averages=averages,
+            check=check,
+            end=end,
+            shown=texts.shown,
         )
-        return finish(config, genotype, words, program, parallel.first(training["state"]), records, run, size, parts)
+        return finish(
+            config,
+            genotype,
+            words,
+            program,
+            parallel.first(training["state"]),
+            records,
+            run,
+            size,
+            parts,
+        )
     finally:
         with contextlib.suppress(OSError):  # a full disk has been told of already
             records.close()
 
 
-def finish(config, genotype, words, program, state, records, run, size: int, parts) -> dict[str, float]:
+def finish(
+    config, genotype, words, program, state, records, run, size: int, parts
+) -> dict[str, float]:
     """Judges the weights that validated best, writes them and the report."""
     best = state.best if np.isfinite(state.best_loss[0]) else state.average
     losses = {part: program.losses[part](best) for part in parts}
@@ -169,39 +237,64 @@ def finish(config, genotype, words, program, state, records, run, size: int, par
     shown = judged, losses[judged], judged, perplexities[f"{judged}_perplexity"]
     run.log.info("| End of training | %s loss %5.2f | %s ppl %8.2f", *shown)
     params = {name: leaf[0] for name, leaf in best.items()}
-    trained.save_language_model(run.folder, genotype=genotype, params=params, vocabulary=words.vocabulary)
+    trained.save_language_model(
+        run.folder, genotype=genotype, params=params, vocabulary=words.vocabulary
+    )
     facts = {"parameters": size, **perplexities}
     training_results.write_result(config, run, records.all, genotype, judged, perplexities, facts)
     return perplexities
 
 
 def select(config: Config, words: text.Text, folder: Path) -> RecurrentGenotype:
-    """A short training of every candidate; the one with the lowest validation perplexity goes on."""
+    """Trains every candidate for a short time and keeps the lowest validation perplexity."""
     candidates = {name: resolve(name, "--select") for name in config.select}
     candidates |= training_results.random_cells(config, next(iter(candidates.values())))
     short = dataclasses.replace(config, epochs=config.select_epochs, select=(), random_cells=0)
 
     def valid(own: Config, genotype: RecurrentGenotype, run: Run) -> float:
-        return train(own, genotype, words, build(own, genotype, words), run, ("valid",))["valid_perplexity"]
+        return train(own, genotype, words, build(own, genotype, words), run, ("valid",))[
+            "valid_perplexity"
+        ]
 
     scores = training_results.trained(short, folder, "select", candidates, valid)
-    return candidates[training_results.selected(folder, scores, config.select, min, "validation perplexity {:9.2f}".format)]
+    return candidates[
+        training_results.selected(
+            folder, scores, config.select, min, "validation perplexity {:9.2f}".format
+        )
+    ]
 
 
-def baseline(config: Config, genotype: RecurrentGenotype, words: text.Text, folder: Path, own: dict[str, float]) -> None:
-    """Trains random cells with the settings that the run's cell had, in folders of the run, and prints how all did."""
+def baseline(
+    config: Config,
+    genotype: RecurrentGenotype,
+    words: text.Text,
+    folder: Path,
+    own: dict[str, float],
+) -> None:
+    """Trains random cells with the settings that the run's cell had, in folders of the run, and
+    prints how all did.
+    """
 
     def train_one(short: Config, cell: RecurrentGenotype, run: Run) -> dict[str, float]:
         return train(short, cell, words, build(short, cell, words), run)
 
-    cells, alone = training_results.random_cells(config, genotype), dataclasses.replace(config, random_cells=0)
+    cells, alone = (
+        training_results.random_cells(config, genotype),
+        dataclasses.replace(config, random_cells=0),
+    )
     try:
-        results = {"--arch": own, **training_results.trained(alone, folder, "random", cells, train_one)}
+        results = {
+            "--arch": own,
+            **training_results.trained(alone, folder, "random", cells, train_one),
+        }
     except Stop as stop:  # going on with this run goes on with the random cells
         raise Stop(re.sub(r"(--resume=.*)[/\\]random-\d+$", r"\1", str(stop)), stop.code) from stop
     print("perplexity: valid       test")
     for name, found in sorted(results.items(), key=lambda item: item[1]["valid_perplexity"]):
-        print(f"{found['valid_perplexity']:17.2f}  {found['test_perplexity']:9.2f}  {name}", flush=True)
+        print(
+            f"{found['valid_perplexity']:17.2f}  {found['test_perplexity']:9.2f}  {name}",
+            flush=True,
+        )
     files.replace_text(folder / "baseline.json", json.dumps(results, indent=1) + "\n")
 
 
@@ -216,20 +309,37 @@ def test_again(config: Config) -> None:
     words = texts.load(config)
     if known != words.vocabulary:
         sizes = f"{len(known):,} words, that of {config.dataset} has {len(words.vocabulary):,}"
-        raise Stop(f"--checkpoint={config.checkpoint}: trained on another text: its vocabulary has {sizes} or others", 2)
-    for part, tokens, batch_size in (("valid", words.valid, config.eval_batch_size), ("test", words.test, 1)):
+        raise Stop(
+            f"--checkpoint={config.checkpoint}: trained on another text: its vocabulary has {sizes}"
+            " or others",
+            2,
+        )
+    for part, tokens, batch_size in (
+        ("valid", words.valid, config.eval_batch_size),
+        ("test", words.test, 1),
+    ):
         try:
-            print(f"{part} ppl {trained.perplexity(config.checkpoint, tokens, batch_size):f}", flush=True)
+            print(
+                f"{part} ppl {trained.perplexity(config.checkpoint, tokens, batch_size):f}",
+                flush=True,
+            )
         except ValueError as error:
             raise Stop(f"--eval_batch_size={batch_size}: {error}", 2) from error
 
 
 def estimate(config: Config, program: Program) -> None:
-    """Prints what a training would take, from the compiled step of the longest windows; trains nothing."""
+    """Prints what a training would take, from the compiled step of the longest windows; trains
+    nothing.
+    """
     training, longest = jax.eval_shape(program.init), program.steps[max(program.steps)]
-    print(f"parameters of the network    {sum(leaf.size for leaf in jax.tree.leaves(training['state'].params)):,}")
+    print(
+        "parameters of the network   "
+        f" {sum(leaf.size for leaf in jax.tree.leaves(training['state'].params)):,}"
+    )
     arguments = (training, program.data[0], np.zeros(2, np.int32))
-    runs.estimate(config, longest, program.devices, arguments, program.lengths, programs=len(program.steps))
+    runs.estimate(
+        config, longest, program.devices, arguments, program.lengths, programs=len(program.steps)
+    )
 
 
 def main(arguments: list[str]) -> None:
@@ -238,12 +348,16 @@ def main(arguments: list[str]) -> None:
     if config.test_only:
         return test_again(config)
     if not config.select:
-        config = dataclasses.replace(config, arch=str(resolve(config.arch)))  # the run folder tells all there is to know
+        config = dataclasses.replace(
+            config, arch=str(resolve(config.arch))
+        )  # the run folder tells all there is to know
     words = texts.load(config)
     if config.select and not config.estimate:
         folder = runs.folder_of(config, "eval")
         arch = str(select(config, words, folder))
-        config = dataclasses.replace(config, arch=arch, select=(), random_cells=0, run_dir=str(folder))
+        config = dataclasses.replace(
+            config, arch=arch, select=(), random_cells=0, run_dir=str(folder)
+        )
     genotype = resolve(config.arch)
     program = build(config, genotype, words)
     if config.estimate:

@@ -1,4 +1,6 @@
-"""What `evaluate.py` trains on a text and how: its flags, the presets of texts, the cells that --arch names, its windows."""
+"""What `evaluate.py` trains on a text and how: its flags, the presets of texts, the cells that
+--arch names, its windows.
+"""
 
 import dataclasses
 from typing import ClassVar
@@ -58,7 +60,8 @@ class Config(texts.Settings):
     """Seed of everything that is random."""
 
     num_seeds: ClassVar[int] = 1
-    """Number of seeds; only 1, since another seed has other windows and epochs of another length."""
+    """Number of seeds; only 1, since another seed has other windows and epochs of another length.
+    """
 
 
 PTB = Config(dataset="ptb")
@@ -78,19 +81,25 @@ PRESETS = {
         select_epochs=3,
     ),
     "ptb": PTB,
-    "wikitext2": dataclasses.replace(PTB, dataset="wikitext2", emsize=700, dropouth=0.15, weight_decay=5e-7),
+    "wikitext2": dataclasses.replace(
+        PTB, dataset="wikitext2", emsize=700, dropouth=0.15, weight_decay=5e-7
+    ),
 }
 """What each text starts from; any other one starts from Penn Treebank's, the paper's, setting."""
 
 
 def check(config: Config) -> Config:
     """Refuses settings that cannot work, before anything is loaded."""
-    texts.check(config, "eval_batch_size nonmono select_epochs", "deviation max_seq_len_delta random_cells")
+    texts.check(
+        config, "eval_batch_size nonmono select_epochs", "deviation max_seq_len_delta random_cells"
+    )
     return config
 
 
 def resolve(arch: str, flag: str = "--arch") -> RecurrentGenotype:
-    """The recurrent genotype that a name, a run folder, a file or a text stands for; a name goes without its `RNN_`."""
+    """The recurrent genotype that a name, a run folder, a file or a text stands for; a name goes
+    without its `RNN_`.
+    """
     known = f"RNN_{arch}" in genotypes.PUBLISHED
     genotype = recipes.named(f"RNN_{arch}" if known else arch, flag)
     if not isinstance(genotype, RecurrentGenotype):
@@ -99,13 +108,23 @@ def resolve(arch: str, flag: str = "--arch") -> RecurrentGenotype:
 
 
 def paddings(config: Config) -> list[int]:
-    """Rows that windows are padded to: few, as each is a program of its own, and near the windows' own."""
-    return sorted({config.bptt, config.bptt + min(5, config.max_seq_len_delta), config.bptt + config.max_seq_len_delta})
+    """Rows that windows are padded to: few, as each is a program of its own, and near the windows'
+    own.
+    """
+    return sorted(
+        {
+            config.bptt,
+            config.bptt + min(5, config.max_seq_len_delta),
+            config.bptt + config.max_seq_len_delta,
+        }
+    )
 
 
 def windows(config: Config, rows: int, epoch: int) -> np.ndarray:
     """Start and length of one epoch's windows, [steps, 2]."""
     longest = config.bptt + config.max_seq_len_delta
     shortest = min(5, config.bptt)
-    found = text.random_windows(config.seed, epoch, rows, config.bptt, config.deviation, shortest, longest)
+    found = text.random_windows(
+        config.seed, epoch, rows, config.bptt, config.deviation, shortest, longest
+    )
     return np.stack(found, axis=1).astype(np.int32)

@@ -1,9 +1,10 @@
 """Search a cell: jaxdarts search --dataset=cifar10
 
-Alternates exact second-order architecture steps with weight steps on the supernet of the DARTS space. Leaves a run
-folder: config.json, log.txt, metrics.jsonl, tensorboard/, alphas.npz, genotype.json, normal.svg, reduce.svg,
-report.html and checkpoints/. Without arguments it searches on scikit-learn's digits, in minutes on a CPU. Interrupted
-or killed, it continues with --resume=RUN, to the very result of a run that nothing interrupted.
+Alternates exact second-order architecture steps with weight steps on the supernet of the DARTS
+space. Leaves a run folder: config.json, log.txt, metrics.jsonl, tensorboard/, alphas.npz,
+genotype.json, normal.svg, reduce.svg, report.html and checkpoints/. Without arguments it searches
+on scikit-learn's digits, in minutes on a CPU. Interrupted or killed, it continues with
+--resume=RUN, to the very result of a run that nothing interrupted.
 """
 
 import contextlib
@@ -34,7 +35,9 @@ from jaxdarts.space import Space
 
 @dataclasses.dataclass(frozen=True)
 class Config(hosts.Flags, methods.Options):
-    """Search a convolutional cell by gradient descent (DARTS). Defaults are those of the data set's preset."""
+    """Search a convolutional cell by gradient descent (DARTS). Defaults are those of the data set's
+    preset.
+    """
 
     epochs: int = 50
     """Passes over the training half."""
@@ -86,7 +89,9 @@ PRESETS = {
 
 
 STARTS = {
-    name: lambda preset, value, of=of: dataclasses.replace(preset, **of(value, small=preset.dataset == "digits"))
+    name: lambda preset, value, of=of: dataclasses.replace(
+        preset, **of(value, small=preset.dataset == "digits")
+    )
     for name, of in (("--space", methods.space_settings), ("--algorithm", methods.settings))
 }
 """The flags that change what the others start from."""
@@ -97,11 +102,17 @@ def check(config: Config) -> Config:
     checks.check_numbers(
         config,
         positive="epochs batch_size init_channels layers nodes report_freq learning_rate grad_clip",
-        not_negative="max_steps checkpoint_freq crop_padding cutout_length seed learning_rate_min momentum weight_decay "
-        "arch_learning_rate arch_weight_decay",
+        not_negative=(
+            "max_steps checkpoint_freq crop_padding cutout_length seed learning_rate_min momentum"
+            " weight_decay arch_learning_rate arch_weight_decay"
+        ),
     )
     if not 0 < config.train_portion <= 1:
-        raise Stop(f"--train_portion={config.train_portion}: must be above 0, and 1 for all images at both levels", 2)
+        raise Stop(
+            f"--train_portion={config.train_portion}: must be above 0, and 1 for all images at both"
+            " levels",
+            2,
+        )
     if config.coordinator and (config.fork or config.adapt_weight_decay):
         raise Stop("--fork, --adapt_weight_decay: not on several hosts; leave --coordinator out", 2)
     methods.check(config)
@@ -119,7 +130,9 @@ class Program(NamedTuple):
     evaluate: Any  # (params, mix, data, indices) -> metrics
     eigenvalue: Any  # (state, data, indices) -> dominant eigenvalue of alpha's Hessian
     tune_init: Any  # params -> optimiser state for `tune`
-    tune: Any  # (params, optimiser state, mix, data, indices, data keys, number) -> the first two after a weight step at a mix
+    # (params, optimiser state, mix, data, indices, data keys, number) -> the first two after a
+    # weight step at a mix
+    tune: Any
     order: Callable[[int], tuple]  # epoch -> its batches, as of `epoch_order`
     devices: list
     data: Any
@@ -141,9 +154,14 @@ def supernet(config: Config, space: Space, num_classes: int, remat: bool | None 
 
 
 def build(
-    config: Config, dataset: images.Dataset, remat: bool | None = None, devices: Sequence[jax.Device] | None = None
+    config: Config,
+    dataset: images.Dataset,
+    remat: bool | None = None,
+    devices: Sequence[jax.Device] | None = None,
 ) -> Program:
-    """Puts the library's parts together for one configuration, on the devices that it names unless others are given."""
+    """Puts the library's parts together for one configuration, on the devices that it names unless
+    others are given.
+    """
     devices = runs.devices(config) if devices is None else list(devices)
     train = val = dataset.train
     if config.train_portion < 1:
@@ -168,16 +186,28 @@ def build(
     except ValueError as error:
         sizes = f"--layers={config.layers} --init_channels={config.init_channels}"
         raise Stop(f"{sizes} do not fit the images of {config.dataset}: {error}", 2) from error
-    algorithm = methods.make(config, space, steps_per_epoch, len(dataset.class_names), train.images.shape[1:])
-    objective = jax.jit(objectives.classification(net))  # traced once, however many gradients a step takes
-    search = bilevel_search(objective, algorithm, *optimizers(config, steps_per_epoch), axis_name=parallel.AXIS)
+    algorithm = methods.make(
+        config, space, steps_per_epoch, len(dataset.class_names), train.images.shape[1:]
+    )
+    objective = jax.jit(
+        objectives.classification(net)
+    )  # traced once, however many gradients a step takes
+    search = bilevel_search(
+        objective, algorithm, *optimizers(config, steps_per_epoch), axis_name=parallel.AXIS
+    )
 
     cutout_length = config.cutout_length if config.cutout else 0
     batch = augment.reader(
-        dataset.mean, dataset.std, padding=config.crop_padding, flip=config.flip, cutout_length=cutout_length
+        dataset.mean,
+        dataset.std,
+        padding=config.crop_padding,
+        flip=config.flip,
+        cutout_length=cutout_length,
     )
 
-    ramp = algorithms.by_epoch(0.0, config.drop_path_prob, max(config.epochs - 1, 1), steps_per_epoch)
+    ramp = algorithms.by_epoch(
+        0.0, config.drop_path_prob, max(config.epochs - 1, 1), steps_per_epoch
+    )
 
     def training_batch(part, indices, key, step):
         rate = {"drop_path": ramp(step)} if config.drop_path_prob else {}
@@ -204,12 +234,19 @@ def build(
         images = batch(data["val"], indices)
 
         def loss(arch):
-            arch = jax.lax.pmean(arch, parallel.AXIS)  # its transpose averages the gradient over the devices
+            arch = jax.lax.pmean(
+                arch, parallel.AXIS
+            )  # its transpose averages the gradient over the devices
             value = objective(state.params, algorithm.relax.derive(arch), (), images, noise_key)[0]
             # Zela et al. count the weight decay of alpha in.
-            return jax.lax.pmean(value, parallel.AXIS) + config.arch_weight_decay * optax.tree.norm(arch, squared=True) / 2
+            return (
+                jax.lax.pmean(value, parallel.AXIS)
+                + config.arch_weight_decay * optax.tree.norm(arch, squared=True) / 2
+            )
 
-        return curvature.dominant_eigenvalue(loss, state.arch, jax.random.fold_in(state.key, state.step))
+        return curvature.dominant_eigenvalue(
+            loss, state.arch, jax.random.fold_in(state.key, state.step)
+        )
 
     # A tenth of the search's learning rate, as DARTS+PT tunes.
     tune_tx = weights_optimizer(config, lambda epoch: config.learning_rate / 10, steps_per_epoch)
@@ -225,9 +262,15 @@ def build(
         states = []
         for seed in range(config.seed, config.seed + config.num_seeds):
             params_key, search_key = jax.random.split(jax.random.key(seed))
-            states.append(search.init(search_key, alone.init(params_key, image, net.example_mix())["params"]))
-        names = [f"{part}_{name}" for part in ("train", "valid") for name in ("loss", "accuracy", "top5")]
-        names += [f"valid_{name}" for name in jax.eval_shape(algorithm.penalty, net.example_mix())[1]]
+            states.append(
+                search.init(search_key, alone.init(params_key, image, net.example_mix())["params"])
+            )
+        names = [
+            f"{part}_{name}" for part in ("train", "valid") for name in ("loss", "accuracy", "top5")
+        ]
+        names += [
+            f"valid_{name}" for name in jax.eval_shape(algorithm.penalty, net.example_mix())[1]
+        ]
         sums = {name: jnp.zeros(config.num_seeds) for name in (*names, "arch_gradient_norm")}
         return {"state": parallel.stack(states), "sums": sums}
 
@@ -238,14 +281,19 @@ def build(
         init=init,
         step=over_devices(over_seeds(step, (0, None, 0, 0, 0)), devices, donate=(0,)),
         # The key is there for a relaxation without parameters: something to count the seeds by.
-        derive=lambda state: over_seeds(lambda arch, key: algorithm.relax.derive(arch))(state.arch, state.key),
+        derive=lambda state: over_seeds(lambda arch, key: algorithm.relax.derive(arch))(
+            state.arch, state.key
+        ),
         evaluate=over_devices(over_seeds(evaluate, (0, 0, None, None)), devices),
         eigenvalue=over_devices(over_seeds(eigenvalue, (0, None, None)), devices),
         tune_init=over_devices(over_seeds(tune_tx.init), devices),
         tune=over_devices(over_seeds(tune, (0, 0, 0, None, 0, 0, None)), devices),
         order=lambda epoch: epoch_order(config, sizes, devices, epoch),
         devices=devices,
-        data={name: {"image": part.images, "label": part.labels} for name, part in (("train", train), ("val", val))},
+        data={
+            name: {"image": part.images, "label": part.labels}
+            for name, part in (("train", train), ("val", val))
+        },
         sizes=sizes,
         steps_per_epoch=steps_per_epoch,
     )
@@ -257,8 +305,12 @@ def optimizers(config: Config, steps_per_epoch: int) -> tuple[optax.GradientTran
     return params_tx, methods.optimizer(config, steps_per_epoch)
 
 
-def epoch_order(config: Config, sizes: tuple[int, int], devices: list, epoch: int) -> tuple[np.ndarray, np.ndarray, Any]:
-    """One epoch's batches as indices, [devices, seeds, steps, batch] of either half, and every seed's data key."""
+def epoch_order(
+    config: Config, sizes: tuple[int, int], devices: list, epoch: int
+) -> tuple[np.ndarray, np.ndarray, Any]:
+    """One epoch's batches as indices, [devices, seeds, steps, batch] of either half, and every
+    seed's data key.
+    """
     seeds = config.seed + jnp.arange(config.num_seeds)
     keys = jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), 1))(seeds)
     needed = sizes[0] // config.batch_size * config.batch_size
@@ -266,9 +318,13 @@ def epoch_order(config: Config, sizes: tuple[int, int], devices: list, epoch: in
     for part, size in enumerate(sizes):
         # The validation stream starts over as often as an epoch of the training stream needs.
         rounds = range(epoch * -(-needed // size), (epoch + 1) * -(-needed // size))
-        orders = [[augment.order(jax.random.fold_in(key, part), r, size) for r in rounds] for key in keys]
+        orders = [
+            [augment.order(jax.random.fold_in(key, part), r, size) for r in rounds] for key in keys
+        ]
         indices = np.stack([np.concatenate(order)[:needed] for order in orders])
-        parts = parallel.split(indices.reshape(config.num_seeds, -1, config.batch_size), len(devices), axis=2)
+        parts = parallel.split(
+            indices.reshape(config.num_seeds, -1, config.batch_size), len(devices), axis=2
+        )
         out.append(parallel.here(parts, devices))
     return *out, parallel.replicate(keys, devices)
 
@@ -285,7 +341,9 @@ def estimate(config: Config, dataset: images.Dataset) -> None:
         print(f"parameters of the supernet   {search_results.num_params(config, training):,}")
         own = dataclasses.replace(config, remat=remat)
         arguments = (training, program.data, indices, indices, keys)
-        megabytes.append(runs.estimate(own, program.step, program.devices, arguments, program.steps_per_epoch))
+        megabytes.append(
+            runs.estimate(own, program.step, program.devices, arguments, program.steps_per_epoch)
+        )
     if config.remat and not math.isnan(megabytes[0] - megabytes[1]):
         print(f"--remat saves                {megabytes[0] - megabytes[1]:,.1f} MB a device")
 
@@ -293,7 +351,10 @@ def estimate(config: Config, dataset: images.Dataset) -> None:
 def main(arguments: list[str]) -> None:
     if texts.asked(arguments):
         return text_search.main(arguments)
-    with hosts.joined(command_line.parse(arguments, PRESETS, CIFAR, __doc__, STARTS), "search") as (config, folder):
+    with hosts.joined(command_line.parse(arguments, PRESETS, CIFAR, __doc__, STARTS), "search") as (
+        config,
+        folder,
+    ):
         check(config)
         runs.use_cache(config)
         dataset = datasets.load(config)
@@ -303,24 +364,39 @@ def main(arguments: list[str]) -> None:
 
 
 def run_search(config: Config, dataset: images.Dataset, folder: Path | None = None) -> None:
-    """Searches, and again with more weight decay for as long as that is asked for and the search stops early (DARTS-ADA)."""
+    """Searches, and again with more weight decay for as long as that is asked for and the search
+    stops early (DARTS-ADA).
+    """
     program = build(config, dataset)
     with runs.open_run(config, "search", folder) as opened:
-        stop = search(dataclasses.replace(config, run_dir=str(opened.folder)), dataset, program, opened)
+        stop = search(
+            dataclasses.replace(config, run_dir=str(opened.folder)), dataset, program, opened
+        )
     weight_decay = config.weight_decay * config.adapt_weight_decay
     if stop and 0 < weight_decay <= 0.03 * 1.001:
         new_folder = f"{re.sub('-decay[0-9.e-]+$', '', str(opened.folder))}-decay{weight_decay:g}"
-        changes = {"fork": str(opened.folder), "fork_epoch": stop[0], "weight_decay": weight_decay, "run_dir": new_folder}
+        changes = {
+            "fork": str(opened.folder),
+            "fork_epoch": stop[0],
+            "weight_decay": weight_decay,
+            "run_dir": new_folder,
+        }
         resume = new_folder if os.path.exists(new_folder) else None
         run_search(dataclasses.replace(config, **changes, resume=resume), dataset)
 
 
 def search(
-    config: Config, dataset: images.Dataset, program: Program, run: Run, stop: Callable[[], str | None] = lambda: None
+    config: Config,
+    dataset: images.Dataset,
+    program: Program,
+    run: Run,
+    stop: Callable[[], str | None] = lambda: None,
 ) -> tuple[int, str] | None:
-    """The search itself: epochs of steps, an evaluation and a checkpoint after each, the report in the end.
+    """The search itself: epochs of steps, an evaluation and a checkpoint after each, the report in
+    the end.
 
-    `stop` is asked after each epoch for a reason to go on to the report; the search can be resumed after it.
+    `stop` is asked after each epoch for a reason to go on to the report; the search can be resumed
+    after it.
 
     Returns where and why the configuration's rules stopped it before its last epoch, or None.
     """
@@ -330,32 +406,62 @@ def search(
         training = search_results.forked(config, run, training, length)
     step, total = int(training["state"].step[0]), runs.total_steps(config, length)
     kept = runs.kept_step(config, step, length)
-    history = [search_results.History(one, kept, program.space, log) for one in search_results.folders(config, folder)]
+    history = [
+        search_results.History(one, kept, program.space, log)
+        for one in search_results.folders(config, folder)
+    ]
     log.info("args = %s", repr(config).replace("Config(", "Namespace(", 1))
     log.info("param size = %fMB", search_results.num_params(config, training) / 1e6)
     log.info("run folder %s", folder)
     files.replace_text(folder / "space.json", methods.space_to_json(program.space))
     if config.resume:
-        log.info("resumed at step %d%s", step, f" of {total}" if step < total else ": nothing is left to do but the report")
+        log.info(
+            "resumed at step %d%s",
+            step,
+            f" of {total}" if step < total else ": nothing is left to do but the report",
+        )
     data = parallel.replicate(program.data, program.devices)
 
     def begin(epoch):
         log.info("epoch %d lr %e", epoch, cosine_rate(config, epoch, math.cos))
         train_indices, val_indices, keys = program.order(epoch)
-        return lambda training, i: program.step(training, data, train_indices[:, :, i], val_indices[:, :, i], keys)
+        return lambda training, i: program.step(
+            training, data, train_indices[:, :, i], val_indices[:, :, i], keys
+        )
 
     def check(tree, step):
         for name, part in (("a weight", tree["state"].params), ("alpha", tree["state"].arch)):
-            finite(step, **{name: np.concatenate([np.zeros(0), *map(np.ravel, jax.tree.leaves(part))])})
+            finite(
+                step, **{name: np.concatenate([np.zeros(0), *map(np.ravel, jax.tree.leaves(part))])}
+            )
 
     def end(training, means, epoch, step, seconds):
-        facts = {"epoch": epoch, "learning_rate": cosine_rate(config, epoch, math.cos), "seconds": seconds}
-        return search_results.finish_epoch(config, program, training, data, means, history, log, step, facts) or stop()
+        facts = {
+            "epoch": epoch,
+            "learning_rate": cosine_rate(config, epoch, math.cos),
+            "seconds": seconds,
+        }
+        return (
+            search_results.finish_epoch(
+                config, program, training, data, means, history, log, step, facts
+            )
+            or stop()
+        )
 
     try:
         training = parallel.replicate(training, program.devices)
         if step == 0 or not search_results.stopped(config, history):
-            training = runs.epochs(config, run, training, seconds, length, begin=begin, averages=averages, check=check, end=end)
+            training = runs.epochs(
+                config,
+                run,
+                training,
+                seconds,
+                length,
+                begin=begin,
+                averages=averages,
+                check=check,
+                end=end,
+            )
         search_results.finish(config, program, dataset, training, data, history, run)
         for seed_history in history:
             seed_history.records.close()

@@ -1,4 +1,6 @@
-"""What a search finds and leaves behind: records of every epoch, reasons to stop, the derived cells, the report."""
+"""What a search finds and leaves behind: records of every epoch, reasons to stop, the derived
+cells, the report.
+"""
 
 import dataclasses
 import itertools
@@ -21,13 +23,17 @@ from jaxdarts.data import images
 from jaxdarts.genotypes import Genotype
 from jaxdarts.space import Space, of_genotype, one_hot
 
-PARAMETER_FREE = frozenset(("none", "skip_connect", "max_pool_3x3", "avg_pool_3x3", "maxpool3x3", "noise"))
+PARAMETER_FREE = frozenset(
+    ("none", "skip_connect", "max_pool_3x3", "avg_pool_3x3", "maxpool3x3", "noise")
+)
 
 
 class History:
-    """One seed's folder: metrics.jsonl, TensorBoard events, alphas.npz, genotype.json and sizes.json, after every epoch.
+    """One seed's folder: metrics.jsonl, TensorBoard events, alphas.npz, genotype.json and
+    sizes.json, after every epoch.
 
-    A resumed run drops what was written after `resume_step`, its checkpoint; alphas.npz tells the step of every entry.
+    A resumed run drops what was written after `resume_step`, its checkpoint; alphas.npz tells the
+    step of every entry.
     """
 
     def __init__(self, folder: Path, resume_step: int, space: Space, log: logging.Logger):
@@ -41,7 +47,9 @@ class History:
             except (OSError, ValueError, KeyError) as error:
                 log.info("alphas.npz starts anew, the old one cannot be read: %s", error)
 
-    def write(self, step: int, record: dict[str, float], mix: Mapping[str, np.ndarray], genotype: Genotype) -> None:
+    def write(
+        self, step: int, record: dict[str, float], mix: Mapping[str, np.ndarray], genotype: Genotype
+    ) -> None:
         for name, value in {"step": np.int64(step), **mix}.items():
             self.alphas.setdefault(name, []).append(np.asarray(value))
         arrays = {name: np.stack(values) for name, values in self.alphas.items()}
@@ -49,7 +57,9 @@ class History:
         files.replace_text(self.folder / "genotype.json", genotypes.to_json(genotype))
         self.records.write(step, record)
         if "valid_accuracy" in record:
-            files.replace_text(self.folder / "sizes.json", json.dumps(self.sizes(), indent=2) + "\n")
+            files.replace_text(
+                self.folder / "sizes.json", json.dumps(self.sizes(), indent=2) + "\n"
+            )
 
     def mix(self, epoch: int | None = None) -> dict[str, Any]:
         """The mix after an epoch, or after the last one."""
@@ -67,7 +77,9 @@ class History:
         for i, record in enumerate(self.rows):
             mix: Any = {name: values[i] for name, values in self.alphas.items() if name != "step"}
             genotype = self.space.discretize(mix)
-            size = ",".join(str(convolutions(ops)) for ops in operations(self.space, genotype).values())
+            size = ",".join(
+                str(convolutions(ops)) for ops in operations(self.space, genotype).values()
+            )
             if size not in best or record["valid_accuracy"] > best[size]["valid_accuracy"]:
                 facts = {name: record[name] for name in ("epoch", "valid_accuracy")}
                 best[size] = {**facts, "genotype": str(genotype)}
@@ -75,9 +87,15 @@ class History:
 
 
 def operations(space: Space, genotype: Any) -> dict[str, list[str]]:
-    """What every cell of a genotype computes with; rows that choose sources are no cells of operations."""
+    """What every cell of a genotype computes with; rows that choose sources are no cells of
+    operations.
+    """
     own = of_genotype(genotype)
-    return {name: [op for (op,) in own[name].ops] for name, choices in space.cells.items() if choices.picks is None}
+    return {
+        name: [op for (op,) in own[name].ops]
+        for name, choices in space.cells.items()
+        if choices.picks is None
+    }
 
 
 def convolutions(ops: list[str]) -> int:
@@ -86,19 +104,25 @@ def convolutions(ops: list[str]) -> int:
 
 
 def folders(config: Any, folder: Path) -> list[Path]:
-    """Where each seed's results go: the run folder itself, or a folder in it where there are several seeds."""
+    """Where each seed's results go: the run folder itself, or a folder in it where there are
+    several seeds.
+    """
     if config.num_seeds == 1:
         return [folder]
     return [folder / f"seed-{seed}" for seed in range(config.seed, config.seed + config.num_seeds)]
 
 
 def forked(config: Any, run: runs.Run, training: Any, length: int) -> Any:
-    """What another run had after --fork_epoch, saved as this run's first checkpoint; its records up to then are taken over."""
+    """What another run had after --fork_epoch, saved as this run's first checkpoint; its records up
+    to then are taken over.
+    """
     source, step = Path(config.fork), (config.fork_epoch + 1) * length
     if not (source / "checkpoints").is_dir():
         raise runs.Stop(f"--fork={source}: not the folder of a search", 2)
     with runs.checkpoint.open_folder(source / "checkpoints", keep=None) as checkpoints:
-        saved = runs.checkpoint.restore(checkpoints, {**training, "seconds": jnp.float32(0)}, None, step)
+        saved = runs.checkpoint.restore(
+            checkpoints, {**training, "seconds": jnp.float32(0)}, None, step
+        )
     for name in ("metrics.jsonl", "alphas.npz"):
         shutil.copy(source / name, run.folder / name)
     runs.checkpoint.save(run.checkpoints, step, saved, runs.frozen(config))
@@ -108,7 +132,8 @@ def forked(config: Any, run: runs.Run, training: Any, length: int) -> Any:
 def validate(program, params, mixes, data, config, max_batches: int = 0) -> dict[str, np.ndarray]:
     """Means over the validation half, [seeds] each: the batches' own statistics, no augmentation.
 
-    The official code validates on augmented images; nothing is trained here, so we look at them as they are.
+    The official code validates on augmented images; nothing is trained here, so we look at them as
+    they are.
     """
     batches = program.sizes[1] // config.batch_size
     batches = min(batches, max_batches or batches)
@@ -122,24 +147,49 @@ def validate(program, params, mixes, data, config, max_batches: int = 0) -> dict
 
 
 def finish_epoch(
-    config, program, training, data, means, history: list[History], log, step: int, facts: Mapping[str, float]
+    config,
+    program,
+    training,
+    data,
+    means,
+    history: list[History],
+    log,
+    step: int,
+    facts: Mapping[str, float],
 ) -> str | None:
-    """Validates, derives every seed's genotype and writes it all down; returns why the search should stop, or None."""
+    """Validates, derives every seed's genotype and writes it all down; returns why the search
+    should stop, or None.
+    """
     epoch, state = facts["epoch"], parallel.first(training["state"])
     mixes = {name: np.asarray(mix) for name, mix in program.derive(state).items()}
     valid = validate(program, training["state"].params, mixes, data, config)
     runs.finite(step, "--learning_rate or --arch_learning_rate", valid_loss=valid["loss"])
     extra = {}
     learnt = bool(jax.tree.leaves(state.arch))  # random search has no alpha, and no curvature in it
-    if learnt and config.eigenvalue_freq and (epoch % config.eigenvalue_freq == 0 or epoch == config.epochs - 1):
-        last = np.arange(config.batch_size) + (program.sizes[1] // config.batch_size - 1) * config.batch_size
-        last = parallel.here(parallel.split(last.astype(np.int32), len(program.devices)), program.devices)
-        extra["eigenvalue"] = np.asarray(parallel.first(program.eigenvalue(training["state"], data, last)))
+    if (
+        learnt
+        and config.eigenvalue_freq
+        and (epoch % config.eigenvalue_freq == 0 or epoch == config.epochs - 1)
+    ):
+        last = (
+            np.arange(config.batch_size)
+            + (program.sizes[1] // config.batch_size - 1) * config.batch_size
+        )
+        last = parallel.here(
+            parallel.split(last.astype(np.int32), len(program.devices)), program.devices
+        )
+        extra["eigenvalue"] = np.asarray(
+            parallel.first(program.eigenvalue(training["state"], data, last))
+        )
     for seed, own in enumerate(history):
         mix = {name: values[seed] for name, values in mixes.items()}
         genotype = program.space.discretize(mix)
         record = dict(facts)
-        record |= {name: float(value[seed]) for name, value in (means | extra).items() if name != "valid_loss"}
+        record |= {
+            name: float(value[seed])
+            for name, value in (means | extra).items()
+            if name != "valid_loss"
+        }
         record |= {f"valid_{name}": float(value[seed]) for name, value in valid.items()}
         chosen = operations(program.space, genotype)
         for cell, ops in chosen.items():
@@ -157,36 +207,67 @@ def finish_epoch(
         main, ops = next(iter(chosen.items()))  # the normal cell, where there are two
         skips, free = record[f"skip_{main}"], record[f"parameter_free_{main}"]
         if 2 * skips > len(ops) or free == len(ops):
-            text = "the %s cell degenerates: %d of its %d operations are skip connections, %d have no weights"
+            text = (
+                "the %s cell degenerates: %d of its %d operations are skip connections, %d have no"
+                " weights"
+            )
             log.info(text, main, skips, len(ops), free)
     return stopped(config, history)
 
 
 def stop_of(config: Any, history: History) -> tuple[int, str] | None:
-    """When a seed's search was to stop: the epoch whose architecture counts, and why. Pure in what was recorded."""
+    """When a seed's search was to stop: the epoch whose architecture counts, and why. Pure in what
+    was recorded.
+    """
     records, main = history.records.all, next(iter(history.space.cells))
     for i, record in enumerate(records):
         epoch = int(record["epoch"])
         if config.stop_skips and record[f"skip_{main}"] >= config.stop_skips:
             return epoch, f"the {main} cell has {record[f'skip_{main}']:.0f} skip connections"
         cells = {cell: c for cell, c in history.space.cells.items() if c.picks is None}
-        lengths = {cell: len(c.edges) if c.kept is None else c.kept * c.num_nodes for cell, c in cells.items()}
+        lengths = {
+            cell: len(c.edges) if c.kept is None else c.kept * c.num_nodes
+            for cell, c in cells.items()
+        }
         sizes = [length - record[f"parameter_free_{cell}"] for cell, length in lengths.items()]
-        if config.stop_size and all(size <= limit for size, limit in zip(sizes, config.stop_size, strict=True)):
-            return epoch, f"the cells have {' and '.join(f'{size:.0f}' for size in sizes)} convolutions"
-        if config.stop_eigenvalue and record.get("eigenvalue") is not None and epoch % config.eigenvalue_freq == 0:
-            seen = [r for r in records[: i + 1] if r.get("eigenvalue") is not None and r["epoch"] % config.eigenvalue_freq == 0]
+        if config.stop_size and all(
+            size <= limit for size, limit in zip(sizes, config.stop_size, strict=True)
+        ):
+            return (
+                epoch,
+                f"the cells have {' and '.join(f'{size:.0f}' for size in sizes)} convolutions",
+            )
+        if (
+            config.stop_eigenvalue
+            and record.get("eigenvalue") is not None
+            and epoch % config.eigenvalue_freq == 0
+        ):
+            seen = [
+                r
+                for r in records[: i + 1]
+                if r.get("eigenvalue") is not None and r["epoch"] % config.eigenvalue_freq == 0
+            ]
             epochs, values = [int(r["epoch"]) for r in seen], [r["eigenvalue"] for r in seen]
-            back = curvature.stop_epoch(epochs, values, config.stop_start, factor=config.stop_eigenvalue)
+            back = curvature.stop_epoch(
+                epochs, values, config.stop_start, factor=config.stop_eigenvalue
+            )
             if back is not None:
-                return back, f"the dominant eigenvalue has grown {config.stop_eigenvalue} times; back to epoch {back}"
+                return (
+                    back,
+                    (
+                        f"the dominant eigenvalue has grown {config.stop_eigenvalue} times; back to"
+                        f" epoch {back}"
+                    ),
+                )
     return None
 
 
 def stopped(config: Any, history: list[History]) -> str | None:
     """Why the whole search stops, once every seed has a reason."""
     stops = [stop_of(config, own) for own in history]
-    return "; ".join(f"epoch {stop[0]}: {stop[1]}" for stop in stops if stop) if all(stops) else None
+    return (
+        "; ".join(f"epoch {stop[0]}: {stop[1]}" for stop in stops if stop) if all(stops) else None
+    )
 
 
 def derived(config, program, training, data, history: list[History]) -> dict[str, np.ndarray]:
@@ -206,56 +287,95 @@ def derived(config, program, training, data, history: list[History]) -> dict[str
             epoch, i = divmod(count, program.steps_per_epoch)
             if i == 0:
                 order.clear()
-                order.extend(program.order(config.epochs + epoch))  # an order that the search itself has not seen
+                order.extend(
+                    program.order(config.epochs + epoch)
+                )  # an order that the search itself has not seen
             on_devices = parallel.replicate(dict(mixes), program.devices)
             number = parallel.here(np.full(len(program.devices), count, np.int32), program.devices)
-            params, opt = program.tune(params, opt, on_devices, data, order[0][:, :, i], order[2], number)
+            params, opt = program.tune(
+                params, opt, on_devices, data, order[0][:, :, i], order[2], number
+            )
             count += 1
 
     count, order, cells = 0, [], program.space.cells
     opt = program.tune_init(params) if config.tune_steps else None
     mixes = chosen(config, program.space, mixes, score, key, tune)
     if config.max_skips is not None:
-        restricted = [derive.with_fewer_skips(program.space, mix, config.max_skips) for mix in split_seeds(mixes)]
+        restricted = [
+            derive.with_fewer_skips(program.space, mix, config.max_skips)
+            for mix in split_seeds(mixes)
+        ]
         mixes = {name: np.stack([mix[name] for mix in restricted]) for name in cells}
     return mixes
 
 
 def chosen(config, space: Space, mixes, score: derive.Score, key, tune=None) -> Any:
-    """The mixes of all seeds after --derive has had its say; `score` of mixes, [seeds], is larger for better ones."""
+    """The mixes of all seeds after --derive has had its say; `score` of mixes, [seeds], is larger
+    for better ones.
+    """
     if config.derive == "perturbation":
         return derive.by_perturbation(space.cells, mixes, score, key, tune)
     if config.derive == "validation":
         return derive.by_validation(space.cells, mixes, score, key, tune)
     if config.derive == "samples":
-        return derive.by_samples(space, score, list(jax.random.split(key, config.num_samples)), config.num_seeds)
+        return derive.by_samples(
+            space, score, list(jax.random.split(key, config.num_samples)), config.num_seeds
+        )
     return mixes
 
 
 def random_cells(config: Any, space: Space, number: int = 8) -> list:
     """What a found cell is compared with under the shared weights."""
-    return [space.sample(key) for key in jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 2), number)]
+    return [
+        space.sample(key)
+        for key in jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 2), number)
+    ]
 
 
-def write_best(config: Any, folder: Path, found: list, losses: list[float], log: logging.Logger) -> None:
-    """Of several seeds' cells, the one with the lowest validation loss is the run's result; ends with the next command."""
+def write_best(
+    config: Any, folder: Path, found: list, losses: list[float], log: logging.Logger
+) -> None:
+    """Of several seeds' cells, the one with the lowest validation loss is the run's result; ends
+    with the next command.
+    """
     if len(found) > 1:
         best = int(np.argmin(losses))
         files.replace_text(folder / "genotype.json", genotypes.to_json(found[best]))
         for seed, (genotype, loss) in enumerate(zip(found, losses, strict=True)):
-            log.info("seed %d supernet loss of the found cell %f genotype = %s", config.seed + seed, loss, genotype)
-        log.info("seed %d has the best cell by validation: %s", config.seed + best, folder / "genotype.json")
+            log.info(
+                "seed %d supernet loss of the found cell %f genotype = %s",
+                config.seed + seed,
+                loss,
+                genotype,
+            )
+        log.info(
+            "seed %d has the best cell by validation: %s",
+            config.seed + best,
+            folder / "genotype.json",
+        )
     source = f" --data_dir={config.data_dir}" if config.data_dir else ""
-    log.info("train the found cell: jaxdarts evaluate --arch=%s --dataset=%s%s", folder, config.dataset, source)
+    log.info(
+        "train the found cell: jaxdarts evaluate --arch=%s --dataset=%s%s",
+        folder,
+        config.dataset,
+        source,
+    )
 
 
 def split_seeds(mixes: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
     """Every seed's own mix."""
-    return [{name: values[seed] for name, values in mixes.items()} for seed in range(len(next(iter(mixes.values()))))]
+    return [
+        {name: values[seed] for name, values in mixes.items()}
+        for seed in range(len(next(iter(mixes.values()))))
+    ]
 
 
-def finish(config, program, dataset: images.Dataset, training, data, history: list[History], run: runs.Run) -> None:
-    """Derives the cells, compares them with random ones under the shared weights, draws them and writes the reports."""
+def finish(
+    config, program, dataset: images.Dataset, training, data, history: list[History], run: runs.Run
+) -> None:
+    """Derives the cells, compares them with random ones under the shared weights, draws them and
+    writes the reports.
+    """
     log = run.log
     space, params = program.space, training["state"].params
     mixes = derived(config, program, training, data, history)
@@ -264,14 +384,28 @@ def finish(config, program, dataset: images.Dataset, training, data, history: li
     for candidates in [found, *([other] * len(found) for other in others)]:
         mixes = parallel.stack([one_hot(space.cells, genotype) for genotype in candidates])
         alone.append(validate(program, params, mixes, data, config))
-    flat = neighbourhoods(config, program, params, data, found, alone[0]["accuracy"]) if config.flatness else [{}] * len(found)
+    flat = (
+        neighbourhoods(config, program, params, data, found, alone[0]["accuracy"])
+        if config.flatness
+        else [{}] * len(found)
+    )
     for seed, (genotype, own) in enumerate(zip(found, history, strict=True)):
         found_loss, *random_losses = (float(metrics["loss"][seed]) for metrics in alone)
         accuracy = float(alone[0]["accuracy"][seed])
         gap = float(own.records.all[-1]["valid_accuracy"]) - accuracy
         low, high = min(random_losses), max(random_losses)
-        log.info("supernet loss of the found cell %f, of %d random cells %f to %f", found_loss, len(others), low, high)
-        log.info("supernet accuracy of the found cell %f, %f below that of the mix", 100 * accuracy, 100 * gap)
+        log.info(
+            "supernet loss of the found cell %f, of %d random cells %f to %f",
+            found_loss,
+            len(others),
+            low,
+            high,
+        )
+        log.info(
+            "supernet accuracy of the found cell %f, %f below that of the mix",
+            100 * accuracy,
+            100 * gap,
+        )
         shape, classes = dataset.train.images.shape[1:], len(dataset.class_names)
         params_, multiply_adds = network_cost(genotype, *methods.evaluated(space), classes, shape)
         facts = {
@@ -292,8 +426,12 @@ def finish(config, program, dataset: images.Dataset, training, data, history: li
     write_best(config, run.folder, found, [float(loss) for loss in alone[0]["loss"]], log)
 
 
-def write_result(config: Any, own: History, genotype: Any, seed: int, facts: dict[str, Any], log: logging.Logger) -> None:
-    """Writes the derived cell of one seed, as JSON and drawn, the facts about it and the report; images and texts alike."""
+def write_result(
+    config: Any, own: History, genotype: Any, seed: int, facts: dict[str, Any], log: logging.Logger
+) -> None:
+    """Writes the derived cell of one seed, as JSON and drawn, the facts about it and the report;
+    images and texts alike.
+    """
     folder, cells = own.folder, own.space.cells
     files.replace_text(folder / "genotype.json", genotypes.to_json(genotype))
     for name, svg in report.cells.cell(genotype).items():
@@ -315,14 +453,20 @@ def write_result(config: Any, own: History, genotype: Any, seed: int, facts: dic
     log.info("report %s", folder / "report.html")
 
 
-def neighbourhoods(config, program, params, data, found: list, accuracies: np.ndarray) -> list[dict[str, float]]:
+def neighbourhoods(
+    config, program, params, data, found: list, accuracies: np.ndarray
+) -> list[dict[str, float]]:
     """How flat every seed's cell is; seeds are evaluated together, neighbour by neighbour."""
     cells = program.space.cells
     shells = [flatness.shell(cells, genotype) for genotype in found]
     scores = []
     for neighbours in itertools.zip_longest(*shells):
-        mixes = parallel.stack([one_hot(cells, other or own) for other, own in zip(neighbours, found, strict=True)])
-        scores.append(validate(program, params, mixes, data, config, config.derive_batches)["accuracy"])
+        mixes = parallel.stack(
+            [one_hot(cells, other or own) for other, own in zip(neighbours, found, strict=True)]
+        )
+        scores.append(
+            validate(program, params, mixes, data, config, config.derive_batches)["accuracy"]
+        )
     return [
         flatness.flatness(float(accuracy), [float(score[seed]) for score in scores[: len(shell)]])
         for seed, (accuracy, shell) in enumerate(zip(accuracies, shells, strict=True))

@@ -1,8 +1,9 @@
 """Search a recurrent cell on a text: jaxdarts search --dataset=ptb
 
-Alternates exact second-order architecture steps on the validation part with weight steps on the training part, a window of
-the text at a time; --algorithm names other methods, as for images. Leaves a run folder as for images, with recurrent.svg.
---dataset=pydoc takes minutes on a CPU and needs no download; ptb and wikitext2 are read from --data_dir.
+Alternates exact second-order architecture steps on the validation part with weight steps on the
+training part, a window of the text at a time; --algorithm names other methods, as for images.
+Leaves a run folder as for images, with recurrent.svg. --dataset=pydoc takes minutes on a CPU and
+needs no download; ptb and wikitext2 are read from --data_dir.
 """
 
 import contextlib
@@ -27,7 +28,7 @@ from jaxdarts.training.text import over_stream
 
 @dataclasses.dataclass(frozen=True)
 class Config(methods.AlgorithmOptions, texts.Settings):
-    """Search a recurrent cell by gradient descent (DARTS). Defaults are those of the text's preset."""
+    """Search a recurrent cell by gradient descent (DARTS); defaults come from the text's preset."""
 
     nodes: int = 8
     """Number of nodes of the cell."""
@@ -63,7 +64,9 @@ PRESETS = {
     "wikitext2": dataclasses.replace(PTB, dataset="wikitext2"),
 }
 """What each text starts from; any other one starts from Penn Treebank's, the paper's, setting."""
-STARTS = {"--algorithm": lambda preset, name: dataclasses.replace(preset, **methods.text_settings(name))}
+STARTS = {
+    "--algorithm": lambda preset, name: dataclasses.replace(preset, **methods.text_settings(name))
+}
 """The flags that change what the others start from."""
 
 
@@ -72,7 +75,8 @@ class Program(NamedTuple):
 
     space: Space
     init: Any  # () -> {"state": SearchState, "sums": metrics}, a leading axis of seeds
-    step: Any  # (training, data, window) -> training; window: start and length, in training and in validation
+    # (training, data, window) -> training; window: start and length, in training and in validation
+    step: Any
     derive: Any  # state -> the mix that it stands for, of every seed
     evaluate: Any  # (params, mix, data) -> validation loss in nats a word, of every seed
     devices: list
@@ -98,7 +102,10 @@ def build(config: Config, words: text.Text) -> Program:
         space = spaces.darts_rnn(config.nodes, config.ops)
     except ValueError as error:
         raise Stop(str(error), 2) from error
-    streams = {part: texts.columns(getattr(words, part), config.batch_size, "batch_size") for part in ("train", "valid")}
+    streams = {
+        part: texts.columns(getattr(words, part), config.batch_size, "batch_size")
+        for part in ("train", "valid")
+    }
     rows = len(streams["train"]), len(streams["valid"])
     lengths = np.array([len(windows(config, rows, epoch)) for epoch in range(config.epochs)])
     net: Any = space.supernet(
@@ -113,17 +120,27 @@ def build(config: Config, words: text.Text) -> Program:
     steps_per_epoch = int(lengths.mean())  # schedules by the epoch take them as equally long
     algorithm = methods.of_space(config, space, steps_per_epoch)
     arch_tx = methods.optimizer(config, steps_per_epoch)
-    search = bilevel_search(objective, algorithm, texts.optimizer(config), arch_tx, axis_name=parallel.AXIS)
+    search = bilevel_search(
+        objective, algorithm, texts.optimizer(config), arch_tx, axis_name=parallel.AXIS
+    )
 
     def step(training, data, window):
         state, axis = training["state"], parallel.AXIS
-        # The state is the same on every device, so the hidden states in it are those of the whole batch.
+        # The state is the same on every device, so the hidden states in it are those of the whole
+        # batch.
         carry = jax.tree.map(lambda hidden: parallel.part(hidden, axis), state.carry)
         train = text.window(data["train"], window[0], window[1], config.bptt)
-        valid = text.window(data["valid"], window[2], window[3], config.bptt) | {"regularisation": jnp.float32(0)}
+        valid = text.window(data["valid"], window[2], window[3], config.bptt) | {
+            "regularisation": jnp.float32(0)
+        }
         state, metrics = search.step(dataclasses.replace(state, carry=carry), train, valid)
-        state = dataclasses.replace(state, carry=jax.tree.map(lambda h: parallel.whole(h, axis), state.carry))
-        return {"state": state, "sums": {name: training["sums"][name] + value for name, value in metrics.items()}}
+        state = dataclasses.replace(
+            state, carry=jax.tree.map(lambda h: parallel.whole(h, axis), state.carry)
+        )
+        return {
+            "state": state,
+            "sums": {name: training["sums"][name] + value for name, value in metrics.items()},
+        }
 
     mean_loss = over_stream(objective, config.bptt)
 
@@ -137,7 +154,10 @@ def build(config: Config, words: text.Text) -> Program:
             params_key, search_key = jax.random.split(jax.random.key(seed))
             params = net.clone(axis_name=None).init(params_key, *net.example_inputs())["params"]
             states.append(search.init(search_key, params, (start, start)))
-        sums = {name: jnp.zeros(config.num_seeds) for name in ("train_loss", "valid_loss", "arch_gradient_norm")}
+        sums = {
+            name: jnp.zeros(config.num_seeds)
+            for name in ("train_loss", "valid_loss", "arch_gradient_norm")
+        }
         return {"state": parallel.stack(states), "sums": sums}
 
     over_seeds, over_devices = parallel.over_seeds, parallel.over_devices
@@ -146,25 +166,32 @@ def build(config: Config, words: text.Text) -> Program:
         init=init,
         step=over_devices(over_seeds(step, (0, None, None)), devices, donate=(0,)),
         # The key is there for a relaxation without parameters: something to count the seeds by.
-        derive=lambda state: over_seeds(lambda arch, key: algorithm.relax.derive(arch))(state.arch, state.key),
+        derive=lambda state: over_seeds(lambda arch, key: algorithm.relax.derive(arch))(
+            state.arch, state.key
+        ),
         evaluate=over_devices(over_seeds(evaluate, (0, 0, None)), devices),
         devices=devices,
-        data={part: parallel.split(stream, len(devices), axis=1) for part, stream in streams.items()},
+        data={
+            part: parallel.split(stream, len(devices), axis=1) for part, stream in streams.items()
+        },
         rows=rows,
         lengths=lengths,
     )
 
 
 def windows(config: Config, rows: tuple[int, int], epoch: int) -> np.ndarray:
-    """One epoch's windows, [steps, 4]: start and length in the training stream, start and length in the validation stream.
+    """One epoch's windows, [steps, 4]: start and length in the training stream, start and length in
+    the validation stream.
 
-    They are the same for all seeds, so that the epochs of all have as many steps. The validation window starts where the
-    training window does, modulo the length of its stream, and has as many rows as are left there (the official code's always
-    has --bptt).
+    They are the same for all seeds, so that the epochs of all have as many steps. The validation
+    window starts where the training window does, modulo the length of its stream, and has as many
+    rows as are left there (the official code's always has --bptt).
     """
     start, length = text.random_windows(0, epoch, rows[0], config.bptt)
     valid = start % (rows[1] - 1)
-    return np.stack([start, length, valid, np.minimum(length, rows[1] - 1 - valid)], axis=1).astype(np.int32)
+    return np.stack([start, length, valid, np.minimum(length, rows[1] - 1 - valid)], axis=1).astype(
+        np.int32
+    )
 
 
 def estimate(config: Config, words: text.Text) -> None:
@@ -172,7 +199,13 @@ def estimate(config: Config, words: text.Text) -> None:
     program = build(config, words)
     training, data = jax.eval_shape(program.init), jax.tree.map(lambda leaf: leaf[0], program.data)
     print(f"parameters of the supernet   {search_results.num_params(config, training):,}")
-    runs.estimate(config, program.step, program.devices, (training, data, np.zeros(4, np.int32)), program.lengths)
+    runs.estimate(
+        config,
+        program.step,
+        program.devices,
+        (training, data, np.zeros(4, np.int32)),
+        program.lengths,
+    )
 
 
 def main(arguments: list[str]) -> None:
@@ -187,18 +220,27 @@ def main(arguments: list[str]) -> None:
 
 
 def search(config: Config, words: text.Text, program: Program, run: Run) -> None:
-    """The search itself: epochs of steps, an evaluation and a checkpoint after each, the report in the end."""
+    """The search itself: epochs of steps, an evaluation and a checkpoint after each, the report in
+    the end.
+    """
     log, lengths = run.log, program.lengths
     training, seconds = runs.restored(config, run, program.init())
     step, total = int(training["state"].step[0]), runs.total_steps(config, lengths)
     kept = runs.kept_step(config, step, lengths)
-    history = [search_results.History(one, kept, program.space, log) for one in search_results.folders(config, run.folder)]
+    history = [
+        search_results.History(one, kept, program.space, log)
+        for one in search_results.folders(config, run.folder)
+    ]
     log.info("args = %s", repr(config).replace("Config(", "Namespace(", 1))
     log.info("param size = %fMB", search_results.num_params(config, training) / 1e6)
     log.info("run folder %s", run.folder)
     files.replace_text(run.folder / "space.json", methods.space_to_json(program.space))
     if config.resume:
-        log.info("resumed at step %d%s", step, f" of {total}" if step < total else ": nothing is left to do but the report")
+        log.info(
+            "resumed at step %d%s",
+            step,
+            f" of {total}" if step < total else ": nothing is left to do but the report",
+        )
 
     def begin(epoch):
         log.info("epoch %d lr %e", epoch, config.learning_rate)
@@ -212,14 +254,24 @@ def search(config: Config, words: text.Text, program: Program, run: Run) -> None
             runs.finite(step, "--learning_rate or --arch_learning_rate", **{name: leaves})
 
     def end(training, means, epoch, step, seconds):
-        mixes = {name: np.asarray(mix) for name, mix in program.derive(parallel.first(training["state"])).items()}
+        mixes = {
+            name: np.asarray(mix)
+            for name, mix in program.derive(parallel.first(training["state"])).items()
+        }
         losses = validate(program, training, mixes)
         runs.finite(step, "--learning_rate or --arch_learning_rate", valid_loss=losses)
-        for seed, (own, mix) in enumerate(zip(history, search_results.split_seeds(mixes), strict=True)):
+        for seed, (own, mix) in enumerate(
+            zip(history, search_results.split_seeds(mixes), strict=True)
+        ):
             loss, genotype = float(losses[seed]), program.space.discretize(mix)
             record = {"epoch": epoch, "learning_rate": config.learning_rate, "seconds": seconds}
             record |= {name: float(value[seed]) for name, value in means.items()}
-            own.write(step, record | {"valid_loss": loss, "valid_perplexity": math.exp(loss)}, mix, genotype)
+            own.write(
+                step,
+                record | {"valid_loss": loss, "valid_perplexity": math.exp(loss)},
+                mix,
+                genotype,
+            )
             if config.num_seeds > 1:
                 log.info("seed %d", config.seed + seed)
             texts.log_epoch(log, epoch, seconds, loss)
@@ -251,17 +303,28 @@ def search(config: Config, words: text.Text, program: Program, run: Run) -> None
 def validate(program: Program, training: Any, mixes: Any) -> np.ndarray:
     """Loss of the weights at a mix over the whole validation text, [seeds]."""
     mixes = parallel.replicate(dict(mixes), program.devices)
-    return np.asarray(parallel.first(program.evaluate(training["state"].params, mixes, program.data)))
+    return np.asarray(
+        parallel.first(program.evaluate(training["state"].params, mixes, program.data))
+    )
 
 
 def finish(
-    config: Config, words: text.Text, program: Program, training: Any, history: list[search_results.History], run: Run
+    config: Config,
+    words: text.Text,
+    program: Program,
+    training: Any,
+    history: list[search_results.History],
+    run: Run,
 ) -> None:
-    """Derives the cells, compares them with random ones under the shared weights, draws them and writes the reports."""
+    """Derives the cells, compares them with random ones under the shared weights, draws them and
+    writes the reports.
+    """
     space, log = program.space, run.log
     mixes = parallel.stack([own.mix() for own in history])
     key = jax.random.fold_in(jax.random.key(config.seed), 3)
-    mixes = search_results.chosen(config, space, mixes, lambda mixes: -validate(program, training, mixes), key)
+    mixes = search_results.chosen(
+        config, space, mixes, lambda mixes: -validate(program, training, mixes), key
+    )
     found = [space.discretize(mix) for mix in search_results.split_seeds(mixes)]
     others, losses = search_results.random_cells(config, space), []
     for candidates in [found, *([other] * len(found) for other in others)]:
@@ -270,7 +333,13 @@ def finish(
     for seed, (genotype, own) in enumerate(zip(found, history, strict=True)):
         found_loss, *random_losses = (float(loss[seed]) for loss in losses)
         low, high = min(random_losses), max(random_losses)
-        log.info("supernet loss of the found cell %f, of %d random cells %f to %f", found_loss, len(others), low, high)
+        log.info(
+            "supernet loss of the found cell %f, of %d random cells %f to %f",
+            found_loss,
+            len(others),
+            low,
+            high,
+        )
         facts = {
             "dataset": config.dataset,
             "algorithm": config.algorithm,

@@ -1,10 +1,13 @@
-"""NAS-Bench-101 as a table, from its record file (`nasbench_only108.tfrecord` or `nasbench_full.tfrecord`).
+"""NAS-Bench-101 as a table, from its record file (`nasbench_only108.tfrecord` or
+`nasbench_full.tfrecord`).
 
-A record is one training: JSON of [fingerprint, epochs, adjacency as a row of digits, operations with commas, base64 of a
-message of the benchmark's protocol buffers]. Accuracies in it are fractions; here they are percent.
+A record is one training: JSON of [fingerprint, epochs, adjacency as a row of digits, operations
+with commas, base64 of a message of the benchmark's protocol buffers]. Accuracies in it are
+fractions; here they are percent.
 
-Ying, Klein, Christiansen, Real, Murphy & Hutter, `NAS-Bench-101 <https://arxiv.org/abs/1902.09635>`_, ICML 2019; records and
-messages as its code reads them (nasbench/api.py, nasbench/lib/model_metrics.proto).
+Ying, Klein, Christiansen, Real, Murphy & Hutter, `NAS-Bench-101
+<https://arxiv.org/abs/1902.09635>`_, ICML 2019; records and messages as its code reads them
+(nasbench/api.py, nasbench/lib/model_metrics.proto).
 """
 
 import base64
@@ -31,8 +34,8 @@ class Row(NamedTuple):
 
     value: validation accuracy after as many epochs as a search pays for, in percent.
     final: test accuracy after 108 epochs, in percent.
-    seconds: of the training that the search pays for, as the benchmark recorded them, without evaluations.
-    parameters: of the network.
+    seconds: of the training that the search pays for, as the benchmark recorded them, without
+    evaluations. parameters: of the network.
     """
 
     value: float
@@ -47,10 +50,14 @@ class Row(NamedTuple):
 
 
 class Table(Mapping[GraphGenotype, Row]):
-    """Rows by cell. Any graph that is the same cell finds the row; iteration gives the graph that the file has."""
+    """Rows by cell. Any graph that is the same cell finds the row; iteration gives the graph that
+    the file has.
+    """
 
     def __init__(self, rows: Mapping[str, tuple[str, str, Row]]):
-        """rows: fingerprint -> (adjacency, operations, row), graphs as the file writes them, which takes less memory."""
+        """rows: fingerprint -> (adjacency, operations, row), graphs as the file writes them, which
+        takes less memory.
+        """
         self._rows = rows
 
     def __getitem__(self, genotype: Any) -> Row:
@@ -78,11 +85,13 @@ def read(path: str | os.PathLike, epochs: int = 108) -> Table:
 
     Raises:
         OSError: if the file cannot be read.
-        ValueError: if it is damaged or no such file, or lacks trainings of that length, or of 108 epochs, for a cell; the
-            message names the record.
+        ValueError: if it is damaged or no such file, or lacks trainings of that length, or of 108
+            epochs, for a cell; the message names the record.
     """
     if epochs not in EPOCHS:
-        raise ValueError(f"epochs is {epochs}: the benchmark has trainings of {', '.join(map(str, EPOCHS))}")
+        raise ValueError(
+            f"epochs is {epochs}: the benchmark has trainings of {', '.join(map(str, EPOCHS))}"
+        )
     graphs: dict[str, tuple[str, str, int]] = {}
     searched: dict[str, list[tuple[float, float]]] = {}
     tested: dict[str, list[float]] = {}
@@ -94,22 +103,36 @@ def read(path: str | os.PathLike, epochs: int = 108) -> Table:
         after = metrics.evaluation_data[2]  # the first two are at the start and half way
         numbers = (after.validation_accuracy, after.test_accuracy, after.training_time)
         if not all(math.isfinite(n) and n >= 0 for n in numbers):
-            raise ValueError(f"{where}: accuracies and seconds are {numbers}, which no training gives")
+            raise ValueError(
+                f"{where}: accuracies and seconds are {numbers}, which no training gives"
+            )
         if fingerprint not in graphs:
             _checked(where, adjacency, operations)
-            graphs[fingerprint] = (sys.intern(adjacency), sys.intern(operations), metrics.trainable_parameters)
+            graphs[fingerprint] = (
+                sys.intern(adjacency),
+                sys.intern(operations),
+                metrics.trainable_parameters,
+            )
         if length == epochs:
-            searched.setdefault(fingerprint, []).append((after.validation_accuracy, after.training_time))
+            searched.setdefault(fingerprint, []).append(
+                (after.validation_accuracy, after.training_time)
+            )
         if length == 108:
             tested.setdefault(fingerprint, []).append(after.test_accuracy)
     rows = {}
     for fingerprint, (adjacency, operations, parameters) in graphs.items():
         for length, found in ((epochs, searched), (108, tested)):
             if fingerprint not in found:
-                raise ValueError(f"{path} has no training of {length} epochs of {_graph(adjacency, operations)}")
+                raise ValueError(
+                    f"{path} has no training of {length} epochs of {_graph(adjacency, operations)}"
+                )
         value, seconds = (math.fsum(column) / len(column) for column in zip(*searched[fingerprint]))
         final = math.fsum(tested[fingerprint]) / len(tested[fingerprint])
-        rows[fingerprint] = (adjacency, operations, Row(100 * value, 100 * final, seconds, parameters))
+        rows[fingerprint] = (
+            adjacency,
+            operations,
+            Row(100 * value, 100 * final, seconds, parameters),
+        )
     if not rows:
         raise ValueError(f"{path} has no trainings of {epochs} epochs")
     return Table(rows)
@@ -144,7 +167,9 @@ def _checked(where: str, adjacency: str, operations: str) -> None:
 def _metrics_class() -> Any:
     """The class of the benchmark's messages, from their description."""
     field = descriptor_pb2.FieldDescriptorProto
-    file = descriptor_pb2.FileDescriptorProto(name="model_metrics.proto", package="nasbench", syntax="proto2")
+    file = descriptor_pb2.FileDescriptorProto(
+        name="model_metrics.proto", package="nasbench", syntax="proto2"
+    )
 
     def message(name: str, *fields: tuple[str, int, bool, str | None]) -> None:
         own = file.message_type.add(name=name)
@@ -152,7 +177,13 @@ def _metrics_class() -> Any:
             label = field.LABEL_REPEATED if repeated else field.LABEL_OPTIONAL
             own.field.add(name=field_name, number=number, type=kind, label=label, type_name=of)
 
-    numbers = ("current_epoch", "training_time", "train_accuracy", "validation_accuracy", "test_accuracy")
+    numbers = (
+        "current_epoch",
+        "training_time",
+        "train_accuracy",
+        "validation_accuracy",
+        "test_accuracy",
+    )
     message(
         "EvaluationData",
         *((name, field.TYPE_DOUBLE, False, None) for name in numbers),

@@ -1,9 +1,11 @@
-"""The DARTS space as the network design spaces have it: trained networks of random cells, of several widths and depths.
+"""The DARTS space as the network design spaces have it: trained networks of random cells, of
+several widths and depths.
 
-Reads the JSON files of Radosavovic, Johnson, Xie, Lo & Dollar, `On Network Design Spaces for Visual Recognition
-<https://arxiv.org/abs/1905.13214>`_, ICCV 2019 (github.com/facebookresearch/nds): `DARTS.json`, `DARTS_fix-w-d.json` and
-the like, a list of records or two lists, `top` and `mid`. Of a record counts `net`, with `genotype`, `width` and `depth`,
-`params`, `flops` and `test_ep_top1`, the test error in percent after every epoch.
+Reads the JSON files of Radosavovic, Johnson, Xie, Lo & Dollar, `On Network Design Spaces for Visual
+Recognition <https://arxiv.org/abs/1905.13214>`_, ICCV 2019 (github.com/facebookresearch/nds):
+`DARTS.json`, `DARTS_fix-w-d.json` and the like, a list of records or two lists, `top` and `mid`. Of
+a record counts `net`, with `genotype`, `width` and `depth`, `params`, `flops` and `test_ep_top1`,
+the test error in percent after every epoch.
 """
 
 import json
@@ -22,7 +24,8 @@ from jaxdarts.space import of_genotype
 class Design(NamedTuple):
     """One network: its cells, the channels of the first ones, the number of cells.
 
-    The cells may hold `none`, which the space offers and which is no part of a genotype elsewhere: an edge without anything.
+    The cells may hold `none`, which the space offers and which is no part of a genotype elsewhere:
+    an edge without anything.
     """
 
     genotype: Genotype
@@ -55,15 +58,17 @@ def read(path: str | os.PathLike) -> dict[Design, Row]:
 
     Raises:
         OSError: if the file cannot be read.
-        ValueError: if it is not such a file, or has a network twice, as the sweeps of learning rates do; the message names the
-            record.
+        ValueError: if it is not such a file, or has a network twice, as the sweeps of learning
+            rates do; the message names the record.
     """
     try:
         records = json.loads(Path(path).read_text(encoding="utf-8"))
         if isinstance(records, dict):
             records = [*records["top"], *records["mid"]]
         if not isinstance(records, list) or not records:
-            raise ValueError("a list of records is expected, or an object with the lists top and mid")
+            raise ValueError(
+                "a list of records is expected, or an object with the lists top and mid"
+            )
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} has no trainings of a design space: {error!r}") from error
     table: dict[Design, Row] = {}
@@ -71,9 +76,14 @@ def read(path: str | os.PathLike) -> dict[Design, Row]:
         try:
             design, row = _design(record["net"]), _row(record)
         except (ValueError, KeyError, TypeError, IndexError) as error:
-            raise ValueError(f"{path}, record {number}: {error if isinstance(error, ValueError) else repr(error)}") from error
+            raise ValueError(
+                f"{path}, record {number}:"
+                f" {error if isinstance(error, ValueError) else repr(error)}"
+            ) from error
         if design in table:
-            raise ValueError(f"{path}, record {number}: a network that an earlier record has trained too")
+            raise ValueError(
+                f"{path}, record {number}: a network that an earlier record has trained too"
+            )
         table[design] = row
     return table
 
@@ -88,8 +98,15 @@ def _design(net: Any) -> Design:
     if "genotype" not in net:
         raise ValueError("a network without a genotype: only the sweeps of cells are read")
     fields = net["genotype"]
-    pairs = {name: tuple((op, source) for op, source in fields[name]) for name in ("normal", "reduce")}
-    genotype = Genotype(pairs["normal"], tuple(fields["normal_concat"]), pairs["reduce"], tuple(fields["reduce_concat"]))
+    pairs = {
+        name: tuple((op, source) for op, source in fields[name]) for name in ("normal", "reduce")
+    }
+    genotype = Genotype(
+        pairs["normal"],
+        tuple(fields["normal_concat"]),
+        pairs["reduce"],
+        tuple(fields["reduce_concat"]),
+    )
     _check(genotype)
     for name in ("width", "depth"):
         if type(net[name]) is not int or net[name] < 1:
@@ -101,9 +118,13 @@ def _check(genotype: Genotype) -> None:
     """The rules of a genotype, `none` allowed in place of any operation."""
 
     def filled(pairs):
-        return tuple(("skip_connect", source) if op == "none" else (op, source) for op, source in pairs)
+        return tuple(
+            ("skip_connect", source) if op == "none" else (op, source) for op, source in pairs
+        )
 
-    genotypes.check(genotype._replace(normal=filled(genotype.normal), reduce=filled(genotype.reduce)))
+    genotypes.check(
+        genotype._replace(normal=filled(genotype.normal), reduce=filled(genotype.reduce))
+    )
 
 
 def _row(record: Any) -> Row:

@@ -1,24 +1,29 @@
 """Benchmarks as tables: every architecture's accuracies, so that a search costs no training.
 
-NAS-Bench-201, which is NATS-Bench's topology space, and NATS-Bench's size space are read from CSV files with a header and one
-line an architecture, compressed by gzip or not. Of their columns, for the data set `cifar10`:
+NAS-Bench-201, which is NATS-Bench's topology space, and NATS-Bench's size space are read from CSV
+files with a header and one line an architecture, compressed by gzip or not. Of their columns, for
+the data set `cifar10`:
 
 | column | what |
 | --- | --- |
 | `arch_str` | the benchmark's string |
-| `cifar10_valid_12` | validation accuracy after a whole training of 12 epochs, which is what the benchmark's searches see |
-| `cifar10_valid_200`, `cifar10_test_200` | validation and test accuracy after 200 epochs, which is what they report |
-| `train_seconds_200` | seconds of training for 200 epochs on the images that a search trains on, for CIFAR-10 half of the set |
+| `cifar10_valid_12` | validation accuracy after a whole training of 12 epochs, which is what the
+benchmark's searches see |
+| `cifar10_valid_200`, `cifar10_test_200` | validation and test accuracy after 200 epochs, which is
+what they report |
+| `train_seconds_200` | seconds of training for 200 epochs on the images that a search trains on,
+for CIFAR-10 half of the set |
 
-The size space has 90 epochs where this has 200. All accuracies are percentages. Other columns are left alone; `column` reads
-one of them. The benchmark's own files are pickles, which are programs: nothing here reads them. `experiments/nats_to_csv.py`
-makes a CSV file of them with the authors' package.
+The size space has 90 epochs where this has 200. All accuracies are percentages. Other columns are
+left alone; `column` reads one of them. The benchmark's own files are pickles, which are programs:
+nothing here reads them. `experiments/nats_to_csv.py` makes a CSV file of them with the authors'
+package.
 
-NAS-Bench-101's record file is read by `data.nasbench101`, the trainings of the network design spaces by `data.nds`; `evaluate`
-takes any of these tables.
+NAS-Bench-101's record file is read by `data.nasbench101`, the trainings of the network design
+spaces by `data.nds`; `evaluate` takes any of these tables.
 
-Dong & Yang, `NAS-Bench-201 <https://arxiv.org/abs/2001.00326>`_, ICLR 2020; Dong, Liu, Musial & Gabrys, `NATS-Bench
-<https://arxiv.org/abs/2009.00437>`_, TPAMI 2021.
+Dong & Yang, `NAS-Bench-201 <https://arxiv.org/abs/2001.00326>`_, ICLR 2020; Dong, Liu, Musial &
+Gabrys, `NATS-Bench <https://arxiv.org/abs/2009.00437>`_, TPAMI 2021.
 """
 
 import csv
@@ -61,9 +66,9 @@ class Known(Protocol):
 class Row(NamedTuple):
     """One cell: accuracies in percent, and the simulated seconds of an evaluation.
 
-    The seconds are `train_seconds_200 * 12 / 200`: the two schedules differ in their learning rates, not in their epochs. The
-    benchmark's own searches also pay for one pass over the validation images, a third of an epoch or 3 % more, which the
-    table does not tell.
+    The seconds are `train_seconds_200 * 12 / 200`: the two schedules differ in their learning
+    rates, not in their epochs. The benchmark's own searches also pay for one pass over the
+    validation images, a third of an epoch or 3 % more, which the table does not tell.
     """
 
     valid_12: float
@@ -81,7 +86,10 @@ class Row(NamedTuple):
 
     @property
     def trainings(self) -> Mapping[int, tuple[float, float]]:
-        return {EPOCHS: (self.valid_12, self.seconds), 200: (self.valid_200, self.seconds * 200 / EPOCHS)}
+        return {
+            EPOCHS: (self.valid_12, self.seconds),
+            200: (self.valid_200, self.seconds * 200 / EPOCHS),
+        }
 
 
 class SizeRow(NamedTuple):
@@ -102,7 +110,10 @@ class SizeRow(NamedTuple):
 
     @property
     def trainings(self) -> Mapping[int, tuple[float, float]]:
-        return {EPOCHS: (self.valid_12, self.seconds), 90: (self.valid_90, self.seconds * 90 / EPOCHS)}
+        return {
+            EPOCHS: (self.valid_12, self.seconds),
+            90: (self.valid_90, self.seconds * 90 / EPOCHS),
+        }
 
 
 def read(path: str | os.PathLike, dataset: str = "cifar10") -> dict[TopologyGenotype, Row]:
@@ -124,8 +135,15 @@ def read_sizes(path: str | os.PathLike, dataset: str = "cifar10") -> dict[SizeGe
     return _read(path, dataset, 90, SizeGenotype, SizeRow)
 
 
-def _read(path: str | os.PathLike, dataset: str, epochs: int, kind: type, row: Callable[..., Any]) -> dict[Any, Any]:
-    names = [f"{dataset}_valid_{EPOCHS}", f"{dataset}_valid_{epochs}", f"{dataset}_test_{epochs}", f"train_seconds_{epochs}"]
+def _read(
+    path: str | os.PathLike, dataset: str, epochs: int, kind: type, row: Callable[..., Any]
+) -> dict[Any, Any]:
+    names = [
+        f"{dataset}_valid_{EPOCHS}",
+        f"{dataset}_valid_{epochs}",
+        f"{dataset}_test_{epochs}",
+        f"train_seconds_{epochs}",
+    ]
     table = {}
     for where, genotype, values in _lines(path, names, (kind,)):
         for name, value in zip(names, values, strict=True):
@@ -136,7 +154,8 @@ def _read(path: str | os.PathLike, dataset: str, epochs: int, kind: type, row: C
 
 
 def column(path: str | os.PathLike, name: str) -> dict[Any, float]:
-    """One column of numbers of such a table, NaN included: parameters, or a score that somebody has computed.
+    """One column of numbers of such a table, NaN included: parameters, or a score that somebody has
+    computed.
 
     Raises:
         OSError, ValueError: as `read`.
@@ -145,12 +164,14 @@ def column(path: str | os.PathLike, name: str) -> dict[Any, float]:
 
 
 def evaluate(table: Mapping[Any, Known], genotype: Any, epochs: int | None = None) -> Trial:
-    """What a table knows about an architecture: what a search sees and pays for, and what is for the report.
+    """What a table knows about an architecture: what a search sees and pays for, and what is for
+    the report.
 
     Args:
         table: of `read`, `read_sizes`, `data.nasbench101.read` or `data.nds.read`.
         genotype: of its kind.
-        epochs: length of the training; None for the one that a search with a single length pays for.
+        epochs: length of the training; None for the one that a search with a single length pays
+          for.
 
     Raises:
         ValueError: if the table lacks the architecture, or the length.
@@ -172,19 +193,25 @@ _WHAT: Mapping[type, str] = {
 }
 
 
-def _lines(path: str | os.PathLike, names: Sequence[str], kinds: tuple[type, ...]) -> Iterator[tuple[str, Any, list[float]]]:
+def _lines(
+    path: str | os.PathLike, names: Sequence[str], kinds: tuple[type, ...]
+) -> Iterator[tuple[str, Any, list[float]]]:
     """(place for messages, genotype of one of these kinds, the named numbers) of every line."""
     path = Path(path)
     seen: dict[Any, int] = {}
     try:
-        # Not by the file's name: the first two bytes tell, and a renamed file would be read as garbage.
+        # Not by the file's name: the first two bytes tell, and a renamed file would be read as
+        # garbage.
         with path.open("rb") as file:
             packed = file.read(2) == b"\x1f\x8b"
         with (gzip.open if packed else open)(path, "rt", encoding="utf-8", newline="") as file:
             reader = csv.DictReader(file)
             for name in ("arch_str", *names):
                 if name not in (reader.fieldnames or ()):
-                    raise ValueError(f"{path} has no column {name!r}; there are {', '.join(reader.fieldnames or ())}")
+                    raise ValueError(
+                        f"{path} has no column {name!r}; there are"
+                        f" {', '.join(reader.fieldnames or ())}"
+                    )
             for row in reader:
                 where = f"{path}, line {reader.line_num}"
                 genotype = _genotype(where, row["arch_str"], kinds)
@@ -203,8 +230,14 @@ def _genotype(where: str, text: str | None, kinds: tuple[type, ...]) -> Any:
         genotype = genotypes.parse(text or "")
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
-    if not isinstance(genotype, kinds) or isinstance(genotype, TopologyGenotype) and len(genotype.cell) != 6:
-        raise ValueError(f"{where}: {genotype} is no {', and no '.join(_WHAT[kind] for kind in kinds)}")
+    if (
+        not isinstance(genotype, kinds)
+        or isinstance(genotype, TopologyGenotype)
+        and len(genotype.cell) != 6
+    ):
+        raise ValueError(
+            f"{where}: {genotype} is no {', and no '.join(_WHAT[kind] for kind in kinds)}"
+        )
     return genotype
 
 
@@ -216,16 +249,18 @@ def _number(where: str, name: str, text: str | None) -> float:
 
 
 def canonical(genotype: TopologyGenotype) -> str:
-    """A text that is the same for cells which the benchmark's authors count as one: 6,466 of the 15,625 are left.
+    """A text that is the same for cells which the benchmark's authors count as one: 6,466 of the
+    15,625 are left.
 
-    It writes the output as a sum of nested operations, where a skip connection stands for its source, and `none`, or any
-    operation on `none`, for `#`; terms are sorted. This is their form to the letter (`to_unique_str` of NATS-Bench's and
-    AutoDL-Projects' code), because their count hangs on it: a skip connection's sum is sorted as one term and `#` is kept,
-    so that some equal functions have two texts. Sums that are flat and without `#` leave 4,930.
+    It writes the output as a sum of nested operations, where a skip connection stands for its
+    source, and `none`, or any operation on `none`, for `#`; terms are sorted. This is their form to
+    the letter (`to_unique_str` of NATS-Bench's and AutoDL-Projects' code), because their count
+    hangs on it: a skip connection's sum is sorted as one term and `#` is kept, so that some equal
+    functions have two texts. Sums that are flat and without `#` leave 4,930.
 
-    >>> a = genotypes.parse("|none~0|+|nor_conv_3x3~0|nor_conv_1x1~1|+|nor_conv_1x1~0|none~1|none~2|")
-    >>> b = genotypes.parse("|none~0|+|avg_pool_3x3~0|skip_connect~1|+|nor_conv_1x1~0|avg_pool_3x3~1|none~2|")
-    >>> canonical(a), canonical(b)
+    >>> a = "|none~0|+|nor_conv_3x3~0|nor_conv_1x1~1|+|nor_conv_1x1~0|none~1|none~2|"
+    >>> b = "|none~0|+|avg_pool_3x3~0|skip_connect~1|+|nor_conv_1x1~0|avg_pool_3x3~1|none~2|"
+    >>> canonical(genotypes.parse(a)), canonical(genotypes.parse(b))
     ('#+#+(0)@nor_conv_1x1', '#+#+(0)@nor_conv_1x1')
     """
     sums: dict[int, str] = {0: "0"}

@@ -1,10 +1,11 @@
 """Prepares the small image sets of TensorFlow Datasets without TensorFlow.
 
-TFDS reads a prepared `array_record` folder without TensorFlow, but it cannot write one: its builders unpack
-archives and encode images by TensorFlow. Here the same archives (TFDS' own addresses and checksums) are read by the
-standard library and SciPy, and TFDS' own builder writes the folder, so any other program finds the version,
-features and example order it expects. One difference: `svhn_cropped` comes without its `extra` split, a further 1.3
-GB that no published search uses.
+TFDS reads a prepared `array_record` folder without TensorFlow, but it cannot write one: its
+builders unpack archives and encode images by TensorFlow. Here the same archives (TFDS' own
+addresses and checksums) are read by the standard library and SciPy, and TFDS' own builder writes
+the folder, so any other program finds the version, features and example order it expects. One
+difference: `svhn_cropped` comes without its `extra` split, a further 1.3 GB that no published
+search uses.
 """
 
 import gzip
@@ -27,7 +28,9 @@ _PROBE_SECONDS = 8.0
 
 
 class Split(NamedTuple):
-    """One split of an archive: `columns` holds what TFDS stores beside the image, one value per example."""
+    """One split of an archive: `columns` holds what TFDS stores beside the image, one value per
+    example.
+    """
 
     images: np.ndarray
     columns: Mapping[str, Any]
@@ -46,21 +49,28 @@ class Recipe(NamedTuple):
 def prepare(builder: Any) -> None:
     """Writes the prepared folder of a TFDS builder whose name is in `RECIPES`.
 
-    Archives are taken from `<data_dir>/downloads/manual/<name>` or `<data_dir>/downloads/manual`, else from TFDS'
-    download cache, else from the network. TFDS writes to a temporary folder that it renames at the end, so that an
-    interrupted run leaves nothing which a later one takes for data.
+    Archives are taken from `<data_dir>/downloads/manual/<name>` or `<data_dir>/downloads/manual`,
+    else from TFDS' download cache, else from the network. TFDS writes to a temporary folder that it
+    renames at the end, so that an interrupted run leaves nothing which a later one takes for data.
 
     Raises:
         ValueError: if an archive is not what TFDS' checksum list says.
-        FileNotFoundError: if an archive is missing and cannot be downloaded; within ten seconds where the host is out
-            of reach (TFDS alone would retry for minutes).
+        FileNotFoundError: if an archive is missing and cannot be downloaded; within ten seconds
+            where the host is out of reach (TFDS alone would retry for minutes).
     """
     from tensorflow_datasets import download
 
     recipe = RECIPES[builder.name]
-    infos = {info.filename: (url, info) for url, info in builder.url_infos.items() if info.filename in recipe.archives}
+    infos = {
+        info.filename: (url, info)
+        for url, info in builder.url_infos.items()
+        if info.filename in recipe.archives
+    }
     if gone := sorted(set(recipe.archives) - set(infos)):
-        raise ValueError(f"{builder.name}: this version of tensorflow-datasets does not list the archive {gone[0]}")
+        raise ValueError(
+            f"{builder.name}: this version of tensorflow-datasets does not list the archive"
+            f" {gone[0]}"
+        )
     downloads = Path(builder.data_dir_root) / "downloads"
     by_hand = _find_by_hand(downloads / "manual", builder.name, infos)
     missing = {name: info for name, info in infos.items() if name not in by_hand}
@@ -70,45 +80,62 @@ def prepare(builder: Any) -> None:
             raise FileNotFoundError(_how_to_place(builder.name, downloads, missing, problem))
 
     def split_generators(dl_manager):
-        fetched = dl_manager.download({name: url for name, (url, _) in missing.items()}) if missing else {}
+        fetched = (
+            dl_manager.download({name: url for name, (url, _) in missing.items()})
+            if missing
+            else {}
+        )
         contents = recipe.read({**by_hand, **{name: Path(path) for name, path in fetched.items()}})
         for feature, names in contents.class_names.items():
             builder.info.features[feature].names = names
         return {name: _examples(split) for name, split in contents.splits.items()}
 
-    # TFDS' own builder, with its version, features and metadata; only the reading of the archives is replaced.
+    # TFDS' own builder, with its version, features and metadata; only the reading of the archives
+    # is replaced.
     builder._split_generators = split_generators
     try:
-        builder.download_and_prepare(download_config=download.DownloadConfig(try_download_gcs=False))
+        builder.download_and_prepare(
+            download_config=download.DownloadConfig(try_download_gcs=False)
+        )
     except OSError as error:
-        # Another process may have prepared the folder meanwhile; then the final rename fails and its folder is as good.
+        # Another process may have prepared the folder meanwhile; then the final rename fails and
+        # its folder is as good.
         if not builder.data_path.exists():
             if type(error).__module__.startswith("requests."):
-                raise FileNotFoundError(_how_to_place(builder.name, downloads, missing, error)) from error
+                raise FileNotFoundError(
+                    _how_to_place(builder.name, downloads, missing, error)
+                ) from error
             raise
     except download.DownloadError as error:
         raise FileNotFoundError(_how_to_place(builder.name, downloads, missing, error)) from error
 
 
 def _examples(split: Split) -> Iterator[tuple[int, dict[str, Any]]]:
-    """TFDS' examples; their keys, on which TFDS' storage order depends, are the indices that its own builders use."""
+    """TFDS' examples; their keys, on which TFDS' storage order depends, are the indices that its
+    own builders use.
+    """
     pil = require("PIL.Image", "pillow", "encoding images")
     for i, image in enumerate(split.images):
-        picture = pil.fromarray(np.squeeze(image, -1) if image.shape[-1] == 1 else np.ascontiguousarray(image))
+        picture = pil.fromarray(
+            np.squeeze(image, -1) if image.shape[-1] == 1 else np.ascontiguousarray(image)
+        )
         yield i, {"image": picture, **{name: values[i] for name, values in split.columns.items()}}
 
 
-# ---------------------------------------------------------------------------------------------------------- archives
+# ----------------------------------------------------------------------------------------- archives
 
 
-def read_cifar(archive: Path, folder: str, files: Mapping[str, list[str]], label_names: Mapping[str, str]) -> Contents:
+def read_cifar(
+    archive: Path, folder: str, files: Mapping[str, list[str]], label_names: Mapping[str, str]
+) -> Contents:
     """Reads the binary version of CIFAR-10 or CIFAR-100.
 
     Args:
         archive: a `.tar.gz`.
         folder: the folder inside it.
         files: the binary files of each split.
-        label_names: the text file with the class names of each label, in the order of the labels in a record.
+        label_names: the text file with the class names of each label, in the order of the labels in
+          a record.
     """
     splits = {}
     with tarfile.open(archive) as tar:
@@ -132,7 +159,9 @@ def read_cifar(archive: Path, folder: str, files: Mapping[str, list[str]], label
             columns: dict[str, Any] = {label: records[:, i] for i, label in enumerate(label_names)}
             columns["id"] = [f"{split}_{i:05d}" for i in range(len(images))]
             splits[split] = Split(images, columns)
-    return Contents(splits, {label: [line for line in lines if line] for label, lines in names.items()})
+    return Contents(
+        splits, {label: [line for line in lines if line] for label, lines in names.items()}
+    )
 
 
 def read_idx(path: Path) -> np.ndarray:
@@ -141,7 +170,9 @@ def read_idx(path: Path) -> np.ndarray:
         data = file.read()
     rank = data[3] if len(data) >= 4 and data[:3] == b"\0\0\x08" else 0
     start = 4 + 4 * rank
-    shape = np.frombuffer(data[4:start], ">u4").astype(int) if len(data) >= start else np.zeros(0, int)
+    shape = (
+        np.frombuffer(data[4:start], ">u4").astype(int) if len(data) >= start else np.zeros(0, int)
+    )
     if not rank or len(data) != start + shape.prod():
         raise ValueError(f"{path} is no complete IDX file of unsigned bytes")
     return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
@@ -173,7 +204,12 @@ def read_svhn(paths: Mapping[str, Path]) -> Contents:
 
 def _read_cifar10(paths: Mapping[str, Path]) -> Contents:
     files = {"train": [f"data_batch_{i}.bin" for i in range(1, 6)], "test": ["test_batch.bin"]}
-    return read_cifar(paths["cifar-10-binary.tar.gz"], "cifar-10-batches-bin", files, {"label": "batches.meta.txt"})
+    return read_cifar(
+        paths["cifar-10-binary.tar.gz"],
+        "cifar-10-batches-bin",
+        files,
+        {"label": "batches.meta.txt"},
+    )
 
 
 def _read_cifar100(paths: Mapping[str, Path]) -> Contents:
@@ -182,7 +218,9 @@ def _read_cifar100(paths: Mapping[str, Path]) -> Contents:
     return read_cifar(paths["cifar-100-binary.tar.gz"], "cifar-100-binary", files, label_names)
 
 
-_MNIST_FILES = tuple(f"{s}-{k}-ubyte.gz" for s in ("train", "t10k") for k in ("images-idx3", "labels-idx1"))
+_MNIST_FILES = tuple(
+    f"{s}-{k}-ubyte.gz" for s in ("train", "t10k") for k in ("images-idx3", "labels-idx1")
+)
 
 RECIPES: Mapping[str, Recipe] = {
     "cifar10": Recipe(("cifar-10-binary.tar.gz",), _read_cifar10),
@@ -192,13 +230,14 @@ RECIPES: Mapping[str, Recipe] = {
     "fashion_mnist": Recipe(_MNIST_FILES, read_mnist),
 }
 
-# ------------------------------------------------------------------------------------------------ where archives are
+# ------------------------------------------------------------------------------- where archives are
 
 
 def _find_by_hand(manual: Path, name: str, infos: Mapping[str, tuple[str, Any]]) -> dict[str, Path]:
     found = {}
     for filename, (url, info) in infos.items():
-        # A set's own folder comes first: the archives of mnist and fashion_mnist have the same names.
+        # A set's own folder comes first: the archives of mnist and fashion_mnist have the same
+        # names.
         path = next((p for p in (manual / name / filename, manual / filename) if p.is_file()), None)
         if path is None:
             continue
@@ -206,9 +245,9 @@ def _find_by_hand(manual: Path, name: str, infos: Mapping[str, tuple[str, Any]])
             checksum = hashlib.file_digest(file, "sha256").hexdigest()
         if checksum != info.checksum:
             raise ValueError(
-                f"{path} is not the archive of {name}: its sha256 is {checksum} ({path.stat().st_size} bytes), "
-                f"TFDS expects {info.checksum} ({int(info.size)} bytes); "
-                f"put {url} into {manual / name} or remove the file"
+                f"{path} is not the archive of {name}: its sha256 is {checksum}"
+                f" ({path.stat().st_size} bytes), TFDS expects {info.checksum} ({int(info.size)}"
+                f" bytes); put {url} into {manual / name} or remove the file"
             )
         found[filename] = path
     return found
@@ -218,16 +257,22 @@ def _is_cached(folder: Path, url: str, info: Any) -> bool:
     from etils import epath
     from tensorflow_datasets.core.download import resource
 
-    return resource.is_locally_cached(epath.Path(folder / resource.get_dl_fname(url, info.checksum)))
+    return resource.is_locally_cached(
+        epath.Path(folder / resource.get_dl_fname(url, info.checksum))
+    )
 
 
 def _probe(url: str) -> str | None:
-    """Returns why the address cannot be reached, or None; honours proxies and takes at most `_PROBE_SECONDS`."""
+    """Returns why the address cannot be reached, or None; honours proxies and takes at most
+    `_PROBE_SECONDS`.
+    """
     problem: list[str | None] = [f"no answer within {_PROBE_SECONDS:.0f} s"]
 
     def ask() -> None:
         try:
-            urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=_PROBE_SECONDS).close()
+            urllib.request.urlopen(
+                urllib.request.Request(url, method="HEAD"), timeout=_PROBE_SECONDS
+            ).close()
             problem[0] = None
         except urllib.error.HTTPError as error:
             # An answer all the same; but TFDS would retry a server error for minutes.
@@ -242,12 +287,14 @@ def _probe(url: str) -> str | None:
     return problem[0]
 
 
-def _how_to_place(name: str, downloads: Path, missing: Mapping[str, tuple[str, Any]], problem: object) -> str:
+def _how_to_place(
+    name: str, downloads: Path, missing: Mapping[str, tuple[str, Any]], problem: object
+) -> str:
     urls = [url for url, _ in missing.values()]
     host = urllib.parse.urlsplit(urls[0]).netloc
     reason = " ".join(str(problem).split())
     return (
-        f"{name} is neither prepared in {downloads.parent} nor downloadable from {host} ({reason}): get "
-        f"{', '.join(urls)} elsewhere, put {'it' if len(urls) == 1 else 'them'} into {downloads / 'manual' / name} "
-        "and run again"
+        f"{name} is neither prepared in {downloads.parent} nor downloadable from {host} ({reason}):"
+        f" get {', '.join(urls)} elsewhere, put {'it' if len(urls) == 1 else 'them'} into"
+        f" {downloads / 'manual' / name} and run again"
     )

@@ -1,4 +1,6 @@
-"""Reads the image-classification sets of TensorFlow Datasets, with TensorFlow only where nothing else will do."""
+"""Reads the image-classification sets of TensorFlow Datasets, with TensorFlow only where nothing
+else will do.
+"""
 
 import difflib
 import hashlib
@@ -20,18 +22,20 @@ from jaxdarts.data.tfds import prepare as tfds_prepare
 _PACKAGES = "tensorflow-datasets importlib_resources pillow array_record"
 _ARRAYS = ("images_train", "labels_train", "images_test", "labels_test")
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-# Sets whose examples are stored with their number in the official order, which TFDS' storage order hides.
+# Sets whose examples are stored with their number in the official order, which TFDS' storage order
+# hides.
 _NUMBERED = ("cifar10", "cifar100", "svhn_cropped")
 
 
 def read(name: str, data_dir: str | None) -> tuple[Mapping[str, np.ndarray], tuple[str, ...]]:
     """Reads a set, after preparing it where it is not prepared yet and where that is possible.
 
-    The decoded arrays are kept in one file beside the prepared folder, since decoding takes many seconds at every
-    start.
+    The decoded arrays are kept in one file beside the prepared folder, since decoding takes many
+    seconds at every start.
 
     Returns:
-        The arrays `images_train`, `labels_train`, `images_test`, `labels_test`, and the names of the classes.
+        The arrays `images_train`, `labels_train`, `images_test`, `labels_test`, and the names of
+        the classes.
 
     Raises:
         ValueError: if there is no such set, or it is no set of equally large, labelled images.
@@ -45,7 +49,9 @@ def read(name: str, data_dir: str | None) -> tuple[Mapping[str, np.ndarray], tup
     arrays = _read_cache(cache, identity)
     if arrays is None:
         test = held_out(builder)[0]
-        arrays = dict(zip(_ARRAYS, (*_read_split(builder, "train"), *_read_split(builder, test)), strict=True))
+        arrays = dict(
+            zip(_ARRAYS, (*_read_split(builder, "train"), *_read_split(builder, test)), strict=True)
+        )
         _write_cache(cache, identity, arrays)
     return arrays, class_names
 
@@ -67,12 +73,16 @@ def held_out(builder: Any) -> list[str]:
     found = [split for split in ("test", "validation") if split in builder.info.splits]
     if not found or "train" not in builder.info.splits:
         splits = list(builder.info.splits)
-        raise ValueError(f"{builder.info.full_name} has the splits {splits}; needed are train, and test or validation")
+        raise ValueError(
+            f"{builder.info.full_name} has the splits {splits}; needed are train, and test or"
+            " validation"
+        )
     return found
 
 
 def random_access(builder: Any, split: str) -> tuple[int, Callable[[int], tuple[bytes, int]]]:
-    """The number of examples of a split, and place -> (image as stored, label), which threads may share.
+    """The number of examples of a split, and place -> (image as stored, label), which threads may
+    share.
 
     Raises:
         ValueError: if the set is not prepared as `array_record`, or the split is empty.
@@ -81,8 +91,8 @@ def random_access(builder: Any, split: str) -> tuple[int, Callable[[int], tuple[
 
     if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
         raise ValueError(
-            f"{builder.data_path} is prepared as {builder.info.file_format.value}; single examples can be read from "
-            "file_format='array_record' only"
+            f"{builder.data_path} is prepared as {builder.info.file_format.value}; single examples"
+            " can be read from file_format='array_record' only"
         )
     image_key, label_key = builder.info.supervised_keys
     source = builder.as_data_source(split=split, decoders={image_key: tfds.decode.SkipDecoding()})
@@ -103,7 +113,9 @@ def _prepared_builder(name: str, data_dir: str | None) -> Any:
         builder = tfds.builder(name, data_dir=data_dir)
     except ModuleNotFoundError as error:
         package = str(error).rpartition("No module named ")[2].strip("'")
-        raise ModuleNotFoundError(f"{name} needs {package} even to be looked up: pip install {package}") from error
+        raise ModuleNotFoundError(
+            f"{name} needs {package} even to be looked up: pip install {package}"
+        ) from error
     except (ValueError, AssertionError) as error:
         raise ValueError(_unknown(name)) from error
     _check_kind(name, builder)
@@ -111,8 +123,9 @@ def _prepared_builder(name: str, data_dir: str | None) -> Any:
     if builder.data_path.exists():
         if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD and not has_tensorflow:
             raise FileNotFoundError(
-                f"{builder.data_path} is prepared as {builder.info.file_format.value}, which needs TensorFlow: "
-                "pip install tensorflow, or prepare it with file_format='array_record'"
+                f"{builder.data_path} is prepared as {builder.info.file_format.value}, which needs"
+                " TensorFlow: pip install tensorflow, or prepare it with"
+                " file_format='array_record'"
             )
         return builder
     builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
@@ -122,8 +135,9 @@ def _prepared_builder(name: str, data_dir: str | None) -> Any:
         builder.download_and_prepare()
     else:
         raise FileNotFoundError(
-            f"{name} is not prepared in {builder.data_path}, and TFDS cannot prepare it without TensorFlow: "
-            "pip install tensorflow, or put the prepared folder (file_format='array_record') there"
+            f"{name} is not prepared in {builder.data_path}, and TFDS cannot prepare it without"
+            " TensorFlow: pip install tensorflow, or put the prepared folder"
+            " (file_format='array_record') there"
         )
     return tfds.builder(name, data_dir=data_dir)
 
@@ -135,9 +149,18 @@ def _unknown(name: str) -> str:
     names = ["digits", *tfds.list_builders(with_community_datasets=False)]
     if base in names[1:]:
         known = tfds.core.load.builder_cls(base)
-        return f"{name!r} is no variant of {base}; known are {', '.join([*known.builder_configs] or [str(known.VERSION)])}"
-    near = difflib.get_close_matches(base, names) or [n for n in names if base and n.startswith(base)]
-    hint = f"did you mean {' or '.join(near)}?" if near else "tensorflow.org/datasets/catalog lists the names."
+        return (
+            f"{name!r} is no variant of {base}; known are"
+            f" {', '.join([*known.builder_configs] or [str(known.VERSION)])}"
+        )
+    near = difflib.get_close_matches(base, names) or [
+        n for n in names if base and n.startswith(base)
+    ]
+    hint = (
+        f"did you mean {' or '.join(near)}?"
+        if near
+        else "tensorflow.org/datasets/catalog lists the names."
+    )
     return f"unknown data set {name!r}: {hint} Other sources: digits, npz:PATH, folder:PATH"
 
 
@@ -145,9 +168,18 @@ def _check_kind(name: str, builder: Any) -> None:
     from tensorflow_datasets import features
 
     keys = builder.info.supervised_keys
-    kinds: list[Any] = [builder.info.features[key] for key in keys] if keys and len(keys) == 2 else []
-    if not kinds or type(kinds[0]) is not features.Image or not isinstance(kinds[1], features.ClassLabel):
-        raise ValueError(f"{name} is no image-classification set: its supervised_keys are {keys}, not an image and a class")
+    kinds: list[Any] = (
+        [builder.info.features[key] for key in keys] if keys and len(keys) == 2 else []
+    )
+    if (
+        not kinds
+        or type(kinds[0]) is not features.Image
+        or not isinstance(kinds[1], features.ClassLabel)
+    ):
+        raise ValueError(
+            f"{name} is no image-classification set: its supervised_keys are {keys}, not an image"
+            " and a class"
+        )
     dtype: Any = kinds[0].np_dtype
     if dtype != np.uint8:
         raise ValueError(f"{name} has images of {np.dtype(dtype)}; needed is uint8")
@@ -164,8 +196,9 @@ def _read_split(builder: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
             images = np.empty((size, *image.shape), np.uint8)
         if image.shape != images.shape[1:]:
             raise ValueError(
-                f"{builder.name}: image {i} of {split} is {image.shape}, the first one {images.shape[1:]}; all images "
-                "must have the same shape: resize them and load them as folder:PATH or npz:PATH"
+                f"{builder.name}: image {i} of {split} is {image.shape}, the first one"
+                f" {images.shape[1:]}; all images must have the same shape: resize them and load"
+                " them as folder:PATH or npz:PATH"
             )
         images[i], labels[i] = image, record[label_key]
         ids.append(record.get("id"))
@@ -177,10 +210,13 @@ def _read_split(builder: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
     return images, labels
 
 
-def _records(builder: Any, split: str, image_key: str, chunk: int = 1024) -> Iterator[Mapping[str, Any]]:
+def _records(
+    builder: Any, split: str, image_key: str, chunk: int = 1024
+) -> Iterator[Mapping[str, Any]]:
     """The stored examples in TFDS' order, their images still encoded.
 
-    Images are not decoded by TFDS, because what it yields for a JPEG depends on whether OpenCV is installed.
+    Images are not decoded by TFDS, because what it yields for a JPEG depends on whether OpenCV is
+    installed.
     """
     import tensorflow_datasets as tfds
 
@@ -190,7 +226,9 @@ def _records(builder: Any, split: str, image_key: str, chunk: int = 1024) -> Ite
         for start in range(0, len(source), chunk):
             yield from source.__getitems__(list(range(start, min(start + chunk, len(source)))))
     else:
-        yield from builder.as_dataset(split=split, decoders=decoders, shuffle_files=False).as_numpy_iterator()
+        yield from builder.as_dataset(
+            split=split, decoders=decoders, shuffle_files=False
+        ).as_numpy_iterator()
 
 
 def _decode(encoded: bytes, channels: int) -> np.ndarray:
@@ -201,12 +239,14 @@ def _decode(encoded: bytes, channels: int) -> np.ndarray:
     return image[..., None] if channels == 1 else image
 
 
-# ------------------------------------------------------------------------------------------------------------- cache
+# -------------------------------------------------------------------------------------------- cache
 
 
 def _identity(folder: Path) -> str:
     """Changes whenever the prepared folder is written anew."""
-    files = sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in folder.iterdir())
+    files = sorted(
+        (path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in folder.iterdir()
+    )
     return hashlib.sha256(repr(("1", files)).encode()).hexdigest()
 
 
@@ -214,13 +254,19 @@ def _read_cache(cache: Path, identity: str) -> Mapping[str, np.ndarray] | None:
     try:
         # The file is opened here, because np.load leaves it open when it fails.
         with cache.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            return {name: stored[name] for name in _ARRAYS} if str(stored["identity"]) == identity else None
+            return (
+                {name: stored[name] for name in _ARRAYS}
+                if str(stored["identity"]) == identity
+                else None
+            )
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
 
 
 def _write_cache(cache: Path, identity: str, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes the file whole or not at all; where the folder is read-only or full, the next start decodes again."""
+    """Writes the file whole or not at all; where the folder is read-only or full, the next start
+    decodes again.
+    """
     temporary = cache.with_name(f".{cache.stem}-{uuid.uuid4().hex}.npz")
     try:
         try:

@@ -1,7 +1,9 @@
-"""TFRecord files, read without TensorFlow: records of bytes, each with checksums, one after the other.
+"""TFRecord files, read without TensorFlow: records of bytes, each with checksums, one after the
+other.
 
-A record is its length (8 bytes, little endian), the checksum of those, the data, and the checksum of the data. A checksum is
-CRC-32C, rotated and shifted ("masked") so that checksums of data with checksums in it stay sound.
+A record is its length (8 bytes, little endian), the checksum of those, the data, and the checksum
+of the data. A checksum is CRC-32C, rotated and shifted ("masked") so that checksums of data with
+checksums in it stay sound.
 """
 
 import itertools
@@ -26,29 +28,40 @@ def read(path: str | os.PathLike) -> Iterator[bytes]:
 
     Raises:
         OSError: if the file cannot be read.
-        ValueError: if it is damaged, or no such file; the message names the byte where the bad record starts.
+        ValueError: if it is damaged, or no such file; the message names the byte where the bad
+          record starts.
     """
     path = Path(path)
     with path.open("rb") as file:
         records = _split(path, file)
-        # Together: a checksum is a step for every byte, and a step costs about the same for one record and for thousands.
+        # Together: a checksum is a step for every byte, and a step costs about the same for one
+        # record and for thousands.
         while batch := list(itertools.islice(records, _BATCH)):
             found = masked_checksums([data for _, data, _ in batch])
             for (place, data, expected), checksum in zip(batch, found.tolist(), strict=True):
                 if checksum != expected:
-                    raise ValueError(f"{path} is damaged: the record at byte {place} does not have its checksum")
+                    raise ValueError(
+                        f"{path} is damaged: the record at byte {place} does not have its checksum"
+                    )
                 yield data
 
 
 def _split(path: Path, file: BinaryIO) -> Iterator[tuple[int, bytes, int]]:
-    """(place in the file, data, its checksum) of every record; lengths are verified, since all depends on them."""
+    """(place in the file, data, its checksum) of every record; lengths are verified, since all
+    depends on them.
+    """
     place = 0
     while head := file.read(12):
         if len(head) < 12:
-            raise ValueError(f"{path} is cut off, or no TFRecord file: the record at byte {place} has no length")
+            raise ValueError(
+                f"{path} is cut off, or no TFRecord file: the record at byte {place} has no length"
+            )
         length, checksum = struct.unpack("<QI", head)
         if _masked_checksum(head[:8]) != checksum or length > _LONGEST:
-            raise ValueError(f"{path} is damaged, or no TFRecord file: the length of the record at byte {place} is wrong")
+            raise ValueError(
+                f"{path} is damaged, or no TFRecord file: the length of the record at byte {place}"
+                " is wrong"
+            )
         body = file.read(length + 4)
         if len(body) < length + 4:
             raise ValueError(f"{path} is cut off: the record at byte {place} is not whole")
@@ -62,7 +75,9 @@ def masked_checksums(records: Sequence[bytes]) -> np.ndarray:
     >>> bool(masked_checksums([b"123456789"])[0] == _mask(0xE3069283))  # the check value of CRC-32C
     True
     """
-    order = sorted(range(len(records)), key=lambda i: -len(records[i]))  # those that are not at their end come first
+    order = sorted(
+        range(len(records)), key=lambda i: -len(records[i])
+    )  # those that are not at their end come first
     lengths = np.array([len(records[i]) for i in order])
     longest = int(lengths.max(initial=0))
     padded = b"".join(records[i].ljust(longest, b"\0") for i in order)
@@ -85,4 +100,6 @@ def _masked_checksum(data: bytes) -> int:
 
 
 def _mask(checksum):
-    return ((np.uint32(checksum) >> 15 | np.uint32(checksum) << 17).astype(np.uint64) + 0xA282EAD8).astype(np.uint32)
+    return (
+        (np.uint32(checksum) >> 15 | np.uint32(checksum) << 17).astype(np.uint64) + 0xA282EAD8
+    ).astype(np.uint32)

@@ -1,7 +1,9 @@
-"""The networks of NAS-Bench-101: three stacks of modules, each of them the graph that a genotype is.
+"""The networks of NAS-Bench-101: three stacks of modules, each of them the graph that a genotype
+is.
 
-Ying, Klein, Christiansen, Real, Murphy & Hutter, `NAS-Bench-101 <https://arxiv.org/abs/1902.09635>`_, ICML 2019; module,
-channels and skeleton as in its code (nasbench/lib/model_builder.py).
+Ying, Klein, Christiansen, Real, Murphy & Hutter, `NAS-Bench-101
+<https://arxiv.org/abs/1902.09635>`_, ICML 2019; module, channels and skeleton as in its code
+(nasbench/lib/model_builder.py).
 """
 
 import functools
@@ -20,7 +22,9 @@ from jaxdarts.nn.primitives.pooling import max_pool, max_pool_2x2
 
 STACKS = 3
 MOMENTUM = 0.003
-"""Share of the new moments in the running averages; the benchmark's code says 0.997, the share of the old ones."""
+"""Share of the new moments in the running averages; the benchmark's code says 0.997, the share of
+the old ones.
+"""
 KERNELS = {"conv3x3-bn-relu": 3, "conv1x1-bn-relu": 1}
 
 Images = Float[Array, "batch height width channels"]
@@ -28,10 +32,11 @@ Out = Float[Array, "batch height width out_channels"]
 
 
 def vertex_channels(graph: GraphGenotype, before: int, after: int) -> tuple[int, ...]:
-    """Output channels of every vertex of a pruned graph, in a module that makes `after` channels of `before`.
+    """Output channels of every vertex of a pruned graph, in a module that makes `after` channels of
+    `before`.
 
-    Those that the output reads share its channels evenly, and the first ones take one more each where that leaves a rest; the
-    others have as many as the widest vertex that reads them.
+    Those that the output reads share its channels evenly, and the first ones take one more each
+    where that leaves a rest; the others have as many as the widest vertex that reads them.
 
     Raises:
         ValueError: if there are fewer channels than vertices that share them.
@@ -45,7 +50,9 @@ def vertex_channels(graph: GraphGenotype, before: int, after: int) -> tuple[int,
     matrix, last = graph.matrix, len(graph.ops) - 1
     feeding = [v for v in range(1, last) if matrix[v][last]]
     if after < len(feeding):
-        raise ValueError(f"{after} channels are shared by {len(feeding)} vertices: the network must be wider")
+        raise ValueError(
+            f"{after} channels are shared by {len(feeding)} vertices: the network must be wider"
+        )
     channels = [before, *[0] * (last - 1), after]
     for i, v in enumerate(feeding):
         channels[v] = after // len(feeding) + (i < after % len(feeding))
@@ -55,8 +62,12 @@ def vertex_channels(graph: GraphGenotype, before: int, after: int) -> tuple[int,
     return tuple(channels)
 
 
-def weight_shapes(graph: GraphGenotype, before: int, after: int) -> dict[str, tuple[int, int, int, int]]:
-    """Shapes of the kernels of a module: `projection<v>` of its input for vertex v, `convolution<v>` of vertex v itself."""
+def weight_shapes(
+    graph: GraphGenotype, before: int, after: int
+) -> dict[str, tuple[int, int, int, int]]:
+    """Shapes of the kernels of a module: `projection<v>` of its input for vertex v,
+    `convolution<v>` of vertex v itself.
+    """
     channels, last = vertex_channels(graph, before, after), len(graph.ops) - 1
     shapes = {}
     for v in range(1, last + 1):
@@ -68,7 +79,8 @@ def weight_shapes(graph: GraphGenotype, before: int, after: int) -> dict[str, tu
 
 
 def module(weights, x: Images, graph: GraphGenotype, channels: tuple[int, ...], norm) -> Out:
-    """One module: every vertex sums what it reads, the output concatenates it; the input is projected for each reader.
+    """One module: every vertex sums what it reads, the output concatenates it; the input is
+    projected for each reader.
 
     Args:
         weights: of `weight_shapes`, one module's.
@@ -97,7 +109,9 @@ def module(weights, x: Images, graph: GraphGenotype, channels: tuple[int, ...], 
 
 
 class Modules(nn.Module):
-    """Consecutive modules of one width and with inputs of one width: compiled once however many, as `nasbench201.Stage`."""
+    """Consecutive modules of one width and with inputs of one width: compiled once however many, as
+    `nasbench201.Stage`.
+    """
 
     graph: GraphGenotype
     width: int
@@ -128,16 +142,17 @@ class Modules(nn.Module):
 
 
 class Network(nn.Module):
-    """The network of a graph, `apply(variables, images, train=False, drop_path=None, key=None) -> (logits, None)`.
+    """The network of a graph, `apply(variables, images, train=False, drop_path=None, key=None) ->
+    (logits, None)`.
 
-    Variables are `params` and `batch_stats`, the running averages of the batch norms. There is no auxiliary head and nothing is
-    dropped. Weights start as in all networks here, not from the benchmark's truncated normal; a batch norm follows each
-    convolution.
+    Variables are `params` and `batch_stats`, the running averages of the batch norms. There is no
+    auxiliary head and nothing is dropped. Weights start as in all networks here, not from the
+    benchmark's truncated normal; a batch norm follows each convolution.
 
     Attributes:
         graph: pruned.
-        width: channels of the stem and the first stack; each of the other two has twice as many as the one before. 128 in the
-            benchmark.
+        width: channels of the stem and the first stack; each of the other two has twice as many as
+            the one before. 128 in the benchmark.
         depth: modules a stack, 3 in the benchmark.
         num_classes: size of the output.
     """
@@ -165,7 +180,15 @@ class Network(nn.Module):
     ) -> tuple[Float[Array, "batch classes"], None]:
         if drop_path is not None:
             raise ValueError("drop_path is given: a network of NAS-Bench-101 drops nothing")
-        stem = ConvNorm(self.width, 3, padding=1, dtype=self.dtype, axis_name=self.axis_name, momentum=MOMENTUM, name="stem")
+        stem = ConvNorm(
+            self.width,
+            3,
+            padding=1,
+            dtype=self.dtype,
+            axis_name=self.axis_name,
+            momentum=MOMENTUM,
+            name="stem",
+        )
         x = jax.nn.relu(stem(images, train))
         for i in range(STACKS):
             x = max_pool_2x2(x) if i else x

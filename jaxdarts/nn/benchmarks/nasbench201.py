@@ -1,7 +1,9 @@
-"""The networks of NAS-Bench-201: three stages of cells of one kind, joined by residual blocks that halve the map.
+"""The networks of NAS-Bench-201: three stages of cells of one kind, joined by residual blocks that
+halve the map.
 
-Dong & Yang, `NAS-Bench-201 <https://arxiv.org/abs/2001.00326>`_, ICLR 2020; skeleton and residual block as in its code. A cell
-reads the cell before it and nothing else, keeps its shape, and puts no norm after pooling, in a supernet neither.
+Dong & Yang, `NAS-Bench-201 <https://arxiv.org/abs/2001.00326>`_, ICLR 2020; skeleton and residual
+block as in its code. A cell reads the cell before it and nothing else, keeps its shape, and puts no
+norm after pooling, in a supernet neither.
 """
 
 import functools
@@ -32,7 +34,9 @@ Logits = Float[Array, "batch classes"]
 
 
 class Stage(nn.Module):
-    """Consecutive cells of one width, compiled once however many: weights carry a leading axis, which a scan consumes."""
+    """Consecutive cells of one width, compiled once however many: weights carry a leading axis,
+    which a scan consumes.
+    """
 
     choices: Choices
     depth: int
@@ -44,7 +48,9 @@ class Stage(nn.Module):
 
     @nn.compact
     def __call__(self, x: Images, mix: Array, train: bool) -> Images:
-        """mix: [edges, ops], or [cells, edges, ops, batch] where cells and examples differ in it (drop path)."""
+        """mix: [edges, ops], or [cells, edges, ops, batch] where cells and examples differ in it
+        (drop path).
+        """
         weights = cell_weights(self, self.choices, x.shape[-1], 1, self.depth)
         weights = jax.tree.map(lambda w: w.astype(self.dtype), weights)
 
@@ -72,8 +78,10 @@ class Skeleton(nn.Module):
     """What the supernet and the discrete network share.
 
     Attributes:
-        cells: {"cell": its choices}, in a discrete network one operation an edge (`space.of_genotype`).
-        width: channels of the first stage; each of the other two has twice as many as the one before. 16 in the benchmark.
+        cells: {"cell": its choices}, in a discrete network one operation an edge
+          (`space.of_genotype`).
+        width: channels of the first stage; each of the other two has twice as many as the one
+          before. 16 in the benchmark.
         depth: cells a stage, 5 in the benchmark.
         num_classes: size of the output.
     """
@@ -99,8 +107,16 @@ class Skeleton(nn.Module):
         """stage: (its number, x) -> x. discrete: norms have running averages."""
 
         def conv(name, x, width, size, stride=1):
-            padding, norm = size // 2, normed and size > 1  # the shortcut of a residual block has no norm
-            options = {"norm": norm, "averages": discrete, "dtype": self.dtype, "axis_name": self.axis_name}
+            padding, norm = (
+                size // 2,
+                normed and size > 1,
+            )  # the shortcut of a residual block has no norm
+            options = {
+                "norm": norm,
+                "averages": discrete,
+                "dtype": self.dtype,
+                "axis_name": self.axis_name,
+            }
             return ConvNorm(width, size, stride, padding, **options, name=name)(x, train)
 
         x = conv("stem", images, self.width, 3)
@@ -119,11 +135,15 @@ class Skeleton(nn.Module):
         return layer(self, linear(self, features, self.num_classes), features.shape[-1])
 
     def mixed(self, images: Images, mixes: Sequence[Array], train: bool, discrete: bool) -> Logits:
-        """mixes: one a stage. discrete: with running averages in all batch norms and scale and shift in the cells' too."""
+        """mixes: one a stage. discrete: with running averages in all batch norms and scale and
+        shift in the cells' too.
+        """
         options = (self.dtype, self.axis_name, self.remat, self.unroll, discrete)
 
         def stage(i, x):
-            return Stage(self.cells["cell"], self.depth, *options, name=f"stage{i}")(x, mixes[i], train)
+            return Stage(self.cells["cell"], self.depth, *options, name=f"stage{i}")(
+                x, mixes[i], train
+            )
 
         return self.logits(images, stage, train, discrete)
 
@@ -136,16 +156,21 @@ def averaged_pairs(x: Images) -> Float[Array, "batch half_height half_width chan
     """
     batch, height, width, channels = x.shape
     if height % 2 or width % 2:
-        raise ValueError(f"a reduction of a {height}x{width} state: images must have a height and width that 4 divides")
+        raise ValueError(
+            f"a reduction of a {height}x{width} state: images must have a height and width that 4"
+            " divides"
+        )
     return jnp.mean(x.reshape(batch, height // 2, 2, width // 2, 2, channels), axis=(2, 4))
 
 
 class Supernet(Skeleton):
-    """The weight-sharing network: `apply(variables, images, {"cell": [edges, ops]}, key=None) -> logits`.
+    """The weight-sharing network: `apply(variables, images, {"cell": [edges, ops]}, key=None) ->
+    logits`.
 
-    The key is not used; every supernet takes one. All norms use the moments of the batch, those of the cells without scale and
-    shift, as in `nn.cnn.Supernet`. In the authors' searches the cells' norms have none either; whether they keep running
-    averages for validation is an option there (track_running_stats), and the norms outside of the cells always do.
+    The key is not used; every supernet takes one. All norms use the moments of the batch, those of
+    the cells without scale and shift, as in `nn.cnn.Supernet`. In the authors' searches the cells'
+    norms have none either; whether they keep running averages for validation is an option there
+    (track_running_stats), and the norms outside of the cells always do.
     """
 
     def example_mix(self) -> Mix:
@@ -162,10 +187,12 @@ class Supernet(Skeleton):
 
 
 class Network(Skeleton):
-    """A discrete network, `apply(variables, images, train=False, drop_path=None, key=None) -> (logits, None)`.
+    """A discrete network, `apply(variables, images, train=False, drop_path=None, key=None) ->
+    (logits, None)`.
 
-    Variables are `params` and `batch_stats`, the running averages of the batch norms (momentum 0.1). There is no auxiliary
-    head. The benchmark's trainings drop no paths; those that do keep identities, as `nn.network.Network`.
+    Variables are `params` and `batch_stats`, the running averages of the batch norms (momentum
+    0.1). There is no auxiliary head. The benchmark's trainings drop no paths; those that do keep
+    identities, as `nn.network.Network`.
     """
 
     def example_inputs(self, image_shape: tuple[int, ...]) -> tuple[Array]:
@@ -185,22 +212,28 @@ class Network(Skeleton):
         if train and drop_path is not None and key is not None:
             runs = [Run("normal", self.depth, self.width * 2**i) for i in range(STAGES)]
             keys = [jax.random.fold_in(key, i) for i in range(STAGES)]
-            mixes = [drop_paths(key, drop_path, choices, run, images.shape[0]) for key, run in zip(keys, runs)]
+            mixes = [
+                drop_paths(key, drop_path, choices, run, images.shape[0])
+                for key, run in zip(keys, runs)
+            ]
         return self.mixed(images, mixes, train, discrete=True), None
 
 
 class Picked(Skeleton):
-    """A supernet of which one operation an edge is computed, `apply(variables, images, picks) -> logits`.
+    """A supernet of which one operation an edge is computed, `apply(variables, images, picks) ->
+    logits`.
 
-    `picks` is an array, so that one compilation serves every cell: the place of each edge's operation among its candidates. The
-    weights are the `Supernet`'s, and so are the logits where the mix is the picks' `one_hot`, at a fraction of the work.
+    `picks` is an array, so that one compilation serves every cell: the place of each edge's
+    operation among its candidates. The weights are the `Supernet`'s, and so are the logits where
+    the mix is the picks' `one_hot`, at a fraction of the work.
 
     What scores look at is written into collections, if they are asked for (`mutable=`):
 
-    - `units`: the `Units` of all rectifiers as the authors' networks have them. Every convolution has one of its own, so that a
-      state counts as often as a convolution reads it. All of them reach the output in PyTorch's graph, where `none` is a
-      multiplication by zero.
-    - `variances`: of the input of every norm, [channels] or [cells, edges, channels]; 1 where no norm is picked.
+    - `units`: the `Units` of all rectifiers as the authors' networks have them. Every convolution
+      has one of its own, so that a state counts as often as a convolution reads it. All of them
+      reach the output in PyTorch's graph, where `none` is a multiplication by zero.
+    - `variances`: of the input of every norm, [channels] or [cells, edges, channels]; 1 where no
+      norm is picked.
     - `features`: the map that is averaged for the head.
     - `taps`: zeros, [batch, channels] or [cells, edges, batch, channels]; see `nn.taps`.
 
@@ -228,7 +261,8 @@ class Picked(Skeleton):
 
 
 class PickedStage(nn.Module):
-    """Consecutive cells of one width with one operation an edge, whose weights are those of `Stage`.
+    """Consecutive cells of one width with one operation an edge, whose weights are those of
+    `Stage`.
 
     A scan over the edges in one over the cells, so that each operation is compiled once.
     """
@@ -245,7 +279,10 @@ class PickedStage(nn.Module):
     def __call__(self, x: Images, picks: Int[Array, " edges"]) -> Images:
         choices, edges, nodes = self.choices, self.choices.edges, self.choices.num_nodes
         if len(set(choices.ops)) > 1:
-            raise ValueError("edges with different candidates cannot share a program: use a supernet's one-hot mix")
+            raise ValueError(
+                "edges with different candidates cannot share a program: use a supernet's"
+                " one-hot mix"
+            )
         weights = cell_weights(self, choices, x.shape[-1], 1, self.depth)
         if self.is_initializing():  # Shapes are all that matters.
             return x
@@ -269,12 +306,19 @@ class PickedStage(nn.Module):
         x, (on, variances) = lax.scan(one, x, (weights, taps), unroll=min(self.unroll, self.depth))
         rectified = jnp.asarray(choices.where(lambda op: op.startswith("nor_conv")), jnp.float32)
         reads = jnp.take_along_axis(rectified, picks[:, None], axis=1)[:, 0]
-        counts = [sum(reads[e] for e, edge in enumerate(edges) if edge[0] == node) for node in range(nodes)]
-        tell(self, "units", Units(on.reshape(-1, *x.shape), jnp.tile(jnp.stack(counts), self.depth)))
+        counts = [
+            sum(reads[e] for e, edge in enumerate(edges) if edge[0] == node)
+            for node in range(nodes)
+        ]
+        tell(
+            self, "units", Units(on.reshape(-1, *x.shape), jnp.tile(jnp.stack(counts), self.depth))
+        )
         tell(self, "variances", variances)
         return x
 
-    def operation(self, op: str, x: Images, weights: Mapping[str, Mapping[str, Array]], tap: Array | None):
+    def operation(
+        self, op: str, x: Images, weights: Mapping[str, Mapping[str, Array]], tap: Array | None
+    ):
         """What an edge carries, and the variances of what its norm gets."""
         variances = jnp.ones(x.shape[-1])
         if op not in OPS:
@@ -291,7 +335,9 @@ class PickedStage(nn.Module):
 
 
 def picked(cells: Mapping[str, Choices], params: Params, picks: Int[Array, " edges"]) -> Params:
-    """A supernet's weights, zero where they belong to an operation that is not picked: what the discrete network lacks."""
+    """A supernet's weights, zero where they belong to an operation that is not picked: what the
+    discrete network lacks.
+    """
     choices = cells["cell"]
 
     def keep(path, leaf):

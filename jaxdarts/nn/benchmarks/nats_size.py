@@ -1,8 +1,10 @@
-"""The networks of NATS-Bench's size space: one cell, the best of the topology space, in five layers of any width.
+"""The networks of NATS-Bench's size space: one cell, the best of the topology space, in five layers
+of any width.
 
-Dong, Liu, Musial & Gabrys, `NATS-Bench <https://arxiv.org/abs/2009.00437>`_, TPAMI 2021; layers as in its code
-(AutoDL-Projects, xautodl/models/shape_infers). The cell is the one with the best validation accuracy on CIFAR-100. Where it
-changes the width, its skip connection is a 1x1 convolution and a batch norm without relu.
+Dong, Liu, Musial & Gabrys, `NATS-Bench <https://arxiv.org/abs/2009.00437>`_, TPAMI 2021; layers as
+in its code (AutoDL-Projects, xautodl/models/shape_infers). The cell is the one with the best
+validation accuracy on CIFAR-100. Where it changes the width, its skip connection is a 1x1
+convolution and a batch norm without relu.
 """
 
 import flax.linen as nn
@@ -26,19 +28,27 @@ Images = Float[Array, "batch height width channels"]
 
 
 def convolutions(before: int, after: int) -> list[tuple[str, int, int, int]]:
-    """The convolutions of a cell: (operation, size, source state, target state); a skip is one where the width changes."""
+    """The convolutions of a cell: (operation, size, source state, target state); a skip is one
+    where the width changes.
+    """
     edges = [(op, source, target) for (op, _), (source, target) in zip(CELL.cell, all_edges())]
-    return [(op, 1 if op == _SKIP else 3, source, target) for op, source, target in edges if op == _CONV or before != after]
+    return [
+        (op, 1 if op == _SKIP else 3, source, target)
+        for op, source, target in edges
+        if op == _CONV or before != after
+    ]
 
 
 class Network(nn.Module):
-    """A network by its widths, `apply(variables, images, train=False, drop_path=None, key=None) -> (logits, None)`.
+    """A network by its widths, `apply(variables, images, train=False, drop_path=None, key=None) ->
+    (logits, None)`.
 
-    Variables are `params` and `batch_stats`, the running averages of the batch norms (momentum 0.1). There is no auxiliary head
-    and nothing is dropped.
+    Variables are `params` and `batch_stats`, the running averages of the batch norms (momentum
+    0.1). There is no auxiliary head and nothing is dropped.
 
     Attributes:
-        channels: of the five layers, cell, reduction, cell, reduction, cell; the stem has those of the first.
+        channels: of the five layers, cell, reduction, cell, reduction, cell; the stem has those of
+          the first.
         num_classes: size of the output.
     """
 
@@ -63,10 +73,14 @@ class Network(nn.Module):
         if drop_path is not None:
             raise ValueError("drop_path is given: a network of the size space drops nothing")
         Layer = nn.remat(_Layer, static_argnums=(2,)) if self.remat else _Layer
-        stem = ConvNorm(self.channels[0], 3, padding=1, dtype=self.dtype, axis_name=self.axis_name, name="stem")
+        stem = ConvNorm(
+            self.channels[0], 3, padding=1, dtype=self.dtype, axis_name=self.axis_name, name="stem"
+        )
         x = stem(images, train)
         for i, width in enumerate(self.channels):
-            x = Layer(width, i in REDUCTIONS, self.dtype, self.axis_name, name=f"layer{i}")(x, train)
+            x = Layer(width, i in REDUCTIONS, self.dtype, self.axis_name, name=f"layer{i}")(
+                x, train
+            )
         x = jax.nn.relu(LastNorm(True, self.axis_name, name="last_norm")(x, train))
         features = jnp.mean(x.astype(jnp.promote_types(self.dtype, jnp.float32)), axis=(1, 2))
         return linear(self, features, self.num_classes), None
@@ -81,7 +95,9 @@ class _Layer(nn.Module):
     axis_name: str | None
 
     @nn.compact
-    def __call__(self, x: Images, train: bool) -> Float[Array, "batch out_height out_width out_channels"]:
+    def __call__(
+        self, x: Images, train: bool
+    ) -> Float[Array, "batch out_height out_width out_channels"]:
         def conv(name, x, size, stride=1, norm=True):
             options = {"norm": norm, "dtype": self.dtype, "axis_name": self.axis_name}
             return ConvNorm(self.width, size, stride, size // 2, **options, name=name)(x, train)
@@ -90,7 +106,10 @@ class _Layer(nn.Module):
             y = conv("first", jax.nn.relu(x), 3, stride=2)
             y = conv("second", jax.nn.relu(y), 3)
             return y + conv("shortcut", averaged_pairs(x), 1, norm=False)
-        made = {(source, target): (op, size) for op, size, source, target in convolutions(x.shape[-1], self.width)}
+        made = {
+            (source, target): (op, size)
+            for op, size, source, target in convolutions(x.shape[-1], self.width)
+        }
         states = {0: x}
         for (source, target), _ in zip(all_edges(), CELL.cell):
             y = states[source]

@@ -1,8 +1,10 @@
-"""The networks of the 64-model space: a stem of two convolutions and equal cells, none of which reduces the map.
+"""The networks of the 64-model space: a stem of two convolutions and equal cells, none of which
+reduces the map.
 
 Zhang et al., Deeper Insights into Weight Sharing in Neural Architecture Search, 2020, and its code
-(ultmaster/deeper-insights-weight-sharing), which is followed where the two differ: a cell's output is its nodes side by side. A
-cell reads the cell before it alone, through a 1x1 convolution, and keeps all its edges.
+(ultmaster/deeper-insights-weight-sharing), which is followed where the two differ: a cell's output
+is its nodes side by side. A cell reads the cell before it alone, through a 1x1 convolution, and
+keeps all its edges.
 """
 
 import functools
@@ -56,9 +58,11 @@ class Skeleton(nn.Module):
 
         Args:
             images: what to classify.
-            one: (input of a cell [1, batch, height, width, channels], its weights, its part of `own`) -> (output, anything).
+            one: (input of a cell [1, batch, height, width, channels], its weights, its part of
+              `own`) -> (output, anything).
             own: a tree with a leading axis over the cells.
-            train, averages: whether the stem's norms use the batch's moments, and keep running averages.
+            train, averages: whether the stem's norms use the batch's moments, and keep running
+              averages.
 
         Returns:
             Logits, and what `one` returned besides, stacked over the cells.
@@ -67,12 +71,21 @@ class Skeleton(nn.Module):
         out_width = len(choices.concat) * self.width
         x = images
         for i in range(2):
-            options = {"averages": averages, "momentum": MOMENTUM, "dtype": self.dtype, "axis_name": self.axis_name}
+            options = {
+                "averages": averages,
+                "momentum": MOMENTUM,
+                "dtype": self.dtype,
+                "axis_name": self.axis_name,
+            }
             x = ConvNorm(stem_width, 3, padding=1, **options, name=f"stem{i}")(x, train)
-        # All cells must see inputs of one shape: zero channels are added, and to the 1x1 convolutions zero rows.
+        # All cells must see inputs of one shape: zero channels are added, and to the 1x1
+        # convolutions zero rows.
         wide = max(stem_width, out_width)
         inputs = [stem_width] + [out_width] * (self.depth - 1)
-        pairs = [(self.param(f"preprocess{i}", uniform(c), (c, self.width)), wide - c) for i, c in enumerate(inputs)]
+        pairs = [
+            (self.param(f"preprocess{i}", uniform(c), (c, self.width)), wide - c)
+            for i, c in enumerate(inputs)
+        ]
         preprocess = jnp.stack([jnp.pad(w, ((0, rest), (0, 0))) for w, rest in pairs])
         weights = cell_weights(self, choices, self.width, 1, self.depth)
         preprocess, weights = jax.tree.map(lambda w: w.astype(self.dtype), (preprocess, weights))
@@ -86,12 +99,15 @@ class Skeleton(nn.Module):
         if not self.is_initializing():  # there, shapes are all that matters
             x = jnp.pad(x, [(0, 0)] * 3 + [(0, wide - stem_width)])
             x, rest = lax.scan(body, x, (preprocess, weights, own))
-        features = jnp.mean(x[..., :out_width].astype(jnp.promote_types(self.dtype, jnp.float32)), axis=(1, 2))
+        features = jnp.mean(
+            x[..., :out_width].astype(jnp.promote_types(self.dtype, jnp.float32)), axis=(1, 2)
+        )
         return linear(self, features, self.num_classes), rest
 
 
 class Supernet(Skeleton):
-    """All operations on all edges: `apply(variables, images, {"cell": [edges, ops]}, key=None) -> logits`, for any mix.
+    """All operations on all edges: `apply(variables, images, {"cell": [edges, ops]}, key=None) ->
+    logits`, for any mix.
 
     All norms use the moments of the batch, as in the other spaces' supernets. The key is not used.
     """
@@ -109,18 +125,22 @@ class Supernet(Skeleton):
         norm = functools.partial(batch_norms, axis_name=self.axis_name)
 
         def one(x, weights, own):
-            return cell(weights, norm([x])[0], mix["cell"], self.cells["cell"], 1, Norms(norm, norm)), None
+            return cell(
+                weights, norm([x])[0], mix["cell"], self.cells["cell"], 1, Norms(norm, norm)
+            ), None
 
         return self.logits(images, one, None, train=True, averages=False)[0]
 
 
 class SinglePath(Skeleton):
-    """One operation an edge, chosen by an array: `apply(variables, images, picks, train=False) -> logits`.
+    """One operation an edge, chosen by an array: `apply(variables, images, picks, train=False) ->
+    logits`.
 
-    picks: [edges], the number of each edge's operation. Nothing else is computed, and one program serves all children. The
-    weights are those of `Supernet`; the norms have running averages (collection `batch_stats`), in the cells those of every
-    operation of every edge, and only the picked ones' are updated in training. A child is evaluated with them, as the authors
-    do: its norms remember what other children did to their common states.
+    picks: [edges], the number of each edge's operation. Nothing else is computed, and one program
+    serves all children. The weights are those of `Supernet`; the norms have running averages
+    (collection `batch_stats`), in the cells those of every operation of every edge, and only the
+    picked ones' are updated in training. A child is evaluated with them, as the authors do: its
+    norms remember what other children did to their common states.
     """
 
     def example_inputs(self, image_shape: tuple[int, ...]) -> tuple[Array, Array]:
@@ -128,12 +148,15 @@ class SinglePath(Skeleton):
         return jnp.zeros((1, *image_shape)), jnp.zeros(len(self.cells["cell"].edges), jnp.int32)
 
     @nn.compact
-    def __call__(self, images: Images, picks: Int[Array | np.ndarray, " edges"], train: bool = False) -> Logits:
+    def __call__(
+        self, images: Images, picks: Int[Array | np.ndarray, " edges"], train: bool = False
+    ) -> Logits:
         return _one_child(self, images, jnp.asarray(picks), train)
 
 
 class Network(Skeleton):
-    """The network of one child alone: `apply(variables, images, train=False, drop_path=None, key=None) -> (logits, None)`.
+    """The network of one child alone: `apply(variables, images, train=False, drop_path=None,
+    key=None) -> (logits, None)`.
 
     `cells` have one operation an edge. There is no drop path, and the key is not used.
     """
@@ -144,14 +167,25 @@ class Network(Skeleton):
 
     @nn.compact
     def __call__(
-        self, images: Images, train: bool = False, drop_path: None = None, key: Key[Array, ""] | None = None
+        self,
+        images: Images,
+        train: bool = False,
+        drop_path: None = None,
+        key: Key[Array, ""] | None = None,
     ) -> tuple[Logits, None]:
-        return _one_child(self, images, jnp.zeros(len(self.cells["cell"].edges), jnp.int32), train), None
+        return _one_child(
+            self, images, jnp.zeros(len(self.cells["cell"].edges), jnp.int32), train
+        ), None
 
 
-def _one_child(module: Skeleton, images: Images, picks: Int[Array, " edges"], train: bool) -> Logits:
+def _one_child(
+    module: Skeleton, images: Images, picks: Int[Array, " edges"], train: bool
+) -> Logits:
     choices = module.cells["cell"]
-    shapes = {"cell_input": (module.depth, 1, module.width), "cell": (module.depth, *choices.shape, NORMS, module.width)}
+    shapes = {
+        "cell_input": (module.depth, 1, module.width),
+        "cell": (module.depth, *choices.shape, NORMS, module.width),
+    }
     kept = {
         (place, name): module.variable("batch_stats", f"{place}_{name}", start, shape)
         for place, shape in shapes.items()
@@ -159,7 +193,9 @@ def _one_child(module: Skeleton, images: Images, picks: Int[Array, " edges"], tr
     }
 
     def one(x, weights, own):
-        x, inputs = _normed(x, _of(own, "cell_input"), 1, lambda x, norm: norm([x])[0], train, module.axis_name)
+        x, inputs = _normed(
+            x, _of(own, "cell_input"), 1, lambda x, norm: norm([x])[0], train, module.axis_name
+        )
         out, nodes = path(weights, _of(own, "cell"), x[0], picks, choices, train, module.axis_name)
         new = {("cell_input", name): value for name, value in inputs.items()}
         return out, new | {("cell", name): value for name, value in nodes.items()}
@@ -172,8 +208,17 @@ def _one_child(module: Skeleton, images: Images, picks: Int[Array, " edges"], tr
     return logits
 
 
-def path(weights, averages, x: Images, picks: Int[Array, " edges"], choices: Choices, train: bool, axis_name: str | None):
-    """The nodes of a cell of one operation an edge, side by side, and the running averages after it.
+def path(
+    weights,
+    averages,
+    x: Images,
+    picks: Int[Array, " edges"],
+    choices: Choices,
+    train: bool,
+    axis_name: str | None,
+):
+    """The nodes of a cell of one operation an edge, side by side, and the running averages after
+    it.
 
     Args:
         weights: as of `nn.cell.cell`.
@@ -196,7 +241,8 @@ def path(weights, averages, x: Images, picks: Int[Array, " edges"], choices: Cho
 
             return _normed(x, own, 2, run, train, axis_name)
 
-        # Else the forward pass would write zeros for whatever the branches not taken want to keep for theirs.
+        # Else the forward pass would write zeros for whatever the branches not taken want to keep
+        # for theirs.
         return jax.checkpoint(apply)
 
     states: dict[int, Array] = {0: x}
@@ -213,13 +259,17 @@ def _of(own: Mapping[tuple[str, str], Array], place: str) -> dict[str, Array]:
 
 
 def _normed(x, averages, lead: int, run, train: bool, axis_name: str | None):
-    """`run(x, norm)` with norms without scale and shift, and the averages [norms, channels] after it; unused ones stay.
+    """`run(x, norm)` with norms without scale and shift, and the averages [norms, channels] after
+    it; unused ones stay.
 
     lead: axes before the batch in what is normalised; groups and edges in a bundle.
     """
     ones, zeros = jnp.ones_like(averages["mean"]), jnp.zeros_like(averages["mean"])
     table = {**averages, "scale": ones, "shift": zeros}
-    sites = [{name: value[i].reshape((1,) * lead + (-1,)) for name, value in table.items()} for i in range(ones.shape[0])]
+    sites = [
+        {name: value[i].reshape((1,) * lead + (-1,)) for name, value in table.items()}
+        for i in range(ones.shape[0])
+    ]
     norm = Running(sites, train, axis_name, MOMENTUM)
     y = run(x, norm)
     new = dict(averages)
@@ -228,8 +278,12 @@ def _normed(x, averages, lead: int, run, train: bool, axis_name: str | None):
     return y, new
 
 
-def used(choices: Choices, params: Mapping[str, Any], picks: Int[Array, " edges"]) -> dict[str, Any]:
-    """Which weights of a `SinglePath` a child has: for each of them an array that broadcasts against it."""
+def used(
+    choices: Choices, params: Mapping[str, Any], picks: Int[Array, " edges"]
+) -> dict[str, Any]:
+    """Which weights of a `SinglePath` a child has: for each of them an array that broadcasts
+    against it.
+    """
     mask: dict[str, Any] = jax.tree.map(lambda _: jnp.array(True), dict(params))
     for op in weight_shapes(choices, 1, 1):
         edges = edges_of(choices, op)
@@ -241,9 +295,11 @@ def used(choices: Choices, params: Mapping[str, Any], picks: Int[Array, " edges"
 
 
 def prefix(tree: Mapping[str, Any], cells: int | Array) -> dict[str, Any]:
-    """Which weights, or running averages, of a `SinglePath` belong to its stem and its first so many cells.
+    """Which weights, or running averages, of a `SinglePath` belong to its stem and its first so
+    many cells.
 
-    For each of them an array that broadcasts against it; a cell begins with its 1x1 convolution, the classifier is no cell.
+    For each of them an array that broadcasts against it; a cell begins with its 1x1 convolution,
+    the classifier is no cell.
     """
 
     def of(name: str, value: Any) -> Any:
@@ -253,6 +309,8 @@ def prefix(tree: Mapping[str, Any], cells: int | Array) -> dict[str, Any]:
             return jnp.array(False)
         if name.startswith("preprocess"):
             return jnp.asarray(int(name.removeprefix("preprocess")) < cells)
-        return (jnp.arange(value.shape[0]) < cells).reshape(-1, *[1] * (value.ndim - 1))  # [cells, ...]
+        return (jnp.arange(value.shape[0]) < cells).reshape(
+            -1, *[1] * (value.ndim - 1)
+        )  # [cells, ...]
 
     return {name: of(name, value) for name, value in tree.items()}

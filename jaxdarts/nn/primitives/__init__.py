@@ -1,1 +1,3 @@
-"""Convolutions, pooling and norms with a lowering for each platform, differentiable any number of times."""
+"""Convolutions, pooling and norms with a lowering for each platform, differentiable any number of
+times.
+"""

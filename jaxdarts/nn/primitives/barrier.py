@@ -1,8 +1,9 @@
 """Arrays that XLA computes once on a CPU, however many read them.
 
-XLA fuses what makes an array into each of its readers, and then computes it again in each. On a CPU that is slow wherever an
-array has many readers or a reader looks at every element many times, so the networks name such arrays. Compilers for GPUs and
-TPUs weigh fusions by their cost, and a barrier only keeps a relu or a norm out of the convolution that reads it.
+XLA fuses what makes an array into each of its readers, and then computes it again in each. On a CPU
+that is slow wherever an array has many readers or a reader looks at every element many times, so
+the networks name such arrays. Compilers for GPUs and TPUs weigh fusions by their cost, and a
+barrier only keeps a relu or a norm out of the convolution that reads it.
 """
 
 import jax
@@ -27,4 +28,6 @@ _once.def_abstract_eval(lambda x: x)
 ad.deflinear(_once, lambda cotangent: [_once.bind(cotangent)])
 batching.primitive_batchers[_once] = _batch
 mlir.register_lowering(_once, mlir.lower_fun(lambda x: x, multiple_results=False))
-mlir.register_lowering(_once, mlir.lower_fun(lax.optimization_barrier, multiple_results=False), platform="cpu")
+mlir.register_lowering(
+    _once, mlir.lower_fun(lax.optimization_barrier, multiple_results=False), platform="cpu"
+)

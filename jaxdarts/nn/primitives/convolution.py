@@ -1,12 +1,14 @@
-"""Dense convolution as one trilinear form, closed under every order of differentiation, like `depthwise`.
+"""Dense convolution as one trilinear form, closed under every order of differentiation, like
+`depthwise`.
 
 A convolution, its input gradient and its weight gradient each leave one argument out of
 
     T(x, w, y) = sum of x[b, s h + i - p, s v + j - p, c] w[i, j, c, d] y[b, h, v, d]
 
-and are XLA's own convolutions, but for the gradients on a CPU: inside a loop, such as a scan over cells, XLA does not hand
-those to the library that convolves, and they take 30 to 100 times as long as outside. There the input gradient is written as
-the forward convolution that it is, and the weight gradient as a matrix product for every tap.
+and are XLA's own convolutions, but for the gradients on a CPU: inside a loop, such as a scan over
+cells, XLA does not hand those to the library that convolves, and they take 30 to 100 times as long
+as outside. There the input gradient is written as the forward convolution that it is, and the
+weight gradient as a matrix product for every tap.
 """
 
 import functools
@@ -24,7 +26,7 @@ from jaxdarts.nn.primitives.depthwise import mapped_first
 
 
 class Geometry(NamedTuple):
-    """Static shape of one convolution: input height and width, kernel sizes, strides; same padding."""
+    """Static shape of one convolution: input size, kernel sizes, strides; same padding."""
 
     image: tuple[int, int]
     size: tuple[int, int]
@@ -36,7 +38,10 @@ class Geometry(NamedTuple):
 
     @property
     def output(self) -> tuple[int, int]:
-        height, width = ((n + 2 * p - k) // s + 1 for n, (p, _), k, s in zip(self.image, self.padding, self.size, self.strides))
+        height, width = (
+            (n + 2 * p - k) // s + 1
+            for n, (p, _), k, s in zip(self.image, self.padding, self.size, self.strides)
+        )
         return height, width
 
 
@@ -45,13 +50,17 @@ def convolution(
     kernel: Float[Array, "rows columns channels out"],
     strides: tuple[int, int] = (1, 1),
 ) -> Float[Array, "batch out_height out_width out"]:
-    """Convolves with zero padding that keeps height and width at stride 1, as PyTorch's `Conv2d(padding=(size - 1) // 2)`."""
+    """Convolves with zero padding that keeps height and width at stride 1, as PyTorch's
+    `Conv2d(padding=(size - 1) // 2)`.
+    """
     geometry = Geometry((x.shape[1], x.shape[2]), (kernel.shape[0], kernel.shape[1]), strides)
     return _form.bind(x, kernel, missing="y", geometry=geometry)
 
 
 def _missing_y(x: Array, w: Array, geo: Geometry) -> Array:
-    return lax.conv_general_dilated(x, w, geo.strides, geo.padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    return lax.conv_general_dilated(
+        x, w, geo.strides, geo.padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
 
 
 def _missing_x(w: Array, y: Array, geo: Geometry) -> Array:
@@ -70,7 +79,11 @@ def _missing_w_on_cpu(x: Array, y: Array, geo: Geometry) -> Array:
     # Without the barriers XLA computes what made x and y again for every tap.
     padded, y = lax.optimization_barrier((jnp.pad(x, ((0, 0), *geo.padding, (0, 0))), y))
     taps = [
-        jnp.einsum("bhwc,bhwd->cd", padded[:, i : i + s * (height - 1) + 1 : s, j : j + t * (width - 1) + 1 : t], y)
+        jnp.einsum(
+            "bhwc,bhwd->cd",
+            padded[:, i : i + s * (height - 1) + 1 : s, j : j + t * (width - 1) + 1 : t],
+            y,
+        )
         for i in range(geo.size[0])
         for j in range(geo.size[1])
     ]
@@ -78,7 +91,9 @@ def _missing_w_on_cpu(x: Array, y: Array, geo: Geometry) -> Array:
 
 
 def _missing_x_on_cpu(w: Array, y: Array, geo: Geometry) -> Array:
-    """A convolution of stride 1 of y, zeros in the gaps of its stride, with the kernel flipped and its channels swapped."""
+    """A convolution of stride 1 of y, zeros in the gaps of its stride, with the kernel flipped and
+    its channels swapped.
+    """
     gaps = [
         (k - 1 - p, p + n - s * (m - 1) - 1, s - 1)
         for n, m, k, (p, _), s in zip(geo.image, geo.output, geo.size, geo.padding, geo.strides)
@@ -86,7 +101,9 @@ def _missing_x_on_cpu(w: Array, y: Array, geo: Geometry) -> Array:
     spread = lax.pad(y, np.zeros((), y.dtype), [(0, 0, 0), *gaps, (0, 0, 0)])
     # Behind the barrier both lie in memory as the library that convolves wants them.
     spread, flipped = lax.optimization_barrier((spread, jnp.swapaxes(w[::-1, ::-1], 2, 3)))
-    return lax.conv_general_dilated(spread, flipped, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    return lax.conv_general_dilated(
+        spread, flipped, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
 
 
 _ARGUMENTS = {"y": "xw", "w": "xy", "x": "wy"}
@@ -121,12 +138,18 @@ def _shape(a, b, *, missing: str, geometry: Geometry) -> jax.core.ShapedArray:
     return jax.core.ShapedArray(shape, jnp.result_type(a, b))
 
 
-def _transpose(position: int, cotangent: Array, *arguments, missing: str, geometry: Geometry) -> Array:
-    """Transpose of the form that lacks `missing` in one of its arguments: the form that lacks that argument."""
+def _transpose(
+    position: int, cotangent: Array, *arguments, missing: str, geometry: Geometry
+) -> Array:
+    """Transpose of the form that lacks `missing` in one of its arguments: the form that lacks that
+    argument.
+    """
     names = _ARGUMENTS[missing]
     known = {missing: cotangent, names[1 - position]: arguments[1 - position]}
     lacking = names[position]
-    return _form.bind(*(known[name] for name in _ARGUMENTS[lacking]), missing=lacking, geometry=geometry)
+    return _form.bind(
+        *(known[name] for name in _ARGUMENTS[lacking]), missing=lacking, geometry=geometry
+    )
 
 
 _form = Primitive("convolution")

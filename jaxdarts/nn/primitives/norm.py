@@ -1,15 +1,18 @@
-"""Batch normalisation from one trilinear form, closed under every order of differentiation, like `depthwise`.
+"""Batch normalisation from one trilinear form, closed under every order of differentiation, like
+`depthwise`.
 
-What batch norms and all their derivatives do to arrays of images are the ways to leave arguments out of
+What batch norms and all their derivatives do to arrays of images are the ways to leave arguments
+out of
 
     T(y, x, s, t) = sum over pixels and channels of y (s x + t),    s, t: one number a channel
 
-namely `affine`, s x + t, and `sums`, (sum of y x, sum of y) over the pixels; the rest is arithmetic on a few numbers a channel.
-Both pairs, (s, t) and the sums, are one array each, [*lead, 1, 1, 2, channels], for several arrays of images at once (their
-edges side by side): every array is a kernel more to compile.
-As primitives they are few equations to trace however often they are differentiated, and each reads its arguments once: both
-sums come from one variadic reduction, over one row of pixels first and over the rows then, the order that XLA vectorises on a
-CPU (3 to 9 times faster than the reductions that JAX derives).
+namely `affine`, s x + t, and `sums`, (sum of y x, sum of y) over the pixels; the rest is arithmetic
+on a few numbers a channel. Both pairs, (s, t) and the sums, are one array each, [*lead, 1, 1, 2,
+channels], for several arrays of images at once (their edges side by side): every array is a kernel
+more to compile. As primitives they are few equations to trace however often they are
+differentiated, and each reads its arguments once: both sums come from one variadic reduction, over
+one row of pixels first and over the rows then, the order that XLA vectorises on a CPU (3 to 9 times
+faster than the reductions that JAX derives).
 """
 
 import functools
@@ -34,7 +37,8 @@ EPSILON = 1e-5
 
 
 def moments(x: Images, axis_name: str | None = None) -> tuple[Array, Array]:
-    """Mean and biased variance over batch, height and width, per channel and entry of the axes before the batch.
+    """Mean and biased variance over batch, height and width, per channel and entry of the axes
+    before the batch.
 
     Taken in float32 at least and, inside `pmap`, over all devices of `axis_name`.
     """
@@ -54,7 +58,8 @@ def _mean_and_variance(averages: Array) -> tuple[Array, Array]:
     return mean, lax.select(variance > 0, variance, lax.full_like(variance, 0))
 
 
-# Computed again in a backward pass: they are few, and every array of them that is kept is a kernel more to compile.
+# Computed again in a backward pass: they are few, and every array of them that is kept is a kernel
+# more to compile.
 @functools.partial(jax.checkpoint, prevent_cse=False, static_argnums=(3,))
 def _normalising(averages: Array, gain: Array | None, shift: Array | None, epsilon: float) -> Array:
     """The scale and the shift that a batch norm comes to, as a pair."""
@@ -81,9 +86,9 @@ def batch_norm(
 ) -> Array:
     """Normalises with the `moments` of the batch.
 
-    `gain` multiplies the result and `shift` is added to it; as parts of one scale and shift they cost nothing, and the
-    gradient of the gain comes from sums that the normalisation needs anyway. With more leading entries than `x`, the gain makes
-    as many results out of one normalisation.
+    `gain` multiplies the result and `shift` is added to it; as parts of one scale and shift they
+    cost nothing, and the gradient of the gain comes from sums that the normalisation needs anyway.
+    With more leading entries than `x`, the gain makes as many results out of one normalisation.
     """
     numbers = _normalising(_averages([x], axis_name), gain, shift, epsilon)
     return _affine_of([jnp.broadcast_to(x, (*numbers.shape[:-4], *x.shape[-4:]))], numbers)[0]
@@ -94,15 +99,19 @@ def batch_norms(
 ) -> list[Bundle]:
     """`batch_norm` of each of some bundles, which differ in their number of edges only.
 
-    A gain has as many edges as its result, and its bundle has as many or one that they share. What is arithmetic on a few
-    numbers a channel is done for all bundles at once: a program takes the longer to compile the more instructions it has.
+    A gain has as many edges as its result, and its bundle has as many or one that they share. What
+    is arithmetic on a few numbers a channel is done for all bundles at once: a program takes the
+    longer to compile the more instructions it has.
     """
     averages = _averages(bundles, axis_name)
     if gains is None:
         return _affine_of(bundles, _normalising(averages, None, None, EPSILON))
     leads = [gain.shape[:-4] for gain in gains]
     if leads != [x.shape[:-4] for x in bundles]:
-        parts = [jnp.broadcast_to(a, (*lead, *a.shape[-4:])) for a, lead in zip(_parted(averages, bundles), leads)]
+        parts = [
+            jnp.broadcast_to(a, (*lead, *a.shape[-4:]))
+            for a, lead in zip(_parted(averages, bundles), leads)
+        ]
         averages = _joined(parts)
         bundles = [jnp.broadcast_to(x, (*lead, *x.shape[-4:])) for x, lead in zip(bundles, leads)]
     return _affine_of(bundles, _normalising(averages, _joined(gains), None, EPSILON))
@@ -117,17 +126,26 @@ class Running:
     """Batch norms with scale, shift and running averages, applied in the order of `sites`.
 
     Args:
-        sites: {"scale", "shift", "mean", "variance"}, each [*lead, channels], for every call to come.
-        train: normalise with the moments of the batch and collect the new running averages in `averages`; else with the
-            running averages.
-        momentum: share of the new moments, PyTorch's convention; the variance is collected unbiased, as there.
+        sites: {"scale", "shift", "mean", "variance"}, each [*lead, channels], for every call to
+          come.
+        train: normalise with the moments of the batch and collect the new running averages in
+            `averages`; else with the running averages.
+        momentum: share of the new moments, PyTorch's convention; the variance is collected
+          unbiased, as there.
     """
 
     def __init__(self, sites, train: bool, axis_name: str | None = None, momentum: float = 0.1):
-        self.sites, self.train, self.axis_name, self.momentum = iter(sites), train, axis_name, momentum
+        self.sites, self.train, self.axis_name, self.momentum = (
+            iter(sites),
+            train,
+            axis_name,
+            momentum,
+        )
         self.averages: list[dict[str, Array]] = []
 
-    def __call__(self, bundles: Sequence[Images], gains: Sequence[Array] | None = None) -> list[Array]:
+    def __call__(
+        self, bundles: Sequence[Images], gains: Sequence[Array] | None = None
+    ) -> list[Array]:
         return [self.one(x, gain) for x, gain in zip(bundles, gains or [None] * len(bundles))]
 
     def one(self, x: Images, gain: Array | None = None) -> Array:
@@ -135,60 +153,95 @@ class Running:
         mean, variance = site["mean"], site["variance"]
         if self.train:
             mean, variance = moments(x, self.axis_name)
-            count = x.shape[-4] * x.shape[-3] * x.shape[-2] * (lax.axis_size(self.axis_name) if self.axis_name else 1)
+            count = (
+                x.shape[-4]
+                * x.shape[-3]
+                * x.shape[-2]
+                * (lax.axis_size(self.axis_name) if self.axis_name else 1)
+            )
             new = {"mean": mean, "variance": variance * (count / max(count - 1, 1))}
-            mixed = {name: (1 - self.momentum) * site[name] + self.momentum * value for name, value in new.items()}
-            self.averages.append({name: jnp.squeeze(value, (-4, -3, -2)) for name, value in mixed.items()})
+            mixed = {
+                name: (1 - self.momentum) * site[name] + self.momentum * value
+                for name, value in new.items()
+            }
+            self.averages.append(
+                {name: jnp.squeeze(value, (-4, -3, -2)) for name, value in mixed.items()}
+            )
         scale = site["scale"] * lax.rsqrt(variance + EPSILON)
         shift = site["shift"] - mean * scale
         return affine(x, scale, shift) if gain is None else affine(x, scale * gain, shift * gain)
 
 
 def affine(x: Images, scale: Array | None = None, shift: Array | None = None) -> Array:
-    """scale * x + shift, with one number a channel, or one for all (size 1), of each; `x` repeats where they have more rows."""
+    """scale * x + shift, with one number a channel, or one for all (size 1), of each; `x` repeats
+    where they have more rows.
+    """
     if scale is None:
         return x
     numbers = scale if shift is None else _pair(scale, shift)
     lead = jnp.broadcast_shapes(x.shape[:-4], numbers.shape[:-4])
-    return _affine_of([jnp.broadcast_to(x, (*lead, *x.shape[-4:]))], jnp.broadcast_to(numbers, (*lead, *numbers.shape[-4:])))[0]
+    return _affine_of(
+        [jnp.broadcast_to(x, (*lead, *x.shape[-4:]))],
+        jnp.broadcast_to(numbers, (*lead, *numbers.shape[-4:])),
+    )[0]
 
 
 def _affine_of(bundles: Sequence[Images], numbers: Array) -> list[Array]:
-    """`affine` of a scale, or of a pair of scale and shift; those of the bundles' edges side by side."""
+    """`affine` of a scale, or of a pair of scale and shift; those of the bundles' edges side by
+    side.
+    """
     numbers = jnp.broadcast_to(numbers, (*numbers.shape[:-1], bundles[0].shape[-1]))
     return _affine.bind(*bundles, numbers, shifted=numbers.shape[-2] == 2)
 
 
 @jax.jit
 def _total_on_cpu(rows: Sequence[tuple[Array, Array]]) -> Array:
-    """From pairs of sums over every row of pixels, one of each array of images, the sums over all."""
+    """Adds up pairs of sums over every row of pixels, one pair for each array of images."""
     # Without the barrier XLA makes one reduction of the two.
     rows = lax.optimization_barrier(rows)
-    return _joined([jnp.expand_dims(jnp.sum(jnp.stack(pair, axis=-2), axis=(-4, -3)), (-4, -3)) for pair in rows])
+    return _joined(
+        [
+            jnp.expand_dims(jnp.sum(jnp.stack(pair, axis=-2), axis=(-4, -3)), (-4, -3))
+            for pair in rows
+        ]
+    )
 
 
 def _total(images: Sequence[tuple[Array, Array]]) -> Array:
-    """From pairs of sums over every image, one of each array of images, the sums over all: one kernel for all arrays."""
+    """From pairs of sums over every image, one of each array of images, the sums over all: one
+    kernel for all arrays.
+    """
     pairs = [jnp.stack(pair, axis=-2) for pair in images]
     joined = pairs[0] if len(pairs) == 1 else lax.concatenate(pairs, pairs[0].ndim - 4)
     return jnp.expand_dims(jnp.sum(joined, axis=-3), (-4, -3))
 
 
-# Jitted, so that each shape is traced once; inlined, so that XLA may fuse it with what is around it.
+# Jitted, so that each shape is traced once; inlined, so that XLA may fuse it with what is around
+# it.
 @functools.partial(jax.jit, inline=True, static_argnames=("axes", "total"))
-def _apply_sums(*arrays: Array, axes: tuple[int, ...] = (-3, -2), total: Callable = _total) -> Array:
-    """The sums of y x and of y, for arrays y, ... and as many arrays x, ...: over some axes first, over the others then.
+def _apply_sums(
+    *arrays: Array, axes: tuple[int, ...] = (-3, -2), total: Callable = _total
+) -> Array:
+    """The sums of y x and of y, for arrays y, ... and as many arrays x, ...: over some axes first,
+    over the others then.
 
     XLA would cut a reduction over all axes in two anyway, and those of the two sums apart.
     """
     arrays = tuple(wide(a) for a in arrays)
     half, add = len(arrays) // 2, lambda a, b: (a[0] + b[0], a[1] + b[1])
     zero, axes = np.zeros((), arrays[0].dtype), tuple(arrays[0].ndim + axis for axis in axes)
-    return total([lax.reduce((y * x, y), (zero, zero), add, axes) for y, x in zip(arrays[:half], arrays[half:])])
+    return total(
+        [
+            lax.reduce((y * x, y), (zero, zero), add, axes)
+            for y, x in zip(arrays[:half], arrays[half:])
+        ]
+    )
 
 
 def _of_one(sums: Callable) -> Callable:
-    """From sums of products those of squares, halved: in this measure the derivative is `_sums` of a tangent and x."""
+    """From sums of products those of squares, halved: in this measure the derivative is `_sums` of
+    a tangent and x.
+    """
     return lambda *arrays: _weighted(sums(*arrays, *arrays), 0.5, 1)
 
 
@@ -252,7 +305,9 @@ def _sums_jvp(primals, tangents):
 
 
 def _sums_transpose(cotangent, *arguments):
-    """Of the sums as a function of their first arguments: the only ones that a derivative is linear in."""
+    """Of the sums as a function of their first arguments: the only ones that a derivative is linear
+    in.
+    """
     half = len(arguments) // 2
     cotangents = _affine.bind(*arguments[half:], cotangent, shifted=True)
     return [new.astype(y.aval.dtype) for new, y in zip(cotangents, arguments)] + [None] * half
@@ -264,10 +319,14 @@ def _moments_jvp(primals, tangents):
 
 def _affine_jvp(primals, tangents, *, shifted: bool):
     (*arrays, numbers), (*moved, dnumbers) = primals, tangents
-    terms = [] if all(map(_zero, moved)) else [_affine.bind(*_arrays(moved), numbers, shifted=False)]
+    terms = (
+        [] if all(map(_zero, moved)) else [_affine.bind(*_arrays(moved), numbers, shifted=False)]
+    )
     if not _zero(dnumbers):
         terms.append(_affine.bind(*arrays, dnumbers, shifted=shifted))
-    return _affine.bind(*primals, shifted=shifted), [functools.reduce(ad.add_tangents, own) for own in zip(*terms)]
+    return _affine.bind(*primals, shifted=shifted), [
+        functools.reduce(ad.add_tangents, own) for own in zip(*terms)
+    ]
 
 
 def _affine_transpose(cotangents, *arguments, shifted: bool):
@@ -289,19 +348,29 @@ def _batch(primitive, arguments, axes, **parameters):
     return results, [0] * len(results) if primitive.multiple_results else 0
 
 
-_sums, _moments, _affine = Primitive("pixel_sums"), Primitive("pixel_moments"), Primitive("pixel_affine")
+_sums, _moments, _affine = (
+    Primitive("pixel_sums"),
+    Primitive("pixel_moments"),
+    Primitive("pixel_affine"),
+)
 _affine.multiple_results = True
 for primitive, apply, shape, derivative in (
     (_sums, _apply_sums, _sums_shape, _sums_jvp),
     (_moments, _of_one(_apply_sums), _moments_shape, _moments_jvp),
     (_affine, _apply_affine, _affine_shape, _affine_jvp),
 ):
-    primitive.def_impl(jax.jit(primitive.bind, static_argnames="shifted" if primitive is _affine else ()))
+    primitive.def_impl(
+        jax.jit(primitive.bind, static_argnames="shifted" if primitive is _affine else ())
+    )
     primitive.def_abstract_eval(shape)
     ad.primitive_jvps[primitive] = derivative
     batching.primitive_batchers[primitive] = functools.partial(_batch, primitive)
-    mlir.register_lowering(primitive, mlir.lower_fun(apply, multiple_results=primitive.multiple_results))
-on_cpu = functools.partial(_apply_sums, axes=(-2,), total=kept(_total_on_cpu))  # an order that vectorises
+    mlir.register_lowering(
+        primitive, mlir.lower_fun(apply, multiple_results=primitive.multiple_results)
+    )
+on_cpu = functools.partial(
+    _apply_sums, axes=(-2,), total=kept(_total_on_cpu)
+)  # an order that vectorises
 for primitive, apply in ((_sums, on_cpu), (_moments, _of_one(on_cpu))):
     mlir.register_lowering(primitive, mlir.lower_fun(apply, multiple_results=False), platform="cpu")
 ad.primitive_transposes[_sums] = _sums_transpose

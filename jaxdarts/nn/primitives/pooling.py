@@ -1,8 +1,10 @@
-"""Max pooling whose gradient gathers: closed under every order of differentiation, like `depthwise`.
+"""Max pooling whose gradient gathers: closed under every order of differentiation, like
+`depthwise`.
 
-The maximum of a window is a choice of one of its nine positions. With the choices held fixed, pooling is linear in its input,
-and so is its transpose; both are written as nine shifted selections, which XLA fuses into one loop. Differentiating the
-selections themselves would scatter through padding instead (several times slower in a cell on a CPU).
+The maximum of a window is a choice of one of its nine positions. With the choices held fixed,
+pooling is linear in its input, and so is its transpose; both are written as nine shifted
+selections, which XLA fuses into one loop. Differentiating the selections themselves would scatter
+through padding instead (several times slower in a cell on a CPU).
 """
 
 import functools
@@ -22,28 +24,50 @@ _TAPS = [(i, j) for i in range(3) for j in range(3)]
 
 
 def _windows(x: Array, fill, stride: int, height: int, width: int) -> list[Array]:
-    """The input under each of the nine taps of a 3x3 window with padding 1: nine arrays [..., height, width, channels]."""
-    x = lax.pad(x, np.array(fill, x.dtype), [(0, 0, 0)] * (x.ndim - 3) + [(1, 1, 0), (1, 1, 0), (0, 0, 0)])
-    return [x[..., i : i + stride * (height - 1) + 1 : stride, j : j + stride * (width - 1) + 1 : stride, :] for i, j in _TAPS]
+    """The input under each of the nine taps of a 3x3 window with padding 1: nine arrays [...,
+    height, width, channels].
+    """
+    x = lax.pad(
+        x, np.array(fill, x.dtype), [(0, 0, 0)] * (x.ndim - 3) + [(1, 1, 0), (1, 1, 0), (0, 0, 0)]
+    )
+    return [
+        x[
+            ...,
+            i : i + stride * (height - 1) + 1 : stride,
+            j : j + stride * (width - 1) + 1 : stride,
+            :,
+        ]
+        for i, j in _TAPS
+    ]
 
 
 def max_pool(
     x: Float[Array, "*batch height width channels"], stride: int
 ) -> Float[Array, "*batch out_height out_width channels"]:
-    """The maximum of every 3x3 window, padding 1. On a tie the gradient goes to the first maximum alone, as in PyTorch."""
+    """The maximum of every 3x3 window, padding 1. On a tie the gradient goes to the first maximum
+    alone, as in PyTorch.
+    """
     winner = _winner.bind(lax.stop_gradient(x), stride=stride)
-    return once_on_cpu(_choose.bind(x, winner, stride=stride, size=x.shape[-3:-1], transposed=False))
+    return once_on_cpu(
+        _choose.bind(x, winner, stride=stride, size=x.shape[-3:-1], transposed=False)
+    )
 
 
-def max_pool_2x2(x: Float[Array, "*batch height width channels"]) -> Float[Array, "*batch half_height half_width channels"]:
-    """The maximum of every 2x2 window, side by side: a plain reduction. On a tie the gradient is shared.
+def max_pool_2x2(
+    x: Float[Array, "*batch height width channels"],
+) -> Float[Array, "*batch half_height half_width channels"]:
+    """The maximum of every 2x2 window, side by side: a plain reduction. On a tie the gradient is
+    shared.
 
     Raises:
         ValueError: if height or width is odd.
     """
     height, width, channels = x.shape[-3:]
     if height % 2 or width % 2:
-        raise ValueError(f"a 2x2 pooling of a {height}x{width} state: height and width must be even before every reduction")
+        raise ValueError(
+            f"a 2x2 pooling of a {height}x{width} state: height and width must be even before every"
+            " reduction"
+        )
     return jnp.max(x.reshape(*x.shape[:-3], height // 2, 2, width // 2, 2, channels), axis=(-4, -2))
 
 
@@ -59,17 +83,27 @@ def _first_maximum(x: Array, *, stride: int) -> Array:
 
 
 @functools.partial(jax.jit, static_argnames=("stride", "size", "transposed"))
-def _gather(x: Array, winner: Array, *, stride: int, size: tuple[int, int], transposed: bool) -> Array:
+def _gather(
+    x: Array, winner: Array, *, stride: int, size: tuple[int, int], transposed: bool
+) -> Array:
     winner = once_on_cpu(winner)
     if not transposed:
         windows = _windows(x, 0, stride, *winner.shape[-3:-1])
-        return functools.reduce(jnp.add, [lax.select(winner == i, w, lax.full_like(w, 0)) for i, w in enumerate(windows)])
-    # Input position p lies under tap t of the window centred at p + (1, 1) - t: seen from the input, the taps are reversed.
-    gaps = [(0, 0, 0)] * (x.ndim - 3) + [(0, n - stride * (m - 1) - 1, stride - 1) for n, m in zip(size, x.shape[-3:-1])]
+        return functools.reduce(
+            jnp.add,
+            [lax.select(winner == i, w, lax.full_like(w, 0)) for i, w in enumerate(windows)],
+        )
+    # Input position p lies under tap t of the window centred at p + (1, 1) - t: seen from the
+    # input, the taps are reversed.
+    gaps = [(0, 0, 0)] * (x.ndim - 3) + [
+        (0, n - stride * (m - 1) - 1, stride - 1) for n, m in zip(size, x.shape[-3:-1])
+    ]
     spread = lax.pad(x, np.zeros((), x.dtype), [*gaps, (0, 0, 0)])
     chosen = lax.pad(winner, np.int8(-1), [*gaps, (0, 0, 0)])
     pairs = zip(_windows(spread, 0, 1, *size), _windows(chosen, -1, 1, *size))
-    return functools.reduce(jnp.add, [lax.select(c == 8 - i, w, lax.full_like(w, 0)) for i, (w, c) in enumerate(pairs)])
+    return functools.reduce(
+        jnp.add, [lax.select(c == 8 - i, w, lax.full_like(w, 0)) for i, (w, c) in enumerate(pairs)]
+    )
 
 
 def _transpose(cotangent, x, winner, *, transposed, **params):
@@ -92,11 +126,18 @@ def _batch(primitive, arguments, axes, **params):
 
 # Primitives are one equation each to trace, however often they are differentiated.
 _winner, _choose = Primitive("max_pool_winner"), Primitive("max_pool_choose")
-for primitive, apply, shape in ((_winner, _first_maximum, _winner_shape), (_choose, _gather, _shape)):
+for primitive, apply, shape in (
+    (_winner, _first_maximum, _winner_shape),
+    (_choose, _gather, _shape),
+):
     primitive.def_impl(apply)
     primitive.def_abstract_eval(shape)
     batching.primitive_batchers[primitive] = functools.partial(_batch, primitive)
     mlir.register_lowering(primitive, mlir.lower_fun(apply, multiple_results=False))
-    mlir.register_lowering(primitive, mlir.lower_fun(kept(apply), multiple_results=False), platform="cpu")
-ad.defjvp(_choose, lambda tangent, x, winner, **params: _choose.bind(tangent, winner, **params), None)
+    mlir.register_lowering(
+        primitive, mlir.lower_fun(kept(apply), multiple_results=False), platform="cpu"
+    )
+ad.defjvp(
+    _choose, lambda tangent, x, winner, **params: _choose.bind(tangent, winner, **params), None
+)
 ad.primitive_transposes[_choose] = _transpose
