@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import toy_batch, toy_cells, toy_objective, toy_params
 
 import jaxdarts as jd
 from jaxdarts import parallel
 from jaxdarts.runs import checkpoint
+from tests.helpers import toy_batch, toy_cells, toy_objective, toy_params
 
 
 def by_epoch(start, end):

@@ -5,10 +5,10 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
-from conftest import toy_batch, toy_cells, toy_objective, toy_params
 
 import jaxdarts as jd
 from jaxdarts import hypergrad, once, relax
+from tests.helpers import toy_batch, toy_cells, toy_objective, toy_params
 
 
 def mix_of(arch):

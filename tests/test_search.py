@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import toy_batch, toy_cells, toy_objective, toy_params
 
 import jaxdarts as jd
 from jaxdarts import hypergrad, relax
+from tests.helpers import toy_batch, toy_cells, toy_objective, toy_params
 
 PARAMS_TX = optax.chain(
     optax.clip_by_global_norm(0.5), optax.add_decayed_weights(3e-4), optax.sgd(0.1, momentum=0.9)

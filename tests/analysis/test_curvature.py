@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import toy_batch, toy_cells, toy_objective, toy_params
 
 import jaxdarts as jd
 from jaxdarts.analysis.curvature import (
@@ -19,6 +18,7 @@ from jaxdarts.analysis.curvature import (
     spectrum,
     stop_epoch,
 )
+from tests.helpers import toy_batch, toy_cells, toy_objective, toy_params
 
 KEY = jax.random.key(0)
 

@@ -24,7 +24,7 @@ from jaxdarts.data.tfds import prepare as tfds_prepare
 from jaxdarts.data.tfds import source as tfds_source
 
 RNG = np.random.RandomState(0)
-SHARED = Path(os.environ.get("JAXDARTS_SHARED", Path(__file__).parents[2] / "shared"))
+SHARED = Path(os.environ.get("JAXDARTS_SHARED", Path(__file__).parents[4] / "shared"))
 
 
 def labelled(size, *shape, classes=10):

@@ -12,12 +12,12 @@ import time
 
 import jax
 import pytest
-from deadly import deadly
 
 import jaxdarts as jd
 from jaxdarts import Trial, discrete
 from jaxdarts.discrete import studies
 from jaxdarts.discrete.studies import Here, conduct
+from tests.deadly import deadly
 
 SPACE = jd.spaces.nasbench201()
 KEYS = jax.random.split(jax.random.key(5), 3)

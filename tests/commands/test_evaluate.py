@@ -23,7 +23,7 @@ from jaxdarts.commands.evaluate import images as script
 from jaxdarts.commands.evaluate import recipes
 from jaxdarts.data import images, stream
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CELL = jd.Genotype(
     (("sep_conv_3x3", 0), ("skip_connect", 1)),
     (2,),

@@ -13,7 +13,6 @@ import jax
 import numpy as np
 import pytest
 from tensorboardX.record_writer import masked_crc32c
-from test_graphs import ASKED, C1, FIRST, STORED, graph
 
 import jaxdarts as jd
 from jaxdarts.commands import nats_to_csv
@@ -21,6 +20,7 @@ from jaxdarts.data.benchmarks import nasbench101, nds, tabular
 from jaxdarts.data.tfds import tfrecord
 from jaxdarts.genotypes import GraphGenotype, fingerprint, parse
 from jaxdarts.runs import Stop
+from tests.genotypes.test_graphs import ASKED, C1, FIRST, STORED, graph
 
 # ------------------------------------------------------------------------------- NATS-Bench's sizes
 

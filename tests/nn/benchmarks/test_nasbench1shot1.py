@@ -12,14 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from test_graphs import C1, C3, MP, graph
-from test_nasbench201 import conv, norm, relu
 
 import jaxdarts as jd
 from jaxdarts import algorithms, genotypes, relax
 from jaxdarts.nn.benchmarks.nasbench1shot1 import padded_max_pool
 from jaxdarts.nn.primitives.pooling import max_pool
 from jaxdarts.spaces.nasbench1shot1 import OPS, _of_parents
+from tests.genotypes.test_graphs import C1, C3, MP, graph
+from tests.nn.benchmarks.test_nasbench201 import conv, norm, relu
 
 S1, S2, S3 = (getattr(jd.spaces, f"nasbench1shot1_s{i}")() for i in (1, 2, 3))
 TINY = _of_parents(

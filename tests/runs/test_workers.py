@@ -18,7 +18,7 @@ import jaxdarts as jd
 from jaxdarts.commands.discrete import command as script
 from jaxdarts.runs import Stop
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "experiments" / "discrete.py"
 FLAGS = ["--cache_dir=", "--algorithm=rea", "--budget_evaluations=25", "--runs=4"]
 

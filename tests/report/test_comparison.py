@@ -5,12 +5,12 @@ import re
 
 import numpy as np
 import pytest
-from browser import assert_readable, needs_browser
-from test_report import _arguments
 
 from jaxdarts import genotypes, report
 from jaxdarts.report import comparison, sections
 from jaxdarts.report.sections import Section, Table
+from tests.browser import assert_readable, needs_browser
+from tests.report.test_page import _arguments
 
 GRID = np.linspace(-1, 1, 5)
 PICTURE = report.charts.contour(

@@ -17,7 +17,7 @@ from jaxdarts.commands.discrete import results as study_results
 from jaxdarts.genotypes import TOPOLOGY_OPS, TopologyGenotype
 from jaxdarts.runs import Stop
 
-SCRIPT = Path(__file__).parents[1] / "experiments" / "discrete.py"
+SCRIPT = Path(__file__).parents[2] / "experiments" / "discrete.py"
 
 
 def run(*flags):

@@ -15,7 +15,6 @@ import numpy as np
 import optax
 import pytest
 from jax import export
-from test_depthwise import reference
 
 import jaxdarts as jd
 from jaxdarts.nn import ops
@@ -24,6 +23,7 @@ from jaxdarts.nn.primitives.convolution import convolution
 from jaxdarts.nn.primitives.depthwise import depthwise
 from jaxdarts.nn.primitives.norm import affine, batch_norms
 from jaxdarts.nn.primitives.pooling import max_pool
+from tests.nn.primitives.test_depthwise import reference
 
 
 def lowered(function, platform, arguments):

@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from test_graphs import ASKED, C1, C3, FIRST, MP, STORED, graph
-from test_nasbench201 import conv, norm, relu
 
 import jaxdarts as jd
 from jaxdarts.genotypes import GRAPH_OPS, fingerprint, pruned
 from jaxdarts.nn.benchmarks.nasbench101 import MOMENTUM, vertex_channels
 from jaxdarts.nn.primitives.pooling import max_pool
+from tests.genotypes.test_graphs import ASKED, C1, C3, FIRST, MP, STORED, graph
+from tests.nn.benchmarks.test_nasbench201 import conv, norm, relu
 
 SPACE = jd.spaces.nasbench101()
 

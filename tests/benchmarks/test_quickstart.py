@@ -13,7 +13,7 @@ from pathlib import Path
 import jax
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 NOTEBOOK = (ROOT / "experiments" / "quickstart.ipynb").read_text("utf-8")
 CODE = [cell for cell in json.loads(NOTEBOOK)["cells"] if cell["cell_type"] == "code"]
 TWICE = """

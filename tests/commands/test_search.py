@@ -21,7 +21,7 @@ import jaxdarts as jd
 from jaxdarts.commands import command_line
 from jaxdarts.commands.search import images as script
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "experiments" / "search.py"
 
 EPOCH, TOTAL = 22, 44  # steps: 718 of the digits in batches of 32, two epochs

@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import Golden
 
 from jaxdarts.nn.cell import cell
 from jaxdarts.nn.ops import OPS, Norms, halved, halved_weights
 from jaxdarts.nn.primitives.norm import Running, batch_norm, batch_norms, scaled
 from jaxdarts.space import Choices
+from tests.helpers import Golden
 
 NORMS = Norms(batch_norms, batch_norms)
 # tests/test_noise.py and tests/test_nasbench201.py are about the others.

@@ -6,7 +6,6 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from browser import assert_readable, needs_browser
 
 import jaxdarts as jd
 from jaxdarts.analysis import topology
@@ -15,6 +14,7 @@ from jaxdarts.commands.analyze import tables
 from jaxdarts.commands.evaluate import images as image_evaluation
 from jaxdarts.commands.search import images as image_search
 from jaxdarts.runs import Stop
+from tests.browser import assert_readable, needs_browser
 
 
 @pytest.fixture(scope="session")

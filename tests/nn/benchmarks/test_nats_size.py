@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_nasbench201 import conv, norm, relu
 
 import jaxdarts as jd
 from jaxdarts.genotypes import SIZES, SizeGenotype, parse
 from jaxdarts.nn.benchmarks.nats_size import CELL, Network
+from tests.nn.benchmarks.test_nasbench201 import conv, norm, relu
 
 SPACE = jd.spaces.nats_size()
 

@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import toy_objective
 
 import jaxdarts as jd
 from jaxdarts.discrete import enas
 from jaxdarts.space import Choices
+from tests.helpers import toy_objective
 
 TOPOLOGY = {
     "cell": Choices(

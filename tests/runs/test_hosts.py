@@ -16,7 +16,7 @@ import pytest
 import jaxdarts as jd
 from jaxdarts.commands.search import images as script
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "experiments" / "search.py"
 
 TINY = (
