@@ -209,7 +209,7 @@ def figures(compiled: Any) -> dict[str, Any]:
         if instruction.opcode in ("all-reduce", "all-reduce-start"):
             reduces += times
             reduced += times * instruction.operand_bytes
-    found = {
+    numbers = {
         "argument_mb": memory.argument_size_in_bytes / 1e6,
         "temporary_mb": memory.temp_size_in_bytes / 1e6,
         "kernels": sum(kinds.values()),
@@ -220,10 +220,10 @@ def figures(compiled: Any) -> dict[str, Any]:
         "gigabytes": (compiled.cost_analysis() or {}).get("bytes accessed", moved) / 1e9,
     }
     if cycles:
-        found["megacycles"] = cycles / 1e6
+        numbers["megacycles"] = cycles / 1e6
     if reduces:
-        found |= {"all_reduces": reduces, "all_reduce_mb": reduced / 1e6}
-    return found
+        numbers |= {"all_reduces": reduces, "all_reduce_mb": reduced / 1e6}
+    return numbers
 
 
 class Instruction(NamedTuple):

@@ -107,9 +107,9 @@ def _looped(program: ClosedJaxpr, calls: Sequence[JaxprEqn], arguments: Sequence
             number += 1
             stage |= dict.fromkeys(eqn.outvars, number)
         else:
-            own = max((stage[v] for v in eqn.invars if not isinstance(v, Literal)), default=0)
-            stage |= dict.fromkeys(eqn.outvars, own)
-            stages[own].append(eqn)
+            latest = max((stage[v] for v in eqn.invars if not isinstance(v, Literal)), default=0)
+            stage |= dict.fromkeys(eqn.outvars, latest)
+            stages[latest].append(eqn)
 
     known = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*program.consts, *arguments]))
     known = _evaluated(jaxpr, stages[0], known)
@@ -132,17 +132,17 @@ def _looped(program: ClosedJaxpr, calls: Sequence[JaxprEqn], arguments: Sequence
 
     def prepare(i: int, outputs, slots):
         """The inputs of a call, from the outputs of the one before and from what is kept."""
-        own = known | dict(zip(kept, slots))
+        values = known | dict(zip(kept, slots))
         if i > 0:
-            own |= dict(zip(calls[i - 1].outvars, outputs))
-            own = _evaluated(jaxpr, stages[i], own)
-        slots = [own[v] if stage[v] == i else slot for v, slot in zip(kept, slots)]
-        return [_value(v, own) for v in calls[i].invars], slots
+            values |= dict(zip(calls[i - 1].outvars, outputs))
+            values = _evaluated(jaxpr, stages[i], values)
+        slots = [values[v] if stage[v] == i else slot for v, slot in zip(kept, slots)]
+        return [_value(v, values) for v in calls[i].invars], slots
 
     def round(carry, i):
         inputs, slots = lax.switch(i, [functools.partial(prepare, i) for i in range(last)], *carry)
-        own = _evaluated(jaxpr, calls[:1], dict(zip(calls[0].invars, inputs)))
-        return ([own[v] for v in calls[0].outvars], slots), None
+        values = _evaluated(jaxpr, calls[:1], dict(zip(calls[0].invars, inputs)))
+        return ([values[v] for v in calls[0].outvars], slots), None
 
     def blank(variables):
         return [jnp.empty(v.aval.shape, v.aval.dtype) for v in variables]

@@ -104,11 +104,11 @@ def devices(number: int | None = None) -> list[jax.Device]:
 
 def here(parts: Any, devices: Sequence[jax.Device]) -> Any:
     """This host's entries of a leading axis of devices; all of them where there is one host."""
-    own = [i for i, device in enumerate(devices) if device.process_index == jax.process_index()]
+    local = [i for i, device in enumerate(devices) if device.process_index == jax.process_index()]
     return (
         parts
-        if len(own) == len(devices)
-        else jax.tree.map(lambda leaf: leaf[own[0] : own[-1] + 1], parts)
+        if len(local) == len(devices)
+        else jax.tree.map(lambda leaf: leaf[local[0] : local[-1] + 1], parts)
     )
 
 

@@ -141,11 +141,11 @@ def text_search(config: Config) -> tuple[dict[str, Callable], tuple]:
     same.
     """
     space = jd.spaces.darts_rnn()
-    own = texts.Settings(bptt=config.bptt)
+    settings = texts.Settings(bptt=config.bptt)
     net = space.supernet(
-        config.emsize, config.vocabulary, dropouts=own.dropouts, dtype=jnp.dtype(config.dtype)
+        config.emsize, config.vocabulary, dropouts=settings.dropouts, dtype=jnp.dtype(config.dtype)
     )
-    txs = texts.optimizer(own), optax.chain(optax.add_decayed_weights(1e-3), optax.adam(3e-3))
+    txs = texts.optimizer(settings), optax.chain(optax.add_decayed_weights(1e-3), optax.adam(3e-3))
     params = net.init(jax.random.key(0), *net.example_inputs())["params"]
     objective = jd.objectives.language_model(net, temporal=1e-3)
     return programs(
@@ -259,13 +259,13 @@ def training(config: Config) -> tuple[dict[str, Callable], tuple]:
 
 def text_training(config: Config) -> tuple[dict[str, Callable], tuple]:
     """The training step of DARTS_V2's recurrent cell from scratch, and its arguments."""
-    own = texts.Settings(bptt=config.bptt, weight_decay=8e-7)
-    options = {"dropouts": own.dropouts, "dtype": jnp.dtype(config.dtype)}
+    settings = texts.Settings(bptt=config.bptt, weight_decay=8e-7)
+    options = {"dropouts": settings.dropouts, "dtype": jnp.dtype(config.dtype)}
     net = jd.spaces.darts_rnn().network(
         jd.genotypes.RNN_DARTS_V2, config.emsize, config.vocabulary, **options
     )
     training = jd.training.text.from_scratch(
-        jd.objectives.language_model(net, temporal=1e-3), texts.optimizer(own)
+        jd.objectives.language_model(net, temporal=1e-3), texts.optimizer(settings)
     )
     params = net.init(jax.random.key(1), *net.example_inputs())["params"]
     state = training.init(jax.random.key(0), params, net.start(config.batch_size))
@@ -353,7 +353,7 @@ def algorithms(config: Config) -> list[dict[str, Any]]:
             start = time.perf_counter()
             jax.block_until_ready(compiled[name](*arguments))
             times[name].append(1000 * (time.perf_counter() - start))
-    medians = {name: statistics.median(own[1:]) for name, own in times.items()}
+    medians = {name: statistics.median(runs_ms[1:]) for name, runs_ms in times.items()}
     return [
         {
             "what": name,
@@ -450,7 +450,7 @@ def main() -> None:
             for name in ("train_step",) if config.what.endswith("evaluate") else config.steps:
                 emit(measure(name, config, rates))
     if config.peer and config.what != "algorithms":
-        ours = {line["what"]: line["ms"] for line in lines if "ms" in line}
+        jaxdarts_ms = {line["what"]: line["ms"] for line in lines if "ms" in line}
         sizes = {
             "batch": config.batch_size,
             "width": config.init_channels,
@@ -474,26 +474,26 @@ def main() -> None:
         }
         for channels_last in (False,) if config.what.startswith("rnn") else (False, True):
             try:
-                theirs = torch_peer.measure(config.peer, channels_last=channels_last, **options)
+                peer_line = torch_peer.measure(config.peer, channels_last=channels_last, **options)
             except RuntimeError as error:
                 sys.exit(f"bench.py: {error}")
-            if "weight_step_ms" in theirs:  # a whole search step is one of each
-                theirs |= {
-                    f"{order}_search_ms": theirs[f"{order}_ms"] + theirs["weight_step_ms"]
+            if "weight_step_ms" in peer_line:  # a whole search step is one of each
+                peer_line |= {
+                    f"{order}_search_ms": peer_line[f"{order}_ms"] + peer_line["weight_step_ms"]
                     for order in STEPS[1:3]
                 }
-            emit(theirs)
+            emit(peer_line)
             emit(
                 {
                     "what": "ratio",
-                    "layout": theirs["layout"],
-                    **{f"{n}_speedup": theirs[f"{n}_ms"] / ours[n] for n in ours},
+                    "layout": peer_line["layout"],
+                    **{f"{n}_speedup": peer_line[f"{n}_ms"] / jaxdarts_ms[n] for n in jaxdarts_ms},
                 }
             )
     if config.output:
         result = {**runs.versions(), "config": dataclasses.asdict(config), "lines": lines}
-        for place in ("peer", "output"):  # where files lie on this machine is no part of a result
-            result["config"].pop(place)
+        for flag in ("peer", "output"):  # where files lie on this machine is no part of a result
+            result["config"].pop(flag)
         Path(config.output).write_text(json.dumps(result, indent=1) + "\n")
 
 

@@ -90,8 +90,8 @@ def primitive(
 
     return Case(
         draw,
-        lambda own: derivatives(function, own),
-        lambda own: derivatives(definition, own),
+        lambda arguments: derivatives(function, arguments),
+        lambda arguments: derivatives(definition, arguments),
         BOUND,
     )
 
@@ -244,7 +244,7 @@ def _supernet() -> Case:
     return Case(
         draw,
         lambda inputs: jd.once.folded(
-            lambda own: of(own, jd.hypergrad.unrolled, jd.once.with_gradients)
+            lambda inputs: of(inputs, jd.hypergrad.unrolled, jd.once.with_gradients)
         )(inputs),
         lambda inputs: of(inputs, jd.hypergrad.unrolled_by_grad, lambda objective: objective),
         BOUND,
@@ -351,15 +351,15 @@ def errors(results: Arrays, reference: Arrays) -> dict[str, float]:
     Raises:
         ValueError: if shapes or names differ.
     """
-    found = vectors(results)
-    if {name: value.shape for name, value in found.items()} != {
+    values = vectors(results)
+    if {name: value.shape for name, value in values.items()} != {
         name: value.shape for name, value in reference.items()
     }:
         raise ValueError(
             "results and reference differ in shape: is device_reference.npz that of this version?"
         )
     return {
-        name: float(np.linalg.norm(found[name] - r) / np.linalg.norm(r))
+        name: float(np.linalg.norm(values[name] - r) / np.linalg.norm(r))
         for name, r in reference.items()
     }
 
@@ -376,9 +376,9 @@ def checked(
         )
 
 
-def within(found: Mapping[str, float], bound: float) -> bool:
+def within(errors: Mapping[str, float], bound: float) -> bool:
     """Whether all errors are below the bound; NaN is not."""
-    return all(error < bound for error in found.values())
+    return all(error < bound for error in errors.values())
 
 
 def make_reference(path: Path = REFERENCE, names: tuple[str, ...] = tuple(CASES)) -> None:

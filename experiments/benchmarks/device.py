@@ -61,7 +61,9 @@ from typing import Any
 
 FOLDER = Path(__file__).resolve().parent
 # Before installed packages, some of which have the names of our scripts.
-sys.path[:0] = [str(place) for place in (FOLDER.parents[1], FOLDER) if str(place) not in sys.path]
+sys.path[:0] = [
+    str(folder) for folder in (FOLDER.parents[1], FOLDER) if str(folder) not in sys.path
+]
 
 SHARES = {
     "machine": 0.15,
@@ -174,7 +176,7 @@ def items(args: argparse.Namespace) -> dict[str, list[str]]:
     """What each part consists of, each of which is a result of its own."""
     stored = [*PRIMITIVES, "recurrent", "supernet"]
     programs = [f"{step} {dtype}" for step in STEPS for dtype in ("float32", "bfloat16")]
-    found = {
+    parts = {
         "machine": ["machine"],
         # Large inputs first: it is for them that libraries choose other algorithms.
         "correctness": [*(f"fresh {name}" for name in PRIMITIVES), *reversed(stored)],
@@ -194,11 +196,11 @@ def items(args: argparse.Namespace) -> dict[str, list[str]]:
         "search": ["search"],
     }
     if args.smoke:
-        found["correctness"] = ["depthwise_strided", "max_pool", "batch_norm", "fresh convolution"]
-        found["forms"] = [f"second {form} float32" for form in FORMS]
-        found["steps"] = ["weight_step float32", "second_order_search bfloat16"]
-        found["options"] = ["default", "compiled again"]
-    return {part: own for part, own in found.items() if part in ("machine", *args.parts)}
+        parts["correctness"] = ["depthwise_strided", "max_pool", "batch_norm", "fresh convolution"]
+        parts["forms"] = [f"second {form} float32" for form in FORMS]
+        parts["steps"] = ["weight_step float32", "second_order_search bfloat16"]
+        parts["options"] = ["default", "compiled again"]
+    return {part: names for part, names in parts.items() if part in ("machine", *args.parts)}
 
 
 class Worker:
@@ -364,7 +366,7 @@ def table(newest: dict[tuple[str, str], dict[str, Any]]) -> str:
                 f" {line['valid_accuracy']:.4f}"
             )
             rows.append(f"{part:12} {item:40} {shown} validation accuracy")
-    ours = {
+    jaxdarts_ms = {
         item: line["ms"]
         for (part, item), line in newest.items()
         if part == "steps" and "ms" in line
@@ -373,15 +375,15 @@ def table(newest: dict[tuple[str, str], dict[str, Any]]) -> str:
         if part == "peer" and "weight_step_ms" in line:
             # A search step is one of the architecture and one of the weights.
             weight = line["weight_step_ms"]
-            theirs = {"weight_step": weight}
-            theirs |= {
+            peer_ms = {"weight_step": weight}
+            peer_ms |= {
                 f"{order}_search": line[f"{order}_ms"] + weight
                 for order in ("first_order", "second_order")
             }
-            for program, ms in ours.items():
+            for program, ms in jaxdarts_ms.items():
                 rows.append(
                     f"{'speedup':12} {program + ', peer ' + item:40}"
-                    f" {theirs[program.split()[0]] / ms:.2f}"
+                    f" {peer_ms[program.split()[0]] / ms:.2f}"
                 )
     return "\n".join(rows)
 

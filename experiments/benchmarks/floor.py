@@ -28,12 +28,14 @@ class Work(NamedTuple):
 def work(program: core.ClosedJaxpr, platform: str = "cpu") -> Work:
     """Cost of all products of a traced program, lowered for a platform: "cpu", "cuda" or "tpu"."""
     all_equations = equations(program.jaxpr, 1, platform)
-    found = [
+    products = [
         _product(equation, times)
         for equation, times in all_equations
         if equation.primitive.name in FLOPS
     ]
-    return Work(sum(own.flops for own in found), sum(own.bytes for own in found))
+    return Work(
+        sum(product.flops for product in products), sum(product.bytes for product in products)
+    )
 
 
 def equations(
@@ -63,9 +65,9 @@ def equations(
             if name == "cond"
             else times
         )
-        for own in jax.tree.leaves(tuple(params.values()), is_leaf=_is_jaxpr):
-            if _is_jaxpr(own):
-                yield from equations(getattr(own, "jaxpr", own), inner, platform)
+        for value in jax.tree.leaves(tuple(params.values()), is_leaf=_is_jaxpr):
+            if _is_jaxpr(value):
+                yield from equations(getattr(value, "jaxpr", value), inner, platform)
 
 
 def _product(equation: core.JaxprEqn, times: float) -> Work:

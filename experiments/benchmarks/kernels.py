@@ -29,8 +29,8 @@ def by_kind(compiled: Any, run: Callable[[], Any], most: int = 12) -> list[dict[
         for line in compiled.as_text().splitlines()
         if not re.search(r" (call|while|conditional)\(", line)
     ]
-    found = (re.search(r'%([\w.\-]+) = .*metadata=\{op_name="([^"]*)"', line) for line in lines)
-    names = dict(match.groups() for match in found if match)
+    matches = (re.search(r'%([\w.\-]+) = .*metadata=\{op_name="([^"]*)"', line) for line in lines)
+    names = dict(match.groups() for match in matches if match)
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
             jax.block_until_ready(run())
@@ -58,5 +58,5 @@ def by_kind(compiled: Any, run: Callable[[], Any], most: int = 12) -> list[dict[
 
 
 def _kind(name: str) -> str:
-    *_, outer, own = ["", *name.split("/")]
-    return f"{outer}/{own}" if re.fullmatch(r"jit\(_\w+\)", outer) else own
+    *_, outer, inner = ["", *name.split("/")]
+    return f"{outer}/{inner}" if re.fullmatch(r"jit\(_\w+\)", outer) else inner

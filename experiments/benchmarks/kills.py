@@ -119,12 +119,12 @@ def begun_at(log: str) -> int | None:
 def results(folder: Path) -> dict[str, Any]:
     """All that a search leaves behind, but for the time that it took."""
     records = jd.files.read_json_lines(folder / "metrics.jsonl")
-    found: dict[str, Any] = {
+    values: dict[str, Any] = {
         f"record {record['step']}": {**record, "seconds": 0} for record in records
     }
-    found["genotype"] = (folder / "genotype.json").read_text()
+    values["genotype"] = (folder / "genotype.json").read_text()
     with np.load(folder / "alphas.npz") as saved:
-        found |= {f"alphas {name}": saved[name].tobytes() for name in saved.files}
+        values |= {f"alphas {name}": saved[name].tobytes() for name in saved.files}
     with jd.runs.checkpoint.open_folder(folder / "checkpoints") as checkpoints:
         step = checkpoints.latest_step()
         tree = checkpoints.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore()))[
@@ -133,8 +133,8 @@ def results(folder: Path) -> dict[str, Any]:
     tree.pop("seconds")
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         bits = jax.random.key_data(leaf) if jd.parallel.is_key(leaf) else leaf
-        found[f"checkpoint {step}{jax.tree_util.keystr(path)}"] = np.asarray(bits).tobytes()
-    return found
+        values[f"checkpoint {step}{jax.tree_util.keystr(path)}"] = np.asarray(bits).tobytes()
+    return values
 
 
 def measure(config: Config) -> dict[str, Any]:
@@ -194,16 +194,16 @@ def main(arguments: list[str]) -> None:
         config = dataclasses.replace(
             config, run_dir=folder, cache_dir=config.cache_dir or f"{folder}/cache"
         )
-        found = measure(config)
+        figures = measure(config)
     if config.output:
-        Path(config.output).write_text(json.dumps({**runs.versions(), **found}, indent=1) + "\n")
+        Path(config.output).write_text(json.dumps({**runs.versions(), **figures}, indent=1) + "\n")
     line = (
-        f"{config.kills} kills, {found['in_a_save']} of them in a save: at most"
-        f" {found['most_steps_lost']} steps lost"
+        f"{config.kills} kills, {figures['in_a_save']} of them in a save: at most"
+        f" {figures['most_steps_lost']} steps lost"
     )
-    if found["differing"] or found["most_steps_lost"] > config.checkpoint_freq:
-        raise Stop(f"{line}; differing: {', '.join(found['differing']) or 'nothing'}")
-    print(f"{line}, nothing differs in {found['compared']} results")
+    if figures["differing"] or figures["most_steps_lost"] > config.checkpoint_freq:
+        raise Stop(f"{line}; differing: {', '.join(figures['differing']) or 'nothing'}")
+    print(f"{line}, nothing differs in {figures['compared']} results")
 
 
 if __name__ == "__main__":

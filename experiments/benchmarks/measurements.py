@@ -87,15 +87,15 @@ def milliseconds(
     start = time.perf_counter()
     run(1)
     number = max(1, math.ceil(seconds / repeats / (time.perf_counter() - start)))
-    found = []
+    times = []
     for _ in range(repeats):
         start = time.perf_counter()
         run(number)
-        found.append(1000 * (time.perf_counter() - start) / number)
+        times.append(1000 * (time.perf_counter() - start) / number)
     return {
-        "ms": statistics.median(found),
-        "least_ms": min(found),
-        "most_ms": max(found),
+        "ms": statistics.median(times),
+        "least_ms": min(times),
+        "most_ms": max(times),
         "calls": number * repeats,
     }
 
@@ -110,14 +110,14 @@ def machine(args: argparse.Namespace, item: str, seconds: float) -> Iterator[dic
     line["platform_version"] = " ".join(jax.local_devices()[0].client.platform_version.split())
     vector = jax.random.normal(jax.random.key(0), (words,))
     copy = jax.jit(lambda x: x + 1)
-    found = milliseconds(functools.partial(_repeated, copy, [(vector,)]), 0.1)["ms"]
-    line["copy_gigabytes_a_second"] = 2 * vector.nbytes / found / 1e6
+    ms = milliseconds(functools.partial(_repeated, copy, [(vector,)]), 0.1)["ms"]
+    line["copy_gigabytes_a_second"] = 2 * vector.nbytes / ms / 1e6
     for name, (dtype, precision) in PRECISIONS.items():
         matrix = jax.random.normal(jax.random.key(1), (size, size), jnp.dtype(dtype))
         with jax.default_matmul_precision(precision):
             product = jax.jit(lambda x: x @ x).lower(matrix).compile()
-        found = milliseconds(functools.partial(_repeated, product, [(matrix,)]), 0.1)["ms"]
-        line[f"{name}_teraflops_a_second"] = 2 * size**3 / found / 1e9
+        ms = milliseconds(functools.partial(_repeated, product, [(matrix,)]), 0.1)["ms"]
+        line[f"{name}_teraflops_a_second"] = 2 * size**3 / ms / 1e9
     yield line
 
 
@@ -140,15 +140,15 @@ def check(args: argparse.Namespace, item: str, seconds: float) -> Iterator[dict[
         reference = correctness.in_float64(case.define, inputs)
     else:
         inputs, reference = correctness.read_reference(name)
-    found = {}
+    errors = {}
     for kind, (dtype, precision) in PRECISIONS.items():
         if kind == "tf32" and jax.default_backend() == "cpu":
             continue  # a CPU has no such mode
-        found[kind] = correctness.checked(case, inputs, reference, dtype, precision)
+        errors[kind] = correctness.checked(case, inputs, reference, dtype, precision)
         yield {
-            "ok": correctness.within(found["float32"], case.bound),
+            "ok": correctness.within(errors["float32"], case.bound),
             "bound": case.bound,
-            "errors": dict(found),
+            "errors": dict(errors),
             **about,
         }
 
@@ -214,11 +214,11 @@ def time_form(args: argparse.Namespace, item: str, seconds: float) -> Iterator[d
 def figures(compiled: Any) -> dict[str, Any]:
     """Memory and kernels of a compiled program; what a loaded one cannot tell is left out."""
     try:
-        found = aot.figures(compiled)
+        numbers = aot.figures(compiled)
     except Exception as error:  # a loaded executable may have no text
         return {"no_figures": first_line(error)}
     return {
-        name: found[name]
+        name: numbers[name]
         for name in (
             "argument_mb",
             "temporary_mb",

@@ -149,20 +149,20 @@ def peak_megabytes(device: str) -> float | None:
     status = Path(
         "/proc/self/status"
     )  # not ru_maxrss, which can carry over the peak of the parent process
-    found = status.read_text().partition("VmHWM:")[2].split() if status.is_file() else []
-    return round(int(found[0]) / 1024, 1) if found else None
+    words = status.read_text().partition("VmHWM:")[2].split() if status.is_file() else []
+    return round(int(words[0]) / 1024, 1) if words else None
 
 
 def milliseconds(step: Callable[[], None], args: argparse.Namespace) -> list[float]:
     """Time the step so often as asked for, after one warm-up."""
-    found = []
+    times = []
     for _ in range(args.repeats + 1):
         start = time.perf_counter()
         step()
         if args.device == "cuda":
             torch.cuda.synchronize()
-        found.append(round((time.perf_counter() - start) * 1e3, 3))
-    return found[1:]
+        times.append(round((time.perf_counter() - start) * 1e3, 3))
+    return times[1:]
 
 
 def timings(args: argparse.Namespace) -> dict[str, Any]:

@@ -117,8 +117,8 @@ def errors(
     exact = _results(make, jnp.float64, jnp.float64, params, arch, carry, batches)
     lines = {}
     for name in formats:
-        found = _results(make, jnp.dtype(name), jnp.float32, params, arch, carry, batches)
-        lines[name] = {quantity: _error(found, exact, quantity) for quantity in exact[0]}
+        results = _results(make, jnp.dtype(name), jnp.float32, params, arch, carry, batches)
+        lines[name] = {quantity: _error(results, exact, quantity) for quantity in exact[0]}
     return lines
 
 
@@ -151,9 +151,9 @@ def _results(
 
 
 def _error(
-    found: list[dict[str, np.ndarray]], exact: list[dict[str, np.ndarray]], quantity: str
+    results: list[dict[str, np.ndarray]], exact: list[dict[str, np.ndarray]], quantity: str
 ) -> float:
-    pairs = [(f[quantity], e[quantity]) for f, e in zip(found, exact, strict=True)]
+    pairs = [(f[quantity], e[quantity]) for f, e in zip(results, exact, strict=True)]
     return float(np.sqrt(np.mean([np.sum((f - e) ** 2) / np.sum(e**2) for f, e in pairs])))
 
 
@@ -201,11 +201,11 @@ def of_images(config: Config) -> Problem:
 
 
 def of_texts(config: Config) -> Problem:
-    space, own = (
+    space, settings = (
         jd.spaces.darts_rnn(config.nodes),
         texts.Settings(dataset=config.dataset, data_dir=config.data_dir),
     )
-    words = texts.load(own)
+    words = texts.load(settings)
     streams = [
         jnp.asarray(text.streams(part, config.batch_size)) for part in (words.train, words.valid)
     ]
@@ -224,7 +224,7 @@ def of_texts(config: Config) -> Problem:
         lambda dtype: jd.objectives.language_model(net(dtype), temporal=1e-3),
         params,
         start.start(config.batch_size),
-        (texts.optimizer(own), optax.adam(3e-3)),
+        (texts.optimizer(settings), optax.adam(3e-3)),
         lambda number: tuple(batch(stream, number) for stream in streams),
     )
 

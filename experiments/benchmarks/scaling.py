@@ -95,16 +95,16 @@ def all_reduces(program: core.ClosedJaxpr) -> dict[str, float]:
     """The all-reduces of a mapped program, one for every array, and the bytes of their operands on
     one device.
     """
-    found = [
+    calls = [
         (v.aval, n)
         for equation, n in floor.equations(program.jaxpr)
         if "psum" in equation.primitive.name
         for v in equation.invars
     ]
-    sizes = [own.size * own.dtype.itemsize for own, _ in found]
-    total = sum(size * times for size, (_, times) in zip(sizes, found))
+    sizes = [value.size * value.dtype.itemsize for value, _ in calls]
+    total = sum(size * times for size, (_, times) in zip(sizes, calls))
     return {
-        "all_reduces": sum(times for _, times in found),
+        "all_reduces": sum(times for _, times in calls),
         "bytes": total,
         "largest": max(sizes, default=0),
     }
@@ -118,11 +118,11 @@ def counted(config: Config) -> list[dict[str, Any]]:
         step, _, shapes = made(
             dataclasses.replace(config, image_size=32, batch_size=64), 2, (16, 8, 4), order
         )
-        found = all_reduces(jax.make_jaxpr(step.mapped)(*shapes))
+        counts = all_reduces(jax.make_jaxpr(step.mapped)(*shapes))
         lines.append(
             {
                 "what": f"published, order {order}",
-                **found,
+                **counts,
                 "tracing_seconds": time.perf_counter() - start,
             }
         )
@@ -146,8 +146,8 @@ def timed(config: Config) -> list[dict[str, Any]]:
         state = jd.parallel.replicate(init(), jd.parallel.devices(number))
         programs[number] = compiled, state, batch
         after = len(re.findall(r" all-reduce(?:-start)?\(", compiled.as_text()))
-        found = all_reduces(jax.make_jaxpr(step.mapped)(*shapes))
-        lines.append({"what": f"{number} devices", **found, "all_reduces_compiled": after})
+        counts = all_reduces(jax.make_jaxpr(step.mapped)(*shapes))
+        lines.append({"what": f"{number} devices", **counts, "all_reduces_compiled": after})
     times: dict[int, list[float]] = {number: [] for number in config.devices}
     for _ in range(config.repeats + 2):
         for number, (compiled, state, batch) in programs.items():

@@ -117,13 +117,15 @@ def cell(
         product = checkpoint_name(product, "product").astype(wide)
         activated, share = 0.0, 0.0
         for op, function in ACTIVATIONS.items():
-            places = [choices.ops[e].index(op) if op in choices.ops[e] else None for e in entering]
-            if not any(place is not None for place in places):
+            columns = [choices.ops[e].index(op) if op in choices.ops[e] else None for e in entering]
+            if not any(column is not None for column in columns):
                 continue
-            own = [0.0 if place is None else mix[e, place] for e, place in zip(entering, places)]
-            own = jnp.stack([jnp.asarray(w, wide) for w in own])[:, None, None]
-            activated += own * function(product[..., hidden.shape[1] :])
-            share += own
+            op_weights = [
+                0.0 if column is None else mix[e, column] for e, column in zip(entering, columns)
+            ]
+            op_weights = jnp.stack([jnp.asarray(w, wide) for w in op_weights])[:, None, None]
+            activated += op_weights * function(product[..., hidden.shape[1] :])
+            share += op_weights
         states.append(norm(jnp.sum(highway(sources, product, activated, share), axis=0)))
     return functools.reduce(jnp.add, [states[i] for i in choices.concat]) / len(choices.concat)
 
@@ -267,24 +269,24 @@ class LanguageModel(nn.Module):
     def _masks(self, batch: Any, key: Key[Array, ""] | None) -> "Masks":
         if key is None:
             return Masks()
-        found = {}
+        masks = {}
         for i, (name, rate) in enumerate(self.dropouts._asdict().items()):
             if not 0 <= rate < 1:
                 raise ValueError(f"dropouts.{name} is {rate}: it must be at least 0 and below 1")
             if not rate:
                 continue
-            own = jax.random.fold_in(key, i)
+            mask_key = jax.random.fold_in(key, i)
             devices = 1 if self.axis_name is None else lax.axis_size(self.axis_name)
             shape = (self.vocabulary,) if name == "words" else (devices * batch, self.width)
             # In float32 at least: rounded to bfloat16, 1 / (1 - 0.25) would be a scale a 500th too
             # large.
-            mask = jax.random.bernoulli(own, 1 - rate, shape).astype(
+            mask = jax.random.bernoulli(mask_key, 1 - rate, shape).astype(
                 jnp.promote_types(self.dtype, jnp.float32)
             ) / (1 - rate)
             if devices > 1 and name != "words":
                 mask = lax.dynamic_slice_in_dim(mask, lax.axis_index(self.axis_name) * batch, batch)
-            found[name] = mask
-        return Masks(**found)
+            masks[name] = mask
+        return Masks(**masks)
 
 
 class Masks(NamedTuple):

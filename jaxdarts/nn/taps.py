@@ -35,8 +35,8 @@ def tapped(y: Array, tap: Float[Array, "batch channels"], weights: int) -> Array
 
 def taps_of(module: nn.Module, shape: tuple[int, ...]) -> Array | None:
     """The taps of a module, None if it is called without."""
-    asked = module.is_mutable_collection("taps") and not module.is_initializing()
-    if not asked and not module.has_variable("taps", "tap"):
+    tapped = module.is_mutable_collection("taps") and not module.is_initializing()
+    if not tapped and not module.has_variable("taps", "tap"):
         return None
     return module.variable("taps", "tap", jnp.zeros, shape).value
 

@@ -66,9 +66,9 @@ def estimate(
             raise
         print(f"does not fit in one {config.device}: {str(error).splitlines()[0]}; {lower}")
         return math.nan
-    seconds, found = time.time() - start, compiled.memory_analysis()
-    taken = found.argument_size_in_bytes + found.output_size_in_bytes + found.temp_size_in_bytes
-    taken -= found.alias_size_in_bytes  # donated arguments count once
+    seconds, memory = time.time() - start, compiled.memory_analysis()
+    taken = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
+    taken -= memory.alias_size_in_bytes  # donated arguments count once
     print(
         f"memory of a step{' (remat)' if config.remat else '        '}     {taken / 1e6:,.1f} MB a"
         " device"

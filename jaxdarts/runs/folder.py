@@ -21,7 +21,7 @@ from jaxdarts.data import stream
 from jaxdarts.report import sections
 from jaxdarts.runs import checkpoint, locks, writers
 from jaxdarts.runs.process import Stop
-from jaxdarts.runs.signals import Asked, interruptible
+from jaxdarts.runs.signals import Interruption, interruptible
 
 OF_A_START = frozenset("resume run_dir coordinator num_hosts host".split())
 """Settings that a run folder does not keep."""
@@ -54,7 +54,7 @@ class Run(NamedTuple):
     folder: Path
     log: logging.Logger
     checkpoints: Any
-    asked: Asked
+    asked: Interruption
     again: Path
 
     def leave(self, number: int, step: int, total: int) -> Stop:

@@ -79,11 +79,13 @@ def joined(config: Any, kind: str) -> Iterator[tuple[Any, Path | None]]:
     with contextlib.ExitStack() as stack:
         stack.enter_context(last_words(aborted))
         if index:
-            own = stack.enter_context(tempfile.TemporaryDirectory(prefix="jaxdarts-"))
+            temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix="jaxdarts-"))
             stack.enter_context(
                 contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w")))
             )
-            config = dataclasses.replace(config, run_dir=own, resume=own if config.resume else None)
+            config = dataclasses.replace(
+                config, run_dir=temporary, resume=temporary if config.resume else None
+            )
         if config.resume:
             hand_out(Path(config.run_dir))
         try:
@@ -159,9 +161,9 @@ def of_first_host(data: bytes) -> bytes:
 
 def hand_out(folder: Path) -> None:
     """Gives every host the files of the first one's run folder that are read again."""
-    found = sorted(path for pattern in READ_AGAIN for path in folder.glob(pattern))
-    sizes = {str(path.relative_to(folder)): path.stat().st_size for path in found}
-    data = of_first_host(b"".join(path.read_bytes() for path in found))
+    paths = sorted(path for pattern in READ_AGAIN for path in folder.glob(pattern))
+    sizes = {str(path.relative_to(folder)): path.stat().st_size for path in paths}
+    data = of_first_host(b"".join(path.read_bytes() for path in paths))
     for name, size in json.loads(of_first_host(json.dumps(sizes).encode())).items():
         if jax.process_index():
             (folder / name).parent.mkdir(exist_ok=True)

@@ -15,7 +15,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 
-class Asked(NamedTuple):
+class Interruption(NamedTuple):
     """Signals that came in; `stepped` is set once a step has been taken, so that there is work to
     save.
     """
@@ -27,20 +27,20 @@ class Asked(NamedTuple):
         """The signal to leave for, or 0. Several hosts leave together: at a `meeting`, a step that
         all of them know of.
         """
-        own = self.signals[0] if self.signals else 0
+        number = self.signals[0] if self.signals else 0
         if jax.process_count() == 1:
-            return own
-        return int(np.max(multihost_utils.process_allgather(np.int32(own)))) if meeting else 0
+            return number
+        return int(np.max(multihost_utils.process_allgather(np.int32(number)))) if meeting else 0
 
 
 @contextlib.contextmanager
-def interruptible(folder: Path, log: logging.Logger) -> Iterator[Asked]:
+def interruptible(folder: Path, log: logging.Logger) -> Iterator[Interruption]:
     """SIGTERM and Ctrl-C ask to save and leave. A second one ends the process at once, and so does
     one before any step.
 
     A thread listens, because Python's own handlers would wait for the compiler, for minutes.
     """
-    asked = Asked([], threading.Event())
+    interruption = Interruption([], threading.Event())
     numbers = (signal.SIGTERM, signal.SIGINT)
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
@@ -51,12 +51,12 @@ def interruptible(folder: Path, log: logging.Logger) -> Iterator[Asked]:
             if number not in numbers:
                 continue
             name = signal.Signals(number).name
-            if asked.signals or not asked.stepped.is_set():
+            if interruption.signals or not interruption.stepped.is_set():
                 cursor = "\033[?25h" if sys.stdout.isatty() else ""  # the live bar hides it
                 left = f"{cursor}{script}: {name}: ended at once; continue with --resume={folder}\n"
                 os.write(sys.stderr.fileno(), left.encode())
                 os._exit(128 + number)
-            asked.signals.append(number)
+            interruption.signals.append(number)
             log.info("%s: leaving after this step; once more ends at once", name)
 
     old = {number: signal.signal(number, lambda *_: None) for number in numbers}
@@ -64,7 +64,7 @@ def interruptible(folder: Path, log: logging.Logger) -> Iterator[Asked]:
     listener = threading.Thread(target=listen, daemon=True)
     listener.start()
     try:
-        yield asked
+        yield interruption
     finally:
         signal.set_wakeup_fd(old_writer)
         for number, handler in old.items():

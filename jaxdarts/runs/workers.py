@@ -37,9 +37,9 @@ def find(workers: int, scheduler: str) -> Workers:
         Stop: if the cluster is not there.
     """
     if scheduler:
-        with client(scheduler) as found:
+        with client(scheduler) as cluster_client:
             try:
-                found.wait_for_workers(1, SECONDS)
+                cluster_client.wait_for_workers(1, SECONDS)
             except TimeoutError:
                 raise Stop(
                     f"--scheduler={scheduler}: no worker has joined it; start some: dask worker"
@@ -90,11 +90,11 @@ def client(scheduler: str) -> Iterator[Any]:
             f"--scheduler={scheduler}: needs dask.distributed, pip install 'jaxdarts[cluster]'", 2
         ) from None
     try:
-        found = Client(scheduler, timeout=SECONDS, set_as_default=False)
+        cluster_client = Client(scheduler, timeout=SECONDS, set_as_default=False)
     except (OSError, ValueError) as error:
         raise Stop(f"--scheduler={scheduler}: no scheduler answers there: {error}", 2) from error
-    with found:
-        yield found
+    with cluster_client:
+        yield cluster_client
 
 
 @contextlib.contextmanager
@@ -102,5 +102,5 @@ def cluster(scheduler: str) -> Iterator[Executor]:
     """The cluster as an executor. It gives a trial whose worker dies to another one, four times at
     most.
     """
-    with client(scheduler) as found:
-        yield found.get_executor(pure=False)
+    with client(scheduler) as cluster_client:
+        yield cluster_client.get_executor(pure=False)
