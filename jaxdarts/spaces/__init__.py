@@ -38,11 +38,11 @@ BY_NAME: Mapping[str, Callable[..., Space]] = MappingProxyType(
         "s3": s3,
         "s4": s4,
         "nasbench201": nasbench201,
+        "nats_size": nats_size,
         "nasbench101": nasbench101,
         "nasbench1shot1_s1": nasbench1shot1_s1,
         "nasbench1shot1_s2": nasbench1shot1_s2,
         "nasbench1shot1_s3": nasbench1shot1_s3,
-        "nats_size": nats_size,
         "weight_sharing64": weight_sharing64,
         "darts_rnn": darts_rnn,
     }
