@@ -12,6 +12,7 @@ from jaxdarts import genotypes
 from jaxdarts.genotypes import TopologyGenotype
 from jaxdarts.genotypes.cells import all_edges
 from jaxdarts.nn.benchmarks.weight_sharing import Network, Supernet
+from jaxdarts.nn.ops import OPS, table
 from jaxdarts.space import Choices, Size, Space, locate, of_genotype, seeded
 
 CHILD_OPS = ("max_pool_3x3", "sep_conv_3x3", "sep_conv_5x5", "dil_conv_5x5")
@@ -72,6 +73,7 @@ def weight_sharing64() -> Space:
         name="weight_sharing64",
         title="the 64-cell space",
         kind=TopologyGenotype,
+        ops=table(OPS[name] for name in CHILD_OPS),
         size=Size(16, 4),
         supernet_size=Size(16, 4),
         num_genotypes=len(NAMES),

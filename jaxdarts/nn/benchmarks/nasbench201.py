@@ -304,7 +304,9 @@ class PickedStage(nn.Module):
 
         one = jax.checkpoint(one) if self.remat else one
         x, (on, variances) = lax.scan(one, x, (weights, taps), unroll=min(self.unroll, self.depth))
-        rectified = jnp.asarray(choices.where(lambda op: op.startswith("nor_conv")), jnp.float32)
+        rectified = jnp.asarray(
+            choices.where(lambda op: op in OPS and bool(OPS[op].shapes(1, 1))), jnp.float32
+        )
         reads = jnp.take_along_axis(rectified, picks[:, None], axis=1)[:, 0]
         counts = [
             sum(reads[e] for e, edge in enumerate(edges) if edge[0] == node)
