@@ -189,8 +189,8 @@ def of_sum(
             f"width is {width}, depth {depth}: the network of a {type(genotype).__name__} has both"
         )
     params, adds = (
-        of.fixed + sum(int(cost.sum()) for cost in of.operations.values())
-        for of in costs(of_genotype(genotype), width, depth, *sizes, **options)
+        count.fixed + sum(int(cost.sum()) for cost in count.operations.values())
+        for count in costs(of_genotype(genotype), width, depth, *sizes, **options)
     )
     return params, adds
 

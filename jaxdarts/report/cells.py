@@ -190,7 +190,7 @@ def vertices(genotype: GraphGenotype, *, title: str = "") -> str:
         rank, heights + [2.0] * (len(rank) - len(ops)), [None] * len(rank), [], chains, len(ops)
     )
     widths = [6.95 * len(op) + 18 for op in ops] + [0.0] * (len(rank) - len(ops))
-    column = [max(w for w, r in zip(widths, rank) if r == of) for of in rank]
+    column = [max(w for w, r in zip(widths, rank) if r == column_rank) for column_rank in rank]
     x, y = (
         layouts.columns(layout, column),
         layout.y - np.min(layout.y - layout.height / 2) + (40 if title else 12),
