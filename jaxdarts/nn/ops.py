@@ -351,8 +351,10 @@ def _max_pool(weights, x, stride, norms):
 def _avg_pool(weights, x, stride, norms):
     total = depthwise(x, jnp.ones((x.shape[0], 1, 3, 3, x.shape[-1]), x.dtype), stride=stride)
     # The border averages over the pixels that exist (count_include_pad=False).
-    places = (np.arange(0, n, stride) for n in x.shape[2:4])
-    rows, columns = (3 - (i == 0) - (i == n - 1).astype(int) for i, n in zip(places, x.shape[2:4]))
+    positions = (np.arange(0, n, stride) for n in x.shape[2:4])
+    rows, columns = (
+        3 - (i == 0) - (i == n - 1).astype(int) for i, n in zip(positions, x.shape[2:4])
+    )
     count = np.outer(rows, columns).astype(x.dtype)[None, None, None, :, :, None]
     return once_on_cpu(total / count), norms.pool
 

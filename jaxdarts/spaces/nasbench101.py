@@ -123,9 +123,9 @@ def _padded(genotype: GraphGenotype) -> GraphGenotype:
     before the output if fewer.
     """
     matrix, ops = genotype if len(genotype.ops) <= MAX_VERTICES else pruned(genotype)
-    places = [*range(len(ops) - 1), MAX_VERTICES - 1]
+    positions = [*range(len(ops) - 1), MAX_VERTICES - 1]
     padded = np.zeros((MAX_VERTICES, MAX_VERTICES), int)
-    padded[np.ix_(places, places)] = matrix
+    padded[np.ix_(positions, positions)] = matrix
     fillers = (GRAPH_OPS[1],) * (MAX_VERTICES - len(ops))
     return GraphGenotype(tuple(map(tuple, padded.tolist())), (*ops[:-1], *fillers, ops[-1]))
 
