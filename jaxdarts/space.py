@@ -2,79 +2,37 @@
 functions around them.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Key
+from jaxtyping import Array, Key
 
-from jaxdarts.genotypes import (
-    AnyGenotype,
-    Genotype,
-    GraphGenotype,
-    RecurrentGenotype,
-    SizeGenotype,
-    TopologyGenotype,
-)
-from jaxdarts.genotypes.cells import all_edges
+from jaxdarts.genotypes import AnyGenotype, Genotype
+from jaxdarts.genotypes.kinds import kind_of
+from jaxdarts.types import Choices as Choices
 from jaxdarts.types import Mix, Module
 
 
-class Choices(NamedTuple):
-    """One cell of a space, or of a network: then every edge has one operation.
+class Size(NamedTuple):
+    """Channels of the first cells, and number of cells (of cells a stage, in the benchmarks)."""
 
-    edges: (source, target) states, ordered by target; the first states are the cell's inputs.
-    ops: the candidate operations of each edge, in the order of its row of mixture weights.
-    concat: the states that make up the cell's output.
-    num_inputs: the outputs of the two cells before, or of one only.
-    kept: edges that a genotype keeps of those that enter a node, with an operation other than
-    `none` on each; None where it
-        keeps all of them and `none` is an operation like the others.
-    picks: candidates of each row that a genotype keeps together, where that is not one:
-    NAS-Bench-1Shot1's rows offer sources
-        (`spaces.nasbench1shot1`).
+    width: int
+    depth: int
+
+
+class Table(NamedTuple):
+    """How the accuracies of a tabular benchmark are read.
+
+    read: (file, data set) -> {genotype: row}.
+    column: (file, name of a column) -> {genotype: number}; None where a file has no others.
     """
 
-    edges: tuple[tuple[int, int], ...]
-    ops: tuple[tuple[str, ...], ...]
-    concat: tuple[int, ...]
-    num_inputs: int = 2
-    kept: int | None = 2
-    picks: tuple[int, ...] | None = None
-
-    @property
-    def num_nodes(self) -> int:
-        """Number of nodes, the states that are no inputs."""
-        return max(target for _, target in self.edges) + 1 - self.num_inputs
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Shape of the cell's mix; edges with fewer candidates than others leave the end of their
-        row unused.
-        """
-        return len(self.edges), max(map(len, self.ops))
-
-    def where(self, test: Callable[[str], bool] = lambda op: True) -> Bool[np.ndarray, "edges ops"]:
-        """Where the mix has the weight of an operation that passes a test; nowhere at the unused
-        end of a row.
-        """
-        return np.array(
-            [[o < len(ops) and test(ops[o]) for o in range(self.shape[1])] for ops in self.ops]
-        )
-
-    def derivable(self) -> Bool[np.ndarray, "edges ops"]:
-        """Where the mix has the weight of an operation that a genotype may keep."""
-        return self.where(lambda op: op != "none" or self.kept is None)
-
-    def entering(self) -> dict[int, list[int]]:
-        """The edges that enter each node."""
-        nodes = sorted({target for _, target in self.edges})
-        return {
-            node: [e for e, (_, target) in enumerate(self.edges) if target == node]
-            for node in nodes
-        }
+    read: Callable[[str, str], Mapping[Any, Any]]
+    column: Callable[[str, str], Mapping[Any, float]] | None = None
 
 
 class Space(NamedTuple):
@@ -82,10 +40,28 @@ class Space(NamedTuple):
 
     cells: the choices of each cell type.
     supernet: (width, depth, num_classes, ...) -> the weight-sharing network; (width, vocabulary,
-    ...) of a recurrent cell. network: (genotype, width, depth, num_classes, ...) -> the discrete
-    network, to train from scratch; likewise. discretize: mix -> the genotype that it stands for.
-    sample: key -> a uniformly random genotype. mutate: (key, genotype) -> another genotype of the
-    space, which differs in one place; the step of evolutionary searches.
+      ...) of a recurrent cell.
+    network: (genotype, width, depth, num_classes, ...) -> the discrete network, to train from
+      scratch; likewise.
+    discretize: mix -> the genotype that it stands for.
+    sample: key -> a uniformly random genotype.
+    mutate: (key, genotype) -> another genotype of the space, which differs in one place; the step
+      of evolutionary searches.
+    name: in `spaces.BY_NAME`, which command lines read; empty for a space that is not there.
+    title: in messages and reports.
+    kind: class of its genotypes; `genotypes.KINDS` says how one is checked, taken apart and drawn.
+    ops: the declarations of the operations that a genotype may name (`nn.ops.Op`); None for those
+      of its kind.
+    size: of the networks that are published for CIFAR-10; None where the genotype says it.
+    supernet_size: of the published search on CIFAR-10; None where there is no supernet.
+    features: what its network can do besides: `auxiliary` (head), `imagenet` (stem), `drop_path`,
+      `unroll`.
+    cost: (genotype, width, depth, num_classes, image_shape, imagenet=False) -> parameters and
+      multiply-adds of the network; None where they are not counted.
+    costs: (width, depth, num_classes, image_shape, imagenet=False) -> both for every operation
+      (`nn.costs.Costs`); None where an operation's cost depends on the other choices.
+    table: how its tabular benchmark is read; None without one.
+    num_genotypes: how many there are, where they can be listed.
     """
 
     cells: Mapping[str, Choices]
@@ -94,6 +70,17 @@ class Space(NamedTuple):
     discretize: Callable[[Mix], Any]
     sample: Callable[[Key[Array, ""]], Any]
     mutate: Callable[[Key[Array, ""], Any], Any]
+    name: str = ""
+    title: str = "a space of two cells"
+    kind: type = Genotype
+    ops: Mapping[str, Any] | None = None
+    size: Size | None = None
+    supernet_size: Size | None = None
+    features: tuple[str, ...] = ()
+    cost: Callable[..., tuple[int, int]] | None = None
+    costs: Callable[..., tuple[Any, Any]] | None = None
+    table: Table | None = None
+    num_genotypes: float = math.inf
 
 
 def fully_connected(num_nodes: int, ops: tuple[str, ...]) -> Choices:
@@ -110,87 +97,7 @@ def of_genotype(genotype: AnyGenotype) -> dict[str, Choices]:
     Raises:
         ValueError: if this is no genotype.
     """
-    if type(genotype) not in _CELLS:
-        raise ValueError(
-            f"a {type(genotype).__name__} has no cells; there are"
-            f" {', '.join(kind.__name__ for kind in _CELLS)}"
-        )
-    return _CELLS[type(genotype)](genotype)
-
-
-def _two_cells(genotype: Genotype) -> dict[str, Choices]:
-    cells = {}
-    for name in ("normal", "reduce"):
-        pairs, concat = getattr(genotype, name), getattr(genotype, f"{name}_concat")
-        edges = tuple((source, 2 + i // 2) for i, (_, source) in enumerate(pairs))
-        cells[name] = Choices(edges, tuple((op,) for op, _ in pairs), tuple(concat))
-    return cells
-
-
-def _recurrent_cell(genotype: RecurrentGenotype) -> dict[str, Choices]:
-    edges = tuple((source, 1 + i) for i, (_, source) in enumerate(genotype.recurrent))
-    ops = tuple((op,) for op, _ in genotype.recurrent)
-    return {"recurrent": Choices(edges, ops, genotype.concat, num_inputs=1, kept=1)}
-
-
-def _topology_cell(genotype: TopologyGenotype) -> dict[str, Choices]:
-    edges = tuple(edge for _, edge in zip(genotype.cell, all_edges()))
-    return {
-        "cell": Choices(
-            edges, tuple((op,) for op, _ in genotype.cell), (edges[-1][1],), num_inputs=1
-        )
-    }
-
-
-def _size_chain(genotype: SizeGenotype) -> dict[str, Choices]:
-    """Layer i leads from state i to state i + 1; its "operation" is its number of channels."""
-    edges = tuple((i, i + 1) for i in range(len(genotype.channels)))
-    ops = tuple((str(number),) for number in genotype.channels)
-    return {"channels": Choices(edges, ops, (len(edges),), num_inputs=1)}
-
-
-def _graph_rows(genotype: GraphGenotype) -> dict[str, Choices]:
-    """Rows as NAS-Bench-1Shot1 has them, each at its vertex; one that reads all before it has none
-    for its sources.
-    """
-    last = len(genotype.ops) - 1
-    sources = {
-        v: tuple(str(w) for w in range(v) if genotype.matrix[w][v]) for v in range(1, last + 1)
-    }
-    chosen = {v: own for v, own in sources.items() if len(own) < v}
-
-    def rows(targets):
-        ops = tuple(chosen[v] for v in targets)
-        return Choices(
-            tuple((v, v) for v in targets),
-            ops,
-            (last,),
-            num_inputs=1,
-            kept=None,
-            picks=tuple(map(len, ops)),
-        )
-
-    vertices = range(1, last)
-    return {
-        "ops": Choices(
-            tuple((v, v) for v in vertices),
-            tuple((op,) for op in genotype.ops[1:-1]),
-            (last,),
-            1,
-            None,
-        ),
-        "inputs": rows([v for v in vertices if v in chosen]),
-        "output": rows([last] if last in chosen else []),
-    }
-
-
-_CELLS: Mapping[type, Callable[[Any], dict[str, Choices]]] = {
-    Genotype: _two_cells,
-    RecurrentGenotype: _recurrent_cell,
-    TopologyGenotype: _topology_cell,
-    SizeGenotype: _size_chain,
-    GraphGenotype: _graph_rows,
-}
+    return kind_of(genotype).cells(genotype)
 
 
 def one_hot(cells: Mapping[str, Choices], genotype: AnyGenotype) -> Mix:
@@ -201,10 +108,10 @@ def one_hot(cells: Mapping[str, Choices], genotype: AnyGenotype) -> Mix:
           space does not have.
     """
     mix = {}
-    for name, places in locate(cells, genotype).items():
+    for name, entries in locate(cells, genotype).items():
         weights = np.zeros(cells[name].shape, np.float32)
-        for place in places:
-            weights[place] = 1
+        for entry in entries:
+            weights[entry] = 1
         mix[name] = jnp.asarray(weights)
     return mix
 
@@ -216,52 +123,42 @@ def locate(cells: Mapping[str, Choices], genotype: AnyGenotype) -> dict[str, lis
     Raises:
         ValueError: as `one_hot`.
     """
-    own = of_genotype(genotype)
-    if cells.keys() != own.keys():
+    discrete = of_genotype(genotype)
+    if cells.keys() != discrete.keys():
         raise ValueError(
             f"the space has the cells {', '.join(cells)}, a {type(genotype).__name__} has"
-            f" {', '.join(own)}"
+            f" {', '.join(discrete)}"
         )
-    found: dict[str, list[tuple[int, int]]] = {}
+    entries: dict[str, list[tuple[int, int]]] = {}
     for name, choices in cells.items():
-        found[name] = []
-        for i, (edge, op) in enumerate(
-            (edge, op) for edge, ops in zip(own[name].edges, own[name].ops) for op in ops
-        ):
+        entries[name] = []
+        rows = zip(discrete[name].edges, discrete[name].ops)
+        for i, (edge, op) in enumerate((edge, op) for edge, ops in rows for op in ops):
             if edge not in choices.edges or op not in choices.ops[choices.edges.index(edge)]:
                 raise ValueError(
                     f"{name}[{i}] = {(op, edge[0])!r}: the space has no such operation on edge"
                     f" {edge}"
                 )
             e = choices.edges.index(edge)
-            found[name].append((e, choices.ops[e].index(op)))
+            entries[name].append((e, choices.ops[e].index(op)))
         if choices.kept is None:
-            rows = [e for e, _ in found[name]]
+            kept = [e for e, _ in entries[name]]
             for e, (edge, needed) in enumerate(
                 zip(choices.edges, choices.picks or [1] * len(choices.edges))
             ):
-                if rows.count(e) != needed:
+                if kept.count(e) != needed:
                     raise ValueError(
                         f"{name}, edge {edge}: the genotype does not keep {needed} of the space's"
                         " candidates"
                     )
-    return found
+    return entries
 
 
 def with_operation(genotype: AnyGenotype, name: str, i: int, op: str) -> Any:
     """The genotype with another operation in row `i` of one of its cells, as `of_genotype` numbers
     them.
     """
-
-    def put(row: tuple, i: int, entry: Any) -> tuple:
-        return (*row[:i], entry, *row[i + 1 :])
-
-    if isinstance(genotype, SizeGenotype):
-        return genotype._replace(channels=put(genotype.channels, i, int(op)))
-    if isinstance(genotype, GraphGenotype):
-        return genotype._replace(ops=put(genotype.ops, i + 1, op))  # the first vertex is the input
-    pairs = getattr(genotype, name)
-    return genotype._replace(**{name: put(pairs, i, (op, pairs[i][1]))})
+    return kind_of(genotype).replace(genotype, name, i, op)
 
 
 def strongest(mix: np.ndarray, choices: Choices) -> tuple[tuple[str, int], ...]:
@@ -320,7 +217,7 @@ def other_pairs(
     node = i // kept
     target, taken = (
         node + choices.num_inputs,
-        [own for _, own in pairs[node * kept : (node + 1) * kept]],
+        [taken for _, taken in pairs[node * kept : (node + 1) * kept]],
     )
 
     def offered(e: int) -> list[str]:

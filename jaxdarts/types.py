@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 Params = PyTree[Float[Array, "..."]]
@@ -32,6 +33,59 @@ Loss = Callable[[Params, Arch], Any]
 """(weights, architecture) -> scalar, or (scalar, auxiliary output) for a hypergradient that is
 asked for it by `has_aux`.
 """
+
+
+class Choices(NamedTuple):
+    """One cell of a space, or of a network: then every edge has one operation.
+
+    edges: (source, target) states, ordered by target; the first states are the cell's inputs.
+    ops: the candidate operations of each edge, in the order of its row of mixture weights.
+    concat: the states that make up the cell's output.
+    num_inputs: the outputs of the two cells before, or of one only.
+    kept: edges that a genotype keeps of those that enter a node, with an operation other than
+      `none` on each; None where it keeps all of them and `none` is an operation like the others.
+    picks: candidates of each row that a genotype keeps together, where that is not one:
+      NAS-Bench-1Shot1's rows offer sources (`spaces.nasbench1shot1`).
+    """
+
+    edges: tuple[tuple[int, int], ...]
+    ops: tuple[tuple[str, ...], ...]
+    concat: tuple[int, ...]
+    num_inputs: int = 2
+    kept: int | None = 2
+    picks: tuple[int, ...] | None = None
+
+    @property
+    def num_nodes(self) -> int:
+        """Number of nodes, the states that are no inputs."""
+        return max(target for _, target in self.edges) + 1 - self.num_inputs
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Shape of the cell's mix; edges with fewer candidates than others leave the end of their
+        row unused.
+        """
+        return len(self.edges), max(map(len, self.ops))
+
+    def where(self, test: Callable[[str], bool] = lambda op: True) -> Bool[np.ndarray, "edges ops"]:
+        """Where the mix has the weight of an operation that passes a test; nowhere at the unused
+        end of a row.
+        """
+        return np.array(
+            [[o < len(ops) and test(ops[o]) for o in range(self.shape[1])] for ops in self.ops]
+        )
+
+    def derivable(self) -> Bool[np.ndarray, "edges ops"]:
+        """Where the mix has the weight of an operation that a genotype may keep."""
+        return self.where(lambda op: op != "none" or self.kept is None)
+
+    def entering(self) -> dict[int, list[int]]:
+        """The edges that enter each node."""
+        nodes = sorted({target for _, target in self.edges})
+        return {
+            node: [e for e, (_, target) in enumerate(self.edges) if target == node]
+            for node in nodes
+        }
 
 
 class Trial(NamedTuple):

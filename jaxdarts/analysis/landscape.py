@@ -6,7 +6,7 @@ by filter to the length of the weights, since a network with batch norms does no
 a filter and a plane in plain units would show nothing but that.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -26,21 +26,22 @@ filters and does not move.
 """
 
 
-def filter_axes(path: KeyPath, leaf: Array) -> tuple[int, ...] | None:
+def filter_axes(path: KeyPath, leaf: Array, ops: Iterable[str] = OPS) -> tuple[int, ...] | None:
     """What one filter is in this library's networks: all that makes one output channel of one
     layer.
 
     Layers have their outputs in the last axis. The operations of a cell are stacked, [cells, edges,
     ..., out], and so are the nodes of a recurrent cell; every cell, edge and node has filters of
     its own. The rows of an embedding are the output filters of the layer that shares them. Biases,
-    and scales and shifts of batch norms, have one number a channel and none.
+    and scales and shifts of batch norms, have one number a channel and none. `ops` names the
+    operations (`Space.ops` of a space with operations of your own).
     """
     name = str(getattr(path[-1], "key", path[-1])) if path else ""
     if leaf.ndim < 2 or name.endswith(("scale", "shift", "bias")):
         return None
     if name in ("embedding", "nodes"):
         return (1,)
-    stacked = any(name.startswith(f"{op}_") for op in OPS)
+    stacked = any(name.startswith(f"{op}_") for op in ops)
     return tuple(range(2 if stacked else 0, leaf.ndim - 1))
 
 

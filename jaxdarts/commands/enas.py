@@ -191,7 +191,7 @@ def build(config: Config, dataset: images.Dataset) -> Program:
             f"--batch_size={config.batch_size}: the halves have {train.num} and {val.num} images", 2
         )
     space = (
-        spaces.darts(config.nodes) if config.space == "darts" else getattr(spaces, config.space)()
+        spaces.darts(config.nodes) if config.space == "darts" else spaces.BY_NAME[config.space]()
     )
     net: Any = space.supernet(
         width=config.init_channels, depth=config.layers, num_classes=len(dataset.class_names)

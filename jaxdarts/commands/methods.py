@@ -35,17 +35,22 @@ class Method(NamedTuple):
     on_images: Mapping[str, Any] = {}
 
 
-NAMED = (
-    "s1",
-    "s2",
-    "s3",
-    "s4",
-    "nasbench201",
-    "nasbench1shot1_s1",
-    "nasbench1shot1_s2",
-    "nasbench1shot1_s3",
+NAMED = tuple(
+    name
+    for name, build in spaces.BY_NAME.items()
+    if name != "darts" and (space := build()).supernet_size and space.cost
 )
-"""Spaces that are what they are, by their names in `jaxdarts.spaces`."""
+"""Spaces of images with a supernet, and with networks that `evaluate` trains; all but darts, which
+has flags of its own.
+"""
+SPACE_SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "nasbench201": ({"layers": 1}, {"layers": 5, "weight_decay": 5e-4}),
+    **dict.fromkeys(
+        ("nasbench1shot1_s1", "nasbench1shot1_s2", "nasbench1shot1_s3"),
+        ({"layers": 3}, {"layers": 9, "batch_size": 96}),
+    ),
+}
+"""What a space changes in a preset: in a small one, and in one of the papers' setting."""
 FIRST = {"unrolled": False}
 ALL_IMAGES = {"train_portion": 1.0}
 """One level learns from all images; a text has its validation part apart, which such a search only
@@ -310,14 +315,15 @@ def check(config: Any) -> None:
             f"--stop_eigenvalue={config.stop_eigenvalue}: needs --eigenvalue_freq, 2 in the paper",
             2,
         )
-    alone = config.space.startswith("nasbench")
+    cells = spaces.BY_NAME[config.space]().cells
+    alone = "normal" not in cells
     if config.stop_size and len(config.stop_size) != (1 if alone else 2):
         needed = "one number" if alone else "two numbers, of the normal and the reduction cell"
         raise Stop(f"--stop_size={' '.join(map(str, config.stop_size))}: needed is {needed}", 2)
     for name in ("partial", "drop_path_prob", "candidates", "max_skips"):
         if alone and getattr(config, name) not in (1, 0.0, None):
             raise Stop(f"--{name}={getattr(config, name)}: not in --space={config.space}", 2)
-    if config.space.startswith("nasbench1shot1"):
+    if any(choices.picks for choices in cells.values()):
         if config.derive in ("perturbation", "validation"):
             raise Stop(
                 f"--derive={config.derive}: decides edges, not which two to read; not in"
@@ -371,22 +377,19 @@ def space_settings(name: str, small: bool) -> dict[str, Any]:
     """What a space changes in a preset: the size of the benchmarks' supernets, and what their
     searches are published with.
     """
-    if name.startswith("nasbench1shot1"):
-        return {"space": name, "layers": 3 if small else 9} | ({} if small else {"batch_size": 96})
-    if name != "nasbench201":
+    if name not in SPACE_SETTINGS:
         return {}
-    return {"space": name, "layers": 1 if small else 5} | ({} if small else {"weight_decay": 5e-4})
+    return {"space": name, **SPACE_SETTINGS[name][0 if small else 1]}
 
 
 def space_of(config: Any) -> Space:
     """The search space that a configuration asks for."""
-    by_name = {name: getattr(spaces, name) for name in NAMED}
     try:
         if config.candidates:
             return strongest_of(Path(config.candidates), config.keep_ops)
         return (
-            by_name[config.space]()
-            if config.space in by_name
+            spaces.BY_NAME[config.space]()
+            if config.space in NAMED
             else spaces.darts(config.nodes, config.ops)
         )
     except ValueError as error:
@@ -447,13 +450,11 @@ def strongest_of(run: Path, keep: int) -> Space:
 
 
 def evaluated(space: Space) -> tuple[int, int]:
-    """Width and depth of the network that parameters and multiply-adds are told of: the papers' for
-    CIFAR-10.
+    """Width and depth of the networks whose parameters and multiply-adds are reported: the papers'
+    for CIFAR-10.
     """
-    return next(
-        (size for cell, size in {"cell": (16, 5), "ops": (128, 3)}.items() if cell in space.cells),
-        (36, 20),
-    )
+    assert space.size is not None  # every space with a supernet has one
+    return space.size
 
 
 def make(

@@ -33,6 +33,7 @@ from jaxdarts.genotypes.dialects import to_nested as to_nested
 from jaxdarts.genotypes.dialects import to_nni as to_nni
 from jaxdarts.genotypes.graphs import fingerprint as fingerprint
 from jaxdarts.genotypes.graphs import pruned as pruned
+from jaxdarts.genotypes.kinds import KINDS as KINDS
+from jaxdarts.genotypes.kinds import check as check
 from jaxdarts.genotypes.published import *  # noqa: F403  every name of it is a published genotype
 from jaxdarts.genotypes.published import PUBLISHED as PUBLISHED
-from jaxdarts.genotypes.rules import check as check

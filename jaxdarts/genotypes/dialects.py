@@ -18,11 +18,12 @@ import json
 import re
 import reprlib
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from jaxdarts.genotypes.cells import AnyGenotype, Genotype, SizeGenotype, TopologyGenotype
-from jaxdarts.genotypes.rules import KINDS, check, hint
+from jaxdarts.genotypes.kinds import KINDS, check
+from jaxdarts.genotypes.rules import hint
 
 MAX_LENGTH = 100_000
 """Longest text that the readers look at; Python's parser may need much memory and stack for longer
@@ -30,7 +31,7 @@ ones.
 """
 
 
-def parse(text: str) -> AnyGenotype:
+def parse(text: str, ops: Iterable[str] | None = None) -> AnyGenotype:
     """Reads a genotype from text in one of six dialects, none of which is evaluated.
 
     These are quark0/darts' flat `Genotype(normal=[('sep_conv_3x3', 0), ...], normal_concat=range(2,
@@ -47,6 +48,7 @@ def parse(text: str) -> AnyGenotype:
 
     Args:
         text: one genotype.
+        ops: what it may name, as of `check`: `Space.ops` of a space with operations of your own.
 
     Returns:
         The genotype, which `check` has passed.
@@ -77,7 +79,9 @@ def parse(text: str) -> AnyGenotype:
             f"unexpected {reprlib.repr(prefix)} before the genotype; expected 'name =' or a line of"
             " a log"
         )
-    return read(text[start.start() :].strip())
+    genotype = read(text[start.start() :].strip())
+    check(genotype, ops)
+    return genotype
 
 
 def _read_call(source: str) -> AnyGenotype:
@@ -107,9 +111,7 @@ def _read_string(source: str) -> TopologyGenotype:
             raise ValueError(
                 f"{where} has {len(words)} pairs; it reads states 0 to {target - 1}, each once"
             )
-    genotype = TopologyGenotype(tuple(pairs))
-    check(genotype)
-    return genotype
+    return TopologyGenotype(tuple(pairs))
 
 
 def _read_sizes(source: str) -> SizeGenotype:
@@ -119,9 +121,7 @@ def _read_sizes(source: str) -> SizeGenotype:
             raise ValueError(
                 f"channels[{i}] = {reprlib.repr(word)} must be a number; expected c1:c2:c3:c4:c5"
             )
-    genotype = SizeGenotype(tuple(map(int, words)))
-    check(genotype)
-    return genotype
+    return SizeGenotype(tuple(map(int, words)))
 
 
 _FORMS: Mapping[str, Callable[[str], AnyGenotype]] = {
@@ -130,7 +130,7 @@ _FORMS: Mapping[str, Callable[[str], AnyGenotype]] = {
     # A logger's time of day has three numbers.
     r"\b[0-9]+(?::[0-9]+){4}": _read_sizes,
 }
-"""How the dialects start, and who reads them."""
+"""How the dialects start, and who reads them; `parse` checks what comes out."""
 
 
 def _check_length(text: str) -> None:
@@ -218,7 +218,7 @@ def _nni_fields(entries: dict[Any, Any]) -> dict[str, Any]:
 
 
 def _assemble(fields: Mapping[str, Any]) -> AnyGenotype:
-    kind = next((kind for kind in reversed(KINDS) if fields.keys() & {*kind._fields}), Genotype)
+    kind = next((kind for kind in reversed([*KINDS]) if fields.keys() & {*kind._fields}), Genotype)
     names = kind._fields
     for name in fields:
         if name not in names:
@@ -229,9 +229,7 @@ def _assemble(fields: Mapping[str, Any]) -> AnyGenotype:
     for name in names:
         if name not in fields:
             raise ValueError(f"field {name!r} is missing; a genotype has {', '.join(names)}")
-    genotype = kind(**{name: _frozen(name, fields[name]) for name in names})
-    check(genotype)
-    return genotype
+    return kind(**{name: _frozen(name, fields[name]) for name in names})
 
 
 def _frozen(name: str, value: Any) -> Any:
@@ -315,8 +313,12 @@ def _two_cells(genotype: AnyGenotype, form: str) -> Genotype:
     return genotype
 
 
-def to_json(genotype: AnyGenotype) -> str:
+def to_json(genotype: AnyGenotype, ops: Iterable[str] | None = None) -> str:
     """Writes a genotype as a JSON object, one line a field.
+
+    Args:
+        genotype: what to write.
+        ops: what it may name, as of `check`.
 
     Raises:
         ValueError: if the genotype is not a cell.
@@ -328,15 +330,19 @@ def to_json(genotype: AnyGenotype) -> str:
       "concat": [1, 2]
     }
     """
-    check(genotype)
+    check(genotype, ops)
     lines = (
         f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in genotype._asdict().items()
     )
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
-def from_json(text: str) -> AnyGenotype:
+def from_json(text: str, ops: Iterable[str] | None = None) -> AnyGenotype:
     """Reads what `to_json` wrote.
+
+    Args:
+        text: one genotype.
+        ops: what it may name, as of `check`.
 
     Raises:
         ValueError: if a field is missing, unknown or given twice, or the genotype is not a cell.
@@ -356,7 +362,9 @@ def from_json(text: str) -> AnyGenotype:
         raise ValueError(
             f"{reprlib.repr(text)} must be a JSON object with the fields of a genotype"
         )
-    return _assemble(fields)
+    genotype = _assemble(fields)
+    check(genotype, ops)
+    return genotype
 
 
 def _unique(items: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -1,17 +1,11 @@
-"""The rules of a sound genotype, kind by kind."""
+"""The rules of a sound genotype, kind by kind: (genotype, what it may name) -> None or an error."""
 
 import difflib
 import reprlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from jaxdarts.genotypes.cells import (
-    ACTIVATIONS,
-    GRAPH_OPS,
-    OPS,
-    SIZES,
-    TOPOLOGY_OPS,
-    AnyGenotype,
     Genotype,
     GraphGenotype,
     RecurrentGenotype,
@@ -22,36 +16,15 @@ from jaxdarts.genotypes.cells import (
 from jaxdarts.genotypes.graphs import MAX_EDGES, MAX_VERTICES, num_edges, pruned
 
 
-def check(genotype: AnyGenotype, ops: Iterable[str] | None = None) -> None:
-    """Refuses a genotype that is not a cell.
-
-    A node may apply two operations to one source: NASNet's and AmoebaNet's cells do, though the
-    DARTS space never does.
-
-    Args:
-        genotype: what to look at.
-        ops: what it may name: operations, or channels of a `SizeGenotype`; all that its kind has if
-            None (`OPS`, `ACTIVATIONS`, `TOPOLOGY_OPS`, `SIZES`, `GRAPH_OPS`). `none` is never part
-            of a `Genotype` or a `RecurrentGenotype`: only a search knows it there.
-
-    Raises:
-        ValueError: if a rule is broken; the message names the pair and the rule.
-
-    >>> from jaxdarts.genotypes import DARTS_V2
-    >>> check(DARTS_V2._replace(normal=(("sep_conv_3x3", 0), ("sep_conv_3x3", 2))))
-    Traceback (most recent call last):
-    ValueError: normal[1] = ('sep_conv_3x3', 2): state 2 may only read states 0 to 1
-    """
-    if type(genotype) not in _RULES:
-        *kinds, last = (kind.__name__ for kind in KINDS)
-        raise ValueError(f"{reprlib.repr(genotype)} is not a {', '.join(kinds)} or {last}")
-    known, rule = _RULES[type(genotype)]
-    rule(genotype, known if ops is None else tuple(ops))
-
-
-def _check_two_cells(genotype: Genotype, ops: tuple[str, ...]) -> None:
+def two_cells(genotype: Genotype, ops: tuple[str, ...]) -> None:
+    """Checks a pair of convolutional cells."""
     _check_cell("normal", genotype.normal, "normal_concat", genotype.normal_concat, 2, ops)
     _check_cell("reduce", genotype.reduce, "reduce_concat", genotype.reduce_concat, 2, ops)
+
+
+def recurrent(genotype: RecurrentGenotype, ops: tuple[str, ...]) -> None:
+    """Checks a recurrent cell."""
+    _check_cell("recurrent", genotype.recurrent, "concat", genotype.concat, 1, ops)
 
 
 def _check_cell(
@@ -90,7 +63,8 @@ def _check_cell(
         seen.add(state)
 
 
-def _check_topology(genotype: TopologyGenotype, ops: tuple[str, ...]) -> None:
+def one_cell(genotype: TopologyGenotype, ops: tuple[str, ...]) -> None:
+    """Checks a cell of NAS-Bench-201."""
     pairs = genotype.cell
     _check_tuple("cell", pairs)
     for i, (pair, (source, target)) in enumerate(zip(pairs, all_edges())):
@@ -108,19 +82,21 @@ def _check_topology(genotype: TopologyGenotype, ops: tuple[str, ...]) -> None:
         )
 
 
-def _check_sizes(genotype: SizeGenotype, sizes: tuple[int, ...]) -> None:
+def sizes(genotype: SizeGenotype, known: tuple[int, ...]) -> None:
+    """Checks the numbers of channels of NATS-Bench's size space."""
     channels = genotype.channels
     if not isinstance(channels, tuple) or len(channels) != 5:
         raise ValueError(f"channels = {reprlib.repr(channels)} must be a tuple of five numbers")
     for i, number in enumerate(channels):
-        if type(number) is not int or number not in sizes:
+        if type(number) is not int or number not in known:
             raise ValueError(
                 f"channels[{i}] = {reprlib.repr(number)}: the choice is among"
-                f" {', '.join(map(str, sizes))}"
+                f" {', '.join(map(str, known))}"
             )
 
 
-def _check_graph(genotype: GraphGenotype, ops: tuple[str, ...]) -> None:
+def graph(genotype: GraphGenotype, ops: tuple[str, ...]) -> None:
+    """Checks a graph of NAS-Bench-101."""
     matrix, labels = genotype
     if not isinstance(labels, tuple) or len(labels) < 2:
         raise ValueError(
@@ -128,12 +104,12 @@ def _check_graph(genotype: GraphGenotype, ops: tuple[str, ...]) -> None:
             " output"
         )
     for i, op in enumerate(labels):
-        place = {0: ("input",), len(labels) - 1: ("output",)}.get(i, ops)
-        if op not in place:
-            near = hint(op, place) if isinstance(op, str) else ""
+        known = {0: ("input",), len(labels) - 1: ("output",)}.get(i, ops)
+        if op not in known:
+            near = hint(op, known) if isinstance(op, str) else ""
             raise ValueError(
                 f"ops[{i}] = {reprlib.repr(op)}: unknown operation{near}; known here are"
-                f" {', '.join(place)}"
+                f" {', '.join(known)}"
             )
     size = len(labels)
     if not isinstance(matrix, tuple) or len(matrix) != size:
@@ -193,19 +169,3 @@ def hint(word: str, words: Iterable[str]) -> str:
     # No name is anywhere near this long, and difflib would take quadratic time.
     close = difflib.get_close_matches(word[:64], words, n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
-
-
-_RULES: Mapping[type, tuple[tuple, Callable[[Any, tuple], None]]] = {
-    Genotype: (OPS, _check_two_cells),
-    RecurrentGenotype: (
-        ACTIVATIONS,
-        lambda g, ops: _check_cell("recurrent", g.recurrent, "concat", g.concat, 1, ops),
-    ),
-    TopologyGenotype: (TOPOLOGY_OPS, _check_topology),
-    SizeGenotype: (SIZES, _check_sizes),
-    GraphGenotype: (GRAPH_OPS, _check_graph),
-}
-"""What a genotype of each kind may name, and its rule."""
-
-KINDS = tuple(_RULES)
-"""All kinds of genotypes."""

@@ -11,7 +11,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Key
 
-from jaxdarts.nn.ops import OPS, Norms, States
+from jaxdarts.nn.ops import OPS, Norms, Op, States
 from jaxdarts.nn.primitives.barrier import once_on_cpu
 from jaxdarts.nn.primitives.depthwise import wide
 from jaxdarts.nn.primitives.norm import affine
@@ -37,18 +37,24 @@ def stride_of(choices: Choices, edge: int, stride: int) -> int:
 
 
 def weight_shapes(
-    choices: Choices, channels: int, stride: int
+    choices: Choices, channels: int, stride: int, ops: Mapping[str, Op] = OPS
 ) -> dict[str, dict[str, tuple[int, ...]]]:
     """Shape of every weight of a cell: {op: {weight: (edges, ...)}}."""
     shapes: dict[str, dict[str, tuple[int, ...]]] = {}
-    for op in OPS:
-        counts: dict[str, list] = {}
+    for op in ops:
+        by_weight: dict[str, list] = {}
         for edge in edges_of(choices, op):
-            for name, shape in OPS[op].shapes(channels, stride_of(choices, edge, stride)).items():
-                counts.setdefault(name, []).append(shape)
-        if counts:
-            shapes[op] = {name: (len(found), *found[0]) for name, found in counts.items()}
+            for name, shape in ops[op].shapes(channels, stride_of(choices, edge, stride)).items():
+                by_weight.setdefault(name, []).append(shape)
+        if by_weight:
+            shapes[op] = {name: (len(every), *every[0]) for name, every in by_weight.items()}
     return shapes
+
+
+def random_edges(choices: Choices, ops: Mapping[str, Op] = OPS) -> dict[str, list[int]]:
+    """The edges that may carry each operation that draws at random, as of `edges_of`."""
+    edges = {name: edges_of(choices, name) for name, op in ops.items() if op.random}
+    return {name: numbers for name, numbers in edges.items() if numbers}
 
 
 def groups_of(choices: Choices) -> list[tuple[int, ...]]:
@@ -79,6 +85,7 @@ def cell(
     norms: Norms,
     key: Key[Array, ""] | None = None,
     partial: int = 1,
+    ops: Mapping[str, Op] = OPS,
 ) -> Float[Array, "batch out_height out_width out_channels"]:
     """The nodes of a cell, concatenated over channels.
 
@@ -91,22 +98,26 @@ def cell(
         choices: edges and candidates.
         stride: 1 for a normal cell, 2 for a reduction cell.
         norms: the batch norms that end the operations.
-        key: what the noise of every edge is drawn from; for cells with `noise` among their
-          candidates.
+        key: what operations that draw at random, such as `noise`, draw from on every edge; for
+          cells that have any.
         partial: operations see the first channels of a state only, one in `partial`, and have
             weights for so many; the others bypass them (Xu et al., PC-DARTS, 2020).
+        ops: declarations of the candidates.
 
     Returns:
         [batch, height / stride, width / stride, states in choices.concat * channels].
     """
     groups = groups_of(choices)
     if key is not None:
-        weights = {
-            **weights,
-            "noise": {"key": jax.random.split(key, len(edges_of(choices, "noise")))},
-        }
+        drawing = random_edges(choices, ops)
+        keys, start = jax.random.split(key, sum(map(len, drawing.values()))), 0
+        for op, edges in drawing.items():
+            of_op = {"key": keys[start : start + len(edges)]}
+            weights = {**weights, op: {**weights.get(op, {}), **of_op}}
+            start += len(edges)
     parts = {
-        op: _by_group(own, edges_of(choices, op), choices, groups) for op, own in weights.items()
+        op: _by_group(of_op, edges_of(choices, op), choices, groups)
+        for op, of_op in weights.items()
     }
     entering: dict[int, list] = {}
     bypassing: dict[int, list] = {}
@@ -135,7 +146,14 @@ def cell(
             for target, term in _around(group, rest, mix, choices, stride):
                 bypassing.setdefault(target, []).append(term)
         for target, term in _leaving(
-            group, {op: own[i] for op, own in parts.items()}, x, mix, choices, stride, norms
+            group,
+            {op: by_group[i] for op, by_group in parts.items()},
+            x,
+            mix,
+            choices,
+            stride,
+            norms,
+            ops,
         ):
             entering.setdefault(target, []).append(term)
     return jnp.concatenate([states[i] for i in choices.concat], axis=-1)
@@ -154,15 +172,13 @@ def _by_group(
         bounds = np.minimum(
             np.cumsum(counts), w.shape[0]
         )  # a reduction cell's skip has weights on its inputs' edges only
-        for own, group, part in zip(out, groups, jnp.split(w, bounds[:-1])):
-            own[name] = part.reshape(len(group), -1, *part.shape[1:])
+        for of_group, group, part in zip(out, groups, jnp.split(w, bounds[:-1])):
+            of_group[name] = part.reshape(len(group), -1, *part.shape[1:])
     return out
 
 
 def _shuffled(x: Array, groups: int) -> Array:
-    """Channels dealt out anew: the first of each group, then the second of each, so that all are
-    seen by and by.
-    """
+    """Channel shuffle: interleaves the groups, so that successive cells process every channel."""
     return jnp.swapaxes(x.reshape(*x.shape[:-1], groups, -1), -1, -2).reshape(x.shape)
 
 
@@ -187,7 +203,7 @@ def _around(group, x, mix, choices, stride) -> list[tuple[int, Array]]:
     return list(zip([choices.edges[e][1] for e in leaving], jnp.sum(y, axis=0)))
 
 
-def _leaving(group, weights, x, mix, choices, stride, norms) -> list[tuple[int, Array]]:
+def _leaving(group, weights, x, mix, choices, stride, norms, ops) -> list[tuple[int, Array]]:
     """What the edges that leave a group of states carry: (target, term of it), several terms a
     target.
     """
@@ -195,13 +211,13 @@ def _leaving(group, weights, x, mix, choices, stride, norms) -> list[tuple[int, 
         [e for e, edge in enumerate(choices.edges) if edge[0] == source] for source in group
     ]
     leaving = by_source[0]  # the others' are alike
-    if not any(op in OPS for e in leaving for op in choices.ops[e]):
+    candidates = dict.fromkeys(op for e in leaving for op in choices.ops[e] if op in ops)
+    if not candidates:
         return []
     targets = [choices.edges[e][1] for e in leaving]
-    ops = dict.fromkeys(op for e in leaving for op in choices.ops[e] if op in OPS)
     families = []
-    for family in dict.fromkeys(OPS[op].family for op in ops):
-        members = [op for op in ops if OPS[op].family == family]
+    for family in dict.fromkeys(ops[op].family for op in candidates):
+        members = [op for op in candidates if ops[op].family == family]
         pairs = [(e, op) for op in members for e in edges_of(choices, op) if e in leaving]
         bundle, norm = family(
             [weights.get(op, {}) for op in members],
@@ -215,19 +231,20 @@ def _leaving(group, weights, x, mix, choices, stride, norms) -> list[tuple[int, 
     terms, sums = [], []
     for norm in dict.fromkeys(norm for *_, norm in families):
         pairs, bundles, gains = zip(
-            *((p, b, gain) for (p, b, own), gain in zip(families, amounts) if own == norm)
+            *((p, b, gain) for (p, b, last), gain in zip(families, amounts) if last == norm)
         )
         if mix.ndim == 2:
             bundles = norm(bundles, gains)
         else:
             bundles = [(wide(y) * gain).astype(y.dtype) for y, gain in zip(norm(bundles), gains)]
-        for own, y in zip(pairs, bundles):
-            if [e for e, _ in own] == leaving * (len(own) // len(leaving)):
+        for of_bundle, y in zip(pairs, bundles):
+            edges = [e for e, _ in of_bundle]
+            if edges == leaving * (len(edges) // len(leaving)):
                 sums.append(jnp.sum(y.reshape(-1, len(leaving), *y.shape[2:]), 0))
             else:
                 terms += [
                     (choices.edges[e][1], part)
-                    for (e, _), part in zip(own, jnp.unstack(jnp.sum(y, 0)))
+                    for e, part in zip(edges, jnp.unstack(jnp.sum(y, 0)))
                 ]
     return terms + (
         list(zip(targets, jnp.unstack(functools.reduce(jnp.add, sums)))) if sums else []
@@ -238,11 +255,11 @@ def _amounts(mix: Array, choices: Choices, by_source: list[list[int]], families)
     """The weights of the (edge, operation) pairs of each family in the mix, [group, pairs, 1 or
     batch, 1, 1, 1].
     """
-    pairs = [pair for own in families for pair in own]
+    pairs = [pair for family in families for pair in family]
     rows = [[edges[by_source[0].index(e)] for e, _ in pairs] for edges in by_source]
     columns = [[choices.ops[e].index(op) for e, op in pairs]] * len(by_source)
     amounts = mix.at[np.array(rows), np.array(columns)].get(
         mode="promise_in_bounds", wrap_negative_indices=False
     )
     amounts = jnp.expand_dims(amounts, tuple(range(amounts.ndim, 6)))
-    return lax.split(amounts, [len(own) for own in families], axis=1)
+    return lax.split(amounts, [len(family) for family in families], axis=1)

@@ -12,8 +12,8 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
-from jaxdarts.nn.cell import cell, edges_of, weight_shapes
-from jaxdarts.nn.ops import Norms, halved, halved_weights, pointwise, relu
+from jaxdarts.nn.cell import cell, random_edges, weight_shapes
+from jaxdarts.nn.ops import OPS, Norms, Op, halved, halved_weights, pointwise, relu
 from jaxdarts.nn.primitives.norm import Running, batch_norm, batch_norms, scaled
 from jaxdarts.space import Choices
 from jaxdarts.types import Mix
@@ -82,6 +82,7 @@ class Cells(nn.Module):
     unroll: int = 1
     discrete: bool = False
     partial: int = 1
+    ops: Mapping[str, Op] = OPS
 
     @nn.compact
     def __call__(self, s0, s1, mix, train: bool = True, keys=None):
@@ -100,7 +101,7 @@ class Cells(nn.Module):
             [self.param(f"preprocess{i}_{n}", uniform(c), (c, width)) for n, c in enumerate(inputs)]
             for i, inputs in enumerate((inputs0, inputs1))
         ]
-        weights = cell_weights(self, choices, width // self.partial, stride, repeats)
+        weights = cell_weights(self, choices, width // self.partial, stride, repeats, self.ops)
         if halve:
             s0 = halved(s0)
             preprocess[0][0] = halved_weights(preprocess[0][0])
@@ -116,10 +117,10 @@ class Cells(nn.Module):
             (jnp.stack([jnp.stack([pad(w, 0) for w in ws]) for ws in preprocess], axis=1), weights),
         )
 
-        def one(carry, own, mix, norms):
-            (own_preprocess, own), key = own
-            (inputs,) = norms.conv([pointwise(relu(carry), own_preprocess)])
-            out = cell(own, inputs, mix, choices, stride, norms, key, self.partial)
+        def one(carry, of_cell, mix, norms):
+            (projections, operations), key = of_cell
+            (inputs,) = norms.conv([pointwise(relu(carry), projections)])
+            out = cell(operations, inputs, mix, choices, stride, norms, key, self.partial, self.ops)
             return jnp.stack([carry[1], pad(out, 3)]) if repeats > 1 else out
 
         carry, stacked = jnp.stack([pad(s0, 3), pad(s1, 3)]), (stacked, keys)
@@ -137,13 +138,18 @@ class Cells(nn.Module):
 
 
 def cell_weights(
-    module: nn.Module, choices: Choices, width: int, stride: int, repeats: int
+    module: nn.Module,
+    choices: Choices,
+    width: int,
+    stride: int,
+    repeats: int,
+    ops: Mapping[str, Op] = OPS,
 ) -> dict[str, dict[str, Array]]:
     """The weights of the operations of a run of cells, {op: {name: [cells, edges, ...]}}, each a
     parameter of `module`.
     """
     weights: dict[str, dict[str, Array]] = {}
-    for op, shapes in weight_shapes(choices, width, stride).items():
+    for op, shapes in weight_shapes(choices, width, stride, ops).items():
         weights[op] = {}
         for name, shape in shapes.items():
             init = uniform(math.prod(shape[1:-1]))
@@ -161,8 +167,8 @@ def norm_sites(module: nn.Module, repeats: int, one, carry, weights, mix) -> lis
         shapes.extend((repeats, *x.shape[:-4], x.shape[-1]) for x in bundles)
         return bundles
 
-    own, own_mix = jax.tree.map(lambda w: w[0], weights), mix[0] if mix.ndim == 4 else mix
-    jax.eval_shape(lambda: one(carry, own, own_mix, Norms(look, scaled)))
+    first, first_mix = jax.tree.map(lambda w: w[0], weights), mix[0] if mix.ndim == 4 else mix
+    jax.eval_shape(lambda: one(carry, first, first_mix, Norms(look, scaled)))
     return [norm_variables(module, f"norm{i}_", shape) for i, shape in enumerate(shapes)]
 
 
@@ -192,13 +198,13 @@ def over_cells(
     per_cell = mix if mix.ndim == 4 else None
 
     def body(carry, xs):
-        own, own_sites, own_mix = xs
-        norm = Running(own_sites, train, module.axis_name, momentum) if module.discrete else None
+        of_cell, cell_sites, cell_mix = xs
+        norm = Running(cell_sites, train, module.axis_name, momentum) if module.discrete else None
         batch = functools.partial(batch_norms, axis_name=module.axis_name)
         carry = one(
             carry,
-            own,
-            mix if own_mix is None else own_mix,
+            of_cell,
+            mix if cell_mix is None else cell_mix,
             Norms(norm, scaled) if norm else Norms(batch, batch),
         )
         return carry, norm.averages if norm else None
@@ -227,18 +233,26 @@ def norm_parameters(module: nn.Module, prefix: str, shape: tuple[int, ...]) -> d
 
 
 def noise_keys(
-    key: Key[Array, ""] | None, choices: Choices, run: Run, index: int, axis_name: str | None
+    key: Key[Array, ""] | None,
+    choices: Choices,
+    run: Run,
+    index: int,
+    axis_name: str | None,
+    ops: Mapping[str, Op] = OPS,
 ) -> Key[Array, " cells"] | None:
     """A key for every cell of a network's run number `index`, one that no other device has; None if
-    its cells draw no noise.
+    its cells draw nothing at random.
 
     Raises:
-        ValueError: if there is noise and no key.
+        ValueError: if there is an operation that draws at random, and no key.
     """
-    if not edges_of(choices, "noise"):
+    drawing = random_edges(choices, ops)
+    if not drawing:
         return None
     if key is None:
-        raise ValueError("the network has the operation noise: its call needs a random key")
+        raise ValueError(
+            f"the network has the operation {', '.join(drawing)}: its call needs a random key"
+        )
     # A run's number itself is folded in for its drop path.
     return jax.random.split(
         jax.random.fold_in(of_device(key, axis_name), 1_000_000 + index), run.repeats
@@ -290,9 +304,9 @@ class Supernet(nn.Module):
     """The weight-sharing network of a cell space: `apply(variables, images, mix, key=None,
     drop_path=None) -> logits`.
 
-    The key is for noise (S4), drawn anew at every call, and for drop path, and may be left out
-    where there is neither. `drop_path` is the rate, at least 0 and below 1, at which edges are left
-    out, in training; None for never (`drop_edges`).
+    The key is for operations that draw at random (S4's noise), anew at every call, and for drop
+    path; it may be left out where there is neither. `drop_path` is the rate, at least 0 and below
+    1, at which edges are left out, in training; None for never (`drop_edges`).
 
     With `partial` = k operations work on the first k-th of the channels, and the others bypass them
     (PC-DARTS; `nn.cell`); it divides the width.
@@ -316,6 +330,7 @@ class Supernet(nn.Module):
     remat: bool = False
     unroll: int = 2
     partial: int = 1
+    ops: Mapping[str, Op] = OPS
 
     def example_mix(self) -> Mix:
         """A mix of the right shapes, all zero."""
@@ -370,12 +385,14 @@ class Supernet(nn.Module):
                 self.remat,
                 self.unroll,
                 partial=self.partial,
+                ops=self.ops,
                 name=f"cells{i}_{run.kind}",
             )
-            own_mix = mix[run.kind]
+            run_mix = mix[run.kind]
             if drop_path is not None and key is not None:
-                own_key = jax.random.fold_in(of_device(key, self.axis_name), i)
-                own_mix = drop_edges(own_key, drop_path, own_mix, run.repeats, images.shape[0])
-            s0, s1 = cells(s0, s1, own_mix, keys=noise_keys(key, choices, run, i, self.axis_name))
+                run_key = jax.random.fold_in(of_device(key, self.axis_name), i)
+                run_mix = drop_edges(run_key, drop_path, run_mix, run.repeats, images.shape[0])
+            keys = noise_keys(key, choices, run, i, self.axis_name, self.ops)
+            s0, s1 = cells(s0, s1, run_mix, keys=keys)
         features = jnp.mean(s1.astype(jnp.promote_types(self.dtype, jnp.float32)), axis=(1, 2))
         return linear(self, features, self.num_classes)

@@ -23,6 +23,7 @@ from jaxdarts.nn.cnn import (
     runs,
     uniform,
 )
+from jaxdarts.nn.ops import OPS, Op
 from jaxdarts.nn.primitives.norm import Running, batch_norm, moments
 from jaxdarts.nn.taps import layer, tell
 from jaxdarts.space import Choices
@@ -136,6 +137,7 @@ class Network(nn.Module):
         auxiliary: with the auxiliary head, for images whose state after the last reduction has at
           least 5x5 pixels.
         imagenet: the stem of three strided convolutions instead of one convolution.
+        ops: declarations of the operations that the cells name.
     """
 
     cells: Mapping[str, Choices]
@@ -148,6 +150,7 @@ class Network(nn.Module):
     axis_name: str | None = None
     remat: bool = False
     unroll: int = 1
+    ops: Mapping[str, Op] = OPS
 
     def example_inputs(self, image_shape: tuple[int, ...]) -> tuple[Array]:
         """What `init` wants, for images of [height, width, channels]."""
@@ -184,7 +187,8 @@ class Network(nn.Module):
                 self.axis_name,
                 self.remat,
                 self.unroll,
-                True,
+                discrete=True,
+                ops=self.ops,
                 name=f"cells{i}_{run.kind}",
             )
             mix = jnp.ones(choices.shape)
@@ -192,7 +196,8 @@ class Network(nn.Module):
                 mix = drop_paths(
                     jax.random.fold_in(key, i), drop_path, choices, run, images.shape[0]
                 )
-            s0, s1 = cells(s0, s1, mix, train, noise_keys(key, choices, run, i, self.axis_name))
+            keys = noise_keys(key, choices, run, i, self.axis_name, self.ops)
+            s0, s1 = cells(s0, s1, mix, train, keys)
             index += run.repeats
             if (
                 self.auxiliary

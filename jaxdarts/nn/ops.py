@@ -14,12 +14,13 @@ size,) in, out].
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.core import FrozenDict
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -55,13 +56,80 @@ the mixing weights: one scale and one shift.
 """
 
 
+Shapes = Callable[[int, int], dict[str, tuple[int, ...]]]
+"""(channels, stride) -> shape of each weight of one edge."""
+
+BLUE, ORANGE, GREEN, PURPLE, GREY = "#0067a5", "#b84a00", "#00755a", "#99477c", "#5d6470"
+"""Colours of the drawings, after Okabe & Ito's colour-blind-safe palette, darkened until they carry
+white text with a contrast above 4.5.
+"""
+
+
 class Op(NamedTuple):
-    """One candidate operation: the shape of each weight of one edge, by channels and stride, and
-    its family.
+    """The declaration of an operation, which all parts of the library read.
+
+    name: the word in genotypes.
+    shapes: (channels, stride) -> shape of each weight of one edge. Weights start uniform within
+      1 / sqrt(all axes but the last multiplied).
+    family: what computes it (`per_edge` makes one of a function of a single edge).
+    multiply_adds: (channels, stride, output pixels) -> multiply-adds of one edge for one image; if
+      None, every weight is used once for every output pixel, as in a convolution.
+    random: it draws at random, so its weights have a random key besides, named "key".
+    color, dashed: the box and the line in drawings.
+    label: the text in drawings; its name if empty.
+
+    The number of parameters is not declared: it follows from the shapes, and from the batch norms
+    that the family applies.
     """
 
-    shapes: Callable[[int, int], dict[str, tuple[int, ...]]]
+    name: str
+    shapes: Shapes
     family: Family
+    multiply_adds: Callable[[int, int, int], int] | None = None
+    random: bool = False
+    color: str = GREY
+    label: str = ""
+    dashed: bool = False
+
+    def __repr__(self) -> str:
+        return f"Op({self.name})"
+
+
+Step = Callable[[Weights, Float[Array, "batch height width channels"], int], Array]
+"""(weights of one edge, its input, stride) -> what the edge carries, before a norm."""
+
+
+def per_edge(*steps: Step) -> Family:
+    """The family of a single operation, given as functions of one edge.
+
+    A batch norm follows every step. Only the first step strides: its output has ceil(height /
+    stride) rows and ceil(width / stride) columns.
+
+    Args:
+        steps: (weights of the edge, [batch, height, width, channels], stride) -> [batch, ...,
+          channels]. Weights have the declared shapes.
+    """
+
+    def family(weights, x, stride, norms):
+        (shared,) = weights
+        y = x[:, None]
+        for i, step in enumerate(steps):
+            if i:
+                (y,) = norms.conv([y])
+            y = _over_edges(step, shared, y, 1 if i else stride)
+        return once_on_cpu(y), norms.conv
+
+    return family
+
+
+def _over_edges(step: Step, weights: Weights, x: Array, stride: int) -> Array:
+    """A step on all edges: x is [group, edges, ...], or [group, 1, ...] if the edges share it."""
+    if not weights:
+        return jax.vmap(jax.vmap(lambda x: step({}, x, stride)))(x)
+    shared = x.shape[1] == 1
+    return jax.vmap(jax.vmap(lambda w, x: step(w, x, stride), (0, None if shared else 0)))(
+        weights, x[:, 0] if shared else x
+    )
 
 
 def relu(x: Array) -> Array:
@@ -135,7 +203,7 @@ def dense_bundle(
         y = _dense(joined, jnp.swapaxes(kernels, 0, 1)[0], stride, dilation, groups)
         return jnp.moveaxis(y, 3, 0)[:, None]
     return jnp.stack(
-        [jnp.moveaxis(_dense(state, own, stride, dilation), 3, 0) for state, own in zip(x, kernels)]
+        [jnp.moveaxis(_dense(state, w, stride, dilation), 3, 0) for state, w in zip(x, kernels)]
     )
 
 
@@ -233,8 +301,8 @@ def _separable(*dilations: int) -> Family:
             )
             # Every edge is a state of its own now.
             x, kernels, products = (
-                a.reshape(-1, *own, *a.shape[2:])
-                for a, own in ((relu(y), ()), (kernels, (1,)), (products, (1,)))
+                a.reshape(-1, *edge, *a.shape[2:])
+                for a, edge in ((relu(y), ()), (kernels, (1,)), (products, (1,)))
             )
             y = separable(x, kernels, products, dilation=dilation)
             y = y.reshape(*lead, *y.shape[2:])
@@ -254,9 +322,9 @@ def _stacked_lines(weights, x, stride, norms):
     """relu, 1x7 convolution striding over the width, 7x1 over the height, norm (NASNet's and
     AmoebaNet's cells).
     """
-    (own,), bundle = weights, []
+    (lines,), bundle = weights, []
     for g in range(x.shape[0]):
-        for row, column in zip(own["row0"][g], own["column0"][g]):
+        for row, column in zip(lines["row0"][g], lines["column0"][g]):
             y = convolution(relu(x[g]), row, (1, stride))
             bundle.append(convolution(y, column, (stride, 1)))
     return jnp.stack(bundle).reshape(x.shape[0], -1, *bundle[0].shape), norms.conv
@@ -267,9 +335,9 @@ def _normal_convolution(weights, x, stride, norms):
     side in its outputs.
     """
     x, bundles = relu(x), []
-    for own in weights:
+    for size in weights:
         bundle = []
-        for state, kernels in zip(x, own["kernel"]):
+        for state, kernels in zip(x, size["kernel"]):
             y = convolution(state, jnp.concatenate(list(kernels), axis=-1), (stride, stride))
             bundle.append(jnp.moveaxis(y.reshape(*y.shape[:-1], -1, kernels.shape[-1]), -2, 0))
         bundles.append(jnp.stack(bundle))
@@ -283,8 +351,10 @@ def _max_pool(weights, x, stride, norms):
 def _avg_pool(weights, x, stride, norms):
     total = depthwise(x, jnp.ones((x.shape[0], 1, 3, 3, x.shape[-1]), x.dtype), stride=stride)
     # The border averages over the pixels that exist (count_include_pad=False).
-    places = (np.arange(0, n, stride) for n in x.shape[2:4])
-    rows, columns = (3 - (i == 0) - (i == n - 1).astype(int) for i, n in zip(places, x.shape[2:4]))
+    positions = (np.arange(0, n, stride) for n in x.shape[2:4])
+    rows, columns = (
+        3 - (i == 0) - (i == n - 1).astype(int) for i, n in zip(positions, x.shape[2:4])
+    )
     count = np.outer(rows, columns).astype(x.dtype)[None, None, None, :, :, None]
     return once_on_cpu(total / count), norms.pool
 
@@ -293,46 +363,76 @@ def _noise(weights, x, stride, norms):
     """A standard normal of the output's shape, another one on every edge and for every example;
     nothing of x but its shape.
 
-    No norm follows, in a supernet neither (RobustDARTS, whose code is followed).
+    No batch norm follows, not even in a supernet (RobustDARTS, whose code is followed).
     """
-    (own,) = weights
+    (keys,) = weights
     *batch, height, width, channels = x.shape[1:]
     shape = (*batch, -(-height // stride), -(-width // stride), channels)
     draw = jax.vmap(jax.vmap(lambda key: jax.random.normal(key, shape, x.dtype)))
     # Drawn once, not again in every loop that reads it.
-    return once_on_cpu(draw(own["key"])), scaled
+    return once_on_cpu(draw(keys["key"])), scaled
 
 
-def _no_weights(channels, stride):
+def _no_weights(channels: int, stride: int) -> dict[str, tuple[int, ...]]:
     return {}
+
+
+def _skip_shapes(channels: int, stride: int) -> dict[str, tuple[int, ...]]:
+    return {} if stride == 1 else {"reduce": (channels, channels)}
+
+
+def _stacked_shapes(channels: int, stride: int) -> dict[str, tuple[int, ...]]:
+    return {"row0": (1, 7, channels, channels), "column0": (7, 1, channels, channels)}
+
+
+def _stacked_adds(channels: int, stride: int, pixels: int) -> int:
+    return 7 * channels**2 * pixels * (stride + 1)  # the row strides over the width only
+
+
+def _dense_shapes(size: int) -> Shapes:
+    return lambda channels, stride: {"kernel": (size, size, channels, channels)}
 
 
 _TWICE, _DILATED = _separable(1, 1), _separable(2)
 
-OPS: Mapping[str, Op] = {
-    "max_pool_3x3": Op(_no_weights, _max_pool),
-    "avg_pool_3x3": Op(_no_weights, _avg_pool),
-    "skip_connect": Op(
-        lambda channels, stride: {} if stride == 1 else {"reduce": (channels, channels)}, _skip
-    ),
-    "sep_conv_3x3": Op(_separable_shapes(3, 2), _TWICE),
-    "sep_conv_5x5": Op(_separable_shapes(5, 2), _TWICE),
-    "sep_conv_7x7": Op(_separable_shapes(7, 2), _TWICE),
-    "conv_7x1_1x7": Op(
-        lambda channels, stride: {
-            "row0": (1, 7, channels, channels),
-            "column0": (7, 1, channels, channels),
-        },
-        _stacked_lines,
-    ),
-    "dil_conv_3x3": Op(_separable_shapes(3, 1), _DILATED),
-    "dil_conv_5x5": Op(_separable_shapes(5, 1), _DILATED),
-    "noise": Op(_no_weights, _noise),
-    "nor_conv_1x1": Op(
-        lambda channels, stride: {"kernel": (1, 1, channels, channels)}, _normal_convolution
-    ),
-    "nor_conv_3x3": Op(
-        lambda channels, stride: {"kernel": (3, 3, channels, channels)}, _normal_convolution
-    ),
-}
-"""Every operation but `none`, which is the absence of an edge and computes nothing."""
+
+def table(ops: Iterable[Op]) -> Mapping[str, Op]:
+    """Operations by name, none of which changes later.
+
+    Raises:
+        ValueError: if two have one name, or one has the name `none`.
+    """
+    named: dict[str, Op] = {}
+    for op in ops:
+        if op.name in named or op.name == "none":
+            raise ValueError(
+                f"there is an operation {op.name!r} already: give the new one another name"
+            )
+        named[op.name] = op
+    return FrozenDict(named)
+
+
+OPS = table(
+    (
+        Op("max_pool_3x3", _no_weights, _max_pool, color=GREEN),
+        Op("avg_pool_3x3", _no_weights, _avg_pool, color=GREEN),
+        Op("skip_connect", _skip_shapes, _skip, color=PURPLE, dashed=True),
+        Op("sep_conv_3x3", _separable_shapes(3, 2), _TWICE, color=BLUE),
+        Op("sep_conv_5x5", _separable_shapes(5, 2), _TWICE, color=BLUE),
+        Op("sep_conv_7x7", _separable_shapes(7, 2), _TWICE, color=BLUE),
+        Op("conv_7x1_1x7", _stacked_shapes, _stacked_lines, _stacked_adds),
+        Op("dil_conv_3x3", _separable_shapes(3, 1), _DILATED, color=ORANGE),
+        Op("dil_conv_5x5", _separable_shapes(5, 1), _DILATED, color=ORANGE),
+        Op("noise", _no_weights, _noise, random=True, color=PURPLE, dashed=True),
+        Op("nor_conv_1x1", _dense_shapes(1), _normal_convolution, color=BLUE),
+        Op("nor_conv_3x3", _dense_shapes(3), _normal_convolution, color=BLUE),
+    )
+)
+"""The library's operations by name, all but `none`, which is the absence of an edge and computes
+nothing.
+"""
+
+
+def with_more(ops: Iterable[Op]) -> Mapping[str, Op]:
+    """The library's operations and more, by name; errors as of `table`."""
+    return table((*OPS.values(), *ops)) if (ops := tuple(ops)) else OPS

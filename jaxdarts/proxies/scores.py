@@ -29,7 +29,7 @@ puts both last. NaN among weights or images makes the scores by gradients NaN.
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -198,19 +198,20 @@ def _batch_axis(shape: Sequence[int], other: Sequence[int], batch: int) -> int |
 # ---------------------------------------------------------------------------------------- gradients
 
 
-def layers(params: PyTree[Array]) -> list[Float[Array, "layers weights"]]:
+def layers(params: PyTree[Array], ops: Iterable[str] = OPS) -> list[Float[Array, "layers weights"]]:
     """Weights of convolutions and linear layers, one a row: what the scores by weights see.
 
     Every array of two axes or more, except those whose name ends in scale, shift or bias. The
     weights of this library's cells have axes for cells and edges in front, and each entry of them
-    is a layer. For other arrangements give the scores another function; it gets the weights and
+    is a layer; `ops` names the operations (`Space.ops` of a space with operations of your own). For
+    other arrangements give the scores another function; it gets the weights and
     their gradients alike, so it must be linear.
     """
     found = []
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         name = _name(path)
         if leaf.ndim > 1 and not name.endswith(_NO_WEIGHTS):
-            stacked = 2 if name.startswith(tuple(f"{op}_" for op in OPS)) else 0
+            stacked = 2 if name.startswith(tuple(f"{op}_" for op in ops)) else 0
             found.append(leaf.reshape(math.prod(leaf.shape[:stacked]), -1))
     return found
 

@@ -6,59 +6,47 @@ Every function returns one SVG element, to be written to a file or put into an H
 
 import json
 import re
-from collections.abc import Sequence
-from itertools import pairwise
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from functools import partial
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
-from scipy.optimize import isotonic_regression
 
-from jaxdarts.genotypes import GraphGenotype, SizeGenotype, pruned
-from jaxdarts.genotypes.cells import all_edges
-from jaxdarts.report import svg
+from jaxdarts.genotypes import AnyGenotype, GraphGenotype, SizeGenotype, pruned
+from jaxdarts.genotypes.kinds import NEWER, OLDER, Pens, kind_of
+from jaxdarts.nn.ops import BLUE, GREEN, GREY, OPS, ORANGE, PURPLE, Op
+from jaxdarts.report import layouts, svg
 
-# After Okabe & Ito's colour-blind-safe palette; those that carry white text are darkened to a
-# contrast above 4.5.
-FAMILIES = (
-    ("#0067a5", re.compile("sep_conv|nor_conv|conv3x3")),
-    ("#b84a00", re.compile("dil_conv|conv1x1")),
-    ("#00755a", re.compile("pool")),
-    ("#99477c", re.compile("skip|none|identity|noise")),
-    ("#5d6470", re.compile("")),
+LOOKS: Mapping[str, tuple[str, bool]] = MappingProxyType(
+    {
+        "none": (PURPLE, True),
+        "identity": (PURPLE, True),
+        "conv3x3-bn-relu": (BLUE, False),
+        "conv1x1-bn-relu": (ORANGE, False),
+        "maxpool3x3": (GREEN, False),
+    }
 )
+"""Color, and whether the line is dashed, of what `nn.ops` does not declare: NAS-Bench-101's
+vertices, and activations. What is not here either is grey.
+"""
 
 Edges = Sequence[tuple[str, int] | tuple[str, int, int]]
-INPUTS = ("c_{k-2}", "c_{k-1}")
+INPUTS = (OLDER, NEWER)
 
 
-def cell(genotype) -> dict[str, str]:
+def cell(genotype: AnyGenotype, ops: Mapping[str, Op] | None = None) -> dict[str, str]:
     """Draws every cell of a genotype.
 
     Args:
-        genotype: a `Genotype`, `RecurrentGenotype`, `TopologyGenotype`, `GraphGenotype` or
-          `SizeGenotype`.
+        genotype: of any kind.
+        ops: the declarations of its operations: `Space.ops` of a space with operations of your own.
 
     Returns:
         SVG text by cell: `normal` and `reduce`, or `recurrent`, or `cell`, or `channels`.
     """
-    if isinstance(genotype, GraphGenotype):
-        return {"cell": vertices(genotype, title="Cell")}
-    if isinstance(genotype, SizeGenotype):
-        return {"channels": sizes(genotype, title="Channels")}
-    if hasattr(genotype, "cell"):
-        triples = [(*pair, target) for pair, (_, target) in zip(genotype.cell, all_edges())]
-        return {"cell": graph(triples, [triples[-1][2]], inputs=INPUTS[1:], title="Cell")}
-    if hasattr(genotype, "recurrent"):
-        edges, concat = genotype.recurrent, genotype.concat
-        return {
-            "recurrent": graph(
-                edges, concat, inputs=("x_{t}, h_{t-1}",), output="h_{t}", title="Recurrent cell"
-            )
-        }
-    return {
-        "normal": graph(genotype.normal, genotype.normal_concat, title="Normal cell"),
-        "reduce": graph(genotype.reduce, genotype.reduce_concat, title="Reduction cell"),
-    }
+    pens = Pens(partial(graph, ops=OPS if ops is None else ops), vertices, sizes)
+    return kind_of(genotype).draw(genotype, pens)
 
 
 def graph(
@@ -68,6 +56,7 @@ def graph(
     title: str = "",
     inputs: Sequence[str] = INPUTS,
     output: str = "c_{k}",
+    ops: Mapping[str, Op] = OPS,
 ) -> str:
     """Draws one cell from left to right, one labelled curve for each operation.
 
@@ -83,6 +72,7 @@ def graph(
         title: text above the cell.
         inputs: names of the input states; `c_{k-2}` is set with a subscript.
         output: name of the output.
+        ops: declarations of operations, with their labels and colours.
 
     Returns:
         SVG text.
@@ -93,19 +83,19 @@ def graph(
     """
     triples = _triples(edges, concat, len(inputs))
     num_states = triples[-1][2] + 1
-    layout = _layout(triples, concat, num_states, len(inputs))
+    labels = [ops[op].label or op if op in ops else op for op, *_ in triples]
+    layout = layouts.layered(triples, concat, num_states, len(inputs))
     names = [*inputs, *(str(i) for i in range(num_states - len(inputs))), output]
     widths = [max(32.0, 8.0 * len(re.sub(r"[_{}]", "", name)) + 16) for name in names]
     widths += [
-        6.95 * len(triples[e][0]) + 18 if e is not None else 0.0
-        for e in layout.labels[len(names) :]
+        6.95 * len(labels[e]) + 18 if e is not None else 0.0 for e in layout.labels[len(names) :]
     ]
     column = [
         max(widths[u] for u in range(len(widths)) if layout.rank[u] == rank) for rank in layout.rank
     ]
-    x = _columns(layout, column)
+    x = layouts.columns(layout, column)
     y = layout.y - np.min(layout.y - layout.height / 2) + (40 if title else 12)
-    tails, heads = _ports(layout.chains, len(triples), y)
+    tails, heads = layouts.ports(layout.chains, len(triples), y)
 
     under, over = [], []
     for e, chain in enumerate(layout.chains):
@@ -117,15 +107,15 @@ def graph(
         if e >= len(triples):
             # Behind everything: a reader looks for the operations first.
             style = {"stroke": "currentColor", "stroke_opacity": 0.4}
-            under.insert(0, svg.tag("path", d=_spline([*points, tip]), fill="none", **style))
+            under.insert(0, svg.tag("path", d=layouts.spline([*points, tip]), fill="none", **style))
             continue
         op, v = triples[e][0], chain[layout.labels_at[e]]
-        color, dash = _color(op), "5 3" if _color(op) == _color("skip") else None
-        line, faint = _spline([*points, (tip[0] - 5, tip[1])]), 0.4 if op == "none" else None
+        color, dashed = look(op, ops)
+        line, faint = layouts.spline([*points, (tip[0] - 5, tip[1])]), 0.4 if op == "none" else None
         style = {
             "stroke": color,
             "stroke_width": 1.6,
-            "stroke_dasharray": dash,
+            "stroke_dasharray": "5 3" if dashed else None,
             "stroke_opacity": faint,
         }
         under.append(svg.tag("path", d=line, fill="none", **style))
@@ -144,7 +134,9 @@ def graph(
             )
         )
         over.append(
-            svg.label(x[v], y[v] + 4, op, 11.5, anchor="middle", font_family=svg.MONO, fill="#fff")
+            svg.label(
+                x[v], y[v] + 4, labels[e], 11.5, anchor="middle", font_family=svg.MONO, fill="#fff"
+            )
         )
     for v, name in enumerate(names):
         height = layout.height[v]
@@ -194,16 +186,16 @@ def vertices(genotype: GraphGenotype, *, title: str = "") -> str:
         lanes = range(rank[u] + 1, rank[v])
         chains.append([u, *range(len(rank), len(rank) + len(lanes)), v])
         rank += lanes
-    layout = _placed(
+    layout = layouts.placed(
         rank, heights + [2.0] * (len(rank) - len(ops)), [None] * len(rank), [], chains, len(ops)
     )
     widths = [6.95 * len(op) + 18 for op in ops] + [0.0] * (len(rank) - len(ops))
-    column = [max(w for w, r in zip(widths, rank) if r == own) for own in rank]
+    column = [max(w for w, r in zip(widths, rank) if r == column_rank) for column_rank in rank]
     x, y = (
-        _columns(layout, column),
+        layouts.columns(layout, column),
         layout.y - np.min(layout.y - layout.height / 2) + (40 if title else 12),
     )
-    tails, heads = _ports(chains, len(chains), y)
+    tails, heads = layouts.ports(chains, len(chains), y)
     lines, boxes = [], []
     for chain, tail, head in zip(chains, tails, heads, strict=True):
         start, stop = chain[0], chain[-1]
@@ -211,7 +203,7 @@ def vertices(genotype: GraphGenotype, *, title: str = "") -> str:
         for v in chain[1:-1]:
             points += [(x[v] - column[v] / 2, y[v]), (x[v] + column[v] / 2, y[v])]
         tip = (x[stop] - widths[stop] / 2, y[stop] + head)
-        line = _spline([*points, (tip[0] - 5, tip[1])])
+        line = layouts.spline([*points, (tip[0] - 5, tip[1])])
         lines.append(
             svg.tag(
                 "path",
@@ -236,12 +228,12 @@ def vertices(genotype: GraphGenotype, *, title: str = "") -> str:
             "rx": 6,
         }
         end = v in (0, len(ops) - 1)
-        look = (
+        style = (
             {"fill_opacity": 0.09, "stroke": "currentColor", "stroke_opacity": 0.7}
             if end
-            else {"fill": _color(op)}
+            else {"fill": look(op)[0]}
         )
-        boxes.append(svg.tag("rect", **box, **look))
+        boxes.append(svg.tag("rect", **box, **style))
         font: dict[str, Any] = {} if end else {"font_family": svg.MONO, "fill": "#fff"}
         boxes.append(svg.label(x[v], y[v] + 4, op, 13 if end else 11.5, anchor="middle", **font))
     boxes += [svg.label(12, 22, title, 14, **svg.TITLE)] if title else []
@@ -264,7 +256,7 @@ def sizes(genotype: SizeGenotype, *, title: str = "") -> str:
     parts = []
     for i, channels in enumerate(genotype.channels):
         left, height, reduction = 18 + step * i, scale * channels, i % 2 == 1
-        color = FAMILIES[1 if reduction else 0][0]
+        color = ORANGE if reduction else BLUE
         parts.append(
             svg.tag(
                 "rect", x=left, y=middle - height / 2, width=width, height=height, rx=3, fill=color
@@ -348,172 +340,6 @@ def _triples(edges, concat, num_inputs: int) -> list[tuple[str, int, int]]:
     return triples
 
 
-class _Layout(NamedTuple):
-    """Vertices in ranks (columns): the states, the output, then a label or a lane for each rank
-    that an edge passes.
-    """
-
-    rank: list[int]
-    height: np.ndarray
-    y: np.ndarray
-    labels: list[int | None]  # the edge whose label a vertex is
-    labels_at: list[int]  # where in its chain each edge has its label
-    chains: list[list[int]]  # the vertices of each edge, then of each concatenated state
-
-
-def _layout(triples, concat, num_states: int, num_inputs: int) -> _Layout:
-    """Layers the cell (Sugiyama, Tagawa & Toda 1981): ranks by longest path, few crossings, then
-    coordinates.
-    """
-    layer = [0] * num_inputs
-    for state in range(num_inputs, num_states):
-        layer.append(1 + max(layer[s] for _, s, t in triples if t == state))
-    # States at even ranks, labels between; no label stands before the output.
-    rank = [2 * k for k in layer] + [2 * max(layer) + 1]
-    ins = [sum(t == v for _, _, t in triples) for v in range(num_states)] + [0]
-    outs = [sum(s == v for _, s, _ in triples) + (v in concat) for v in range(num_states)] + [
-        len(concat)
-    ]
-    height = [
-        max(30.0, 12.0 * (i - 1) + 20, 6.0 * (o - 1) + 18) for i, o in zip(ins, outs, strict=True)
-    ]
-    labels: list[int | None] = [None] * (num_states + 1)
-    load = [0] * (rank[-1] + 1)
-    chains: list[list[int]] = []
-    labels_at: list[int] = []
-    for e, (source, target) in enumerate(
-        [(s, t) for _, s, t in triples] + [(s, num_states) for s in concat]
-    ):
-        at = None
-        if target < num_states:
-            # The emptiest of the columns that the edge passes; a tie goes to the one next to the
-            # target.
-            at = min(range(rank[source] + 1, rank[target], 2), key=lambda r: (load[r], -r))
-            load[at] += 1
-            labels_at.append(at - rank[source])
-        lanes = range(rank[source] + 1, rank[target])
-        chains.append([source, *range(len(rank), len(rank) + len(lanes)), target])
-        rank += lanes
-        labels += [e if r == at else None for r in lanes]
-        height += [20.0 if r == at else 2.0 for r in lanes]
-    return _placed(rank, height, labels, labels_at, chains, num_states + 1)
-
-
-def _placed(rank, height, labels, labels_at, chains, num_boxes: int) -> _Layout:
-    """The layout of vertices in their ranks; those from `num_boxes` on are labels and lanes."""
-    links = [pair for chain in chains for pair in pairwise(chain)]
-    order = _order(rank, links)
-    # Lanes pull harder than labels, so that long edges run straight.
-    is_lane = [v >= num_boxes and labels[v] is None for v in range(len(rank))]
-    weights = [(1.0 + 3.0 * is_lane[u]) * (1.0 + 3.0 * is_lane[v]) for u, v in links]
-    return _Layout(
-        rank,
-        np.array(height),
-        _coordinates(order, links, weights, height),
-        labels,
-        labels_at,
-        chains,
-    )
-
-
-def _order(rank, links) -> list[list[int]]:
-    """Orders each rank by sweeps of barycentres, and keeps the order with the fewest crossings."""
-    ranks = [[v for v, r in enumerate(rank) if r == k] for k in range(max(rank) + 1)]
-    ahead: list[list[int]] = [[] for _ in rank]
-    behind: list[list[int]] = [[] for _ in rank]
-    for u, v in links:
-        ahead[u].append(v)
-        behind[v].append(u)
-
-    def crossings(ranks) -> int:
-        position = {v: i for column in ranks for i, v in enumerate(column)}
-        total = 0
-        for column in ranks[:-1]:
-            gap = [(position[u], position[v]) for u in column for v in ahead[u]]
-            total += sum(
-                (a < c and b > d) or (a > c and b < d)
-                for i, (a, b) in enumerate(gap)
-                for c, d in gap[:i]
-            )
-        return total
-
-    best, fewest = [list(c) for c in ranks], crossings(ranks)
-    for sweep in range(12):
-        near = behind if sweep % 2 == 0 else ahead
-        # The inputs keep their order: a reader compares cells.
-        for column in ranks[1:] if sweep % 2 == 0 else ranks[-2:0:-1]:
-            position = {v: i / len(c) for c in ranks for i, v in enumerate(c)}
-            column.sort(
-                key=lambda v: np.mean([position[u] for u in near[v]]) if near[v] else position[v]
-            )
-        if (count := crossings(ranks)) < fewest:
-            best, fewest = [list(c) for c in ranks], count
-    return best
-
-
-def _coordinates(order, links, weights, height, gap: float = 9.0) -> np.ndarray:
-    """Moves every vertex towards the mean of its neighbours, rank by rank, keeping order and
-    distance.
-    """
-    y, pull = np.zeros(len(height)), np.zeros((len(height), len(height)))
-    for (u, v), weight in zip(links, weights, strict=True):
-        pull[u, v] += weight
-        pull[v, u] += weight
-    for sweep in range(120):
-        for column in order if sweep % 2 == 0 else order[::-1]:
-            strength = pull[column].sum(1)
-            wish = np.where(strength > 0, pull[column] @ y / np.maximum(strength, 1e-9), y[column])
-            # Subtracting the least distances turns "keep apart" into "do not decrease".
-            offsets = np.cumsum(
-                [0.0] + [(height[u] + height[v]) / 2 + gap for u, v in pairwise(column)]
-            )
-            y[column] = (
-                isotonic_regression(wish - offsets, weights=np.maximum(strength, 1e-9)).x + offsets
-            )
-    return y
-
-
-def _columns(layout: _Layout, column) -> list[float]:
-    """Centres the ranks; the steeper the curves between two of them, the further apart."""
-    links = [pair for chain in layout.chains for pair in pairwise(chain)]
-    x, right = [], 12.0
-    for rank in range(max(layout.rank) + 1):
-        rise = max(
-            (abs(layout.y[u] - layout.y[v]) for u, v in links if layout.rank[v] == rank),
-            default=0.0,
-        )
-        right += min(26 + 0.16 * rise, 70) if rank else 0
-        x.append(right + column[layout.rank.index(rank)] / 2)
-        right += column[layout.rank.index(rank)]
-    return [x[rank] for rank in layout.rank]
-
-
-def _ports(chains, num_ops: int, y) -> tuple[list[float], list[float]]:
-    """Spreads the ends of edges over the sides of their boxes, in the order in which they come and
-    go.
-    """
-    tails, heads = [0.0] * len(chains), [0.0] * len(chains)
-    for ends, end, near in ((tails, 0, 1), (heads, -1, -2)):
-        for vertex in {chain[end] for chain in chains}:
-            group = [e for e, chain in enumerate(chains) if chain[end] == vertex]
-            group.sort(key=lambda e: y[chains[e][near]])
-            step = 12.0 if end and group[0] < num_ops else 6.0  # arrowheads need more room
-            for i, e in enumerate(group):
-                ends[e] = step * (i - (len(group) - 1) / 2)
-    return tails, heads
-
-
-def _spline(points) -> str:
-    """Joins points by curves that leave and arrive horizontally, level pairs by straight lines."""
-    text = [f"M{points[0][0]:.1f},{points[0][1]:.1f}"]
-    for (x0, y0), (x1, y1) in pairwise(points):
-        if abs(y1 - y0) < 0.05:
-            text.append(f"L{x1:.1f},{y1:.1f}")
-        else:
-            middle = (x0 + x1) / 2
-            text.append(f"C{middle:.1f},{y0:.1f} {middle:.1f},{y1:.1f} {x1:.1f},{y1:.1f}")
-    return "".join(text)
-
-
-def _color(op: str) -> str:
-    return next(color for color, pattern in FAMILIES if pattern.search(op))
+def look(op: str, ops: Mapping[str, Op] = OPS) -> tuple[str, bool]:
+    """Colour of an operation, and whether its line is dashed."""
+    return (ops[op].color, ops[op].dashed) if op in ops else LOOKS.get(op, (GREY, False))

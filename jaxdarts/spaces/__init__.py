@@ -1,6 +1,7 @@
 """Search spaces, each a function that gives a `Space`."""
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from jaxdarts.genotypes import (
@@ -11,6 +12,7 @@ from jaxdarts.genotypes import (
     SizeGenotype,
     TopologyGenotype,
 )
+from jaxdarts.genotypes.kinds import kind_of
 from jaxdarts.space import Space
 from jaxdarts.spaces.darts import PRIMITIVES as PRIMITIVES
 from jaxdarts.spaces.darts import darts as darts
@@ -28,7 +30,26 @@ from jaxdarts.spaces.robust import s3 as s3
 from jaxdarts.spaces.robust import s4 as s4
 from jaxdarts.spaces.weight_sharing64 import weight_sharing64 as weight_sharing64
 
-_OF: Mapping[type, Callable[[Any], Space]] = {
+BY_NAME: Mapping[str, Callable[..., Space]] = MappingProxyType(
+    {
+        "darts": darts,
+        "s1": s1,
+        "s2": s2,
+        "s3": s3,
+        "s4": s4,
+        "nasbench201": nasbench201,
+        "nats_size": nats_size,
+        "nasbench101": nasbench101,
+        "nasbench1shot1_s1": nasbench1shot1_s1,
+        "nasbench1shot1_s2": nasbench1shot1_s2,
+        "nasbench1shot1_s3": nasbench1shot1_s3,
+        "weight_sharing64": weight_sharing64,
+        "darts_rnn": darts_rnn,
+    }
+)
+"""All spaces by their names, as functions that give one."""
+
+_TRAINED_AS: Mapping[type, Callable[[Any], Space]] = {
     Genotype: lambda genotype: darts(),
     TopologyGenotype: lambda genotype: nasbench201(),
     SizeGenotype: lambda genotype: nats_size(),
@@ -50,6 +71,5 @@ def of(genotype: AnyGenotype) -> Space:
     >>> len(of(genotypes.parse("|none~0|+|none~0|skip_connect~1|")).cells)
     1
     """
-    if type(genotype) not in _OF:
-        raise ValueError(f"a {type(genotype).__name__} is of no space")
-    return _OF[type(genotype)](genotype)
+    kind_of(genotype)
+    return _TRAINED_AS[type(genotype)](genotype)

@@ -60,6 +60,9 @@ def darts_rnn(num_nodes: int = 8, ops: tuple[str, ...] = PRIMITIVES) -> Space:
         discretize=functools.partial(_discretize, choices),
         sample=functools.partial(_sample, choices),
         mutate=functools.partial(mutated, {"recurrent": choices}),
+        name="darts_rnn",
+        title="DARTS' recurrent cells",
+        kind=RecurrentGenotype,
     )
 
 

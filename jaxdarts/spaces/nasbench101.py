@@ -2,13 +2,18 @@
 benchmark has trained.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 from jaxdarts import genotypes
+from jaxdarts.data.benchmarks import nasbench101 as records
 from jaxdarts.genotypes import GRAPH_OPS, GraphGenotype, pruned
 from jaxdarts.genotypes.graphs import MAX_VERTICES
+from jaxdarts.nn import costs
 from jaxdarts.nn.benchmarks.nasbench101 import Network
-from jaxdarts.space import Space, seeded
+from jaxdarts.space import Size, Space, Table, seeded
 
 _EDGES = [(i, j) for j in range(MAX_VERTICES) for i in range(j)]
 
@@ -36,7 +41,16 @@ def nasbench101() -> Space:
         discretize=_discretize,
         sample=_sample,
         mutate=_mutate,
+        name="nasbench101",
+        **SHARED,
     )
+
+
+def _read(path: str, dataset: str) -> records.Table:
+    """The benchmark's record file, which is of CIFAR-10 alone."""
+    if dataset != "cifar10":
+        raise ValueError(f"NAS-Bench-101 knows cifar10 only, not {dataset}")
+    return records.read(path)
 
 
 def network(
@@ -49,6 +63,17 @@ def network(
     """
     genotypes.check(genotype)
     return Network(pruned(genotype), width, depth, num_classes, **options)
+
+
+SHARED: Mapping[str, Any] = {
+    "title": "NAS-Bench-101",
+    "kind": GraphGenotype,
+    "size": Size(128, 3),
+    "features": ("unroll",),
+    "cost": costs.graph,
+    "table": Table(_read),
+}
+"""What NAS-Bench-1Shot1's parts of this space have too (fields of `Space`)."""
 
 
 def _supernet(*arguments, **options):
@@ -98,9 +123,9 @@ def _padded(genotype: GraphGenotype) -> GraphGenotype:
     before the output if fewer.
     """
     matrix, ops = genotype if len(genotype.ops) <= MAX_VERTICES else pruned(genotype)
-    places = [*range(len(ops) - 1), MAX_VERTICES - 1]
+    positions = [*range(len(ops) - 1), MAX_VERTICES - 1]
     padded = np.zeros((MAX_VERTICES, MAX_VERTICES), int)
-    padded[np.ix_(places, places)] = matrix
+    padded[np.ix_(positions, positions)] = matrix
     fillers = (GRAPH_OPS[1],) * (MAX_VERTICES - len(ops))
     return GraphGenotype(tuple(map(tuple, padded.tolist())), (*ops[:-1], *fillers, ops[-1]))
 

@@ -19,8 +19,8 @@ import numpy as np
 
 from jaxdarts.genotypes import GraphGenotype
 from jaxdarts.nn.benchmarks.nasbench1shot1 import Supernet
-from jaxdarts.space import Choices, Space, one_hot, seeded
-from jaxdarts.spaces.nasbench101 import network
+from jaxdarts.space import Choices, Size, Space, one_hot, seeded
+from jaxdarts.spaces.nasbench101 import SHARED, network
 
 OPS = ("maxpool3x3", "conv3x3-bn-relu", "conv1x1-bn-relu")
 """The candidates in the order of the benchmark's columns of alpha, which decides ties."""
@@ -33,24 +33,24 @@ def nasbench1shot1_s1() -> Space:
     >>> {name: choices.shape for name, choices in nasbench1shot1_s1().cells.items()}
     {'ops': (4, 3), 'inputs': (2, 4), 'output': (1, 5)}
     """
-    return _of_parents(1, 2, 2, 2, 2)
+    return _of_parents("nasbench1shot1_s1", 1, 2, 2, 2, 2)
 
 
 def nasbench1shot1_s2() -> Space:
     """Four blocks that read 1, 1, 2 and 2 vertices, the output 3: 29,160 descriptions of 7,773
     cells.
     """
-    return _of_parents(1, 1, 2, 2, 3)
+    return _of_parents("nasbench1shot1_s2", 1, 1, 2, 2, 3)
 
 
 def nasbench1shot1_s3() -> Space:
     """Five blocks that read 1, 1, 1, 2 and 2 vertices, the output 2: 1,312,200 descriptions of
     55,854 cells.
     """
-    return _of_parents(1, 1, 1, 2, 2, 2)
+    return _of_parents("nasbench1shot1_s3", 1, 1, 1, 2, 2, 2)
 
 
-def _of_parents(*parents: int) -> Space:
+def _of_parents(name: str, *parents: int) -> Space:
     """The space whose vertices, the output last, read so many vertices before them each."""
     last = len(parents)
 
@@ -81,6 +81,9 @@ def _of_parents(*parents: int) -> Space:
         discretize=functools.partial(_discretize, cells),
         sample=functools.partial(_sample, cells),
         mutate=functools.partial(_mutate, cells),
+        name=name,
+        supernet_size=Size(16, 9),
+        **SHARED,
     )
 
 
@@ -129,9 +132,9 @@ def _mutate(cells: Mapping[str, Choices], key, genotype: GraphGenotype) -> Graph
     rng = seeded(key)
     rows = [(name, row) for name, choices in cells.items() for row in range(len(choices.edges))]
     name, row = rows[rng.integers(len(rows))]
-    own = mix[name][row, : len(cells[name].ops[row])]  # a view
-    old, new = (rng.choice(np.flatnonzero(own == value)) for value in (1, 0))
-    own[old], own[new] = 0, 1
+    weights = mix[name][row, : len(cells[name].ops[row])]  # a view
+    old, new = (rng.choice(np.flatnonzero(weights == value)) for value in (1, 0))
+    weights[old], weights[new] = 0, 1
     return _discretize(cells, mix)
 
 
@@ -142,5 +145,6 @@ def _genotype(cells: Mapping[str, Choices], picked: Mapping[str, list[list[int]]
         for (_, target), sources in zip(cells[name].edges, picked[name], strict=True):
             matrix[:, target] = 0
             matrix[sources, target] = 1
-    ops = tuple(own[pick] for own, (pick,) in zip(cells["ops"].ops, picked["ops"], strict=True))
+    rows = zip(cells["ops"].ops, picked["ops"], strict=True)
+    ops = tuple(candidates[pick] for candidates, (pick,) in rows)
     return GraphGenotype(tuple(map(tuple, matrix.tolist())), ("input", *ops, "output"))

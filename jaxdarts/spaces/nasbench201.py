@@ -9,10 +9,12 @@ from collections.abc import Mapping
 import numpy as np
 
 from jaxdarts import genotypes
+from jaxdarts.data.benchmarks import tabular
 from jaxdarts.genotypes import TOPOLOGY_OPS, TopologyGenotype
 from jaxdarts.genotypes.cells import all_edges
+from jaxdarts.nn import costs
 from jaxdarts.nn.benchmarks.nasbench201 import Network, Supernet
-from jaxdarts.space import Choices, Space, locate, of_genotype, seeded
+from jaxdarts.space import Choices, Size, Space, Table, locate, of_genotype, seeded
 
 
 def nasbench201() -> Space:
@@ -37,6 +39,16 @@ def nasbench201() -> Space:
         discretize=functools.partial(_discretize, cells),
         sample=functools.partial(_sample, cells),
         mutate=functools.partial(_mutate, cells),
+        name="nasbench201",
+        title="NAS-Bench-201",
+        kind=TopologyGenotype,
+        size=Size(16, 5),
+        supernet_size=Size(16, 5),
+        features=("drop_path", "unroll"),
+        cost=functools.partial(costs.of_sum, costs.one_cell),
+        costs=functools.partial(costs.one_cell, cells),
+        table=Table(tabular.read, tabular.column),
+        num_genotypes=len(TOPOLOGY_OPS) ** len(edges),
     )
 
 

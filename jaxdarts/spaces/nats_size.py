@@ -8,9 +8,11 @@ from collections.abc import Mapping
 import numpy as np
 
 from jaxdarts import genotypes
+from jaxdarts.data.benchmarks import tabular
 from jaxdarts.genotypes import SIZES, SizeGenotype
+from jaxdarts.nn import costs
 from jaxdarts.nn.benchmarks.nats_size import Network
-from jaxdarts.space import Choices, Space, locate, of_genotype, seeded
+from jaxdarts.space import Choices, Space, Table, locate, of_genotype, seeded
 
 
 def nats_size() -> Space:
@@ -38,6 +40,12 @@ def nats_size() -> Space:
         discretize=_discretize,
         sample=_sample,
         mutate=functools.partial(_mutate, cells),
+        name="nats_size",
+        title="NATS-Bench's sizes",
+        kind=SizeGenotype,
+        cost=costs.channels,
+        table=Table(tabular.read_sizes, tabular.column),
+        num_genotypes=len(SIZES) ** len(edges),
     )
 
 

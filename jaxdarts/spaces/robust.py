@@ -44,21 +44,25 @@ def s1() -> Space:
         ops = tuple(tuple(_NAMES[op] for op in edge.split(",")) for edge in table.split())
         return fully_connected(4, ())._replace(ops=ops)
 
-    return of_cells(choices(_S1_NORMAL), choices(_S1_REDUCE))
+    return _named("s1", of_cells(choices(_S1_NORMAL), choices(_S1_REDUCE)))
 
 
 def s2() -> Space:
     """A skip connection or a separable convolution on every edge."""
-    return darts(ops=("skip_connect", "sep_conv_3x3"))
+    return _named("s2", darts(ops=("skip_connect", "sep_conv_3x3")))
 
 
 def s3() -> Space:
     """S2 and `none`: nothing, a skip connection or a separable convolution on every edge."""
-    return darts(ops=("none", "skip_connect", "sep_conv_3x3"))
+    return _named("s3", darts(ops=("none", "skip_connect", "sep_conv_3x3")))
 
 
 def s4() -> Space:
     """Noise or a separable convolution on every edge: the networks need a random key, trained ones
     too (`nn.ops`).
     """
-    return darts(ops=("noise", "sep_conv_3x3"))
+    return _named("s4", darts(ops=("noise", "sep_conv_3x3")))
+
+
+def _named(name: str, space: Space) -> Space:
+    return space._replace(name=name, title=f"RobustDARTS' {name.upper()}")

@@ -12,7 +12,8 @@ from jaxdarts import genotypes
 from jaxdarts.genotypes import TopologyGenotype
 from jaxdarts.genotypes.cells import all_edges
 from jaxdarts.nn.benchmarks.weight_sharing import Network, Supernet
-from jaxdarts.space import Choices, Space, locate, of_genotype, seeded
+from jaxdarts.nn.ops import OPS, table
+from jaxdarts.space import Choices, Size, Space, locate, of_genotype, seeded
 
 CHILD_OPS = ("max_pool_3x3", "sep_conv_3x3", "sep_conv_5x5", "dil_conv_5x5")
 """The candidates of every edge, 1 to 4 in a cell's name. The paper's text has a 3x3 kernel in the
@@ -69,6 +70,13 @@ def weight_sharing64() -> Space:
         discretize=lambda mix: of_picks(np.argmax(np.asarray(mix["cell"]), axis=1)),
         sample=lambda key: of_picks(seeded(key).integers(len(CHILD_OPS), size=len(EDGES))),
         mutate=_mutate,
+        name="weight_sharing64",
+        title="the 64-cell space",
+        kind=TopologyGenotype,
+        ops=table(OPS[name] for name in CHILD_OPS),
+        size=Size(16, 4),
+        supernet_size=Size(16, 4),
+        num_genotypes=len(NAMES),
     )
 
 
@@ -81,8 +89,8 @@ def network(
         ValueError: if the genotype is not of this space.
     """
     picks_of(genotype)
-    own = of_genotype(genotype)["cell"]._replace(concat=CELLS["cell"].concat, kept=None)
-    return Network({"cell": own}, width, depth, num_classes, **options)
+    cell = of_genotype(genotype)["cell"]._replace(concat=CELLS["cell"].concat, kept=None)
+    return Network({"cell": cell}, width, depth, num_classes, **options)
 
 
 def of_picks(picks: np.ndarray) -> TopologyGenotype:

@@ -115,7 +115,7 @@ def _read(folder: Path) -> tuple[Mapping[str, Any], Any, Any]:
         )
         genotype = genotypes.parse(facts["genotype"])
         network = spaces.of(genotype).network
-        if isinstance(genotype, RecurrentGenotype):
+        if "num_words" in facts:
             return facts, network(genotype, facts["width"], facts["num_words"]), params
         options = {"imagenet": True} if facts["imagenet"] else {}  # not every space has that stem
         net = network(genotype, facts["width"], facts["depth"], facts["num_classes"], **options)

@@ -120,11 +120,11 @@ def test_cell_names_what_it_draws():
 
 def test_colors_tell_families_apart_and_carry_white_text():
     ops = ("sep_conv_3x3", "dil_conv_5x5", "max_pool_3x3", "skip_connect", "conv_7x1_1x7")
-    colors = [report.cells._color(op) for op in ops]
+    colors = [report.cells.look(op)[0] for op in ops]
     assert len(set(colors)) == len(ops)
     assert (
-        report.cells._color("avg_pool_3x3") == colors[2]
-        and report.cells._color("none") == colors[3]
+        report.cells.look("avg_pool_3x3")[0] == colors[2]
+        and report.cells.look("none")[0] == colors[3]
     )
     for color in colors:
         channels = np.frombuffer(bytes.fromhex(color[1:]), np.uint8) / 255

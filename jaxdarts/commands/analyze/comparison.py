@@ -11,17 +11,16 @@ from jaxdarts.commands import methods
 from jaxdarts.commands.analyze import subjects
 from jaxdarts.commands.evaluate import recipes
 from jaxdarts.count import network_cost
-from jaxdarts.genotypes import Genotype, TopologyGenotype
+from jaxdarts.genotypes import Genotype
 from jaxdarts.report.page import CELLS
 from jaxdarts.runs import Stop
 from jaxdarts.spaces import of as space_of
 
-FULL_SIZE: dict[type, str] = {
-    Genotype: "parameters_with_36_channels_and_20_cells",
-    TopologyGenotype: "parameters_with_16_channels_and_5_cells_a_stage",
+FULL_SIZE = {
+    "darts": "parameters_with_36_channels_and_20_cells",
+    "nasbench201": "parameters_with_16_channels_and_5_cells_a_stage",
 }
-"""Of the network that the papers train for CIFAR-10 (`methods.evaluated`): of two cells, and of one
-of NAS-Bench-201.
+"""Parameters of the network that the papers train for CIFAR-10, by the space whose network it is.
 """
 FACTS = (
     "dataset",
@@ -107,8 +106,9 @@ def entry_of(name: str, run: subjects.Opened) -> report.comparison.Entry:
     error = test_error(run)
     known |= {} if error is None else {"test_error": f"{100 * error:.2f} %"}
     known["wall_time"] = sum(record.get("seconds") or 0 for record in records)
-    if run.searched and type(genotype) in FULL_SIZE:
-        known[FULL_SIZE[type(genotype)]] = known.get("parameters")
+    full_size = FULL_SIZE.get(space_of(genotype).name)
+    if run.searched and full_size:
+        known[full_size] = known.get("parameters")
     if not run.searched:
         known |= {"algorithm": "training from scratch", **cost_of(run, genotype)}
     facts = {key: known[key] for key in FACTS if known.get(key) is not None}
@@ -130,16 +130,17 @@ def cost_of(run: subjects.Opened, genotype: Any) -> dict[str, int]:
         net = json.loads((run.folder / "network.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    if type(genotype) not in FULL_SIZE:
+    space = space_of(genotype)
+    if space.name not in FULL_SIZE:
         return {}
-    size = methods.evaluated(space_of(genotype))
+    size = methods.evaluated(space)
     full, own = (
         network_cost(
             genotype, *size, net["num_classes"], tuple(net["image_shape"]), net["imagenet"]
         )[0]
         for size in (size, (net["width"], net["depth"]))
     )
-    return {FULL_SIZE[type(genotype)]: full, "parameters_as_trained": own}
+    return {FULL_SIZE[space.name]: full, "parameters_as_trained": own}
 
 
 def shape_of(genotype: Any) -> dict[str, Any]:

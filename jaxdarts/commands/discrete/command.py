@@ -266,7 +266,7 @@ def check(config: Config) -> Config:
     if not config.ema_decay < 1:
         raise Stop(f"--ema_decay={config.ema_decay}: must be below 1", 2)
     method, evaluation = METHODS[config.algorithm], evaluators.EVALUATIONS[config.evaluate]
-    size = evaluators.SPACES[config.space].size
+    size = evaluators.SPACES[config.space].num_genotypes
     for name in ("candidates", "pool", "population", "starters"):
         if name in method.own and getattr(config, name) > size:
             raise Stop(f"--{name}={getattr(config, name)}: the space has {size} cells", 2)
@@ -315,7 +315,8 @@ def scores_of(config: Config) -> Mapping[Any, float]:
     """The scores that the algorithm looks at, if it does."""
     if "score" not in METHODS[config.algorithm].own:
         return {}
-    read = evaluators.SPACES[config.space].column
+    of_space = evaluators.SPACES[config.space].table
+    read = of_space and of_space.column
     if not read or not (config.scores or config.table):
         raise Stop(
             f"--scores: --algorithm={config.algorithm} needs a file of scores, of cells of"

@@ -25,49 +25,14 @@ from jaxdarts.commands.evaluate import recipes
 from jaxdarts.commands.search import images as image_search
 from jaxdarts.commands.search import results as search_results
 from jaxdarts.data import augment, feed, images, stream
-from jaxdarts.data.benchmarks import nasbench101, tabular
+from jaxdarts.data.benchmarks import tabular
 from jaxdarts.runs import Stop
 from jaxdarts.space import Space, one_hot
 
-
-class Searched(NamedTuple):
-    """A space that can be searched.
-
-    space: makes it.
-    table: (file, data set) -> {genotype: row} of its table of accuracies, where there is one.
-    column: (file, column) -> {genotype: number}.
-    size: how many genotypes there are, where that is few.
-    shape: channels and cells of the supernet whose untrained networks are scored: those of its
-    searches on CIFAR-10.
-    """
-
-    space: Callable[[], Space]
-    table: Callable[[str, str], Mapping[Any, Any]] | None = None
-    column: Callable[[str, str], Mapping[Any, float]] | None = None
-    size: float = math.inf
-    shape: tuple[int, int] = (16, 8)
-
-
-def of_graphs(path: str, dataset: str) -> Mapping[Any, Any]:
-    """The table of NAS-Bench-101, which is of CIFAR-10 alone."""
-    if dataset != "cifar10":
-        raise ValueError(f"NAS-Bench-101 knows cifar10 only, not {dataset}")
-    return nasbench101.read(path)
-
-
-SPACES = {
-    "nasbench201": Searched(spaces.nasbench201, tabular.read, tabular.column, 5**6, (16, 5)),
-    "darts": Searched(spaces.darts),
-    "nats_size": Searched(spaces.nats_size, tabular.read_sizes, tabular.column, 8**5),
-    "nasbench101": Searched(spaces.nasbench101, of_graphs),
-    "nasbench1shot1_s1": Searched(spaces.nasbench1shot1_s1, of_graphs, shape=(16, 3)),
-    "nasbench1shot1_s2": Searched(spaces.nasbench1shot1_s2, of_graphs, shape=(16, 3)),
-    "nasbench1shot1_s3": Searched(spaces.nasbench1shot1_s3, of_graphs, shape=(16, 3)),
-    "s1": Searched(spaces.s1),
-    "s2": Searched(spaces.s2),
-    "s3": Searched(spaces.s3),
-    "s4": Searched(spaces.s4),
+SPACES: Mapping[str, Space] = {
+    name: space for name, build in spaces.BY_NAME.items() if (space := build()).cost
 }
+"""Spaces of images whose cells `evaluate` trains, by name."""
 
 
 def of_images(score: Callable) -> Callable:
@@ -156,9 +121,9 @@ class Evaluation(NamedTuple):
 @functools.cache
 def table(options: Options) -> Mapping[Any, Any]:
     """The table of accuracies."""
-    read = SPACES[options.space].table
-    assert read is not None  # `check` refuses a space without one
-    return opened("table", options.table, lambda path: read(path, options.dataset))
+    of_space = SPACES[options.space].table
+    assert of_space is not None  # `check` refuses a space without one
+    return opened("table", options.table, lambda path: of_space.read(path, options.dataset))
 
 
 def opened(flag: str, path: str, read: Callable[[str], Any]) -> Any:
@@ -238,17 +203,16 @@ def by_supernet(options: Options):
 
 def by_proxy(options: Options):
     """Score of untrained networks: every cell takes its weights from one supernet."""
-    dataset, searched_space = datasets.load(options), SPACES[options.space]
-    width, depth = (
-        options.init_channels or searched_space.shape[0],
-        options.layers or searched_space.shape[1],
-    )
+    dataset, space = datasets.load(options), SPACES[options.space]
+    published = space.supernet_size or (16, 8)  # the space refuses below if it has no supernet
+    few = any(choices.picks for choices in space.cells.values())  # one cell of each width then
+    width = options.init_channels or published[0]
+    depth = options.layers or (3 if few else published[1])
     size = options.batch_size or 128
     if size > dataset.train.num:
         raise Stop(
             f"--batch_size={size}: larger than the training set, {dataset.train.num} images", 2
         )
-    space = searched_space.space()
     try:
         net: Any = space.supernet(width=width, depth=depth, num_classes=len(dataset.class_names))
     except ValueError as error:
@@ -295,7 +259,7 @@ def timed(value: Callable[[Any], float]):
 
 def recipe(options: Options) -> recipes.Config:
     """What evaluate.py would train the cells of this space with, but for what the flags say."""
-    kind = type(SPACES[options.space].space().sample(jax.random.key(0)))
+    kind = type(SPACES[options.space].sample(jax.random.key(0)))
     presets, fallback = recipes.presets_of(kind)
     start = presets.get(options.dataset, fallback)
     names = ("dataset", "data_dir", "epochs", "seed", "cache_dir", *SIZES)
@@ -390,7 +354,7 @@ def space_of(options: Options) -> Space:
     return (
         methods.space_of(searched(options))
         if options.evaluate == "supernet"
-        else SPACES[options.space].space()
+        else SPACES[options.space]
     )
 
 

@@ -38,7 +38,6 @@ from jaxdarts.commands.evaluate.recipes import (
 )
 from jaxdarts.count import network_cost
 from jaxdarts.data import augment, feed, images, stream
-from jaxdarts.genotypes import Genotype, GraphGenotype, SizeGenotype, TopologyGenotype
 from jaxdarts.runs import Run, Stop
 from jaxdarts.training import export, schedules
 from jaxdarts.training.images import from_scratch
@@ -76,26 +75,22 @@ def build(config: Config, genotype: Cells, dataset: Any) -> Program:
         "auxiliary": config.auxiliary,
         "imagenet": config.network == "imagenet",
     }
-    if not isinstance(genotype, Genotype):
-        for flag, name, part in (
-            ("--auxiliary", "auxiliary", "auxiliary head"),
-            ("--network=imagenet", "imagenet", "such stem"),
-        ):
-            if options[name]:
-                benchmark = (
-                    "NAS-Bench-101" if isinstance(genotype, GraphGenotype) else "NAS-Bench-201"
-                )
-                raise Stop(f"{flag}: a network of {benchmark} has no {part}; leave it out", 2)
-        options = {}
-    if not isinstance(genotype, Genotype | TopologyGenotype) and config.drop_path_prob:
+    space = spaces.of(genotype)
+    for flag, name, part in (
+        ("--auxiliary", "auxiliary", "auxiliary head"),
+        ("--network=imagenet", "imagenet", "such stem"),
+    ):
+        if name not in space.features and options.pop(name):
+            raise Stop(f"{flag}: a network of {space.title} has no {part}; leave it out", 2)
+    if "drop_path" not in space.features and config.drop_path_prob:
         raise Stop(
             f"--drop_path_prob={config.drop_path_prob}: the benchmark's network drops nothing;"
             " leave it out",
             2,
         )
-    if not isinstance(genotype, SizeGenotype):
+    if "unroll" in space.features:
         options["unroll"] = config.unroll
-    net = spaces.of(genotype).network(
+    net = space.network(
         genotype,
         *size_of(config, genotype),
         len(dataset.class_names),

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from jaxdarts import genotypes
+from jaxdarts import genotypes, spaces
 from jaxdarts.commands import checks, command_line
 from jaxdarts.genotypes import Genotype, GraphGenotype, SizeGenotype, TopologyGenotype
 from jaxdarts.runs import Stop
@@ -227,11 +227,8 @@ def presets_of(kind: type) -> tuple[dict[str, Config], Config]:
 
 def size_of(config: Config, genotype: Any) -> tuple[int | None, int | None]:
     """Width and depth, as the network's space takes them."""
-    return (
-        (None, None)
-        if isinstance(genotype, SizeGenotype)
-        else (config.init_channels, config.layers)
-    )
+    sized = spaces.of(genotype).size is not None
+    return (config.init_channels, config.layers) if sized else (None, None)
 
 
 def check(config: Config) -> Config:

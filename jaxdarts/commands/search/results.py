@@ -21,10 +21,11 @@ from jaxdarts.commands import methods
 from jaxdarts.count import network_cost
 from jaxdarts.data import images
 from jaxdarts.genotypes import Genotype
+from jaxdarts.nn.ops import OPS
 from jaxdarts.space import Space, of_genotype, one_hot
 
 PARAMETER_FREE = frozenset(
-    ("none", "skip_connect", "max_pool_3x3", "avg_pool_3x3", "maxpool3x3", "noise")
+    ("none", "maxpool3x3", *(name for name, op in OPS.items() if not op.shapes(1, 1)))
 )
 
 

@@ -131,8 +131,8 @@ class Modules(nn.Module):
             init = uniform(shape[0] * shape[1] * shape[2])
             weights[name] = self.param(name, init, (self.depth, *shape)).astype(self.dtype)
 
-        def one(x, own, mix, norms):
-            return module(own, x, self.graph, channels, lambda x: norms.conv([x])[0])
+        def one(x, of_cell, mix, norms):
+            return module(of_cell, x, self.graph, channels, lambda x: norms.conv([x])[0])
 
         none = jnp.zeros(())  # a mix is for cells with choices
         sites = norm_sites(self, self.depth, one, x, weights, none)

@@ -63,8 +63,10 @@ def one_shot_cell(
         {target: row for row, (_, target) in enumerate(cells["inputs"].edges)},
     )
 
-    def normed(y, own):
-        return jax.nn.relu(norm(y, *(own[name][None, None, None] for name in ("scale", "shift"))))
+    def normed(y, of_norm):
+        return jax.nn.relu(
+            norm(y, *(of_norm[name][None, None, None] for name in ("scale", "shift")))
+        )
 
     projected = normed(pointwise(x, weights["projection"]["kernel"]), weights["projection"])
     *inputs, to_output = jnp.split(
@@ -85,9 +87,9 @@ def one_shot_cell(
             if op not in KERNELS:
                 terms.append(weight * max_pool(y, 1))
                 continue
-            own = {name: value[block] for name, value in weights[op].items()}
+            of_block = {name: value[block] for name, value in weights[op].items()}
             apply = convolution if KERNELS[op] else pointwise
-            terms.append(weight * normed(apply(y, own["kernel"]), own))
+            terms.append(weight * normed(apply(y, of_block["kernel"]), of_block))
         states.append(functools.reduce(jnp.add, terms).astype(x.dtype))
     first, *rest = mix["output"][0]
     weighed = jnp.concatenate(
@@ -120,8 +122,8 @@ class Stage(nn.Module):
             for n, before in enumerate(widths)
         ]
         padded = [jnp.pad(kernel, ((0, wide - kernel.shape[0]), (0, 0))) for kernel in projections]
-        own_norm = norm_parameters(self, "projection_", (self.depth, 2 * out))
-        weights: dict[str, Any] = {"projection": {"kernel": jnp.stack(padded), **own_norm}}
+        projection_norm = norm_parameters(self, "projection_", (self.depth, 2 * out))
+        weights: dict[str, Any] = {"projection": {"kernel": jnp.stack(padded), **projection_norm}}
         for op, axes in KERNELS.items():
             shape = (self.depth, blocks, *axes, self.width, self.width)
             kernel = self.param(f"{op}_kernel", uniform(math.prod(axes) * self.width), shape)
@@ -130,14 +132,15 @@ class Stage(nn.Module):
                 **norm_parameters(self, f"{op}_", (self.depth, blocks, self.width)),
             }
         weights = {
-            op: {**own, "kernel": own["kernel"].astype(self.dtype)} for op, own in weights.items()
+            op: {**of_op, "kernel": of_op["kernel"].astype(self.dtype)}
+            for op, of_op in weights.items()
         }
         if self.is_initializing():  # Shapes are all that matters.
             return jnp.zeros((*x.shape[:-1], out), x.dtype)
         norm = functools.partial(batch_norm, axis_name=self.axis_name)
 
-        def body(x, own):
-            y = one_shot_cell(own, x, mix, self.cells, norm)
+        def body(x, of_cell):
+            y = one_shot_cell(of_cell, x, mix, self.cells, norm)
             return jnp.pad(
                 y, [(0, 0)] * 3 + [(0, max(0, wide - out))]
             ), None  # a single cell may narrow its input or widen it

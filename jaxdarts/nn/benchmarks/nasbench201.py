@@ -54,8 +54,8 @@ class Stage(nn.Module):
         weights = cell_weights(self, self.choices, x.shape[-1], 1, self.depth)
         weights = jax.tree.map(lambda w: w.astype(self.dtype), weights)
 
-        def one(x, own, mix, norms):
-            return cell(own, x[None], mix, self.choices, 1, norms._replace(pool=scaled))
+        def one(x, of_cell, mix, norms):
+            return cell(of_cell, x[None], mix, self.choices, 1, norms._replace(pool=scaled))
 
         sites = norm_sites(self, self.depth, one, x, weights, mix) if self.discrete else []
         if self.is_initializing():  # Shapes are all that matters.
@@ -292,19 +292,21 @@ class PickedStage(nn.Module):
         taps = taps_of(self, (self.depth, len(edges), x.shape[0], x.shape[-1]))
         branches = [functools.partial(self.operation, op) for op in choices.ops[0]]
 
-        def edge(states, own):
-            pick, (source, target), *rest = own
+        def edge(states, of_edge):
+            pick, (source, target), *rest = of_edge
             y, variance = lax.switch(pick, branches, states[source], *rest)
             return states.at[target].add(y), variance
 
-        def one(x, own):
+        def one(x, of_cell):
             states = jnp.concatenate([x[None], jnp.zeros((nodes, *x.shape), x.dtype)])
-            states, variances = lax.scan(edge, states, (picks, jnp.asarray(edges), *own))
+            states, variances = lax.scan(edge, states, (picks, jnp.asarray(edges), *of_cell))
             return states[-1], (states[:-1] > 0, variances)
 
         one = jax.checkpoint(one) if self.remat else one
         x, (on, variances) = lax.scan(one, x, (weights, taps), unroll=min(self.unroll, self.depth))
-        rectified = jnp.asarray(choices.where(lambda op: op.startswith("nor_conv")), jnp.float32)
+        rectified = jnp.asarray(
+            choices.where(lambda op: op in OPS and bool(OPS[op].shapes(1, 1))), jnp.float32
+        )
         reads = jnp.take_along_axis(rectified, picks[:, None], axis=1)[:, 0]
         counts = [
             sum(reads[e] for e, edge in enumerate(edges) if edge[0] == node)
@@ -323,11 +325,11 @@ class PickedStage(nn.Module):
         variances = jnp.ones(x.shape[-1])
         if op not in OPS:
             return jnp.zeros_like(x), variances
-        own = {name: w[None, None] for name, w in weights.get(op, {}).items()}
-        bundle, _ = OPS[op].family([own], x[None], 1, Norms(scaled, scaled))
+        of_op = {name: w[None, None] for name, w in weights.get(op, {}).items()}
+        bundle, _ = OPS[op].family([of_op], x[None], 1, Norms(scaled, scaled))
         y = bundle[0, 0]
-        if own:
-            y = y if tap is None else tapped(y, tap, math.prod(own["kernel"].shape[2:-1]))
+        if of_op:
+            y = y if tap is None else tapped(y, tap, math.prod(of_op["kernel"].shape[2:-1]))
             if self.normed:
                 variances = moments(y, self.axis_name)[1].reshape(-1)
                 y = batch_norm(y, axis_name=self.axis_name)

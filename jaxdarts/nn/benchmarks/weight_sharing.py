@@ -53,14 +53,16 @@ class Skeleton(nn.Module):
     dtype: DTypeLike = jnp.float32
     axis_name: str | None = None
 
-    def logits(self, images: Images, one, own, train: bool, averages: bool) -> tuple[Logits, Any]:
+    def logits(
+        self, images: Images, one, per_cell, train: bool, averages: bool
+    ) -> tuple[Logits, Any]:
         """Applies the cells, compiled once for all of them.
 
         Args:
             images: what to classify.
             one: (input of a cell [1, batch, height, width, channels], its weights, its part of
-              `own`) -> (output, anything).
-            own: a tree with a leading axis over the cells.
+              `per_cell`) -> (output, anything).
+            per_cell: a tree with a leading axis over the cells.
             train, averages: whether the stem's norms use the batch's moments, and keep running
               averages.
 
@@ -91,14 +93,14 @@ class Skeleton(nn.Module):
         preprocess, weights = jax.tree.map(lambda w: w.astype(self.dtype), (preprocess, weights))
 
         def body(x, xs):
-            preprocess, weights, own = xs
-            out, rest = one(pointwise(jax.nn.relu(x)[None], preprocess[None]), weights, own)
+            preprocess, weights, per_cell = xs
+            out, rest = one(pointwise(jax.nn.relu(x)[None], preprocess[None]), weights, per_cell)
             return jnp.pad(out, [(0, 0)] * 3 + [(0, wide - out_width)]), rest
 
         rest = None
         if not self.is_initializing():  # there, shapes are all that matters
             x = jnp.pad(x, [(0, 0)] * 3 + [(0, wide - stem_width)])
-            x, rest = lax.scan(body, x, (preprocess, weights, own))
+            x, rest = lax.scan(body, x, (preprocess, weights, per_cell))
         features = jnp.mean(
             x[..., :out_width].astype(jnp.promote_types(self.dtype, jnp.float32)), axis=(1, 2)
         )
@@ -124,7 +126,7 @@ class Supernet(Skeleton):
     def __call__(self, images: Images, mix: Mix, key: Key[Array, ""] | None = None) -> Logits:
         norm = functools.partial(batch_norms, axis_name=self.axis_name)
 
-        def one(x, weights, own):
+        def one(x, weights, unused):
             return cell(
                 weights, norm([x])[0], mix["cell"], self.cells["cell"], 1, Norms(norm, norm)
             ), None
@@ -187,24 +189,26 @@ def _one_child(
         "cell": (module.depth, *choices.shape, NORMS, module.width),
     }
     kept = {
-        (place, name): module.variable("batch_stats", f"{place}_{name}", start, shape)
-        for place, shape in shapes.items()
+        (site, name): module.variable("batch_stats", f"{site}_{name}", start, shape)
+        for site, shape in shapes.items()
         for name, start in (("mean", jnp.zeros), ("variance", jnp.ones))
     }
 
-    def one(x, weights, own):
+    def one(x, weights, averages):
         x, inputs = _normed(
-            x, _of(own, "cell_input"), 1, lambda x, norm: norm([x])[0], train, module.axis_name
+            x, _of(averages, "cell_input"), 1, lambda x, norm: norm([x])[0], train, module.axis_name
         )
-        out, nodes = path(weights, _of(own, "cell"), x[0], picks, choices, train, module.axis_name)
+        out, nodes = path(
+            weights, _of(averages, "cell"), x[0], picks, choices, train, module.axis_name
+        )
         new = {("cell_input", name): value for name, value in inputs.items()}
         return out, new | {("cell", name): value for name, value in nodes.items()}
 
-    own = {place: variable.value for place, variable in kept.items()}
-    logits, new = module.logits(images, one, own, train, averages=True)
+    values = {site: variable.value for site, variable in kept.items()}
+    logits, new = module.logits(images, one, values, train, averages=True)
     if train and new is not None and module.is_mutable_collection("batch_stats"):
-        for place, variable in kept.items():
-            variable.value = new[place]
+        for site, variable in kept.items():
+            variable.value = new[site]
     return logits
 
 
@@ -231,7 +235,7 @@ def path(
     """
 
     def branch(op: str, e: int):
-        def apply(x, own):
+        def apply(x, of_edge):
             row = edges_of(choices, op).index(e)
             bundle = {name: w[row][None, None] for name, w in weights.get(op, {}).items()}
 
@@ -239,7 +243,7 @@ def path(
                 y, last = OPS[op].family([bundle], x[None], 1, Norms(norm, norm))
                 return last([y])[0][0, 0]
 
-            return _normed(x, own, 2, run, train, axis_name)
+            return _normed(x, of_edge, 2, run, train, axis_name)
 
         # Else the forward pass would write zeros for whatever the branches not taken want to keep
         # for theirs.
@@ -247,15 +251,17 @@ def path(
 
     states: dict[int, Array] = {0: x}
     for e, (source, target) in enumerate(choices.edges):
-        own = {name: value[e, picks[e]] for name, value in averages.items()}
-        y, new = lax.switch(picks[e], [branch(op, e) for op in choices.ops[e]], states[source], own)
+        of_edge = {name: value[e, picks[e]] for name, value in averages.items()}
+        y, new = lax.switch(
+            picks[e], [branch(op, e) for op in choices.ops[e]], states[source], of_edge
+        )
         averages = {name: value.at[e, picks[e]].set(new[name]) for name, value in averages.items()}
         states[target] = states[target] + y if target in states else y
     return jnp.concatenate([states[i] for i in choices.concat], axis=-1), averages
 
 
-def _of(own: Mapping[tuple[str, str], Array], place: str) -> dict[str, Array]:
-    return {name: value for (where, name), value in own.items() if where == place}
+def _of(averages: Mapping[tuple[str, str], Array], site: str) -> dict[str, Array]:
+    return {name: value for (owner, name), value in averages.items() if owner == site}
 
 
 def _normed(x, averages, lead: int, run, train: bool, axis_name: str | None):
@@ -287,10 +293,10 @@ def used(
     mask: dict[str, Any] = jax.tree.map(lambda _: jnp.array(True), dict(params))
     for op in weight_shapes(choices, 1, 1):
         edges = edges_of(choices, op)
-        own = jnp.stack([picks[e] == choices.ops[e].index(op) for e in edges])
+        kept = jnp.stack([picks[e] == choices.ops[e].index(op) for e in edges])
         for name in params:
             if name.startswith(f"{op}_"):  # [cells, edges, ...]
-                mask[name] = own.reshape(1, -1, *[1] * (params[name].ndim - 2))
+                mask[name] = kept.reshape(1, -1, *[1] * (params[name].ndim - 2))
     return mask
 
 
