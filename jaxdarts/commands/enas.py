@@ -8,7 +8,7 @@ interrupted. Without arguments it searches NAS-Bench-201's space on scikit-learn
 """
 
 import dataclasses
-import json
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -16,12 +16,23 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxdarts import files, objectives, parallel, report, runs, spaces
-from jaxdarts.commands import checks, command_line, datasets, optimizers
+from jaxdarts import objectives, parallel, runs, spaces
+from jaxdarts.commands import (
+    checks,
+    command_line,
+    datasets,
+    enas_results,
+    optimizers,
+    programs,
+)
 from jaxdarts.data import augment, images
 from jaxdarts.discrete import enas
+from jaxdarts.parallel import OnDevices
 from jaxdarts.runs import Run, Stop
-from jaxdarts.space import Space, one_hot
+from jaxdarts.space import Space
+from jaxdarts.types import Metrics
+
+Searched = runs.Training[enas.EnasState]
 
 SPACES = ("nasbench201", "darts", "s1", "s2", "s3", "s4", "weight_sharing64")
 
@@ -135,17 +146,29 @@ which has no restarts.
 
 
 class Program(NamedTuple):
-    """The compiled functions, over one device, and what they run on."""
+    """A search by ENAS, on one device.
+
+    space: what is searched.
+    policy: what draws cells.
+    init: () -> the training that it starts from.
+    train: (training, data, numbers of images, data key) -> training, after a step of the weights.
+    control: (state, data, numbers of images) -> (state, metrics), after a step of the policy.
+    evaluate: (weights, mix, data, numbers of images) -> accuracy.
+    devices: the one that the functions are compiled for.
+    data: the images of both halves, "train" and "val".
+    sizes: numbers of images of the halves.
+    steps_per_epoch: number of steps of every epoch.
+    """
 
     space: Space
     policy: enas.Policy
-    init: Any  # () -> {"state": EnasState, "sums": metrics}
-    train: Any  # (training, data, indices, data key) -> training
-    control: Any  # (state, data, indices) -> (state, metrics)
-    evaluate: Any  # (params, mix, data, indices) -> accuracy
-    devices: list
-    data: Any
-    sizes: tuple[int, int]  # images of the two halves
+    init: Callable[[], Searched]
+    train: OnDevices
+    control: OnDevices
+    evaluate: OnDevices
+    devices: list[jax.Device]
+    data: dict[str, dict[str, np.ndarray]]
+    sizes: tuple[int, int]
     steps_per_epoch: int
 
 
@@ -181,7 +204,7 @@ def check(config: Config) -> Config:
 
 
 def build(config: Config, dataset: images.Dataset) -> Program:
-    """Puts the library's parts together for one configuration."""
+    """Puts the library's parts together for one configuration, on one device."""
     try:
         train, val = images.split(dataset.train, config.train_portion)
     except ValueError as error:
@@ -207,7 +230,7 @@ def build(config: Config, dataset: images.Dataset) -> Program:
     objective = objectives.classification(net)
     length = train.num // config.batch_size
 
-    found = enas.enas(
+    search = enas.enas(
         objective,
         policy,
         optimizers.weights_optimizer(
@@ -225,36 +248,29 @@ def build(config: Config, dataset: images.Dataset) -> Program:
     }
     read = augment.reader(dataset.mean, dataset.std, **options)
 
-    def train_step(training, data, indices, data_key):
-        state = training["state"]
-        batch = read(data["train"], indices, jax.random.fold_in(data_key, state.step))
-        state, metrics = found.train(state, batch)
-        return {
-            "state": state,
-            "sums": {name: training["sums"][name] + value for name, value in metrics.items()},
-        }
+    def train_step(state, data, indices, data_key):
+        key = jax.random.fold_in(data_key, state.step)
+        return search.train(state, read(data["train"], indices, key))
 
     def init():
         params_key, search_key = jax.random.split(jax.random.key(config.seed))
+        state = search.init(search_key, net.init(params_key, *inputs)["params"])
         sums = {name: jnp.zeros(()) for name in ("loss", "accuracy", "top5")}
-        return {
-            "state": found.init(search_key, net.init(params_key, *inputs)["params"]),
-            "sums": sums,
-        }
+        return runs.Training(state, sums)
 
     def evaluate(params, mix, data, indices):
         return objective(params, mix, (), read(data["val"], indices), jax.random.key(0))[1][1][
             "accuracy"
         ]
 
-    devices, over = jax.local_devices()[:1], parallel.over_devices
+    devices, over = parallel.devices(1), parallel.over_devices
     return Program(
         space=space,
         policy=policy,
         init=init,
-        train=over(train_step, devices, donate=(0,)),
+        train=over(programs.adding_up(train_step), devices, donate=(0,)),
         control=over(
-            lambda state, data, indices: found.control(state, read(data["val"], indices)), devices
+            lambda state, data, indices: search.control(state, read(data["val"], indices)), devices
         ),
         evaluate=over(evaluate, devices),
         devices=devices,
@@ -271,9 +287,6 @@ def search(config: Config, dataset: images.Dataset, program: Program, run: Run) 
     """Epochs of weight steps, each with policy steps and a checkpoint after it; the best of the
     policy's cells in the end.
     """
-    training, seconds = runs.restored(config, run, program.init())
-    step = runs.kept_step(config, int(training["state"].step), program.steps_per_epoch)
-    records = runs.Records(run.folder, step)
     data = parallel.replicate(program.data, program.devices)
     data_key = jax.random.fold_in(jax.random.key(config.seed), 1)
     keys = parallel.replicate(data_key, program.devices)
@@ -286,148 +299,51 @@ def search(config: Config, dataset: images.Dataset, program: Program, run: Run) 
         steps = len(order) // config.batch_size
         return order[: steps * config.batch_size].reshape(steps, 1, -1)
 
-    def begin(epoch: int):
+    def steps(epoch: int) -> Callable[[Searched, int], Searched]:
         indices = batches(0, epoch)
         return lambda training, i: program.train(training, data, indices[i], keys)
 
-    def averages(sums, number: int, step: int) -> dict[str, np.ndarray]:
-        means = {
-            f"train_{name}": np.asarray(value) / number
-            for name, value in parallel.first(sums).items()
-        }
+    def averages(sums: Metrics, count: int, step: int) -> runs.Means:
+        means = programs.means_of(sums, count, "train_")
         runs.finite(step, "--learning_rate", **means)
         return means
 
-    def checked(tree, step: int) -> None:
-        weights = {
-            "a weight": optax.tree.norm(tree["state"].params),
-            "the policy": optax.tree.norm(tree["state"].policy),
-        }
-        runs.finite(
-            step,
-            "--learning_rate or --policy_learning_rate",
-            **{k: np.asarray(v) for k, v in weights.items()},
-        )
-
-    def end(training, means, epoch: int, step: int, seconds: float) -> None:
-        record = {
-            "epoch": epoch,
-            "seconds": seconds,
-            **{name: float(value) for name, value in means.items()},
-        }
-        state, indices = training["state"], batches(1, epoch)
-        if (
-            step == (epoch + 1) * program.steps_per_epoch
-        ):  # not where --max_steps cut the epoch short
-            rewards = []
-            for n in range(config.policy_steps):
-                state, metrics = program.control(state, data, indices[n % len(indices)])
-                rewards.append(
-                    {name: float(value) for name, value in parallel.first(metrics).items()}
-                )
-            training["state"] = state
-            record |= {
-                name: float(np.mean([r[name] for r in rewards]))
-                for name in (rewards[0] if rewards else ())
-            }
-        records.write(step, record)
+    def end(training: Searched, epoch: runs.Epoch, records: Sequence[runs.Records]) -> Searched:
+        record = {"epoch": epoch.number, "seconds": epoch.seconds}
+        record |= {name: float(value) for name, value in epoch.means.items()}
+        if epoch.complete:  # not where --max_steps cut the epoch short
+            training, metrics = control(training, batches(1, epoch.number))
+            record |= metrics
+        records[0].write(epoch.step, record)
         run.log.info("train_acc %f", 100 * record["train_accuracy"])
         if "reward" in record:
             run.log.info("reward %f entropy %f", 100 * record["reward"], record["entropy"])
+        return training
 
-    try:
-        training = parallel.replicate(training, program.devices)
-        steps = {"begin": begin, "averages": averages, "check": checked, "end": end}
-        training = runs.epochs(config, run, training, seconds, program.steps_per_epoch, **steps)
-        finish(config, dataset, program, training, data, records, run)
-    finally:
-        records.close()
+    def control(training: Searched, indices: np.ndarray) -> tuple[Searched, dict[str, float]]:
+        """The steps of the policy after an epoch, and the means of their metrics."""
+        state, metrics = training.state, []
+        for n in range(config.policy_steps):
+            state, found = program.control(state, data, indices[n % len(indices)])
+            metrics.append({name: float(value) for name, value in parallel.first(found).items()})
+        names = metrics[0] if metrics else ()
+        means = {name: float(np.mean([step[name] for step in metrics])) for name in names}
+        return dataclasses.replace(training, state=state), means
 
+    def finish(training: Searched, records: Sequence[runs.Records]) -> None:
+        enas_results.finish(config, program, training, data, records[0].all, run)
 
-def finish(
-    config: Config,
-    dataset: images.Dataset,
-    program: Program,
-    training,
-    data,
-    records: runs.Records,
-    run: Run,
-) -> None:
-    """Derives the cell, compares the policy's with uniformly random ones, and writes everything
-    down.
-    """
-    state, space = parallel.first(training["state"]), program.space
-    key, places = (
-        jax.random.fold_in(jax.random.key(config.seed), 2),
-        program.sizes[1] // config.batch_size,
+    task = runs.Task(
+        init=program.init,
+        lengths=np.full(config.epochs, program.steps_per_epoch),
+        devices=program.devices,
+        steps=steps,
+        averages=averages,
+        shown=programs.shown_of_images,
+        checked=lambda state: {"a weight": state.params, "the policy": state.policy},
+        lower="--learning_rate or --policy_learning_rate",
+        open_records=lambda step: [runs.Records(run.folder, step)],
+        end=end,
+        finish=finish,
     )
-    indices = np.arange(places * config.batch_size, dtype=np.int32).reshape(places, 1, -1)
-
-    def score(mix) -> float:
-        mix = parallel.replicate(dict(mix), program.devices)
-        found = [
-            parallel.first(program.evaluate(training["state"].params, mix, data, own))
-            for own in indices
-        ]
-        return float(np.mean(np.asarray(found)))
-
-    scores: list[float] = []
-
-    def kept(mix) -> float:
-        scores.append(score(mix))
-        return scores[-1]
-
-    mix, accuracy = enas.best_of(program.policy, state.policy, key, config.num_samples, kept)
-    uniform = [
-        score(one_hot(space.cells, space.sample(k)))
-        for k in jax.random.split(key, config.num_samples)
-    ]
-    genotype = space.discretize(mix)
-    facts = {
-        "dataset": config.dataset,
-        "space": config.space,
-        "epochs": len(records.all),
-        "found_cell_supernet_accuracy": accuracy,
-        "policy_cells_supernet_accuracy": float(np.mean(scores)),
-        "random_cells_supernet_accuracy": float(np.mean(uniform)),
-        "best_random_cell_supernet_accuracy": float(np.max(uniform)),
-        "supernet_parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
-        "wall_time": sum(record["seconds"] for record in records.all),
-        "genotype": str(genotype),
-    }
-    write = files.replace_text
-    # An own form: genotypes of the 64-model space name operations that NAS-Bench-201's cells have
-    # not.
-    write(run.folder / "genotype.json", json.dumps(genotype._asdict()) + "\n")
-    for name, svg in drawn(space, genotype).items():
-        write(run.folder / f"{name}.svg", svg)
-    series = {
-        name: [(r["epoch"], r[name]) for r in records.all if name in r]
-        for name in ("reward", "baseline")
-    }
-    write(
-        run.folder / "reward.svg",
-        report.charts.curves(
-            series, title="Policy", xlabel="epoch", ylabel="accuracy of its cells"
-        ),
-    )
-    write(run.folder / "facts.json", json.dumps({**facts, **runs.versions()}, indent=2) + "\n")
-    run.log.info("supernet accuracy of the found cell %f", 100 * accuracy)
-    run.log.info(
-        "mean of the policy's %f, of random cells %f",
-        *(100 * float(np.mean(own)) for own in (scores, uniform)),
-    )
-    run.log.info("genotype = %s", genotype)
-
-
-def drawn(space: Space, genotype: Any) -> dict[str, str]:
-    """The cells as SVG; where a space has but one, with the output of that space."""
-    if "cell" not in space.cells:
-        return report.cells.cell(genotype)
-    choices = space.cells["cell"]
-    triples = [(op, *edge) for (op, _), edge in zip(genotype.cell, choices.edges, strict=True)]
-    return {
-        "cell": report.cells.graph(
-            triples, choices.concat, inputs=report.cells.INPUTS[1:], title="Cell"
-        )
-    }
+    runs.train(config, run, task)

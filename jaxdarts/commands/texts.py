@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxdarts import parallel, runs, training
-from jaxdarts.commands import checks, command_line, datasets
+from jaxdarts import runs, training
+from jaxdarts.commands import checks, command_line, datasets, programs
 from jaxdarts.data import text
 from jaxdarts.nn.rnn import Dropouts
 from jaxdarts.runs import Stop
+from jaxdarts.runs.task import State
+from jaxdarts.types import Metrics
 
 NAMES = ("pydoc", "ptb", "wikitext2")
 
@@ -123,9 +125,21 @@ def optimizer(config: Settings) -> optax.GradientTransformation:
     )
 
 
-def averages(sums: Any, count: int, step: int) -> dict[str, np.ndarray]:
+def with_zeros(field: str) -> Callable[[State], State]:
+    """State -> the state with a hidden state of zeros in one of its fields: the head of an epoch,
+    as in quark0/darts.
+    """
+
+    def reset(state: Any) -> Any:
+        zeros = jax.tree.map(jnp.zeros_like, getattr(state, field))
+        return dataclasses.replace(state, **{field: zeros})
+
+    return reset
+
+
+def averages(sums: Metrics, count: int, step: int) -> dict[str, np.ndarray]:
     """Means since the epoch began; with perplexities."""
-    means = {name: np.asarray(value) / count for name, value in parallel.first(sums).items()}
+    means = programs.means_of(sums, count)
     losses = {name: value for name, value in means.items() if name.endswith("_loss")}
     runs.finite(step, "--learning_rate", **losses)
     return means | {
@@ -143,8 +157,3 @@ def log_epoch(log: Any, epoch: int, seconds: float, loss: float) -> None:
     """The line that the original script writes after an epoch."""
     line = "| end of epoch %3d | time: %5.2fs | valid loss %5.2f | valid ppl %8.2f"
     log.info(line, epoch, seconds, loss, math.exp(min(loss, 700)))
-
-
-def stacked(tree: Any) -> Any:
-    """With the leading axis of seeds that the scripts' states have."""
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], tree)

@@ -52,7 +52,7 @@ def estimate(
     steps = f"{length:,}" if np.ndim(length) == 0 else f"about {np.mean(length):,.0f}"
     print(
         f"steps an epoch               {steps}, {config.epochs} epochs,"
-        f" {total_steps(config, length):,} in all"
+        f" {total_steps(np.broadcast_to(length, config.epochs), config.max_steps):,} in all"
     )
     abstract = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct((len(devices), *x.shape), x.dtype), arguments

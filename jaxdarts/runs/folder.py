@@ -9,14 +9,13 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
-from jaxdarts import files, parallel
+from jaxdarts import files
 from jaxdarts.data import stream
 from jaxdarts.report import sections
 from jaxdarts.runs import checkpoint, locks, writers
@@ -178,30 +177,6 @@ class Records:
 
     def close(self) -> None:
         self.writer.close()
-
-
-def restored(config: Any, run: Run, training: Any) -> tuple[Any, float]:
-    """What the newest checkpoint holds, or what a new run starts from; and the seconds that its
-    epoch took so far.
-    """
-    saved = {**training, "seconds": jnp.float32(0)}
-    if config.resume and run.checkpoints.latest_step() is not None:
-        saved = checkpoint.restore(run.checkpoints, saved, frozen(config))
-    saved = parallel.of_first_host(saved)
-    seconds = float(saved.pop("seconds"))
-    return saved, seconds
-
-
-def checkpoint_form(init: Callable[[], Any]) -> Any:
-    """What a checkpoint of a program with this `init` is restored as; only shapes and types,
-    nothing is computed.
-    """
-    # It is read onto this device, wherever it was written.
-    place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    form = {**jax.eval_shape(init), "seconds": jax.ShapeDtypeStruct((), jnp.float32)}
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), form
-    )
 
 
 def analyses(folder: Path) -> list[sections.Section]:

@@ -1,10 +1,15 @@
-"""The loop of every training: steps, log lines, a record and a checkpoint after each epoch,
-signals.
+"""The loop of every training: steps with their log lines, a record and a checkpoint after each
+epoch, signals, the end.
 """
 
+import contextlib
+import logging
+import sys
+import threading
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -15,154 +20,248 @@ from jaxdarts import parallel
 from jaxdarts.runs import checkpoint, writers
 from jaxdarts.runs.folder import Run, frozen
 from jaxdarts.runs.process import Stop
+from jaxdarts.runs.signals import Asked
+from jaxdarts.runs.task import Book, Epoch, Result, State, Task, Training
 
 
-def ends(config: Any, length: int | np.ndarray) -> np.ndarray:
-    """The step at which each epoch ends; `length` is the steps an epoch, one number for all or one
-    for each.
-    """
-    return np.cumsum(np.broadcast_to(length, config.epochs))
+class Settings(Protocol):
+    """The flags that the loop reads."""
+
+    @property
+    def max_steps(self) -> int: ...
+
+    @property
+    def report_freq(self) -> int: ...
+
+    @property
+    def checkpoint_freq(self) -> int: ...
+
+    @property
+    def cache_dir(self) -> str: ...
 
 
-def place(config: Any, step: int, length: int | np.ndarray) -> tuple[int, int]:
-    """The epoch that a step belongs to, and its place in it."""
-    epoch = int(np.searchsorted(ends(config, length), step, side="right"))
-    return epoch, step - int(ends(config, length)[epoch - 1] if epoch else 0)
+class Unattended(NamedTuple):
+    """Settings of a training that is part of a larger program: to the end, without log lines."""
+
+    max_steps: int = 0
+    report_freq: int = sys.maxsize
+    checkpoint_freq: int = 0
+    cache_dir: str = ""
 
 
-def kept_step(config: Any, step: int, length: int | np.ndarray) -> int:
-    """The records to keep on resuming: that of an epoch which --max_steps cut short goes when that
-    epoch goes on.
-    """
-    return step if step >= total_steps(config, length) else step - place(config, step, length)[1]
+def ends(lengths: np.ndarray) -> np.ndarray:
+    """The step at which each epoch ends, from the number of steps of each."""
+    return np.cumsum(lengths)
 
 
-def total_steps(config: Any, length: int | np.ndarray) -> int:
+def place(step: int, lengths: np.ndarray) -> tuple[int, int]:
+    """The epoch that a step belongs to, and its number in it."""
+    epoch = int(np.searchsorted(ends(lengths), step, side="right"))
+    return epoch, step - int(ends(lengths)[epoch - 1] if epoch else 0)
+
+
+def total_steps(lengths: np.ndarray, max_steps: int) -> int:
     """The step to stop after."""
-    total = int(ends(config, length)[-1])
-    return min(total, config.max_steps or total)
+    total = int(ends(lengths)[-1])
+    return min(total, max_steps or total)
 
 
-def shown_of_images(means: Mapping[str, np.ndarray]) -> tuple[str, dict[str, float]]:
-    """What a log line and the bar tell of a classifier."""
-    loss, accuracy, top5 = (
-        float(np.mean(means[f"train_{name}"])) for name in ("loss", "accuracy", "top5")
-    )
-    return f"{loss:e} {100 * accuracy:f} {100 * top5:f}", {"loss": loss, "accuracy": accuracy}
+def kept_step(step: int, lengths: np.ndarray, max_steps: int) -> int:
+    """The step up to which a resumed run keeps its records.
 
-
-def finite(step: int, flags: str, **values: Any) -> None:
-    """Ends the run where a number is none, so that nothing bad is ever saved; `flags` are those to
-    lower.
+    The record of an epoch that --max_steps cut short goes when that epoch goes on.
     """
-    for name, value in values.items():
-        if not np.all(np.isfinite(value)):
+    return step if step >= total_steps(lengths, max_steps) else step - place(step, lengths)[1]
+
+
+def finite(step: int, lower: str, **values: Any) -> None:
+    """Stops the run if a value is NaN or infinite, before it is saved; `lower` names the flags to
+    lower. Values may be trees of arrays.
+    """
+    for name, tree in values.items():
+        if not all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(tree)):
             raise Stop(
-                f"{name} is not finite at step {step}: start again with a lower {flags}; what was"
+                f"{name} is not finite at step {step}: start again with a lower {lower}; what was"
                 " saved before is intact"
             )
 
 
-def epochs(
-    config: Any,
-    run: Run,
-    training: Any,
-    seconds: float,
-    length: int | np.ndarray,
-    *,
-    begin: Callable[[int], Callable[[Any, int], Any]],
-    averages: Callable[[Any, int, int], dict[str, np.ndarray]],
-    check: Callable[[Any, int], None],
-    end: Callable[[Any, dict[str, np.ndarray], int, int, float], str | None],
-    shown: Callable[[Mapping[str, np.ndarray]], tuple[str, dict[str, float]]] = shown_of_images,
-) -> Any:
-    """The loop of every training: steps with their log lines, a record and a checkpoint after each
-    epoch, signals heeded.
+def saved_form(training: Training[Any], seconds: Any) -> dict[str, Any]:
+    """A training as its checkpoint holds it, with the seconds that its epoch took so far."""
+    return {"state": training.state, "sums": training.sums, "seconds": seconds}
+
+
+def checkpoint_form(init: Callable[[], Training[Any]]) -> dict[str, Any]:
+    """Shapes and types that a checkpoint of a program with this `init` is restored as; computes
+    nothing.
+    """
+    # It is read onto this device, wherever it was written.
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    form = saved_form(jax.eval_shape(init), jax.ShapeDtypeStruct((), jnp.float32))
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), form
+    )
+
+
+def restored(config: Any, run: Run, new: Training[State]) -> tuple[Training[State], float]:
+    """The newest checkpoint of a resumed run, or what a new run starts from; and the seconds that
+    its epoch took so far.
+    """
+    saved = saved_form(new, jnp.float32(0))
+    if config.resume and run.checkpoints.latest_step() is not None:
+        saved = checkpoint.restore(run.checkpoints, saved, frozen(config))
+    saved = parallel.of_first_host(saved)
+    return Training(saved["state"], saved["sums"]), float(saved["seconds"])
+
+
+def train(config: Any, run: Run, task: Task[State, Book, Result]) -> Result:
+    """Runs a task to its end in a run folder, or goes on from the newest checkpoint there.
 
     Args:
-        config, run: the settings and the open run.
-        training: {"state", "sums"}, replicated over the devices: the state, and sums of metrics
-          since the epoch began.
-        seconds: that the epoch took before.
-        length: steps an epoch, one number for all or one for each.
-        begin: epoch -> (training, place in the epoch) -> training after the step.
-        averages: (sums, their number, step) -> means, by names that `shown` knows; NaN ends the
-          run.
-        check: (training of one device, step); refuses to save what is not finite.
-        end: (training, means, epoch, step, seconds): writes the epoch down, and may change
-            training["state"], which is saved after it; returns why to stop here, or None.
-        shown: means -> a log line's text and the bar's numbers.
+        config: the settings of the run.
+        run: its open folder.
+        task: what is trained.
 
     Returns:
-        The training at the end.
+        The result of the task's `finish`.
     """
-    log, asked = run.log, run.asked
-    step, total = (
-        int(np.ravel(parallel.first(training["state"].step))[0]),
-        total_steps(config, length),
-    )
-    bar = writers.console(total)
-    means: dict[str, np.ndarray] = {}
+    log = run.log
+    training, seconds = restored(config, run, task.init())
+    step, total = _step(training), total_steps(task.lengths, config.max_steps)
+    with _closed(task.open_records(kept_step(step, task.lengths, config.max_steps))) as records:
+        log.info("args = %s", repr(config).replace("Config(", "Namespace(", 1))
+        for line in task.about(training):
+            log.info("%s", line)
+        log.info("run folder %s", run.folder)
+        if config.resume:
+            left = f" of {total}" if step < total else ": nothing is left to do but the report"
+            log.info("resumed at step %d%s", step, left)
+        training = _on_devices(task, training)
+        if step == 0 or not task.stopped(records):
+            bar = writers.console(total)
+            try:
+                training = _epochs(config, run, task, training, records, step, seconds, bar)
+            finally:
+                bar.close()
+        return task.finish(training, records)
+
+
+def train_unattended(task: Task[State, Book, Result]) -> Result:
+    """Runs a task from its beginning to its end as a part of a larger program: no folder, no log,
+    no checkpoints.
+    """
+    stepped = threading.Event()
+    stepped.set()
+    nowhere = Run(Path(), logging.Logger("jaxdarts"), None, Asked([], stepped), Path())
+    with _closed(task.open_records(0)) as records:
+        training, bar = _on_devices(task, task.init()), writers.combine()
+        training = _epochs(Unattended(), nowhere, task, training, records, 0, 0.0, bar)
+        return task.finish(training, records)
+
+
+def _epochs(
+    config: Settings,
+    run: Run,
+    task: Task[State, Book, Result],
+    training: Training[State],
+    records: Sequence[Book],
+    step: int,
+    seconds: float,
+    bar: writers.Writer,
+) -> Training[State]:
+    """Takes the steps of all epochs that are left; `seconds` is what the first of them took so
+    far.
+    """
+    log, asked, every_end = run.log, run.asked, ends(task.lengths)
+    total = total_steps(task.lengths, config.max_steps)
+    means = {}
 
     def save() -> None:
-        tree = parallel.first(training)
-        check(tree, step)
-        checkpoint.save(
-            run.checkpoints, step, {**tree, "seconds": jnp.float32(seconds)}, frozen(config)
-        )
-        multihost_utils.sync_global_devices(
-            f"checkpoint {step}"
-        )  # the others leave when it is there
+        one = _of_one_device(task, training)
+        finite(step, task.lower, **task.checked(one.state))
+        if run.checkpoints is None:
+            return
+        tree = saved_form(one, jnp.float32(seconds))
+        checkpoint.save(run.checkpoints, step, tree, frozen(config))
+        # The other hosts leave when it is there.
+        multihost_utils.sync_global_devices(f"checkpoint {step}")
 
+    while step < total:
+        epoch, position = place(step, task.lengths)
+        start = told = time.monotonic() - seconds
+        if task.rate is not None:
+            log.info("epoch %d lr %e", epoch, task.rate(epoch))
+        take = task.steps(epoch)
+        if position == 0:
+            zeros = jax.tree.map(jnp.zeros_like, training.sums)
+            training = Training(task.reset(training.state), zeros)
+        last = min(int(every_end[epoch]), total) - (step - position) - 1
+        for i in range(position, last + 1):
+            if not asked.stepped.is_set():
+                where = f"; the next start reads {config.cache_dir}" if config.cache_dir else ""
+                log.info("compiling the step, which can take minutes%s", where)
+            training = take(training, i)
+            step += 1
+            if not asked.stepped.is_set():
+                jax.block_until_ready(training)
+                log.info("the first step took %.1f s", time.monotonic() - start - seconds)
+                asked.stepped.set()
+            reported = step % config.report_freq == 0 or i == last
+            leaving, now = asked.leaving(reported), time.monotonic()
+            if reported or leaving or now - told > 1:
+                means, told = task.averages(training.sums, i + 1, step), now
+                line, numbers = task.shown(means)
+                if reported:
+                    log.info("train %03d %s", i, line)
+                bar.write(step, {"epoch": epoch, **numbers})
+            # The last step's checkpoint waits for the epoch's record, which could not be made up
+            # for later.
+            if i < last and (
+                leaving or (config.checkpoint_freq and step % config.checkpoint_freq == 0)
+            ):
+                seconds = time.monotonic() - start
+                save()
+                if leaving:
+                    raise run.leave(leaving, step, total)
+        seconds = time.monotonic() - start
+        complete = step == every_end[epoch]
+        training = task.end(training, Epoch(epoch, step, complete, seconds, means), records)
+        reason = task.stopped(records)
+        if complete:
+            seconds = 0.0
+        save()
+        if leaving := asked.leaving(True):
+            raise run.leave(leaving, step, total)
+        if reason:
+            log.info("the search stops: %s", reason)
+            return training
+    if step < every_end[-1]:
+        log.info("--max_steps=%d of %d steps are done", config.max_steps, every_end[-1])
+    return training
+
+
+def _step(training: Training[Any]) -> int:
+    return int(np.ravel(training.state.step)[0])
+
+
+def _on_devices(task: Task[State, Any, Any], training: Training[State]) -> Training[State]:
+    return parallel.replicate(training, task.devices) if task.devices else training
+
+
+def _of_one_device(task: Task[State, Any, Any], training: Training[State]) -> Training[State]:
+    return parallel.first(training) if task.devices else training
+
+
+@contextlib.contextmanager
+def _closed(records: Sequence[Book]) -> Iterator[Sequence[Book]]:
+    """Closes the records in the end. Where a run stops, the reason was told already, such as a full
+    disk, and another error says nothing new.
+    """
     try:
-        while step < total:
-            epoch, position = place(config, step, length)
-            start = told = time.monotonic() - seconds
-            take = begin(epoch)
-            if position == 0:
-                training["sums"] = jax.tree.map(jnp.zeros_like, training["sums"])
-            last = min(int(ends(config, length)[epoch]), total) - (step - position) - 1
-            for i in range(position, last + 1):
-                if not asked.stepped.is_set():
-                    where = f"; the next start reads {config.cache_dir}" if config.cache_dir else ""
-                    log.info("compiling the step, which can take minutes%s", where)
-                training = take(training, i)
-                step += 1
-                if not asked.stepped.is_set():
-                    jax.block_until_ready(training)
-                    log.info("the first step took %.1f s", time.monotonic() - start - seconds)
-                    asked.stepped.set()
-                reported = step % config.report_freq == 0 or i == last
-                leaving, now = asked.leaving(reported), time.monotonic()
-                if reported or leaving or now - told > 1:
-                    means, told = averages(training["sums"], i + 1, step), now
-                    line, numbers = shown(means)
-                    if reported:
-                        log.info("train %03d %s", i, line)
-                    bar.write(step, {"epoch": epoch, **numbers})
-                # The last step's checkpoint waits for the epoch's record, which could not be made
-                # up for later.
-                if i < last and (
-                    leaving or (config.checkpoint_freq and step % config.checkpoint_freq == 0)
-                ):
-                    seconds = time.monotonic() - start
-                    save()
-                    if leaving:
-                        raise run.leave(leaving, step, total)
-            seconds = time.monotonic() - start
-            reason = end(training, means, epoch, step, seconds)
-            if step == ends(config, length)[epoch]:
-                seconds = 0.0
-            save()
-            if leaving := asked.leaving(True):
-                raise run.leave(leaving, step, total)
-            if reason:
-                log.info("the search stops: %s", reason)
-                return training
-        if step < ends(config, length)[-1]:
-            log.info(
-                "--max_steps=%d of %d steps are done", config.max_steps, ends(config, length)[-1]
-            )
-        return training
+        yield records
+        for one in records:
+            one.close()
     finally:
-        bar.close()
+        for one in records:
+            with contextlib.suppress(OSError):
+                one.close()

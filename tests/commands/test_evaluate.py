@@ -19,8 +19,8 @@ import pytest
 
 import jaxdarts as jd
 from jaxdarts.commands import command_line
+from jaxdarts.commands.evaluate import image_program, recipes
 from jaxdarts.commands.evaluate import images as script
-from jaxdarts.commands.evaluate import recipes
 from jaxdarts.data import images, stream
 
 ROOT = Path(__file__).parents[2]
@@ -342,11 +342,13 @@ def test_presets():
 def test_rates_of_the_published_schedules():
     imagenet = recipes.PRESETS["imagenet"]
     np.testing.assert_allclose(
-        script.rates(imagenet)[[0, 1, 249]], 0.1 * 0.97 ** np.array([0, 1, 249])
+        image_program.rates(imagenet)[[0, 1, 249]], 0.1 * 0.97 ** np.array([0, 1, 249])
     )
     later = dataclasses.replace(imagenet, schedule="linear", batch_size=1024, learning_rate=0.5)
-    np.testing.assert_allclose(script.rates(later)[[0, 5, 249]], [0.1, 0.5 * 240 / 245, 0.1 / 245])
-    assert script.rates(dataclasses.replace(later, batch_size=256))[0] == 0.5
+    np.testing.assert_allclose(
+        image_program.rates(later)[[0, 5, 249]], [0.1, 0.5 * 240 / 245, 0.1 / 245]
+    )
+    assert image_program.rates(dataclasses.replace(later, batch_size=256))[0] == 0.5
 
 
 def test_what_a_streamed_run_leaves(streamed, pictures, capsys):
@@ -459,7 +461,7 @@ def test_rmsprop_of_the_benchmark():
         config.batch_size,
     )
     assert found == ("rmsprop", 0.2, 1e-4, 0.9, 256)
-    tx = script.OPTIMIZERS[config.optimizer](config, 3)
+    tx = image_program.OPTIMIZERS[config.optimizer](config, 3)
     rng = np.random.default_rng(0)
     weights = rng.standard_normal(5)
     squares, momentum, params = np.ones(5), np.zeros(5), weights

@@ -61,9 +61,7 @@ def test_a_trained_supernet(run):
     _, val = images.split(dataset.train, 0.5)
     net = space.supernet(width=2, depth=1, num_classes=10)
     with jd.runs.checkpoint.open_folder(run / "checkpoints") as checkpoints:
-        like = jax.eval_shape(image_search.build(evaluators.searched(options), dataset).init) | {
-            "seconds": jnp.float32(0)
-        }
+        like = runs.checkpoint_form(image_search.build(evaluators.searched(options), dataset).init)
         params = jd.runs.checkpoint.restore(checkpoints, like, None)["state"].params
     right = []
     for seed in range(2):

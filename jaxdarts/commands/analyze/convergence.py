@@ -2,16 +2,15 @@
 cell and its variants.
 """
 
+import contextlib
 import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jaxdarts import files, parallel, report, runs
+from jaxdarts import files, report, runs
 from jaxdarts.analysis import topology
 from jaxdarts.commands import checks, datasets
 from jaxdarts.commands.analyze import subjects
@@ -133,38 +132,26 @@ class Kept:
 def trained(config: Any, cell: Genotype, dataset: Any, title: str) -> list[dict[str, float]]:
     """Trains one cell; its losses and accuracies after every epoch."""
     program = image_evaluation.build(config, cell, dataset)
-    length = program.steps_per_epoch
-    training = parallel.replicate(program.init(), program.devices)
-    bar, records = runs.writers.console(config.epochs * length), []
-    try:
-        with stream.threads() as pool:
-            fed = feed.open_feed(pool, dataset, [config.seed], program.devices)
-            begin = image_evaluation.epochs_of(config, program, fed, dataset.train.num)
-            for epoch in range(config.epochs):
-                training["sums"] = jax.tree.map(jnp.zeros_like, training["sums"])
-                take = begin(epoch)
-                for i in range(length):
-                    training = take(training, i)
-                tested = image_evaluation.test(
-                    config, program, training["state"], fed, dataset.test.num
-                )
-                sums = parallel.first(training["sums"])
-                record = {
-                    "train_loss": float(sums["loss"][0]) / length,
-                    "train_accuracy": float(sums["accuracy"][0]) / length,
-                }
-                record |= {f"test_{name}": float(tested[name][0]) for name in ("loss", "accuracy")}
-                runs.finite(
-                    (epoch + 1) * length,
-                    "--learning_rate",
-                    train_loss=np.array(record["train_loss"]),
-                )
-                records.append(record)
-                bar.write(
-                    (epoch + 1) * length, {"cell": epoch + 1, "test_loss": record["test_loss"]}
-                )
-    finally:
-        bar.close()
+    total = config.epochs * program.steps_per_epoch
+    bar, records = runs.writers.console(total), []
+    with contextlib.ExitStack() as stack:
+        stack.callback(bar.close)
+        pool = stack.enter_context(stream.threads())
+        fed = feed.open_feed(pool, dataset, [config.seed], program.devices)
+
+        def end(training, epoch, files):
+            tested = image_evaluation.test(config, program, training.state, fed, dataset.test.num)
+            record = {
+                name: float(epoch.means[name][0]) for name in ("train_loss", "train_accuracy")
+            }
+            record |= {f"test_{name}": float(tested[name][0]) for name in ("loss", "accuracy")}
+            records.append(record)
+            numbers = {"cell": epoch.number + 1, "test_loss": record["test_loss"]}
+            bar.write(epoch.step, numbers)
+            return training
+
+        task = image_evaluation.task_of(config, program, fed, dataset.train.num)
+        runs.train_unattended(task._replace(end=end))
     print(f"{title}: test accuracy {100 * records[-1]['test_accuracy']:.2f} %", flush=True)
     return records
 

@@ -282,15 +282,17 @@ def by_training(options: Options):
         start = time.monotonic()
         own = dataclasses.replace(config, arch=str(genotype), epochs=epochs or config.epochs)
         program = training.build(own, genotype, part)
-        state = parallel.replicate(program.init(), program.devices)
         with stream.threads() as pool:
-            fed = feed.open_feed(pool, part, training.seeds_of(own), program.devices)
-            steps = training.epochs_of(own, program, fed, part.train.num)
-            for epoch in range(own.epochs):
-                take = steps(epoch)
-                for i in range(program.steps_per_epoch):
-                    state = take(state, i)
-            tested = training.test(own, program, state["state"], fed, part.test.num)
+            fed = feed.open_feed(pool, part, [own.seed], program.devices)
+            task = training.task_of(own, program, fed, part.train.num)
+            # Weights that are not finite are a bad trial, not the end of the study.
+            task = task._replace(
+                averages=lambda sums, count, step: {},
+                shown=runs.task.nothing_shown,
+                checked=lambda state: {},
+            )
+            state = runs.train_unattended(task).state
+            tested = training.test(own, program, state, fed, part.test.num)
         value = 100 * float(tested["accuracy"][0]) if math.isfinite(tested["loss"][0]) else math.nan
         # the next cell is another program; hundreds of them would fill the memory
         jax.clear_caches()

@@ -11,22 +11,21 @@ one on held-out training images. --test_only --checkpoint=RUN tests a trained ne
 --ensemble=RUN,RUN,... trains an ensemble, prunes and tests it (ensembles.py).
 """
 
-import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from jaxdarts import files, genotypes, parallel, runs, spaces
-from jaxdarts.commands import datasets, optimizers, texts
+from jaxdarts import parallel, runs
+from jaxdarts.commands import datasets, programs, texts
 from jaxdarts.commands.evaluate import results as training_results
 from jaxdarts.commands.evaluate import text as text_evaluation
+from jaxdarts.commands.evaluate.image_program import Program, build, rates
 from jaxdarts.commands.evaluate.recipes import (
     Cells,
     Config,
@@ -36,169 +35,20 @@ from jaxdarts.commands.evaluate.recipes import (
     resolve,
     size_of,
 )
+from jaxdarts.commands.evaluate.results import LOWER, records_of
 from jaxdarts.count import network_cost
 from jaxdarts.data import augment, feed, images, stream
 from jaxdarts.runs import Run, Stop
-from jaxdarts.training import export, schedules
-from jaxdarts.training.images import from_scratch
+from jaxdarts.training import export
+from jaxdarts.training.images import TrainState
+from jaxdarts.types import Metrics
 
-
-class Program(NamedTuple):
-    """The pure functions of a training, mapped over seeds and devices, and what they run on."""
-
-    init: Any  # () -> {"state": TrainState, "sums": metrics}, a leading axis of seeds
-    step: Any  # (training, data, indices, data keys) -> training
-    evaluate: Any  # (state, data, indices, weights) -> sums of metrics
-    devices: list
-    steps_per_epoch: int
-
-
-def build(config: Config, genotype: Cells, dataset: Any) -> Program:
-    """Puts the library's parts together for one configuration; `dataset.test` is what `evaluate`
-    sees.
-    """
-    devices = runs.devices(config)
-    steps_per_epoch = dataset.train.num // config.batch_size
-    if not steps_per_epoch:
-        raise Stop(
-            f"--batch_size={config.batch_size}: larger than the training set, {dataset.train.num}"
-            " images",
-            2,
-        )
-    if config.color_jitter and dataset.image_shape[-1] != 3:
-        raise Stop(
-            f"--color_jitter: the images of {config.dataset} have {dataset.image_shape[-1]}"
-            " channels, not 3",
-            2,
-        )
-    options: dict[str, Any] = {
-        "auxiliary": config.auxiliary,
-        "imagenet": config.network == "imagenet",
-    }
-    space = spaces.of(genotype)
-    for flag, name, part in (
-        ("--auxiliary", "auxiliary", "auxiliary head"),
-        ("--network=imagenet", "imagenet", "such stem"),
-    ):
-        if name not in space.features and options.pop(name):
-            raise Stop(f"{flag}: a network of {space.title} has no {part}; leave it out", 2)
-    if "drop_path" not in space.features and config.drop_path_prob:
-        raise Stop(
-            f"--drop_path_prob={config.drop_path_prob}: the benchmark's network drops nothing;"
-            " leave it out",
-            2,
-        )
-    if "unroll" in space.features:
-        options["unroll"] = config.unroll
-    net = space.network(
-        genotype,
-        *size_of(config, genotype),
-        len(dataset.class_names),
-        **options,
-        dtype=jnp.dtype(config.dtype),
-        axis_name=parallel.AXIS,
-        remat=config.remat,
-    )
-    alone, image = net.clone(axis_name=None), jnp.zeros((1, *dataset.image_shape))
-    try:
-        jax.eval_shape(alone.init, jax.random.key(0), image)
-    except ValueError as error:
-        flags = " ".join(
-            f"--{name}={getattr(config, name)}" for name in ("layers", "auxiliary", "network")
-        )
-        raise Stop(
-            f"{flags}, images of {'x'.join(map(str, dataset.image_shape))}: {error}", 2
-        ) from error
-
-    def drop_path(step):  # the published rate rises by the epoch, from zero
-        return config.drop_path_prob * (step // steps_per_epoch) / config.epochs
-
-    training = from_scratch(
-        net,
-        OPTIMIZERS[config.optimizer](config, steps_per_epoch),
-        drop_path=drop_path if config.drop_path_prob else None,
-        auxiliary_weight=config.auxiliary_weight,
-        label_smoothing=config.label_smooth,
-        axis_name=parallel.AXIS,
-    )
-    read = (augment.transform if config.stream else augment.reader)(
-        dataset.mean,
-        dataset.std,
-        padding=config.crop_padding,
-        flip=config.flip,
-        cutout_length=config.cutout_length if config.cutout else 0,
-        jitter=augment.Jitter() if config.color_jitter else None,
-    )
-
-    def step(carry, data, indices, data_key):
-        state = carry["state"]
-        state, metrics = training.step(
-            state, read(data["train"], indices, jax.random.fold_in(data_key, state.step))
-        )
-        return {
-            "state": state,
-            "sums": {name: carry["sums"][name] + value for name, value in metrics.items()},
-        }
-
-    def evaluate(state, data, indices, weights):
-        return training.evaluate(state, read(data["test"], indices), weights)
-
-    def init():
-        states = []
-        for seed in range(config.seed, config.seed + config.num_seeds):
-            params_key, key = jax.random.split(jax.random.key(seed))
-            states.append(training.init(key, alone.init(params_key, image)))
-        sums = {name: jnp.zeros(config.num_seeds) for name in ("loss", "accuracy", "top5")}
-        return {"state": parallel.stack(states), "sums": sums}
-
-    over_seeds, over_devices = parallel.over_seeds, parallel.over_devices
-    return Program(
-        init=init,
-        step=over_devices(
-            over_seeds(step, (0, 0 if config.stream else None, 0, 0)), devices, donate=(0,)
-        ),
-        evaluate=over_devices(over_seeds(evaluate, (0, None, None, None)), devices),
-        devices=devices,
-        steps_per_epoch=steps_per_epoch,
-    )
-
-
-def sgd(config: Config, steps_per_epoch: int) -> optax.GradientTransformation:
-    """The published optimiser of weights."""
-    table = jnp.asarray(rates(config), jnp.float32)
-    return optimizers.weights_optimizer(config, lambda epoch: table[epoch], steps_per_epoch)
-
-
-def rmsprop(config: Config, steps_per_epoch: int) -> optax.GradientTransformation:
-    """NAS-Bench-101's (google-research/nasbench, lib/model_builder.py): TensorFlow's, whose mean
-    squares start from one.
-
-    Its first step, at a rate of zero, is left out.
-    """
-    rate = optax.cosine_decay_schedule(config.learning_rate, config.epochs * steps_per_epoch)
-    return optax.chain(
-        optax.clip_by_global_norm(config.grad_clip),
-        optax.add_decayed_weights(config.weight_decay),
-        optax.rmsprop(rate, decay=0.9, eps=1.0, initial_scale=1.0, momentum=config.momentum),
-    )
-
-
-OPTIMIZERS = {"sgd": sgd, "rmsprop": rmsprop}
-
-
-def rates(config: Config) -> np.ndarray:
-    """The learning rate of every epoch, at its beginning."""
-    if config.schedule == "cosine":  # ends at zero, in the paper and in the official code alike
-        return schedules.cosine(config.learning_rate, config.epochs)
-    if config.schedule == "exponential":
-        return schedules.exponential(config.learning_rate, config.epochs, config.decay)
-    return schedules.linear(
-        config.learning_rate, config.epochs, warmup=5 if config.batch_size > 256 else 0
-    )
+Dataset = images.Dataset | stream.Dataset
+Trained = runs.Training[TrainState]
 
 
 def test(
-    config: Config, program: Program, state, fed: feed.Feed, size: int
+    config: Config, program: Program, state: TrainState, fed: feed.Feed, size: int
 ) -> dict[str, np.ndarray]:
     """Means over all of the `size` test images, [seeds] each."""
     places, weights = feed.filled_up(size, config.batch_size)
@@ -214,97 +64,87 @@ def test(
 
 
 def train(
-    config: Config, genotype: Cells, dataset: Any, program: Program, run: Run, judged: str = "test"
+    config: Config,
+    genotype: Cells,
+    dataset: Dataset,
+    program: Program,
+    run: Run,
+    part: str = "test",
 ) -> dict[str, np.ndarray]:
-    """Trains to the end, or goes on with what was saved; `dataset.test`, called `judged`, is read
+    """Trains to the end, or goes on with what was saved; `dataset.test`, called `part`, is read
     after the last step only.
     """
-    log, length, table = run.log, program.steps_per_epoch, rates(config)
-    training, seconds = runs.restored(config, run, program.init())
-    records = runs.Records(
-        run.folder, runs.kept_step(config, int(training["state"].step[0]), length)
-    )
+    log, table = run.log, rates(config)
     cost = parameters_and_multiply_adds(config, genotype, dataset)
-    log.info("args = %s", repr(config).replace("Config(", "Namespace(", 1))
-    log.info("genotype = %s", genotype)
-    log.info("param size = %fMB", cost[0] / 1e6)
-    log.info("multiply-adds = %fM", cost[1] / 1e6)
-    files.replace_text(run.folder / "genotype.json", genotypes.to_json(genotype))
 
-    def begin(epoch):
-        log.info("epoch %d lr %e", epoch, table[epoch])
-        return steps(epoch)
-
-    def averages(sums, count, step):
-        means = {
-            f"train_{name}": np.asarray(value) / count
-            for name, value in parallel.first(sums).items()
-        }
-        runs.finite(step, "--learning_rate", train_loss=means["train_loss"])
-        return means
-
-    def check(tree, step):
-        weights = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree["state"].params)])
-        runs.finite(step, "--learning_rate", **{"a weight": weights})
-
-    def end(training, means, epoch, step, seconds):
-        record = {name: float(np.mean(value)) for name, value in means.items()}
-        records.write(
-            step,
-            {"epoch": epoch, "learning_rate": float(table[epoch]), "seconds": seconds, **record},
-        )
+    def end(training: Trained, epoch: runs.Epoch, records: Sequence[runs.Records]) -> Trained:
+        record = {name: float(np.mean(value)) for name, value in epoch.means.items()}
+        facts = {"epoch": epoch.number, "learning_rate": float(table[epoch.number])}
+        records[0].write(epoch.step, {**facts, "seconds": epoch.seconds, **record})
         log.info("train_acc %f", 100 * record["train_accuracy"])
+        return training
 
-    try:
-        with stream.threads() as pool:
-            fed = feed.open_feed(pool, dataset, seeds_of(config), program.devices)
-            steps = epochs_of(config, program, fed, dataset.train.num)
-            training = parallel.replicate(training, program.devices)
-            training = runs.epochs(
-                config,
-                run,
-                training,
-                seconds,
-                length,
-                begin=begin,
-                averages=averages,
-                check=check,
-                end=end,
-            )
-            tested = test(config, program, training["state"], fed, dataset.test.num)
-        return finish(config, genotype, dataset, training, tested, records, run, cost, judged)
-    finally:
-        with contextlib.suppress(OSError):  # a full disk has been told of already
-            records.close()
+    with stream.threads() as pool:
+        fed = feed.open_feed(pool, dataset, programs.seeds_of(config), program.devices)
 
+        def finish(training: Trained, records: Sequence[runs.Records]) -> dict[str, np.ndarray]:
+            tested = test(config, program, training.state, fed, dataset.test.num)
+            state = parallel.first(training.state)
+            save_networks(config, genotype, dataset, state, run.folder)
+            write_report(config, genotype, tested, records[0].all, run, cost, part)
+            return tested
 
-def seeds_of(config: Config) -> range:
-    """The seeds that are trained in one program."""
-    return range(config.seed, config.seed + config.num_seeds)
+        task = task_of(config, program, fed, dataset.train.num)._replace(
+            about=lambda training: [
+                f"genotype = {genotype}",
+                f"param size = {cost[0] / 1e6:f}MB",
+                f"multiply-adds = {cost[1] / 1e6:f}M",
+            ],
+            rate=lambda epoch: float(table[epoch]),
+            open_records=records_of(run, genotype),
+            end=end,
+            finish=finish,
+        )
+        return runs.train(config, run, task)
 
 
-def epochs_of(
-    config: Config, program: Program, fed: feed.Feed, size: int
-) -> Callable[[int], Callable[[Any, int], Any]]:
-    """epoch -> (training, place in the epoch) -> training after the step, over `size` images in the
-    epoch's own order.
+def task_of(config: Config, program: Program, fed: feed.Feed, size: int) -> runs.Task:
+    """A training over `size` images, whose order is another one in every epoch; nothing is written
+    down, and its result is the training.
     """
-    keys = jnp.stack([jax.random.fold_in(jax.random.key(seed), 1) for seed in seeds_of(config)])
+    length, seeds = program.steps_per_epoch, programs.seeds_of(config)
+    keys = jnp.stack([jax.random.fold_in(jax.random.key(seed), 1) for seed in seeds])
     data_keys = parallel.replicate(
         jax.vmap(jax.random.fold_in, (0, None))(keys, 2), program.devices
     )
-    length = program.steps_per_epoch
 
-    def begin(epoch):
+    def steps(epoch: int) -> Callable[[Trained, int], Trained]:
         orders = [augment.order(key, epoch, size)[: length * config.batch_size] for key in keys]
         places = np.stack(orders).reshape(config.num_seeds, length, -1)
-        data, indices = (
-            fed.train(places, epoch),
-            parallel.split(places, len(program.devices), axis=2),
-        )
+        data = fed.train(places, epoch)
+        indices = parallel.split(places, len(program.devices), axis=2)
         return lambda training, i: program.step(training, data(i), indices[:, :, i], data_keys)
 
-    return begin
+    return runs.Task(
+        init=program.init,
+        lengths=np.full(config.epochs, length),
+        devices=program.devices,
+        steps=steps,
+        averages=averages,
+        shown=programs.shown_of_images,
+        checked=lambda state: {"a weight": state.params},
+        lower=LOWER,
+        open_records=lambda step: (),
+        end=lambda training, epoch, records: training,
+        finish=lambda training, records: training,
+    )
+
+
+def averages(sums: Metrics, count: int, step: int) -> runs.Means:
+    """Means since the epoch began, [seeds] each."""
+    means = programs.means_of(sums, count, "train_")
+    runs.finite(step, LOWER, train_loss=means["train_loss"])
+    return means
 
 
 def parameters_and_multiply_adds(config: Config, genotype: Cells, dataset: Any) -> tuple[int, int]:
@@ -315,17 +155,16 @@ def parameters_and_multiply_adds(config: Config, genotype: Cells, dataset: Any) 
     )
 
 
-def finish(
-    config, genotype, dataset, training, tested, records, run, cost, judged
-) -> dict[str, np.ndarray]:
-    """Writes the networks and the report."""
-    state = parallel.first(training["state"])
-    for i, seed in enumerate(range(config.seed, config.seed + config.num_seeds)):
-        folder = run.folder if config.num_seeds == 1 else run.folder / f"seed-{seed}"
-        folder.mkdir(exist_ok=True)
+def save_networks(
+    config: Config, genotype: Cells, dataset: Dataset, state: TrainState, folder: Path
+) -> None:
+    """Writes the trained network of every seed, as `jaxdarts.load` reads it."""
+    for i, seed in enumerate(programs.seeds_of(config)):
+        seed_folder = folder if config.num_seeds == 1 else folder / f"seed-{seed}"
+        seed_folder.mkdir(exist_ok=True)
         params, averages = jax.tree.map(lambda leaf, i=i: leaf[i], (state.params, state.averages))
         export.save(
-            folder,
+            seed_folder,
             genotype=genotype,
             params=params,
             averages=averages,
@@ -338,16 +177,28 @@ def finish(
             std=[float(value) for value in dataset.std],
             class_names=dataset.class_names,
         )
-        accuracy = 100 * tested["accuracy"][i]
-        run.log.info("seed %d %s_acc %f error %f", seed, judged, accuracy, 100 - accuracy)
-    run.log.info("%s_acc %f", judged, 100 * float(np.mean(tested["accuracy"])))
+
+
+def write_report(
+    config: Config,
+    genotype: Cells,
+    tested: Mapping[str, np.ndarray],
+    records: list[dict[str, Any]],
+    run: Run,
+    cost: tuple[int, int],
+    part: str,
+) -> None:
+    """Logs how the networks did on a part of the data, and writes the report."""
+    for seed, fraction in zip(programs.seeds_of(config), tested["accuracy"], strict=True):
+        accuracy = 100 * fraction
+        run.log.info("seed %d %s_acc %f error %f", seed, part, accuracy, 100 - accuracy)
+    run.log.info("%s_acc %f", part, 100 * float(np.mean(tested["accuracy"])))
     summary = runs.mean_and_deviation(1 - tested["accuracy"], 100, 2, " %")
     summary += f" over {config.num_seeds} seeds" if config.num_seeds > 1 else ""
-    run.log.info("%s error %s", judged, summary)
-    facts = {"parameters": cost[0], "multiply_adds": cost[1], f"{judged}_error": summary}
+    run.log.info("%s error %s", part, summary)
+    facts = {"parameters": cost[0], "multiply_adds": cost[1], f"{part}_error": summary}
     results = {name: [float(v) for v in value] for name, value in tested.items()}
-    training_results.write_result(config, run, records.all, genotype, judged, results, facts)
-    return tested
+    training_results.write_result(config, run, records, genotype, part, results, facts)
 
 
 def select(config: Config, dataset: Any, folder: Path) -> Cells:

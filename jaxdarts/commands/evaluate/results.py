@@ -10,7 +10,21 @@ from typing import Any
 
 import jax
 
-from jaxdarts import files, report, runs, spaces
+from jaxdarts import files, genotypes, report, runs, spaces
+
+LOWER = "--learning_rate"
+"""The flag to lower where a number is not finite."""
+
+
+def records_of(run: runs.Run, genotype: Any) -> Callable[[int], tuple[runs.Records]]:
+    """Step -> the records of a training up to there; writes down which cell is trained."""
+
+    def open_records(step: int) -> tuple[runs.Records]:
+        records = runs.Records(run.folder, step)
+        files.replace_text(run.folder / "genotype.json", genotypes.to_json(genotype))
+        return (records,)
+
+    return open_records
 
 
 def write_result(

@@ -10,21 +10,23 @@ retrains several cells for a short time and goes on with the best one by validat
 --test_only --checkpoint=RUN tests a trained language model again.
 """
 
-import contextlib
 import dataclasses
 import json
 import math
 import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
-from jaxdarts import files, genotypes, objectives, parallel, runs, spaces
-from jaxdarts.commands import command_line, texts
+from jaxdarts import files, objectives, parallel, runs, spaces
+from jaxdarts.commands import command_line, programs, texts
 from jaxdarts.commands.evaluate import results as training_results
+from jaxdarts.commands.evaluate.results import LOWER, records_of
 from jaxdarts.commands.evaluate.text_recipes import (
     PRESETS,
     PTB,
@@ -36,28 +38,41 @@ from jaxdarts.commands.evaluate.text_recipes import (
 )
 from jaxdarts.data import text
 from jaxdarts.genotypes import RecurrentGenotype
+from jaxdarts.parallel import OnDevices
 from jaxdarts.runs import Run, Stop
 from jaxdarts.training import export as trained
 from jaxdarts.training import text as train_text
+from jaxdarts.training.text import TextState
+from jaxdarts.types import Metrics, Params
+
+Trained = runs.Training[TextState]
 
 
 class Program(NamedTuple):
-    """The pure functions of a training, mapped over devices, and what they run on."""
+    """A training on a text.
 
-    init: Any  # () -> {"state": TextState, "sums": metrics}, a leading axis of one seed
-    steps: dict[
-        int, Any
-    ]  # rows that a window is padded to -> (training, data, start and length) -> training
-    judged: Any  # (state, validation loss, whether averaging is on) -> state
-    losses: dict[str, Any]  # part -> (weights) -> loss of the whole part in nats a word
-    devices: list
-    data: Any  # a leading axis of devices
-    rows: int  # of the training stream
-    lengths: np.ndarray  # steps of every epoch
+    init: () -> the training that it starts from.
+    steps: rows that a window is padded to -> (training, data, start and length) -> training.
+    after_epoch: (state, validation loss, whether weights are averaged) -> state.
+    losses: part of the text -> weights -> its loss in nats a word.
+    devices: those that the steps are compiled for.
+    data: the training stream, with a leading axis of devices.
+    rows: those of the training stream.
+    lengths: number of steps of every epoch.
+    """
+
+    init: Callable[[], runs.Training[TextState]]
+    steps: dict[int, OnDevices]
+    after_epoch: Callable[[TextState, Any, Any], TextState]
+    losses: dict[str, Callable[[Params], float]]
+    devices: list[jax.Device]
+    data: Array | np.ndarray
+    rows: int
+    lengths: np.ndarray
 
 
-def build(config: Config, genotype: genotypes.RecurrentGenotype, words: text.Text) -> Program:
-    """Puts the library's parts together for one configuration."""
+def build(config: Config, genotype: RecurrentGenotype, words: text.Text) -> Program:
+    """Puts the library's parts together for one configuration, on `runs.devices` of it."""
     devices = runs.devices(config)
     stream = texts.columns(words.train, config.batch_size, "batch_size")
     parts = {
@@ -76,31 +91,24 @@ def build(config: Config, genotype: genotypes.RecurrentGenotype, words: text.Tex
     objective = objectives.language_model(net, config.alpha, config.beta)
     training = train_text.from_scratch(objective, texts.optimizer(config), axis_name=parallel.AXIS)
 
-    def step_of(rows: int):
-        def step(carry, data, window):
-            state, metrics = training.step(
-                carry["state"], text.window(data, window[0], window[1], rows)
-            )
-            metrics["loss"] = jnp.where(
-                metrics["reloads"] > 0, 0.0, metrics["loss"]
-            )  # a loss that is no number adds nothing
-            return {
-                "state": state,
-                "sums": {name: carry["sums"][name] + metrics[name[6:]] for name in carry["sums"]},
-            }
+    def step_of(rows: int) -> OnDevices:
+        def step(state, data, window):
+            batch = text.window(data, window[0], window[1], rows)
+            state, metrics = training.step(state, batch)
+            # A loss that is not finite adds nothing.
+            loss = jnp.where(metrics["reloads"] > 0, 0.0, metrics["loss"])
+            return state, {"train_loss": loss, "train_reloads": metrics["reloads"]}
 
-        return over_devices(over_seeds(step, (0, None, None)), devices, donate=(0,))
+        return programs.compiled(step, devices, (0, None, None))
 
     def init():
-        params_key, key = jax.random.split(jax.random.key(config.seed))
-        params = alone.init(params_key, *net.example_inputs())["params"]
-        state = training.init(key, params, net.start(config.batch_size))
-        return {
-            "state": parallel.stack([state]),
-            "sums": {name: jnp.zeros(1) for name in ("train_loss", "train_reloads")},
-        }
+        def of_seed(key):
+            params_key, key = jax.random.split(key)
+            params = alone.init(params_key, *net.example_inputs())["params"]
+            return training.init(key, params, net.start(config.batch_size))
 
-    over_seeds, over_devices = parallel.over_seeds, parallel.over_devices
+        return programs.start([config.seed], of_seed, ("train_loss", "train_reloads"))
+
     alone = net.clone(axis_name=None)
     mean_loss = train_text.over_stream(objectives.language_model(alone), config.bptt)
 
@@ -116,7 +124,7 @@ def build(config: Config, genotype: genotypes.RecurrentGenotype, words: text.Tex
     return Program(
         init=init,
         steps={rows: step_of(rows) for rows in paddings(config)},
-        judged=jax.jit(over_seeds(training.judged, (0, None, None))),
+        after_epoch=jax.jit(parallel.over_seeds(training.judged, (0, None, None))),
         losses={name: loss_over(part) for name, part in parts.items()},
         devices=devices,
         data=parallel.split(stream, len(devices), axis=1),
@@ -129,26 +137,16 @@ def build(config: Config, genotype: genotypes.RecurrentGenotype, words: text.Tex
 
 def train(
     config: Config,
-    genotype: Any,
+    genotype: RecurrentGenotype,
     words: text.Text,
     program: Program,
     run: Run,
     parts: tuple[str, ...] = ("valid", "test"),
 ) -> dict[str, float]:
     """Trains to the end, or goes on with what was saved; returns the perplexities of `parts`."""
-    log, lengths = run.log, program.lengths
-    training, seconds = runs.restored(config, run, program.init())
-    records = runs.Records(
-        run.folder, runs.kept_step(config, int(training["state"].step[0]), lengths)
-    )
-    size = sum(leaf.size for leaf in jax.tree.leaves(training["state"].params))
-    log.info("args = %s", repr(config).replace("Config(", "Namespace(", 1))
-    log.info("genotype = %s", genotype)
-    log.info("param size = %fMB", size / 1e6)
-    files.replace_text(run.folder / "genotype.json", genotypes.to_json(genotype))
+    log = run.log
 
-    def begin(epoch):
-        log.info("epoch %d lr %e", epoch, config.learning_rate)
+    def steps(epoch: int) -> Callable[[Trained, int], Trained]:
         places = windows(config, program.rows, epoch)
         on_devices = np.broadcast_to(places, (len(program.devices), *places.shape))
         padded = [min(rows for rows in program.steps if rows >= length) for length in places[:, 1]]
@@ -156,92 +154,98 @@ def train(
             training, program.data, on_devices[:, i]
         )
 
-    def check(tree, step):
-        leaves = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree["state"].average)])
-        runs.finite(step, "--learning_rate", **{"a weight": leaves})
-
-    def averages(sums, count, step):
-        reloads = int(parallel.first(sums)["train_reloads"][0])
-        if reloads > 3 and 2 * reloads >= count:
-            raise Stop(
-                f"the loss is not finite in {reloads} of {count} steps: start again with a lower"
-                " --learning_rate"
-            )
-        return texts.averages(sums, max(count - reloads, 1), step) | {
-            "train_reloads": np.array([reloads])
-        }
-
-    def end(training, means, epoch, step, seconds):
-        state = parallel.first(training["state"])
+    def end(training: Trained, epoch: runs.Epoch, records: Sequence[runs.Records]) -> Trained:
+        state, (written,), reloads = parallel.first(training.state), records, "train_reloads"
         loss = program.losses["valid"](state.average)
-        runs.finite(step, "--learning_rate", valid_loss=np.asarray(loss))
-        if means["train_reloads"][0]:
-            log.info("went back to the best weights %d times", means["train_reloads"][0])
-        losses = [record["valid_loss"] for record in records.all] + [loss]
+        runs.finite(epoch.step, LOWER, valid_loss=loss)
+        if epoch.means[reloads][0]:
+            log.info("went back to the best weights %d times", epoch.means[reloads][0])
+        losses = [record["valid_loss"] for record in written.all] + [loss]
         averaging = train_text.averaging_starts(losses, config.nonmono) is not None
-        if (
-            step == runs.ends(config, lengths)[epoch]
-        ):  # one cut short by --max_steps decides nothing
+        if epoch.complete:  # one cut short by --max_steps decides nothing
             if averaging and int(state.averaged[0]) == 0:
                 log.info("Switching to ASGD")
-            state = program.judged(state, jnp.float32(loss), jnp.array(averaging))
-            training["state"] = parallel.replicate(state, program.devices)
+            state = program.after_epoch(state, jnp.float32(loss), jnp.array(averaging))
+            state = parallel.replicate(state, program.devices)
+            training = dataclasses.replace(training, state=state)
         record = {
-            "epoch": epoch,
+            "epoch": epoch.number,
             "learning_rate": config.learning_rate,
-            "seconds": seconds,
+            "seconds": epoch.seconds,
             "averaging": float(averaging),
         }
-        record |= {name: float(value[0]) for name, value in means.items()}
-        records.write(step, record | {"valid_loss": loss, "valid_perplexity": math.exp(loss)})
-        texts.log_epoch(log, epoch, seconds, loss)
+        record |= {name: float(value[0]) for name, value in epoch.means.items()}
+        record |= {"valid_loss": loss, "valid_perplexity": math.exp(loss)}
+        written.write(epoch.step, record)
+        texts.log_epoch(log, epoch.number, epoch.seconds, loss)
+        return training
 
-    try:
-        training = parallel.replicate(training, program.devices)
-        training = runs.epochs(
-            config,
-            run,
-            training,
-            seconds,
-            lengths,
-            begin=begin,
-            averages=averages,
-            check=check,
-            end=end,
-            shown=texts.shown,
+    def result(training: Trained, records: Sequence[runs.Records]) -> dict[str, float]:
+        state = parallel.first(training.state)
+        return finish(config, genotype, words, program, state, records[0].all, run, parts)
+
+    task = runs.Task(
+        init=program.init,
+        lengths=program.lengths,
+        devices=program.devices,
+        about=lambda training: [
+            f"genotype = {genotype}",
+            f"param size = {num_params(training.state) / 1e6:f}MB",
+        ],
+        rate=lambda epoch: config.learning_rate,
+        reset=texts.with_zeros("hidden"),
+        steps=steps,
+        averages=averages,
+        shown=texts.shown,
+        checked=lambda state: {"a weight": state.average},
+        lower=LOWER,
+        open_records=records_of(run, genotype),
+        end=end,
+        finish=result,
+    )
+    return runs.train(config, run, task)
+
+
+def averages(sums: Metrics, count: int, step: int) -> runs.Means:
+    """Means of the steps whose loss was finite, and the number of the others, "train_reloads"."""
+    reloads = int(parallel.first(sums)["train_reloads"][0])
+    if reloads > 3 and 2 * reloads >= count:
+        raise Stop(
+            f"the loss is not finite in {reloads} of {count} steps: start again with a lower"
+            " --learning_rate"
         )
-        return finish(
-            config,
-            genotype,
-            words,
-            program,
-            parallel.first(training["state"]),
-            records,
-            run,
-            size,
-            parts,
-        )
-    finally:
-        with contextlib.suppress(OSError):  # a full disk has been told of already
-            records.close()
+    means = texts.averages(sums, max(count - reloads, 1), step)
+    return means | {"train_reloads": np.array([reloads])}
+
+
+def num_params(state: TextState) -> int:
+    """Number of weights."""
+    return sum(leaf.size for leaf in jax.tree.leaves(state.params))
 
 
 def finish(
-    config, genotype, words, program, state, records, run, size: int, parts
+    config: Config,
+    genotype: RecurrentGenotype,
+    words: text.Text,
+    program: Program,
+    state: TextState,
+    records: list[dict[str, Any]],
+    run: Run,
+    parts: tuple[str, ...],
 ) -> dict[str, float]:
-    """Judges the weights that validated best, writes them and the report."""
+    """Measures the weights that validated best, writes them and the report."""
     best = state.best if np.isfinite(state.best_loss[0]) else state.average
     losses = {part: program.losses[part](best) for part in parts}
     perplexities = {f"{part}_perplexity": math.exp(loss) for part, loss in losses.items()}
-    judged = parts[-1]
-    shown = judged, losses[judged], judged, perplexities[f"{judged}_perplexity"]
+    last = parts[-1]
+    shown = last, losses[last], last, perplexities[f"{last}_perplexity"]
     run.log.info("| End of training | %s loss %5.2f | %s ppl %8.2f", *shown)
     params = {name: leaf[0] for name, leaf in best.items()}
     trained.save_language_model(
         run.folder, genotype=genotype, params=params, vocabulary=words.vocabulary
     )
-    facts = {"parameters": size, **perplexities}
-    training_results.write_result(config, run, records.all, genotype, judged, perplexities, facts)
+    facts = {"parameters": num_params(state), **perplexities}
+    training_results.write_result(config, run, records, genotype, last, perplexities, facts)
     return perplexities
 
 
@@ -332,10 +336,7 @@ def estimate(config: Config, program: Program) -> None:
     nothing.
     """
     training, longest = jax.eval_shape(program.init), program.steps[max(program.steps)]
-    print(
-        "parameters of the network   "
-        f" {sum(leaf.size for leaf in jax.tree.leaves(training['state'].params)):,}"
-    )
+    print(f"parameters of the network    {num_params(training.state):,}")
     arguments = (training, program.data[0], np.zeros(2, np.int32))
     runs.estimate(
         config, longest, program.devices, arguments, program.lengths, programs=len(program.steps)

@@ -7,7 +7,7 @@ import itertools
 import json
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,10 @@ class History:
             files.replace_text(
                 self.folder / "sizes.json", json.dumps(self.sizes(), indent=2) + "\n"
             )
+
+    def close(self) -> None:
+        """Closes the files that records go to."""
+        self.records.close()
 
     def mix(self, epoch: int | None = None) -> dict[str, Any]:
         """The mix after an epoch, or after the last one."""
@@ -122,12 +126,12 @@ def forked(config: Any, run: runs.Run, training: Any, length: int) -> Any:
         raise runs.Stop(f"--fork={source}: not the folder of a search", 2)
     with runs.checkpoint.open_folder(source / "checkpoints", keep=None) as checkpoints:
         saved = runs.checkpoint.restore(
-            checkpoints, {**training, "seconds": jnp.float32(0)}, None, step
+            checkpoints, runs.saved_form(training, jnp.float32(0)), None, step
         )
     for name in ("metrics.jsonl", "alphas.npz"):
         shutil.copy(source / name, run.folder / name)
     runs.checkpoint.save(run.checkpoints, step, saved, runs.frozen(config))
-    return {name: saved[name] for name in training}
+    return runs.Training(saved["state"], saved["sums"])
 
 
 def validate(program, params, mixes, data, config, max_batches: int = 0) -> dict[str, np.ndarray]:
@@ -153,17 +157,15 @@ def finish_epoch(
     training,
     data,
     means,
-    history: list[History],
+    history: Sequence[History],
     log,
     step: int,
     facts: Mapping[str, float],
-) -> str | None:
-    """Validates, derives every seed's genotype and writes it all down; returns why the search
-    should stop, or None.
-    """
-    epoch, state = facts["epoch"], parallel.first(training["state"])
+) -> None:
+    """Validates, derives every seed's genotype and writes it all down."""
+    epoch, state = facts["epoch"], parallel.first(training.state)
     mixes = {name: np.asarray(mix) for name, mix in program.derive(state).items()}
-    valid = validate(program, training["state"].params, mixes, data, config)
+    valid = validate(program, training.state.params, mixes, data, config)
     runs.finite(step, "--learning_rate or --arch_learning_rate", valid_loss=valid["loss"])
     extra = {}
     learnt = bool(jax.tree.leaves(state.arch))  # random search has no alpha, and no curvature in it
@@ -180,7 +182,7 @@ def finish_epoch(
             parallel.split(last.astype(np.int32), len(program.devices)), program.devices
         )
         extra["eigenvalue"] = np.asarray(
-            parallel.first(program.eigenvalue(training["state"], data, last))
+            parallel.first(program.eigenvalue(training.state, data, last))
         )
     for seed, own in enumerate(history):
         mix = {name: values[seed] for name, values in mixes.items()}
@@ -213,7 +215,6 @@ def finish_epoch(
                 " weights"
             )
             log.info(text, main, skips, len(ops), free)
-    return stopped(config, history)
 
 
 def stop_of(config: Any, history: History) -> tuple[int, str] | None:
@@ -263,7 +264,7 @@ def stop_of(config: Any, history: History) -> tuple[int, str] | None:
     return None
 
 
-def stopped(config: Any, history: list[History]) -> str | None:
+def stopped(config: Any, history: Sequence[History]) -> str | None:
     """Why the whole search stops, once every seed has a reason."""
     stops = [stop_of(config, own) for own in history]
     return (
@@ -271,9 +272,9 @@ def stopped(config: Any, history: list[History]) -> str | None:
     )
 
 
-def derived(config, program, training, data, history: list[History]) -> dict[str, np.ndarray]:
+def derived(config, program, training, data, history: Sequence[History]) -> dict[str, np.ndarray]:
     """The mixes that become genotypes, [seeds, edges, ops] for each cell, as --derive says."""
-    params = training["state"].params
+    params = training.state.params
     epochs = [stop[0] if (stop := stop_of(config, own)) else None for own in history]
     own = [history.mix(epoch) for history, epoch in zip(history, epochs, strict=True)]
     mixes = {name: np.stack([mix[name] for mix in own]) for name in program.space.cells}
@@ -372,13 +373,19 @@ def split_seeds(mixes: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
 
 
 def finish(
-    config, program, dataset: images.Dataset, training, data, history: list[History], run: runs.Run
+    config,
+    program,
+    dataset: images.Dataset,
+    training,
+    data,
+    history: Sequence[History],
+    run: runs.Run,
 ) -> None:
     """Derives the cells, compares them with random ones under the shared weights, draws them and
     writes the reports.
     """
     log = run.log
-    space, params = program.space, training["state"].params
+    space, params = program.space, training.state.params
     mixes = derived(config, program, training, data, history)
     found = [space.discretize(mix) for mix in split_seeds(mixes)]
     others, alone = random_cells(config, space), []
@@ -476,4 +483,4 @@ def neighbourhoods(
 
 def num_params(config: Any, training) -> int:
     """Weights of one seed's supernet."""
-    return sum(leaf.size for leaf in jax.tree.leaves(training["state"].params)) // config.num_seeds
+    return sum(leaf.size for leaf in jax.tree.leaves(training.state.params)) // config.num_seeds

@@ -6,24 +6,36 @@ Leaves a run folder as for images, with recurrent.svg. --dataset=pydoc takes min
 needs no download; ptb and wikitext2 are read from --data_dir.
 """
 
-import contextlib
 import dataclasses
 import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
-from jaxdarts import files, objectives, parallel, runs, spaces
-from jaxdarts.commands import command_line, methods, texts
+from jaxdarts import objectives, parallel, runs, spaces
+from jaxdarts.commands import command_line, methods, programs, texts
 from jaxdarts.commands.search import results as search_results
+from jaxdarts.commands.search.program import (
+    LOWER,
+    about,
+    checked,
+    mixes_of,
+    records_of,
+    start_of,
+)
+from jaxdarts.commands.search.results import History
 from jaxdarts.data import text
+from jaxdarts.parallel import OnDevices
 from jaxdarts.runs import Run, Stop
-from jaxdarts.search import bilevel_search
+from jaxdarts.search import SearchState, bilevel_search
 from jaxdarts.space import Space, one_hot
 from jaxdarts.spaces.darts_rnn import PRIMITIVES
 from jaxdarts.training.text import over_stream
+from jaxdarts.types import Mix
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,20 +81,32 @@ STARTS = {
 }
 """The flags that change what the others start from."""
 
+Searched = runs.Training[SearchState]
+
 
 class Program(NamedTuple):
-    """The pure functions of a search, mapped over devices, and what they run on."""
+    """A search on a text.
+
+    space: what is searched.
+    init: () -> the training that it starts from.
+    step: (training, data, window as in `windows`) -> training.
+    derive: state -> the mix that alpha stands for, of every seed.
+    evaluate: (weights, mix, data) -> validation loss in nats a word, of every seed.
+    devices: those that the functions are compiled for.
+    data: both streams, "train" and "valid", with a leading axis of devices.
+    rows: those of the two streams.
+    lengths: number of steps of every epoch.
+    """
 
     space: Space
-    init: Any  # () -> {"state": SearchState, "sums": metrics}, a leading axis of seeds
-    # (training, data, window) -> training; window: start and length, in training and in validation
-    step: Any
-    derive: Any  # state -> the mix that it stands for, of every seed
-    evaluate: Any  # (params, mix, data) -> validation loss in nats a word, of every seed
-    devices: list
-    data: Any  # a leading axis of devices
-    rows: tuple[int, int]  # of the two streams
-    lengths: np.ndarray  # steps of every epoch
+    init: Callable[[], runs.Training[SearchState]]
+    step: OnDevices
+    derive: Callable[[SearchState], Mix]
+    evaluate: OnDevices
+    devices: list[jax.Device]
+    data: dict[str, Array | np.ndarray]
+    rows: tuple[int, int]
+    lengths: np.ndarray
 
 
 def check(config: Config) -> Config:
@@ -124,8 +148,8 @@ def build(config: Config, words: text.Text) -> Program:
         objective, algorithm, texts.optimizer(config), arch_tx, axis_name=parallel.AXIS
     )
 
-    def step(training, data, window):
-        state, axis = training["state"], parallel.AXIS
+    def step(state, data, window):
+        axis = parallel.AXIS
         # The state is the same on every device, so the hidden states in it are those of the whole
         # batch.
         carry = jax.tree.map(lambda hidden: parallel.part(hidden, axis), state.carry)
@@ -134,13 +158,8 @@ def build(config: Config, words: text.Text) -> Program:
             "regularisation": jnp.float32(0)
         }
         state, metrics = search.step(dataclasses.replace(state, carry=carry), train, valid)
-        state = dataclasses.replace(
-            state, carry=jax.tree.map(lambda h: parallel.whole(h, axis), state.carry)
-        )
-        return {
-            "state": state,
-            "sums": {name: training["sums"][name] + value for name, value in metrics.items()},
-        }
+        carry = jax.tree.map(lambda hidden: parallel.whole(hidden, axis), state.carry)
+        return dataclasses.replace(state, carry=carry), metrics
 
     mean_loss = over_stream(objective, config.bptt)
 
@@ -149,27 +168,19 @@ def build(config: Config, words: text.Text) -> Program:
         return jax.lax.pmean(mean_loss(params, mix, start, data["valid"]), parallel.AXIS)
 
     def init():
-        start, states = net.start(config.batch_size), []
-        for seed in range(config.seed, config.seed + config.num_seeds):
-            params_key, search_key = jax.random.split(jax.random.key(seed))
-            params = net.clone(axis_name=None).init(params_key, *net.example_inputs())["params"]
-            states.append(search.init(search_key, params, (start, start)))
-        sums = {
-            name: jnp.zeros(config.num_seeds)
-            for name in ("train_loss", "valid_loss", "arch_gradient_norm")
-        }
-        return {"state": parallel.stack(states), "sums": sums}
+        def params_of(key):
+            return net.clone(axis_name=None).init(key, *net.example_inputs())["params"]
 
-    over_seeds, over_devices = parallel.over_seeds, parallel.over_devices
+        start = net.start(config.batch_size)
+        metrics = ("train_loss", "valid_loss", "arch_gradient_norm")
+        return start_of(config, search, params_of, metrics, (start, start))
+
     return Program(
         space=space,
         init=init,
-        step=over_devices(over_seeds(step, (0, None, None)), devices, donate=(0,)),
-        # The key is there for a relaxation without parameters: something to count the seeds by.
-        derive=lambda state: over_seeds(lambda arch, key: algorithm.relax.derive(arch))(
-            state.arch, state.key
-        ),
-        evaluate=over_devices(over_seeds(evaluate, (0, 0, None)), devices),
+        step=programs.compiled(step, devices, (0, None, None)),
+        derive=mixes_of(algorithm),
+        evaluate=programs.evaluation(evaluate, devices, (0, 0, None)),
         devices=devices,
         data={
             part: parallel.split(stream, len(devices), axis=1) for part, stream in streams.items()
@@ -223,97 +234,71 @@ def search(config: Config, words: text.Text, program: Program, run: Run) -> None
     """The search itself: epochs of steps, an evaluation and a checkpoint after each, the report in
     the end.
     """
-    log, lengths = run.log, program.lengths
-    training, seconds = runs.restored(config, run, program.init())
-    step, total = int(training["state"].step[0]), runs.total_steps(config, lengths)
-    kept = runs.kept_step(config, step, lengths)
-    history = [
-        search_results.History(one, kept, program.space, log)
-        for one in search_results.folders(config, run.folder)
-    ]
-    log.info("args = %s", repr(config).replace("Config(", "Namespace(", 1))
-    log.info("param size = %fMB", search_results.num_params(config, training) / 1e6)
-    log.info("run folder %s", run.folder)
-    files.replace_text(run.folder / "space.json", methods.space_to_json(program.space))
-    if config.resume:
-        log.info(
-            "resumed at step %d%s",
-            step,
-            f" of {total}" if step < total else ": nothing is left to do but the report",
-        )
+    log = run.log
 
-    def begin(epoch):
-        log.info("epoch %d lr %e", epoch, config.learning_rate)
+    def steps(epoch: int) -> Callable[[Searched, int], Searched]:
         places = windows(config, program.rows, epoch)
         on_devices = np.broadcast_to(places, (len(program.devices), *places.shape))
         return lambda training, i: program.step(training, program.data, on_devices[:, i])
 
-    def check(tree, step):
-        for name, part in (("a weight", tree["state"].params), ("alpha", tree["state"].arch)):
-            leaves = np.concatenate([np.zeros(0), *map(np.ravel, jax.tree.leaves(part))])
-            runs.finite(step, "--learning_rate or --arch_learning_rate", **{name: leaves})
-
-    def end(training, means, epoch, step, seconds):
+    def end(training: Searched, epoch: runs.Epoch, history: Sequence[History]) -> Searched:
         mixes = {
             name: np.asarray(mix)
-            for name, mix in program.derive(parallel.first(training["state"])).items()
+            for name, mix in program.derive(parallel.first(training.state)).items()
         }
         losses = validate(program, training, mixes)
-        runs.finite(step, "--learning_rate or --arch_learning_rate", valid_loss=losses)
-        for seed, (own, mix) in enumerate(
+        runs.finite(epoch.step, LOWER, valid_loss=losses)
+        for seed, (one, mix) in enumerate(
             zip(history, search_results.split_seeds(mixes), strict=True)
         ):
             loss, genotype = float(losses[seed]), program.space.discretize(mix)
-            record = {"epoch": epoch, "learning_rate": config.learning_rate, "seconds": seconds}
-            record |= {name: float(value[seed]) for name, value in means.items()}
-            own.write(
-                step,
-                record | {"valid_loss": loss, "valid_perplexity": math.exp(loss)},
-                mix,
-                genotype,
-            )
+            record = {
+                "epoch": epoch.number,
+                "learning_rate": config.learning_rate,
+                "seconds": epoch.seconds,
+            }
+            record |= {name: float(value[seed]) for name, value in epoch.means.items()}
+            record |= {"valid_loss": loss, "valid_perplexity": math.exp(loss)}
+            one.write(epoch.step, record, mix, genotype)
             if config.num_seeds > 1:
                 log.info("seed %d", config.seed + seed)
-            texts.log_epoch(log, epoch, seconds, loss)
+            texts.log_epoch(log, epoch.number, epoch.seconds, loss)
             log.info("genotype = %s", genotype)
+        return training
 
-    try:
-        training = parallel.replicate(training, program.devices)
-        training = runs.epochs(
-            config,
-            run,
-            training,
-            seconds,
-            lengths,
-            begin=begin,
-            averages=texts.averages,
-            check=check,
-            end=end,
-            shown=texts.shown,
-        )
-        finish(config, words, program, training, history, run)
-        for own in history:
-            own.records.close()
-    finally:
-        for own in history:
-            with contextlib.suppress(OSError):  # a full disk has been told of already
-                own.records.close()
+    task = runs.Task(
+        init=program.init,
+        lengths=program.lengths,
+        devices=program.devices,
+        about=about(config),
+        rate=lambda epoch: config.learning_rate,
+        reset=texts.with_zeros("carry"),
+        steps=steps,
+        averages=texts.averages,
+        shown=texts.shown,
+        checked=checked,
+        lower=LOWER,
+        open_records=records_of(config, run, program.space),
+        end=end,
+        finish=lambda training, history: finish(config, words, program, training, history, run),
+    )
+    runs.train(config, run, task)
 
 
-def validate(program: Program, training: Any, mixes: Any) -> np.ndarray:
+def validate(
+    program: Program, training: Searched, mixes: Mapping[str, Array | np.ndarray]
+) -> np.ndarray:
     """Loss of the weights at a mix over the whole validation text, [seeds]."""
     mixes = parallel.replicate(dict(mixes), program.devices)
-    return np.asarray(
-        parallel.first(program.evaluate(training["state"].params, mixes, program.data))
-    )
+    return np.asarray(parallel.first(program.evaluate(training.state.params, mixes, program.data)))
 
 
 def finish(
     config: Config,
     words: text.Text,
     program: Program,
-    training: Any,
-    history: list[search_results.History],
+    training: Searched,
+    history: Sequence[History],
     run: Run,
 ) -> None:
     """Derives the cells, compares them with random ones under the shared weights, draws them and

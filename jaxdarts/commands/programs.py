@@ -1,0 +1,75 @@
+"""Parts that the programs of searches and trainings have in common: from pure functions of one seed
+on one device to functions of all seeds on all devices.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Key
+
+from jaxdarts import parallel, runs
+from jaxdarts.parallel import OnDevices
+from jaxdarts.runs.task import State
+from jaxdarts.types import Metrics
+
+
+def seeds_of(config: Any) -> range:
+    """The seeds that are trained in one program."""
+    return range(config.seed, config.seed + config.num_seeds)
+
+
+def start(
+    seeds: Iterable[int], init: Callable[[Key[Array, ""]], State], metrics: Iterable[str]
+) -> runs.Training[State]:
+    """The training that all seeds start from; `init` makes the state of one from its key."""
+    states = [init(jax.random.key(seed)) for seed in seeds]
+    sums = {name: jnp.zeros(len(states)) for name in metrics}
+    return runs.Training(parallel.stack(states), sums)
+
+
+def adding_up(
+    step: Callable[..., tuple[State, Metrics]],
+) -> Callable[..., runs.Training[State]]:
+    """(training, inputs of a step) -> training; adds the step's metrics to the sums."""
+
+    def take(training: runs.Training[State], *inputs: Any) -> runs.Training[State]:
+        state, metrics = step(training.state, *inputs)
+        sums = {name: total + metrics[name] for name, total in training.sums.items()}
+        return runs.Training(state, sums)
+
+    return take
+
+
+def compiled(
+    step: Callable[..., tuple[State, Metrics]], devices: Sequence[jax.Device], in_axes: Any
+) -> OnDevices:
+    """A step, adding up its metrics, over seeds and devices; the training that it is given is used
+    up.
+    """
+    over_seeds = parallel.over_seeds(adding_up(step), in_axes)
+    return parallel.over_devices(over_seeds, devices, donate=(0,))
+
+
+def evaluation(
+    function: Callable[..., Any], devices: Sequence[jax.Device], in_axes: Any
+) -> OnDevices:
+    """A function over seeds and devices that changes nothing."""
+    return parallel.over_devices(parallel.over_seeds(function, in_axes), devices)
+
+
+def means_of(sums: Metrics, count: int, prefix: str = "") -> dict[str, np.ndarray]:
+    """Means of what was added up over `count` steps, [seeds] each."""
+    return {
+        f"{prefix}{name}": np.asarray(value) / count for name, value in parallel.first(sums).items()
+    }
+
+
+def shown_of_images(means: runs.Means) -> tuple[str, dict[str, float]]:
+    """What a log line and the bar say of a classifier."""
+    loss, accuracy, top5 = (
+        float(np.mean(means[f"train_{name}"])) for name in ("loss", "accuracy", "top5")
+    )
+    return f"{loss:e} {100 * accuracy:f} {100 * top5:f}", {"loss": loss, "accuracy": accuracy}

@@ -1,0 +1,242 @@
+"""The program of a search on images: compiled functions of all seeds on all devices, and the order
+of the images.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxdarts import algorithms, objectives, parallel, runs
+from jaxdarts.analysis import curvature
+from jaxdarts.commands import methods, programs
+from jaxdarts.commands.optimizers import cosine_rate, weights_optimizer
+from jaxdarts.commands.search.program import mixes_of, start_of
+from jaxdarts.data import augment, images
+from jaxdarts.parallel import OnDevices
+from jaxdarts.runs import Stop
+from jaxdarts.search import SearchState, bilevel_search
+from jaxdarts.space import Space
+from jaxdarts.types import Mix
+
+if TYPE_CHECKING:
+    from jaxdarts.commands.search.images import Config
+
+
+class Program(NamedTuple):
+    """A search on images.
+
+    space: what is searched.
+    init: () -> the training that it starts from.
+    step: (training, data, training images, validation images, data keys) -> training.
+    derive: state -> the mix that alpha stands for, of every seed.
+    evaluate: (weights, mix, data, validation images) -> metrics.
+    eigenvalue: (state, data, validation images) -> dominant eigenvalue of alpha's Hessian.
+    tune_init: weights -> the optimiser's state for `tune`.
+    tune: (weights, optimiser's state, mix, data, training images, data keys, number of the step) ->
+        the first two after a weight step at a mix.
+    order: epoch -> its batches, as of `epoch_order`.
+    devices: those that the functions are compiled for.
+    data: the images of both halves, "train" and "val".
+    sizes: numbers of images of the halves.
+    steps_per_epoch: number of steps of every epoch.
+    """
+
+    space: Space
+    init: Callable[[], runs.Training[SearchState]]
+    step: OnDevices
+    derive: Callable[[SearchState], Mix]
+    evaluate: OnDevices
+    eigenvalue: OnDevices
+    tune_init: OnDevices
+    tune: OnDevices
+    order: Callable[[int], "Order"]
+    devices: list[jax.Device]
+    data: dict[str, dict[str, np.ndarray]]
+    sizes: tuple[int, int]
+    steps_per_epoch: int
+
+
+class Order(NamedTuple):
+    """The batches of an epoch.
+
+    train, val: numbers of the images, [devices, seeds, steps, batch].
+    keys: every seed's key for the augmentation, [devices, seeds].
+    """
+
+    train: np.ndarray
+    val: np.ndarray
+    keys: jax.Array
+
+
+def supernet(config: "Config", space: Space, num_classes: int, remat: bool | None = None) -> Any:
+    """The network of a configuration."""
+    return space.supernet(
+        width=config.init_channels,
+        depth=config.layers,
+        num_classes=num_classes,
+        dtype=jnp.dtype(config.dtype),
+        axis_name=parallel.AXIS,
+        remat=config.remat if remat is None else remat,
+        **({"partial": config.partial} if config.partial > 1 else {}),
+    )
+
+
+def build(config: "Config", dataset: images.Dataset) -> Program:
+    """Puts the library's parts together for one configuration, on `runs.devices` of it."""
+    devices = runs.devices(config)
+    train = val = dataset.train
+    if config.train_portion < 1:
+        try:
+            train, val = images.split(dataset.train, config.train_portion)
+        except ValueError as error:
+            raise Stop(str(error), 2) from error
+    space = methods.space_of(config)
+    steps_per_epoch = len(train.labels) // config.batch_size
+    if min(len(train.labels), len(val.labels)) < config.batch_size:
+        raise Stop(
+            f"--batch_size={config.batch_size}: larger than a part of the training set "
+            f"({len(train.labels)} images for the weights, {len(val.labels)} for alpha)",
+            2,
+        )
+    net = supernet(config, space, len(dataset.class_names))
+    # Without the mapped axis: a network that is only looked at here, not run.
+    alone, image = net.clone(axis_name=None), jnp.zeros((1, *train.images.shape[1:]))
+    try:
+        params = jax.eval_shape(alone.init, jax.random.key(0), image, net.example_mix())
+        jax.eval_shape(alone.apply, params, image, net.example_mix(), jax.random.key(0))
+    except ValueError as error:
+        sizes = f"--layers={config.layers} --init_channels={config.init_channels}"
+        raise Stop(f"{sizes} do not fit the images of {config.dataset}: {error}", 2) from error
+    algorithm = methods.make(
+        config, space, steps_per_epoch, len(dataset.class_names), train.images.shape[1:]
+    )
+    objective = jax.jit(
+        objectives.classification(net)
+    )  # traced once, however many gradients a step takes
+    search = bilevel_search(
+        objective, algorithm, *optimizers(config, steps_per_epoch), axis_name=parallel.AXIS
+    )
+
+    cutout_length = config.cutout_length if config.cutout else 0
+    batch = augment.reader(
+        dataset.mean,
+        dataset.std,
+        padding=config.crop_padding,
+        flip=config.flip,
+        cutout_length=cutout_length,
+    )
+
+    ramp = algorithms.by_epoch(
+        0.0, config.drop_path_prob, max(config.epochs - 1, 1), steps_per_epoch
+    )
+
+    def training_batch(part, indices, key, step):
+        rate = {"drop_path": ramp(step)} if config.drop_path_prob else {}
+        return batch(part, indices, key) | rate
+
+    def step(state, data, train_indices, val_indices, data_key):
+        train_key, val_key = jax.random.split(jax.random.fold_in(data_key, state.step))
+        return search.step(
+            state,
+            training_batch(data["train"], train_indices, train_key, state.step),
+            training_batch(data["val"], val_indices, val_key, state.step),
+        )
+
+    noise_key = jax.random.key(0)  # what is validated twice sees the same noise (S4)
+
+    def evaluate(params, mix, data, indices):
+        _, (_, metrics) = objective(params, mix, (), batch(data["val"], indices), noise_key)
+        return jax.lax.pmean(metrics, parallel.AXIS)
+
+    def eigenvalue(state, data, indices):
+        images = batch(data["val"], indices)
+
+        def loss(arch):
+            arch = jax.lax.pmean(
+                arch, parallel.AXIS
+            )  # its transpose averages the gradient over the devices
+            value = objective(state.params, algorithm.relax.derive(arch), (), images, noise_key)[0]
+            # Zela et al. count the weight decay of alpha in.
+            return (
+                jax.lax.pmean(value, parallel.AXIS)
+                + config.arch_weight_decay * optax.tree.norm(arch, squared=True) / 2
+            )
+
+        return curvature.dominant_eigenvalue(
+            loss, state.arch, jax.random.fold_in(state.key, state.step)
+        )
+
+    # A tenth of the search's learning rate, as DARTS+PT tunes.
+    tune_tx = weights_optimizer(config, lambda epoch: config.learning_rate / 10, steps_per_epoch)
+
+    def tune(params, opt, mix, data, indices, data_key, number):
+        key = jax.random.fold_in(jax.random.fold_in(data_key, 3), number)
+        tuned = batch(data["train"], indices, key)
+        gradient = jax.grad(lambda params: objective(params, mix, (), tuned, key)[0])(params)
+        updates, opt = tune_tx.update(jax.lax.pmean(gradient, parallel.AXIS), opt, params)
+        return optax.apply_updates(params, updates), opt
+
+    def init():
+        def params_of(key):
+            return alone.init(key, image, net.example_mix())["params"]
+
+        names = [
+            f"{part}_{name}" for part in ("train", "valid") for name in ("loss", "accuracy", "top5")
+        ]
+        names += [
+            f"valid_{name}" for name in jax.eval_shape(algorithm.penalty, net.example_mix())[1]
+        ]
+        return start_of(config, search, params_of, (*names, "arch_gradient_norm"))
+
+    sizes = (len(train.labels), len(val.labels))
+    return Program(
+        space=space,
+        init=init,
+        step=programs.compiled(step, devices, (0, None, 0, 0, 0)),
+        derive=mixes_of(algorithm),
+        evaluate=programs.evaluation(evaluate, devices, (0, 0, None, None)),
+        eigenvalue=programs.evaluation(eigenvalue, devices, (0, None, None)),
+        tune_init=programs.evaluation(tune_tx.init, devices, 0),
+        tune=programs.evaluation(tune, devices, (0, 0, 0, None, 0, 0, None)),
+        order=lambda epoch: epoch_order(config, sizes, devices, epoch),
+        devices=devices,
+        data={
+            name: {"image": part.images, "label": part.labels}
+            for name, part in (("train", train), ("val", val))
+        },
+        sizes=sizes,
+        steps_per_epoch=steps_per_epoch,
+    )
+
+
+def optimizers(config: "Config", steps_per_epoch: int) -> tuple[optax.GradientTransformation, ...]:
+    """The published optimisers of weights and alpha."""
+    params_tx = weights_optimizer(config, lambda epoch: cosine_rate(config, epoch), steps_per_epoch)
+    return params_tx, methods.optimizer(config, steps_per_epoch)
+
+
+def epoch_order(
+    config: "Config", sizes: tuple[int, int], devices: list[jax.Device], epoch: int
+) -> Order:
+    """The batches of one epoch."""
+    seeds = config.seed + jnp.arange(config.num_seeds)
+    keys = jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), 1))(seeds)
+    needed = sizes[0] // config.batch_size * config.batch_size
+    batches = []
+    for part, size in enumerate(sizes):
+        # The validation stream starts over as often as an epoch of the training stream needs.
+        rounds = range(epoch * -(-needed // size), (epoch + 1) * -(-needed // size))
+        orders = [
+            [augment.order(jax.random.fold_in(key, part), r, size) for r in rounds] for key in keys
+        ]
+        indices = np.stack([np.concatenate(order)[:needed] for order in orders])
+        parts = parallel.split(
+            indices.reshape(config.num_seeds, -1, config.batch_size), len(devices), axis=2
+        )
+        batches.append(parallel.here(parts, devices))
+    train, val = batches
+    return Order(train, val, parallel.replicate(keys, devices))

@@ -1,0 +1,67 @@
+"""Parts that searches on images and on texts have in common: pure functions of the program, and
+what the loop asks of a search.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import jax
+from jaxtyping import Array, Key
+
+from jaxdarts import files, parallel, runs
+from jaxdarts.commands import methods, programs
+from jaxdarts.commands.search import results as search_results
+from jaxdarts.commands.search.results import History
+from jaxdarts.search import Algorithm, Search, SearchState
+from jaxdarts.space import Space
+from jaxdarts.types import Carry, Mix, Params
+
+LOWER = "--learning_rate or --arch_learning_rate"
+"""The flags to lower where a number is not finite."""
+
+
+def start_of(
+    config: Any,
+    search: Search,
+    params_of: Callable[[Key[Array, ""]], Params],
+    metrics: Iterable[str],
+    carry: tuple[Carry, Carry] = ((), ()),
+) -> runs.Training[SearchState]:
+    """What the searches of all seeds start from."""
+
+    def init(key: Key[Array, ""]) -> SearchState:
+        params_key, search_key = jax.random.split(key)
+        return search.init(search_key, params_of(params_key), carry)
+
+    return programs.start(programs.seeds_of(config), init, metrics)
+
+
+def mixes_of(algorithm: Algorithm) -> Callable[[SearchState], Mix]:
+    """State -> the mix that alpha stands for, of every seed."""
+    # The key is there for a relaxation without parameters: something to count the seeds by.
+    derive = parallel.over_seeds(lambda arch, key: algorithm.relax.derive(arch))
+    return lambda state: derive(state.arch, state.key)
+
+
+def about(config: Any) -> Callable[[runs.Training[SearchState]], Sequence[str]]:
+    """Training -> lines at the beginning of a search's log."""
+    return lambda training: [
+        f"param size = {search_results.num_params(config, training) / 1e6:f}MB"
+    ]
+
+
+def checked(state: SearchState) -> dict[str, Any]:
+    """Arrays that must be finite to be saved."""
+    return {"a weight": state.params, "alpha": state.arch}
+
+
+def records_of(config: Any, run: runs.Run, space: Space) -> Callable[[int], list[History]]:
+    """Step -> the records of every seed up to there; writes down which space is searched."""
+
+    def open_records(step: int) -> list[History]:
+        folders = search_results.folders(config, run.folder)
+        histories = [History(folder, step, space, run.log) for folder in folders]
+        files.replace_text(run.folder / "space.json", methods.space_to_json(space))
+        return histories
+
+    return open_records
