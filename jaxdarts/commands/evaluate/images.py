@@ -14,7 +14,7 @@ one on held-out training images. --test_only --checkpoint=RUN tests a trained ne
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,14 +24,12 @@ import numpy as np
 import optax
 
 from jaxdarts import files, genotypes, parallel, runs, spaces
-from jaxdarts.commands import datasets, optimizers, texts
+from jaxdarts.commands import command_line, datasets, optimizers
 from jaxdarts.commands.evaluate import results as training_results
-from jaxdarts.commands.evaluate import text as text_evaluation
 from jaxdarts.commands.evaluate.recipes import (
     Cells,
     Config,
     check,
-    ensemble_asked,
     parse,
     resolve,
     size_of,
@@ -425,13 +423,7 @@ def load(config: Config) -> Any:
     )
 
 
-def main(arguments: list[str]) -> None:
-    if texts.asked(arguments):
-        return text_evaluation.main(arguments)
-    if ensemble_asked(arguments):
-        from jaxdarts.commands.ensemble import command as ensemble_command
-
-        return ensemble_command.main(arguments)
+def main(arguments: Sequence[str] | command_line.Line) -> None:
     config = check(parse(arguments, __doc__))
     runs.use_cache(config)
     if config.test_only:

@@ -15,6 +15,7 @@ import dataclasses
 import json
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -342,7 +343,7 @@ def estimate(config: Config, program: Program) -> None:
     )
 
 
-def main(arguments: list[str]) -> None:
+def main(arguments: Sequence[str] | command_line.Line) -> None:
     config = check(command_line.parse(arguments, PRESETS, PTB, __doc__))
     runs.use_cache(config)
     if config.test_only:

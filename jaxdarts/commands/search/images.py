@@ -14,7 +14,7 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,45 +23,46 @@ import optax
 
 from jaxdarts import algorithms, files, objectives, parallel, runs, spaces
 from jaxdarts.analysis import curvature
-from jaxdarts.commands import checks, command_line, datasets, methods, texts
+from jaxdarts.commands import checks, command_line, datasets, flags, methods
 from jaxdarts.commands.optimizers import cosine_rate, weights_optimizer
+from jaxdarts.commands.search import flags as search_flags
 from jaxdarts.commands.search import results as search_results
-from jaxdarts.commands.search import text as text_search
 from jaxdarts.data import augment, images
-from jaxdarts.runs import Run, Stop, hosts
+from jaxdarts.runs import Run, Stop, flag, hosts
+from jaxdarts.runs.flags import POSITIVE
 from jaxdarts.search import bilevel_search
 from jaxdarts.space import Space
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(hosts.Flags, methods.Options):
-    """Search a convolutional cell by gradient descent (DARTS). Defaults are those of the data set's
+class Config(
+    search_flags.Options,
+    search_flags.Architecture,
+    flags.ImageData,
+    flags.Halves,
+    flags.Augmentation,
+    flags.Cutout,
+    flags.Size,
+    flags.ImageWeights,
+    flags.CosineFloor,
+    flags.Clipping,
+    flags.Training,
+    hosts.Flags,
+):
+    """Search a convolutional cell by gradient descent. Defaults are those of the data set's
     preset.
     """
 
-    epochs: int = 50
-    """Passes over the training half."""
-    batch_size: int = 64
-    """Images in a training batch, and in a validation batch, over all devices."""
-    init_channels: int = 16
-    """Channels of the first cells; every reduction cell doubles them."""
-    layers: int = 8
-    """Number of cells, with reduction cells at a third and two thirds."""
-    nodes: int = 4
-    """Number of intermediate nodes of a cell."""
-    ops: tuple[str, ...] = spaces.PRIMITIVES
-    """Candidate operations of every edge, separated by spaces; their order is that of alpha's
-    columns."""
-    learning_rate: float = 0.025
-    """Learning rate of SGD for the weights in the first epoch; it falls by a cosine."""
-    learning_rate_min: float = 0.001
-    """Learning rate of SGD at the end of the cosine."""
-    arch_learning_rate: float = 3e-4
-    """Learning rate of alpha (Adam), constant."""
-    arch_weight_decay: float = 1e-3
-    """Weight decay of alpha: this multiple of alpha is added to its gradient."""
-    train_portion: float = 0.5
-    """Fraction of the training set that trains the weights; the rest trains alpha."""
+    COMMAND: ClassVar[str] = "search"
+    TOPIC: ClassVar[str] = "space"
+    KIND: ClassVar[str] = "images"
+
+    nodes: int = flag(4, "Number of intermediate nodes of a cell (--space=darts).", POSITIVE)
+    ops: tuple[str, ...] = flag(
+        spaces.PRIMITIVES,
+        "Candidate operations of every edge (--space=darts), separated by blanks; their order is"
+        " that of alpha's columns.",
+    )
 
 
 CIFAR = Config(dataset="cifar10")
@@ -90,34 +91,32 @@ PRESETS = {
 
 STARTS = {
     name: lambda preset, value, of=of: dataclasses.replace(
-        preset, **of(value, small=preset.dataset == "digits")
+        preset, **of(" ".join(value), small=preset.dataset == "digits")
     )
-    for name, of in (("--space", methods.space_settings), ("--algorithm", methods.settings))
+    for name, of in (("space", methods.space_settings), ("algorithm", methods.settings))
 }
 """The flags that change what the others start from."""
 
 
 def check(config: Config) -> Config:
     """Refuses settings that cannot work, before anything is loaded."""
-    checks.check_numbers(
-        config,
-        positive="epochs batch_size init_channels layers nodes report_freq learning_rate grad_clip",
-        not_negative=(
-            "max_steps checkpoint_freq crop_padding cutout_length seed learning_rate_min momentum"
-            " weight_decay arch_learning_rate arch_weight_decay"
-        ),
-    )
-    if not 0 < config.train_portion <= 1:
-        raise Stop(
-            f"--train_portion={config.train_portion}: must be above 0, and 1 for all images at both"
-            " levels",
-            2,
-        )
     if config.coordinator and (config.fork or config.adapt_weight_decay):
         raise Stop("--fork, --adapt_weight_decay: not on several hosts; leave --coordinator out", 2)
-    methods.check(config)
+    search_flags.check(config)
     checks.check_seeds_and_devices(config)
     return config
+
+
+def check_fork(config: Config, steps_per_epoch: int) -> None:
+    """Refuses an epoch of --fork whose checkpoint was not kept."""
+    folder, step = Path(f"{config.fork}/checkpoints"), (config.fork_epoch + 1) * steps_per_epoch
+    kept = sorted(int(one.name) for one in folder.iterdir() if one.name.isdecimal())
+    if step not in kept:
+        raise Stop(
+            f"--fork={config.fork} --fork_epoch={config.fork_epoch}: {folder} has no checkpoint of"
+            f" step {step}, only {', '.join(map(str, kept))}",
+            2,
+        )
 
 
 class Program(NamedTuple):
@@ -348,13 +347,15 @@ def estimate(config: Config, dataset: images.Dataset) -> None:
         print(f"--remat saves                {megabytes[0] - megabytes[1]:,.1f} MB a device")
 
 
-def main(arguments: list[str]) -> None:
-    if texts.asked(arguments):
-        return text_search.main(arguments)
-    with hosts.joined(command_line.parse(arguments, PRESETS, CIFAR, __doc__, STARTS), "search") as (
-        config,
-        folder,
-    ):
+def parse(arguments: Sequence[str] | command_line.Line) -> Config:
+    """The configuration of a command line."""
+    return command_line.parse(arguments, PRESETS, CIFAR, __doc__, STARTS)
+
+
+def main(arguments: Sequence[str] | command_line.Line) -> None:
+    asked = parse(arguments)
+    checks.check_flags(asked)
+    with hosts.joined(asked, "search") as (config, folder):
         check(config)
         runs.use_cache(config)
         dataset = datasets.load(config)
@@ -368,6 +369,8 @@ def run_search(config: Config, dataset: images.Dataset, folder: Path | None = No
     stops early (DARTS-ADA).
     """
     program = build(config, dataset)
+    if config.fork and not config.resume:
+        check_fork(config, program.steps_per_epoch)
     with runs.open_run(config, "search", folder) as opened:
         stop = search(
             dataclasses.replace(config, run_dir=str(opened.folder)), dataset, program, opened
