@@ -209,7 +209,10 @@ def read(kind: type[T], arguments: Sequence[str], default: T, description: str |
         value = getattr(default, name)
         # None and empty values are explained by the text.
         hint = "" if value in (None, "", ()) else None
-        mark = tyro.conf.arg(help=one.text, help_behavior_hint=hint)
+        word = name.removesuffix("s").upper()
+        shown = f"{word} [{word} ...]" if isinstance(value, tuple) else word
+        metavar = shown if one.positional else None
+        mark = tyro.conf.arg(help=one.text, help_behavior_hint=hint, metavar=metavar)
         annotated: Any = Annotated[fields[name], mark]  # pyrefly: ignore
         if one.positional:
             annotated = tyro.conf.Positional[annotated]
@@ -261,7 +264,8 @@ def _one_line(box: str) -> str:
         if row.startswith(("─", "╰")):
             break
         words.append(row)
-    return f"{' '.join(words) or box}; --help lists the flags"
+    message = " ".join(words) or " ".join(box.split())
+    return f"{message.rstrip('.')}; --help lists the flags"
 
 
 def preset(name: str, dataset: str, presets: Mapping[str, T], fallback: T) -> T:

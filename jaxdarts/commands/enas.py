@@ -1,10 +1,13 @@
-"""ENAS: jaxdarts enas --dataset=cifar10 --space=nasbench201
+"""Search a cell by a policy over shared weights (ENAS): jaxdarts enas --dataset=cifar10
 
-A policy draws cells, whose accuracies with shared weights on the validation half are its reward;
-weights and policy are trained in turn, epoch by epoch. Leaves a run folder: config.json, log.txt,
-metrics.jsonl, tensorboard/, checkpoints/, genotype.json, the drawn cell, reward.svg and facts.json.
-Interrupted or killed, it continues with --resume=RUN, to the very result of a run that nothing
-interrupted. Without arguments it searches NAS-Bench-201's space on scikit-learn's digits.
+A policy draws cells; their accuracies with shared weights on the validation half are its reward.
+Weights and policy are trained in turn, epoch by epoch, and the best of the final policy's cells is
+the result. It runs on one device. Without arguments it searches NAS-Bench-201's space on
+scikit-learn's digits.
+
+A run folder holds config.json, log.txt, metrics.jsonl, tensorboard/, checkpoints/, genotype.json,
+the drawn cell, reward.svg and facts.json. An interrupted search continues with --resume=RUN, to the
+very result of one that nothing interrupted.
 """
 
 import dataclasses

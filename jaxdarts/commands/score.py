@@ -1,12 +1,12 @@
-"""Score untrained networks of many random cells, and tell how well the scores rank them.
+"""Score untrained networks of many random cells, and measure how well the scores rank them.
 
     jaxdarts score --dataset=cifar10 --count=1000 --scores=naswot --table=PATH
 
-One compilation a score: the cell is an argument of the program. The run folder holds config.json,
-log.txt, scores.csv (arch_str and a column a score, a line a cell; `discrete.py --scores=` reads it)
-and, with a table of accuracies, summary.json (rank correlations of scores and of two baselines, the
-sizes of the networks) and a picture of each score. A run that was killed goes on with --resume, and
-so does a finished one that is given a larger --count.
+A run folder holds config.json, log.txt, scores.csv (arch_str and a column for each score, a line
+for each cell; jaxdarts discrete --scores=PATH reads it) and, with a table of accuracies, summary.json
+(rank correlations with accuracy of the scores and of two baselines, the sizes of the networks) and
+a picture of each score. A killed run continues with --resume=RUN, and so does a finished one that is
+given a larger --count. Each score is compiled once; the cell is an argument of its program.
 """
 
 import csv

@@ -15,11 +15,13 @@ class Bound(NamedTuple):
     words: the rule, as the end of an error message.
     holds: whether a number keeps it.
     infinite: whether infinity is one of them.
+    most: the largest of them.
     """
 
     words: str
     holds: Callable[[float], bool]
     infinite: bool = False
+    most: float = math.inf
 
 
 LARGEST = 2**31 - 1
@@ -27,7 +29,7 @@ LARGEST = 2**31 - 1
 POSITIVE = Bound("must be positive", lambda x: x > 0)
 POSITIVE_OR_INFINITE = POSITIVE._replace(infinite=True)
 NOT_NEGATIVE = Bound("must not be negative", lambda x: x >= 0)
-EPOCHS = Bound("must be between 1 and 1000000", lambda x: 1 <= x <= 1e6)
+EPOCHS = POSITIVE._replace(most=1_000_000)
 BELOW_ONE = Bound("must be at least 0 and below 1", lambda x: 0 <= x < 1)
 WITHIN_ONE = Bound("must lie between 0 and 1", lambda x: 0 <= x <= 1)
 INSIDE_ONE = Bound("must lie between 0 and 1, both excluded", lambda x: 0 < x < 1)
@@ -114,10 +116,11 @@ def _rule(value: Any, bound: Bound | None) -> str | None:
         return None if _is_utf8(value) else "must be UTF-8 without NUL characters"
     if isinstance(value, bool) or not isinstance(value, int | float) or bound is None:
         return None
-    if isinstance(value, int) and value > LARGEST:
-        return f"must be below {LARGEST + 1}"
+    most = min(bound.most, LARGEST) if isinstance(value, int) else bound.most
     if math.isinf(value) and value > 0 and not bound.infinite:
         return "must be finite"
+    if value > most:
+        return f"must be at most {most}"
     return None if bound.holds(value) else bound.words
 
 

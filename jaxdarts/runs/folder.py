@@ -48,6 +48,8 @@ def origin(settings: Mapping[str, Any]) -> tuple[str, str]:
     ):
         if flag in settings:
             return command, kind
+    if "arch" not in settings and "ensemble" not in settings:
+        raise ValueError("it names no command")
     return "evaluate", "ensemble" if "ensemble" in settings else kind
 
 

@@ -1,14 +1,14 @@
-"""How well shared weights rank models: jaxdarts analyze ranking --run_dir=runs/ranking
+"""Measure how well shared weights rank cells: jaxdarts analyze ranking --run_dir=runs/ranking
 
-Trains the 64-model space of Zhang et al. (Deeper Insights into Weight Sharing in NAS, 2020) with
-shared weights, one child a mini-batch, and ranks all children by test accuracy, in several
-instances: with different seeds, in different orders of the children, in orders that change every
-round, in groups that share weights among themselves only (random ones and similar ones), and with
-weights shared in the first cells only; then trains every child alone, for the truth, and children
-from a snapshot of the shared weights. Rankings are compared by Kendall's tau: S-Tau among
-instances, GT-Tau with the truth. The run folder holds config.json, log.txt, records.jsonl (every
-training with its accuracies), summary.json and plots; killed, it goes on with --resume and loses
-one training at most.
+Trains the 64 cells of a small space (Zhang et al., Deeper Insights into Weight Sharing in NAS,
+2020), called children, with shared weights, one child a mini-batch, and ranks them by test
+accuracy. Studies vary the seed, the order of the children, the groups of children that share
+weights, and the number of cells that are shared; then every child is trained alone, for the truth,
+and from a snapshot of the shared weights. Rankings are compared by Kendall's tau: S-Tau between
+trainings, GT-Tau with the truth.
+
+A run folder holds config.json, log.txt, records.jsonl (every training with its accuracies),
+summary.json and plots. Killed, it continues with --resume=RUN and loses one training at most.
 """
 
 import dataclasses

@@ -1,15 +1,16 @@
 """Search among discrete cells, many times over, and report mean and deviation.
 
     jaxdarts discrete --algorithm=rea --table=PATH --budget_seconds=12000 --runs=100
-    jaxdarts discrete --evaluate=supernet --space=darts --run=RUN --algorithm=rea
-    --budget_evaluations=200 jaxdarts discrete --evaluate=training --dataset=cifar10
-    --budget_evaluations=50 --workers=4 --concurrent=4
+    jaxdarts discrete --evaluate=supernet --space=darts --run=RUN --budget_evaluations=200
+    jaxdarts discrete --evaluate=training --dataset=cifar10 --budget_evaluations=50 --workers=4
 
-The run folder holds config.json, log.txt, history.jsonl (every trial: run, genotype, what the
-search saw of it, what is only reported, seconds), summary.json (mean and deviation over the runs of
-the chosen cells), genotype.json (the best of them, for evaluate.py --arch), the same drawn, and
-curve.svg. Killed at any moment, the study goes on with --resume=RUN and loses no trial that
-finished.
+An algorithm proposes cells, and a table, a trained supernet, a score or a short training evaluates
+them, until the budget is spent.
+
+A run folder holds config.json, log.txt, history.jsonl (every trial: run, genotype, value, seconds),
+summary.json (mean and deviation over the runs of the chosen cells), genotype.json (the best of
+them, for jaxdarts evaluate --arch=RUN), its drawing and curve.svg. Killed at any moment, the study
+continues with --resume=RUN and loses no trial that finished.
 """
 
 import collections

@@ -1,18 +1,16 @@
 """Train, prune and test an ensemble of cells (SAEP): jaxdarts evaluate --ensemble=RUN,RUN,...
---dataset=cifar10
 
-The members, separated by commas and mixed as you like: run folders of search.py, whose cells are
-trained (all of them, where there were several seeds; named twice, a cell is trained twice, with
-other seeds), published names and JSON files, likewise; run folders of evaluate.py, whose networks
-are taken as they are; supernet:RUN, the cells after every epoch of one search of which there are
-checkpoints (--keep_checkpoints=0), with the supernet's weights. Or the ensemble grows, one
-sub-architecture at a time: grow:dense (SAEP's dense networks) or grow:NAME (networks of a cell, the
-next one may have a cell more).
+Members, separated by commas and of any kinds: run folders of searches, whose cells are trained (of
+all seeds; a cell that is named twice is trained twice, with other seeds); published names and JSON
+files, likewise; run folders of trainings, whose networks are taken as they are; supernet:RUN, the
+cells after every epoch of a search that kept its checkpoints (--keep_checkpoints=0), with the
+supernet's weights. Or the ensemble grows, one member at a time: grow:dense (SAEP's dense networks)
+or grow:NAME (networks of a cell, the next one may have a cell more).
 
 Members are trained on the first --fit_portion of the training images, pruned on the rest, and
-tested on the test images, with --num_seeds seeds. Leaves one folder with a folder for every member,
+tested on the test images, with --num_seeds seeds. The run folder holds a folder for every member,
 ensemble.json and report.html. An ensemble that was interrupted, or that is to be pruned in another
-way, goes on with --resume=RUN.
+way, continues with --resume=RUN.
 """
 
 import dataclasses

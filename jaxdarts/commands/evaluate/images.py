@@ -1,14 +1,15 @@
 """Train a found or published cell from scratch: jaxdarts evaluate --arch=DARTS_V2 --dataset=cifar10
 
---arch takes a published name, a run folder of search.py, a JSON file, or the text of a genotype,
-such as the string of a cell of NAS-Bench-201, whose presets are the benchmark's network and
-training (but gradients are clipped and momentum is not Nesterov's), of NATS-Bench's sizes
-(likewise), or a graph of NAS-Bench-101 (whose own optimiser is another one). Leaves a run folder:
-config.json, log.txt, metrics.jsonl, tensorboard/, genotype.json, network.json and weights.npz (read
-by jaxdarts.load), report.html and checkpoints/. The test set is looked at once, after the last
-epoch. --select retrains the cells of several searches for a short time and goes on with the best
-one on held-out training images. --test_only --checkpoint=RUN tests a trained network again.
---ensemble=RUN,RUN,... trains an ensemble, prunes and tests it (ensembles.py).
+The defaults are the published training of the cell's kind: cells of NAS-Bench-201, NAS-Bench-101
+and NATS-Bench have the benchmark's network and training (with clipped gradients and without
+Nesterov's momentum). The test set is looked at once, after the last epoch. Three other uses:
+--select trains several cells for a short time and goes on with the best one on held-out training
+images; --test_only --checkpoint=RUN tests a trained network again; --ensemble=RUN,RUN,... trains,
+prunes and tests an ensemble, with flags of its own (--ensemble=RUN --help).
+
+A run folder holds config.json, log.txt, metrics.jsonl, tensorboard/, genotype.json, network.json
+and weights.npz (jaxdarts.load reads both), report.html and checkpoints/. An interrupted training
+continues with --resume=RUN.
 """
 
 import contextlib

@@ -1,10 +1,13 @@
-"""Search a cell: jaxdarts search --dataset=cifar10
+"""Search a convolutional cell on images: jaxdarts search --dataset=cifar10
 
-Alternates exact second-order architecture steps with weight steps on the supernet of the DARTS
-space. Leaves a run folder: config.json, log.txt, metrics.jsonl, tensorboard/, alphas.npz,
-genotype.json, normal.svg, reduce.svg, report.html and checkpoints/. Without arguments it searches
-on scikit-learn's digits, in minutes on a CPU. Interrupted or killed, it continues with
---resume=RUN, to the very result of a run that nothing interrupted.
+Trains the weights of a supernet and alpha, the parameters of its architecture, in turn; the cell is
+what alpha prefers in the end. --algorithm names the method, DARTS with the exact second-order
+gradient by default, and --space the search space. Without arguments it searches on scikit-learn's
+digits, in minutes on a CPU.
+
+A run folder holds config.json, log.txt, metrics.jsonl, tensorboard/, alphas.npz, genotype.json, the
+drawn cells, report.html and checkpoints/. An interrupted search continues with --resume=RUN, to the
+very result of one that nothing interrupted; jaxdarts evaluate --arch=RUN trains the cell.
 """
 
 import contextlib

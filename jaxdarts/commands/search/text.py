@@ -1,9 +1,13 @@
 """Search a recurrent cell on a text: jaxdarts search --dataset=ptb
 
-Alternates exact second-order architecture steps on the validation part with weight steps on the
-training part, a window of the text at a time; --algorithm names other methods, as for images.
-Leaves a run folder as for images, with recurrent.svg. --dataset=pydoc takes minutes on a CPU and
-needs no download; ptb and wikitext2 are read from --data_dir.
+Trains the weights of a supernet on the training part, and alpha, the parameters of its
+architecture, on the validation part, a window of the text at a time. --algorithm names the method,
+DARTS with the exact second-order gradient by default. --dataset=pydoc takes minutes on a CPU and
+needs no download; the files of ptb and wikitext2 are read from --data_dir.
+
+A run folder holds config.json, log.txt, metrics.jsonl, tensorboard/, alphas.npz, genotype.json, the
+drawn cell, report.html and checkpoints/. An interrupted search continues with --resume=RUN;
+jaxdarts evaluate --arch=RUN --dataset=ptb trains the cell.
 """
 
 import contextlib
