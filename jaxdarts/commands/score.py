@@ -3,10 +3,11 @@
     jaxdarts score --dataset=cifar10 --count=1000 --scores=naswot --table=PATH
 
 A run folder holds config.json, log.txt, scores.csv (arch_str and a column for each score, a line
-for each cell; jaxdarts discrete --scores=PATH reads it) and, with a table of accuracies, summary.json
-(rank correlations with accuracy of the scores and of two baselines, the sizes of the networks) and
-a picture of each score. A killed run continues with --resume=RUN, and so does a finished one that is
-given a larger --count. Each score is compiled once; the cell is an argument of its program.
+for each cell; jaxdarts discrete --scores=PATH reads it) and, with a table of accuracies,
+summary.json (rank correlations with accuracy of the scores and of two baselines, the sizes of the
+networks) and a picture of each score. A killed run continues with --resume=RUN, and so does a
+finished one that is given a larger --count. Each score is compiled once; the cell is an argument of
+its program.
 """
 
 import csv

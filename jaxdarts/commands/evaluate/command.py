@@ -2,17 +2,17 @@
 run to resume says.
 """
 
-import importlib
 from collections.abc import Sequence
+from typing import Any
 
 from jaxdarts.commands import command_line
+from jaxdarts.commands.ensemble import command as ensemble
+from jaxdarts.commands.evaluate import images, text
 
-KINDS = {"images": "evaluate.images", "text": "evaluate.text", "ensemble": "ensemble.command"}
+KINDS: dict[str, Any] = {"images": images, "text": text, "ensemble": ensemble}
+"""The module of each kind of task."""
 
 
 def main(arguments: Sequence[str]) -> None:
     line = command_line.look(arguments)
-    module = importlib.import_module(
-        f"jaxdarts.commands.{KINDS[command_line.kind_of(line, KINDS)]}"
-    )
-    module.main(line)
+    KINDS[command_line.kind_of(line, KINDS)].main(line)

@@ -237,10 +237,8 @@ def parse(arguments: Sequence[str] | command_line.Line, description: str | None)
         kind = kind_of([line.value("arch") or Config.arch], "--arch")
     sizes = [name for name in ("init_channels", "layers") if name in line.given]
     if kind is SizeGenotype and sizes:
-        raise Stop(
-            f"--{sizes[0]}={line.value(sizes[0])}: the genotype itself says how wide and deep its network is",
-            2,
-        )
+        size = f"--{sizes[0]}={line.value(sizes[0])}"
+        raise Stop(f"{size}: the genotype itself says how wide and deep its network is", 2)
     return command_line.parse(line, *presets_of(kind), description)
 
 
