@@ -7,9 +7,9 @@ from importlib import metadata
 from jaxdarts.runs import process
 
 COMMANDS = {
-    "search": ("search.images", "search a cell by gradient descent on images or text"),
+    "search": ("search.command", "search a cell by gradient descent on images or text"),
     "evaluate": (
-        "evaluate.images",
+        "evaluate.command",
         "train a found or published cell from scratch; ensembles of cells",
     ),
     "discrete": (

@@ -1,187 +1,279 @@
-"""Flags of the scripts: what all that train have, and how they are read over presets and over a run
-that is resumed.
+"""The command line of every command: looked at once for what chooses the defaults, then read by
+tyro, over a preset or over the run that is resumed.
 """
 
+import contextlib
 import dataclasses
+import io
 import json
-import os
-from collections.abc import Callable, Mapping
+import shlex
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 from jaxdarts import runs
+from jaxdarts.commands import flags
 from jaxdarts.runs import Stop
 
 T = TypeVar("T")
+TEXTS = ("pydoc", "ptb", "wikitext2")
+"""Texts that have a name; others are text:FOLDER."""
+CHANGES_THE_NETWORK = ("data", "space", "cell", "network", "run", "devices")
+"""Topics of flags that a run which goes on from another one's checkpoint cannot change."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """Flags of every script that trains."""
+class Saved(NamedTuple):
+    """What the config.json of a run says.
 
-    FREE: ClassVar[str] = (
-        "run_dir resume data_dir max_steps num_devices estimate device report_freq checkpoint_freq"
-        " keep_checkpoints cache_dir"
-    )
+    folder: of the run.
+    command, kind: what wrote it, as of `runs.origin`.
+    settings: the flags.
+    """
 
-    dataset: str = "digits"
-    """Data set. Images: digits, a TFDS name (cifar10, cifar100, svhn_cropped, mnist, ...), npz:PATH
-    or folder:PATH. Texts: pydoc, ptb, wikitext2 or text:PATH; texts have other flags
-    (--dataset=ptb --help)."""
-    preset: str | None = None
-    """Preset that the other flags start from; default the data set's."""
-    data_dir: str | None = None
-    """Folder in which TFDS keeps its data sets, default $TFDS_DATA_DIR or ~/tensorflow_datasets;
-    for ptb and wikitext2, the folder of the text."""
-    run_dir: str | None = None
-    """Folder of the run; default runs/<command>-<dataset>-<time>."""
-    resume: str | None = None
-    """Run folder to continue from its newest checkpoint, with its configuration."""
-    max_steps: int = 0
-    """Stop after this number of steps, counted from the beginning of the run; 0 for no limit."""
-    weight_decay: float = 3e-4
-    """Weight decay: this multiple of the weights is added to their gradient."""
-    grad_clip: float = 5.0
-    """Gradients of the weights are clipped to this global norm."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Number format of the network's computations; weights and sums stay float32."""
-    remat: bool = False
-    """Recompute cells in the backward pass: less memory, more time."""
-    estimate: bool = False
-    """Compile the step, print parameters, memory and steps an epoch, and end; nothing is trained or
-    written."""
-    device: str | None = None
-    """GPU or TPU for which --estimate compiles, which need not be in this machine: t4, l4, rtx4090,
-    a100, h100, h200, v5e or v6e; default this machine's device."""
-    seed: int = 2
-    """Seed of everything that is random."""
-    num_devices: int | None = None
-    """Number of local devices over which batches are split; default all."""
-    report_freq: int = 50
-    """Steps between log lines."""
-    checkpoint_freq: int = 0
-    """Steps between checkpoints, in addition to one after every epoch; 0 for none."""
-    keep_checkpoints: int = 2
-    """Number of newest checkpoints to keep; 0 for all."""
-    cache_dir: str = str(Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "jaxdarts")
-    """Folder of compiled programs, which the next start reads; empty for no cache."""
+    folder: str
+    command: str
+    kind: str
+    settings: Mapping[str, Any]
 
 
-@dataclasses.dataclass(frozen=True)
-class ImageSettings(Settings):
-    """Flags of every command that trains on images."""
+class Line(NamedTuple):
+    """A command line that has been looked at.
 
-    crop_padding: int = 4
-    """Training images are shifted at random by up to this number of pixels."""
-    flip: bool = True
-    """Mirror half of the training images; off for digits."""
-    cutout: bool = False
-    """Erase a random square of every training image (Cutout)."""
-    cutout_length: int = 16
-    """Side of the square that --cutout erases, in pixels."""
-    momentum: float = 0.9
-    """Momentum of SGD."""
+    arguments: its words, without the name of the command.
+    given: the values of every flag on it, by the flag's name.
+    saved: the run that --resume names.
+    """
+
+    arguments: list[str]
+    given: Mapping[str, list[str]]
+    saved: Saved | None
+
+    def value(self, name: str) -> str:
+        """The value of a flag; "" where it is not given."""
+        return " ".join(self.given.get(name, []))
+
+
+def look(arguments: "Sequence[str] | Line") -> Line:
+    """The flags on a command line and the run to resume; a line that has been looked at stays as
+    it is.
+    """
+    if isinstance(arguments, Line):
+        return arguments
+    given: dict[str, list[str]] = {}
+    values: list[str] = []
+    for word in arguments:
+        if word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            values = given[name.replace("-", "_")] = [value] if equals else []
+        else:
+            values.append(word)
+    line = Line(list(arguments), given, None)
+    resume = line.value("resume")
+    if not resume:
+        if "resume" in given:
+            raise Stop("--resume=: name the folder of the run to continue", 2)
+        return line
+    return line._replace(saved=saved(resume, "--resume"))
+
+
+def saved(folder: str, flag: str) -> Saved:
+    """The configuration of a run, from the folder that a flag names, or that stands alone."""
+    path, named = Path(folder) / "config.json", f"{flag}={folder}" if flag else folder
+    if not Path(folder).is_dir():
+        raise Stop(f"{named}: not the folder of a run: there is no such folder", 2)
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        command, kind = runs.origin(settings)
+    except FileNotFoundError:
+        raise Stop(f"{named}: not the folder of a run: it has no config.json", 2) from None
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise Stop(f"{named}: not the folder of a run, no usable {path}: {error}", 2) from error
+    return Saved(folder, command, kind, settings)
+
+
+def kind_of(line: Line, kinds: Iterable[str]) -> str:
+    """The kind of task of a command line, one of those that the command has; its first one where
+    the line says nothing, or nothing right.
+    """
+    dataset = line.value("dataset")
+    if line.saved:
+        kind = line.saved.kind
+    elif line.given.get("ensemble"):
+        kind = "ensemble"
+    else:
+        kind = "text" if dataset in TEXTS or dataset.startswith("text:") else "images"
+    return kind if kind in kinds else next(iter(kinds))
+
+
+def resumed(kind: type[T], run: Saved, flag: str = "--resume") -> T:
+    """The configuration of a run to continue; Stop where another command or kind of task wrote
+    it.
+    """
+    command = f"jaxdarts {run.command}"
+    ours = runs.origin_of(kind)
+    if ours[0] != run.command:
+        again = f"{command} --resume={shlex.quote(run.folder)}"
+        way = again if flag == "--resume" else f"name one of jaxdarts {ours[0]}"
+        raise Stop(f"{flag}={run.folder}: a run of {command}; {way}", 2)
+    if ours[1] != run.kind:
+        raise Stop(f"{flag}={run.folder}: a run of {command} on {run.kind}, not {ours[1]}", 2)
+    settings = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in run.settings.items()
+        if name not in ("command", "kind")
+    }
+    fields = {field.name: field.type for field in dataclasses.fields(kind)}  # pyrefly: ignore
+    for name, value in settings.items():
+        if name not in fields:
+            wrong = f"{name} is no flag of {command}"
+        elif not _fits(value, fields[name]):
+            wrong = f"{name}={value!r} is no {_words(fields[name])}"
+        else:
+            continue
+        path = Path(run.folder) / "config.json"
+        raise Stop(f"{flag}={run.folder}: not the folder of a run, no usable {path}: {wrong}", 2)
+    return kind(**settings)
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value is of an annotated type."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, one) for one in arguments)
+    if origin is typing.Literal:
+        return value in arguments
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_fits(part, arguments[0]) for part in value)
+    if kind in (int, float):
+        return isinstance(value, (int, kind)) and not isinstance(value, bool)
+    return isinstance(value, kind)
+
+
+def _words(kind: Any) -> str:
+    """The name of an annotated type."""
+    return kind.__name__ if isinstance(kind, type) and not typing.get_args(kind) else str(kind)
 
 
 def parse(
-    arguments: list[str],
-    presets: Mapping[str, Any],
-    fallback: Any,
+    arguments: Sequence[str] | Line,
+    presets: Mapping[str, T],
+    fallback: T,
     description: str | None,
-    starts: Mapping[str, Callable[[Any, str], Any]] = MappingProxyType({}),
-) -> Any:
+    starts: Mapping[str, Callable[[T, list[str]], T]] = types.MappingProxyType({}),
+) -> T:
     """Flags over the configuration of the run to resume, or over a preset: the one that --preset
     names, or the data set's own.
 
     Args:
-        arguments: the command line, without the name of the script.
+        arguments: the command line, without the name of the command.
         presets: configurations (frozen dataclasses) by name; the first one is that of a plain
           start.
         fallback: what a data set without a preset starts from.
         description: the head of `--help`.
-        starts: for other flags that change what the rest starts from: (preset, the flag's value or
-          "") -> configuration.
+        starts: what the rest starts from, for other flags that change it, by the flag's name:
+          (preset, the flag's values) -> configuration.
     """
-    given = {"--dataset": "", "--preset": "", "--resume": "", **dict.fromkeys(starts, "")}
-    for i, argument in enumerate(arguments):
-        name, equals, value = argument.partition("=")
-        if name in given:
-            given[name] = value if equals else " ".join(arguments[i + 1 : i + 2])
-    resume, kind = given["--resume"], type(fallback)
-    if resume:
-        path = Path(resume) / "config.json"
-        try:
-            saved = json.loads(path.read_text(encoding="utf-8"))
-            default = kind(
-                **{
-                    name: tuple(value) if isinstance(value, list) else value
-                    for name, value in saved.items()
-                }
-            )
-        except (OSError, ValueError, TypeError, AttributeError) as error:
-            raise Stop(
-                f"--resume={resume}: not the folder of a run, no usable {path}: {error}", 2
-            ) from error
+    line, kind = look(arguments), type(fallback)
+    if line.saved:
+        default = resumed(kind, line.saved)
     else:
-        default = preset(given["--preset"], given["--dataset"], presets, fallback)
-        for flag, start in starts.items():
-            default = start(default, given[flag])
-    config = read(kind, arguments, default, description)
-    if not config.resume:
+        default = preset(line.value("preset"), line.value("dataset"), presets, fallback)
+        for name, start in starts.items():
+            default = start(default, line.given.get(name, []))
+    config = read(kind, line.arguments, default, description)
+    if not line.saved:
         return config
-    may_change = runs.free(kind)
-    for field in dataclasses.fields(kind):
-        old, new = getattr(default, field.name), getattr(config, field.name)
-        if old != new and field.name not in may_change:
-            raise Stop(
-                f"--resume={resume}: the run has {field.name}={old!r}, not {new!r}; leave the"
-                " flag out",
-                2,
-            )
-    return dataclasses.replace(config, run_dir=resume)
+    declared, folder = runs.declared(kind), line.saved.folder
+    for name in declared:
+        old, new = getattr(default, name), getattr(config, name)
+        if old != new and not declared[name].free:
+            way = "leave the flag out"
+            if "fork" in declared and declared[name].topic not in CHANGES_THE_NETWORK:
+                way += (
+                    f", or go on from one of its epochs in a new run: --fork={shlex.quote(folder)}"
+                )
+            raise Stop(f"--resume={folder}: the run has {name}={old!r}, not {new!r}; {way}", 2)
+    return dataclasses.replace(config, run_dir=folder)  # pyrefly: ignore
 
 
-def read(kind: type[T], arguments: list[str], default: T, description: str | None) -> T:
-    """A configuration from flags over a default one, by tyro."""
-    # here, so that a program that sets a configuration itself runs without them
-    import docstring_parser
-    import tyro
+def read(kind: type[T], arguments: Sequence[str], default: T, description: str | None) -> T:
+    """A configuration from flags over a default one, by tyro; `--help` has a box for each topic."""
+    import tyro  # here, so that a program that sets a configuration itself runs without it
 
-    # tyro keeps the line breaks of a help text that has several lines, so each gets its text as one
-    # line.
-    texts: dict[str, str] = {}
-    for owner in kind.__mro__[:-1]:
-        for text in docstring_parser.parse_from_object(owner).meta:
-            texts.setdefault(text.args[1], " ".join((text.description or "").split()))
-    annotations = {
-        field.name: Annotated[field.type, tyro.conf.arg(help=texts.get(field.name))]  # pyrefly: ignore
-        for field in dataclasses.fields(kind)  # pyrefly: ignore
+    command, _ = runs.origin_of(kind)
+    topics: dict[str, list[tuple[str, Any, Any]]] = {}
+    fields = {field.name: field.type for field in dataclasses.fields(kind)}  # pyrefly: ignore
+    for name, one in runs.declared(kind).items():
+        value = getattr(default, name)
+        # None and empty values are explained by the text.
+        hint = "" if value in (None, "", ()) else None
+        word = name.removesuffix("s").upper()
+        shown = f"{word} [{word} ...]" if isinstance(value, tuple) else word
+        metavar = shown if one.positional else None
+        mark = tyro.conf.arg(help=one.text, help_behavior_hint=hint, metavar=metavar)
+        annotated: Any = Annotated[fields[name], mark]  # pyrefly: ignore
+        if one.positional:
+            annotated = tyro.conf.Positional[annotated]
+        topics.setdefault(one.topic, []).append((name, annotated, dataclasses.field(default=value)))
+    boxes = {
+        topic: dataclasses.make_dataclass(topic, topics[topic])
+        for topic in sorted(topics, key=flags.TOPICS.index)
     }
-    values = {field.name: getattr(default, field.name) for field in dataclasses.fields(kind)}  # pyrefly: ignore
-    with_help = dataclasses.make_dataclass(
-        kind.__name__,
-        [
-            (name, annotation, dataclasses.field(default=values[name]))
-            for name, annotation in annotations.items()
-        ],
+    nested: Any = dataclasses.make_dataclass(
+        "Flags",
+        [(topic, box, dataclasses.field(default_factory=box)) for topic, box in boxes.items()],
     )
-    markers = (tyro.conf.DisallowNone,)  # None is a default only, not a value to give
-    found = tyro.cli(
-        with_help,
-        args=arguments,
-        default=with_help(**values),
-        description=description,
-        use_underscores=True,
-        config=markers,
+    # None is a default only, not a value to give.
+    markers = (tyro.conf.DisallowNone, tyro.conf.OmitArgPrefixes)
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors):
+            found = tyro.cli(
+                nested,
+                prog=f"jaxdarts {command}" if command else None,
+                args=arguments,
+                default=nested(),
+                description=_paragraphs(description or ""),
+                use_underscores=True,
+                config=markers,
+            )
+    except SystemExit as end:
+        if end.code in (0, None):
+            raise
+        raise Stop(_one_line(errors.getvalue()), 2) from None
+    return kind(
+        **{name: value for topic in vars(found).values() for name, value in vars(topic).items()}
     )
-    return kind(**vars(found))
 
 
-def preset(name: str, dataset: str, presets: Mapping[str, Any], fallback: Any) -> Any:
+def _paragraphs(text: str) -> str:
+    """A docstring with a line for each paragraph; indented ones stay as they are."""
+    parts = text.strip().split("\n\n")
+    return "\n\n".join(part if part.startswith(" ") else " ".join(part.split()) for part in parts)
+
+
+def _one_line(box: str) -> str:
+    """The message in a box that tyro draws, without its frame and its hints."""
+    words = []
+    for row in box.splitlines():
+        row = row.strip(" │")
+        if row.startswith("╭"):
+            continue
+        if row.startswith(("─", "╰")):
+            break
+        words.append(row)
+    message = " ".join(words) or " ".join(box.split())
+    return f"{message.rstrip('.')}; --help lists the flags"
+
+
+def preset(name: str, dataset: str, presets: Mapping[str, T], fallback: T) -> T:
     """What the flags are laid over; either text may be empty, for a flag that is not given."""
     if name and name not in presets:
         raise Stop(f"--preset={name}: there are {', '.join(presets)}", 2)
-    own = next((found for found in presets.values() if found.dataset == dataset), fallback)
-    found = presets[name] if name else own if dataset else next(iter(presets.values()))
-    return dataclasses.replace(found, dataset=dataset or found.dataset)
+    known: Mapping[str, Any] = presets
+    fitting = (one for one in known.values() if one.dataset == dataset)
+    start: Any = next(fitting, fallback) if dataset else next(iter(known.values()))
+    start = known[name] if name else start
+    return dataclasses.replace(start, dataset=dataset or start.dataset)

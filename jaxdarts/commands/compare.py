@@ -1,28 +1,33 @@
 """Compare algorithms: jaxdarts compare darts sdarts_rs "milenas --lambda_valid=999" --
 --num_seeds=3
 
-Every quoted argument is an algorithm of search.py with flags of its own; what follows -- goes to
-all of them. Each is searched with all its seeds in one program, and the table tells, as mean +-
-deviation over the seeds: validation loss and accuracy of the supernet; accuracy of the derived cell
-with the same weights, and the gap between the two; the mean loss of random cells; how much better
-the cell is than its neighbours (with --flatness); skip connections; the dominant eigenvalue of the
-validation loss in alpha (with --eigenvalue_freq); milliseconds a step. For one page of runs that
-are finished, whatever they are, see `analyze.py compare`.
+Every word, or group of words in quotes, is an algorithm of jaxdarts search with flags of its own;
+what follows -- goes to all of them. Each is searched with all its seeds in one program, and is a
+row of the table, printed as soon as it is there: mean +- deviation over the seeds of the validation
+loss and accuracy of the supernet; accuracy of the derived cell with the same weights, and the gap
+between the two; mean loss of random cells; how much better the cell is than its neighbours (with
+--flatness); skip connections; dominant eigenvalue of the validation loss in alpha (with
+--eigenvalue_freq); milliseconds a step.
+
+The same command goes on where an interrupted one ended, and takes searches that are finished as
+they are. For one page of finished runs, whatever they are, see jaxdarts analyze compare.
 """
 
-import argparse
+import dataclasses
+import hashlib
 import json
+import re
 import shlex
-import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from jaxdarts import files, genotypes, runs
-from jaxdarts.commands import methods
-from jaxdarts.commands.search import images as image_search
-from jaxdarts.runs import Stop
+from jaxdarts.commands import checks, command_line, flags, methods
+from jaxdarts.commands.search import command as search_command
+from jaxdarts.runs import Stop, flag
 from jaxdarts.space import of_genotype
 
 COLUMNS = {
@@ -36,78 +41,153 @@ COLUMNS = {
     "skips": "skips",
     "eigenvalue": "eigenvalue",
 }
+NOT_OF_A_ROW = (
+    *("run_dir", "output", "resume", "algorithm", "fork", "estimate", "device"),
+    *("coordinator", "num_hosts", "host"),
+)
+"""Flags that neither all searches nor one of them may be given."""
 
 
-def main(arguments: list[str]) -> None:
-    before, _, shared = " ".join(map(shlex.quote, arguments)).partition(" -- ")
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+@dataclasses.dataclass(frozen=True)
+class Config(flags.Output):
+    """Which algorithms, and where the searches go."""
+
+    COMMAND: ClassVar[str] = "compare"
+    TOPIC: ClassVar[str] = "subject"
+
+    algorithms: tuple[str, ...] = flag(
+        (),
+        f"Algorithms of {', '.join(methods.METHODS)}; in quotes with flags of their own.",
+        positional=True,
     )
-    parser.add_argument(
-        "algorithms",
-        nargs="+",
-        help=f"of {', '.join(methods.METHODS)}; with flags of its own in quotes",
+    run_dir: str | None = flag(
+        None,
+        "Folder for the searches; default runs/compare-DATASET-NUMBER, where NUMBER stands for the"
+        " flags after --.",
     )
-    parser.add_argument("--output", help="JSON file for the table")
-    parser.add_argument("--run_dir", help="folder for the runs; default a temporary one")
-    asked = parser.parse_args(shlex.split(before))
-    for text in asked.algorithms:
-        if text.split()[0] not in methods.METHODS:
+
+
+class Row(NamedTuple):
+    """One search of the comparison.
+
+    text: its words.
+    line: its flags, but for the folder.
+    config: its settings.
+    folder: its run folder.
+    kind: images or text.
+    """
+
+    text: str
+    line: list[str]
+    config: Any
+    folder: Path
+    kind: str
+
+
+def main(arguments: Sequence[str]) -> None:
+    split = arguments.index("--") if "--" in arguments else len(arguments)
+    shared = list(arguments[split + 1 :])
+    config = command_line.read(Config, arguments[:split], Config(), __doc__)
+    checks.check_flags(config)
+    if not config.algorithms:
+        raise Stop("name one algorithm of jaxdarts search or more; --help lists them", 2)
+    root = Path(config.run_dir or default_folder(shared))
+    rows = [row_of(text, shared, root) for text in dict.fromkeys(config.algorithms)]
+    for row in rows:
+        check_earlier(row)
+    results, head = {}, ["algorithm", *COLUMNS.values(), "ms/step"]
+    print("| " + " | ".join(head) + " |\n|" + " --- |" * len(head), flush=True)
+    for row in rows:
+        results[row.text] = searched(row)
+        print(table_line(row.text, results[row.text]), flush=True)
+    if config.output:
+        text = json.dumps({**runs.versions(), "rows": results}, indent=1) + "\n"
+        files.replace_text(config.output, text)
+
+
+def default_folder(shared: Sequence[str]) -> str:
+    """The folder of a comparison, the same for the same flags of its searches."""
+    dataset = command_line.look(shared).value("dataset").partition(":")[0] or "digits"
+    number = hashlib.sha256("\0".join(shared).encode("utf-8", "surrogateescape")).hexdigest()[:8]
+    return f"runs/compare-{dataset}-{number}"
+
+
+def row_of(text: str, shared: Sequence[str], root: Path) -> Row:
+    """One search, from the words of its algorithm and the flags of all; checked."""
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise Stop(f"{text}: {error}", 2) from error
+    if not words or words[0] not in methods.METHODS:
+        name = words[0] if words else repr(text)
+        raise Stop(
+            f"{name}: no algorithm of jaxdarts search; there are {', '.join(methods.METHODS)}", 2
+        )
+    given = command_line.look([*shared, *words[1:]]).given
+    misplaced = [name for name in NOT_OF_A_ROW if name in given]
+    if misplaced:
+        way = "give it before --" if misplaced[0] in ("run_dir", "output") else "leave it out"
+        raise Stop(f"--{misplaced[0]}: not a flag of one search of a comparison; {way}", 2)
+    folder = root / re.sub(r"[/\\]", "_", text.replace(" ", ""))
+    words = [f"--algorithm={words[0]}", *shared, *words[1:]]
+    line = command_line.look([*words, f"--run_dir={folder}"])
+    kind = command_line.kind_of(line, search_command.KINDS)
+    module = search_command.KINDS[kind]
+    return Row(text, words, module.check(module.parse(line)), folder, kind)
+
+
+def check_earlier(row: Row) -> None:
+    """Refuses a folder that holds a search with other settings."""
+    if not (row.folder / "config.json").exists():
+        return
+    saved = command_line.saved(str(row.folder), "")
+    earlier = command_line.resumed(type(row.config), saved, "--run_dir")
+    ours, theirs = runs.frozen(row.config), runs.frozen(earlier)
+    for name, value in ours.items():
+        if theirs[name] != value:
             raise Stop(
-                f"{text.split()[0]}: no algorithm of search.py; there are"
-                f" {', '.join(methods.METHODS)}",
+                f"{row.folder}: holds a search with {name}={theirs[name]!r}, not {value!r}; name"
+                " another --run_dir",
                 2,
             )
-    with tempfile.TemporaryDirectory() as temporary:
-        root = Path(asked.run_dir or temporary)
-        rows = {
-            text: row_of(text, shlex.split(shared), root / text.replace(" ", ""))
-            for text in asked.algorithms
-        }
-    print(table(rows))
-    if asked.output:
-        result = {**runs.versions(), "rows": rows}
-        Path(asked.output).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
-def row_of(text: str, shared: list[str], folder: Path) -> dict[str, Any]:
-    """Searches with one algorithm, or takes the finished run that is there; {column: one number a
-    seed}.
-    """
-    name, *own = shlex.split(text)
+def searched(row: Row) -> dict[str, Any]:
+    """Searches, or takes the finished search that is there; {column: one number a seed}."""
+    folder = row.folder
     seeds = folder.glob("seed-*/facts.json")
     if not (folder / "facts.json").exists() and not any(seeds):
-        flags = (
-            [f"--resume={folder}"] if (folder / "checkpoints").exists() else [f"--run_dir={folder}"]
-        )
-        image_search.main(
-            [f"--algorithm={name}", *shared, *own, *flags] if "--run_dir" in flags[0] else flags
-        )
-    row: dict[str, list[float]] = {}
+        begun = (folder / "config.json").exists()
+        place = f"--resume={folder}" if begun else f"--run_dir={folder}"
+        line = command_line.look([*row.line, place])
+        try:
+            search_command.KINDS[row.kind].main(line)
+        except Stop as stop:
+            message = re.sub(
+                "continue with --resume=.*$", "the same command continues it", str(stop)
+            )
+            raise Stop(message, stop.code) from stop
+    values: dict[str, list[float]] = {}
     records: list[dict[str, Any]] = []
     for facts in sorted(folder.glob("seed-*/facts.json")) or [folder / "facts.json"]:
         records = files.read_json_lines(facts.parent / "metrics.jsonl")
-        values = {**records[-1], **json.loads(facts.read_text(encoding="utf-8"))}
-        found = genotypes.from_json((facts.parent / "genotype.json").read_text(encoding="utf-8"))
-        values["skips"] = next(iter(of_genotype(found).values())).ops.count(("skip_connect",))
+        known = {**records[-1], **json.loads(facts.read_text(encoding="utf-8"))}
+        cell = genotypes.from_json((facts.parent / "genotype.json").read_text(encoding="utf-8"))
+        known["skips"] = next(iter(of_genotype(cell).values())).ops.count(("skip_connect",))
         for column in COLUMNS:
-            if values.get(column) is not None:
-                row.setdefault(column, []).append(float(values[column]))
+            if known.get(column) is not None:
+                values.setdefault(column, []).append(float(known[column]))
     # The first epoch compiles. Seeds are one program: its step counts once.
     steps = np.diff([0, *(record["step"] for record in records)])
     timed = [1000 * record["seconds"] / n for record, n in zip(records, steps)][1:] or [
         float("nan")
     ]
-    return {**row, "step_ms": float(np.min(timed))}
+    return {**values, "step_ms": float(np.min(timed))}
 
 
-def table(rows: dict[str, dict[str, Any]]) -> str:
-    """The rows as Markdown."""
-    head = ["algorithm", *COLUMNS.values(), "ms/step"]
-    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
-    for name, row in rows.items():
-        cells = [
-            runs.mean_and_deviation(row[column]) if column in row else "" for column in COLUMNS
-        ]
-        lines.append("| " + " | ".join([name, *cells, f"{row['step_ms']:.0f}"]) + " |")
-    return "\n".join(lines)
+def table_line(name: str, values: Mapping[str, Any]) -> str:
+    """One row as Markdown."""
+    cells = [
+        runs.mean_and_deviation(values[column]) if column in values else "" for column in COLUMNS
+    ]
+    return "| " + " | ".join([name, *cells, f"{values['step_ms']:.0f}"]) + " |"

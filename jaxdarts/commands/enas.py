@@ -1,15 +1,18 @@
-"""ENAS: jaxdarts enas --dataset=cifar10 --space=nasbench201
+"""Search a cell by a policy over shared weights (ENAS): jaxdarts enas --dataset=cifar10
 
-A policy draws cells, whose accuracies with shared weights on the validation half are its reward;
-weights and policy are trained in turn, epoch by epoch. Leaves a run folder: config.json, log.txt,
-metrics.jsonl, tensorboard/, checkpoints/, genotype.json, the drawn cell, reward.svg and facts.json.
-Interrupted or killed, it continues with --resume=RUN, to the very result of a run that nothing
-interrupted. Without arguments it searches NAS-Bench-201's space on scikit-learn's digits.
+A policy draws cells; their accuracies with shared weights on the validation half are its reward.
+Weights and policy are trained in turn, epoch by epoch, and the best of the final policy's cells is
+the result. It runs on one device. Without arguments it searches NAS-Bench-201's space on
+scikit-learn's digits.
+
+A run folder holds config.json, log.txt, metrics.jsonl, tensorboard/, checkpoints/, genotype.json,
+the drawn cell, reward.svg and facts.json. An interrupted search continues with --resume=RUN, to the
+very result of one that nothing interrupted.
 """
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,102 +25,116 @@ from jaxdarts.commands import (
     command_line,
     datasets,
     enas_results,
+    flags,
     optimizers,
     programs,
 )
 from jaxdarts.data import augment, images
 from jaxdarts.discrete import enas
 from jaxdarts.parallel import OnDevices
-from jaxdarts.runs import Run, Stop
+from jaxdarts.runs import Run, Stop, flag
+from jaxdarts.runs.flags import BELOW_ONE, NOT_NEGATIVE, POSITIVE
 from jaxdarts.space import Space
 from jaxdarts.types import Metrics
 
 Searched = runs.Training[enas.EnasState]
-
 SPACES = ("nasbench201", "darts", "s1", "s2", "s3", "s4", "weight_sharing64")
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    """Flags; the defaults are those of the data set's preset. It runs on one device."""
+class EnasSpace:
+    """Which search space."""
 
-    FREE: ClassVar[str] = (
-        "run_dir resume data_dir max_steps report_freq checkpoint_freq keep_checkpoints cache_dir"
-        " num_samples"
+    TOPIC: ClassVar[str] = "space"
+
+    space: Literal[SPACES] = flag(  # type: ignore[valid-type]
+        "nasbench201", "Search space: nasbench201, darts, s1 to s4, or weight_sharing64."
+    )
+    nodes: int = flag(4, "Number of intermediate nodes of a cell (--space=darts).", POSITIVE)
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """The policy that draws cells, and how it is trained."""
+
+    TOPIC: ClassVar[str] = "method"
+
+    policy_steps: int = flag(50, "Steps of the policy after each epoch.", NOT_NEGATIVE)
+    policy_samples: int = flag(
+        10, "Number of cells that are rewarded in a step of the policy.", POSITIVE
+    )
+    policy_learning_rate: float = flag(1e-3, "Learning rate of Adam for the policy.", POSITIVE)
+    hidden: int = flag(100, "Units of the policy's LSTM.", POSITIVE)
+    temperature: float = flag(5.0, "The policy's logits are divided by this temperature.", POSITIVE)
+    tanh_constant: float = flag(
+        2.5, "Logits are squashed to +- this by tanh, after the temperature.", POSITIVE
+    )
+    entropy_weight: float = flag(
+        1e-4,
+        "Weight of the entropy of the drawn cell (nats) in the reward (accuracy, a fraction).",
+        NOT_NEGATIVE,
+    )
+    baseline_decay: float = flag(
+        0.99, "Decay of the moving average of rewards, the baseline of the policy.", BELOW_ONE
     )
 
-    dataset: str = "digits"
-    """digits, a TFDS name (cifar10, ...), npz:PATH or folder:PATH."""
-    preset: str | None = None
-    """Name of the preset to start from; default the data set's own."""
-    data_dir: str | None = None
-    """Folder in which TFDS keeps its data sets."""
-    space: str = "nasbench201"
-    """Search space: nasbench201, darts, s1 to s4, or weight_sharing64."""
-    nodes: int = 4
-    """Number of intermediate nodes of a cell (--space=darts)."""
-    init_channels: int = 16
-    """Channels of the first cells."""
+
+@dataclasses.dataclass(frozen=True)
+class Best:
+    """How the cell is chosen after the search."""
+
+    TOPIC: ClassVar[str] = "derivation"
+
+    num_samples: int = flag(
+        100,
+        "Number of cells drawn from the final policy; the best on the validation half is the"
+        " result.",
+        POSITIVE,
+        free=True,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Erased:
+    """Cutout without a switch."""
+
+    TOPIC: ClassVar[str] = "data"
+
+    cutout_length: int = flag(
+        0,
+        "Side of the square that is erased from every training image, in pixels; 0 for none.",
+        NOT_NEGATIVE,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(
+    flags.ImageData,
+    flags.Halves,
+    flags.Augmentation,
+    Erased,
+    EnasSpace,
+    flags.Size,
+    flags.ImageWeights,
+    flags.CosineFloor,
+    flags.Clipping,
+    Policy,
+    Best,
+    flags.Preset,
+    flags.Saving,
+    flags.Seed,
+    flags.Folder,
+):
+    """Flags; the defaults are those of the data set's preset. It runs on one device."""
+
+    COMMAND: ClassVar[str] = "enas"
+
     layers: int = 5
-    """Number of cells; in nasbench201, of each stage."""
     epochs: int = 250
-    """Passes over the training half, each followed by --policy_steps."""
     batch_size: int = 128
-    """Images in a batch, of either half."""
-    train_portion: float = 0.5
-    """Fraction of the training set that trains the weights; the rest rewards the policy."""
     learning_rate: float = 0.05
-    """Learning rate of SGD for the weights in the first epoch; it falls by a cosine."""
     learning_rate_min: float = 0.0005
-    """Learning rate of SGD at the end of the cosine."""
-    momentum: float = 0.9
-    """Momentum of SGD."""
     weight_decay: float = 2.5e-4
-    """Weight decay: this multiple of the weights is added to their gradient."""
-    grad_clip: float = 5.0
-    """Gradients of the weights are clipped to this global norm."""
-    policy_steps: int = 50
-    """Steps of the policy after each epoch."""
-    policy_samples: int = 10
-    """Number of cells that are rewarded in a step of the policy."""
-    policy_learning_rate: float = 1e-3
-    """Learning rate of Adam for the policy."""
-    hidden: int = 100
-    """Units of the policy's LSTM."""
-    temperature: float = 5.0
-    """The policy's logits are divided by this temperature."""
-    tanh_constant: float = 2.5
-    """Logits are squashed to +- this by tanh, after the temperature."""
-    entropy_weight: float = 1e-4
-    """Weight of the entropy (nats) in the reward (accuracy, a fraction)."""
-    baseline_decay: float = 0.99
-    """Decay of the moving average of rewards."""
-    num_samples: int = 100
-    """Number of cells drawn from the final policy; the best on the validation half is the result.
-    """
-    crop_padding: int = 4
-    """Training images are shifted at random by up to this number of pixels."""
-    flip: bool = True
-    """Mirror half of the training images."""
-    cutout_length: int = 0
-    """Side of the square that is erased from every training image, in pixels; 0 for none."""
-    seed: int = 2
-    """Seed of everything that is random."""
-    run_dir: str | None = None
-    """Folder of the run; default runs/enas-<dataset>-<time>."""
-    resume: str | None = None
-    """Run folder to continue from its newest checkpoint, with its configuration."""
-    max_steps: int = 0
-    """Stop after this number of steps of the weights, counted from the beginning of the run; 0 for
-    no limit."""
-    report_freq: int = 50
-    """Steps between log lines."""
-    checkpoint_freq: int = 0
-    """Steps between checkpoints, in addition to one after every epoch; 0 for none."""
-    keep_checkpoints: int = 2
-    """Number of newest checkpoints to keep; 0 for all."""
-    cache_dir: str = command_line.Settings.cache_dir
-    """Where compiled programs are kept for the next start; empty for nowhere."""
 
 
 CIFAR = Config(dataset="cifar10")
@@ -172,7 +189,7 @@ class Program(NamedTuple):
     steps_per_epoch: int
 
 
-def main(arguments: list[str]) -> None:
+def main(arguments: Sequence[str] | command_line.Line) -> None:
     config = check(command_line.parse(arguments, PRESETS, CIFAR, __doc__))
     runs.use_cache(config)
     dataset = datasets.load(config)
@@ -183,23 +200,7 @@ def main(arguments: list[str]) -> None:
 
 def check(config: Config) -> Config:
     """Refuses settings that cannot work, before anything is loaded."""
-    positive = (
-        "nodes init_channels layers epochs batch_size learning_rate grad_clip policy_samples"
-        " policy_learning_rate "
-    )
-    positive += "hidden temperature tanh_constant num_samples report_freq"
-    not_negative = (
-        "learning_rate_min momentum weight_decay policy_steps entropy_weight baseline_decay"
-        " crop_padding "
-    )
-    not_negative += "cutout_length seed max_steps checkpoint_freq keep_checkpoints"
-    checks.check_numbers(config, positive, not_negative)
-    if config.space not in SPACES:
-        raise Stop(f"--space={config.space}: there are {', '.join(SPACES)}", 2)
-    if not config.baseline_decay < 1:
-        raise Stop(f"--baseline_decay={config.baseline_decay}: must be below 1", 2)
-    if config.seed >= 2**31:
-        raise Stop(f"--seed={config.seed}: seeds must be below {2**31}", 2)
+    checks.check_flags(config)
     return config
 
 

@@ -1,17 +1,15 @@
 """The algorithms that `search.py --algorithm` names, each with what its paper searches with."""
 
-import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 import optax
 
 from jaxdarts import algorithms, files, penalty, relax, spaces
-from jaxdarts.commands import checks, command_line
 from jaxdarts.count import operation_costs
 from jaxdarts.runs import Stop
 from jaxdarts.search import Algorithm
@@ -173,188 +171,6 @@ ONLY_ON_IMAGES = {
 """Methods that make no sense in a recurrent cell, and why."""
 
 
-@dataclasses.dataclass(frozen=True)
-class AlgorithmOptions:
-    """What an algorithm and the derivation of a cell may be told, on images and on texts."""
-
-    FREE: ClassVar[str] = "derive num_samples"
-
-    algorithm: Literal[tuple(METHODS)] = "darts"  # type: ignore[valid-type]
-    """Search algorithm; the README lists them. Its paper's settings become the defaults of other
-    flags."""
-    unrolled: bool = True
-    """Exact second-order hypergradient; --no-unrolled for the first order."""
-    num_seeds: int = 1
-    """Number of searches in one program, with seeds seed, seed + 1, ...; the best cell is the
-    result."""
-    arch_warmup: int = 0
-    """Number of first epochs in which only the weights are trained."""
-    arch_beta1: float = 0.5
-    """Adam's first decay rate for alpha."""
-    temperature_end: float = 1.0
-    """Temperature of alpha after the last epoch; it falls from 1."""
-    epsilon_alpha: float = 0.3
-    """Largest perturbation of the mix in the last epoch; it rises from 0.03 (sdarts_rs,
-    sdarts_adv)."""
-    attack_steps: int = 7
-    """Steps of the adversarial attack on the mix (sdarts_adv)."""
-    lambda_valid: float = 1.0
-    """Weight of the validation loss, beside the training loss (milenas)."""
-    neighbours: int = 4
-    """Number of neighbours in an architecture step (na_darts)."""
-    distance: int = 1
-    """Number of edges in which a neighbour differs (na_darts)."""
-    aggregate: Literal[tuple(AGGREGATES)] = "mean"  # type: ignore[valid-type]
-    """Statistic of the neighbourhood's performances that alpha ascends (na_darts): mean, median,
-    minimum, or deviation (mean minus one deviation)."""
-    radius: float = 1e-2
-    """Length of an ascent step, in gradients (a2m)."""
-    radius_steps: int = 1
-    """Number of ascent steps (a2m)."""
-    tau_start: float = 10.0
-    """Gumbel-softmax temperature in the first epoch (gdas, snas)."""
-    tau_end: float = 0.1
-    """Gumbel-softmax temperature after the last epoch (gdas, snas)."""
-    derive: Literal["strongest", "validation", "perturbation", "samples"] = "strongest"
-    """How the cell is chosen: strongest (by the mix), validation (by validating the supernet),
-    perturbation (by removing operations, DARTS+PT), samples (the best of random cells)."""
-    num_samples: int = 100
-    """Number of random cells of --derive=samples."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Options(AlgorithmOptions, command_line.ImageSettings):
-    """Flags of searches in convolutional spaces."""
-
-    FREE: ClassVar[str] = "derive_batches tune_steps max_skips flatness"
-
-    space: Literal["darts", *NAMED] = "darts"  # type: ignore[valid-type]
-    """Search space: darts (with --nodes and --ops), s1 to s4 (RobustDARTS), nasbench201 (--layers
-    cells a stage), nasbench1shot1_s1 to _s3."""
-    candidates: str | None = None
-    """Run folder of a search; every edge keeps its --keep_ops strongest operations (P-DARTS)."""
-    keep_ops: int = 5
-    """Number of operations that --candidates keeps on an edge."""
-    partial: int = 1
-    """One channel in this number goes through the operations, the others bypass them (pc_darts)."""
-    drop_path_prob: float = 0.0
-    """Probability of dropping an edge in the last epoch; it rises linearly from zero (RobustDARTS).
-    """
-    zero_one_weight: float = 10.0
-    """Weight of the loss that drives every operation to zero or one (fair_darts)."""
-    auxiliary_skip: float = 1.0
-    """Weight of the auxiliary skip connection in the first epoch; falls to zero (darts_minus)."""
-    cost_weight: float = 0.0
-    """Penalty for exceeding --cost_target by 100 %, in units of the validation loss; 0 for none."""
-    cost_target: float = 3.3
-    """Cost that is free, in millions of --cost_of, for the network that is trained (36 channels, 20
-    cells)."""
-    cost_of: Literal["parameters", "multiply_adds"] = "parameters"
-    """Cost that --cost_weight penalises: parameters or multiply-adds."""
-    eigenvalue_freq: int = 0
-    """Epochs between measurements of the dominant eigenvalue of the Hessian in alpha; 0 for none (2
-    in RobustDARTS)."""
-    stop_eigenvalue: float = 0.0
-    """Stop when the dominant eigenvalue has grown by this factor, and go back to the epoch before
-    (1.3 in DARTS-ES); 0 for never."""
-    stop_start: int = 10
-    """Earliest epoch to which --stop_eigenvalue goes back."""
-    adapt_weight_decay: float = 0.0
-    """After such a stop, go on from that epoch with the weight decay times this factor, up to 0.03
-    (10 in DARTS-ADA); 0 for no."""
-    fork: str | None = None
-    """Run folder of a search of one seed to go on from, with other settings, in a new folder."""
-    fork_epoch: int = 0
-    """Last epoch that --fork takes over; its checkpoint must have been kept (--keep_checkpoints=0).
-    """
-    stop_skips: int = 0
-    """Stop when the normal cell has this number of skip connections; 0 for never."""
-    stop_size: tuple[int, ...] = ()
-    """Stop when the normal and the reduction cell have at most these numbers of convolutions (6 0
-    in MiLeNAS); empty for never."""
-    derive_batches: int = 0
-    """Number of validation batches for each accuracy of --derive; 0 for all."""
-    tune_steps: int = 0
-    """Weight steps after every decision of --derive=validation or perturbation."""
-    flatness: bool = False
-    """Report the accuracy of the found cell's neighbours (one other operation) with the shared
-    weights."""
-    max_skips: int | None = None
-    """Largest number of skip connections in the derived normal cell (2 in P-DARTS)."""
-
-
-def check_algorithm(config: AlgorithmOptions) -> None:
-    """Refuses what images and texts refuse alike."""
-    checks.check_numbers(
-        config,
-        positive=(
-            "num_seeds temperature_end attack_steps radius_steps tau_start tau_end num_samples"
-        ),
-        not_negative="arch_warmup arch_beta1 epsilon_alpha lambda_valid neighbours distance radius",
-    )
-    if config.arch_beta1 >= 1:
-        raise Stop(f"--arch_beta1={config.arch_beta1}: must be below 1", 2)
-
-
-def check(config: Any) -> None:
-    """Refuses options that cannot work."""
-    check_algorithm(config)
-    checks.check_numbers(
-        config,
-        positive="partial keep_ops cost_target",
-        not_negative=(
-            "drop_path_prob zero_one_weight auxiliary_skip cost_weight eigenvalue_freq"
-            " stop_eigenvalue stop_start stop_skips derive_batches tune_steps adapt_weight_decay"
-            " fork_epoch"
-        ),
-    )
-    if config.drop_path_prob >= 1:
-        raise Stop(f"--drop_path_prob={config.drop_path_prob}: must be below 1", 2)
-    if config.stop_eigenvalue and not config.eigenvalue_freq:
-        raise Stop(
-            f"--stop_eigenvalue={config.stop_eigenvalue}: needs --eigenvalue_freq, 2 in the paper",
-            2,
-        )
-    cells = spaces.BY_NAME[config.space]().cells
-    alone = "normal" not in cells
-    if config.stop_size and len(config.stop_size) != (1 if alone else 2):
-        needed = "one number" if alone else "two numbers, of the normal and the reduction cell"
-        raise Stop(f"--stop_size={' '.join(map(str, config.stop_size))}: needed is {needed}", 2)
-    for name in ("partial", "drop_path_prob", "candidates", "max_skips"):
-        if alone and getattr(config, name) not in (1, 0.0, None):
-            raise Stop(f"--{name}={getattr(config, name)}: not in --space={config.space}", 2)
-    if any(choices.picks for choices in cells.values()):
-        if config.derive in ("perturbation", "validation"):
-            raise Stop(
-                f"--derive={config.derive}: decides edges, not which two to read; not in"
-                f" --space={config.space}",
-                2,
-            )
-        if config.cost_weight:
-            raise Stop(
-                f"--cost_weight={config.cost_weight}: an operation has no price of its own in"
-                f" --space={config.space}",
-                2,
-            )
-        if config.layers < 3:
-            raise Stop(
-                f"--layers={config.layers}: --space={config.space} has three stages of one cell or"
-                " more",
-                2,
-            )
-    if config.num_seeds > 1 and (config.fork or config.adapt_weight_decay):
-        raise Stop(
-            f"--num_seeds={config.num_seeds}: seeds stop at epochs of their own; --fork and"
-            " --adapt_weight_decay take one",
-            2,
-        )
-    if config.adapt_weight_decay and (config.keep_checkpoints or not config.stop_eigenvalue):
-        needed = "--stop_eigenvalue, which goes back in time, and --keep_checkpoints=0"
-        raise Stop(f"--adapt_weight_decay={config.adapt_weight_decay}: needs {needed}", 2)
-    if config.max_skips is not None and config.max_skips < 0:
-        raise Stop(f"--max_skips={config.max_skips}: must not be negative", 2)
-
-
 def settings(name: str, small: bool) -> dict[str, Any]:
     """What a method changes in a preset; `small` for one that is not the papers' setting."""
     if name not in METHODS:
@@ -458,7 +274,7 @@ def evaluated(space: Space) -> tuple[int, int]:
 
 
 def make(
-    config: Options,
+    config: Any,
     space: Space,
     steps_per_epoch: int,
     num_classes: int,

@@ -7,33 +7,47 @@ whose name ends in `-simple`, of the topology (`tss`) or the size space (`sss`).
 the CSV file that comes of it: `jaxdarts.data.benchmarks.tabular` tells its columns.
 """
 
-import argparse
 import csv
+import dataclasses
 import importlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 from jaxdarts import genotypes
-from jaxdarts.runs import Stop
+from jaxdarts.commands import checks, command_line
+from jaxdarts.runs import Stop, flag
 
 DATASETS = ("cifar10", "cifar100", "ImageNet16-120")
 EPOCHS = {"tss": 200, "sss": 90}
 
 
-def main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Which files, and which accuracies."""
+
+    COMMAND: ClassVar[str] = "nats_to_csv"
+    TOPIC: ClassVar[str] = "subject"
+
+    folder: str = flag(
+        "", "Folder of the benchmark: NATS-tss-...-simple or NATS-sss-...-simple.", positional=True
     )
-    parser.add_argument("folder", help="NATS-tss-...-simple or NATS-sss-...-simple")
-    parser.add_argument("output", help="CSV file to write")
-    parser.add_argument("--dataset", default="cifar10", choices=DATASETS, help="whose accuracies")
-    asked = parser.parse_args(arguments)
-    space = next((space for space in EPOCHS if f"-{space}-" in Path(asked.folder).name), None)
-    if space is None or not Path(asked.folder).is_dir():
+    output: str = flag("", "CSV file to write.", positional=True)
+    dataset: Literal[DATASETS] = flag(  # type: ignore[valid-type]
+        "cifar10", "Data set of the accuracies."
+    )
+
+
+def main(arguments: Sequence[str]) -> None:
+    config = command_line.read(Config, arguments, Config(), __doc__)
+    checks.check_flags(config)
+    if not config.folder or not config.output:
+        raise Stop("name the folder of the benchmark and the CSV file to write", 2)
+    space = next((space for space in EPOCHS if f"-{space}-" in Path(config.folder).name), None)
+    if space is None or not Path(config.folder).is_dir():
         raise Stop(
-            f"{asked.folder}: not a folder named like NATS-tss-v1_0-3ffb9-simple or"
+            f"{config.folder}: not a folder named like NATS-tss-v1_0-3ffb9-simple or"
             " NATS-sss-v1_0-50262-simple",
             2,
         )
@@ -43,8 +57,8 @@ def main(arguments: list[str]) -> None:
         raise Stop(
             "the files are read by the authors' package: pip install nats_bench", 2
         ) from error
-    api = package.create(asked.folder, space, fast_mode=True, verbose=False)
-    write(Path(asked.output), rows(api, EPOCHS[space], asked.dataset, range(len(api))))
+    api = package.create(config.folder, space, fast_mode=True, verbose=False)
+    write(Path(config.output), rows(api, EPOCHS[space], config.dataset, range(len(api))))
 
 
 def rows(api: Any, epochs: int, dataset: str, indices: range) -> Iterator[dict[str, Any]]:

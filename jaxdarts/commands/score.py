@@ -1,12 +1,13 @@
-"""Score untrained networks of many random cells, and tell how well the scores rank them.
+"""Score untrained networks of many random cells, and measure how well the scores rank them.
 
     jaxdarts score --dataset=cifar10 --count=1000 --scores=naswot --table=PATH
 
-One compilation a score: the cell is an argument of the program. The run folder holds config.json,
-log.txt, scores.csv (arch_str and a column a score, a line a cell; `discrete.py --scores=` reads it)
-and, with a table of accuracies, summary.json (rank correlations of scores and of two baselines, the
-sizes of the networks) and a picture of each score. A run that was killed goes on with --resume, and
-so does a finished one that is given a larger --count.
+A run folder holds config.json, log.txt, scores.csv (arch_str and a column for each score, a line
+for each cell; jaxdarts discrete --scores=PATH reads it) and, with a table of accuracies,
+summary.json (rank correlations with accuracy of the scores and of two baselines, the sizes of the
+networks) and a picture of each score. A killed run continues with --resume=RUN, and so does a
+finished one that is given a larger --count. Each score is compiled once; the cell is an argument of
+its program.
 """
 
 import csv
@@ -15,9 +16,9 @@ import functools
 import io
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,54 +26,61 @@ import numpy as np
 import scipy.stats
 
 from jaxdarts import files, proxies, report, runs, spaces
-from jaxdarts.commands import checks, command_line, datasets
+from jaxdarts.commands import checks, command_line, datasets, flags
 from jaxdarts.commands.discrete import evaluators
 from jaxdarts.commands.discrete import results as study_results
 from jaxdarts.count import network_cost
 from jaxdarts.data import augment
 from jaxdarts.data.benchmarks import tabular
 from jaxdarts.nn.benchmarks import nasbench201
-from jaxdarts.runs import Stop
+from jaxdarts.runs import Stop, flag
+from jaxdarts.runs.flags import POSITIVE
 from jaxdarts.space import locate
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Scored:
+    """Which scores of how many cells, and what they are compared with."""
+
+    TOPIC: ClassVar[str] = "scores"
+
+    scores: str = flag(
+        "naswot",
+        "Scores, separated by commas: naswot, linear_regions, grad_norm, snip, grasp, fisher,"
+        " plain, l2_norm, synflow, jacob_cov, epe_nas, ntk_condition, zen.",
+    )
+    space: Literal["nasbench201"] = flag("nasbench201", "Search space of the cells.")
+    count: int = flag(1000, "Number of random cells, all different.", POSITIVE, free=True)
+    table: str = flag(
+        "",
+        "CSV file of accuracies, as for jaxdarts discrete, with which the scores are correlated;"
+        " default none.",
+        free=True,
+    )
+    accuracies: str = flag(
+        "cifar10", "Data set of the accuracies: the prefix of the columns of --table."
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Which images a score looks at."""
+
+    TOPIC: ClassVar[str] = "data"
+
+    batch_size: int = flag(
+        128, "Number of images, drawn once; all networks see the same.", POSITIVE
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Scored, flags.ImageData, Batch, flags.Size, flags.Rows, flags.Seed, flags.Folder):
     """Flags."""
 
-    FREE: ClassVar[str] = "run_dir resume data_dir cache_dir count table output"
+    COMMAND: ClassVar[str] = "score"
 
-    scores: str = "naswot"
-    """Scores, separated by commas: naswot, linear_regions, grad_norm, snip, grasp, fisher, plain,
-    l2_norm, synflow, jacob_cov, epe_nas, ntk_condition, zen."""
-    space: str = "nasbench201"
-    """Search space."""
-    count: int = 1000
-    """Number of random cells, all different."""
-    dataset: str = "digits"
-    """Images: digits, a TFDS name (cifar10, ...), npz:PATH or folder:PATH."""
-    data_dir: str | None = None
-    """Folder in which TFDS keeps its data sets."""
-    batch_size: int = 128
-    """Number of images, drawn once; all networks see the same."""
-    init_channels: int = 16
-    """Channels of the first stage."""
     layers: int = 5
-    """Number of cells in a stage."""
-    table: str = ""
-    """CSV file of accuracies, as for `jaxdarts discrete`; without it nothing is correlated."""
-    accuracies: str = "cifar10"
-    """Data set of the accuracies: prefix of the table's columns."""
     seed: int = 1
-    """Seed of cells, images and weights; the weights of a cell do not depend on the other cells."""
-    run_dir: str | None = None
-    """Folder of the run; default runs/score-<dataset>-<time>."""
-    resume: str | None = None
-    """Run folder to continue, with its configuration; --count may grow."""
-    output: str | None = None
-    """JSON file to which the summary is added as a row; rows of the same settings are replaced."""
-    cache_dir: str = command_line.Settings.cache_dir
-    """Where compiled programs are kept for the next start; empty for nowhere."""
 
 
 Net = nasbench201.Picked
@@ -172,7 +180,7 @@ SIZE = 5**6
 BASELINES = ("parameters", "multiply_adds")
 
 
-def main(arguments: list[str]) -> None:
+def main(arguments: Sequence[str] | command_line.Line) -> None:
     config = check(command_line.parse(arguments, {"digits": Config()}, Config(), __doc__))
     runs.use_cache(config)
     read = functools.partial(tabular.read, dataset=config.accuracies)
@@ -184,8 +192,7 @@ def main(arguments: list[str]) -> None:
             " train with",
             2,
         )
-    folder, log = runs.open_folder(config, "score")
-    try:
+    with runs.open_study(config, "score") as (folder, log):
         path = folder / "scores.csv"
         cells = draw(config)
         rows = recorded(path, config, cells)
@@ -203,11 +210,6 @@ def main(arguments: list[str]) -> None:
             files.replace_text(folder / f"{name}.svg", picture(name, column, cells, table))
         if config.output:
             study_results.add_row(Path(config.output), summary)
-    except OSError as error:
-        raise Stop(f"cannot write: {error}; continue with --resume={folder}") from error
-    except KeyboardInterrupt:
-        raise Stop(f"interrupted; continue with --resume={folder}", 130) from None
-    else:
         for name, row in summary["correlations"].items():
             log.info(
                 "%s: %s",
@@ -215,8 +217,6 @@ def main(arguments: list[str]) -> None:
                 ", ".join(f"{kind} {row[kind]:.3f}" for kind in KINDS if row[kind] is not None),
             )
         log.info("all in %s", folder)
-    finally:
-        runs.writers.close_logger(log)
 
 
 def check(config: Config) -> Config:
@@ -225,8 +225,7 @@ def check(config: Config) -> Config:
     Raises:
         Stop: if a setting cannot be used.
     """
-    if config.space != "nasbench201":
-        raise Stop(f"--space={config.space}: cells of nasbench201 only are scored", 2)
+    checks.check_flags(config)
     for name in names(config):
         if name not in SCORES:
             raise Stop(
@@ -234,11 +233,8 @@ def check(config: Config) -> Config:
             )
     if len(set(names(config))) < len(names(config)):
         raise Stop(f"--scores={config.scores}: one is named twice", 2)
-    checks.check_numbers(config, "count batch_size init_channels layers", "seed")
     if config.count > SIZE:
         raise Stop(f"--count={config.count}: the space has {SIZE} cells", 2)
-    if config.seed >= 2**31:
-        raise Stop(f"--seed={config.seed}: seeds must be below {2**31}", 2)
     return config
 
 

@@ -1,11 +1,9 @@
 """Texts in every command: flags, the text itself, its windows, and the values of a log line."""
 
 import dataclasses
-import json
 import math
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -13,92 +11,99 @@ import numpy as np
 import optax
 
 from jaxdarts import runs, training
-from jaxdarts.commands import checks, command_line, datasets, programs
+from jaxdarts.commands import checks, datasets, flags, programs
 from jaxdarts.data import text
 from jaxdarts.nn.rnn import Dropouts
-from jaxdarts.runs import Stop
+from jaxdarts.runs import Stop, flag
+from jaxdarts.runs.flags import BELOW_ONE, EPOCHS, NOT_NEGATIVE, POSITIVE, at_least
 from jaxdarts.runs.task import State
 from jaxdarts.types import Metrics
 
-NAMES = ("pydoc", "ptb", "wikitext2")
 
+@dataclasses.dataclass(frozen=True)
+class TextData:
+    """Which text."""
 
-def asked(arguments: list[str]) -> bool:
-    """Is a text named on the command line, by itself or as that of the run to resume?"""
-    given = {"--dataset": "", "--resume": ""}
-    for i, argument in enumerate(arguments):
-        name, equals, value = argument.partition("=")
-        if name in given:
-            given[name] = value if equals else " ".join(arguments[i + 1 : i + 2])
-    dataset = given["--dataset"]
-    if given["--resume"] and not dataset:
-        try:
-            dataset = json.loads(
-                (Path(given["--resume"]) / "config.json").read_text(encoding="utf-8")
-            )["dataset"]
-        except (OSError, ValueError, KeyError, TypeError):
-            return False  # the other parser says what is wrong with it
-    return dataset in NAMES or str(dataset).startswith("text:")
+    TOPIC: ClassVar[str] = "data"
+
+    dataset: str = flag(
+        "pydoc",
+        "Text: pydoc, ptb, wikitext2, or text:FOLDER with train.txt, valid.txt and test.txt. Images"
+        " have other flags: --dataset=digits --help.",
+    )
+    data_dir: str | None = flag(
+        None, "Folder of the files of ptb and wikitext2; default this folder.", free=True
+    )
+    bptt: int = flag(
+        35,
+        "Length of a window in rows, through which gradients flow; one window in twenty has half of"
+        " it.",
+        at_least(2),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings(command_line.Settings):
-    """Flags of the scripts that train on a text; names of quark0/darts' recurrent scripts where the
-    meaning is the same.
-    """
+class TextNetwork:
+    """The size of the network and what it drops at random."""
 
-    dataset: str = "pydoc"
-    """pydoc, ptb, wikitext2, or text:FOLDER with train.txt, valid.txt and test.txt."""
-    epochs: int = 50
-    """Passes over the text."""
-    batch_size: int = 256
-    """Number of columns into which the text is cut, over all devices."""
-    emsize: int = 300
-    """Units of the embedding and of the hidden state."""
-    bptt: int = 35
-    """Length of a window in rows, through which gradients flow; one window in twenty has half of
-    it."""
-    learning_rate: float = 20.0
-    """Learning rate of SGD for a window of --bptt rows; proportional to the length of a window."""
-    weight_decay: float = 5e-7
-    """Weight decay: this multiple of the weights is added to their gradient."""
-    grad_clip: float = 0.25
-    """Gradients of the weights are clipped to this global norm."""
-    dropout: float = 0.75
-    """Dropout of the cell's output."""
-    dropouth: float = 0.25
-    """Dropout of the hidden state and of every node's input."""
-    dropoutx: float = 0.75
-    """Dropout of the cell's input."""
-    dropouti: float = 0.2
-    """Dropout of the embedded words."""
-    dropoute: float = 0.0
-    """Dropout of whole words."""
-    alpha: float = 0.0
-    """Weight of the activation regularisation: mean square of the outputs."""
-    beta: float = 1e-3
-    """Weight of the temporal activation regularisation: mean square of the outputs' change."""
+    TOPIC: ClassVar[str] = "network"
+
+    emsize: int = flag(300, "Units of the embedding and of the hidden state.", POSITIVE)
+    dropout: float = flag(0.75, "Dropout of the cell's output.", BELOW_ONE)
+    dropouth: float = flag(
+        0.25, "Dropout of the hidden state and of every node's input.", BELOW_ONE
+    )
+    dropoutx: float = flag(0.75, "Dropout of the cell's input.", BELOW_ONE)
+    dropouti: float = flag(0.2, "Dropout of the embedded words.", BELOW_ONE)
+    dropoute: float = flag(0.0, "Dropout of whole words.", BELOW_ONE)
 
     @property
     def dropouts(self) -> Dropouts:
         return Dropouts(self.dropoute, self.dropouti, self.dropoutx, self.dropouth, self.dropout)
 
 
-def check(config: Settings, positive: str = "", not_negative: str = "") -> None:
-    """Refuses settings that cannot work, before anything is loaded."""
-    checks.check_numbers(
-        config,
-        positive=f"epochs batch_size emsize bptt report_freq learning_rate grad_clip {positive}",
-        not_negative=(
-            "max_steps checkpoint_freq keep_checkpoints seed weight_decay alpha beta"
-            f" {not_negative}"
-        ),
+@dataclasses.dataclass(frozen=True)
+class TextWeights(flags.WeightDecay, flags.Clipping):
+    """How the weights are trained on a text."""
+
+    TOPIC: ClassVar[str] = "weights"
+
+    epochs: int = flag(50, "Passes over the text.", EPOCHS)
+    batch_size: int = flag(
+        256, "Number of columns into which the training text is cut, over all devices.", POSITIVE
     )
-    for name in ("dropout", "dropouth", "dropoutx", "dropouti", "dropoute"):
-        if not 0 <= getattr(config, name) < 1:
-            raise Stop(f"--{name}={getattr(config, name)}: must be at least 0 and below 1", 2)
-    if config.bptt < 2:
-        raise Stop(f"--bptt={config.bptt}: a window has at least 2 rows", 2)
+    learning_rate: float = flag(
+        20.0,
+        "Learning rate of SGD for a window of --bptt rows; proportional to the length of a window.",
+        POSITIVE,
+    )
+    alpha: float = flag(
+        0.0,
+        "Weight of the activation regularisation: mean square of the outputs.",
+        NOT_NEGATIVE,
+    )
+    beta: float = flag(
+        1e-3,
+        "Weight of the temporal activation regularisation: mean square of the outputs' change.",
+        NOT_NEGATIVE,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(TextData, TextNetwork, TextWeights, flags.Training, flags.Seed):
+    """Flags of the commands that train on a text; names of quark0/darts' recurrent scripts where
+    the meaning is the same.
+    """
+
+    KIND: ClassVar[str] = "text"
+
+    weight_decay: float = 5e-7
+    grad_clip: float = 0.25
+
+
+def check(config: Settings) -> None:
+    """Refuses settings that cannot work, before anything is loaded."""
+    checks.check_flags(config)
     checks.check_seeds_and_devices(config)
 
 

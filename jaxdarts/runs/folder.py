@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import logging
+import shlex
 import signal
 import sys
 import time
@@ -19,20 +20,41 @@ from jaxdarts import files
 from jaxdarts.data import stream
 from jaxdarts.report import sections
 from jaxdarts.runs import checkpoint, locks, writers
+from jaxdarts.runs.flags import free
 from jaxdarts.runs.process import Stop
 from jaxdarts.runs.signals import Interruption, interruptible
 
-OF_A_START = frozenset("resume run_dir coordinator num_hosts host".split())
+OF_A_START = frozenset(("resume", "run_dir", "coordinator", "num_hosts", "host"))
 """Settings that a run folder does not keep."""
 
 
-def free(kind: type) -> frozenset[str]:
-    """The settings that a resumed run may change: in FREE of its configuration's class and of those
-    that it inherits from.
+def origin(settings: Mapping[str, Any]) -> tuple[str, str]:
+    """The command and the kind of task (images, text, ensemble) that wrote a config.json.
 
-    What is trained stays; what is made of it, or set beside it, may change.
+    Folders written before config.json named them are told apart by flags that only one has.
     """
-    return frozenset(" ".join(getattr(own, "FREE", "") for own in kind.__mro__).split())
+    if not isinstance(settings, Mapping):
+        raise TypeError("no JSON object")
+    if "command" in settings and "kind" in settings:
+        return str(settings["command"]), str(settings["kind"])
+    kind = "text" if "bptt" in settings else "images"
+    for flag, command in (
+        ("arch_learning_rate", "search"),
+        ("policy_steps", "enas"),
+        ("truth_instances", "analyze ranking"),
+        ("budget_evaluations", "discrete"),
+        ("accuracies", "score"),
+    ):
+        if flag in settings:
+            return command, kind
+    if "arch" not in settings and "ensemble" not in settings:
+        raise ValueError("it names no command")
+    return "evaluate", "ensemble" if "ensemble" in settings else kind
+
+
+def origin_of(kind: type) -> tuple[str, str]:
+    """The command and the kind of task that a class of configurations belongs to."""
+    return getattr(kind, "COMMAND", ""), getattr(kind, "KIND", "images")
 
 
 def frozen(config: Any) -> dict[str, Any]:
@@ -60,7 +82,7 @@ class Run(NamedTuple):
         """The end that a signal asked for, once everything is saved."""
         name = signal.Signals(number).name
         return Stop(
-            f"{name} at step {step} of {total}: saved; continue with --resume={self.again}",
+            f"{name} at step {step} of {total}: saved; {again(self.again)}",
             128 + number,
         )
 
@@ -84,13 +106,14 @@ def open_folder(config: Any, kind: str) -> tuple[Path, logging.Logger]:
         (folder / name).exists() for name in ("config.json", "metrics.jsonl", "checkpoints")
     ):
         raise Stop(
-            f"--run_dir={folder}: holds a run; continue it with --resume={folder} or name another",
+            f"--run_dir={folder}: holds a run; {again(folder)} or name another",
             2,
         )
     try:
         log = locks.logger(folder)
         if not config.resume:
-            saved = {
+            command, task = origin_of(type(config))
+            saved = {"command": command, "kind": task} | {
                 name: value
                 for name, value in dataclasses.asdict(config).items()
                 if name not in OF_A_START
@@ -107,29 +130,48 @@ def open_folder(config: Any, kind: str) -> tuple[Path, logging.Logger]:
         raise Stop(f"--run_dir={folder}: cannot write there: {error}") from error
 
 
+def again(folder: str | Path) -> str:
+    """How to continue a run, as the end of a message."""
+    return f"continue with --resume={shlex.quote(str(folder))}"
+
+
+@contextlib.contextmanager
+def open_study(config: Any, kind: str) -> Iterator[tuple[Path, logging.Logger]]:
+    """Opens the folder of a run that writes down every finished part of it instead of checkpoints,
+    and turns what can go wrong into one line.
+    """
+    folder, log = open_folder(config, kind)
+    try:
+        yield folder, log
+    except OSError as error:
+        raise Stop(f"cannot write: {error}; {again(folder)}") from error
+    except KeyboardInterrupt:
+        raise Stop(f"interrupted; {again(folder)}", 130) from None
+    finally:
+        writers.close_logger(log)
+
+
 @contextlib.contextmanager
 def open_run(config: Any, kind: str, whole: Path | None = None) -> Iterator[Run]:
     """Opens the run, and turns what can go wrong in it into one line; `whole` is the folder of the
     run that it is a part of.
     """
     folder, log = open_folder(config, kind)
-    again = whole or folder
+    root = whole or folder
     try:
         with (
             checkpoint.open_folder(
                 folder / "checkpoints", config.keep_checkpoints or None
             ) as checkpoints,
-            interruptible(again, log) as asked,
+            interruptible(root, log) as asked,
         ):
-            yield Run(folder, log, checkpoints, asked, again)
+            yield Run(folder, log, checkpoints, asked, root)
     except checkpoint.CheckpointError as error:
-        raise Stop(f"{error}; continue with --resume={again}") from error
+        raise Stop(f"{error}; {again(root)}") from error
     except stream.Unreadable as error:
-        raise Stop(f"{error}; with the image restored, continue with --resume={again}") from error
+        raise Stop(f"{error}; with the image restored, {again(root)}") from error
     except OSError as error:
-        raise Stop(
-            f"cannot write into {folder}: {error}; continue with --resume={again}"
-        ) from error
+        raise Stop(f"cannot write into {folder}: {error}; {again(root)}") from error
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise

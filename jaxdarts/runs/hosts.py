@@ -10,6 +10,7 @@ import dataclasses
 import json
 import logging
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from jaxdarts.runs.flags import NOT_NEGATIVE, POSITIVE, flag
 from jaxdarts.runs.folder import folder_of
 from jaxdarts.runs.process import Stop
 
@@ -44,16 +46,30 @@ HEARTBEAT = 60  # seconds without a sign of life after which JAX counts a host a
 
 @dataclasses.dataclass(frozen=True)
 class Flags:
-    """Flags of a script that runs on several hosts."""
+    """Flags of a command that runs on several hosts."""
 
-    FREE: ClassVar[str] = "coordinator num_hosts host"
-    coordinator: str | None = None
-    """HOST:PORT of the first host, with a free port, to run on several hosts with the same command
-    on each. "auto" where JAX finds the hosts by itself: SLURM, Open MPI, TPU pods."""
-    num_hosts: int | None = None
-    """Number of hosts, all with the same number of devices; not with --coordinator=auto."""
-    host: int | None = None
-    """Number of this host, from 0; not with --coordinator=auto."""
+    TOPIC: ClassVar[str] = "hosts"
+
+    coordinator: str | None = flag(
+        None,
+        "HOST:PORT of the first host, with a free port, to run on several hosts with the same"
+        ' command on each; "auto" where JAX finds the hosts by itself (SLURM, Open MPI, TPU pods);'
+        " default none, one host.",
+        free=True,
+    )
+    num_hosts: int | None = flag(
+        None,
+        "Number of hosts, all with the same number of devices; needed with --coordinator=HOST:PORT"
+        " only.",
+        POSITIVE,
+        free=True,
+    )
+    host: int | None = flag(
+        None,
+        "Number of this host, from 0; needed with --coordinator=HOST:PORT only.",
+        NOT_NEGATIVE,
+        free=True,
+    )
 
 
 @contextlib.contextmanager
@@ -71,7 +87,7 @@ def joined(config: Any, kind: str) -> Iterator[tuple[Any, Path | None]]:
     index = jax.process_index()
     folder = Path(of_first_host(str(folder_of(config, kind)).encode()).decode())
     config = dataclasses.replace(config, run_dir=str(folder))
-    again = f"; continue on all hosts with --resume={folder}"
+    again = f"; continue on all hosts with --resume={shlex.quote(str(folder))}"
     aborted = (
         f"{Path(sys.argv[0]).name}: host {index}: ended at once, as when another host is"
         f" lost{again}\n"

@@ -20,7 +20,7 @@ from jaxdarts import parallel
 from jaxdarts.runs import checkpoint, writers
 from jaxdarts.runs.folder import Run, frozen
 from jaxdarts.runs.process import Stop
-from jaxdarts.runs.signals import Asked
+from jaxdarts.runs.signals import Interruption
 from jaxdarts.runs.task import Book, Epoch, Result, State, Task, Training
 
 
@@ -152,7 +152,7 @@ def train_unattended(task: Task[State, Book, Result]) -> Result:
     """
     stepped = threading.Event()
     stepped.set()
-    nowhere = Run(Path(), logging.Logger("jaxdarts"), None, Asked([], stepped), Path())
+    nowhere = Run(Path(), logging.Logger("jaxdarts"), None, Interruption([], stepped), Path())
     with _closed(task.open_records(0)) as records:
         training, bar = _on_devices(task, task.init()), writers.combine()
         training = _epochs(Unattended(), nowhere, task, training, records, 0, 0.0, bar)

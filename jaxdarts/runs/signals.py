@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -53,7 +54,8 @@ def interruptible(folder: Path, log: logging.Logger) -> Iterator[Interruption]:
             name = signal.Signals(number).name
             if interruption.signals or not interruption.stepped.is_set():
                 cursor = "\033[?25h" if sys.stdout.isatty() else ""  # the live bar hides it
-                left = f"{cursor}{script}: {name}: ended at once; continue with --resume={folder}\n"
+                way = f"continue with --resume={shlex.quote(str(folder))}"
+                left = f"{cursor}{script}: {name}: ended at once; {way}\n"
                 os.write(sys.stderr.fileno(), left.encode())
                 os._exit(128 + number)
             interruption.signals.append(number)

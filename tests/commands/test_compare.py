@@ -49,5 +49,5 @@ def test_a_table_of_two_algorithms(tmp_path, capsys):
 
 
 def test_an_unknown_algorithm():
-    with pytest.raises(Stop, match="gdas2: no algorithm of search.py; there are darts"):
+    with pytest.raises(Stop, match="gdas2: no algorithm of jaxdarts search; there are darts"):
         compare.main(["darts", "gdas2"])

@@ -85,7 +85,7 @@ def test_every_algorithm_runs(name, table, tmp_path):
 @pytest.mark.parametrize(
     "flags, message",
     [
-        ("--algorithm=foo", "--algorithm=foo: there are random, rea"),
+        ("--algorithm=foo", "invalid choice 'foo' for argument '--algorithm'"),
         (
             "--space=darts",
             (
@@ -93,7 +93,7 @@ def test_every_algorithm_runs(name, table, tmp_path):
                 " nasbench1shot1_s2, nasbench1shot1_s3 only"
             ),
         ),
-        ("--evaluate=foo", "--evaluate=foo: there are table, supernet"),
+        ("--evaluate=foo", "invalid choice 'foo' for argument '--evaluate'"),
         ("--evaluate=training", "--budget_evaluations or --budget_seconds: say how much"),
         ("--evaluate=proxy --score=foo --runs=1", "--score=foo: there are grad_norm"),
         ("--evaluate=supernet --space=darts", "--run: say which folder"),
@@ -132,7 +132,7 @@ def test_every_algorithm_runs(name, table, tmp_path):
         ("--algorithm=bohb --lengths 200 12", "epochs are 200 12: they must be positive, and rise"),
         (
             "--algorithm=bohb --random_fraction=2",
-            "random_fraction is 2.0: it must be between 0 and 1",
+            "--random_fraction=2.0: must lie between 0 and 1",
         ),
         ("--algorithm=bohb --draws=0", "--draws=0: must be positive"),
         (
@@ -141,9 +141,9 @@ def test_every_algorithm_runs(name, table, tmp_path):
         ),
         ("--workers=2 --runs=1", "--workers=2: there are --runs=1 times --concurrent=1 trials"),
         ("--workers=2 --scheduler=tcp://localhost:1", "local processes, or a cluster, not both"),
-        ("--algorithm=na_rs --aggregate=max", "--aggregate=max: there are mean"),
+        ("--algorithm=na_rs --aggregate=max", "invalid choice 'max' for argument '--aggregate'"),
         ("--algorithm=na_rs --budget_evaluations=3", "run 0: the budget ends after 3 trials"),
-        ("--algorithm=reinforce --ema_decay=1", "--ema_decay=1.0: must be below 1"),
+        ("--algorithm=reinforce --ema_decay=1", "--ema_decay=1.0: must be at least 0 and below 1"),
         ("--dataset=cifar100", "no column 'cifar100_valid_12'"),
     ],
 )

@@ -51,13 +51,13 @@ def test_run_folder_and_resume(few, tmp_path, capsys):
 @pytest.mark.parametrize(
     "flags, message",
     [
-        (["--space=nasbench"], "--space=nasbench: there are nasbench201, darts"),
+        (["--space=nasbench"], "invalid choice 'nasbench' for argument '--space'"),
         (["--batch_size=1000"], "--batch_size=1000: the halves have 718 and 719 images"),
         (
             ["--train_portion=1"],
             "--train_portion: portion 1.0 of 1437 examples leaves a part empty",
         ),
-        (["--baseline_decay=1"], "--baseline_decay=1.0: must be below 1"),
+        (["--baseline_decay=1"], "--baseline_decay=1.0: must be at least 0 and below 1"),
         (["--policy_samples=0"], "--policy_samples=0: must be positive"),
         (
             ["--space=darts", "--layers=12", "--dataset=digits", "--init_channels=0"],

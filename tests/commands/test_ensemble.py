@@ -14,9 +14,11 @@ import pytest
 import jaxdarts as jd
 from jaxdarts.commands.ensemble import command as ensemble_command
 from jaxdarts.commands.ensemble import members
+from jaxdarts.commands.evaluate import command as evaluate_command
 from jaxdarts.commands.evaluate import images as image_evaluation
 from jaxdarts.commands.search import images as image_search
 from jaxdarts.data import images
+from jaxdarts.runs import Stop
 
 # Without convolutions it compiles fast.
 CELL = jd.Genotype(
@@ -48,7 +50,7 @@ def cell(tmp_path_factory):
 def whole(tiny, cell, tmp_path_factory):
     """Three networks of one cell, in two seeds."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    image_evaluation.main(
+    evaluate_command.main(
         [f"--ensemble={cell},{cell},{cell}", "--num_seeds=2", *tiny, f"--run_dir={folder}"]
     )
     return folder
@@ -127,7 +129,7 @@ def test_going_on_trains_nothing_and_prunes_anew(whole, tmp_path):
     before = rows(whole)
     logs = {path: path.read_bytes() for path in whole.glob("member-*/log.txt")}
     assert len(logs) == 3
-    image_evaluation.main([f"--resume={whole}"])
+    evaluate_command.main([f"--resume={whole}"])
     assert rows(whole) == before
     weighted = [
         f"--resume={whole}",
@@ -136,12 +138,12 @@ def test_going_on_trains_nothing_and_prunes_anew(whole, tmp_path):
         "--adanet_lambda=0.01",
         f"--output={tmp_path}/out.json",
     ]
-    image_evaluation.main(weighted)
+    evaluate_command.main(weighted)
     found = rows(whole)
     assert [facts["size"] for facts in found["pie_1"]] == [1, 1]
     assert not np.allclose(found["full"][0]["weights"], 1 / 3, atol=1e-3)
     assert json.loads((tmp_path / "out.json").read_text())["rows"] == found
-    image_evaluation.main(
+    evaluate_command.main(
         [f"--resume={whole}", "--size=0", "--mixture=uniform", "--adanet_lambda=0"]
     )
     assert rows(whole) == before
@@ -160,12 +162,12 @@ def test_a_killed_one_goes_on_to_the_same(whole, tmp_path, monkeypatch):
     (folder / "ensemble.json").unlink()
     with (
         monkeypatch.context() as patch,
-        pytest.raises(image_evaluation.Stop, match=f"interrupted; .*--resume={folder}") as caught,
+        pytest.raises(Stop, match=f"interrupted; .*--resume={folder}") as caught,
     ):
         patch.setattr(image_evaluation, "train", interrupted)
-        image_evaluation.main([f"--resume={folder}"])
+        evaluate_command.main([f"--resume={folder}"])
     assert caught.value.code == 130 and not (folder / "ensemble.json").exists()
-    image_evaluation.main([f"--resume={folder}"])
+    evaluate_command.main([f"--resume={folder}"])
     assert rows(folder) == rows(whole)
 
 
@@ -178,10 +180,10 @@ def test_a_signal_names_the_ensemble(tiny, cell, tmp_path, monkeypatch):
     monkeypatch.setattr(image_evaluation, "build", lambda *arguments: None)
     monkeypatch.setattr(image_evaluation, "train", interrupted)
     with pytest.raises(
-        image_evaluation.Stop,
+        Stop,
         match=f"SIGTERM at step 1 of 2: saved; continue with --resume={tmp_path}/run$",
     ) as caught:
-        image_evaluation.main([f"--ensemble={cell},{cell}", *tiny, f"--run_dir={tmp_path}/run"])
+        evaluate_command.main([f"--ensemble={cell},{cell}", *tiny, f"--run_dir={tmp_path}/run"])
     assert caught.value.code == 143 and (tmp_path / "run" / "member-0" / "config.json").exists()
 
 
@@ -190,7 +192,7 @@ def test_networks_of_evaluation_runs_and_cells_together(whole, tiny, cell, tmp_p
     again.
     """
     folder = tmp_path / "run"
-    image_evaluation.main(
+    evaluate_command.main(
         [
             f"--ensemble={whole / 'member-0'},{whole / 'member-1' / 'seed-2'}",
             *tiny,
@@ -229,7 +231,7 @@ def test_checkpoints_of_a_supernet(cache, tmp_path):
         "--fit_portion=0.5",
         cache,
     ]  # held out is what the search validates on
-    image_evaluation.main([f"--ensemble=supernet:{searched}", f"--run_dir={folder}", *flags])
+    evaluate_command.main([f"--ensemble=supernet:{searched}", f"--run_dir={folder}", *flags])
     found = rows(folder)
     assert [facts["size"] for facts in found["full"]] == [3, 3]
     assert "parameters" not in found["full"][0]
@@ -244,8 +246,8 @@ def test_checkpoints_of_a_supernet(cache, tmp_path):
         assert facts["found_cell_supernet_accuracy"] == pytest.approx(
             float(np.mean(right[seed])), abs=1.5 / whole_batches
         )
-    with pytest.raises(image_evaluation.Stop, match="a search with 2 seeds; use --num_seeds=2"):
-        image_evaluation.main(
+    with pytest.raises(Stop, match="a search with 2 seeds; use --num_seeds=2"):
+        evaluate_command.main(
             [f"--ensemble=supernet:{searched}", f"--run_dir={tmp_path / 'other'}", *flags[1:]]
         )
     both = [source.name for source in members.sources(str(searched))]
@@ -254,7 +256,7 @@ def test_checkpoints_of_a_supernet(cache, tmp_path):
 
 def test_growing_dense_networks(cache, tmp_path):
     flags = ["--num_devices=1", "--iterations=4", "--dense_steps=30", "--hidden=4", cache]
-    image_evaluation.main(["--ensemble=grow:dense", *flags, f"--run_dir={tmp_path}/run"])
+    evaluate_command.main(["--ensemble=grow:dense", *flags, f"--run_dir={tmp_path}/run"])
     found = rows(tmp_path / "run")
     assert [facts["size"] for facts in found["full"]] == [4]
     assert [facts["size"] for facts in found["pie_0.5"]] == [3]  # one goes before the fourth comes
@@ -264,7 +266,7 @@ def test_growing_dense_networks(cache, tmp_path):
         )
     assert "best_member" not in found
     kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "run").glob("member-*")}
-    image_evaluation.main([f"--resume={tmp_path}/run"])
+    evaluate_command.main([f"--resume={tmp_path}/run"])
     assert rows(tmp_path / "run") == found
     assert kept == {
         path.name: path.stat().st_mtime_ns for path in (tmp_path / "run").glob("member-*")
@@ -272,7 +274,7 @@ def test_growing_dense_networks(cache, tmp_path):
 
 
 def test_growing_networks_of_a_cell(tiny, cell, tmp_path):
-    image_evaluation.main(
+    evaluate_command.main(
         [
             f"--ensemble=grow:{cell}",
             *tiny,
@@ -308,8 +310,8 @@ def test_growing_networks_of_a_cell(tiny, cell, tmp_path):
 )
 def test_bad_flags(flags, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(image_evaluation.Stop) as caught:
-        image_evaluation.main([*flags, "--num_devices=1"])
+    with pytest.raises(Stop) as caught:
+        evaluate_command.main([*flags, "--num_devices=1"])
     assert message in str(caught.value) and "\n" not in str(caught.value) and caught.value.code == 2
     assert not list(tmp_path.glob("runs/*/member-*"))
 
@@ -330,6 +332,6 @@ def test_another_data_sets_network(whole, tmp_path):
         "--batch_size=8",
         f"--run_dir={tmp_path}/run",
     ]
-    with pytest.raises(image_evaluation.Stop, match="a network for 10 classes of images"):
-        image_evaluation.main([f"--ensemble={whole / 'member-0'}", *flags])
+    with pytest.raises(Stop, match="a network for 10 classes of images"):
+        evaluate_command.main([f"--ensemble={whole / 'member-0'}", *flags])
     assert ensemble_command.COLUMNS.keys() >= {"size", "test_accuracy", "variation"}

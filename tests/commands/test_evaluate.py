@@ -167,7 +167,7 @@ def test_every_way_to_name_a_cell(whole, tmp_path):
         (["--arch=|nor_conv_3x3~0|+|nor_conv_3x3~0|"], "node 2, '|nor_conv_3x3~0|', has 1 pairs"),
         ([f"--arch={TOPOLOGY}", "--dataset=npz:nowhere", "--layers=0"], "--layers=0"),
         (["--select", "DARTS_V2", TOPOLOGY], "--select: cells of NAS-Bench-201 and others"),
-        (["--drop_path_prob=1"], "--drop_path_prob=1.0: must be below 1"),
+        (["--drop_path_prob=1"], "--drop_path_prob=1.0: must be at least 0 and below 1"),
         (["--epochs=0"], "--epochs=0"),
         (["--batch_size=5000", "--num_devices=1"], "larger than the training set"),
         (["--test_only"], "--checkpoint"),

@@ -100,7 +100,7 @@ def test_trainings():
         (["--tune_epochs", "11"], "--tune_epochs: 11 is not between 1 and --epochs=10"),
         (
             ["--tune_steps", "2", "1"],
-            "--tune_steps: 2 1 are not positive numbers in ascending order",
+            "--tune_steps: 2 1 are not in ascending order",
         ),
         (["--train_images=5000"], "--train_images=5000: digits has 1437"),
         (["--batch_size=2000"], "--batch_size=2000: there are 1437 training images"),

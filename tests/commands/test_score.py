@@ -106,7 +106,7 @@ def test_what_is_not_finite_ranks_last_and_is_counted():
     [
         ("--scores=foo", "there is no 'foo', there are naswot"),
         ("--scores=snip,snip", "one is named twice"),
-        ("--space=darts", "cells of nasbench201 only"),
+        ("--space=darts", "invalid choice 'darts' for argument '--space'"),
         ("--count=0", "--count=0: must be positive"),
         ("--count=15626", "the space has 15625 cells"),
         ("--batch_size=5000", "digits has 1437 images"),

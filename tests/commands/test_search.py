@@ -136,7 +136,7 @@ def test_run_folder(whole):
 def test_log_speaks_the_classic_dialect(whole):
     log = (whole / "log.txt").read_text()
     for pattern in (
-        r"args = Namespace\(dataset='digits', ",
+        r"args = Namespace\(.*dataset='digits', ",
         r"param size = 0\.\d{6}MB",
         r"epoch 1 lr 5\.050000e-02",
         r"train 009 \d\.\d{6}e\+00 \d+\.\d{6} \d+\.\d{6}",
@@ -221,8 +221,8 @@ def test_both_spellings_of_a_flag():
         ("--learning_rate=nan", "--learning_rate=nan: must be positive"),
         ("--max_steps=-1", "--max_steps=-1: must not be negative"),
         ("--seed=-1", "--seed=-1: must not be negative"),
-        ("--seed=2147483648", "--seed=2147483648: seeds must be below 2147483648"),
-        ("--train_portion=1.1", "--train_portion=1.1: must be above 0"),
+        ("--seed=2147483648", "--seed=2147483648: must be at most 2147483647"),
+        ("--train_portion=1.1", "--train_portion=1.1: must be above 0 and at most 1"),
         ("--train_portion=0.0001", "leaves a part empty"),
         ("--num_devices=99", "--num_devices=99: this machine has"),
         (
@@ -255,9 +255,9 @@ def test_a_batch_that_does_not_divide_over_the_devices(devices):
 
 @pytest.mark.parametrize("flag", ["--epochs=many", "--no_such_flag=1"])
 def test_flags_that_tyro_refuses(flag):
-    with pytest.raises(SystemExit) as caught:
+    with pytest.raises(script.Stop) as caught:
         script.main([flag])
-    assert caught.value.code == 2
+    assert caught.value.code == 2 and flag.split("=")[0] in str(caught.value)
 
 
 # Files

@@ -12,10 +12,10 @@ import pytest
 import jaxdarts as jd
 from jaxdarts import runs, training
 from jaxdarts.commands import command_line, methods
-from jaxdarts.commands.evaluate import images as image_evaluation
+from jaxdarts.commands.evaluate import command as evaluate_command
 from jaxdarts.commands.evaluate import text as text_evaluation
 from jaxdarts.commands.evaluate import text_recipes
-from jaxdarts.commands.search import images as image_search
+from jaxdarts.commands.search import command as search_command
 from jaxdarts.commands.search import text as text_search
 from jaxdarts.data import text
 
@@ -63,14 +63,14 @@ def trained_flags(common):
 @pytest.fixture(scope="session")
 def whole_search(searched, tmp_path_factory):
     folder = tmp_path_factory.mktemp("search") / "run"
-    image_search.main([*searched, f"--run_dir={folder}"])
+    search_command.main([*searched, f"--run_dir={folder}"])
     return folder
 
 
 @pytest.fixture(scope="session")
 def whole_training(trained_flags, tmp_path_factory):
     folder = tmp_path_factory.mktemp("training") / "run"
-    image_evaluation.main([*trained_flags, f"--run_dir={folder}"])
+    evaluate_command.main([*trained_flags, f"--run_dir={folder}"])
     return folder
 
 
@@ -137,8 +137,8 @@ def test_the_run_folder_of_a_search(whole_search):
 def test_a_resumed_search_is_the_uninterrupted_one(searched, whole_search, tmp_path):
     for stop in (4, 11):
         folder = tmp_path / str(stop)
-        image_search.main([*searched, f"--run_dir={folder}", f"--max_steps={stop}"])
-        image_search.main([f"--resume={folder}", "--max_steps=0"])
+        search_command.main([*searched, f"--run_dir={folder}", f"--max_steps={stop}"])
+        search_command.main([f"--resume={folder}", "--max_steps=0"])
         same(folder, whole_search)
 
 
@@ -154,7 +154,7 @@ def tiny(common):
 def test_every_method_searches(name, tiny, tmp_path):
     folder = tmp_path / "run"
     few = "--attack_steps=1 --neighbours=1 --num_samples=2 --arch_learning_rate=0.1".split()
-    image_search.main([*tiny, f"--algorithm={name}", *few, f"--run_dir={folder}"])
+    search_command.main([*tiny, f"--algorithm={name}", *few, f"--run_dir={folder}"])
     (record,) = jd.files.read_json_lines(folder / "metrics.jsonl")
     assert (
         record["step"] > 10 and np.isfinite(record["train_loss"]) and record["valid_perplexity"] > 1
@@ -171,9 +171,9 @@ def test_every_method_searches(name, tiny, tmp_path):
 def test_methods_go_on_where_they_were(flags, tiny, tmp_path):
     """Whatever the shape of alpha, and of what its optimiser keeps."""
     flags = [*tiny, *flags.split(), "--num_samples=2"]
-    image_search.main([*flags, f"--run_dir={tmp_path}/whole"])
-    image_search.main([*flags, f"--run_dir={tmp_path}/parts", "--max_steps=9"])
-    image_search.main([f"--resume={tmp_path}/parts", "--max_steps=0"])
+    search_command.main([*flags, f"--run_dir={tmp_path}/whole"])
+    search_command.main([*flags, f"--run_dir={tmp_path}/parts", "--max_steps=9"])
+    search_command.main([f"--resume={tmp_path}/parts", "--max_steps=0"])
     same(tmp_path / "parts", tmp_path / "whole")
     assert (tmp_path / "parts" / "genotype.json").read_text() == (
         tmp_path / "whole" / "genotype.json"
@@ -200,16 +200,16 @@ def test_methods_start_from_their_settings(tiny):
 @pytest.mark.parametrize("name", methods.ONLY_ON_IMAGES)
 def test_methods_that_are_not_for_recurrent_cells(name, tiny):
     with pytest.raises(runs.Stop, match=f"--algorithm={name}: not for recurrent cells: .*[a-z]$"):
-        image_search.main([*tiny, f"--algorithm={name}"])
+        search_command.main([*tiny, f"--algorithm={name}"])
 
 
 def test_seeds_in_one_program_equal_their_own_runs(tiny, tmp_path):
     flags = [*tiny, "--algorithm=gdas", "--derive=validation"]
-    image_search.main([*flags, "--num_seeds=2", f"--run_dir={tmp_path}/both"])
+    search_command.main([*flags, "--num_seeds=2", f"--run_dir={tmp_path}/both"])
     losses = []
     for seed in (3, 4):
         alone, own = tmp_path / f"alone-{seed}", tmp_path / "both" / f"seed-{seed}"
-        image_search.main([*flags, f"--seed={seed}", f"--run_dir={alone}"])
+        search_command.main([*flags, f"--seed={seed}", f"--run_dir={alone}"])
         (record,), (expected,) = (
             jd.files.read_json_lines(folder / "metrics.jsonl") for folder in (own, alone)
         )
@@ -229,7 +229,7 @@ def test_seeds_in_one_program_equal_their_own_runs(tiny, tmp_path):
 def test_a_finished_search_is_derived_in_another_way(derive, whole_search, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(whole_search, folder)
-    image_search.main([f"--resume={folder}", f"--derive={derive}", "--num_samples=3"])
+    search_command.main([f"--resume={folder}", f"--derive={derive}", "--num_samples=3"])
     jd.genotypes.check(jd.genotypes.from_json((folder / "genotype.json").read_text()))
 
 
@@ -246,8 +246,8 @@ def test_training_resumed_before_and_after_the_averaging_began(
     )
     for stop in (records[switch]["step"] - 2, records[switch]["step"] + 1):
         folder = tmp_path / str(stop)
-        image_evaluation.main([*trained_flags, f"--run_dir={folder}", f"--max_steps={stop}"])
-        image_evaluation.main([f"--resume={folder}", "--max_steps=0"])
+        evaluate_command.main([*trained_flags, f"--run_dir={folder}", f"--max_steps={stop}"])
+        evaluate_command.main([f"--resume={folder}", "--max_steps=0"])
         same(folder, whole_training)
         assert (folder / "test.json").read_text() == (whole_training / "test.json").read_text()
 
@@ -260,7 +260,7 @@ def test_a_training_that_diverges_ends_in_one_line(trained_flags, tmp_path):
             r"the loss is not finite in \d of \d+ steps: start again with a lower --learning_rate"
         ),
     ):
-        image_evaluation.main([*flags, "--learning_rate=1e30", f"--run_dir={tmp_path}/run"])
+        evaluate_command.main([*flags, "--learning_rate=1e30", f"--run_dir={tmp_path}/run"])
 
 
 def test_a_trained_model_loaded_exported_and_tested_again(
@@ -302,7 +302,7 @@ def test_a_trained_model_loaded_exported_and_tested_again(
         for ours, theirs in zip(exported(tokens, start), apply(params, tokens), strict=True):
             np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
-    image_evaluation.main(
+    evaluate_command.main(
         [
             f"--dataset=text:{words}",
             "--test_only",
@@ -334,7 +334,7 @@ def test_trainings_that_cannot_be_tested_again(whole_training, words, tmp_path):
         ),
     ):
         with pytest.raises(runs.Stop, match=message):
-            image_evaluation.main(flags)
+            evaluate_command.main(flags)
 
 
 def test_random_cells_beside_the_found_one(
@@ -356,9 +356,9 @@ def test_random_cells_beside_the_found_one(
             lambda own, *rest: (broken if own.run_dir.endswith("random-0") else whole)(own, *rest),
         )
         with pytest.raises(runs.Stop, match=f"continue with --resume={folder}$"):
-            image_evaluation.main([f"--resume={folder}", "--random_cells=1"])
+            evaluate_command.main([f"--resume={folder}", "--random_cells=1"])
     assert started == [f"{folder}/random-0"]
-    image_evaluation.main([f"--resume={folder}", "--random_cells=1"])
+    evaluate_command.main([f"--resume={folder}", "--random_cells=1"])
     table = json.loads((folder / "baseline.json").read_text())
     assert table["--arch"] == json.loads((whole_training / "test.json").read_text())
     assert table["random-0"] == json.loads((folder / "random-0" / "test.json").read_text())
@@ -380,7 +380,7 @@ def test_selection_by_validation(trained_flags, tmp_path, capsys):
         CELL,
         other,
     ]
-    image_evaluation.main(flags)
+    evaluate_command.main(flags)
     scores = json.loads((tmp_path / "selection.json").read_text())
     assert set(scores["scores"]) == {CELL, other, "random-0"}
     assert scores["selected"] == min((CELL, other), key=lambda name: scores["scores"][name])
@@ -400,7 +400,7 @@ def test_selection_by_validation(trained_flags, tmp_path, capsys):
 
 
 def test_devices_search_what_one_does(searched, whole_search, tmp_path, devices):
-    image_search.main([*searched, f"--run_dir={tmp_path}/run", "--num_devices=2"])
+    search_command.main([*searched, f"--run_dir={tmp_path}/run", "--num_devices=2"])
     ours, theirs = (
         jd.files.read_json_lines(folder / "metrics.jsonl")
         for folder in (tmp_path / "run", whole_search)
@@ -412,18 +412,22 @@ def test_devices_search_what_one_does(searched, whole_search, tmp_path, devices)
 @pytest.mark.parametrize(
     "main, flags, message",
     [
-        (image_search.main, ["--dataset=text:/nowhere"], "no train.txt in /nowhere"),
-        (image_search.main, ["--batch_size=160"], "are too short a text for a batch of 160"),
-        (image_search.main, ["--ops", "tanh", "gelu"], "they must be different ones of none, tanh"),
-        (image_search.main, ["--dropouth=1"], "--dropouth=1.0: must be at least 0 and below 1"),
-        (image_search.main, ["--bptt=1"], "--bptt=1: a window has at least 2 rows"),
-        (image_evaluation.main, ["--arch=NASNet"], "--arch=NASNet: not a recurrent cell"),
+        (search_command.main, ["--dataset=text:/nowhere"], "no train.txt in /nowhere"),
+        (search_command.main, ["--batch_size=160"], "are too short a text for a batch of 160"),
         (
-            image_evaluation.main,
+            search_command.main,
+            ["--ops", "tanh", "gelu"],
+            "they must be different ones of none, tanh",
+        ),
+        (search_command.main, ["--dropouth=1"], "--dropouth=1.0: must be at least 0 and below 1"),
+        (search_command.main, ["--bptt=1"], "--bptt=1: must be 2 or more"),
+        (evaluate_command.main, ["--arch=NASNet"], "--arch=NASNet: not a recurrent cell"),
+        (
+            evaluate_command.main,
             ["--eval_batch_size=50"],
             "--eval_batch_size=50: 91 words are too short",
         ),
-        (image_evaluation.main, ["--nonmono=0"], "--nonmono=0: must be positive"),
+        (evaluate_command.main, ["--nonmono=0"], "--nonmono=0: must be positive"),
     ],
 )
 def test_bad_input_is_one_line(common, main, flags, message):
@@ -433,7 +437,7 @@ def test_bad_input_is_one_line(common, main, flags, message):
 
 def test_recurrent_cells_need_texts():
     with pytest.raises(runs.Stop, match="a recurrent cell, which is trained on texts"):
-        image_evaluation.main(["--arch=RNN_DARTS_V2", "--dataset=digits"])
+        evaluate_command.main(["--arch=RNN_DARTS_V2", "--dataset=digits"])
 
 
 def test_published_names():
@@ -465,6 +469,6 @@ def test_published_settings():
 
 
 def test_estimates(searched, trained_flags, capsys):
-    image_search.main([*searched, "--estimate"])
-    image_evaluation.main([*trained_flags, "--estimate"])
+    search_command.main([*searched, "--estimate"])
+    evaluate_command.main([*trained_flags, "--estimate"])
     assert capsys.readouterr().out.count("steps an epoch") == 2

@@ -7,7 +7,8 @@ import pytest
 
 import jaxdarts as jd
 from jaxdarts import aot, runs
-from jaxdarts.commands.evaluate import images as image_evaluation
+from jaxdarts.commands.evaluate import command as evaluate_command
+from jaxdarts.commands.search import command as search_command
 from jaxdarts.commands.search import images as image_search
 
 CELL = jd.Genotype(
@@ -45,11 +46,11 @@ def test_a_gpu_that_is_not_there(name, words, capsys):
         pytest.skip(str(error))
     recurrent = "Genotype(recurrent=[('tanh', 0)], concat=[1])"
     main, flags = {
-        "search": (image_search.main, SEARCH),
-        "evaluate": (image_evaluation.main, [f"--arch={CELL}", *SMALL]),
-        "text search": (image_search.main, [words, *TEXT, "--nodes=2", "--ops", "none", "tanh"]),
+        "search": (search_command.main, SEARCH),
+        "evaluate": (evaluate_command.main, [f"--arch={CELL}", *SMALL]),
+        "text search": (search_command.main, [words, *TEXT, "--nodes=2", "--ops", "none", "tanh"]),
         "text evaluate": (
-            image_evaluation.main,
+            evaluate_command.main,
             [words, *TEXT, f"--arch={recurrent}", "--eval_batch_size=3", "--max_seq_len_delta=4"],
         ),
     }[name]
@@ -109,9 +110,9 @@ def test_a_missing_plugin_is_one_line(monkeypatch, words):
     monkeypatch.setattr(aot, "target", missing)
     flags = ["--estimate", "--device=h100"]
     for main, own in (
-        (image_search.main, []),
-        (image_evaluation.main, [f"--arch={CELL}"]),
-        (image_search.main, [words, "--batch_size=8"]),
+        (search_command.main, []),
+        (evaluate_command.main, [f"--arch={CELL}"]),
+        (search_command.main, [words, "--batch_size=8"]),
     ):
         assert (
             stopped(main, [*own, *flags])
@@ -120,16 +121,16 @@ def test_a_missing_plugin_is_one_line(monkeypatch, words):
 
 
 def test_bad_input():
-    line = stopped(image_search.main, ["--estimate", "--device=h1000"])
+    line = stopped(search_command.main, ["--estimate", "--device=h1000"])
     assert "no device is called 'h1000'" in line and all(name in line for name in aot.NAMES)
-    assert "--device=h100: only with --estimate" in stopped(image_search.main, ["--device=h100"])
+    assert "--device=h100: only with --estimate" in stopped(search_command.main, ["--device=h100"])
     assert "--num_devices=2" in stopped(
-        image_search.main, ["--estimate", "--device=h100", "--num_devices=2"]
+        search_command.main, ["--estimate", "--device=h100", "--num_devices=2"]
     )
 
 
 def test_help_names_every_device(capsys):
     with pytest.raises(SystemExit):
-        image_search.main(["--help"])
+        search_command.main(["--help"])
     text = capsys.readouterr().out
     assert all(name in text for name in aot.NAMES)

@@ -1,18 +1,4 @@
-"""Look into finished runs: jaxdarts analyze landscape runs/eval-digits-20260102-030405
-
-    topology      width and depth of the cells, beside published ones; variants with other
-    connections mixture       entropy of the mixture weights, what the cell keeps of them, stability
-    of ranks      (searches) landscape     loss and accuracy on a plane, of weights or of alpha
-    variance      variance of the gradient between batches, on a plane curvature     eigenvalues of
-    the loss's Hessian, in the weights or in alpha convergence   short trainings of the cell and of
-    variants with other connections compare       one page of several runs and published cells, side
-    by side ranking       how well shared weights rank the 64 cells of a small space, from trainings
-    of its own ensemble      ensembles of runs, pruned; the same as evaluate.py --ensemble
-
-Each but the last three writes numbers (JSON) and pictures (SVG) into RUN/analysis and shows them in
-the run's report.html; a second time replaces the first. `analyze.py NAME --help` explains its
-flags. A table of several algorithms from one command is compare.py's.
-"""
+"""jaxdarts analyze: looks into finished runs; the first word names the analysis."""
 
 from collections.abc import Callable
 
@@ -20,23 +6,41 @@ from jaxdarts.commands.analyze import comparison, convergence, curvatures, plane
 from jaxdarts.commands.ensemble import command as ensemble_command
 from jaxdarts.runs import Stop
 
-COMMANDS: dict[str, Callable[[list[str]], None]] = {
-    "topology": tables.topology_of_runs,
-    "mixture": tables.mixture_of_runs,
-    "landscape": planes.landscape_of_runs,
-    "variance": planes.variance_of_runs,
-    "curvature": curvatures.curvature_of_runs,
-    "convergence": convergence.convergence_of_runs,
-    "compare": comparison.main,
-    "ranking": ranking.main,
-    "ensemble": ensemble_command.main,
+COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
+    "topology": (tables.topology_of_runs, "width and depth of the cells; variants of them"),
+    "mixture": (tables.mixture_of_runs, "entropy of a search's mix, stability of its ranks"),
+    "landscape": (planes.landscape_of_runs, "loss and accuracy on a plane of weights or alpha"),
+    "variance": (planes.variance_of_runs, "variance of the gradient between batches, on a plane"),
+    "curvature": (curvatures.curvature_of_runs, "eigenvalues of the loss's Hessian"),
+    "convergence": (convergence.convergence_of_runs, "short trainings of variants of the cell"),
+    "compare": (comparison.main, "one page of several runs and published cells"),
+    "ranking": (ranking.main, "how well shared weights rank the cells of a small space"),
+    "ensemble": (ensemble_command.main, "the same as jaxdarts evaluate --ensemble"),
 }
-"""What the first word of the command line names; each takes the rest."""
+"""Name of each analysis: (function of the words after it, summary)."""
 
 
 def main(arguments: list[str]) -> None:
     if arguments[:1] in ([], ["-h"], ["--help"]):
-        return print(__doc__)
-    if arguments[0] not in COMMANDS:
-        raise Stop(f"{arguments[0]}: no analysis; there are {', '.join(COMMANDS)}", 2)
-    COMMANDS[arguments[0]](arguments[1:])
+        return print(usage())
+    name, *rest = arguments
+    if name not in COMMANDS:
+        raise Stop(f"{name}: no analysis; there are {', '.join(COMMANDS)}", 2)
+    analyse, _ = COMMANDS[name]
+    analyse(rest)
+
+
+def usage() -> str:
+    """The analyses with a line each."""
+    rows = [f"  {name:12} {summary}" for name, (_, summary) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: jaxdarts analyze ANALYSIS RUN ... [flags]",
+            "",
+            *rows,
+            "",
+            "All but the last three write numbers (JSON) and pictures (SVG) into RUN/analysis and",
+            "show them in RUN/report.html; a second time replaces the first.",
+            "jaxdarts analyze ANALYSIS --help lists the flags.",
+        ]
+    )

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from jaxdarts import files, genotypes, report
 from jaxdarts.analysis import mixture, topology
@@ -13,7 +13,7 @@ from jaxdarts.commands.evaluate import recipes
 from jaxdarts.count import network_cost
 from jaxdarts.genotypes import Genotype
 from jaxdarts.report.page import CELLS
-from jaxdarts.runs import Stop
+from jaxdarts.runs import Stop, flag
 from jaxdarts.spaces import of as space_of
 
 FULL_SIZE = {
@@ -45,10 +45,10 @@ class Comparison(subjects.Options):
     names of published cells.
     """
 
-    output: str = "comparison.html"
-    """HTML file to write."""
-    title: str = "Runs side by side"
-    """Title of the page."""
+    COMMAND: ClassVar[str] = "analyze compare"
+
+    output: str = flag("comparison.html", "HTML file to write.")
+    title: str = flag("Runs side by side", "Title of the page.")
 
 
 def main(arguments: list[str]) -> None:

@@ -6,20 +6,21 @@ import contextlib
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from jaxdarts import files, report, runs
 from jaxdarts.analysis import topology
-from jaxdarts.commands import checks, datasets
+from jaxdarts.commands import datasets
 from jaxdarts.commands.analyze import subjects
 from jaxdarts.commands.analyze.subjects import plain
 from jaxdarts.commands.evaluate import images as image_evaluation
 from jaxdarts.commands.evaluate import recipes
 from jaxdarts.data import feed, stream
 from jaxdarts.genotypes import Genotype
-from jaxdarts.runs import Stop
+from jaxdarts.runs import Stop, flag
+from jaxdarts.runs.flags import POSITIVE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,21 +28,24 @@ class Convergence(subjects.Options):
     """Trains a run's cell and variants of it with other connections, and tests all of them after
     every epoch.
 
-    What follows -- are flags of evaluate.py, whose defaults for the data set hold otherwise: give
-    --epochs and a size that you can wait for.
+    Flags of jaxdarts evaluate follow after --, as in: jaxdarts analyze convergence RUN --
+    --epochs=5 --layers=4. Without them the defaults of the data set hold, which train for hours.
     """
 
-    each: int = 3
-    """Number of variants for every width."""
-    widths: tuple[float, ...] = ()
-    """Widths of the variants' normal cells; default 2, 2.5, 3 and 3.5 for cells of four nodes, all
-    possible widths for others."""
+    COMMAND: ClassVar[str] = "analyze convergence"
+
+    each: int = flag(3, "Number of variants for every width.", POSITIVE)
+    widths: tuple[float, ...] = flag(
+        (),
+        "Widths of the variants' normal cells; default 2, 2.5, 3 and 3.5 for cells of four nodes,"
+        " all possible widths for others.",
+        POSITIVE,
+    )
 
 
 def convergence_of_runs(arguments: list[str]) -> None:
     split = arguments.index("--") if "--" in arguments else len(arguments)
     config = subjects.parse(Convergence, arguments[:split], Convergence.__doc__)
-    checks.check_numbers(config, positive="each", not_negative="seed")
     for name in config.runs:
         run = subjects.open_run(name)
         genotype = subjects.genotype_of(run)

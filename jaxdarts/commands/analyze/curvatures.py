@@ -3,7 +3,7 @@ a search.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +11,10 @@ import numpy as np
 
 from jaxdarts import files, report, runs
 from jaxdarts.analysis import curvature
-from jaxdarts.commands import checks
 from jaxdarts.commands.analyze import subjects
 from jaxdarts.commands.analyze.subjects import plain
-from jaxdarts.runs import Stop
+from jaxdarts.runs import Stop, flag
+from jaxdarts.runs.flags import POSITIVE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,16 +23,19 @@ class Curvature(subjects.Measured):
     that measured it.
     """
 
-    steps: int = 30
-    """Steps of Lanczos' method; each is a Hessian-vector product and costs two to three gradients.
-    """
-    probes: int = 4
-    """Number of random vectors; the density is the mean over them."""
+    COMMAND: ClassVar[str] = "analyze curvature"
+
+    steps: int = flag(
+        30,
+        "Steps of Lanczos' method; each is a Hessian-vector product and costs two to three"
+        " gradients.",
+        POSITIVE,
+    )
+    probes: int = flag(4, "Number of random vectors; the density is the mean over them.", POSITIVE)
 
 
 def curvature_of_runs(arguments: list[str]) -> None:
     config = subjects.parse(Curvature, arguments, Curvature.__doc__)
-    checks.check_numbers(config, positive="steps probes", not_negative="")
     for name in config.runs:
         run = subjects.open_run(name)
         subject = subjects.subject(run, config)

@@ -3,7 +3,7 @@ there.
 """
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +11,10 @@ import numpy as np
 
 from jaxdarts import report, runs
 from jaxdarts.analysis import landscape, variance
-from jaxdarts.commands import checks
 from jaxdarts.commands.analyze import subjects
 from jaxdarts.commands.analyze.subjects import Subject, plain
-from jaxdarts.runs import Stop
+from jaxdarts.runs import Stop, flag
+from jaxdarts.runs.flags import POSITIVE, at_least
 
 MOVES = {
     "weights": (
@@ -27,39 +27,34 @@ MOVES = {
 
 @dataclasses.dataclass(frozen=True)
 class Plane(subjects.Measured):
-    """Computes something on a grid around a run's end."""
+    """Loss and accuracy on a line or a plane through a run's end."""
 
-    grid: int = 21
-    """Number of points along each direction; with an odd number the run's own weights are one of
-    them."""
-    span: float = 1.0
-    """Half the side of the grid, in lengths of a direction."""
-    dimensions: Literal[1, 2] = 2
-    """Dimensions of the grid: 1 for a line, 2 for a plane."""
-    together: int = 1
-    """Number of points that are computed at once; 1 is best on a CPU."""
+    COMMAND: ClassVar[str] = "analyze landscape"
+
+    grid: int = flag(
+        21,
+        "Number of points along each direction; with an odd number the run's own weights are one of"
+        " them.",
+        at_least(3),
+    )
+    span: float = flag(1.0, "Half the side of the grid, in lengths of a direction.", POSITIVE)
+    dimensions: Literal[1, 2] = flag(2, "Dimensions of the grid: 1 for a line, 2 for a plane.")
+    together: int = flag(
+        1, "Number of points that are computed at once; 1 is best on a CPU.", POSITIVE
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class Variance(Plane):
-    """Computes the variance of the gradient between batches, on a grid around a run's end."""
+    """Variance of the gradient between batches, on a line or a plane through a run's end."""
+
+    COMMAND: ClassVar[str] = "analyze variance"
 
     grid: int = 9
 
 
-def check(config: Plane) -> Plane:
-    checks.check_numbers(config, positive="span together", not_negative="grid")
-    if config.grid < 3:
-        raise Stop(f"--grid={config.grid}: must be 3 or more", 2)
-    return config
-
-
 def landscape_of_runs(arguments: list[str]) -> None:
-    config = check(
-        subjects.parse(
-            Plane, arguments, "Loss and accuracy on a line or a plane through a run's end."
-        )
-    )
+    config = subjects.parse(Plane, arguments, Plane.__doc__)
     for name in config.runs:
         run = subjects.open_run(name)
         subject = subjects.subject(run, config)
@@ -84,7 +79,7 @@ def landscape_of_runs(arguments: list[str]) -> None:
 
 
 def variance_of_runs(arguments: list[str]) -> None:
-    config = check(subjects.parse(Variance, arguments, Variance.__doc__))
+    config = subjects.parse(Variance, arguments, Variance.__doc__)
     for name in config.runs:
         run = subjects.open_run(name)
         subject = subjects.subject(run, config)

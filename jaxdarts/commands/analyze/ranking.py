@@ -1,20 +1,20 @@
-"""How well shared weights rank models: jaxdarts analyze ranking --run_dir=runs/ranking
+"""Measure how well shared weights rank cells: jaxdarts analyze ranking --run_dir=runs/ranking
 
-Trains the 64-model space of Zhang et al. (Deeper Insights into Weight Sharing in NAS, 2020) with
-shared weights, one child a mini-batch, and ranks all children by test accuracy, in several
-instances: with different seeds, in different orders of the children, in orders that change every
-round, in groups that share weights among themselves only (random ones and similar ones), and with
-weights shared in the first cells only; then trains every child alone, for the truth, and children
-from a snapshot of the shared weights. Rankings are compared by Kendall's tau: S-Tau among
-instances, GT-Tau with the truth. The run folder holds config.json, log.txt, records.jsonl (every
-training with its accuracies), summary.json and plots; killed, it goes on with --resume and loses
-one training at most.
+Trains the 64 cells of a small space (Zhang et al., Deeper Insights into Weight Sharing in NAS,
+2020), called children, with shared weights, one child a mini-batch, and ranks them by test
+accuracy. Studies vary the seed, the order of the children, the groups of children that share
+weights, and the number of cells that are shared; then every child is trained alone, for the truth,
+and from a snapshot of the shared weights. Rankings are compared by Kendall's tau: S-Tau between
+trainings, GT-Tau with the truth.
+
+A run folder holds config.json, log.txt, records.jsonl (every training with its accuracies),
+summary.json and plots. Killed, it continues with --resume=RUN and loses one training at most.
 """
 
 import dataclasses
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,88 +22,119 @@ import numpy as np
 
 from jaxdarts import files, runs
 from jaxdarts.analysis import sharing
-from jaxdarts.commands import checks, command_line, datasets
+from jaxdarts.commands import checks, command_line, datasets, flags
 from jaxdarts.commands.analyze import agreement
 from jaxdarts.commands.analyze.ranking_plan import PlannedTraining, epochs_of, trainings
 from jaxdarts.commands.analyze.ranking_program import Program, build, run
 from jaxdarts.data import images
-from jaxdarts.runs import Stop
+from jaxdarts.runs import Stop, flag
+from jaxdarts.runs.flags import EPOCHS, NOT_NEGATIVE, POSITIVE
 from jaxdarts.spaces.weight_sharing64 import NAMES
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Parts:
+    """How many images."""
+
+    TOPIC: ClassVar[str] = "data"
+
+    train_images: int = flag(
+        0, "Number of training images, the first of the data set; 0 for all.", NOT_NEGATIVE
+    )
+    test_images: int = flag(
+        0,
+        "Number of test images, the first of the data set, by which children are ranked; 0 for"
+        " all.",
+        NOT_NEGATIVE,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Studies:
+    """Which trainings are made, and how they are compared."""
+
+    TOPIC: ClassVar[str] = "studies"
+
+    truth_epochs: int | None = flag(
+        None,
+        "Epochs of training of every child alone; default the same as --epochs.",
+        EPOCHS,
+    )
+    instances: int = flag(
+        10,
+        "Number of trainings of each study; 0 runs only the trainings of single children.",
+        NOT_NEGATIVE,
+    )
+    truth_instances: int = flag(
+        10,
+        "Number of seeds with which every child is trained alone; the ground truth is the mean over"
+        " them.",
+        POSITIVE,
+    )
+    groups: tuple[int, ...] = flag(
+        (2, 4, 8, 16, 32),
+        "Numbers of groups of children, one study each; only children of one group share weights."
+        " Empty for no such study.",
+        POSITIVE,
+    )
+    prefixes: tuple[int, ...] = flag(
+        (0, 1, 2, 3, 4),
+        "Numbers of cells that all children share, one study each; the other cells belong to one"
+        " child. Empty for no such study.",
+        NOT_NEGATIVE,
+    )
+    prefix_epochs: int = flag(
+        2000,
+        "Epochs of the studies of --prefixes; a child's own cells see one mini-batch in 64.",
+        EPOCHS,
+    )
+    eval_freq: int = flag(
+        10,
+        "Epochs between evaluations of all children; all are evaluated after the last epoch in any"
+        " case.",
+        POSITIVE,
+    )
+    last_steps: int = flag(
+        64,
+        "All children are evaluated after each of this number of last mini-batches; 0 for none.",
+        NOT_NEGATIVE,
+    )
+    tune_epochs: tuple[int, ...] = flag(
+        (100, 200),
+        "Epochs after which every child is trained further alone, from the shared weights"
+        " (different seeds only).",
+        POSITIVE,
+    )
+    tune_steps: tuple[int, ...] = flag(
+        (1, 5, 10, 64),
+        "Numbers of mini-batches of --tune_epochs' training after which the child is evaluated.",
+        POSITIVE,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(
+    flags.ImageData,
+    Parts,
+    flags.Augmentation,
+    flags.Size,
+    flags.ImageWeights,
+    flags.CosineFloor,
+    Studies,
+    flags.Preset,
+    flags.Output,
+    flags.Seed,
+    flags.Folder,
+):
     """Flags; the defaults are those of the data set's preset."""
 
-    FREE: ClassVar[str] = "run_dir resume data_dir output cache_dir"
+    COMMAND: ClassVar[str] = "analyze ranking"
 
-    dataset: str = "digits"
-    """digits, a TFDS name (cifar10, ...), npz:PATH or folder:PATH. Children are ranked on its test
-    images, as in the paper.
-    """
-    preset: str | None = None
-    """Name of the preset to start from; default the data set's own."""
-    data_dir: str | None = None
-    """Folder in which TFDS keeps its data sets."""
-    train_images: int = 0
-    """Number of training images, the first of the data set; 0 for all."""
-    test_images: int = 0
-    """Number of test images, the first of the data set; 0 for all."""
     epochs: int = 200
-    """Epochs of every training with shared weights."""
-    truth_epochs: int | None = None
-    """Epochs of training of every child alone; default the same as --epochs."""
     batch_size: int = 256
-    """Images in a mini-batch; a mini-batch trains one child."""
-    init_channels: int = 16
-    """Channels of a node."""
     layers: int = 4
-    """Number of cells."""
-    learning_rate: float = 0.025
-    """Learning rate of SGD in the first epoch; it falls by a cosine."""
-    learning_rate_min: float = 0.001
-    """Learning rate of SGD at the end of the cosine."""
-    momentum: float = 0.9
-    """Momentum of SGD."""
     weight_decay: float = 1e-3
-    """Weight decay: this multiple of the weights is added to their gradient."""
-    crop_padding: int = 4
-    """Training images are shifted at random by up to this number of pixels."""
-    flip: bool = True
-    """Mirror half of the training images."""
-    instances: int = 10
-    """Number of trainings of each study; 0 runs only the trainings of single children."""
-    truth_instances: int = 10
-    """Number of seeds with which every child is trained alone; the ground truth is the mean over
-    them."""
-    groups: tuple[int, ...] = (2, 4, 8, 16, 32)
-    """Numbers of groups of children, one study each; only children of one group share weights.
-    Empty for no such study."""
-    prefixes: tuple[int, ...] = (0, 1, 2, 3, 4)
-    """Numbers of cells that all children share, one study each; the other cells belong to one
-    child. Empty for no such study."""
-    prefix_epochs: int = 2000
-    """Epochs of the studies of --prefixes; a child's own cells see one mini-batch in 64."""
-    eval_freq: int = 10
-    """Epochs between evaluations of all children; all are evaluated after the last epoch in any
-    case."""
-    last_steps: int = 64
-    """All children are evaluated after each of this number of last mini-batches; 0 for none."""
-    tune_epochs: tuple[int, ...] = (100, 200)
-    """Epochs after which every child is trained further alone, from the shared weights (different
-    seeds only)."""
-    tune_steps: tuple[int, ...] = (1, 5, 10, 64)
-    """Numbers of mini-batches of --tune_epochs' training after which the child is evaluated."""
     seed: int = 0
-    """First seed; seeds determine everything that is random."""
-    run_dir: str | None = None
-    """Folder of the run; default runs/ranking-<dataset>-<time>."""
-    resume: str | None = None
-    """Run folder to continue; its configuration is taken over."""
-    output: str | None = None
-    """JSON file that also gets the summary."""
-    cache_dir: str = command_line.Settings.cache_dir
-    """Where compiled programs are kept for the next start; empty for nowhere."""
 
 
 CIFAR = Config(dataset="cifar10")
@@ -131,13 +162,12 @@ PRESETS = {
 """What each data set starts from; cifar10 is the paper's setting, for a large machine."""
 
 
-def main(arguments: list[str]) -> None:
+def main(arguments: Sequence[str] | command_line.Line) -> None:
     config = check(command_line.parse(arguments, PRESETS, CIFAR, __doc__))
     runs.use_cache(config)
     dataset = parts(config, datasets.load(config))
     program = build(config, dataset)
-    folder, log = runs.open_folder(config, "ranking")
-    try:
+    with runs.open_study(config, "ranking") as (folder, log):
         records = train(config, program, folder, log)
         summary = {
             **runs.versions(),
@@ -153,31 +183,14 @@ def main(arguments: list[str]) -> None:
         for line in agreement.table(summary):
             log.info(line)
         log.info("all in %s", folder)
-    except OSError as error:
-        raise Stop(f"cannot write: {error}; continue with --resume={folder}") from error
-    except KeyboardInterrupt:
-        raise Stop(f"interrupted; continue with --resume={folder}", 130) from None
-    finally:
-        runs.writers.close_logger(log)
 
 
 def check(config: Config) -> Config:
     """Refuses settings that cannot work."""
-    positive = (
-        "epochs prefix_epochs batch_size init_channels layers learning_rate truth_instances"
-        " eval_freq"
-    )
-    not_negative = (
-        "train_images test_images instances last_steps crop_padding learning_rate_min momentum"
-        " weight_decay seed"
-    )
-    checks.check_numbers(config, positive, not_negative)
-    if config.truth_epochs is not None and config.truth_epochs < 1:
-        raise Stop(f"--truth_epochs={config.truth_epochs}: must be positive", 2)
+    checks.check_flags(config)
     if config.instances == 1:
         raise Stop("--instances=1: agreement is measured between instances; take 0, 2 or more", 2)
-    if config.seed + max(config.instances, config.truth_instances) > 2**31:
-        raise Stop(f"--seed={config.seed}: seeds must be below {2**31}", 2)
+    checks.check_seeds(config, max(config.instances, config.truth_instances))
     for number in config.groups:
         try:
             sharing.similar_groups(number, len(NAMES))
@@ -189,13 +202,9 @@ def check(config: Config) -> Config:
     for epoch in config.tune_epochs:
         if not 0 < epoch <= config.epochs:
             raise Stop(f"--tune_epochs: {epoch} is not between 1 and --epochs={config.epochs}", 2)
-    if list(config.tune_steps) != sorted({*config.tune_steps}) or any(
-        steps < 1 for steps in config.tune_steps
-    ):
+    if list(config.tune_steps) != sorted({*config.tune_steps}):
         raise Stop(
-            f"--tune_steps: {' '.join(map(str, config.tune_steps))} are not positive numbers in"
-            " ascending order",
-            2,
+            f"--tune_steps: {' '.join(map(str, config.tune_steps))} are not in ascending order", 2
         )
     return config
 

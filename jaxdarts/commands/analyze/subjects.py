@@ -5,57 +5,68 @@ architecture parameters.
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 
 from jaxdarts import data, files, runs
 from jaxdarts.analysis import landscape
-from jaxdarts.commands import checks, command_line, datasets, methods
+from jaxdarts.commands import checks, command_line, datasets, flags, methods
 from jaxdarts.commands.evaluate import recipes
 from jaxdarts.commands.search import images as image_search
 from jaxdarts.data import images
 from jaxdarts.report import sections
 from jaxdarts.report.page import extend
-from jaxdarts.runs import Stop
+from jaxdarts.runs import Stop, flag
+from jaxdarts.runs.flags import NOT_NEGATIVE, POSITIVE
 from jaxdarts.space import Choices
 from jaxdarts.training.export import load
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class Options(flags.Seed):
     """Flags of every analysis."""
 
-    runs: tyro.conf.Positional[tuple[str, ...]]
-    """Run folders of a search or a training; for a run of several seeds, a folder RUN/seed-N."""
+    TOPIC: ClassVar[str] = "subject"
+
+    runs: tuple[str, ...] = flag(
+        (),
+        "Run folders of searches or trainings; of a run with several seeds, a folder RUN/seed-N.",
+        positional=True,
+    )
     seed: int = 0
-    """Seed of everything that is random."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Measured(Options):
-    """And of those that compute a loss."""
+class Measured(Options, flags.Cache):
+    """Flags of analyses that compute a loss."""
 
-    of: Literal["weights", "alpha", "either"] = "either"
-    """Parameters that vary: the weights, or alpha of a search; default alpha for a search and the
-    weights for a training."""
-    part: Literal["train", "valid", "test", "own"] = "own"
-    """Images: train, valid or test; default the validation half of a search, and the test images
-    for a training."""
-    images: int = 512
-    """Number of images, the first of the part; an incomplete last batch is left out."""
-    batch_size: int = 0
-    """Images in a batch; default the batch size of the run."""
-    data_dir: str | None = None
-    """Folder of the data set; default the folder that the run used."""
-    cache_dir: str = command_line.Settings.cache_dir
-    """Where compiled programs are kept for the next start; empty for nowhere."""
+    TOPIC: ClassVar[str] = "measurement"
+
+    of: Literal["weights", "alpha", "either"] = flag(
+        "either",
+        "Parameters that vary: the weights, or alpha of a search; either stands for alpha of a"
+        " search and the weights of a training.",
+    )
+    part: Literal["train", "valid", "test", "own"] = flag(
+        "own",
+        "Images: train, valid or test; own stands for the validation half of a search, and the test"
+        " images of a training.",
+    )
+    images: int = flag(
+        512,
+        "Number of images, the first of the part; an incomplete last batch is left out.",
+        POSITIVE,
+    )
+    batch_size: int = flag(0, "Images in a batch; 0 for the batch size of the run.", NOT_NEGATIVE)
+    data_dir: str | None = flag(
+        None, "Folder of the data set; default the folder that the run used."
+    )
 
 
 class Opened(NamedTuple):
@@ -65,17 +76,20 @@ class Opened(NamedTuple):
     root: the run folder, which is `folder` unless the run has several seeds.
     settings: its config.json.
     place: the number of the seed among the run's.
+    command, kind: what wrote it, as of `runs.origin`.
     """
 
     folder: Path
     root: Path
     settings: Mapping[str, Any]
     place: int
+    command: str
+    kind: str
 
     @property
     def searched(self) -> bool:
         """Whether it is a search, and not the training of a cell."""
-        return "arch_learning_rate" in self.settings
+        return self.command == "search"
 
     @property
     def name(self) -> str:
@@ -85,12 +99,13 @@ class Opened(NamedTuple):
         return f"{what} on {str(self.settings['dataset']).partition(':')[0]}, seed {seed}"
 
 
-def parse(kind: type, arguments: list[str], description: str | None) -> Any:
+T = TypeVar("T", bound=Options)
+
+
+def parse(kind: type[T], arguments: Sequence[str], description: str | None) -> T:
     """Flags of one analysis."""
-    markers = (tyro.conf.DisallowNone,)
-    config = tyro.cli(
-        kind, args=arguments, description=description, use_underscores=True, config=markers
-    )
+    config = command_line.read(kind, arguments, kind(), description)
+    checks.check_flags(config)
     if not config.runs:
         raise Stop("name one run folder or more", 2)
     return config
@@ -99,26 +114,23 @@ def parse(kind: type, arguments: list[str], description: str | None) -> Any:
 def open_run(text: str) -> Opened:
     """The run that a folder holds."""
     folder = Path(text)
-    root = (
-        folder.parent
-        if folder.name.startswith("seed-") and not (folder / "config.json").exists()
-        else folder
-    )
+    inside = folder.name.startswith("seed-") and not (folder / "config.json").exists()
+    root = folder.parent if inside and folder.is_dir() else folder
+    saved = command_line.saved(str(root), "")
+    settings = saved.settings
     try:
-        settings = json.loads((root / "config.json").read_text(encoding="utf-8"))
         first, count = int(settings["seed"]), int(settings.get("num_seeds", 1))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        place = int(folder.name.removeprefix("seed-")) - first if inside else 0
+        dataset = settings["dataset"]
+    except (ValueError, KeyError, TypeError) as error:
         raise Stop(
             f"{text}: not the folder of a run, no usable {root / 'config.json'}: {error!r}", 2
         ) from error
+    if not isinstance(dataset, str):
+        raise Stop(f"{root / 'config.json'}: dataset={dataset!r} is no name", 2)
     if root == folder and count > 1:
         raise Stop(f"{text}: a run of {count} seeds; name one: {folder / f'seed-{first}'}, ...", 2)
-    return Opened(
-        folder,
-        root,
-        settings,
-        0 if root == folder else int(folder.name.removeprefix("seed-")) - first,
-    )
+    return Opened(folder, root, settings, place, saved.command, saved.kind)
 
 
 def genotype_of(run: Opened) -> Any:
@@ -189,10 +201,9 @@ class Subject(NamedTuple):
 
 def subject(run: Opened, config: Measured) -> Subject:
     """The loss that an analysis of a run looks at."""
-    checks.check_numbers(config, positive="images", not_negative="batch_size seed")
     runs.use_cache(config)
     settings = dict(run.settings)
-    if "bptt" in settings:
+    if run.kind == "text":
         raise Stop(f"{run.folder}: a run on texts; this analysis takes images only", 2)
     if config.of == "alpha" and not run.searched:
         raise Stop(
@@ -259,14 +270,15 @@ def _loss_and_hits(logits, labels) -> tuple[Any, Any]:
 
 
 def _of_search(run: Opened, config: Measured) -> Subject:
-    arguments = [
-        f"--resume={run.root}",
-        "--num_devices=1",
-        *([f"--data_dir={config.data_dir}"] if config.data_dir else []),
-    ]
+    saved = command_line.Saved(str(run.root), run.command, run.kind, run.settings)
+    own = command_line.resumed(image_search.Config, saved, "RUN")
     own = image_search.check(
-        command_line.parse(
-            arguments, image_search.PRESETS, image_search.CIFAR, None, image_search.STARTS
+        dataclasses.replace(
+            own,
+            resume=str(run.root),
+            run_dir=str(run.root),
+            num_devices=1,
+            data_dir=config.data_dir or own.data_dir,
         )
     )
     dataset = datasets.load(own)

@@ -5,7 +5,7 @@ search came to decide.
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -17,7 +17,8 @@ from jaxdarts.commands.discrete import evaluators
 from jaxdarts.data.benchmarks import tabular
 from jaxdarts.genotypes import Genotype
 from jaxdarts.report.page import CELLS
-from jaxdarts.runs import Stop
+from jaxdarts.runs import Stop, flag
+from jaxdarts.runs.flags import POSITIVE
 
 PUBLISHED = (
     "NASNet",
@@ -37,9 +38,14 @@ class Topology(subjects.Options):
     are; variants of them.
     """
 
-    each: int = 3
-    """Number of variants with other connections for every width; analysis/topology.json lists their
-    genotypes."""
+    COMMAND: ClassVar[str] = "analyze topology"
+
+    each: int = flag(
+        3,
+        "Number of variants with other connections for every width; analysis/topology.json lists"
+        " their genotypes.",
+        POSITIVE,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,9 +54,13 @@ class Mixture(subjects.Options):
     operations are.
     """
 
-    table: str = ""
-    """CSV file of NAS-Bench-201's accuracies; shows the accuracy of the cell after every epoch (a
-    search in that space)."""
+    COMMAND: ClassVar[str] = "analyze mixture"
+
+    table: str = flag(
+        "",
+        "CSV file of NAS-Bench-201's accuracies; shows the accuracy of the cell after every epoch"
+        " (a search in that space); default none.",
+    )
 
 
 def topology_of_runs(arguments: list[str]) -> None:

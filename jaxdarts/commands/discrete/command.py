@@ -1,15 +1,16 @@
 """Search among discrete cells, many times over, and report mean and deviation.
 
     jaxdarts discrete --algorithm=rea --table=PATH --budget_seconds=12000 --runs=100
-    jaxdarts discrete --evaluate=supernet --space=darts --run=RUN --algorithm=rea
-    --budget_evaluations=200 jaxdarts discrete --evaluate=training --dataset=cifar10
-    --budget_evaluations=50 --workers=4 --concurrent=4
+    jaxdarts discrete --evaluate=supernet --space=darts --run=RUN --budget_evaluations=200
+    jaxdarts discrete --evaluate=training --dataset=cifar10 --budget_evaluations=50 --workers=4
 
-The run folder holds config.json, log.txt, history.jsonl (every trial: run, genotype, what the
-search saw of it, what is only reported, seconds), summary.json (mean and deviation over the runs of
-the chosen cells), genotype.json (the best of them, for evaluate.py --arch), the same drawn, and
-curve.svg. Killed at any moment, the study goes on with --resume=RUN and loses no trial that
-finished.
+An algorithm proposes cells, and a table, a trained supernet, a score or a short training evaluates
+them, until the budget is spent.
+
+A run folder holds config.json, log.txt, history.jsonl (every trial: run, genotype, value, seconds),
+summary.json (mean and deviation over the runs of the chosen cells), genotype.json (the best of
+them, for jaxdarts evaluate --arch=RUN), its drawing and curve.svg. Killed at any moment, the study
+continues with --resume=RUN and loses no trial that finished.
 """
 
 import collections
@@ -18,90 +19,134 @@ import functools
 import itertools
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 
 from jaxdarts import Trial, discrete, files, genotypes, report, runs
 from jaxdarts.commands import checks, command_line, methods
+from jaxdarts.commands import flags as shared_flags
 from jaxdarts.commands.discrete import evaluators
 from jaxdarts.commands.discrete import results as study_results
 from jaxdarts.discrete import studies
-from jaxdarts.runs import Stop, workers
+from jaxdarts.runs import Stop, flag, workers
+from jaxdarts.runs.flags import BELOW_ONE, EPOCHS, NOT_NEGATIVE, POSITIVE, WITHIN_ONE
 from jaxdarts.space import Space, seeded
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(evaluators.Options):
+class Search:
+    """Which algorithm proposes cells, and its settings."""
+
+    TOPIC: ClassVar[str] = "method"
+
+    algorithm: Literal[
+        "random", "rea", "area", "best_of", "halving", "bohb", "reinforce", "na_rs"
+    ] = flag(
+        "rea",
+        "Search algorithm: random; rea (regularised evolution); area (rea from the best of a pool"
+        " by a score); best_of (the best of random cells by a score); halving (successive"
+        " halving); bohb (Hyperband with a model of the good cells); reinforce; na_rs"
+        " (neighbourhoods, a reconstruction).",
+    )
+    population: int = flag(10, "Number of living cells (rea, area).", POSITIVE)
+    sample_size: int = flag(
+        3, "Number of cells among which a parent is chosen (rea, area).", POSITIVE
+    )
+    pool: int = flag(
+        20, "Number of random cells that are scored before the evolution (area).", POSITIVE
+    )
+    candidates: int = flag(100, "Number of random cells that are scored (best_of).", POSITIVE)
+    scores: str = flag(
+        "",
+        "CSV file with arch_str and the column --score (area, best_of); default --table. Scores"
+        " cost no simulated time.",
+    )
+    scored_only: bool = flag(
+        False,
+        "Draw random cells only among those that have a score (area, best_of), for a file that"
+        " scores some cells.",
+    )
+    starters: int = flag(32, "Number of random cells at the shortest length (halving).", POSITIVE)
+    lengths: tuple[int, ...] = flag(
+        (12, 200),
+        "Epochs of training, increasing (halving, bohb); of n cells, n times the ratio of two"
+        " lengths go on to the longer one.",
+        EPOCHS,
+    )
+    draws: int = flag(64, "Number of cells among which the model chooses (bohb).", POSITIVE)
+    random_fraction: float = flag(
+        1 / 3,
+        "Fraction of cells that are drawn at random in spite of the model (bohb).",
+        WITHIN_ONE,
+    )
+    learning_rate: float = flag(
+        0.01,
+        "Learning rate of Adam (reinforce): 0.01 in NATS-Bench, 0.5 in the documentation of"
+        " NAS-Bench-201.",
+        POSITIVE,
+    )
+    ema_decay: float = flag(0.9, "Decay of the moving average of rewards (reinforce).", BELOW_ONE)
+    neighbours: int = flag(
+        4, "Number of neighbouring cells that are evaluated with each cell (na_rs).", POSITIVE
+    )
+    radius: int = flag(1, "Number of edges in which a neighbouring cell differs (na_rs).", POSITIVE)
+    aggregate: Literal[tuple(methods.AGGREGATES)] = flag(  # type: ignore[valid-type]
+        "mean",
+        "Statistic of a neighbourhood that is maximised (na_rs): mean, median, minimum, or"
+        " deviation (mean minus one deviation).",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """How much is searched, and by which processes."""
+
+    TOPIC: ClassVar[str] = "run"
+
+    budget_seconds: float | None = flag(
+        None,
+        "Budget of a search in seconds of training, simulated by a table or measured; default 12000"
+        " with a table unless --budget_evaluations is given.",
+        POSITIVE,
+    )
+    budget_evaluations: int | None = flag(
+        None, "Budget of a search in trials; default no limit.", POSITIVE
+    )
+    runs: int | None = flag(
+        None, "Number of independent searches; default 100 with a table, else 1.", POSITIVE
+    )
+    concurrent: int = flag(
+        1,
+        "Number of trials of one search that run at a time. With 1 the result is the same wherever"
+        " trials run; with more, the algorithm proposes cells before earlier trials have finished,"
+        " and their order matters.",
+        POSITIVE,
+    )
+    workers: int = flag(
+        0, "Number of local processes for trials; 0 for this process.", NOT_NEGATIVE, free=True
+    )
+    scheduler: str = flag(
+        "",
+        "Address of a running Dask scheduler (tcp://HOST:8786), whose workers evaluate the trials;"
+        " default none.",
+        free=True,
+    )
+    retries: int = flag(
+        2,
+        "Number of times that a trial may be lost with its worker and start again.",
+        NOT_NEGATIVE,
+        free=True,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Search, evaluators.Options, Study, shared_flags.Rows, shared_flags.Folder):
     """Flags."""
 
-    FREE: ClassVar[str] = "run_dir resume output workers scheduler retries"
-
-    algorithm: str = "rea"
-    """Search algorithm: random; rea (regularised evolution); area (rea from the best of a pool by a
-    score); best_of (the best of random cells by a score); halving (successive halving); bohb
-    (Hyperband with a model of the good cells); reinforce; na_rs (neighbourhoods, a
-    reconstruction)."""
-    budget_seconds: float | None = None
-    """Budget of a search in seconds of training, simulated by a table or measured; default 12000
-    with a table unless --budget_evaluations is given."""
-    budget_evaluations: int | None = None
-    """Budget of a search in trials."""
-    runs: int | None = None
-    """Number of independent searches; default 100 with a table, else 1."""
-    population: int = 10
-    """Number of living cells (rea, area)."""
-    sample_size: int = 3
-    """Number of cells among which a parent is chosen (rea, area)."""
-    pool: int = 20
-    """Number of random cells that are scored before the evolution (area)."""
-    candidates: int = 100
-    """Number of random cells that are scored (best_of)."""
-    scores: str = ""
-    """CSV file with arch_str and the column --score (area, best_of); default the table. Scores cost
-    no simulated time."""
-    scored_only: bool = False
-    """Draw random cells only among those that have a score (area, best_of), for a file that scores
-    some cells."""
-    starters: int = 32
-    """Number of random cells at the shortest length (halving)."""
-    lengths: tuple[int, ...] = (12, 200)
-    """Epochs of training, increasing (halving, bohb); of n cells, n times the ratio of two lengths
-    go on to the longer one."""
-    draws: int = 64
-    """Number of cells among which the model chooses (bohb)."""
-    random_fraction: float = 1 / 3
-    """Fraction of cells that are drawn at random in spite of the model (bohb)."""
-    learning_rate: float = 0.01
-    """Learning rate of Adam (reinforce): 0.01 in NATS-Bench, 0.5 in the documentation of NAS-
-    Bench-201."""
-    ema_decay: float = 0.9
-    """Decay of the moving average of rewards (reinforce)."""
-    neighbours: int = 4
-    """Number of neighbours that are evaluated with each cell (na_rs)."""
-    radius: int = 1
-    """Number of edges in which a neighbour differs (na_rs)."""
-    aggregate: str = "mean"
-    """Statistic of a neighbourhood that is maximised (na_rs): mean, median, minimum, or deviation
-    (mean minus deviation)."""
-    concurrent: int = 1
-    """Number of trials of one search that run at a time. With 1 the result is the same wherever
-    trials run; with more, the algorithm proposes cells before earlier trials have finished, and
-    their order matters."""
-    workers: int = 0
-    """Number of local processes for trials; 0 for this process."""
-    scheduler: str = ""
-    """Address of a running Dask scheduler (tcp://HOST:8786), whose workers evaluate the trials."""
-    retries: int = 2
-    """Number of times that a trial may be lost with its worker and start again."""
-    run_dir: str | None = None
-    """Folder of the run; default runs/discrete-<dataset>-<time>."""
-    resume: str | None = None
-    """Run folder to continue; its configuration is taken over."""
-    output: str | None = None
-    """JSON file to which the summary is added as a row; rows of the same settings are replaced."""
+    COMMAND: ClassVar[str] = "discrete"
 
 
 class Method(NamedTuple):
@@ -175,7 +220,7 @@ METHODS = {
 }
 
 
-def main(arguments: list[str]) -> None:
+def main(arguments: Sequence[str] | command_line.Line) -> None:
     config = check(command_line.parse(arguments, {"cifar10": Config()}, Config(), __doc__))
     runs.use_cache(config)
     options = evaluators.Options(
@@ -190,9 +235,12 @@ def main(arguments: list[str]) -> None:
             options
         )  # here, or for the summary: what is wrong with it is told before anything is written
     found = workers.find(config.workers, config.scheduler)
-    folder, log = runs.open_folder(config, "discrete")
-    try:
-        histories = search(config, options, column, found, folder)
+    with runs.open_study(config, "discrete") as (folder, log):
+        try:
+            histories = search(config, options, column, found, folder)
+        except studies.Failure as failure:
+            again = runs.again(folder)
+            raise Stop(f"{failure}; what was finished is saved: {again}") from failure
         chosen = [choose(config, run, history) for run, history in enumerate(histories)]
         summary = study_results.summarize(config, options, flags(config), histories, chosen)
         files.replace_text(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
@@ -203,15 +251,6 @@ def main(arguments: list[str]) -> None:
             files.replace_text(folder / f"{name}.svg", svg)
         if config.output:
             study_results.add_row(Path(config.output), summary)
-    except OSError as error:
-        raise Stop(f"cannot write: {error}; continue with --resume={folder}") from error
-    except studies.Failure as failure:
-        raise Stop(
-            f"{failure}; what was finished is saved: continue with --resume={folder}"
-        ) from failure
-    except KeyboardInterrupt:
-        raise Stop(f"interrupted; continue with --resume={folder}", 130) from None
-    else:
         for name in study_results.facts(options, chosen):
             found = summary[name]
             deviation = "" if found["deviation"] is None else f" +- {found['deviation']:.2f}"
@@ -222,8 +261,6 @@ def main(arguments: list[str]) -> None:
             summary["seconds"],
             folder,
         )
-    finally:
-        runs.writers.close_logger(log)
 
 
 def check(config: Config) -> Config:
@@ -232,15 +269,12 @@ def check(config: Config) -> Config:
     Raises:
         Stop: if a setting cannot be used.
     """
-    if config.algorithm not in METHODS:
-        raise Stop(f"--algorithm={config.algorithm}: there are {', '.join(METHODS)}", 2)
+    checks.check_flags(config)
     config = dataclasses.replace(
         config,
         score=config.score or ("naswot" if config.evaluate == "proxy" else "params_millions"),
     )
     evaluators.check(config)
-    if config.aggregate not in methods.AGGREGATES:
-        raise Stop(f"--aggregate={config.aggregate}: there are {', '.join(methods.AGGREGATES)}", 2)
     budgets = [
         name
         for name in ("budget_seconds", "budget_evaluations")
@@ -255,16 +289,6 @@ def check(config: Config) -> Config:
         config, budgets = dataclasses.replace(config, budget_seconds=12000.0), ["budget_seconds"]
     number = (100 if simulated else 1) if config.runs is None else config.runs
     config = dataclasses.replace(config, runs=number)
-    counts = (
-        "runs population sample_size pool candidates starters draws neighbours radius concurrent"
-    )
-    checks.check_numbers(
-        config, " ".join([*budgets, counts, "learning_rate"]), "ema_decay workers retries"
-    )
-    if math.isinf(config.budget_seconds or 0) or not math.isfinite(config.learning_rate):
-        raise Stop("--budget_seconds and --learning_rate must be finite", 2)
-    if not config.ema_decay < 1:
-        raise Stop(f"--ema_decay={config.ema_decay}: must be below 1", 2)
     method, evaluation = METHODS[config.algorithm], evaluators.EVALUATIONS[config.evaluate]
     size = evaluators.SPACES[config.space].num_genotypes
     for name in ("candidates", "pool", "population", "starters"):

@@ -19,14 +19,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdarts import Trial, parallel, proxies, runs, spaces
-from jaxdarts.commands import checks, command_line, datasets, methods
+from jaxdarts.commands import checks, command_line, datasets, flags, methods
 from jaxdarts.commands.evaluate import images as training
 from jaxdarts.commands.evaluate import recipes
 from jaxdarts.commands.search import images as image_search
 from jaxdarts.commands.search import results as search_results
 from jaxdarts.data import augment, feed, images, stream
 from jaxdarts.data.benchmarks import tabular
-from jaxdarts.runs import Stop
+from jaxdarts.runs import Stop, flag
+from jaxdarts.runs.flags import EPOCHS, NOT_NEGATIVE, POSITIVE
 from jaxdarts.space import Space, one_hot
 
 SPACES: Mapping[str, Space] = {
@@ -53,50 +54,75 @@ SCORES: dict[str, Callable] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
-    """Flags."""
+class Options(flags.Halves, flags.Seed, flags.Cache):
+    """How a cell is evaluated."""
 
-    FREE: ClassVar[str] = "data_dir table cache_dir"
+    TOPIC: ClassVar[str] = "evaluation"
 
-    space: Literal[tuple(SPACES)] = "nasbench201"  # type: ignore[valid-type]
-    """Search space; the names of benchmarks have tables."""
-    evaluate: str = "table"
-    """How a cell is evaluated: table (accuracies in a file), supernet (validation accuracy with
-    shared weights), proxy (a score of the untrained network), training (validation accuracy
-    after a short training)."""
-    dataset: str = "cifar10"
-    """Data set: prefix of the table's columns, or the images, as for `jaxdarts search`."""
-    data_dir: str | None = None
-    """Folder in which TFDS keeps its data sets."""
-    table: str = ""
-    """Table of accuracies (--evaluate=table): CSV file, plain or gzip, with the columns arch_str,
-    <dataset>_valid_12, <dataset>_valid_200, <dataset>_test_200, train_seconds_200 (nats_size: 90
-    for 200); or NAS-Bench-101's record file."""
-    run: str = ""
-    """Run folder of a search, whose supernet evaluates cells (--evaluate=supernet)."""
-    score: str = ""
-    """Score (--evaluate=proxy): naswot (default), grad_norm, snip, grasp, plain, l2_norm, epe_nas,
-    linear_regions, synflow, jacob_cov, ntk_condition. For area and best_of: column of --scores,
-    default params_millions. Larger is better, nan is worst."""
-    epochs: int = 12
-    """Epochs of a short training (--evaluate=training), unless the algorithm chooses; the learning
-    rate falls over them as over a whole training."""
-    train_portion: float = 0.5
-    """Fraction of the training images that a short training learns from; the others validate."""
-    init_channels: int | None = None
-    """Channels of the first cells (training, proxy); default those of the preset of `jaxdarts
-    evaluate`, 16 for a score."""
-    layers: int | None = None
-    """Number of cells (training, proxy), of each stage in nasbench201; default as for
-    --init_channels."""
-    batch_size: int | None = None
-    """Images in a batch: default the preset's for a training, 128 images for a score."""
-    batches: int = 0
-    """Number of validation batches (--evaluate=supernet); 0 for all."""
+    space: Literal[tuple(SPACES)] = flag(  # type: ignore[valid-type]
+        "nasbench201", "Search space; the spaces of benchmarks have tables."
+    )
+    evaluate: Literal["table", "supernet", "proxy", "training"] = flag(
+        "table",
+        "How a cell is evaluated: table (accuracies in a file), supernet (validation accuracy with"
+        " shared weights), proxy (a score of the untrained network), training (validation accuracy"
+        " after a short training).",
+    )
+    dataset: str = flag(
+        "cifar10",
+        "Data set: the prefix of the columns of --table, or else the images, as for jaxdarts"
+        " search.",
+    )
+    data_dir: str | None = flag(
+        None,
+        "Folder in which TFDS keeps its data sets; default $TFDS_DATA_DIR or"
+        " ~/tensorflow_datasets.",
+        free=True,
+    )
+    table: str = flag(
+        "",
+        "Table of accuracies, needed with --evaluate=table: a CSV file, plain or gzip, with the"
+        " columns arch_str, <dataset>_valid_12, <dataset>_valid_200, <dataset>_test_200,"
+        " train_seconds_200 (nats_size: 90 for 200); or NAS-Bench-101's record file.",
+        free=True,
+    )
+    run: str = flag(
+        "",
+        "Run folder of a search, whose supernet evaluates cells; needed with --evaluate=supernet.",
+    )
+    score: str = flag(
+        "",
+        "Score (--evaluate=proxy): naswot (default), grad_norm, snip, grasp, plain, l2_norm,"
+        " epe_nas, linear_regions, synflow, jacob_cov, ntk_condition. For area and best_of: column"
+        " of --scores, default params_millions. Larger is better, nan is worst.",
+    )
+    epochs: int = flag(
+        12,
+        "Epochs of a short training (--evaluate=training), unless the algorithm chooses; the"
+        " learning rate falls over them as over a whole training.",
+        EPOCHS,
+    )
+    init_channels: int | None = flag(
+        None,
+        "Channels of the first cells (--evaluate=training or proxy); default those of the preset of"
+        " jaxdarts evaluate, 16 for a score.",
+        POSITIVE,
+    )
+    layers: int | None = flag(
+        None,
+        "Number of cells (--evaluate=training or proxy), of each stage in nasbench201; default as"
+        " for --init_channels.",
+        POSITIVE,
+    )
+    batch_size: int | None = flag(
+        None,
+        "Images in a batch; default the preset's for a training, 128 images for a score.",
+        POSITIVE,
+    )
+    batches: int = flag(
+        0, "Number of validation batches (--evaluate=supernet); 0 for all.", NOT_NEGATIVE
+    )
     seed: int = 0
-    """Seed of everything that is random."""
-    cache_dir: str = command_line.Settings.cache_dir
-    """Where compiled programs are kept for the next start; empty for nowhere."""
 
 
 class Evaluation(NamedTuple):
@@ -144,20 +170,14 @@ def by_table(options: Options):
 
 def searched(options: Options) -> image_search.Config:
     """The configuration of the search that trained the supernet."""
-    flags = [
-        f"--resume={options.run}",
-        *([f"--data_dir={options.data_dir}"] if options.data_dir else []),
-    ]
-    try:
-        config = command_line.parse(
-            flags,
-            image_search.PRESETS,
-            image_search.CIFAR,
-            image_search.__doc__,
-            image_search.STARTS,
-        )
-    except Stop as stop:
-        raise Stop(str(stop).replace("--resume=", "--run="), 2) from stop
+    run = command_line.saved(options.run, "--run")
+    config = command_line.resumed(image_search.Config, run, "--run")
+    config = dataclasses.replace(
+        config,
+        resume=options.run,
+        run_dir=options.run,
+        data_dir=options.data_dir or config.data_dir,
+    )
     for name in ("space", "dataset"):
         own = getattr(config, name)
         if own != getattr(options, name):
@@ -327,12 +347,7 @@ EVALUATIONS = {
 
 def check(options: Options) -> None:
     """Refuses flags that cannot work, before anything is loaded."""
-    if options.evaluate not in EVALUATIONS:
-        raise Stop(f"--evaluate={options.evaluate}: there are {', '.join(EVALUATIONS)}", 2)
-    given = " ".join(name for name in SIZES if getattr(options, name) is not None)
-    checks.check_numbers(options, f"epochs {given}", "seed batches")
-    if options.seed >= 2**31:
-        raise Stop(f"--seed={options.seed}: seeds must be below {2**31}", 2)
+    checks.check_flags(options)
     if options.evaluate == "table" and not SPACES[options.space].table:
         raise Stop(
             f"--space={options.space}: tables are of"

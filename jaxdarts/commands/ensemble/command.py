@@ -1,18 +1,16 @@
 """Train, prune and test an ensemble of cells (SAEP): jaxdarts evaluate --ensemble=RUN,RUN,...
---dataset=cifar10
 
-The members, separated by commas and mixed as you like: run folders of search.py, whose cells are
-trained (all of them, where there were several seeds; named twice, a cell is trained twice, with
-other seeds), published names and JSON files, likewise; run folders of evaluate.py, whose networks
-are taken as they are; supernet:RUN, the cells after every epoch of one search of which there are
-checkpoints (--keep_checkpoints=0), with the supernet's weights. Or the ensemble grows, one
-sub-architecture at a time: grow:dense (SAEP's dense networks) or grow:NAME (networks of a cell, the
-next one may have a cell more).
+Members, separated by commas and of any kinds: run folders of searches, whose cells are trained (of
+all seeds; a cell that is named twice is trained twice, with other seeds); published names and JSON
+files, likewise; run folders of trainings, whose networks are taken as they are; supernet:RUN, the
+cells after every epoch of a search that kept its checkpoints (--keep_checkpoints=0), with the
+supernet's weights. Or the ensemble grows, one member at a time: grow:dense (SAEP's dense networks)
+or grow:NAME (networks of a cell, the next one may have a cell more).
 
 Members are trained on the first --fit_portion of the training images, pruned on the rest, and
-tested on the test images, with --num_seeds seeds. Leaves one folder with a folder for every member,
+tested on the test images, with --num_seeds seeds. The run folder holds a folder for every member,
 ensemble.json and report.html. An ensemble that was interrupted, or that is to be pruned in another
-way, goes on with --resume=RUN.
+way, continues with --resume=RUN.
 """
 
 import dataclasses
@@ -28,57 +26,91 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdarts import ensembles, files, report, runs
-from jaxdarts.commands import checks, command_line, datasets
+from jaxdarts.commands import checks, command_line, datasets, flags
 from jaxdarts.commands.ensemble import members
 from jaxdarts.commands.ensemble.members import GROW, SUPERNET, Parts, Said
 from jaxdarts.commands.evaluate import recipes
 from jaxdarts.data import images
 from jaxdarts.ensembles import growth
-from jaxdarts.runs import Stop
+from jaxdarts.runs import Stop, flag
+from jaxdarts.runs.flags import INSIDE_ONE, NOT_NEGATIVE, POSITIVE, WITHIN_ONE
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(recipes.Training):
+class Ensemble:
+    """The members of an ensemble and how it is pruned."""
+
+    TOPIC: ClassVar[str] = "ensemble"
+
+    ensemble: str = flag(
+        "",
+        "Members, separated by commas: run folders of searches or trainings, published cells, JSON"
+        " files, supernet:RUN (the cells of a search after each epoch). Or grow:dense, or grow: and"
+        " one cell.",
+    )
+    fit_portion: float = flag(
+        0.8,
+        "Fraction of the training images on which members are trained; the ensemble is pruned on"
+        " the others.",
+        INSIDE_ONE,
+    )
+    size: int = flag(
+        0,
+        "Number of members that random and information pruning keep; 0 for half of them. While an"
+        " ensemble grows they remove one at a time.",
+        NOT_NEGATIVE,
+        free=True,
+    )
+    balance: float = flag(
+        0.5,
+        "Lambda of the distributed information criterion: accuracy at 0, diversity at 1. The"
+        " centralised criterion takes five values.",
+        WITHIN_ONE,
+        free=True,
+    )
+    machines: int = flag(
+        2,
+        "Number of parts in which the distributed information criterion chooses.",
+        POSITIVE,
+        free=True,
+    )
+    mixture: Literal["uniform", "weighted"] = flag(
+        "uniform",
+        "Weights of the members: uniform (mean of probabilities; of logits while the ensemble"
+        " grows) or weighted (weights of AdaNet's objective on the held-out images).",
+        free=True,
+    )
+    adanet_lambda: float = flag(
+        0.0,
+        "AdaNet's penalty of a member's weight, times the square root of its depth.",
+        NOT_NEGATIVE,
+        free=True,
+    )
+    adanet_beta: float = flag(
+        0.0, "AdaNet's constant penalty of a member's weight.", NOT_NEGATIVE, free=True
+    )
+    iterations: int = flag(
+        11, "Number of members that are added while the ensemble grows.", POSITIVE, free=True
+    )
+    hidden: int = flag(32, "Units of a hidden layer of a dense network.", POSITIVE)
+    dense_steps: int = flag(
+        454,
+        "Training steps of a dense network; 11 iterations of 454 make the published 5000.",
+        POSITIVE,
+    )
+    dense_learning_rate: float = flag(
+        0.003, "Learning rate of a dense network (RMSProp).", POSITIVE
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Ensemble, recipes.Training, flags.Output):
     """Train an ensemble, prune it, test it. Defaults are those of the data set's preset for a
     single cell.
     """
 
-    FREE: ClassVar[str] = (
-        "size balance machines mixture adanet_lambda adanet_beta iterations output"
-    )
-
-    ensemble: str = ""
-    """Members, separated by commas: run folders of searches or trainings, published cells, JSON
-    files, supernet:RUN (the cells of a search after each epoch). Or grow:dense, or grow: and one
-    cell."""
-    fit_portion: float = 0.8
-    """Fraction of the training images on which members are trained; the ensemble is pruned on the
-    others."""
-    size: int = 0
-    """Number of members that random and information pruning keep; 0 for half of them. While an
-    ensemble grows they remove one at a time."""
-    balance: float = 0.5
-    """Lambda of the distributed information criterion: accuracy at 0, diversity at 1. The
-    centralised criterion takes five values."""
-    machines: int = 2
-    """Number of parts in which the distributed information criterion chooses."""
-    mixture: Literal["uniform", "weighted"] = "uniform"
-    """Weights of the members: uniform (mean of probabilities; of logits while the ensemble grows)
-    or weighted (weights of AdaNet's objective on the held-out images)."""
-    adanet_lambda: float = 0.0
-    """AdaNet's penalty of a member's weight, times the square root of its depth."""
-    adanet_beta: float = 0.0
-    """AdaNet's constant penalty of a member's weight."""
-    iterations: int = 11
-    """Number of members that are added while the ensemble grows."""
-    hidden: int = 32
-    """Units of a hidden layer of a dense network."""
-    dense_steps: int = 454
-    """Training steps of a dense network; 11 iterations of 454 make the published 5000."""
-    dense_learning_rate: float = 0.003
-    """Learning rate of a dense network (RMSProp)."""
-    output: str | None = None
-    """JSON file that also gets the results."""
+    COMMAND: ClassVar[str] = "evaluate"
+    KIND: ClassVar[str] = "ensemble"
 
 
 SWEEP = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -105,66 +137,49 @@ def over(preset: recipes.Config) -> Config:
     )
 
 
-def parse(arguments: list[str]) -> Config:
+def parse(arguments: Sequence[str] | command_line.Line) -> Config:
     """Flags over the preset for the kind of cell, as recipes.parse."""
-    config = command_line.parse(
-        arguments,
-        {name: over(one) for name, one in recipes.PRESETS.items()},
-        over(recipes.CIFAR),
-        __doc__,
-    )
-    if config.resume:
-        return config
+    line = command_line.look(arguments)
     cells = [
         part.removeprefix(GROW)
-        for part in names(config)
+        for part in names(line.value("ensemble"))
         if not part.startswith(SUPERNET) and part != f"{GROW}dense"
     ]
     kinds = {
         type(source.genotype)
-        for cell in cells
+        for cell in (() if line.saved else cells)
         for source in members.sources(cell)
         if source.genotype is not None
     }
-    if not kinds & set(recipes.BENCHMARKS):
-        return config
-    if len(kinds) > 1:
+    if len(kinds) > 1 and kinds & set(recipes.BENCHMARKS):
         raise Stop(
             "--ensemble: cells of NAS-Bench-201 and others, which are trained in different ways;"
             " train them apart",
             2,
         )
-    presets, fallback = recipes.presets_of(*kinds)
-    return command_line.parse(
-        arguments, {name: over(one) for name, one in presets.items()}, over(fallback), __doc__
-    )
+    kind = kinds.pop() if len(kinds) == 1 else None
+    presets, fallback = recipes.presets_of(kind)
+    starts = {name: over(one) for name, one in presets.items()}
+    return command_line.parse(line, starts, over(fallback), __doc__)
 
 
-def names(config: Config) -> list[str]:
-    """What --ensemble names."""
-    return [part.strip() for part in config.ensemble.split(",") if part.strip()]
+def names(ensemble: str) -> list[str]:
+    """The members that --ensemble names."""
+    return [part.strip() for part in ensemble.split(",") if part.strip()]
 
 
 def check(config: Config) -> Config:
     """Refuses settings that cannot work, before anything is loaded."""
+    checks.check_flags(config)
     recipes.check(members.own_config(config, "", config.seed, Path(config.run_dir or "runs")))
-    checks.check_numbers(
-        config,
-        positive="machines iterations hidden dense_steps dense_learning_rate",
-        not_negative="size adanet_lambda adanet_beta",
-    )
     for name in ("stream", "estimate"):
         if getattr(config, name):
             raise Stop(f"--{name}: not of an ensemble; try it with a single cell", 2)
-    if not 0 < config.fit_portion < 1:
-        raise Stop(
-            f"--fit_portion={config.fit_portion}: must lie between 0 and 1, both excluded", 2
-        )
-    if not 0 <= config.balance <= 1:
-        raise Stop(f"--balance={config.balance}: must lie between 0 and 1", 2)
-    if not names(config):
+    if not names(config.ensemble):
         raise Stop("--ensemble: name its members, separated by commas", 2)
-    if len(names(config)) > 1 and any(part.startswith(GROW) for part in names(config)):
+    if len(names(config.ensemble)) > 1 and any(
+        part.startswith(GROW) for part in names(config.ensemble)
+    ):
         raise Stop(f"--ensemble={config.ensemble}: an ensemble that grows has no other members", 2)
     return config
 
@@ -322,7 +337,7 @@ def grown(
 def gathered(config: Config, folder: Path, parts: Parts, log: Any) -> list[Said]:
     """What all members say; trains those that have not been."""
     said: list[Said] = []
-    for part in names(config):
+    for part in names(config.ensemble):
         if part.startswith(SUPERNET):
             said += members.supernet(config, part, folder / f"member-{len(said)}", parts)
             continue
@@ -352,7 +367,7 @@ def measured(
     config: Config, folder: Path, parts: Parts, log: Any
 ) -> dict[str, list[dict[str, Any]]]:
     """For every way to prune, what it gives in each seed."""
-    [first, *_] = names(config)
+    [first, *_] = names(config.ensemble)
     if first.startswith(GROW):
         what = first.removeprefix(GROW)
         genotype = None if what == "dense" else recipes.resolve(what, "--ensemble")
@@ -464,7 +479,7 @@ def finish(config: Config, folder: Path, rows: dict[str, list[dict[str, Any]]], 
     log.info("report %s", folder / "report.html")
 
 
-def main(arguments: list[str]) -> None:
+def main(arguments: Sequence[str] | command_line.Line) -> None:
     config = check(parse(arguments))
     runs.use_cache(config)
     dataset = datasets.load(config)
@@ -472,12 +487,5 @@ def main(arguments: list[str]) -> None:
         parts = Parts(dataset, *images.split(dataset.train, config.fit_portion))
     except ValueError as error:
         raise Stop(f"--fit_portion={config.fit_portion}: {error}", 2) from error
-    folder, log = runs.open_folder(config, "ensemble")
-    try:
+    with runs.open_study(config, "ensemble") as (folder, log):
         finish(config, folder, measured(config, folder, parts, log), log)
-    except OSError as error:
-        raise Stop(f"cannot write: {error}; continue with --resume={folder}") from error
-    except KeyboardInterrupt:
-        raise Stop(f"interrupted; continue with --resume={folder}", 130) from None
-    finally:
-        runs.writers.close_logger(log)

@@ -257,9 +257,8 @@ def supernet(config: Any, part: str, folder: Path, parts: Parts) -> list[Said]:
     run = Path(part.removeprefix(SUPERNET))
     if not (run / "checkpoints").is_dir():
         raise Stop(f"--ensemble={part}: not the folder of a search", 2)
-    searched = command_line.parse(
-        [f"--resume={run}"], image_search.PRESETS, image_search.CIFAR, None
-    )
+    settings = command_line.saved(str(run), "--ensemble")
+    searched = command_line.resumed(image_search.Config, settings, "--ensemble")
     if searched.dataset != config.dataset:
         raise Stop(
             f"--ensemble={part}: a search on {searched.dataset}, not on --dataset={config.dataset}",

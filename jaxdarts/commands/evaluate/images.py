@@ -1,14 +1,15 @@
 """Train a found or published cell from scratch: jaxdarts evaluate --arch=DARTS_V2 --dataset=cifar10
 
---arch takes a published name, a run folder of search.py, a JSON file, or the text of a genotype,
-such as the string of a cell of NAS-Bench-201, whose presets are the benchmark's network and
-training (but gradients are clipped and momentum is not Nesterov's), of NATS-Bench's sizes
-(likewise), or a graph of NAS-Bench-101 (whose own optimiser is another one). Leaves a run folder:
-config.json, log.txt, metrics.jsonl, tensorboard/, genotype.json, network.json and weights.npz (read
-by jaxdarts.load), report.html and checkpoints/. The test set is looked at once, after the last
-epoch. --select retrains the cells of several searches for a short time and goes on with the best
-one on held-out training images. --test_only --checkpoint=RUN tests a trained network again.
---ensemble=RUN,RUN,... trains an ensemble, prunes and tests it (ensembles.py).
+The defaults are the published training of the cell's kind: cells of NAS-Bench-201, NAS-Bench-101
+and NATS-Bench have the benchmark's network and training (with clipped gradients and without
+Nesterov's momentum). The test set is looked at once, after the last epoch. Three other uses:
+--select trains several cells for a short time and goes on with the best one on held-out training
+images; --test_only --checkpoint=RUN tests a trained network again; --ensemble=RUN,RUN,... trains,
+prunes and tests an ensemble, with flags of its own (--ensemble=RUN --help).
+
+A run folder holds config.json, log.txt, metrics.jsonl, tensorboard/, genotype.json, network.json
+and weights.npz (jaxdarts.load reads both), report.html and checkpoints/. An interrupted training
+continues with --resume=RUN.
 """
 
 import dataclasses
@@ -22,15 +23,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdarts import parallel, runs
-from jaxdarts.commands import datasets, programs, texts
+from jaxdarts.commands import command_line, datasets, programs
 from jaxdarts.commands.evaluate import results as training_results
-from jaxdarts.commands.evaluate import text as text_evaluation
 from jaxdarts.commands.evaluate.image_program import Program, build, rates
 from jaxdarts.commands.evaluate.recipes import (
     Cells,
     Config,
     check,
-    ensemble_asked,
     parse,
     resolve,
     size_of,
@@ -271,13 +270,7 @@ def load(config: Config) -> Any:
     )
 
 
-def main(arguments: list[str]) -> None:
-    if texts.asked(arguments):
-        return text_evaluation.main(arguments)
-    if ensemble_asked(arguments):
-        from jaxdarts.commands.ensemble import command as ensemble_command
-
-        return ensemble_command.main(arguments)
+def main(arguments: Sequence[str] | command_line.Line) -> None:
     config = check(parse(arguments, __doc__))
     runs.use_cache(config)
     if config.test_only:

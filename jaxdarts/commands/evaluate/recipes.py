@@ -4,101 +4,139 @@ names.
 
 import dataclasses
 import difflib
-import json
 import math
 import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from jaxdarts import genotypes, spaces
-from jaxdarts.commands import checks, command_line
+from jaxdarts.commands import checks, command_line, flags
 from jaxdarts.genotypes import Genotype, GraphGenotype, SizeGenotype, TopologyGenotype
-from jaxdarts.runs import Stop
+from jaxdarts.runs import Stop, flag
+from jaxdarts.runs.flags import BELOW_ONE, INSIDE_ONE, NOT_NEGATIVE, POSITIVE
 
 Cells = Genotype | TopologyGenotype | SizeGenotype | GraphGenotype
 """What can be trained: two cells, or what a benchmark has trained."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Training(command_line.ImageSettings):
-    """How a cell is trained from scratch."""
+class Streaming:
+    """Images that are read from the disk."""
 
-    epochs: int = 600
-    """Passes over the training set."""
-    batch_size: int = 96
-    """Images in a batch, over all devices."""
-    init_channels: int = 36
-    """Channels of the first cells; every reduction cell doubles them. Default 16 for a cell of NAS-
-    Bench-201, 128 for NAS-Bench-101."""
-    layers: int = 20
-    """Number of cells, with reduction cells at a third and two thirds. NAS-Bench-201: cells in each
-    of three stages, default 5; NAS-Bench-101: 3."""
-    network: Literal["cifar", "imagenet"] = "cifar"
-    """Stem: cifar (one convolution, for small images) or imagenet (three, which shrink images by a
-    factor of 8)."""
-    stream: bool = False
-    """Read images of any size from the disk batch by batch, randomly cropped; for data sets that do
-    not fit on the device."""
-    image_size: int = 224
-    """Height and width of streamed images; test images are resized to 8/7 of it and cropped in the
-    middle."""
-    color_jitter: bool = False
-    """Change brightness, contrast, saturation and hue of every training image, as published for
-    ImageNet.
-    """
-    cutout: bool = True
-    """Erase a random square of every training image (Cutout)."""
-    auxiliary: bool = True
-    """Train with an auxiliary head after the second reduction cell."""
-    auxiliary_weight: float = 0.4
-    """Weight of the auxiliary head's loss."""
-    drop_path_prob: float = 0.2
-    """Probability of dropping an operation in the last epoch; it rises linearly from zero."""
-    label_smooth: float = 0.0
-    """Label smoothing: fraction of the target that is spread over all classes."""
-    learning_rate: float = 0.025
-    """Learning rate of the optimiser at the start of --schedule."""
-    schedule: Literal["cosine", "exponential", "linear"] = "cosine"
-    """Learning rate over the epochs: cosine to zero; exponential, times --decay after each; linear
-    to zero, slower in the last five epochs and with five epochs of warm-up for batches larger
-    than 256."""
-    decay: float = 0.97
-    """Factor of the exponential schedule, for each epoch."""
-    optimizer: Literal["sgd", "rmsprop"] = "sgd"
-    """sgd with momentum, or rmsprop as in NAS-Bench-101 (decay 0.9, epsilon 1), whose learning rate
-    falls by a cosine every step."""
-    seed: int = 0
-    """Seed of everything that is random."""
-    num_seeds: int = 1
-    """Number of trainings in one program, with seeds seed, seed + 1, ...; mean and deviation are
-    reported.
-    """
-    unroll: int = 6
-    """Number of consecutive cells that are compiled separately: more cells compile longer and, on a
-    CPU, run a fifth faster."""
+    TOPIC: ClassVar[str] = "data"
+
+    stream: bool = flag(
+        False,
+        "Read images of any size from the disk batch by batch, randomly cropped; for data sets that"
+        " do not fit on the device.",
+    )
+    image_size: int = flag(
+        224,
+        "Height and width of streamed images; test images are resized to 8/7 of it and cropped in"
+        " the middle.",
+        POSITIVE,
+    )
+    color_jitter: bool = flag(
+        False,
+        "Change brightness, contrast, saturation and hue of every training image, as published for"
+        " ImageNet.",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Training):
+class Network:
+    """The network around the cell."""
+
+    TOPIC: ClassVar[str] = "network"
+
+    network: Literal["cifar", "imagenet"] = flag(
+        "cifar",
+        "First layers: cifar (one convolution, for small images) or imagenet (three, which shrink"
+        " images by a factor of 8).",
+    )
+    auxiliary: bool = flag(True, "Train with an auxiliary head after the second reduction cell.")
+    unroll: int = flag(
+        6,
+        "Number of consecutive cells that are compiled separately: more cells compile longer and,"
+        " on a CPU, run a fifth faster.",
+        POSITIVE,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How the weights are trained."""
+
+    TOPIC: ClassVar[str] = "weights"
+
+    optimizer: Literal["sgd", "rmsprop"] = flag(
+        "sgd",
+        "Optimiser of the weights: sgd with momentum, or rmsprop as in NAS-Bench-101 (decay 0.9,"
+        " epsilon 1), whose learning rate falls by a cosine every step.",
+    )
+    schedule: Literal["cosine", "exponential", "linear"] = flag(
+        "cosine",
+        "Learning rate over the epochs: cosine to zero; exponential, times --decay after each;"
+        " linear to zero, slower in the last five epochs and with five epochs of warm-up for"
+        " batches larger than 256.",
+    )
+    decay: float = flag(0.97, "Factor of --schedule=exponential, for each epoch.", POSITIVE)
+    auxiliary_weight: float = flag(0.4, "Weight of the auxiliary head's loss.", NOT_NEGATIVE)
+    drop_path_prob: float = flag(
+        0.2,
+        "Probability of dropping an operation in the last epoch; it rises linearly from zero.",
+        BELOW_ONE,
+    )
+    label_smooth: float = flag(
+        0.0, "Label smoothing: fraction of the target that is spread over all classes.", BELOW_ONE
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Training(
+    flags.ImageData,
+    flags.Augmentation,
+    flags.Cutout,
+    Streaming,
+    flags.Size,
+    Network,
+    flags.ImageWeights,
+    Recipe,
+    flags.Clipping,
+    flags.Training,
+    flags.Seeds,
+):
+    """How a cell is trained from scratch."""
+
+    epochs: int = 600
+    batch_size: int = 96
+    init_channels: int = 36
+    layers: int = 20
+    cutout: bool = True
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Held:
+    """Which images --select chooses by."""
+
+    TOPIC: ClassVar[str] = "cell"
+
+    select_portion: float = flag(
+        0.5,
+        "Fraction of the training images that the short training of --select learns from; the"
+        " others choose.",
+        INSIDE_ONE,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(flags.Cell, Held, Training):
     """Train one cell from scratch. Defaults are those of the data set's preset."""
 
-    FREE: ClassVar[str] = "random_cells"
-
-    arch: str = "DARTS_V2"
-    """Cell to train: a published name, a run folder of a search, a JSON file, or the text of a
-    genotype."""
-    select: tuple[str, ...] = ()
-    """Cells (as for --arch) among which a short training chooses, instead of --arch."""
-    select_epochs: int = 100
-    """Epochs of the short training of --select."""
-    select_portion: float = 0.5
-    """Fraction of the training images that the short training learns from; the others choose."""
-    random_cells: int = 1
-    """Number of random cells that are trained beside those of --select, as a baseline."""
-    test_only: bool = False
-    """Only test the trained network of --checkpoint."""
-    checkpoint: str | None = None
-    """Run folder of a trained network, for --test_only."""
+    COMMAND: ClassVar[str] = "evaluate"
+    KIND: ClassVar[str] = "images"
 
 
 CIFAR = Config(dataset="cifar10")
@@ -175,49 +213,38 @@ BENCHMARKS: dict[type, dict[str, Any]] = {
 """The same for each benchmark."""
 
 
-def ensemble_asked(arguments: list[str]) -> bool:
-    """Is --ensemble on the command line, or was it on that of the run to resume?"""
-    given = {"--ensemble": "", "--resume": ""}
-    for i, argument in enumerate(arguments):
-        name, equals, value = argument.partition("=")
-        if name in given:
-            given[name] = value if equals else " ".join(arguments[i + 1 : i + 2]) or name
-    if given["--resume"]:
-        try:
-            return "ensemble" in json.loads(
-                (Path(given["--resume"]) / "config.json").read_text(encoding="utf-8")
-            )
-        except (OSError, ValueError, TypeError):
-            return False  # the other parser says what is wrong with it
-    return bool(given["--ensemble"])
-
-
-def parse(arguments: list[str], description: str | None) -> Config:
-    """Flags over the data set's preset for the kind of cell that is to be trained."""
-    config = command_line.parse(arguments, PRESETS, CIFAR, description)
-    if config.resume or config.test_only:
-        return config
-    kinds = {type(resolve(name, "--select")) for name in config.select} or {
-        type(resolve(config.arch))
-    }
+def kind_of(cells: Iterable[str], flag: str) -> type | None:
+    """The kind of genotype that cells have; None of no cells."""
+    kinds = {type(resolve(name, flag)) for name in cells}
     if len(kinds) > 1:
         raise Stop(
-            "--select: cells of NAS-Bench-201 and others, whose networks have nothing in common;"
-            " select among one kind",
+            f"{flag}: cells of NAS-Bench-201 and others, whose networks have nothing in common;"
+            " name cells of one kind",
             2,
         )
-    (kind,) = kinds
-    if kind not in BENCHMARKS:
-        return config
-    own = [flag for flag in arguments if re.match(r"--(init[_-]channels|layers)\b", flag)]
-    if kind is SizeGenotype and own:
-        raise Stop(f"{own[0]}: the genotype itself says how wide and deep its network is", 2)
-    return command_line.parse(arguments, *presets_of(kind), description)
+    return next(iter(kinds), None)
 
 
-def presets_of(kind: type) -> tuple[dict[str, Config], Config]:
+def parse(arguments: Sequence[str] | command_line.Line, description: str | None) -> Config:
+    """Flags over the data set's preset for the kind of cell that is to be trained."""
+    line = command_line.look(arguments)
+    if line.saved or "test_only" in line.given:
+        return command_line.parse(line, PRESETS, CIFAR, description)
+    select = line.given.get("select", [])
+    if select:
+        kind = kind_of(select, "--select")
+    else:
+        kind = kind_of([line.value("arch") or Config.arch], "--arch")
+    sizes = [name for name in ("init_channels", "layers") if name in line.given]
+    if kind is SizeGenotype and sizes:
+        size = f"--{sizes[0]}={line.value(sizes[0])}"
+        raise Stop(f"{size}: the genotype itself says how wide and deep its network is", 2)
+    return command_line.parse(line, *presets_of(kind), description)
+
+
+def presets_of(kind: type | None) -> tuple[dict[str, Config], Config]:
     """What the data sets start from for a kind of genotype, and what all others do."""
-    changes = BENCHMARKS.get(kind, {})
+    changes = BENCHMARKS.get(kind, {}) if kind else {}
     presets = {
         name: preset if name == "digits" else dataclasses.replace(preset, **changes)
         for name, preset in PRESETS.items()
@@ -233,24 +260,7 @@ def size_of(config: Config, genotype: Any) -> tuple[int | None, int | None]:
 
 def check(config: Config) -> Config:
     """Refuses settings that cannot work, before anything is loaded."""
-    checks.check_numbers(
-        config,
-        positive=(
-            "epochs batch_size init_channels layers num_seeds report_freq learning_rate grad_clip"
-            " select_epochs unroll image_size decay"
-        ),
-        not_negative=(
-            "max_steps checkpoint_freq crop_padding cutout_length seed momentum weight_decay"
-            " auxiliary_weight drop_path_prob label_smooth random_cells"
-        ),
-    )
-    for name in ("drop_path_prob", "label_smooth"):
-        if getattr(config, name) >= 1:
-            raise Stop(f"--{name}={getattr(config, name)}: must be below 1", 2)
-    if not 0 < config.select_portion < 1:
-        raise Stop(
-            f"--select_portion={config.select_portion}: must lie between 0 and 1, both excluded", 2
-        )
+    checks.check_flags(config)
     if config.optimizer == "rmsprop" and config.schedule != "cosine":
         raise Stop(f"--schedule={config.schedule}: --optimizer=rmsprop has the cosine only", 2)
     shortest = min(config.epochs, config.select_epochs) if config.select else config.epochs

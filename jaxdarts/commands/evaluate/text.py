@@ -1,13 +1,14 @@
 """Train a recurrent cell on a text from scratch: jaxdarts evaluate --arch=DARTS_V2 --dataset=ptb
 
---arch takes a published recurrent name (DARTS_V1, DARTS_V2, ENAS, penn_random, penn_pgd), a run
-folder of search.py, a JSON file, or the text of a genotype. SGD turns into averaged SGD once the
-validation loss stops falling. Leaves a run folder: config.json, log.txt, metrics.jsonl,
-tensorboard/, genotype.json, network.json, weights.npz (those that validated best) and
-vocabulary.json (read by jaxdarts.load), test.json, report.html and checkpoints/. The test part is
-looked at once, after the last epoch. --random_cells trains random cells beside it. --select
-retrains several cells for a short time and goes on with the best one by validation perplexity.
---test_only --checkpoint=RUN tests a trained language model again.
+--arch takes a published recurrent cell (DARTS_V1, DARTS_V2, ENAS, penn_random, penn_pgd), a run
+folder of a search, a JSON file, or the text of a genotype. SGD turns into averaged SGD once the
+validation loss stops falling. The test part is looked at once, after the last epoch. Two other
+uses: --select trains several cells for a short time and goes on with the one of the lowest
+validation perplexity; --test_only --checkpoint=RUN tests a trained language model again.
+
+A run folder holds config.json, log.txt, metrics.jsonl, tensorboard/, genotype.json, network.json,
+weights.npz (those that validated best) and vocabulary.json (jaxdarts.load reads the three),
+test.json, report.html and checkpoints/. An interrupted training continues with --resume=RUN.
 """
 
 import dataclasses
@@ -343,7 +344,7 @@ def estimate(config: Config, program: Program) -> None:
     )
 
 
-def main(arguments: list[str]) -> None:
+def main(arguments: Sequence[str] | command_line.Line) -> None:
     config = check(command_line.parse(arguments, PRESETS, PTB, __doc__))
     runs.use_cache(config)
     if config.test_only:

@@ -8,56 +8,61 @@ from typing import ClassVar
 import numpy as np
 
 from jaxdarts import genotypes
-from jaxdarts.commands import texts
+from jaxdarts.commands import flags, texts
 from jaxdarts.commands.evaluate import recipes
 from jaxdarts.data import text
 from jaxdarts.genotypes import RecurrentGenotype
-from jaxdarts.runs import Stop
+from jaxdarts.runs import Stop, flag
+from jaxdarts.runs.flags import NOT_NEGATIVE, POSITIVE
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(texts.Settings):
+class Windows:
+    """How the text is cut for training and testing."""
+
+    TOPIC: ClassVar[str] = "data"
+
+    eval_batch_size: int = flag(
+        10,
+        "Number of columns into which the validation text is cut; the test text is one column.",
+        POSITIVE,
+    )
+    deviation: float = flag(
+        5.0, "Standard deviation of a window's length around --bptt.", NOT_NEGATIVE
+    )
+    max_seq_len_delta: int = flag(
+        20, "Largest difference of a window's length to --bptt.", NOT_NEGATIVE
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Averaging:
+    """When averaged SGD begins."""
+
+    TOPIC: ClassVar[str] = "weights"
+
+    nonmono: int = flag(
+        5,
+        "Weights are averaged after this number of epochs without a better validation loss.",
+        POSITIVE,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(flags.Cell, Windows, Averaging, texts.Settings):
     """Train one recurrent cell from scratch. Defaults are those of the text's preset."""
 
-    FREE: ClassVar[str] = "random_cells"
+    COMMAND: ClassVar[str] = "evaluate"
 
-    arch: str = "DARTS_V2"
-    """Cell to train: a published name, a run folder of a search, a JSON file, or the text of a
-    genotype."""
     epochs: int = 8000
-    """Passes over the text; published runs were ended by hand after some thousands."""
     batch_size: int = 64
-    """Number of columns into which the training text is cut, over all devices."""
-    eval_batch_size: int = 10
-    """Number of columns into which the validation text is cut; the test text is one column."""
     emsize: int = 850
-    """Units of the embedding and of the hidden state."""
-    deviation: float = 5.0
-    """Standard deviation of a window's length around --bptt."""
-    max_seq_len_delta: int = 20
-    """Largest difference of a window's length to --bptt."""
     dropoute: float = 0.1
-    """Dropout of whole words."""
     weight_decay: float = 8e-7
-    """Weight decay: this multiple of the weights is added to their gradient."""
-    nonmono: int = 5
-    """Weights are averaged after this number of epochs without a better validation loss."""
     report_freq: int = 200
-    """Steps between log lines."""
-    select: tuple[str, ...] = ()
-    """Cells (as for --arch) among which a short training chooses by validation perplexity, instead
-    of --arch."""
     select_epochs: int = 300
-    """Epochs of the short training of --select."""
     random_cells: int = 0
-    """Number of random cells that are trained for comparison, with the settings of --arch, or as
-    long as the cells of --select."""
-    test_only: bool = False
-    """Only test the language model of --checkpoint."""
-    checkpoint: str | None = None
-    """Run folder of a trained language model, for --test_only."""
     seed: int = 1267
-    """Seed of everything that is random."""
 
     num_seeds: ClassVar[int] = 1
     """Number of seeds; only 1, since another seed has other windows and epochs of another length.
@@ -90,9 +95,7 @@ PRESETS = {
 
 def check(config: Config) -> Config:
     """Refuses settings that cannot work, before anything is loaded."""
-    texts.check(
-        config, "eval_batch_size nonmono select_epochs", "deviation max_seq_len_delta random_cells"
-    )
+    texts.check(config)
     return config
 
 

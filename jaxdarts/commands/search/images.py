@@ -1,10 +1,13 @@
-"""Search a cell: jaxdarts search --dataset=cifar10
+"""Search a convolutional cell on images: jaxdarts search --dataset=cifar10
 
-Alternates exact second-order architecture steps with weight steps on the supernet of the DARTS
-space. Leaves a run folder: config.json, log.txt, metrics.jsonl, tensorboard/, alphas.npz,
-genotype.json, normal.svg, reduce.svg, report.html and checkpoints/. Without arguments it searches
-on scikit-learn's digits, in minutes on a CPU. Interrupted or killed, it continues with
---resume=RUN, to the very result of a run that nothing interrupted.
+Trains the weights of a supernet and alpha, the parameters of its architecture, in turn; the cell is
+what alpha prefers in the end. --algorithm names the method, DARTS with the exact second-order
+gradient by default, and --space the search space. Without arguments it searches on scikit-learn's
+digits, in minutes on a CPU.
+
+A run folder holds config.json, log.txt, metrics.jsonl, tensorboard/, alphas.npz, genotype.json, the
+drawn cells, report.html and checkpoints/. An interrupted search continues with --resume=RUN, to the
+very result of one that nothing interrupted; jaxdarts evaluate --arch=RUN trains the cell.
 """
 
 import dataclasses
@@ -13,54 +16,56 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import jax
 import numpy as np
 
 from jaxdarts import parallel, runs, spaces
-from jaxdarts.commands import checks, command_line, datasets, methods, programs, texts
+from jaxdarts.commands import checks, command_line, datasets, flags, methods, programs
 from jaxdarts.commands.optimizers import cosine_rate
+from jaxdarts.commands.search import flags as search_flags
 from jaxdarts.commands.search import results as search_results
-from jaxdarts.commands.search import text as text_search
 from jaxdarts.commands.search.image_program import Program, build
 from jaxdarts.commands.search.image_program import supernet as supernet
 from jaxdarts.commands.search.program import LOWER, about, checked, records_of
 from jaxdarts.commands.search.results import History
 from jaxdarts.data import images
-from jaxdarts.runs import Run, Stop, hosts
+from jaxdarts.runs import Run, Stop, flag, hosts
+from jaxdarts.runs.flags import POSITIVE
 from jaxdarts.search import SearchState
 from jaxdarts.types import Metrics
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(hosts.Flags, methods.Options):
-    """Search a convolutional cell by gradient descent (DARTS). Defaults are those of the data set's
+class Config(
+    search_flags.Options,
+    search_flags.Architecture,
+    flags.ImageData,
+    flags.Halves,
+    flags.Augmentation,
+    flags.Cutout,
+    flags.Size,
+    flags.ImageWeights,
+    flags.CosineFloor,
+    flags.Clipping,
+    flags.Training,
+    hosts.Flags,
+):
+    """Search a convolutional cell by gradient descent. Defaults are those of the data set's
     preset.
     """
 
-    epochs: int = 50
-    """Passes over the training half."""
-    batch_size: int = 64
-    """Images in a training batch, and in a validation batch, over all devices."""
-    init_channels: int = 16
-    """Channels of the first cells; every reduction cell doubles them."""
-    layers: int = 8
-    """Number of cells, with reduction cells at a third and two thirds."""
-    nodes: int = 4
-    """Number of intermediate nodes of a cell."""
-    ops: tuple[str, ...] = spaces.PRIMITIVES
-    """Candidate operations of every edge, separated by spaces; their order is that of alpha's
-    columns."""
-    learning_rate: float = 0.025
-    """Learning rate of SGD for the weights in the first epoch; it falls by a cosine."""
-    learning_rate_min: float = 0.001
-    """Learning rate of SGD at the end of the cosine."""
-    arch_learning_rate: float = 3e-4
-    """Learning rate of alpha (Adam), constant."""
-    arch_weight_decay: float = 1e-3
-    """Weight decay of alpha: this multiple of alpha is added to its gradient."""
-    train_portion: float = 0.5
-    """Fraction of the training set that trains the weights; the rest trains alpha."""
+    COMMAND: ClassVar[str] = "search"
+    TOPIC: ClassVar[str] = "space"
+    KIND: ClassVar[str] = "images"
+
+    nodes: int = flag(4, "Number of intermediate nodes of a cell (--space=darts).", POSITIVE)
+    ops: tuple[str, ...] = flag(
+        spaces.PRIMITIVES,
+        "Candidate operations of every edge (--space=darts), separated by blanks; their order is"
+        " that of alpha's columns.",
+    )
 
 
 CIFAR = Config(dataset="cifar10")
@@ -89,9 +94,9 @@ PRESETS = {
 
 STARTS = {
     name: lambda preset, value, of=of: dataclasses.replace(
-        preset, **of(value, small=preset.dataset == "digits")
+        preset, **of(" ".join(value), small=preset.dataset == "digits")
     )
-    for name, of in (("--space", methods.space_settings), ("--algorithm", methods.settings))
+    for name, of in (("space", methods.space_settings), ("algorithm", methods.settings))
 }
 """The flags that change what the others start from."""
 
@@ -100,25 +105,23 @@ Searched = runs.Training[SearchState]
 
 def check(config: Config) -> Config:
     """Refuses settings that cannot work, before anything is loaded."""
-    checks.check_numbers(
-        config,
-        positive="epochs batch_size init_channels layers nodes report_freq learning_rate grad_clip",
-        not_negative=(
-            "max_steps checkpoint_freq crop_padding cutout_length seed learning_rate_min momentum"
-            " weight_decay arch_learning_rate arch_weight_decay"
-        ),
-    )
-    if not 0 < config.train_portion <= 1:
-        raise Stop(
-            f"--train_portion={config.train_portion}: must be above 0, and 1 for all images at both"
-            " levels",
-            2,
-        )
     if config.coordinator and (config.fork or config.adapt_weight_decay):
         raise Stop("--fork, --adapt_weight_decay: not on several hosts; leave --coordinator out", 2)
-    methods.check(config)
+    search_flags.check(config)
     checks.check_seeds_and_devices(config)
     return config
+
+
+def check_fork(config: Config, steps_per_epoch: int) -> None:
+    """Refuses an epoch of --fork whose checkpoint was not kept."""
+    folder, step = Path(f"{config.fork}/checkpoints"), (config.fork_epoch + 1) * steps_per_epoch
+    kept = sorted(int(one.name) for one in folder.iterdir() if one.name.isdecimal())
+    if step not in kept:
+        raise Stop(
+            f"--fork={config.fork} --fork_epoch={config.fork_epoch}: {folder} has no checkpoint of"
+            f" step {step}, only {', '.join(map(str, kept))}",
+            2,
+        )
 
 
 def estimate(config: Config, dataset: images.Dataset) -> None:
@@ -140,13 +143,15 @@ def estimate(config: Config, dataset: images.Dataset) -> None:
         print(f"--remat saves                {megabytes[0] - megabytes[1]:,.1f} MB a device")
 
 
-def main(arguments: list[str]) -> None:
-    if texts.asked(arguments):
-        return text_search.main(arguments)
-    with hosts.joined(command_line.parse(arguments, PRESETS, CIFAR, __doc__, STARTS), "search") as (
-        config,
-        folder,
-    ):
+def parse(arguments: Sequence[str] | command_line.Line) -> Config:
+    """The configuration of a command line."""
+    return command_line.parse(arguments, PRESETS, CIFAR, __doc__, STARTS)
+
+
+def main(arguments: Sequence[str] | command_line.Line) -> None:
+    asked = parse(arguments)
+    checks.check_flags(asked)
+    with hosts.joined(asked, "search") as (config, folder):
         check(config)
         runs.use_cache(config)
         dataset = datasets.load(config)
@@ -160,6 +165,8 @@ def run_search(config: Config, dataset: images.Dataset, folder: Path | None = No
     stops early (DARTS-ADA).
     """
     program = build(config, dataset)
+    if config.fork and not config.resume:
+        check_fork(config, program.steps_per_epoch)
     with runs.open_run(config, "search", folder) as opened:
         stop = search(
             dataclasses.replace(config, run_dir=str(opened.folder)), dataset, program, opened

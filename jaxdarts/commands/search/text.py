@@ -1,15 +1,19 @@
 """Search a recurrent cell on a text: jaxdarts search --dataset=ptb
 
-Alternates exact second-order architecture steps on the validation part with weight steps on the
-training part, a window of the text at a time; --algorithm names other methods, as for images.
-Leaves a run folder as for images, with recurrent.svg. --dataset=pydoc takes minutes on a CPU and
-needs no download; ptb and wikitext2 are read from --data_dir.
+Trains the weights of a supernet on the training part, and alpha, the parameters of its
+architecture, on the validation part, a window of the text at a time. --algorithm names the method,
+DARTS with the exact second-order gradient by default. --dataset=pydoc takes minutes on a CPU and
+needs no download; the files of ptb and wikitext2 are read from --data_dir.
+
+A run folder holds config.json, log.txt, metrics.jsonl, tensorboard/, alphas.npz, genotype.json, the
+drawn cell, report.html and checkpoints/. An interrupted search continues with --resume=RUN;
+jaxdarts evaluate --arch=RUN --dataset=ptb trains the cell.
 """
 
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +22,7 @@ from jaxtyping import Array
 
 from jaxdarts import objectives, parallel, runs, spaces
 from jaxdarts.commands import command_line, methods, programs, texts
+from jaxdarts.commands.search import flags as search_flags
 from jaxdarts.commands.search import results as search_results
 from jaxdarts.commands.search.program import (
     LOWER,
@@ -30,7 +35,8 @@ from jaxdarts.commands.search.program import (
 from jaxdarts.commands.search.results import History
 from jaxdarts.data import text
 from jaxdarts.parallel import OnDevices
-from jaxdarts.runs import Run, Stop
+from jaxdarts.runs import Run, Stop, flag
+from jaxdarts.runs.flags import POSITIVE
 from jaxdarts.search import SearchState, bilevel_search
 from jaxdarts.space import Space, one_hot
 from jaxdarts.spaces.darts_rnn import PRIMITIVES
@@ -39,22 +45,21 @@ from jaxdarts.types import Mix
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(methods.AlgorithmOptions, texts.Settings):
-    """Search a recurrent cell by gradient descent (DARTS); defaults come from the text's preset."""
+class Config(search_flags.AlgorithmOptions, texts.Settings):
+    """Search a recurrent cell by gradient descent; defaults come from the text's preset."""
 
-    nodes: int = 8
-    """Number of nodes of the cell."""
-    ops: tuple[str, ...] = PRIMITIVES
-    """Candidate activations of every edge, separated by spaces; their order is that of alpha's
-    columns."""
+    COMMAND: ClassVar[str] = "search"
+    TOPIC: ClassVar[str] = "space"
+
+    nodes: int = flag(8, "Number of nodes of the cell.", POSITIVE)
+    ops: tuple[str, ...] = flag(
+        PRIMITIVES,
+        "Candidate activations of every edge, separated by blanks; their order is that of alpha's"
+        " columns.",
+    )
     arch_learning_rate: float = 3e-3
-    """Learning rate of alpha (Adam), constant."""
-    arch_weight_decay: float = 1e-3
-    """Weight decay of alpha: this multiple of alpha is added to its gradient."""
     arch_beta1: float = 0.9
-    """Adam's first decay rate for alpha."""
     seed: int = 3
-    """Seed of everything that is random."""
 
 
 PTB = Config(dataset="ptb")
@@ -77,7 +82,9 @@ PRESETS = {
 }
 """What each text starts from; any other one starts from Penn Treebank's, the paper's, setting."""
 STARTS = {
-    "--algorithm": lambda preset, name: dataclasses.replace(preset, **methods.text_settings(name))
+    "algorithm": lambda preset, value: dataclasses.replace(
+        preset, **methods.text_settings(" ".join(value))
+    )
 }
 """The flags that change what the others start from."""
 
@@ -114,8 +121,7 @@ def check(config: Config) -> Config:
     if config.algorithm in methods.ONLY_ON_IMAGES:
         why = methods.ONLY_ON_IMAGES[config.algorithm]
         raise Stop(f"--algorithm={config.algorithm}: not for recurrent cells: {why}", 2)
-    methods.check_algorithm(config)
-    texts.check(config, "nodes", "arch_learning_rate arch_weight_decay")
+    texts.check(config)
     return config
 
 
@@ -219,8 +225,13 @@ def estimate(config: Config, words: text.Text) -> None:
     )
 
 
-def main(arguments: list[str]) -> None:
-    config = check(command_line.parse(arguments, PRESETS, PTB, __doc__, STARTS))
+def parse(arguments: Sequence[str] | command_line.Line) -> Config:
+    """The configuration of a command line."""
+    return command_line.parse(arguments, PRESETS, PTB, __doc__, STARTS)
+
+
+def main(arguments: Sequence[str] | command_line.Line) -> None:
+    config = check(parse(arguments))
     runs.use_cache(config)
     words = texts.load(config)
     if config.estimate:

@@ -1,0 +1,307 @@
+"""Flags of searches by gradient descent: the algorithm, and how the cell is derived."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from jaxdarts.commands import checks, flags
+from jaxdarts.commands.methods import AGGREGATES, METHODS, NAMED
+from jaxdarts.runs import Stop, flag
+from jaxdarts.runs.flags import BELOW_ONE, NOT_NEGATIVE, POSITIVE
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """How alpha, the architecture parameters, are trained."""
+
+    TOPIC: ClassVar[str] = "architecture"
+
+    arch_learning_rate: float = flag(3e-4, "Learning rate of alpha (Adam), constant.", NOT_NEGATIVE)
+    arch_weight_decay: float = flag(
+        1e-3,
+        "Weight decay of alpha: this multiple of alpha is added to its gradient.",
+        NOT_NEGATIVE,
+    )
+    arch_beta1: float = flag(0.5, "Adam's first decay rate for alpha.", BELOW_ONE)
+    arch_warmup: int = flag(
+        0, "Number of first epochs in which only the weights are trained.", NOT_NEGATIVE
+    )
+    unrolled: bool = flag(
+        True,
+        "Take the gradient of alpha through one step of the weights (exact second order);"
+        " --no-unrolled for the first order.",
+    )
+    temperature_end: float = flag(
+        1.0, "Temperature of alpha after the last epoch; it falls from 1.", POSITIVE
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Algorithm:
+    """Which algorithm searches, and its settings."""
+
+    TOPIC: ClassVar[str] = "method"
+
+    algorithm: Literal[tuple(METHODS)] = flag(  # type: ignore[valid-type]
+        "darts",
+        "Search algorithm. The settings of its paper become the defaults of other flags.",
+    )
+    epsilon_alpha: float = flag(
+        0.3,
+        "Largest perturbation of the mix in the last epoch; it rises from 0.03 (sdarts_rs,"
+        " sdarts_adv).",
+        NOT_NEGATIVE,
+    )
+    attack_steps: int = flag(
+        7, "Steps of the adversarial attack on the mix (sdarts_adv).", POSITIVE
+    )
+    lambda_valid: float = flag(
+        1.0, "Weight of the validation loss, beside the training loss (milenas).", NOT_NEGATIVE
+    )
+    neighbours: int = flag(
+        4, "Number of neighbouring cells in an architecture step (na_darts).", NOT_NEGATIVE
+    )
+    distance: int = flag(
+        1, "Number of edges in which a neighbouring cell differs (na_darts).", NOT_NEGATIVE
+    )
+    aggregate: Literal[tuple(AGGREGATES)] = flag(  # type: ignore[valid-type]
+        "mean",
+        "Statistic of the neighbouring cells' performances that alpha ascends (na_darts): mean,"
+        " median, minimum, or deviation (mean minus one deviation).",
+    )
+    radius: float = flag(
+        1e-2, "Length of an ascent step, as a multiple of the gradient (a2m).", NOT_NEGATIVE
+    )
+    radius_steps: int = flag(1, "Number of ascent steps (a2m).", POSITIVE)
+    tau_start: float = flag(
+        10.0, "Gumbel-softmax temperature in the first epoch (gdas, snas).", POSITIVE
+    )
+    tau_end: float = flag(
+        0.1, "Gumbel-softmax temperature after the last epoch (gdas, snas).", POSITIVE
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Derivation:
+    """How the cell is chosen after the search."""
+
+    TOPIC: ClassVar[str] = "derivation"
+
+    derive: Literal["strongest", "validation", "perturbation", "samples"] = flag(
+        "strongest",
+        "How the cell is chosen: strongest (by the mix), validation (by validating the supernet),"
+        " perturbation (by removing operations, DARTS+PT), samples (the best of random cells).",
+        free=True,
+    )
+    num_samples: int = flag(100, "Number of random cells of --derive=samples.", POSITIVE, free=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class AlgorithmOptions(Algorithm, Architecture, Derivation, flags.Seeds):
+    """Flags of searches on images and on texts."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Spaces:
+    """Which search space."""
+
+    TOPIC: ClassVar[str] = "space"
+
+    space: Literal["darts", *NAMED] = flag(  # type: ignore[valid-type]
+        "darts",
+        "Search space: darts (with --nodes and --ops), s1 to s4 (RobustDARTS), nasbench201"
+        " (--layers cells a stage), nasbench1shot1_s1 to _s3.",
+    )
+    candidates: str | None = flag(
+        None,
+        "Run folder of a search whose --keep_ops strongest operations of every edge are the space"
+        " (P-DARTS); default none, all operations.",
+    )
+    keep_ops: int = flag(5, "Number of operations that --candidates keeps on an edge.", POSITIVE)
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageMethod:
+    """Settings of algorithms that search on images only."""
+
+    TOPIC: ClassVar[str] = "method"
+
+    partial: int = flag(
+        1,
+        "One channel in this number goes through the operations, the others bypass them"
+        " (pc_darts).",
+        POSITIVE,
+    )
+    drop_path_prob: float = flag(
+        0.0,
+        "Probability of dropping an edge in the last epoch; it rises linearly from zero"
+        " (RobustDARTS).",
+        BELOW_ONE,
+    )
+    zero_one_weight: float = flag(
+        10.0,
+        "Weight of the loss that drives every operation to zero or one (fair_darts).",
+        NOT_NEGATIVE,
+    )
+    auxiliary_skip: float = flag(
+        1.0,
+        "Weight of the auxiliary skip connection in the first epoch; it falls to zero"
+        " (darts_minus).",
+        NOT_NEGATIVE,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """A penalty of large cells."""
+
+    TOPIC: ClassVar[str] = "cost"
+
+    cost_weight: float = flag(
+        0.0,
+        "Penalty for exceeding --cost_target by 100 %, in units of the validation loss; 0 for"
+        " none.",
+        NOT_NEGATIVE,
+    )
+    cost_target: float = flag(
+        3.3,
+        "Cost that is free, in millions of --cost_of, for the network of the paper (36 channels, 20"
+        " cells).",
+        POSITIVE,
+    )
+    cost_of: Literal["parameters", "multiply_adds"] = flag(
+        "parameters", "Cost that --cost_weight penalises: parameters or multiply-adds."
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Stopping:
+    """When a search stops early, and from which it goes on."""
+
+    TOPIC: ClassVar[str] = "stopping"
+
+    eigenvalue_freq: int = flag(
+        0,
+        "Epochs between measurements of the dominant eigenvalue of the Hessian in alpha; 0 for none"
+        " (2 in RobustDARTS).",
+        NOT_NEGATIVE,
+    )
+    stop_eigenvalue: float = flag(
+        0.0,
+        "Stop when the dominant eigenvalue has grown by this factor, and go back to the epoch"
+        " before (1.3 in DARTS-ES); 0 for never.",
+        NOT_NEGATIVE,
+    )
+    stop_start: int = flag(10, "Earliest epoch to which --stop_eigenvalue goes back.", NOT_NEGATIVE)
+    adapt_weight_decay: float = flag(
+        0.0,
+        "After a stop by --stop_eigenvalue, go on from that epoch with the weight decay times this"
+        " factor, up to 0.03 (10 in DARTS-ADA); 0 for no.",
+        NOT_NEGATIVE,
+    )
+    stop_skips: int = flag(
+        0,
+        "Stop when the normal cell has this number of skip connections; 0 for never.",
+        NOT_NEGATIVE,
+    )
+    stop_size: tuple[int, ...] = flag(
+        (),
+        "Stop when the normal and the reduction cell have at most these numbers of convolutions (6"
+        " 0 in MiLeNAS); default never.",
+        NOT_NEGATIVE,
+    )
+    fork: str | None = flag(
+        None,
+        "Run folder of a search of one seed to go on from, with other settings, in a new folder;"
+        " default none.",
+    )
+    fork_epoch: int = flag(
+        0,
+        "Last epoch that --fork takes over; its checkpoint must have been kept"
+        " (--keep_checkpoints=0).",
+        NOT_NEGATIVE,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageDerivation:
+    """How the cell is chosen after a search on images."""
+
+    TOPIC: ClassVar[str] = "derivation"
+
+    derive_batches: int = flag(
+        0,
+        "Number of validation batches for each accuracy of --derive; 0 for all.",
+        NOT_NEGATIVE,
+        free=True,
+    )
+    tune_steps: int = flag(
+        0,
+        "Weight steps after every decision of --derive=validation or perturbation.",
+        NOT_NEGATIVE,
+        free=True,
+    )
+    flatness: bool = flag(
+        False,
+        "Report the accuracy of cells with one other operation, with the shared weights.",
+        free=True,
+    )
+    max_skips: int | None = flag(
+        None,
+        "Largest number of skip connections in the derived normal cell (2 in P-DARTS); default"
+        " any.",
+        NOT_NEGATIVE,
+        free=True,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(AlgorithmOptions, Spaces, ImageMethod, Cost, Stopping, ImageDerivation):
+    """Flags of searches in convolutional spaces."""
+
+
+def check(config: Any) -> None:
+    """Refuses options that cannot work."""
+    checks.check_flags(config)
+    if config.stop_eigenvalue and not config.eigenvalue_freq:
+        raise Stop(
+            f"--stop_eigenvalue={config.stop_eigenvalue}: needs --eigenvalue_freq, 2 in the paper",
+            2,
+        )
+    alone = config.space.startswith("nasbench")
+    if config.stop_size and len(config.stop_size) != (1 if alone else 2):
+        needed = "one number" if alone else "two numbers, of the normal and the reduction cell"
+        raise Stop(f"--stop_size={' '.join(map(str, config.stop_size))}: needed is {needed}", 2)
+    for name in ("partial", "drop_path_prob", "candidates", "max_skips"):
+        if alone and getattr(config, name) not in (1, 0.0, None):
+            raise Stop(f"--{name}={getattr(config, name)}: not in --space={config.space}", 2)
+    if config.space.startswith("nasbench1shot1"):
+        if config.derive in ("perturbation", "validation"):
+            raise Stop(
+                f"--derive={config.derive}: decides edges, not which two to read; not in"
+                f" --space={config.space}",
+                2,
+            )
+        if config.cost_weight:
+            raise Stop(
+                f"--cost_weight={config.cost_weight}: an operation has no price of its own in"
+                f" --space={config.space}",
+                2,
+            )
+        if config.layers < 3:
+            raise Stop(
+                f"--layers={config.layers}: --space={config.space} has three stages of one cell or"
+                " more",
+                2,
+            )
+    if config.num_seeds > 1 and (config.fork or config.adapt_weight_decay):
+        raise Stop(
+            f"--num_seeds={config.num_seeds}: seeds stop at epochs of their own; --fork and"
+            " --adapt_weight_decay take one",
+            2,
+        )
+    if config.adapt_weight_decay and (config.keep_checkpoints or not config.stop_eigenvalue):
+        needed = "--stop_eigenvalue, which goes back in time, and --keep_checkpoints=0"
+        raise Stop(f"--adapt_weight_decay={config.adapt_weight_decay}: needs {needed}", 2)
+    if config.fork and not (Path(config.fork) / "checkpoints").is_dir():
+        raise Stop(f"--fork={config.fork}: not the folder of a search", 2)
