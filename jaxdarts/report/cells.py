@@ -94,7 +94,7 @@ def graph(
     triples = _triples(edges, concat, len(inputs))
     num_states = triples[-1][2] + 1
     layout = _layout(triples, concat, num_states, len(inputs))
-    names = [*inputs, *(str(i) for i in range(num_states - len(inputs))), output]
+    names = [*inputs, *(str(state) for state in range(len(inputs), num_states)), output]
     widths = [max(32.0, 8.0 * len(re.sub(r"[_{}]", "", name)) + 16) for name in names]
     widths += [
         6.95 * len(triples[e][0]) + 18 if e is not None else 0.0
@@ -307,14 +307,14 @@ def dot(edges: Edges, concat: Sequence[int], *, inputs: Sequence[str] = INPUTS) 
       rankdir=LR; node [shape=box];
       s0 [label="c_{k-2}"];
       s1 [label="c_{k-1}"];
-      s2 [label="0"];
+      s2 [label="2"];
       s0 -> s2 [label="skip_connect"];
       s1 -> s2 [label="sep_conv_3x3"];
       s2 -> out [color=gray];
     }
     """
     triples = _triples(edges, concat, len(inputs))
-    names = [*inputs, *(str(i) for i in range(triples[-1][2] + 1 - len(inputs)))]
+    names = [*inputs, *(str(state) for state in range(len(inputs), triples[-1][2] + 1))]
     lines = [
         f"  s{i} [label={json.dumps(name, ensure_ascii=False)}];" for i, name in enumerate(names)
     ]

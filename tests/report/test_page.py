@@ -27,7 +27,7 @@ def _arguments(name="DARTS_V2", epochs=50):
     records = [
         {
             "step": 391 * epoch,
-            "epoch": epoch,
+            "epoch": epoch - 1,
             "train_loss": 2.0 / (1 + epoch),
             "valid_loss": 2.5 / (1 + epoch),
             "train_accuracy": epoch / 60,
@@ -81,7 +81,7 @@ def test_tables_and_pictures_without_a_cell(tmp_path):
         '<th scope="col">size</th>' in page
         and '<th scope="row">&lt;full&gt;</th><td>3</td>' in page
     )
-    assert "The found cells" not in page and "<h2>Genotype" not in page
+    assert "The cells" not in page and "Genotype" not in page
 
 
 def test_page_shows_the_run(tmp_path):
@@ -91,10 +91,12 @@ def test_page_shows_the_run(tmp_path):
     for title in (
         "Loss",
         "Accuracy",
-        "Learning rate",
-        "Skip connections",
+        "Learning rate of the weights",
+        "Skip connections in the cell",
         "Normal cell",
         "Reduction cell",
+        "Normal cell: mixture weights",
+        "Reduction cell: mixture weights",
     ):
         assert f">{title}</text>" in page
     assert page.count("<svg") == 8
@@ -163,7 +165,7 @@ def test_page_of_a_recurrent_cell(tmp_path):
         edges={"recurrent": edges},
         ops={"recurrent": ["none", "tanh", "relu", "sigmoid", "identity"]},
     )
-    assert "Recurrent cell" in page and "state n + 1" in page and "Skips," not in page
+    assert "Recurrent cell" in page and "state 0 is the input" in page and "Skips," not in page
 
 
 def test_page_of_a_topology(tmp_path):
@@ -177,7 +179,7 @@ def test_page_of_a_topology(tmp_path):
     )
     page = _page(tmp_path, genotype=genotype, mixes=mixes, edges={"cell": edges}, ops={"cell": ops})
     assert (
-        "state n + 1" in page
+        "state 0 is the input" in page
         and _fact(page, "Skips, cell") == "1 of 6"
         and str(genotype) in html.unescape(page)
     )
