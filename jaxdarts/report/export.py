@@ -3,11 +3,17 @@
 PDF and PNG are made by CairoSVG, an optional dependency (`pip install "jaxdarts[draw]"`).
 """
 
+import base64
+import importlib
+import io
+import math
 import os
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from pathlib import Path
+
+from PIL import Image
 
 from jaxdarts import files
 from jaxdarts.report import svg
@@ -46,7 +52,8 @@ def save(path: str | os.PathLike, picture: str, *, scale: float = 3.0) -> None:
         files.replace_text(path, picture)
         return
     try:
-        import cairosvg  # here: it is optional, and loads the cairo library
+        # Here: it is optional, and loads the cairo library.
+        cairosvg = importlib.import_module("cairosvg")
     except ImportError as error:
         raise Missing(
             f'{suffix} needs CairoSVG: pip install "jaxdarts[draw]", or write an .svg file'
@@ -64,8 +71,8 @@ def save(path: str | os.PathLike, picture: str, *, scale: float = 3.0) -> None:
     files.replace_bytes(path, data)
 
 
-def beside(pictures: Sequence[str], gap: float = 24.0) -> str:
-    """Several pictures as one, from left to right.
+def beside(pictures: Sequence[str], *, columns: int = 2, gap: float = 24.0) -> str:
+    """Several pictures as one, in rows from left to right.
 
     Raises:
         ValueError: if there is none.
@@ -74,21 +81,24 @@ def beside(pictures: Sequence[str], gap: float = 24.0) -> str:
         raise ValueError("no pictures to put side by side")
     if len(pictures) == 1:
         return pictures[0]
-    parts, x, height = [], 0.0, 0.0
-    for picture in pictures:
-        root = ET.fromstring(picture)
-        wide, high = (float(size) for size in root.attrib["viewBox"].split()[2:])
-        inner = picture[picture.index(">") + 1 : picture.rindex("</svg>")]
-        parts.append(svg.tag("g", inner, transform=f"translate({x:.1f} 0)"))
-        x, height = x + wide + gap, max(height, high)
-    return svg.picture(x - gap, height, parts, "pictures side by side")
+    parts, width, y = [], 0.0, 0.0
+    for start in range(0, len(pictures), columns):
+        x, row = 0.0, 0.0
+        for picture in pictures[start : start + columns]:
+            view = ET.fromstring(picture).attrib["viewBox"].split()
+            wide, high = float(view[2]), float(view[3])
+            inner = picture[picture.index(">") + 1 : picture.rindex("</svg>")]
+            parts.append(svg.tag("g", inner, transform=f"translate({x:.1f} {y:.1f})"))
+            x, row = x + wide + gap, max(row, high)
+        width, y = max(width, x - gap), y + row + gap
+    return svg.picture(width, y - gap, parts, "pictures side by side")
 
 
 def portable(picture: str) -> str:
-    """The picture with plain fonts, dark ink and subscripts that every program draws alike.
+    """The picture with plain fonts, dark ink, subscripts and pixels that every program draws alike.
 
-    Programs other than browsers take the first font of a list only, and centre every part of a
-    text for itself.
+    Programs other than browsers take the first font of a list only, centre every part of a text for
+    itself, and smooth pixels.
     """
     ET.register_namespace("", _SVG)
     root = ET.fromstring(picture)
@@ -97,11 +107,25 @@ def portable(picture: str) -> str:
         family = element.get("font-family")
         if family:
             element.set("font-family", "monospace" if family == svg.MONO else "sans-serif")
+        if element.tag == f"{{{_SVG}}}image":
+            _sharpen(element)
     for parent in list(root.iter()):
         for element in list(parent):
             if element.tag == f"{{{_SVG}}}text" and len(element):
                 _spread(parent, element)
     return ET.tostring(root, encoding="unicode") + "\n"
+
+
+def _sharpen(image: ET.Element) -> None:
+    """Repeats the pixels of an embedded PNG, so that a program that smooths it blurs nothing."""
+    start, data = image.get("href", "").split(",", 1)
+    stream = io.BytesIO()
+    with Image.open(io.BytesIO(base64.b64decode(data))) as pixels:
+        sides = zip(pixels.size, (image.get("width"), image.get("height")), strict=True)
+        size = [number * math.ceil(4 * float(side or 0) / number) for number, side in sides]
+        pixels.resize((size[0], size[1]), Image.Resampling.NEAREST).save(stream, "PNG")
+    image.set("href", f"{start},{base64.b64encode(stream.getvalue()).decode()}")
+    image.set("image-rendering", "optimizeSpeed")
 
 
 def _spread(parent: ET.Element, text: ET.Element) -> None:

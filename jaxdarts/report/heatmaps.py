@@ -8,6 +8,7 @@ import base64
 import io
 import math
 from collections.abc import Collection, Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -114,7 +115,7 @@ def _edge(
             )
         )
     for k, name in enumerate(names):
-        bold = svg.TITLE if name in kept and not shared else {}
+        bold: dict[str, Any] = dict(svg.TITLE) if name in kept and not shared else {}
         parts.append(
             svg.label(
                 x - 14, top + ROW * k + 10, name, 11, anchor="end", font_family=svg.MONO, **bold

@@ -173,9 +173,9 @@ def write(
         classes=_classes(confusion),
         facts=_facts(facts, records, genotype),
         tables=tables,
-        charts=[Markup(svg) for svg in (*curves(records), *pictures)],
+        charts=[Markup(svg) for svg in (*curves(records).values(), *pictures)],
         cells=[Markup(svg) for svg in (cells.cell(genotype).values() if genotype else ())],
-        heatmaps=[Markup(_heatmap(cell, mix, edges, ops, genotype)) for cell, mix in mixes.items()],
+        heatmaps=[Markup(heatmap(cell, mix, edges, ops, genotype)) for cell, mix in mixes.items()],
         states=(
             VERTICES
             if hasattr(genotype, "matrix")
@@ -272,9 +272,9 @@ def _facts(
     return rows
 
 
-def curves(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The charts of `CHARTS` that records have numbers for, as SVG."""
-    drawn = []
+def curves(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """The charts of `CHARTS` that records have numbers for, as SVG by title."""
+    drawn = {}
     for chart in CHARTS:
         series = {name: points(records, key, chart.scale) for name, key in chart.keys.items()}
         # A series that is all gaps is left out.
@@ -283,7 +283,7 @@ def curves(records: Sequence[Mapping[str, Any]]) -> list[str]:
         }
         if series:
             labels = {"title": chart.title, "xlabel": "epoch", "ylabel": chart.unit}
-            drawn.append(charts.curves(series, **labels, steps=chart.steps))
+            drawn[chart.title] = charts.curves(series, **labels, steps=chart.steps)
     return drawn
 
 
@@ -300,13 +300,18 @@ def points(
     ]
 
 
-def _heatmap(
+def heatmap(
     cell: str,
     mix: np.ndarray,
     edges: Mapping[str, Any],
     ops: Mapping[str, Any],
     genotype: Any,
 ) -> str:
+    """The mixture weights `[epochs, edges, ops]` of a cell as SVG, with what a genotype keeps.
+
+    Raises:
+        ValueError: if `edges` or `ops` lack the cell.
+    """
     for name, mapping in (("edges", edges), ("ops", ops)):
         if cell not in mapping:
             raise ValueError(

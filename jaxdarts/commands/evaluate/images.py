@@ -205,7 +205,7 @@ def rates(config: Config) -> np.ndarray:
 def test(
     config: Config, program: Program, state, fed: feed.Feed, size: int
 ) -> dict[str, np.ndarray]:
-    """Means over all of the `size` test images, [seeds] each."""
+    """Means over all of the `size` test images, [seeds] each; `confusion` counts them."""
     places, weights = feed.filled_up(size, config.batch_size)
     data = fed.test(places)
     indices, weights = (
@@ -215,7 +215,7 @@ def test(
     for i in range(len(places)):
         metrics = parallel.first(program.evaluate(state, data(i), indices[:, i], weights[:, i]))
         sums = {name: sums.get(name, 0) + np.asarray(value) for name, value in metrics.items()}
-    return {name: value / size for name, value in sums.items()}
+    return {name: value if name == "confusion" else value / size for name, value in sums.items()}
 
 
 def train(
@@ -350,8 +350,9 @@ def finish(
     summary += f" over {config.num_seeds} seeds" if config.num_seeds > 1 else ""
     run.log.info("%s error %s", judged, summary)
     facts = {"parameters": cost[0], "multiply_adds": cost[1], f"{judged}_error": summary}
-    results = {name: [float(v) for v in value] for name, value in tested.items()}
-    training_results.write_result(config, run, records.all, genotype, judged, results, facts)
+    results = {name: value.tolist() for name, value in tested.items()}
+    names = dataset.class_names
+    training_results.write_result(config, run, records.all, genotype, judged, results, facts, names)
     return tested
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from jaxdarts import genotypes
-from jaxdarts.commands import checks, command_line
+from jaxdarts.commands import checks, command_line, reproduce
 from jaxdarts.genotypes import Genotype, GraphGenotype, SizeGenotype, TopologyGenotype
 from jaxdarts.runs import Stop
 
@@ -99,6 +99,10 @@ class Config(Training):
     """Only test the trained network of --checkpoint."""
     checkpoint: str | None = None
     """Run folder of a trained network, for --test_only."""
+
+    def start(self) -> reproduce.Start:
+        """What the flags were laid over."""
+        return reproduce.start(self, *presets_of(type(resolve(self.arch))))
 
 
 CIFAR = Config(dataset="cifar10")

@@ -23,7 +23,7 @@ import optax
 
 from jaxdarts import algorithms, files, objectives, parallel, runs, spaces
 from jaxdarts.analysis import curvature
-from jaxdarts.commands import checks, command_line, datasets, methods, texts
+from jaxdarts.commands import checks, command_line, datasets, methods, reproduce, texts
 from jaxdarts.commands.optimizers import cosine_rate, weights_optimizer
 from jaxdarts.commands.search import results as search_results
 from jaxdarts.commands.search import text as text_search
@@ -62,6 +62,10 @@ class Config(hosts.Flags, methods.Options):
     """Weight decay of alpha: this multiple of alpha is added to its gradient."""
     train_portion: float = 0.5
     """Fraction of the training set that trains the weights; the rest trains alpha."""
+
+    def start(self) -> reproduce.Start:
+        """What the flags were laid over."""
+        return reproduce.start(self, PRESETS, CIFAR, STARTS)
 
 
 CIFAR = Config(dataset="cifar10")

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdarts import files, objectives, parallel, runs, spaces
-from jaxdarts.commands import command_line, methods, texts
+from jaxdarts.commands import command_line, methods, reproduce, texts
 from jaxdarts.commands.search import results as search_results
 from jaxdarts.data import text
 from jaxdarts.runs import Run, Stop
@@ -43,6 +43,10 @@ class Config(methods.AlgorithmOptions, texts.Settings):
     """Adam's first decay rate for alpha."""
     seed: int = 3
     """Seed of everything that is random."""
+
+    def start(self) -> reproduce.Start:
+        """What the flags were laid over."""
+        return reproduce.start(self, PRESETS, PTB, STARTS)
 
 
 PTB = Config(dataset="ptb")
@@ -330,6 +334,7 @@ def finish(
     for candidates in [found, *([other] * len(found) for other in others)]:
         mixes = parallel.stack([one_hot(space.cells, genotype) for genotype in candidates])
         losses.append(validate(program, training, mixes))
+    sentences = []
     for seed, (genotype, own) in enumerate(zip(found, history, strict=True)):
         found_loss, *random_losses = (float(loss[seed]) for loss in losses)
         low, high = min(random_losses), max(random_losses)
@@ -350,5 +355,9 @@ def finish(
             "random_cells_supernet_loss": float(np.mean(random_losses)),
             "wall_time": sum(record["seconds"] for record in own.records.all),
         }
-        search_results.write_result(config, own, genotype, config.seed + seed, facts, log)
-    search_results.write_best(config, run.folder, found, [float(loss) for loss in losses[0]], log)
+        sentences.append(
+            search_results.write_result(config, own, genotype, config.seed + seed, facts, log)
+        )
+    search_results.write_best(
+        config, run.folder, found, [float(loss) for loss in losses[0]], log, sentences
+    )
