@@ -71,7 +71,14 @@ def command(name: str, config: Any, start: Start) -> str:
         value, before = getattr(config, field.name), getattr(start.settings, field.name)
         if value != before and field.name not in NOT_SHOWN | set(start.names):
             flags += _flag(field.name, value)
-    return shlex.join(["jaxdarts", name, *flags])
+    return " ".join(["jaxdarts", name, *map(quoted, flags)])
+
+
+def quoted(word: str) -> str:
+    """A word for a shell; one with single quotes, such as a genotype, stays legible."""
+    if "'" in word and not set('"$`\\!') & set(word):
+        return f'"{word}"'
+    return shlex.quote(word)
 
 
 def _flag(name: str, value: Any) -> list[str]:

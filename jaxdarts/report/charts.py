@@ -39,7 +39,9 @@ def curves(
     finite = [
         (float(x), float(y)) for points in series.values() for run in _runs(points) for x, y in run
     ]
-    xs, ys = ticks([x for x, _ in finite]), ticks([y for _, y in finite])
+    # Counts are seen from zero.
+    base = [0.0, 1.0] if steps and finite else []
+    xs, ys = ticks([x for x, _ in finite]), ticks([*base, *(y for _, y in finite)])
     left = 20 + 6.8 * max(len(label) for label in tick_labels(ys))
     parts = [svg.label(12, 22, title, 14, **svg.TITLE)] if title else []
 

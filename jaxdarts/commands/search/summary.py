@@ -13,7 +13,7 @@ import numpy as np
 from jaxdarts.commands import reproduce, sizes
 from jaxdarts.commands.methods import evaluated
 from jaxdarts.count import network_cost
-from jaxdarts.report.page import Summary
+from jaxdarts.report import page
 from jaxdarts.space import Space
 
 GAP = (
@@ -62,7 +62,7 @@ def labelled(facts: Mapping[str, Any], space: Space, dataset: str) -> dict[str, 
         shown[names["discretisation_gap_accuracy"]] = f"{gap:.2f} points"
     for key in ("found_cell_supernet_accuracy", "largest_class_share"):
         if key in facts:
-            shown[names[key]] = f"{facts[key]:.2%}"
+            shown[names[key]] = page.shown("accuracy", facts[key])
     if published == trained:
         for key in ("trained_parameters", "trained_multiply_adds"):
             shown.pop(names[key], None)
@@ -171,19 +171,21 @@ def head(
     space: Space,
     folder: Path,
     wrong: Sequence[str],
-) -> Summary:
+) -> page.Summary:
     """The head of the report of a search."""
     figures: dict[str, Any] = {}
     if "found_cell_supernet_accuracy" in facts:
         accuracy = facts["found_cell_supernet_accuracy"]
-        figures["Validation accuracy of the cell, with the supernet's weights"] = f"{accuracy:.2%}"
+        figures["Validation accuracy of the cell, with the supernet's weights"] = page.shown(
+            "accuracy", accuracy
+        )
     else:
         perplexity = math.exp(facts["found_cell_supernet_loss"])
         figures["Validation perplexity of the cell, with the supernet's weights"] = perplexity
     named = labelled(facts, space, config.dataset)
     figures |= {name: value for name, value in named.items() if name.startswith("Parameters of")}
     start = config.start()
-    return Summary(
+    return page.Summary(
         figures=figures,
         warnings=wrong,
         next_command=next_command(config, folder),
