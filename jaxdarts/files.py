@@ -17,6 +17,12 @@ def replace_text(path: str | os.PathLike, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def replace_bytes(path: str | os.PathLike, data: bytes) -> None:
+    """Writes a file of bytes as a whole or not at all."""
+    with _replaced(path) as temporary:
+        temporary.write_bytes(data)
+
+
 def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """The arrays of an npz file by name.
 

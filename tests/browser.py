@@ -1,4 +1,4 @@
-"""A headless browser's opinion of a page."""
+"""Pages in a headless browser."""
 
 import html
 import json
@@ -35,6 +35,29 @@ frame.srcdoc = SOURCE;
 """
 
 
+def _dump(path, folder) -> subprocess.CompletedProcess:
+    flags = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--hide-scrollbars",
+        f"--user-data-dir={folder}/profile",
+    ]
+    return subprocess.run(
+        [BROWSER, *flags, "--enable-logging=stderr", "--v=0", "--dump-dom", f"file://{path}"],
+        capture_output=True,
+        timeout=120,
+        check=True,
+    )
+
+
+def loaded(page: str, folder) -> str:
+    """The text of a page after a browser has loaded it and run what it runs."""
+    path = folder / "loaded.html"
+    path.write_text(page, encoding="utf-8")
+    return _dump(path, folder).stdout.decode()
+
+
 def look(page: str, folder, width: int) -> dict:
     """Loads a page in a frame of a width: its own width and that of what it holds, what scrolls but
     takes no focus, where the Tab key goes first, links to nowhere, ids that are not unique;
@@ -47,19 +70,7 @@ def look(page: str, folder, width: int) -> dict:
     )
     path = folder / "wrapper.html"
     path.write_text(f"{wrapper}{_ASK}</script>", encoding="utf-8")
-    flags = [
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--hide-scrollbars",
-        f"--user-data-dir={folder}/profile",
-    ]
-    done = subprocess.run(
-        [BROWSER, *flags, "--enable-logging=stderr", "--v=0", "--dump-dom", f"file://{path}"],
-        capture_output=True,
-        timeout=120,
-        check=True,
-    )
+    done = _dump(path, folder)
     title = re.search("<title>(.*?)</title>", done.stdout.decode())
     assert title, "the page did not load"
     found = json.loads(html.unescape(title[1]))

@@ -85,7 +85,7 @@ def graph(
     num_states = triples[-1][2] + 1
     labels = [ops[op].label or op if op in ops else op for op, *_ in triples]
     layout = layouts.layered(triples, concat, num_states, len(inputs))
-    names = [*inputs, *(str(i) for i in range(num_states - len(inputs))), output]
+    names = [*inputs, *(str(state) for state in range(len(inputs), num_states)), output]
     widths = [max(32.0, 8.0 * len(re.sub(r"[_{}]", "", name)) + 16) for name in names]
     widths += [
         6.95 * len(labels[e]) + 18 if e is not None else 0.0 for e in layout.labels[len(names) :]
@@ -299,14 +299,14 @@ def dot(edges: Edges, concat: Sequence[int], *, inputs: Sequence[str] = INPUTS) 
       rankdir=LR; node [shape=box];
       s0 [label="c_{k-2}"];
       s1 [label="c_{k-1}"];
-      s2 [label="0"];
+      s2 [label="2"];
       s0 -> s2 [label="skip_connect"];
       s1 -> s2 [label="sep_conv_3x3"];
       s2 -> out [color=gray];
     }
     """
     triples = _triples(edges, concat, len(inputs))
-    names = [*inputs, *(str(i) for i in range(triples[-1][2] + 1 - len(inputs)))]
+    names = [*inputs, *(str(state) for state in range(len(inputs), triples[-1][2] + 1))]
     lines = [
         f"  s{i} [label={json.dumps(name, ensure_ascii=False)}];" for i, name in enumerate(names)
     ]

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from jaxdarts import files
 from jaxdarts.report import cells, charts, page
-from jaxdarts.report.sections import Section, Table
+from jaxdarts.report.sections import Section, Table, image
 
 
 class Entry(NamedTuple):
@@ -108,53 +108,54 @@ def _facts(entries: Sequence[Entry]) -> Table:
 def _settings(entries: Sequence[Entry]) -> Table:
     with_settings = [entry for entry in entries if entry.settings]
     flat = [dict(page.flatten(entry.settings)) for entry in with_settings]
-    keys = dict.fromkeys(key for own in flat for key in own)
+    keys = dict.fromkeys(key for settings in flat for key in settings)
     rows = [
-        [key, *(own.get(key, "") for own in flat)]
+        [key, *(settings.get(key, "") for settings in flat)]
         for key in keys
-        if len({own.get(key) for own in flat}) > 1
+        if len({settings.get(key) for settings in flat}) > 1
     ]
     return Table("Settings that differ", ["", *(entry.name for entry in with_settings)], rows)
 
 
 def _charts(entries: Sequence[Entry]) -> list[str]:
     """Charts of a report, one for every key, with one line for each run that has the key."""
-    found = []
-    for title, unit, scale, keys in page.CHARTS:
-        for part, key in keys.items():
+    drawn = []
+    for chart in page.CHARTS:
+        for part, key in chart.keys.items():
             series = {}
             for entry in entries:
-                points = page.points(entry.records, key, scale)
+                points = page.points(entry.records, key, chart.scale)
                 if any(math.isfinite(value) for _, value in points):
                     series[entry.name] = points
             if series:
-                name = title if len(keys) == 1 else f"{title}, {part}"
-                found.append(charts.curves(series, title=name, xlabel="epoch", ylabel=unit))
-    return found
+                title = chart.title if len(chart.keys) == 1 else f"{chart.title}, {part}"
+                labels = {"title": title, "xlabel": "epoch", "ylabel": chart.unit}
+                drawn.append(charts.curves(series, **labels, steps=chart.steps))
+    return drawn
 
 
 def _analyses(entries: Sequence[Entry]) -> list[dict[str, Any]]:
     """Every analysis once, with the facts and the pictures of all runs that have it."""
-    found = []
+    analyses = []
     first = {
         section.name: section for entry in reversed(entries) for section in reversed(entry.sections)
     }
     for name, section in sorted(first.items()):
-        own = [
+        having = [
             (entry.name, each) for entry in entries for each in entry.sections if each.name == name
         ]
-        keys = dict.fromkeys(key for _, each in own for key in each.facts)
-        rows = [[key, *(each.facts.get(key, "") for _, each in own)] for key in keys]
-        kinds = dict.fromkeys(kind for _, each in own for kind in each.pictures)
-        found.append(
+        keys = dict.fromkeys(key for _, each in having for key in each.facts)
+        rows = [[key, *(each.facts.get(key, "") for _, each in having)] for key in keys]
+        kinds = dict.fromkeys(kind for _, each in having for kind in each.pictures)
+        analyses.append(
             {
                 "title": section.title,
                 "text": section.text,
-                "facts": Table(section.title, ["", *(run for run, _ in own)], rows),
+                "facts": Table(section.title, ["", *(run for run, _ in having)], rows),
                 "pictures": [
-                    [(run, Markup(e.pictures[kind])) for run, e in own if kind in e.pictures]
+                    [(run, image(e.pictures[kind])) for run, e in having if kind in e.pictures]
                     for kind in kinds
                 ],
             }
         )
-    return found
+    return analyses

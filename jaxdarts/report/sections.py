@@ -2,8 +2,10 @@
 its folder.
 """
 
+import base64
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -67,25 +69,64 @@ def write(
 def read(folder: str | os.PathLike) -> list[Section]:
     """The sections that `write` left in a run folder, ordered by name.
 
+    A run folder may come from somebody else: only pictures in the folder itself are read, and what
+    they hold is shown by `image` only.
+
     Raises:
         ValueError: if a file is missing or not what `write` wrote.
     """
-    found = []
+    sections = []
     for path in sorted((Path(folder) / "analysis").glob("*.json")):
         try:
-            saved = json.loads(path.read_text(encoding="utf-8"))
-            pictures = {
-                name: (path.parent / f"{saved['name']}-{name}.svg").read_text(encoding="utf-8")
-                for name in saved["pictures"]
-            }
-            tables = [Table(**table) for table in saved["tables"]]
-            texts = {name: saved[name] for name in ("name", "title", "text", "facts")}
-            found.append(Section(**texts, tables=tables, pictures=pictures))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            sections.append(_section(path, json.loads(path.read_text(encoding="utf-8"))))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"{path} is no analysis, remove it and analyse again: {error!r}"
             ) from error
-    return found
+    return sections
+
+
+def _section(path: Path, saved: Mapping[str, Any]) -> Section:
+    if saved["name"] != path.stem:
+        raise ValueError(f"it is called {saved['name']!r} and not {path.stem!r}, as the file")
+    texts = {name: _text(saved[name]) for name in ("name", "title", "text")}
+    facts = {_text(name): _text(value) for name, value in saved["facts"].items()}
+    tables = [
+        Table(
+            _text(table["caption"]),
+            [_text(name) for name in table["head"]],
+            [[_text(value) for value in row] for row in table["rows"]],
+        )
+        for table in saved["tables"]
+    ]
+    pictures = {name: _picture(path.parent, path.stem, name) for name in saved["pictures"]}
+    return Section(**texts, facts=facts, tables=tables, pictures=pictures)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is no text")
+    return value
+
+
+def _picture(folder: Path, section: str, name: str) -> str:
+    """A picture of a section, from the folder and nowhere else."""
+    path = folder / f"{section}-{_text(name)}.svg"
+    if re.search(r"[/\\\0]", name) or path.resolve().parent != folder.resolve():
+        raise ValueError(f"the picture {name!r} is not in the folder")
+    return path.read_text(encoding="utf-8")
+
+
+def image(picture: str) -> str:
+    """A picture for `src` of an `<img>`, in which a browser runs no script and loads nothing.
+
+    The colour of text follows the reader's choice of dark or light.
+    """
+    style = (
+        "<style>svg{color:#20242b}@media (prefers-color-scheme:dark){svg{color:#e4e7ec}}</style>"
+    )
+    styled = re.sub(r"<svg\b[^>]*>", lambda match: match[0] + style, picture, count=1)
+    return "data:image/svg+xml;base64," + base64.b64encode(styled.encode()).decode()
 
 
 def gather(folder: str | os.PathLike) -> list[Section]:

@@ -18,6 +18,9 @@ from jaxtyping import Array, Float, Key, PyTree
 from jaxdarts.objectives import hits
 from jaxdarts.types import Batch, Metrics, Module, Params, Step
 
+MOST_CLASSES = 100
+"""Largest number of classes whose confusion is counted."""
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -38,8 +41,8 @@ class Training(NamedTuple):
     init: (key, variables of the network) -> state.
     step: (state, batch) -> (state, metrics of the batch: loss, accuracy, top5).
     evaluate: (state, batch, weights) -> sums over the batch of loss, accuracy and top5, every
-    example times its weight; with
-        the running averages.
+        example times its weight, with the running averages; up to `MOST_CLASSES` classes also
+        `confusion`, the number of examples by [true class, predicted class].
     """
 
     init: Callable[[Key[Array, ""], Any], TrainState]
@@ -115,6 +118,13 @@ def from_scratch(
         logits, _ = net.apply(variables, batch["image"], key=jax.random.key(0))
         metrics = {"loss": cross_entropy(logits, batch["label"]), **hits(logits, batch["label"])}
         sums = {name: jnp.sum(weights * value) for name, value in metrics.items()}
+        classes = logits.shape[-1]
+        if classes <= MOST_CLASSES:
+            true, predicted = (
+                jax.nn.one_hot(labels, classes)
+                for labels in (batch["label"], jnp.argmax(logits, axis=-1))
+            )
+            sums["confusion"] = (weights[:, None] * true).T @ predicted
         return sums if axis_name is None else lax.psum(sums, axis_name)
 
     return Training(init, step, evaluate)

@@ -241,6 +241,13 @@ def test_a_cell_of_nasbench201(tiny, tmp_path):
     assert accuracy == pytest.approx(
         json.loads((tmp_path / "run" / "test.json").read_text())["accuracy"][0], abs=1e-6
     )
+    # The confusion by its definition, from the network that the run has left.
+    predicted = np.argmax(jax.jit(apply)(params, test.images), -1)
+    counts = np.zeros((10, 10), int)
+    np.add.at(counts, (test.labels, predicted), 1)
+    saved = json.loads((tmp_path / "run" / "confusion.json").read_text())
+    assert saved == {"class_names": list(map(str, range(10))), "counts": [counts.tolist()]}
+    assert "Confusion of the classes" in page and "Accuracy of every class" in page
 
 
 def test_resume_is_exact(whole, tiny, tmp_path):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxdarts import report
-from jaxdarts.report import charts
+from jaxdarts.report import surfaces
 
 SVG = "{http://www.w3.org/2000/svg}"
 AXIS = np.linspace(-1, 1, 9)
@@ -26,7 +26,7 @@ def test_level_lines_of_a_plane():
     """Linear interpolation is exact there: every end lies on 2 x - y = 0.3, and the segments add up
     to the line's length.
     """
-    segments = charts.level_line(2 * X - Y, AXIS, AXIS, 0.3)
+    segments = surfaces.level_line(2 * X - Y, AXIS, AXIS, 0.3)
     for ends in segments:
         for x, y in ends:
             assert abs(2 * x - y - 0.3) < 1e-12
@@ -35,7 +35,7 @@ def test_level_lines_of_a_plane():
 
 
 def test_level_lines_of_a_paraboloid():
-    segments = charts.level_line(X**2 + Y**2, AXIS, AXIS, 0.5)
+    segments = surfaces.level_line(X**2 + Y**2, AXIS, AXIS, 0.5)
     radii = [math.hypot(*end) for ends in segments for end in ends]
     # On a diagonal of a square of side h the linear interpolation of x^2 + y^2 is off by 2 (2 h^2)
     # / 8 at most.
@@ -49,16 +49,16 @@ def test_level_lines_of_a_paraboloid():
 def test_level_lines_leave_out_what_is_not_finite():
     values = X.copy()
     values[0, 0] = np.nan
-    assert charts.level_line(np.full((3, 3), np.nan), AXIS[:3], AXIS[:3], 0.0) == []
+    assert surfaces.level_line(np.full((3, 3), np.nan), AXIS[:3], AXIS[:3], 0.0) == []
     assert all(
         math.isfinite(v)
-        for ends in charts.level_line(values, AXIS, AXIS, -0.9)
+        for ends in surfaces.level_line(values, AXIS, AXIS, -0.9)
         for end in ends
         for v in end
     )
 
 
-@pytest.mark.parametrize("function", [report.charts.contour, report.charts.surface])
+@pytest.mark.parametrize("function", [report.surfaces.contour, report.surfaces.surface])
 def test_surfaces_are_pictures(function):
     found = texts(function(0.2 + X**2 + Y**2, AXIS, AXIS, **LABELS))
     assert "Loss" in found and any("direction 1" in text for text in found) and "1.0" in found
@@ -75,7 +75,7 @@ def test_surfaces_are_pictures(function):
 
 
 def test_a_surface_has_every_square_behind_those_in_front():
-    text = report.charts.surface(X + 3 * Y, AXIS, AXIS)
+    text = report.surfaces.surface(X + 3 * Y, AXIS, AXIS)
     squares = [
         np.array([[float(v) for v in pair.split(",")] for pair in points.split()])
         for points in re.findall(r'<polygon points="(.*?)"', text)
@@ -85,7 +85,7 @@ def test_a_surface_has_every_square_behind_those_in_front():
     width, height = map(int, re.search(r'viewBox="0 0 (\d+) (\d+)"', text).groups())
     every = np.concatenate(squares)
     assert every.min() >= 0 and every[:, 0].max() <= width and every[:, 1].max() <= height
-    missing = report.charts.surface(np.where((X == 0) & (Y == 0), np.nan, X), AXIS, AXIS)
+    missing = report.surfaces.surface(np.where((X == 0) & (Y == 0), np.nan, X), AXIS, AXIS)
     assert missing.count("<polygon") == 60  # the four squares around the point
 
 
@@ -98,10 +98,10 @@ def test_every_point_of_a_scatter_is_a_dot():
 
 
 def test_a_matrix():
-    text = report.charts.matrix(
+    text = report.heatmaps.matrix(
         np.eye(3), ["x", "y", "<z>"], title="Entropy", xlabel="epochs", ylabel="share", limit=2.0
     )
     assert {"x", "y", "<z>", "Entropy", "epochs", "share", "0", "2"} == set(texts(text))
-    ET.fromstring(report.charts.matrix(np.zeros((0, 4)), []))
+    ET.fromstring(report.heatmaps.matrix(np.zeros((0, 4)), []))
     with pytest.raises(ValueError, match="2 row labels"):
-        report.charts.matrix(np.eye(3), ["x", "y"])
+        report.heatmaps.matrix(np.eye(3), ["x", "y"])

@@ -9,11 +9,11 @@ import pytest
 from jaxdarts import genotypes, report
 from jaxdarts.report import comparison, sections
 from jaxdarts.report.sections import Section, Table
-from tests.browser import assert_readable, needs_browser
+from tests.browser import assert_readable, loaded, needs_browser
 from tests.report.test_page import _arguments
 
 GRID = np.linspace(-1, 1, 5)
-PICTURE = report.charts.contour(
+PICTURE = report.surfaces.contour(
     np.add.outer(GRID**2, GRID**2),
     GRID,
     GRID,
@@ -69,12 +69,75 @@ def test_sections_of_seeds_without_a_page(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("damage", ["{", "[]", '{"name": "landscape"}'])
+GOOD = '{"name": "landscape", "title": "", "text": "", "tables": [], "facts": {}, "pictures": []}'
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "{",
+        "[]",
+        '{"name": "landscape"}',
+        GOOD.replace("{}", '["a"]'),
+        GOOD.replace("{}", '{"a": 1}'),
+        GOOD.replace('"title": ""', '"title": null'),
+        GOOD.replace('"tables": []', '"tables": [1]'),
+        GOOD.replace('"landscape"', '"variance"'),
+        GOOD.replace('"pictures": []', '"pictures": ["../../secret"]'),
+        GOOD.replace('"pictures": []', '"pictures": ["missing"]'),
+    ],
+)
 def test_a_spoilt_analysis_is_named(damage, tmp_path):
     written(tmp_path, "landscape")
     (tmp_path / "analysis" / "landscape.json").write_text(damage)
     with pytest.raises(ValueError, match="landscape.json is no analysis, remove it"):
         sections.read(tmp_path)
+
+
+def test_pictures_outside_of_the_folder_are_not_read(tmp_path):
+    written(tmp_path, "landscape")
+    (tmp_path / "secret.svg").write_text("<svg>secret</svg>")
+    path = tmp_path / "analysis" / "landscape.json"
+    path.write_text(GOOD.replace('"pictures": []', '"pictures": ["loss"]'))
+    assert sections.read(tmp_path)[0].pictures == {"loss": PICTURE}
+    (tmp_path / "analysis" / "landscape-loss.svg").unlink()
+    (tmp_path / "analysis" / "landscape-loss.svg").symlink_to(tmp_path / "secret.svg")
+    with pytest.raises(ValueError, match="not in the folder"):
+        sections.read(tmp_path)
+
+
+HOSTILE = (
+    '<svg xmlns="http://www.w3.org/2000/svg" onload="document.title=\'run\'">'
+    "<script>document.title = 'run'</script></svg><script>document.title = 'run'</script>"
+    "<img src=x onerror=\"document.title = 'run'\">"
+)
+
+
+def hostile_pages(folder):
+    """The report and the comparison of a run folder whose picture and texts hold programs."""
+    (folder / "analysis").mkdir()
+    text = GOOD.replace('"title": ""', '"title": "<script>document.title=1</script>"')
+    text = text.replace('"pictures": []', '"pictures": ["x"]')
+    (folder / "analysis" / "landscape.json").write_text(text)
+    (folder / "analysis" / "landscape-x.svg").write_text(HOSTILE)
+    found = sections.read(folder)
+    report.page.write(folder / "report.html", **_arguments(epochs=3), sections=found)
+    entry = comparison.Entry("run", genotypes.DARTS_V2, sections=found)
+    comparison.write(folder / "comparison.html", [entry])
+    return [(folder / name).read_text() for name in ("report.html", "comparison.html")]
+
+
+def test_pictures_of_a_foreign_folder_are_images(tmp_path):
+    for page in hostile_pages(tmp_path):
+        assert "<script" not in page and "onload" not in page and "onerror" not in page
+        assert page.count(sections.image(HOSTILE)) == 1
+
+
+@needs_browser
+def test_pictures_of_a_foreign_folder_run_nothing(tmp_path):
+    for page in hostile_pages(tmp_path):
+        dom = loaded(page, tmp_path)
+        assert "<title>run</title>" not in dom and "<title>" in dom
 
 
 def test_a_report_is_extended_and_extended_again(tmp_path):
@@ -89,7 +152,10 @@ def test_a_report_is_extended_and_extended_again(tmp_path):
         and once.count("The landscape") > 1
         and "<b>measured" not in once
     )
-    assert PICTURE in once and html.unescape(once).count("How it was <b>measured</b>.") == 2
+    assert (
+        once.count(sections.image(PICTURE)) == 2
+        and html.unescape(once).count("How it was <b>measured</b>.") == 2
+    )
     report.page.extend(page, found)
     assert page.read_text() == once
     report.page.write(page, **_arguments(epochs=3), sections=found)  # as a run that is resumed does
@@ -140,7 +206,7 @@ def test_the_page_of_several_runs(tmp_path):
         and "A &lt;b&gt; page" in page
     )
     assert all(
-        link.startswith(("data:image/png", "#"))
+        link.startswith(("data:image/png", "data:image/svg+xml", "#"))
         for link in re.findall(r'(?:src|href)="([^"]{0,20})', page)
     )
     rows = {
@@ -157,9 +223,9 @@ def test_the_page_of_several_runs(tmp_path):
     assert (
         "optim.lr" in rows and "seed" in rows and "epochs" not in rows
     )  # settings that are the same are left out
-    for title in ("Loss, validation", "Learning rate", "The landscape", "Ranks"):
+    for title in ("Loss, validation", "Learning rate of the weights", "The landscape", "Ranks"):
         assert title in page
-    assert page.count(PICTURE) == 3  # two runs have it, and one stands for itself
+    assert page.count(sections.image(PICTURE)) == 2 and page.count(PICTURE) == 1
     text = html.unescape(page)
     assert all(str(entry.genotype) in text for entry in entries())
     comparison.write(path, entries(), title="A <b> page", tables=[extra], pictures=[PICTURE])

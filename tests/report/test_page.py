@@ -2,6 +2,7 @@ import html
 import re
 import shutil
 import subprocess
+import xml.etree.ElementTree as ET
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ def _arguments(name="DARTS_V2", epochs=50):
     records = [
         {
             "step": 391 * epoch,
-            "epoch": epoch,
+            "epoch": epoch - 1,
             "train_loss": 2.0 / (1 + epoch),
             "valid_loss": 2.5 / (1 + epoch),
             "train_accuracy": epoch / 60,
@@ -81,7 +82,7 @@ def test_tables_and_pictures_without_a_cell(tmp_path):
         '<th scope="col">size</th>' in page
         and '<th scope="row">&lt;full&gt;</th><td>3</td>' in page
     )
-    assert "The found cells" not in page and "<h2>Genotype" not in page
+    assert "The cells" not in page and "Genotype" not in page
 
 
 def test_page_shows_the_run(tmp_path):
@@ -91,10 +92,12 @@ def test_page_shows_the_run(tmp_path):
     for title in (
         "Loss",
         "Accuracy",
-        "Learning rate",
-        "Skip connections",
+        "Learning rate of the weights",
+        "Skip connections in the cell",
         "Normal cell",
         "Reduction cell",
+        "Normal cell: mixture weights",
+        "Reduction cell: mixture weights",
     ):
         assert f">{title}</text>" in page
     assert page.count("<svg") == 8
@@ -163,7 +166,7 @@ def test_page_of_a_recurrent_cell(tmp_path):
         edges={"recurrent": edges},
         ops={"recurrent": ["none", "tanh", "relu", "sigmoid", "identity"]},
     )
-    assert "Recurrent cell" in page and "state n + 1" in page and "Skips," not in page
+    assert "Recurrent cell" in page and "state 0 is the input" in page and "Skips," not in page
 
 
 def test_page_of_a_topology(tmp_path):
@@ -177,7 +180,7 @@ def test_page_of_a_topology(tmp_path):
     )
     page = _page(tmp_path, genotype=genotype, mixes=mixes, edges={"cell": edges}, ops={"cell": ops})
     assert (
-        "state n + 1" in page
+        "state 0 is the input" in page
         and _fact(page, "Skips, cell") == "1 of 6"
         and str(genotype) in html.unescape(page)
     )
@@ -187,6 +190,99 @@ def test_facts_given_win_over_facts_derived(tmp_path):
     page = _page(tmp_path, facts={"epochs": "25 of 50", "valid_loss": 9.0})
     assert _fact(page, "Epochs") == "25 of 50" and _fact(page, "Valid loss") == "9"
     assert _fact(page, "Validation loss") is None
+
+
+SUMMARY = report.page.Summary(
+    figures={"validation_accuracy": 0.5, "Parameters at 8 channels and 3 cells": 12345},
+    warnings=["The <normal> cell degenerates."],
+    next_command="jaxdarts evaluate --arch=run",
+    command="jaxdarts search --epochs=3",
+    changed=[("epochs", "10", "3")],
+)
+
+
+def test_a_summary_leads_and_the_rest_is_folded(tmp_path):
+    page = _page(tmp_path, summary=SUMMARY)
+    marks = [
+        "The &lt;normal&gt; cell degenerates.",
+        "<dt>Validation accuracy</dt><dd>50.00\N{NARROW NO-BREAK SPACE}%",
+        "<dd>12\N{NARROW NO-BREAK SPACE}345",
+        "<pre>jaxdarts evaluate --arch=run</pre>",
+        "Normal cell</text>",
+        "<summary>All figures</summary>",
+        "<h2>Curves</h2>",
+        "<summary>Genotype</summary>",
+        "<pre>jaxdarts search --epochs=3</pre>",
+        '<th scope="row">epochs</th><td>10</td><td>3</td>',
+        "<summary>Configuration</summary>",
+    ]
+    at = [page.index(mark) for mark in marks]
+    assert at == sorted(at) and "<details open" not in page
+    bare = _page(tmp_path)
+    assert "Warning" not in bare and "Next command" not in bare and "All figures" not in bare
+
+
+def test_epochs_count_from_one():
+    records = [{"epoch": 0, "a": 1.0}, {"epoch": 1, "a": None}, {"epoch": 2, "a": 3.0}]
+    found = report.page.points(records, "a", 10)
+    assert [x for x, _ in found] == [1, 2, 3] and found[0][1] == 10 and found[2][1] == 30
+    assert np.isnan(found[1][1])
+
+
+def test_a_heat_map_marks_what_the_cell_keeps():
+    mix = np.full((3, 14, 8), 0.1)
+    arguments = ("normal", mix, {"normal": EDGES}, {"normal": OPS})
+    picture = report.page.heatmap(*arguments, genotypes.DARTS_V2)
+    frames = re.findall('<rect [^>]*fill="none"[^>]*stroke-width="2"', picture)
+    arrows = re.findall('<path d="M[^"]*l-7,-4v8z"', picture)
+    assert len(frames) == len(arrows) == 8
+    bold = re.findall('text-anchor="end"[^>]*font-weight="600">(.*?)<', picture)
+    assert sorted(bold) == sorted(op for op, _ in genotypes.DARTS_V2.normal)
+    assert picture.count(">epoch<") == 14
+    none = report.page.heatmap(*arguments, None)
+    assert 'stroke-width="2"' not in none and "l-7,-4v8z" not in none
+
+
+COUNTS = np.array([[3, 1, 0], [0, 0, 0], [2, 2, 4]])
+
+
+def test_the_table_of_classes(tmp_path):
+    confusion = report.page.Confusion(COUNTS, ["<cat>", "dog", "bird"])
+    page = _page(tmp_path, confusion=confusion)
+    rows = re.findall(r'<tr><th scope="row">(.*?)</th>((?:<td>.*?</td>)+)</tr>', page)
+    found = {name: re.findall("<td>(.*?)</td>", cells) for name, cells in rows}
+    space = "\N{NARROW NO-BREAK SPACE}"
+    assert found["&lt;cat&gt;"] == ["4", f"75.00{space}%", "dog (1 of 4)"]
+    assert found["dog"] == ["0", "", ""]
+    assert found["bird"] == ["8", f"50.00{space}%", "&lt;cat&gt; (2 of 8)"]
+    assert "Confusion of the classes" in page
+    many = report.page.Confusion(np.eye(101), [str(i) for i in range(101)])
+    assert "Confusion of the classes" not in _page(tmp_path, confusion=many)
+
+
+def test_a_confusion_matrix_holds_its_counts():
+    picture = report.heatmaps.confusion(COUNTS, ["a", "b", "c"])
+    numbers = re.findall(r'fill="#(?:fff|000)">(\d+)<', picture)
+    assert sorted(numbers) == ["1", "2", "2", "3", "4"]
+    for classes in (1, 2, 21, 100):
+        ET.fromstring(
+            report.heatmaps.confusion(np.eye(classes), [f"class {i}" * 3 for i in range(classes)])
+        )
+    with pytest.raises(ValueError, match="2 classes need"):
+        report.heatmaps.confusion(COUNTS, ["a", "b"])
+
+
+def test_counts_are_drawn_as_steps():
+    points = [(1, 0), (2, 0), (3, 2)]
+    lines = [
+        re.findall('d="(M[^"]*L[^"]*)"', report.charts.curves({"a": points}, steps=steps))[0]
+        for steps in (False, True)
+    ]
+    slope, stairs = ([pair.split(",") for pair in line[1:].split("L")] for line in lines)
+    assert len(slope) == 3
+    for (x0, y0), (x1, y1) in zip(stairs, stairs[1:]):
+        assert x0 == x1 or y0 == y1
+    assert stairs[0] == slope[0] and stairs[-1] == slope[-1]
 
 
 BROWSER = next(

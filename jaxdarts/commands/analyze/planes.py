@@ -170,7 +170,7 @@ def pictures(config: Plane, values: dict[str, np.ndarray]) -> dict[str, str]:
             )
             continue
         labels = {"title": title, "xlabel": "direction 1", "ylabel": "direction 2"}
-        found[f"{name}-contour"] = report.charts.contour(array, axis, axis, **labels)
+        found[f"{name}-contour"] = report.surfaces.contour(array, axis, axis, **labels)
         if title != "Accuracy, percent":
-            found[f"{name}-surface"] = report.charts.surface(array, axis, axis, **labels)
+            found[f"{name}-surface"] = report.surfaces.surface(array, axis, axis, **labels)
     return found

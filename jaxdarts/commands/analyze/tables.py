@@ -158,7 +158,7 @@ def mixture_of_runs(arguments: list[str]) -> None:
             title, mix = CELLS[cell], mixes[cell]
             entropy = mixture.entropy(mix, choices)
             labels = [f"{source}\N{RIGHTWARDS ARROW}{target}" for source, target in choices.edges]
-            pictures[f"{cell}-entropy"] = report.charts.matrix(
+            pictures[f"{cell}-entropy"] = report.heatmaps.matrix(
                 entropy.T, labels, title=title, xlabel=f"epochs 1 to {len(mix)}", ylabel="entropy"
             )
             to_last = [mixture.agreement(one, mix[-1], choices) for one in mix]

@@ -49,7 +49,7 @@ Trained = runs.Training[TrainState]
 def test(
     config: Config, program: Program, state: TrainState, fed: feed.Feed, size: int
 ) -> dict[str, np.ndarray]:
-    """Means over all of the `size` test images, [seeds] each."""
+    """Means over all of the `size` test images, [seeds] each; `confusion` counts them."""
     places, weights = feed.filled_up(size, config.batch_size)
     data = fed.test(places)
     indices, weights = (
@@ -59,7 +59,7 @@ def test(
     for i in range(len(places)):
         metrics = parallel.first(program.evaluate(state, data(i), indices[:, i], weights[:, i]))
         sums = {name: sums.get(name, 0) + np.asarray(value) for name, value in metrics.items()}
-    return {name: value / size for name, value in sums.items()}
+    return {name: value if name == "confusion" else value / size for name, value in sums.items()}
 
 
 def train(
@@ -90,7 +90,7 @@ def train(
             tested = test(config, program, training.state, fed, dataset.test.num)
             state = parallel.first(training.state)
             save_networks(config, genotype, dataset, state, run.folder)
-            write_report(config, genotype, tested, records[0].all, run, cost, part)
+            write_report(config, genotype, tested, records[0].all, run, cost, part, dataset)
             return tested
 
         task = task_of(config, program, fed, dataset.train.num)._replace(
@@ -186,6 +186,7 @@ def write_report(
     run: Run,
     cost: tuple[int, int],
     part: str,
+    dataset: images.Dataset | stream.Dataset,
 ) -> None:
     """Logs how the networks did on a part of the data, and writes the report."""
     for seed, fraction in zip(programs.seeds_of(config), tested["accuracy"], strict=True):
@@ -196,8 +197,9 @@ def write_report(
     summary += f" over {config.num_seeds} seeds" if config.num_seeds > 1 else ""
     run.log.info("%s error %s", part, summary)
     facts = {"parameters": cost[0], "multiply_adds": cost[1], f"{part}_error": summary}
-    results = {name: [float(v) for v in value] for name, value in tested.items()}
-    training_results.write_result(config, run, records, genotype, part, results, facts)
+    results = {name: value.tolist() for name, value in tested.items()}
+    names = dataset.class_names
+    training_results.write_result(config, run, records, genotype, part, results, facts, names)
 
 
 def select(config: Config, dataset: Any, folder: Path) -> Cells:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from jaxdarts import genotypes, spaces
-from jaxdarts.commands import checks, command_line, flags
+from jaxdarts.commands import checks, command_line, flags, reproduce
 from jaxdarts.genotypes import Genotype, GraphGenotype, SizeGenotype, TopologyGenotype
 from jaxdarts.runs import Stop, flag
 from jaxdarts.runs.flags import BELOW_ONE, INSIDE_ONE, NOT_NEGATIVE, POSITIVE
@@ -137,6 +137,10 @@ class Config(flags.Cell, Held, Training):
 
     COMMAND: ClassVar[str] = "evaluate"
     KIND: ClassVar[str] = "images"
+
+    def start(self) -> reproduce.Start:
+        """What the flags were laid over."""
+        return reproduce.start(self, *presets_of(type(resolve(self.arch))))
 
 
 CIFAR = Config(dataset="cifar10")

@@ -4,13 +4,17 @@ texts.
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Mapping
+import shlex
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from jaxdarts import files, genotypes, report, runs, spaces
+from jaxdarts.commands import reproduce
+from jaxdarts.report.page import Confusion, Summary
 
 LOWER = "--learning_rate"
 """The flag to lower where a number is not finite."""
@@ -32,14 +36,35 @@ def write_result(
     run: runs.Run,
     records: list,
     genotype: Any,
-    judged: str,
+    part: str,
     results: Mapping[str, Any],
     facts: Mapping[str, Any],
+    class_names: Sequence[str] = (),
 ) -> None:
-    """Writes `<judged>.json`, after the part of the data that the training was judged by, and the
-    report.
+    """Writes `<part>.json`, after the part of the data that the network was tested on,
+    `confusion.json` and the report.
+
+    Args:
+        config: the configuration of the training.
+        run: its run.
+        records: of its epochs.
+        genotype: what was trained.
+        part: "test" or "valid".
+        results: numbers for the JSON file, and `confusion` [seeds, classes, classes] where it was
+            counted.
+        facts: for the report.
+        class_names: of images.
     """
-    files.replace_text(run.folder / f"{judged}.json", json.dumps(dict(results), indent=1) + "\n")
+    results, confusion = dict(results), None
+    counts = results.pop("confusion", None)
+    if 0 < len(class_names) <= 5:
+        results.pop("top5", None)  # the label is always among five of five
+    files.replace_text(run.folder / f"{part}.json", json.dumps(results, indent=1) + "\n")
+    if counts is not None:
+        confusion = Confusion(np.sum(counts, axis=0).astype(int), class_names)
+        saved = {"class_names": class_names, "counts": np.asarray(counts, int).tolist()}
+        files.replace_text(run.folder / "confusion.json", json.dumps(saved) + "\n")
+    start = config.start()
     report.page.write(
         run.folder / "report.html",
         title=f"Evaluation on {config.dataset}",
@@ -55,8 +80,50 @@ def write_result(
             "wall_time": sum(record["seconds"] for record in records),
         },
         sections=runs.analyses(run.folder),
+        summary=Summary(
+            figures=figures(config, part, results, facts),
+            warnings=warnings(part, confusion),
+            next_command=f"jaxdarts draw {shlex.quote(str(run.folder))} --output=cell.pdf",
+            command=reproduce.command("evaluate", config, start),
+            changed=reproduce.changed(config, start),
+        ),
+        confusion=confusion,
     )
     run.log.info("report %s", run.folder / "report.html")
+
+
+def figures(
+    config: Any, part: str, results: Mapping[str, Any], facts: Mapping[str, Any]
+) -> dict[str, str | float]:
+    """What the report of a training leads with."""
+    name = {"test": "Test", "valid": "Validation"}[part]
+    shown: dict[str, str | float] = {}
+    if "accuracy" in results:
+        accuracies = 100 * np.asarray(results["accuracy"])
+        over = f", mean of {len(accuracies)} seeds" if len(accuracies) > 1 else ""
+        shown[f"{name} accuracy{over}"] = f"{accuracies.mean():.2f} %"
+    if f"{part}_perplexity" in results:
+        shown[f"{name} perplexity"] = results[f"{part}_perplexity"]
+    size = ""
+    if hasattr(config, "init_channels"):
+        size = f" at {config.init_channels} channels and {config.layers} cells"
+    shown[f"Parameters of the network{size}"] = facts["parameters"]
+    return shown
+
+
+def warnings(part: str, confusion: Confusion | None) -> list[str]:
+    """What is wrong with a trained network."""
+    if confusion is None:
+        return []
+    counts = confusion.counts
+    largest, right = counts.sum(1), np.trace(counts)
+    if right > largest.max():
+        return []
+    share, accuracy = largest.max() / counts.sum(), right / counts.sum()
+    return [
+        f"The {part} accuracy, {accuracy:.2%}, does not beat the share of the largest class"
+        f" ({confusion.class_names[int(largest.argmax())]}), {share:.2%}."
+    ]
 
 
 def random_cells(config: Any, like: Any) -> dict[str, Any]:

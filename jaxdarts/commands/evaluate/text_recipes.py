@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from jaxdarts import genotypes
-from jaxdarts.commands import flags, texts
+from jaxdarts.commands import flags, reproduce, texts
 from jaxdarts.commands.evaluate import recipes
 from jaxdarts.data import text
 from jaxdarts.genotypes import RecurrentGenotype
@@ -67,6 +67,10 @@ class Config(flags.Cell, Windows, Averaging, texts.Settings):
     num_seeds: ClassVar[int] = 1
     """Number of seeds; only 1, since another seed has other windows and epochs of another length.
     """
+
+    def start(self) -> reproduce.Start:
+        """What the flags were laid over."""
+        return reproduce.start(self, PRESETS, PTB)
 
 
 PTB = Config(dataset="ptb")

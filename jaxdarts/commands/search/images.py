@@ -22,7 +22,15 @@ import jax
 import numpy as np
 
 from jaxdarts import parallel, runs, spaces
-from jaxdarts.commands import checks, command_line, datasets, flags, methods, programs
+from jaxdarts.commands import (
+    checks,
+    command_line,
+    datasets,
+    flags,
+    methods,
+    programs,
+    reproduce,
+)
 from jaxdarts.commands.optimizers import cosine_rate
 from jaxdarts.commands.search import flags as search_flags
 from jaxdarts.commands.search import results as search_results
@@ -66,6 +74,10 @@ class Config(
         "Candidate operations of every edge (--space=darts), separated by blanks; their order is"
         " that of alpha's columns.",
     )
+
+    def start(self) -> reproduce.Start:
+        """What the flags were laid over."""
+        return reproduce.start(self, PRESETS, CIFAR, STARTS)
 
 
 CIFAR = Config(dataset="cifar10")

@@ -17,8 +17,7 @@ import numpy as np
 
 from jaxdarts import derive, files, genotypes, parallel, report, runs
 from jaxdarts.analysis import curvature, flatness
-from jaxdarts.commands import methods
-from jaxdarts.count import network_cost
+from jaxdarts.commands.search import summary
 from jaxdarts.data import images
 from jaxdarts.genotypes import Genotype
 from jaxdarts.nn.ops import OPS
@@ -208,13 +207,9 @@ def finish_epoch(
                 log.info("%s %f", name, record[name])
         log.info("genotype = %s", genotype)
         main, ops = next(iter(chosen.items()))  # the normal cell, where there are two
-        skips, free = record[f"skip_{main}"], record[f"parameter_free_{main}"]
-        if 2 * skips > len(ops) or free == len(ops):
-            text = (
-                "the %s cell degenerates: %d of its %d operations are skip connections, %d have no"
-                " weights"
-            )
-            log.info(text, main, skips, len(ops), free)
+        wrong = summary.degenerate(record, main, len(ops))
+        if wrong:
+            log.info("%s", wrong)
 
 
 def stop_of(config: Any, history: History) -> tuple[int, str] | None:
@@ -335,13 +330,18 @@ def random_cells(config: Any, space: Space, number: int = 8) -> list:
 
 
 def write_best(
-    config: Any, folder: Path, found: list, losses: list[float], log: logging.Logger
+    config: Any,
+    folder: Path,
+    found: list,
+    losses: list[float],
+    log: logging.Logger,
+    sentences: Sequence[str],
 ) -> None:
     """Of several seeds' cells, the one with the lowest validation loss is the run's result; ends
-    with the next command.
+    with a sentence about it and the next command.
     """
+    best = int(np.argmin(losses))
     if len(found) > 1:
-        best = int(np.argmin(losses))
         files.replace_text(folder / "genotype.json", genotypes.to_json(found[best]))
         for seed, (genotype, loss) in enumerate(zip(found, losses, strict=True)):
             log.info(
@@ -355,13 +355,8 @@ def write_best(
             config.seed + best,
             folder / "genotype.json",
         )
-    source = f" --data_dir={config.data_dir}" if config.data_dir else ""
-    log.info(
-        "train the found cell: jaxdarts evaluate --arch=%s --dataset=%s%s",
-        folder,
-        config.dataset,
-        source,
-    )
+    log.info("%s", sentences[best])
+    log.info("train the found cell: %s", summary.next_command(config, folder))
 
 
 def split_seeds(mixes: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
@@ -397,6 +392,7 @@ def finish(
         if config.flatness
         else [{}] * len(found)
     )
+    sentences = []
     for seed, (genotype, own) in enumerate(zip(found, history, strict=True)):
         found_loss, *random_losses = (float(metrics["loss"][seed]) for metrics in alone)
         accuracy = float(alone[0]["accuracy"][seed])
@@ -414,33 +410,41 @@ def finish(
             100 * accuracy,
             100 * gap,
         )
+        if gap > 0:
+            log.info("(%s)", summary.GAP)
         shape, classes = dataset.train.images.shape[1:], len(dataset.class_names)
-        params_, multiply_adds = network_cost(genotype, *methods.evaluated(space), classes, shape)
         facts = {
             "dataset": config.dataset,
             "algorithm": config.algorithm,
             "epochs": len(own.records.all),
             "supernet_parameters": num_params(config, parallel.first(training)),
-            "parameters": params_,
-            "multiply_adds": multiply_adds,
+            **summary.costs(genotype, space, config.dataset, classes, shape),
             "found_cell_supernet_loss": found_loss,
             "random_cells_supernet_loss": float(np.mean(random_losses)),
             "found_cell_supernet_accuracy": accuracy,
             "discretisation_gap_accuracy": gap,
+            "largest_class_share": summary.largest_class_share(dataset.train.labels),
             **flat[seed],
             "wall_time": sum(record["seconds"] for record in own.records.all),
         }
-        write_result(config, own, genotype, config.seed + seed, facts, log)
-    write_best(config, run.folder, found, [float(loss) for loss in alone[0]["loss"]], log)
+        sentences.append(write_result(config, own, genotype, config.seed + seed, facts, log))
+    losses = [float(loss) for loss in alone[0]["loss"]]
+    write_best(config, run.folder, found, losses, log, sentences)
 
 
 def write_result(
     config: Any, own: History, genotype: Any, seed: int, facts: dict[str, Any], log: logging.Logger
-) -> None:
+) -> str:
     """Writes the derived cell of one seed, as JSON and drawn, the facts about it and the report;
     images and texts alike.
+
+    Returns what was found, in a sentence.
     """
-    folder, cells = own.folder, own.space.cells
+    folder, space = own.folder, own.space
+    cells, chosen = space.cells, operations(space, genotype)
+    wrong = summary.warnings(config, facts, chosen, PARAMETER_FREE.__contains__)
+    for warning in wrong:
+        log.info("warning: %s", warning)
     files.replace_text(folder / "genotype.json", genotypes.to_json(genotype))
     for name, svg in report.cells.cell(genotype).items():
         files.replace_text(folder / f"{name}.svg", svg)
@@ -454,11 +458,13 @@ def write_result(
         mixes={name: np.stack(values) for name, values in own.alphas.items() if name in cells},
         edges={name: choices.edges for name, choices in cells.items()},
         ops={name: choices.ops for name, choices in cells.items()},
-        facts=facts,
+        facts=summary.labelled(facts, space, config.dataset),
         sections=runs.analyses(folder),
+        summary=summary.head(config, facts, space, folder, wrong),
     )
     log.info("genotype = %s", genotype)
     log.info("report %s", folder / "report.html")
+    return summary.sentence(facts, space, config.dataset)
 
 
 def neighbourhoods(

@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Array
 
 from jaxdarts import objectives, parallel, runs, spaces
-from jaxdarts.commands import command_line, methods, programs, texts
+from jaxdarts.commands import command_line, methods, programs, reproduce, texts
 from jaxdarts.commands.search import flags as search_flags
 from jaxdarts.commands.search import results as search_results
 from jaxdarts.commands.search.program import (
@@ -60,6 +60,10 @@ class Config(search_flags.AlgorithmOptions, texts.Settings):
     arch_learning_rate: float = 3e-3
     arch_beta1: float = 0.9
     seed: int = 3
+
+    def start(self) -> reproduce.Start:
+        """What the flags were laid over."""
+        return reproduce.start(self, PRESETS, PTB, STARTS)
 
 
 PTB = Config(dataset="ptb")
@@ -326,6 +330,7 @@ def finish(
     for candidates in [found, *([other] * len(found) for other in others)]:
         mixes = parallel.stack([one_hot(space.cells, genotype) for genotype in candidates])
         losses.append(validate(program, training, mixes))
+    sentences = []
     for seed, (genotype, own) in enumerate(zip(found, history, strict=True)):
         found_loss, *random_losses = (float(loss[seed]) for loss in losses)
         low, high = min(random_losses), max(random_losses)
@@ -346,5 +351,9 @@ def finish(
             "random_cells_supernet_loss": float(np.mean(random_losses)),
             "wall_time": sum(record["seconds"] for record in own.records.all),
         }
-        search_results.write_result(config, own, genotype, config.seed + seed, facts, log)
-    search_results.write_best(config, run.folder, found, [float(loss) for loss in losses[0]], log)
+        sentences.append(
+            search_results.write_result(config, own, genotype, config.seed + seed, facts, log)
+        )
+    search_results.write_best(
+        config, run.folder, found, [float(loss) for loss in losses[0]], log, sentences
+    )

@@ -1,0 +1,194 @@
+"""What a search tells its user: the figures, warnings and commands at the head of the report, and
+the last sentence of the log.
+"""
+
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxdarts.commands import reproduce, sizes
+from jaxdarts.commands.methods import evaluated
+from jaxdarts.count import network_cost
+from jaxdarts.report import page
+from jaxdarts.space import Space
+
+GAP = (
+    "the supernet's weights were trained for the mix of all operations, not for this cell alone, so"
+    " a gap is normal; only training from scratch (jaxdarts evaluate) tells how good the cell is"
+)
+COSTS = {"parameters": "parameters", "multiply_adds": "multiply-adds"}
+
+
+def costs(
+    genotype: Any, space: Space, dataset: str, num_classes: int, shape: tuple[int, int, int]
+) -> dict[str, int]:
+    """Parameters and multiply-adds of the network of a cell: at the published size, and at the size
+    that `jaxdarts evaluate` trains.
+    """
+    published = network_cost(genotype, *evaluated(space), num_classes, shape)
+    stem = sizes.has_imagenet_stem(space, dataset)
+    trained = network_cost(genotype, *sizes.trained(space, dataset), num_classes, shape, stem)
+    return {
+        "parameters": published[0],
+        "multiply_adds": published[1],
+        "trained_parameters": trained[0],
+        "trained_multiply_adds": trained[1],
+    }
+
+
+def labelled(facts: Mapping[str, Any], space: Space, dataset: str) -> dict[str, Any]:
+    """Facts with the size of the network in the names of its costs, as the report shows them."""
+    published, trained = (
+        sizes.words(space, size) for size in (evaluated(space), sizes.trained(space, dataset))
+    )
+    names = {
+        "parameters": f"Parameters of the network at {published}",
+        "multiply_adds": f"Multiply-adds of the network at {published}",
+        "trained_parameters": f"Parameters of the network to train, at {trained}",
+        "trained_multiply_adds": f"Multiply-adds of the network to train, at {trained}",
+        "found_cell_supernet_loss": "Loss of the found cell with the supernet's weights",
+        "random_cells_supernet_loss": "Mean loss of random cells with the supernet's weights",
+        "found_cell_supernet_accuracy": "Accuracy of the found cell, supernet's weights",
+        "discretisation_gap_accuracy": "Accuracy lost from the mix to the cell",
+        "largest_class_share": "Largest class",
+    }
+    shown = {names.get(key, key): value for key, value in facts.items()}
+    if "discretisation_gap_accuracy" in facts:
+        gap = 100 * facts["discretisation_gap_accuracy"]
+        shown[names["discretisation_gap_accuracy"]] = f"{gap:.2f} points"
+    for key in ("found_cell_supernet_accuracy", "largest_class_share"):
+        if key in facts:
+            shown[names[key]] = page.shown("accuracy", facts[key])
+    if published == trained:
+        for key in ("trained_parameters", "trained_multiply_adds"):
+            shown.pop(names[key], None)
+    return shown
+
+
+def largest_class_share(labels: np.ndarray) -> float:
+    """The share of the images that belong to the most frequent class."""
+    return float(np.bincount(labels).max() / len(labels))
+
+
+def degenerate(record: Mapping[str, Any], cell: str, operations: int) -> str | None:
+    """What is wrong with a cell of skip connections, or without parameters; None where nothing is.
+
+    Args:
+        record: of the epoch that the cell is from, with `skip_<cell>` and `parameter_free_<cell>`.
+        cell: its name.
+        operations: how many it has.
+    """
+    skips, free = record.get(f"skip_{cell}", 0), record.get(f"parameter_free_{cell}", 0)
+    if 2 * skips <= operations and free < operations:
+        return None
+    return (
+        f"the {cell} cell degenerates: {skips} of its {operations} operations are skip connections,"
+        f" {free} have no weights"
+    )
+
+
+def warnings(
+    config: Any,
+    facts: Mapping[str, Any],
+    chosen: Mapping[str, Sequence[str]],
+    is_free: Any,
+) -> list[str]:
+    """What a user should know before the cell is trained.
+
+    Args:
+        config: the configuration of the search.
+        facts: as in facts.json.
+        chosen: the operations of every cell.
+        is_free: whether an operation has no weights, by its name.
+    """
+    wrong = []
+    if chosen:
+        main, ops = next(iter(chosen.items()))
+        counts = {
+            f"skip_{main}": list(ops).count("skip_connect"),
+            f"parameter_free_{main}": sum(map(is_free, ops)),
+        }
+        text = degenerate(counts, main, len(ops))
+        if text:
+            advice = "stop earlier (--stop_skips) or use another algorithm"
+            wrong.append(f"{text[0].upper()}{text[1:]}. Such cells train badly: {advice}.")
+    loss, random_loss = facts["found_cell_supernet_loss"], facts["random_cells_supernet_loss"]
+    if loss > random_loss:
+        wrong.append(
+            "With the supernet's weights the found cell is worse than random cells: validation loss"
+            f" {loss:.3f}, mean of random cells {random_loss:.3f}."
+        )
+    weight, target = getattr(config, "cost_weight", 0.0), getattr(config, "cost_target", math.inf)
+    cost = facts.get(getattr(config, "cost_of", ""))
+    if weight and cost is not None and cost > target * 1e6:
+        wrong.append(
+            f"The cell misses --cost_target={target:g}: its network has {cost / 1e6:.3f} million"
+            f" {COSTS[config.cost_of]}. Raise --cost_weight or the target."
+        )
+    accuracy, share = (
+        facts.get(key) for key in ("found_cell_supernet_accuracy", "largest_class_share")
+    )
+    if accuracy is not None and share is not None and accuracy <= share:
+        wrong.append(
+            f"The validation accuracy of the found cell, {accuracy:.2%}, does not beat the share of"
+            f" the largest class, {share:.2%}."
+        )
+    return wrong
+
+
+def next_command(config: Any, folder: Path) -> str:
+    """The command that trains the cell of a search."""
+    flags = [f"--arch={folder}", f"--dataset={config.dataset}"]
+    flags += [f"--data_dir={config.data_dir}"] if config.data_dir else []
+    return shlex.join(["jaxdarts", "evaluate", *flags])
+
+
+def sentence(facts: Mapping[str, Any], space: Space, dataset: str) -> str:
+    """What a search has found, in one sentence."""
+    loss, random_loss = facts["found_cell_supernet_loss"], facts["random_cells_supernet_loss"]
+    order = "better" if loss < random_loss else "not better"
+    if "found_cell_supernet_accuracy" in facts:
+        what = f"validation accuracy {facts['found_cell_supernet_accuracy']:.2%}"
+    else:
+        what = f"validation perplexity {math.exp(loss):.2f}"
+    text = (
+        f"the found cell has {what} with the supernet's weights, {order} than random cells (loss"
+        f" {loss:.3f} against {random_loss:.3f})"
+    )
+    if "trained_parameters" in facts:
+        size = sizes.words(space, sizes.trained(space, dataset))
+        text += f"; its network has {facts['trained_parameters']:,} parameters at {size}"
+    return text
+
+
+def head(
+    config: Any,
+    facts: Mapping[str, Any],
+    space: Space,
+    folder: Path,
+    wrong: Sequence[str],
+) -> page.Summary:
+    """The head of the report of a search."""
+    figures: dict[str, Any] = {}
+    if "found_cell_supernet_accuracy" in facts:
+        accuracy = facts["found_cell_supernet_accuracy"]
+        figures["Validation accuracy of the cell, with the supernet's weights"] = page.shown(
+            "accuracy", accuracy
+        )
+    else:
+        perplexity = math.exp(facts["found_cell_supernet_loss"])
+        figures["Validation perplexity of the cell, with the supernet's weights"] = perplexity
+    named = labelled(facts, space, config.dataset)
+    figures |= {name: value for name, value in named.items() if name.startswith("Parameters of")}
+    start = config.start()
+    return page.Summary(
+        figures=figures,
+        warnings=wrong,
+        next_command=next_command(config, folder),
+        command=reproduce.command("search", config, start),
+        changed=reproduce.changed(config, start),
+    )
