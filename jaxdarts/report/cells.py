@@ -11,7 +11,6 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.optimize import isotonic_regression
 
 from jaxdarts.genotypes import GraphGenotype, SizeGenotype, pruned
 from jaxdarts.genotypes.cells import all_edges
@@ -459,6 +458,8 @@ def _coordinates(order, links, weights, height, gap: float = 9.0) -> np.ndarray:
     for (u, v), weight in zip(links, weights, strict=True):
         pull[u, v] += weight
         pull[v, u] += weight
+    from scipy.optimize import isotonic_regression  # a second to import: only to draw a cell
+
     for sweep in range(120):
         for column in order if sweep % 2 == 0 else order[::-1]:
             strength = pull[column].sum(1)

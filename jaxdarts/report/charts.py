@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 
 import numpy as np
-from PIL import Image
 
 from jaxdarts.report import svg
 
@@ -241,6 +240,8 @@ def _image(fractions: np.ndarray, x: float, y: float, width: float, height: floa
     """Embeds `[height, width]` fractions of the colour scale as a PNG, each a pixel with hard
     borders.
     """
+    from PIL import Image
+
     known = np.isfinite(fractions)
     colors = _colors(np.where(known, fractions, 0.0))
     stream = io.BytesIO()
