@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shlex
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -225,3 +226,91 @@ def test_links_lead_to_files():
     for page in PAGES:
         for link in re.findall(r"\]\(([^)#:]+)(?:#[\w-]*)?\)", page.read_text("utf-8")):
             assert (page.parent / link).exists(), (page.name, link)
+
+
+RESULTS = ROOT / "experiments" / "results"
+NUMBER = re.compile(r"(?<![\w.])[-\N{MINUS SIGN}]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?(?![\w])")
+
+
+def numbers_in(value) -> list[float]:
+    """Every number of a file, and the means and deviations of its lists of numbers."""
+    if isinstance(value, bool) or value is None or isinstance(value, str):
+        return []
+    if isinstance(value, (int, float)):
+        return [float(value)]
+    parts = list(value.values()) if isinstance(value, dict) else value
+    numbers = [number for part in parts for number in numbers_in(part)]
+    if isinstance(value, list) and 1 < len(value) < 20:
+        columns = [value]
+        if all(isinstance(part, dict) for part in value):
+            columns = [[part.get(name) for part in value] for name in value[0]]
+        for column in columns:
+            if all(type(number) in (int, float) for number in column):
+                numbers += [statistics.mean(column), statistics.stdev(column)]
+    return numbers
+
+
+def shown_as(text: str, known: list[float]) -> bool:
+    """Whether a number of a table is one of the file's, rounded; percent, MB and seconds too."""
+    text = text.replace(",", "").replace("\N{MINUS SIGN}", "-")
+    mantissa, _, exponent = text.partition("e")
+    digits = len(mantissa.partition(".")[2])
+    half = 0.5 * 10.0 ** (int(exponent or 0) - digits) * 1.001
+    scales = (1, 100, -1, 1e-3, 1e3, 1e-6)
+    return any(abs(scale * number - float(text)) <= half for number in known for scale in scales)
+
+
+def tables_of_results() -> list[tuple[list[str], list[list[str]]]]:
+    """(files, rows) of every table of measurements; the text above a table names its files."""
+    text = (RESULTS / "README.md").read_text("utf-8")
+    tables, above = [], ""
+    for paragraph in text.split("\n\n"):
+        if not paragraph.startswith("|"):
+            above = paragraph if "`" in paragraph else above
+            continue
+        files = re.findall(r"`(\w+\.jsonl?)`", above)
+        rows = [[cell.strip() for cell in line[1:-1].split("|")] for line in paragraph.splitlines()]
+        tables.append((files, rows))
+    return tables
+
+
+def test_the_tables_of_results_are_those_of_the_files():
+    (_, listed), *tables = tables_of_results()
+    assert {row[0].strip("`") for row in listed[2:]} == {
+        path.name for path in RESULTS.glob("*.json*")
+    }
+    assert len(tables) > 15
+    wrong, checked = [], 0
+    for files, (head, _, *rows) in tables:
+        known = [
+            number
+            for file in files
+            for line in (RESULTS / file).read_text("utf-8").splitlines()
+            if file.endswith(".jsonl")
+            for number in numbers_in(json.loads(line))
+        ]
+        known += [
+            number
+            for file in files
+            if file.endswith(".json")
+            for number in numbers_in(json.loads((RESULTS / file).read_text("utf-8")))
+        ]
+        for row in rows:
+            for title, cell in zip(head[1:], row[1:], strict=True):
+                if "published" not in title:
+                    cell = re.sub(r"\([\d.]+x\)", "", cell)  # a ratio of two columns
+                    for number in NUMBER.findall(cell):
+                        checked += 1
+                        if not shown_as(number, known):
+                            wrong.append((files, row[0], title, number))
+    assert checked > 400 and not wrong, wrong
+
+
+def test_every_file_of_results_has_its_command():
+    listed = tables_of_results()[0][1][2:]
+    for name, _, command in listed:
+        text = (RESULTS / name.strip("`")).read_text("utf-8")
+        first = re.match(r"`(.*?)`", command)
+        if first and name.endswith(".json`"):
+            words = [word for word in first[1].split() if word.startswith("--")]
+            assert all(json.dumps(word)[1:-1] in text for word in words), name
