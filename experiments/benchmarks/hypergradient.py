@@ -1,12 +1,12 @@
 """How wrong the finite difference is: python experiments/benchmarks/hypergradient.py --output=PATH
 
-A small supernet with relu and batch norm learns scikit-learn's digits (with noise of one grey level, so
-that no two pixels tie) for a few steps. Then the
-second-order term of the hypergradient is taken in three ways: by `jd.hypergrad.unrolled` in
-float32, and by the paper's central difference in float32 and in float64, at several distances in
-weight space. The error is the norm of the difference to the definition (`unrolled_by_grad`) in
-float64, over the norm of that; leaving the term out, as first order does, is an error of 1.
-A central difference of the whole objective in float64 checks the definition along one direction.
+A small supernet with relu, max pooling and batch norm learns scikit-learn's digits for a few steps.
+Noise of one grey level is added, so that no two pixels are equal. Then the second-order term of the
+hypergradient is taken in three ways: by `jd.hypergrad.unrolled` in float32, and by the paper's
+central difference in float32 and in float64, at several distances in weight space. The error is
+the norm of the difference to the definition (`unrolled_by_grad`) in float64, over the norm of that;
+leaving the term out, as first order does, is an error of 1. A central difference of the whole
+objective in float64 checks the definition along one direction.
 """
 
 import argparse
