@@ -2,9 +2,8 @@
 
 import importlib
 import sys
-from importlib import metadata
 
-from jaxdarts.runs import process
+import jaxdarts
 
 COMMANDS = {
     "search": ("search.command", "search a cell by gradient descent on images or text"),
@@ -35,7 +34,7 @@ def main(command: str | None = None) -> None:
         if not words or words[0] in ("-h", "--help"):
             return print(usage())
         if words[0] == "--version":
-            return print(f"jaxdarts {metadata.version('jaxdarts')}")
+            return print(f"jaxdarts {jaxdarts.__version__}")
         command = words[0]
         sys.argv = [f"jaxdarts {command}", *words[1:]]
         if command not in COMMANDS:
@@ -45,6 +44,8 @@ def main(command: str | None = None) -> None:
             )
             sys.exit(2)
     module, _ = COMMANDS[command]
+    from jaxdarts.runs import process  # JAX and orbax take seconds: not for --help and --version
+
     process.start(
         lambda arguments: importlib.import_module(f"jaxdarts.commands.{module}").main(arguments)
     )

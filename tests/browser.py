@@ -11,7 +11,13 @@ import pytest
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None
 )
-needs_browser = pytest.mark.skipif(BROWSER is None, reason="needs chromium or google-chrome")
+
+
+def needs_browser(test):
+    """Marks a test that opens pages in a browser: slow, and skipped where there is none."""
+    skip = pytest.mark.skipif(BROWSER is None, reason="needs chromium or google-chrome")
+    return pytest.mark.slow(skip(test))
+
 
 _ASK = """
 const frame = document.querySelector("iframe");

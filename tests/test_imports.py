@@ -3,6 +3,7 @@ fresh process.
 """
 
 import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -106,18 +107,67 @@ def test_inside_the_package_nobody_says_jd():
     assert not [module for module, path in MODULES.items() if says_so(path)]
 
 
-def test_import_jaxdarts_loads_no_programs_and_nothing_slow():
-    code = "import sys, jaxdarts; print(*sys.modules)"
-    loaded = subprocess.run(
+SLOW = tuple(
+    "PIL distributed google.protobuf jinja2 orbax pyarrow scipy sklearn tensorboardX tensorflow"
+    " tensorflow_datasets".split()
+)
+FRAMEWORKS = ("flax", "jax", "jaxlib", "numpy", "optax", "rich", "tyro")
+
+
+def loaded(code: str) -> set[str]:
+    """The modules that a fresh process has after some code."""
+    code = f"import sys; {code}; print('\\n', *sys.modules)"
+    done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
-    ).stdout.split()
-    slow = (
-        "jaxdarts.commands",
-        "jaxdarts.report",
-        "jaxdarts.runs",
-        "scipy.stats",
-        "tensorflow_datasets",
-        "pyarrow",
-        "sklearn",
     )
-    assert not [module for module in loaded if module.startswith(slow)]
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def of(modules: set[str], packages: tuple[str, ...]) -> list[str]:
+    return [m for m in modules for p in packages if m == p or m.startswith(p + ".")]
+
+
+def test_import_jaxdarts_loads_nothing_slow():
+    modules = loaded("import jaxdarts")
+    assert not of(modules, (*SLOW, *FRAMEWORKS))
+    assert sorted(m for m in modules if m.startswith("jaxdarts")) == ["jaxdarts"]
+
+
+@pytest.mark.parametrize("flag", ["--help", "--version"])
+def test_the_list_of_commands_loads_nothing_slow(flag):
+    code = f"sys.argv = ['jaxdarts', '{flag}']; from jaxdarts.__main__ import main; main()"
+    assert not of(loaded(code), (*SLOW, *FRAMEWORKS))
+
+
+def test_the_flags_of_search_load_no_package_that_only_a_run_needs():
+    code = (
+        "sys.argv = ['jaxdarts', 'search', '--help'];"
+        "from jaxdarts.__main__ import main; import contextlib;"
+        "exec('with contextlib.suppress(SystemExit): main()')"
+    )
+    needless = set(SLOW) - {"google.protobuf"}
+    assert not of(loaded(code), tuple(needless))
+
+
+def test_a_data_set_in_memory_needs_no_tensorflow_datasets():
+    modules = loaded("from jaxdarts.data import images; images.load('digits')")
+    assert not of(modules, ("pyarrow", "tensorflow", "tensorflow_datasets"))
+
+
+def test_what_type_checkers_see_of_the_package_is_what_it_has():
+    tree = ast.parse(MODULES["jaxdarts"].read_text("utf-8"))
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    declared = {
+        alias.asname: (node.module, alias.name)
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    package = importlib.import_module("jaxdarts")
+    names = {*package._MODULES, *package._MODULE_OF}
+    assert set(declared) == names and names <= set(dir(package))
+    for name, (module, original) in declared.items():
+        home = importlib.import_module(module)
+        assert getattr(package, name) is getattr(home, original)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = package.nothing

@@ -13,8 +13,6 @@ import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image
-
 from jaxdarts import files
 from jaxdarts.report import svg
 
@@ -118,6 +116,8 @@ def portable(picture: str) -> str:
 
 def _sharpen(image: ET.Element) -> None:
     """Repeats the pixels of an embedded PNG, so that a program that smooths it blurs nothing."""
+    from PIL import Image
+
     start, data = image.get("href", "").split(",", 1)
     stream = io.BytesIO()
     with Image.open(io.BytesIO(base64.b64decode(data))) as pixels:

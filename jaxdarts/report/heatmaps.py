@@ -11,7 +11,6 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from jaxdarts.report import svg
 from jaxdarts.report.charts import ticks
@@ -247,6 +246,8 @@ def image(fractions: np.ndarray, x: float, y: float, width: float, height: float
     """Embeds `[height, width]` fractions of the colour scale as a PNG, each a pixel with hard
     borders.
     """
+    from PIL import Image
+
     known = np.isfinite(fractions)
     pixels = colors(np.where(known, fractions, 0.0))
     stream = io.BytesIO()

@@ -4,7 +4,6 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import isotonic_regression
 
 
 class Layout(NamedTuple):
@@ -114,6 +113,8 @@ def _coordinates(order, links, weights, height, gap: float = 9.0) -> np.ndarray:
     """Moves every vertex towards the mean of its neighbours, rank by rank, keeping order and
     distance.
     """
+    from scipy.optimize import isotonic_regression  # a second to import: only to draw a cell
+
     y, pull = np.zeros(len(height)), np.zeros((len(height), len(height)))
     for (u, v), weight in zip(links, weights, strict=True):
         pull[u, v] += weight

@@ -8,7 +8,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import jinja2
 import numpy as np
 from markupsafe import Markup
 
@@ -211,6 +210,8 @@ def extend(path: str | os.PathLike, sections: Sequence[Section]) -> None:
 
 def render(template: str, **values: Any) -> str:
     """A page of one of the package's templates."""
+    import jinja2
+
     loader = jinja2.FunctionLoader(
         lambda name: resources.files("jaxdarts.report").joinpath(name).read_text(encoding="utf-8")
     )

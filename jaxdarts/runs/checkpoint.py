@@ -8,13 +8,14 @@ folder of its own.
 import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
-import orbax.checkpoint as ocp
-from orbax.checkpoint._src.metadata.array_metadata_store import (
-    Store,
-)  # no public name; tells keys from numbers
+
+if TYPE_CHECKING:
+    from orbax.checkpoint import CheckpointManager
+else:  # orbax takes a second to import: the functions below import it when they need it
+    CheckpointManager = Any
 
 
 class CheckpointError(RuntimeError):
@@ -22,13 +23,18 @@ class CheckpointError(RuntimeError):
 
 
 @contextlib.contextmanager
-def open_folder(folder: str | Path, keep: int | None = 2) -> Iterator[ocp.CheckpointManager]:
+def open_folder(folder: str | Path, keep: int | None = 2) -> Iterator[CheckpointManager]:
     """A manager of the checkpoints in a folder; keeps the newest `keep`, or all. Removes what a
     killed save left half written.
 
     Raises:
         CheckpointError: if the folder cannot be made or written.
     """
+    import orbax.checkpoint as ocp
+
+    # There is no public name for this class, which tells random keys from numbers.
+    from orbax.checkpoint._src.metadata.array_metadata_store import Store
+
     folder = Path(folder).absolute()  # orbax wants absolute paths
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(f"cannot use {folder} for checkpoints: it is a file")
@@ -70,13 +76,15 @@ def open_folder(folder: str | Path, keep: int | None = 2) -> Iterator[ocp.Checkp
         manager.close()
 
 
-def save(manager: ocp.CheckpointManager, step: int, tree: Any, config: Mapping[str, Any]) -> None:
+def save(manager: CheckpointManager, step: int, tree: Any, config: Mapping[str, Any]) -> None:
     """Writes a checkpoint and waits for it. What was there before stays until the new one is
     complete.
 
     Raises:
         CheckpointError: if it cannot be written, as on a full disk.
     """
+    import orbax.checkpoint as ocp
+
     if jax.process_index() or step in manager.all_steps():
         return
     several = jax.process_count() > 1
@@ -97,7 +105,7 @@ def save(manager: ocp.CheckpointManager, step: int, tree: Any, config: Mapping[s
 
 
 def restore(
-    manager: ocp.CheckpointManager,
+    manager: CheckpointManager,
     like: Any,
     config: Mapping[str, Any] | None,
     step: int | None = None,
@@ -115,6 +123,8 @@ def restore(
         CheckpointError: if there is none, or it was written under another configuration: tells the
           first difference.
     """
+    import orbax.checkpoint as ocp
+
     kept = manager.all_steps()
     if not kept:
         raise CheckpointError(f"{manager.directory} has no complete checkpoint")

@@ -77,6 +77,7 @@ def test_cells_hold_no_outputs_and_one_address():
     )
 
 
+@pytest.mark.slow
 def test_the_notebook_runs_twice(repository, tmp_path):
     (tmp_path / "all.py").write_text(source(CODE, repository), "utf-8")
     (tmp_path / "twice.py").write_text(TWICE, "utf-8")
@@ -98,6 +99,7 @@ def test_the_notebook_runs_twice(repository, tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_an_unreachable_repository_is_an_error_that_says_so(tmp_path):
     (tmp_path / "first.py").write_text(source(CODE[:1], tmp_path / "nowhere"), "utf-8")
     done = subprocess.run(

@@ -256,6 +256,7 @@ def test_resume_is_exact(whole, tiny, tmp_path):
     assert_same(tmp_path, whole)
 
 
+@pytest.mark.slow
 def test_killed_and_resumed(whole, tiny, tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(ROOT / "experiments" / "evaluate.py")]

@@ -468,6 +468,7 @@ def wait_for(process, condition, seconds=120):
         time.sleep(0.002)
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_again_and_again(whole, tiny, tmp_path):
     log, checkpoints = tmp_path / "log.txt", tmp_path / "checkpoints"
 

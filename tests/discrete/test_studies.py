@@ -224,6 +224,7 @@ def test_what_finished_beside_a_failure_counts():
     assert reported == [1, 2]
 
 
+@pytest.mark.slow
 def test_a_process_that_dies(tmp_path):
     def processes():
         return concurrent.futures.ProcessPoolExecutor(2, multiprocessing.get_context("spawn"))

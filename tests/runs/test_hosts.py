@@ -88,6 +88,7 @@ def assert_close(folder, other):
             assert record[name] == pytest.approx(other[name], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_a_search_goes_from_one_host_to_two_of_which_one_is_lost_and_back(
     tiny, both, tmp_path, devices
 ):

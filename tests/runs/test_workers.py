@@ -65,6 +65,7 @@ def until(condition, seconds=120):
         time.sleep(0.005)
 
 
+@pytest.mark.slow
 def test_a_local_process_is_killed(small, tmp_path):
     folder, killed = tmp_path / "run", []
 
@@ -116,6 +117,7 @@ def cluster(folder, count=2):
             process.wait()
 
 
+@pytest.mark.slow
 def test_a_worker_of_a_cluster_is_killed(small, tmp_path):
     folder = tmp_path / "run"
     with cluster(tmp_path) as (address, workers):
