@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from jaxdarts import hypergrad, penalty, perturb, relax
+from jaxdarts.count import Costs
 from jaxdarts.search import Algorithm
 from jaxdarts.space import Space
 from jaxdarts.types import Schedule
@@ -156,14 +157,20 @@ def gdas(space: Space, temperature: Schedule, order: int = 1) -> Algorithm:
     return Algorithm(relax.gumbel(space.cells, temperature, hard=True), _of_order(order))
 
 
-def snas(space: Space, temperature: Schedule) -> Algorithm:
+def snas(
+    space: Space, temperature: Schedule, costs: Costs | None = None, weight: float = 1.5e-3
+) -> Algorithm:
     """SNAS: a relaxed draw, one level, published temperature 1 to 0.03. A genotype is DARTS' (two
     edges a node).
+
+    With `costs` (`jaxdarts.operation_costs`) the loss has the paper's second term: `weight`,
+    published 1.5e-3, times the logarithm of the expected cost.
 
     Xie et al., `SNAS <https://arxiv.org/abs/1812.09926>`_, ICLR 2019.
     """
     relaxation = relax.gumbel(space.cells, temperature, scale=1e-2)
-    return Algorithm(relaxation, hypergrad.single_level, simultaneous=True)
+    price = penalty.none if costs is None else penalty.log_cost(space.cells, costs, weight)
+    return Algorithm(relaxation, hypergrad.single_level, penalty=price, simultaneous=True)
 
 
 def drnas(space: Space) -> Algorithm:

@@ -1,7 +1,7 @@
 """Relaxations: from architecture parameters to a mix, the operations' weights on every edge."""
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -14,18 +14,25 @@ from jaxdarts.types import Arch, Mix, Schedule, Step
 Cells = Mapping[str, Choices]
 
 
+class Derive(Protocol):
+    """From architecture parameters to the mix that they stand for, at a step."""
+
+    def __call__(self, arch: Arch, step: Step | None = None) -> Mix: ...
+
+
 class Relaxation(NamedTuple):
     """How an architecture is parametrised.
 
     init: key -> architecture parameters.
     apply: (architecture parameters, key, step) -> the mix to train with; it may be drawn at random.
-    derive: architecture parameters -> the mix that they stand for, which is validated and made a
-    genotype of.
+    derive: (architecture parameters[, step]) -> the mix that they stand for, nothing drawn. It is
+    validated, priced and made a genotype of. The step is the number of weight updates so far; only
+    what changes with it (`annealed`) needs it.
     """
 
     init: Callable[[Key[Array, ""]], Arch]
     apply: Callable[[Arch, Key[Array, ""], Step], Mix]
-    derive: Callable[[Arch], Mix]
+    derive: Derive
 
 
 def softmax(cells: Cells, scale: float = 1e-3) -> Relaxation:
@@ -38,7 +45,7 @@ def softmax(cells: Cells, scale: float = 1e-3) -> Relaxation:
             untrained cell.
     """
 
-    def derive(arch):
+    def derive(arch, step=None):
         return {name: _softmax(alpha, cells[name]) for name, alpha in arch.items()}
 
     return Relaxation(
@@ -52,7 +59,7 @@ def sigmoid(cells: Cells) -> Relaxation:
     Chu, Zhou, Zhang & Li, `Fair DARTS <https://arxiv.org/abs/1911.12126>`_, ECCV 2020.
     """
 
-    def derive(arch):
+    def derive(arch, step=None):
         return {
             name: jnp.where(cells[name].where(), jax.nn.sigmoid(alpha), 0)
             for name, alpha in arch.items()
@@ -80,7 +87,7 @@ def edge_softmax(cells: Cells, scale: float = 1e-3) -> Relaxation:
         }
         return {name: {"ops": ops[name], "edges": edges[name]} for name in cells}
 
-    def derive(arch):
+    def derive(arch, step=None):
         mix = {}
         for name, own in arch.items():
             targets = np.array([target for _, target in cells[name].edges])
@@ -173,7 +180,7 @@ def uniform_path(cells: Cells) -> Relaxation:
             mix[name] = jax.nn.one_hot(ops, choices.shape[1]) * (rank < kept)[:, None]
         return mix
 
-    def derive(arch):
+    def derive(arch, step=None):
         return {
             name: _softmax(jnp.zeros(choices.shape), choices) for name, choices in cells.items()
         }
@@ -182,16 +189,27 @@ def uniform_path(cells: Cells) -> Relaxation:
 
 
 def annealed(relaxation: Relaxation, temperature: Schedule) -> Relaxation:
-    """Any relaxation at a temperature: its parameters are divided by it before they are applied.
+    """Any relaxation at a temperature: its parameters are divided by it before they are used.
 
     The DARTS paper's proposal for closing the gap between the relaxed and the discrete cell
-    (section 5).
+    (section 5). What is derived is as cold as what is trained, so `derive` needs the step.
+
+    Raises:
+        ValueError: from `derive` without a step.
     """
 
-    def apply(arch, key, step):
-        return relaxation.apply(jax.tree.map(lambda a: a / temperature(step), arch), key, step)
+    def cooled(arch, step):
+        return jax.tree.map(lambda a: a / temperature(step), arch)
 
-    return relaxation._replace(apply=apply)
+    def derive(arch, step=None):
+        if step is None:
+            raise ValueError("an annealed mix depends on the step: derive(arch, step)")
+        return relaxation.derive(cooled(arch, step), step)
+
+    return relaxation._replace(
+        apply=lambda arch, key, step: relaxation.apply(cooled(arch, step), key, step),
+        derive=derive,
+    )
 
 
 def auxiliary_skip(relaxation: Relaxation, cells: Cells, amount: Schedule) -> Relaxation:

@@ -5,6 +5,8 @@ Most of them run on a small smooth network that mixes operations as a supernet d
 on a supernet.
 """
 
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -104,13 +106,13 @@ def test_learns(name):
     """The training loss at the derived mix: what some algorithms train at is drawn anew, or the
     worst, in every step.
     """
-    algorithm, search = ALGORITHMS[name](space()), search_of(name)
+    search = search_of(name)
     state = search.init(jax.random.key(0), toy_params())
 
     def loss(state):
         return float(
             toy_objective(
-                state.params, algorithm.relax.derive(state.arch), (), batches(0)[0], None
+                state.params, search.derive(state), (), batches(0)[0], None
             )[0]
         )
 
@@ -118,6 +120,34 @@ def test_learns(name):
     for _ in range(200):
         state, _ = step(state, *batches(0))
     assert loss(state) < 0.9 * first
+
+
+@every_algorithm
+def test_a_penalty_is_descended_once(name):
+    """By plain descent of rate 1: with a penalty alpha ends where it ended without, less the
+    penalty's gradient by alpha, be it of the mix, of alpha itself, or of the step.
+    """
+    algorithm = ALGORITHMS[name](space())
+    weights = {n: np.random.default_rng(7).random(c.shape) for n, c in space().cells.items()}
+
+    def price(arch, mix, step):
+        of_mix = sum(jnp.sum(weights[n] * mix[n] ** 2) for n in mix)
+        return 1000 * of_mix + (step + 1) * optax.tree.norm(arch, squared=True), {"price": of_mix}
+
+    both = jd.penalty.both(algorithm.penalty, price)
+    plain, priced = (
+        jd.bilevel_search(toy_objective, a, PARAMS_TX, optax.sgd(1.0))
+        for a in (algorithm, algorithm._replace(penalty=both))
+    )
+    state = plain.init(jax.random.key(0), toy_params())
+    moved = [jax.tree.map(lambda a: a + 0.3 * jnp.cos(jnp.arange(a.size)).reshape(a.shape), state.arch)]
+    state = dataclasses.replace(state, arch=moved[0], step=jnp.int32(3))
+    slope = jax.grad(lambda arch: price(arch, algorithm.relax.derive(arch, 3), 3)[0])(state.arch)
+    without, (new, metrics) = plain.step(state, *batches(0))[0], priced.step(state, *batches(0))
+    expected = jax.tree.map(lambda a, g: a - g, without.arch, slope)
+    chex.assert_trees_all_close(new.arch, expected, rtol=1e-4, atol=1e-3)
+    assert not slope or float(optax.tree.norm(slope)) > 10
+    assert "valid_price" in metrics
 
 
 @every_algorithm

@@ -61,7 +61,7 @@ EVERY = {
 def test_mixes_have_the_cells_shape_and_nothing_outside_it(name, cells):
     relaxation = EVERY[name](cells)
     arch = relaxation.init(KEY)
-    for mix in (relaxation.apply(arch, KEY, STEP), relaxation.derive(arch)):
+    for mix in (relaxation.apply(arch, KEY, STEP), relaxation.derive(arch, STEP)):
         weights = np.asarray(mix["normal"])
         assert weights.shape == cells["normal"].shape
         assert np.all(weights >= -1e-6) and np.all(np.isfinite(weights))
@@ -79,7 +79,22 @@ def test_softmax_and_annealed():
     np.testing.assert_allclose(
         cold.apply({"normal": ALPHA}, KEY, 3)["normal"], softmax(4 * ALPHA), rtol=1e-5
     )
-    np.testing.assert_allclose(cold.derive({"normal": ALPHA})["normal"], softmax(ALPHA), rtol=1e-5)
+    np.testing.assert_allclose(
+        cold.derive({"normal": ALPHA}, 3)["normal"], softmax(4 * ALPHA), rtol=1e-5
+    )
+    with pytest.raises(ValueError, match="depends on the step"):
+        cold.derive({"normal": ALPHA})
+
+
+def test_what_is_derived_is_what_is_trained():
+    """Of every relaxation that draws nothing, at every step."""
+    for make in (relax.softmax, relax.sigmoid, relax.edge_softmax):
+        cold = relax.annealed(make(CELLS), lambda step: 1.0 / (1 + step))
+        arch = jax.tree.map(lambda a: a + 0.3 * jnp.arange(a.size).reshape(a.shape), cold.init(KEY))
+        for step in (0, 5):
+            np.testing.assert_array_equal(
+                cold.derive(arch, step)["normal"], cold.apply(arch, KEY, step)["normal"]
+            )
 
 
 def test_sigmoid_starts_at_one_half():
@@ -188,6 +203,6 @@ def test_derived_mixes_become_genotypes():
     space = jd.spaces.darts(2, ("none", "skip_connect", "sep_conv_3x3"))
     for name, make in EVERY.items():
         relaxation = make(space.cells)
-        assert jd.genotypes.parse(str(space.discretize(relaxation.derive(relaxation.init(KEY))))), (
+        assert jd.genotypes.parse(str(space.discretize(relaxation.derive(relaxation.init(KEY), STEP)))), (
             name
         )

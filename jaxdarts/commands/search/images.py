@@ -29,7 +29,7 @@ from jaxdarts.commands.search import results as search_results
 from jaxdarts.commands.search import text as text_search
 from jaxdarts.data import augment, images
 from jaxdarts.runs import Run, Stop, hosts
-from jaxdarts.search import bilevel_search
+from jaxdarts.search import bilevel_search, last_step
 from jaxdarts.space import Space
 
 
@@ -237,7 +237,9 @@ def build(
             arch = jax.lax.pmean(
                 arch, parallel.AXIS
             )  # its transpose averages the gradient over the devices
-            value = objective(state.params, algorithm.relax.derive(arch), (), images, noise_key)[0]
+            value = objective(
+                state.params, algorithm.relax.derive(arch, last_step(state)), (), images, noise_key
+            )[0]
             # Zela et al. count the weight decay of alpha in.
             return (
                 jax.lax.pmean(value, parallel.AXIS)
@@ -269,7 +271,7 @@ def build(
             f"{part}_{name}" for part in ("train", "valid") for name in ("loss", "accuracy", "top5")
         ]
         names += [
-            f"valid_{name}" for name in jax.eval_shape(algorithm.penalty, net.example_mix())[1]
+            f"valid_{name}" for name in jax.eval_shape(search.price, states[0])[1]
         ]
         sums = {name: jnp.zeros(config.num_seeds) for name in (*names, "arch_gradient_norm")}
         return {"state": parallel.stack(states), "sums": sums}
@@ -280,10 +282,7 @@ def build(
         space=space,
         init=init,
         step=over_devices(over_seeds(step, (0, None, 0, 0, 0)), devices, donate=(0,)),
-        # The key is there for a relaxation without parameters: something to count the seeds by.
-        derive=lambda state: over_seeds(lambda arch, key: algorithm.relax.derive(arch))(
-            state.arch, state.key
-        ),
+        derive=over_seeds(search.derive),
         evaluate=over_devices(over_seeds(evaluate, (0, 0, None, None)), devices),
         eigenvalue=over_devices(over_seeds(eigenvalue, (0, None, None)), devices),
         tune_init=over_devices(over_seeds(tune_tx.init), devices),

@@ -165,10 +165,7 @@ def build(config: Config, words: text.Text) -> Program:
         space=space,
         init=init,
         step=over_devices(over_seeds(step, (0, None, None)), devices, donate=(0,)),
-        # The key is there for a relaxation without parameters: something to count the seeds by.
-        derive=lambda state: over_seeds(lambda arch, key: algorithm.relax.derive(arch))(
-            state.arch, state.key
-        ),
+        derive=over_seeds(search.derive),
         evaluate=over_devices(over_seeds(evaluate, (0, 0, None)), devices),
         devices=devices,
         data={
