@@ -148,11 +148,23 @@ def pc_darts(space: Space, order: int = 1) -> Algorithm:
 def gdas(space: Space, temperature: Schedule, order: int = 1) -> Algorithm:
     """GDAS: one drawn operation an edge in each step, published temperature 10 to 0.1.
 
-    The weight step follows the architecture's, each with a draw of its own; the authors' code has
-    them the other way round. All operations are computed, also those of weight zero. A genotype is
-    DARTS' (two edges a node); the authors' may keep two operations of one edge.
+    The gradient is the authors': of the drawn operation alone (`relax.drawn`). In a space that
+    draws sources as well it is that of `straight_through`. The weight step follows the
+    architecture's, each with a draw of its own; the authors' code has them the other way round. A
+    supernet still computes the operations of weight zero. A genotype is DARTS' (two edges a node);
+    the authors' may keep two operations of one edge.
 
     Dong & Yang, `GDAS <https://arxiv.org/abs/1910.04465>`_, CVPR 2019.
+    """
+    if any(choices.picks is not None for choices in space.cells.values()):
+        return straight_through(space, temperature, order)
+    return Algorithm(relax.drawn(space.cells, temperature), _of_order(order))
+
+
+def straight_through(space: Space, temperature: Schedule, order: int = 1) -> Algorithm:
+    """One drawn operation an edge, with the gradient of the soft draw by all operations.
+
+    These are the equations of the GDAS paper; the code of its authors is `gdas`.
     """
     return Algorithm(relax.gumbel(space.cells, temperature, hard=True), _of_order(order))
 

@@ -16,7 +16,6 @@ True
 
 from collections.abc import Mapping
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -25,7 +24,6 @@ from jaxtyping import Array, Float
 from jaxdarts.count import Costs
 from jaxdarts.space import Choices
 from jaxdarts.types import Arch, Metrics, Mix, Penalty, Step
-
 
 SMALLEST = 1e-30
 """A weight below it counts as none: its inverse times a cost is no number in single precision."""
@@ -78,8 +76,8 @@ def log_cost(cells: Mapping[str, Choices], costs: Costs, weight: float = 1.5e-3)
     """SNAS' price of every network: weight * log(expected cost), the expected cost reported as a
     metric.
 
-    Xie et al., `SNAS <https://arxiv.org/abs/1812.09926>`_, ICLR 2019, section 2.3. The logarithm and
-    the weight are those of the authors' published command; a factor of all costs has no effect.
+    Xie et al., `SNAS <https://arxiv.org/abs/1812.09926>`_, ICLR 2019, section 2.3. The logarithm
+    and the weight are those of the authors' published command; a factor of all costs has no effect.
 
     Args:
         cells: the space's cells.

@@ -92,8 +92,8 @@ def bilevel_search(
     (Algorithm 1 of DARTS).
 
     With a `simultaneous` algorithm both steps are taken on training data, and the validation batch
-    is only looked at. Both functions are pure and not jitted. However many gradients a step takes, equal ones are
-    compiled once (`once`).
+    is only looked at. Both functions are pure and not jitted. However many gradients a step takes,
+    equal ones are compiled once (`once`).
 
     Args:
         objective: the loss of a network as a function of weights and mix; see

@@ -41,6 +41,7 @@ ALGORITHMS = {
     "random sharing": lambda space: jd.algorithms.random_sharing(space),
     "pc-darts": lambda space: jd.algorithms.pc_darts(space),
     "gdas": lambda space: jd.algorithms.gdas(space, by_epoch(10.0, 0.1)),
+    "straight-through": lambda space: jd.algorithms.straight_through(space, by_epoch(10.0, 0.1)),
     "snas": lambda space: jd.algorithms.snas(space, by_epoch(1.0, 0.03)),
     "drnas": lambda space: jd.algorithms.drnas(space),
     "fair darts": lambda space: jd.algorithms.fair_darts(space),
@@ -110,11 +111,7 @@ def test_learns(name):
     state = search.init(jax.random.key(0), toy_params())
 
     def loss(state):
-        return float(
-            toy_objective(
-                state.params, search.derive(state), (), batches(0)[0], None
-            )[0]
-        )
+        return float(toy_objective(state.params, search.derive(state), (), batches(0)[0], None)[0])
 
     first, step = loss(state), jax.jit(search.step)
     for _ in range(200):
@@ -140,8 +137,11 @@ def test_a_penalty_is_descended_once(name):
         for a in (algorithm, algorithm._replace(penalty=both))
     )
     state = plain.init(jax.random.key(0), toy_params())
-    moved = [jax.tree.map(lambda a: a + 0.3 * jnp.cos(jnp.arange(a.size)).reshape(a.shape), state.arch)]
-    state = dataclasses.replace(state, arch=moved[0], step=jnp.int32(3))
+
+    def away(a):
+        return a + 0.3 * jnp.cos(jnp.arange(a.size)).reshape(a.shape)
+
+    state = dataclasses.replace(state, arch=jax.tree.map(away, state.arch), step=jnp.int32(3))
     slope = jax.grad(lambda arch: price(arch, algorithm.relax.derive(arch, 3), 3)[0])(state.arch)
     without, (new, metrics) = plain.step(state, *batches(0))[0], priced.step(state, *batches(0))
     expected = jax.tree.map(lambda a, g: a - g, without.arch, slope)
@@ -341,6 +341,20 @@ def test_milenas_with_a_large_lambda_is_first_order_darts():
         for s in (large, first)
     ]
     chex.assert_trees_all_close(states[0].arch, states[1].arch, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["joint", "snas"])
+def test_one_level_takes_one_backward_pass(name):
+    """Of weights and alpha together: one program of gradients in the step, called once."""
+    search = search_of(name)
+    state = search.init(jax.random.key(0), toy_params())
+    program = str(jax.make_jaxpr(search.step)(state, *batches(0)))
+    assert program.count("name=loss_and_gradients") == 1
+    other = search_of("darts, first order")
+    program = str(
+        jax.make_jaxpr(other.step)(other.init(jax.random.key(0), toy_params()), *batches(0))
+    )
+    assert program.count("name=loss_and_gradients") == 2
 
 
 def test_by_epoch():

@@ -203,6 +203,65 @@ def test_derived_mixes_become_genotypes():
     space = jd.spaces.darts(2, ("none", "skip_connect", "sep_conv_3x3"))
     for name, make in EVERY.items():
         relaxation = make(space.cells)
-        assert jd.genotypes.parse(str(space.discretize(relaxation.derive(relaxation.init(KEY), STEP)))), (
-            name
-        )
+        mix = relaxation.derive(relaxation.init(KEY), STEP)
+        assert jd.genotypes.parse(str(space.discretize(mix))), name
+
+
+COLD = EVERY | {
+    "cold": lambda cells: relax.annealed(relax.softmax(cells), constant(1e-3)),
+    "cold sigmoid": lambda cells: relax.annealed(relax.sigmoid(cells), constant(1e-3)),
+    "cold edges": lambda cells: relax.annealed(relax.edge_softmax(cells), constant(1e-3)),
+    "cold gumbel": lambda cells: relax.gumbel(cells, constant(1e-3)),
+    "cold hard gumbel": lambda cells: relax.gumbel(cells, constant(1e-3), hard=True),
+    "cold dirichlet": lambda cells: relax.annealed(relax.dirichlet(cells), constant(1e-3)),
+    "auxiliary skip": lambda cells: relax.auxiliary_skip(
+        relax.softmax(cells), cells, constant(1.0)
+    ),
+}
+PATTERNS = {
+    "low": lambda shape: np.full(shape, -1e4),
+    "high": lambda shape: np.full(shape, 1e4),
+    "one low": lambda shape: np.where(np.arange(shape[-1]) == 1, -1e4, 0.0) * np.ones(shape),
+    "one high": lambda shape: np.where(np.arange(shape[-1]) == 1, 1e4, 0.0) * np.ones(shape),
+    "spread": lambda shape: np.linspace(-1e4, 1e4, int(np.prod(shape))).reshape(shape),
+    "moderate": lambda shape: np.linspace(-120, 20, int(np.prod(shape))).reshape(shape),
+}
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("name", COLD)
+def test_every_finite_alpha_has_a_finite_mix_and_gradient(name, pattern):
+    relaxation = COLD[name](CELLS)
+    arch = jax.tree.map(
+        lambda a: jnp.asarray(PATTERNS[pattern](a.shape), jnp.float32), relaxation.init(KEY)
+    )
+
+    def total(arch, function):
+        return jnp.sum(jnp.sin(function(arch)["normal"] * jnp.arange(1.0, 16).reshape(5, 3)))
+
+    for key in jax.random.split(KEY, 3):
+        for function in (
+            lambda arch, key=key: relaxation.apply(arch, key, STEP),
+            lambda arch: relaxation.derive(arch, STEP),
+        ):
+            value, gradient = jax.value_and_grad(total)(arch, function)
+            mix = np.asarray(function(arch)["normal"])
+            for leaf in (value, mix, *jax.tree.leaves(gradient)):
+                assert np.all(np.isfinite(leaf))
+            if "skip" not in name and "sigmoid" not in name:
+                assert np.all((mix >= -1e-6) & (mix <= 1 + 1e-6))
+
+
+@pytest.mark.parametrize("alpha", [-3.0, -8.0, -30.0])
+def test_small_concentrations_are_those_of_exp(alpha):
+    """Mean and variance of a Dirichlet distribution; computed as elu(alpha) + 1, single precision
+    would round small concentrations, and those below exp(-17) to zero.
+    """
+    cells = {"normal": Choices(((0, 2),), (("a", "b"),), (2,))}
+    arch = {"normal": jnp.array([[alpha, alpha + 1.0]])}
+    drawn = draws(relax.dirichlet(cells), arch)[:, 0]
+    first, second = np.exp(alpha), np.exp(alpha + 1)
+    np.testing.assert_allclose(drawn[:, 0].mean(), first / (first + second), atol=0.035)
+    total = first + second
+    m = first / total
+    np.testing.assert_allclose(drawn[:, 0].var(), m * (1 - m) / (total + 1), atol=0.02)

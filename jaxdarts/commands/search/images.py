@@ -270,9 +270,7 @@ def build(
         names = [
             f"{part}_{name}" for part in ("train", "valid") for name in ("loss", "accuracy", "top5")
         ]
-        names += [
-            f"valid_{name}" for name in jax.eval_shape(search.price, states[0])[1]
-        ]
+        names += [f"valid_{name}" for name in jax.eval_shape(search.price, states[0])[1]]
         sums = {name: jnp.zeros(config.num_seeds) for name in (*names, "arch_gradient_norm")}
         return {"state": parallel.stack(states), "sums": sums}
 
