@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from jaxdarts import hypergrad, penalty, perturb, relax
+from jaxdarts.count import Costs
 from jaxdarts.search import Algorithm
 from jaxdarts.space import Space
 from jaxdarts.types import Schedule
@@ -147,23 +148,41 @@ def pc_darts(space: Space, order: int = 1) -> Algorithm:
 def gdas(space: Space, temperature: Schedule, order: int = 1) -> Algorithm:
     """GDAS: one drawn operation an edge in each step, published temperature 10 to 0.1.
 
-    The weight step follows the architecture's, each with a draw of its own; the authors' code has
-    them the other way round. All operations are computed, also those of weight zero. A genotype is
-    DARTS' (two edges a node); the authors' may keep two operations of one edge.
+    The gradient is the authors': of the drawn operation alone (`relax.drawn`). In a space that
+    draws sources as well it is that of `straight_through`. The weight step follows the
+    architecture's, each with a draw of its own; the authors' code has them the other way round. A
+    supernet still computes the operations of weight zero. A genotype is DARTS' (two edges a node);
+    the authors' may keep two operations of one edge.
 
     Dong & Yang, `GDAS <https://arxiv.org/abs/1910.04465>`_, CVPR 2019.
+    """
+    if any(choices.picks is not None for choices in space.cells.values()):
+        return straight_through(space, temperature, order)
+    return Algorithm(relax.drawn(space.cells, temperature), _of_order(order))
+
+
+def straight_through(space: Space, temperature: Schedule, order: int = 1) -> Algorithm:
+    """One drawn operation an edge, with the gradient of the soft draw by all operations.
+
+    These are the equations of the GDAS paper; the code of its authors is `gdas`.
     """
     return Algorithm(relax.gumbel(space.cells, temperature, hard=True), _of_order(order))
 
 
-def snas(space: Space, temperature: Schedule) -> Algorithm:
+def snas(
+    space: Space, temperature: Schedule, costs: Costs | None = None, weight: float = 1.5e-3
+) -> Algorithm:
     """SNAS: a relaxed draw, one level, published temperature 1 to 0.03. A genotype is DARTS' (two
     edges a node).
+
+    With `costs` (`jaxdarts.operation_costs`) the loss has the paper's second term: `weight`,
+    published 1.5e-3, times the logarithm of the expected cost.
 
     Xie et al., `SNAS <https://arxiv.org/abs/1812.09926>`_, ICLR 2019.
     """
     relaxation = relax.gumbel(space.cells, temperature, scale=1e-2)
-    return Algorithm(relaxation, hypergrad.single_level, simultaneous=True)
+    price = penalty.none if costs is None else penalty.log_cost(space.cells, costs, weight)
+    return Algorithm(relaxation, hypergrad.single_level, penalty=price, simultaneous=True)
 
 
 def drnas(space: Space) -> Algorithm:

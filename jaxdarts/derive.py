@@ -31,8 +31,10 @@ def by_perturbation(
     """DARTS+PT: on every edge the operation whose removal hurts most; then, node by node, the edges
     whose removal does.
 
-    Edges are decided in random order, from both cells in turn. Removing sets one weight to zero and
-    leaves the others.
+    Edges are decided in random order, one of each cell before the supernets are tuned, and so are
+    nodes. Removing sets one weight to zero and leaves the others: every removal is scored with all
+    other edges of the node present, also those that lose. Of equal operations and edges the first
+    stay.
 
     Wang, Cheng, Chen, Tang & Hsieh, `Rethinking Architecture Selection in Differentiable NAS
     <https://arxiv.org/abs/2108.04392>`_, ICLR 2021, Algorithm 1.
@@ -42,8 +44,8 @@ def by_perturbation(
         mixes: the supernets' own.
         score: see above.
         key: for the order, which all seeds share.
-        tune: called after every decision with the mixes as they are then, to train the supernets
-          on.
+        tune: called after every decision (of an edge, or of a node, in every cell) with the mixes
+          as they are then, to train the supernets on.
     """
 
     def without(row: np.ndarray, op: int) -> np.ndarray:
@@ -130,24 +132,18 @@ def _decide(cells, mixes, score, key, tune, trial, choose) -> Mixes:
             scores = [np.asarray(score(_with(mixes, name, e, trial(row, op)))) for op in ops]
             mixes[name][:, e] = np.eye(row.shape[-1])[ops[choose(np.stack(scores))]]
         tune(mixes)
-    nodes = [
-        (name, edges)
-        for name, c in sorted(cells.items())
-        if c.kept is not None
-        for edges in c.entering().values()
-    ]
-    for i in rng.permutation(len(nodes)):
-        name, edges = nodes[i]
-        left = np.tile(edges, (len(seeds), 1))  # each seed's own
-        while left.shape[1] > cells[name].kept:
-            scores = []
-            for candidates in left.T:
-                whole = mixes[name].copy()
-                whole[seeds, candidates] = 0
-                scores.append(np.asarray(score({**mixes, name: whole})))
-            spared = np.argmax(np.stack(scores), axis=0)
-            mixes[name][seeds, left[seeds, spared]] = 0
-            left = np.stack([np.delete(own, worst) for own, worst in zip(left, spared)])
+    nodes = []
+    for name, choices in sorted(cells.items()):
+        entering = list(choices.entering().values())
+        crowded = [e for e in entering if choices.kept is not None and len(e) > choices.kept]
+        nodes.append([(name, crowded[i]) for i in rng.permutation(len(crowded))])
+    for place in range(max(map(len, nodes))):
+        for name, edges in (order[place] for order in nodes if place < len(order)):
+            row = np.zeros_like(mixes[name][:, 0])
+            scores = [np.asarray(score(_with(mixes, name, e, row))) for e in edges]
+            ranked = np.argsort(np.stack(scores), axis=0, kind="stable")  # [edges, seeds]
+            lost = np.array(edges)[ranked[cells[name].kept :]]
+            mixes[name][seeds, lost] = 0
         tune(mixes)
     return mixes
 

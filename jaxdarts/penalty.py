@@ -1,17 +1,35 @@
-"""Penalties: what is added to the validation loss for the mix itself, and metrics about it."""
+"""Penalties: what is added to the loss that the architecture descends, and metrics about it.
+
+A penalty is a function (architecture parameters, the mix that they stand for, step) -> (value,
+metrics), so it can be of the mix (`cost`, `zero_one`), of the parameters themselves, or grow with
+the step. `bilevel_search` adds its gradient once, whatever else an algorithm descends. An entropy
+whose weight rises over 1,000 steps:
+
+>>> def entropy(arch, mix, step):
+...     values = [-jnp.sum(jax.scipy.special.xlogy(rows, rows)) for rows in mix.values()]
+...     return jnp.minimum(step / 1000, 1) * sum(values), {"entropy": sum(values)}
+>>> arch = {"normal": jnp.zeros((1, 2))}
+>>> mix = {"normal": jnp.array([[0.5, 0.5]])}
+>>> float(entropy(arch, mix, 500)[0]) == 0.5 * float(jnp.log(2))
+True
+"""
 
 from collections.abc import Mapping
 
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Float
 
 from jaxdarts.count import Costs
 from jaxdarts.space import Choices
-from jaxdarts.types import Metrics, Mix, Penalty
+from jaxdarts.types import Arch, Metrics, Mix, Penalty, Step
+
+SMALLEST = 1e-30
+"""A weight below it counts as none: its inverse times a cost is no number in single precision."""
 
 
-def none(mix: Mix) -> tuple[Float[Array, ""], Metrics]:
+def none(arch: Arch, mix: Mix, step: Step) -> tuple[Float[Array, ""], Metrics]:
     """Nothing."""
     return jnp.float32(0), {}
 
@@ -23,7 +41,7 @@ def zero_one(cells: Mapping[str, Choices], weight: float = 10.0) -> Penalty:
     Chu, Zhou, Zhang & Li, `Fair DARTS <https://arxiv.org/abs/1911.12126>`_, ECCV 2020, Eq. 4.
     """
 
-    def penalty(mix):
+    def penalty(arch, mix, step):
         used = {name: cells[name].where() for name in cells}
         squares = sum(jnp.sum(jnp.where(used[name], (mix[name] - 0.5) ** 2, 0)) for name in cells)
         return -weight * jnp.asarray(squares) / sum(int(own.sum()) for own in used.values()), {}
@@ -39,7 +57,7 @@ def cost(cells: Mapping[str, Choices], costs: Costs, target: float, weight: floa
         cells: the space's cells.
         costs: `jaxdarts.operation_costs`: what every operation costs on every edge.
         target: the cost that is free, in the units of `costs`.
-        weight: of an excess of 100 %, in units of the validation loss.
+        weight: of an excess of 100 %, in units of the loss.
 
     Raises:
         ValueError: if `target` is not positive.
@@ -47,9 +65,30 @@ def cost(cells: Mapping[str, Choices], costs: Costs, target: float, weight: floa
     if not target > 0:
         raise ValueError(f"target is {target}: a cost to aim at is positive")
 
-    def penalty(mix):
+    def penalty(arch, mix, step):
         expected = expected_cost(cells, costs, mix)
         return weight * jnp.maximum(0, expected / target - 1), {"expected_cost": expected}
+
+    return penalty
+
+
+def log_cost(cells: Mapping[str, Choices], costs: Costs, weight: float = 1.5e-3) -> Penalty:
+    """SNAS' price of every network: weight * log(expected cost), the expected cost reported as a
+    metric.
+
+    Xie et al., `SNAS <https://arxiv.org/abs/1812.09926>`_, ICLR 2019, section 2.3. The logarithm
+    and the weight are those of the authors' published command; a factor of all costs has no effect.
+
+    Args:
+        cells: the space's cells.
+        costs: `jaxdarts.operation_costs`: what every operation costs on every edge.
+        weight: in units of the loss.
+    """
+
+    def penalty(arch, mix, step):
+        expected = expected_cost(cells, costs, mix)
+        positive = jnp.maximum(expected, jnp.finfo(expected.dtype).tiny)
+        return weight * jnp.log(positive), {"expected_cost": expected}
 
     return penalty
 
@@ -57,8 +96,8 @@ def cost(cells: Mapping[str, Choices], costs: Costs, target: float, weight: floa
 def both(first: Penalty, second: Penalty) -> Penalty:
     """The sum of two penalties."""
 
-    def penalty(mix):
-        (a, about_a), (b, about_b) = first(mix), second(mix)
+    def penalty(arch, mix, step):
+        (a, about_a), (b, about_b) = first(arch, mix, step), second(arch, mix, step)
         return a + b, about_a | about_b
 
     return penalty
@@ -69,17 +108,23 @@ def expected_cost(cells: Mapping[str, Choices], costs: Costs, mix: Mix) -> Float
     in proportion to the mix.
 
     What is never kept has no part in it. At the one-hot mix of a genotype this is the genotype's
-    own cost, exactly.
+    own cost, exactly. Where nothing that may be kept has any weight, all of it counts alike.
     """
     total = jnp.float32(costs.fixed)
     for name, choices in cells.items():
         weights = jnp.where(choices.derivable(), mix[name], 0)
         for edges in choices.entering().values():
             rows = np.array(edges)
+            if not choices.derivable()[rows].any():
+                continue
             kept = len(edges) if choices.kept is None else choices.kept
-            total += (
-                kept
-                * jnp.sum(weights[rows] * costs.operations[name][rows])
-                / jnp.sum(weights[rows])
+            # Divided by the largest first: the weights of a cold mix may be too small for squares.
+            largest = lax.stop_gradient(jnp.max(weights[rows]))
+            known = largest > SMALLEST
+            shares = jnp.where(
+                known,
+                weights[rows] / jnp.where(known, largest, 1),
+                choices.derivable()[rows].astype(weights.dtype),
             )
+            total += kept * jnp.sum(shares * costs.operations[name][rows]) / jnp.sum(shares)
     return total

@@ -94,7 +94,16 @@ def _shares(mix: Mix) -> tuple[Rows, Rows]:
     among operations is perturbed; the paper combines the two methods without saying which.
     """
     totals = {name: jnp.sum(weights, axis=1, keepdims=True) for name, weights in mix.items()}
-    return {name: weights / totals[name] for name, weights in mix.items()}, totals
+    # An edge without any weight (a cold softmax over edges, a drawn cell) stays without.
+    totals = {
+        name: jnp.where(total > jnp.finfo(total.dtype).tiny, total, 0)
+        for name, total in totals.items()
+    }
+    shares = {
+        name: jnp.where(totals[name] > 0, weights / jnp.where(totals[name] > 0, totals[name], 1), 0)
+        for name, weights in mix.items()
+    }
+    return shares, totals
 
 
 def _times(shares: Rows, totals: Rows) -> Rows:

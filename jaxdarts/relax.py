@@ -1,11 +1,12 @@
 """Relaxations: from architecture parameters to a mix, the operations' weights on every edge."""
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Key
 
 from jaxdarts.space import Choices
@@ -14,18 +15,25 @@ from jaxdarts.types import Arch, Mix, Schedule, Step
 Cells = Mapping[str, Choices]
 
 
+class Derive(Protocol):
+    """From architecture parameters to the mix that they stand for, at a step."""
+
+    def __call__(self, arch: Arch, step: Step | None = None) -> Mix: ...
+
+
 class Relaxation(NamedTuple):
     """How an architecture is parametrised.
 
     init: key -> architecture parameters.
     apply: (architecture parameters, key, step) -> the mix to train with; it may be drawn at random.
-    derive: architecture parameters -> the mix that they stand for, which is validated and made a
-    genotype of.
+    derive: (architecture parameters[, step]) -> the mix that they stand for, nothing drawn. It is
+    validated, priced and made a genotype of. The step is the number of weight updates so far; only
+    what changes with it (`annealed`) needs it.
     """
 
     init: Callable[[Key[Array, ""]], Arch]
     apply: Callable[[Arch, Key[Array, ""], Step], Mix]
-    derive: Callable[[Arch], Mix]
+    derive: Derive
 
 
 def softmax(cells: Cells, scale: float = 1e-3) -> Relaxation:
@@ -38,7 +46,7 @@ def softmax(cells: Cells, scale: float = 1e-3) -> Relaxation:
             untrained cell.
     """
 
-    def derive(arch):
+    def derive(arch, step=None):
         return {name: _softmax(alpha, cells[name]) for name, alpha in arch.items()}
 
     return Relaxation(
@@ -52,7 +60,7 @@ def sigmoid(cells: Cells) -> Relaxation:
     Chu, Zhou, Zhang & Li, `Fair DARTS <https://arxiv.org/abs/1911.12126>`_, ECCV 2020.
     """
 
-    def derive(arch):
+    def derive(arch, step=None):
         return {
             name: jnp.where(cells[name].where(), jax.nn.sigmoid(alpha), 0)
             for name, alpha in arch.items()
@@ -80,7 +88,7 @@ def edge_softmax(cells: Cells, scale: float = 1e-3) -> Relaxation:
         }
         return {name: {"ops": ops[name], "edges": edges[name]} for name in cells}
 
-    def derive(arch):
+    def derive(arch, step=None):
         mix = {}
         for name, own in arch.items():
             targets = np.array([target for _, target in cells[name].edges])
@@ -119,10 +127,49 @@ def gumbel(
             soft = _softmax((alpha + noise) / temperature(step), cells[name])
             one_hot = jax.nn.one_hot(jnp.argmax(soft, axis=1), soft.shape[1], dtype=soft.dtype)
             rounded = hard and cells[name].picks is None
-            mix[name] = one_hot + soft - jax.lax.stop_gradient(soft) if rounded else soft
+            mix[name] = one_hot + soft - lax.stop_gradient(soft) if rounded else soft
         return mix
 
     return plain._replace(apply=apply)
+
+
+def drawn(cells: Cells, temperature: Schedule, scale: float = 1e-3) -> Relaxation:
+    """One drawn operation an edge, the only one that is looked at: GDAS as its authors compute it.
+
+    The weights are those of a hard `gumbel`, w = onehot(k) + soft - (soft as a constant). There the
+    weight of every operation i of an edge with the output y has the gradient <dL/dy, o_i(x)>. The
+    authors' code computes the drawn one alone and adds the others' weights, which are zero, as
+    numbers, y = w_k o_k(x) + sum of w_i over i != k: each of these has the gradient sum(dL/dy).
+
+    The mix has a column more than there are operations, [edges, ops + 1]: the number that is added
+    to all entries of an edge's output.
+
+    Dong & Yang, `GDAS <https://arxiv.org/abs/1910.04465>`_, CVPR 2019, and their code.
+
+    Args:
+        cells: the space's `Space.cells`.
+        temperature: by step.
+        scale: deviation of the initial parameters.
+
+    Raises:
+        ValueError: for a space with rows of sources (`Choices.picks`), whose edges have no output
+            of their own.
+    """
+    if any(choices.picks is not None for choices in cells.values()):
+        raise ValueError("this space draws sources too: use a hard gumbel")
+    hard = gumbel(cells, temperature, hard=True, scale=scale)
+
+    def apply(arch, key, step):
+        mix = {}
+        for name, weights in hard.apply(arch, key, step).items():
+            picks = lax.stop_gradient(weights) > 0.5
+            of_drawn = jnp.sum(jnp.where(picks, weights, 0), axis=1, keepdims=True)
+            # The weights of a row sum to one.
+            others = lax.stop_gradient(of_drawn) - of_drawn
+            mix[name] = jnp.concatenate([jnp.where(picks, of_drawn, 0), others], axis=1)
+        return mix
+
+    return hard._replace(apply=apply)
 
 
 def dirichlet(cells: Cells, scale: float = 1e-3) -> Relaxation:
@@ -138,10 +185,7 @@ def dirichlet(cells: Cells, scale: float = 1e-3) -> Relaxation:
     def apply(arch, key, step):
         mix, keys = {}, jax.random.split(key, len(arch))
         for own_key, (name, alpha) in zip(keys, sorted(arch.items())):
-            logs = jax.random.loggamma(
-                own_key, jax.nn.elu(alpha) + 1
-            )  # weights in logarithms: small ones would underflow
-            mix[name] = _softmax(logs, cells[name])
+            mix[name] = _softmax(_log_gamma(own_key, alpha), cells[name])
         return mix
 
     return softmax(cells, scale)._replace(apply=apply)
@@ -173,7 +217,7 @@ def uniform_path(cells: Cells) -> Relaxation:
             mix[name] = jax.nn.one_hot(ops, choices.shape[1]) * (rank < kept)[:, None]
         return mix
 
-    def derive(arch):
+    def derive(arch, step=None):
         return {
             name: _softmax(jnp.zeros(choices.shape), choices) for name, choices in cells.items()
         }
@@ -182,16 +226,27 @@ def uniform_path(cells: Cells) -> Relaxation:
 
 
 def annealed(relaxation: Relaxation, temperature: Schedule) -> Relaxation:
-    """Any relaxation at a temperature: its parameters are divided by it before they are applied.
+    """Any relaxation at a temperature: its parameters are divided by it before they are used.
 
     The DARTS paper's proposal for closing the gap between the relaxed and the discrete cell
-    (section 5).
+    (section 5). What is derived is as cold as what is trained, so `derive` needs the step.
+
+    Raises:
+        ValueError: from `derive` without a step.
     """
 
-    def apply(arch, key, step):
-        return relaxation.apply(jax.tree.map(lambda a: a / temperature(step), arch), key, step)
+    def cooled(arch, step):
+        return jax.tree.map(lambda a: a / temperature(step), arch)
 
-    return relaxation._replace(apply=apply)
+    def derive(arch, step=None):
+        if step is None:
+            raise ValueError("an annealed mix depends on the step: derive(arch, step)")
+        return relaxation.derive(cooled(arch, step), step)
+
+    return relaxation._replace(
+        apply=lambda arch, key, step: relaxation.apply(cooled(arch, step), key, step),
+        derive=derive,
+    )
 
 
 def auxiliary_skip(relaxation: Relaxation, cells: Cells, amount: Schedule) -> Relaxation:
@@ -223,6 +278,27 @@ def auxiliary_skip(relaxation: Relaxation, cells: Cells, amount: Schedule) -> Re
         }
 
     return relaxation._replace(apply=apply)
+
+
+LOWEST = -60.0
+"""Of a parameter of `dirichlet`: exp(-it) times a logarithm is a number in single precision."""
+
+
+def _log_gamma(key: Key[Array, ""], alpha: Array) -> Array:
+    """Logarithms of draws from gamma distributions with the shapes elu(alpha) + 1.
+
+    A shape below one is exp(alpha): `elu` rounds it to zero from -17 on. Small draws underflow, so
+    they are taken from a draw for the shape plus one, times u^(1 / shape), u uniform: in logarithms
+    all of it is finite, and so are the derivatives.
+    """
+    gamma_key, uniform_key = jax.random.split(key)
+    low = alpha < 0
+    exponent = jnp.where(low, jnp.maximum(alpha, LOWEST), 0)
+    shape = jnp.where(low, jnp.exp(exponent) + 1, alpha + 1)
+    logs = jax.random.loggamma(gamma_key, shape)
+    return logs - jnp.where(
+        low, jax.random.exponential(uniform_key, alpha.shape) * jnp.exp(-exponent), 0
+    )
 
 
 def _normal(cells: Cells, key: Key[Array, ""], scale: float) -> Arch:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jaxtyping import Array, Int32, Key
+from jaxtyping import Array, Float, Int32, Key
 
 from jaxdarts import hypergrad, once, penalty, perturb
 from jaxdarts.relax import Relaxation
@@ -32,9 +32,10 @@ class Algorithm(NamedTuple):
     relax: how the architecture is parametrised.
     hypergrad: the gradient that the architecture descends.
     perturb: what happens to the mix before a weight step.
-    penalty: what is added to the validation loss.
-    simultaneous: weights take their step at the architecture as it was before its own step, not
-    after.
+    penalty: what is added, once, to the loss that the architecture descends, whichever losses
+    `hypergrad` mixes. It sees what `relax.derive` makes of the architecture.
+    simultaneous: one level. Weights and architecture descend the training loss together, at one mix
+    and by one backward pass; `hypergrad` and `perturb` are not used.
     """
 
     relax: Relaxation
@@ -69,11 +70,14 @@ class SearchState:
 
 class Search(NamedTuple):
     """init: (key, params[, carry]) -> state. step: (state, training batch, validation batch) ->
-    (state, metrics).
+    (state, metrics). derive: state -> the mix that its architecture stands for, as it was trained
+    last. price: state -> the algorithm's penalty and the metrics about it.
     """
 
     init: Callable[..., SearchState]
     step: Callable[[SearchState, Batch, Batch], tuple[SearchState, Metrics]]
+    derive: Callable[[SearchState], Mix]
+    price: Callable[[SearchState], tuple[Float[Array, ""], Metrics]]
 
 
 def bilevel_search(
@@ -87,8 +91,9 @@ def bilevel_search(
     """Alternates one architecture step on validation data with one weight step on training data
     (Algorithm 1 of DARTS).
 
-    Both functions are pure and not jitted. However many gradients a step takes, equal ones are
-    compiled once (`once`).
+    With a `simultaneous` algorithm both steps are taken on training data, and the validation batch
+    is only looked at. Both functions are pure and not jitted. However many gradients a step takes,
+    equal ones are compiled once (`once`).
 
     Args:
         objective: the loss of a network as a function of weights and mix; see
@@ -106,6 +111,9 @@ def bilevel_search(
 
     def mean(tree):
         return tree if axis_name is None else lax.pmean(tree, axis_name)
+
+    def price_of(arch: Arch, step: Array):
+        return algorithm.penalty(arch, relax.derive(arch, step), step)
 
     def init(
         key: Key[Array, ""], params: Params, carry: tuple[Carry, Carry] = ((), ())
@@ -136,9 +144,8 @@ def bilevel_search(
 
         def val(params: Params, arch: Arch):
             mix = relax.apply(mean(arch), arch_mix_key, state.step)
-            loss, (carry, metrics) = objective(params, mix, val_carry, val_batch, val_key)
-            extra, about = algorithm.penalty(mix)
-            return mean(loss) + extra, (carry, metrics | about)
+            loss, aux = objective(params, mix, val_carry, val_batch, val_key)
+            return mean(loss), aux
 
         def update_params(*gradients: Params) -> tuple[Params, optax.OptState]:
             params, opt_state = state.params, state.params_opt
@@ -152,27 +159,51 @@ def bilevel_search(
         def weight_step(*gradients: Params) -> Params:
             return update_params(*gradients)[0]
 
-        hypergradient, (val_carry, val_metrics) = algorithm.hypergrad(
-            train, val, state.params, state.arch, weight_step, key=hypergrad_key, has_aux=True
-        )
-        updates, arch_opt = arch_tx.update(hypergradient, state.arch_opt, state.arch)
-        arch: Any = optax.apply_updates(state.arch, updates)
+        def update_arch(hypergradient: Arch) -> tuple[Any, optax.OptState]:
+            updates, opt_state = arch_tx.update(hypergradient, state.arch_opt, state.arch)
+            return optax.apply_updates(state.arch, updates), opt_state
 
-        mix = relax.apply(
-            state.arch if algorithm.simultaneous else arch, weight_mix_key, state.step
-        )
-        mix = algorithm.perturb(
-            mix, lambda mix: mean(train_at(state.params, mean(mix))[0]), perturb_key, state.step
-        )
-        gradient, (train_carry, train_metrics) = jax.grad(train_at, has_aux=True)(state.params, mix)
+        # No device's data has a part in it: it is the same on all of them without an average.
+        slope, about = jax.grad(price_of, has_aux=True)(state.arch, state.step)
+        if algorithm.simultaneous:
+            (gradient, hypergradient), (train_carry, train_metrics) = jax.grad(
+                train, argnums=(0, 1), has_aux=True
+            )(state.params, state.arch)
+            val_carry, val_metrics = val(state.params, state.arch)[1]
+            hypergradient = optax.tree.add(hypergradient, slope)
+            arch, arch_opt = update_arch(hypergradient)
+        else:
+            hypergradient, (val_carry, val_metrics) = algorithm.hypergrad(
+                train, val, state.params, state.arch, weight_step, key=hypergrad_key, has_aux=True
+            )
+            hypergradient = optax.tree.add(hypergradient, slope)
+            arch, arch_opt = update_arch(hypergradient)
+            mix = relax.apply(arch, weight_mix_key, state.step)
+            mix = algorithm.perturb(
+                mix, lambda mix: mean(train_at(state.params, mean(mix))[0]), perturb_key, state.step
+            )
+            gradient, (train_carry, train_metrics) = jax.grad(train_at, has_aux=True)(
+                state.params, mix
+            )
         params, params_opt = update_params(gradient)
 
         metrics = {f"train_{name}": value for name, value in train_metrics.items()}
-        metrics |= {f"valid_{name}": value for name, value in val_metrics.items()}
+        metrics |= {f"valid_{name}": value for name, value in (val_metrics | about).items()}
         metrics["arch_gradient_norm"] = optax.tree.norm(hypergradient)
         new = SearchState(
             state.step + 1, state.key, params, (train_carry, val_carry), arch, params_opt, arch_opt
         )
         return new, mean(metrics)
 
-    return Search(init, once.folded(step))
+    def derive(state: SearchState) -> Mix:
+        return relax.derive(state.arch, last_step(state))
+
+    def price(state: SearchState) -> tuple[Float[Array, ""], Metrics]:
+        return price_of(state.arch, last_step(state))
+
+    return Search(init, once.folded(step), derive, price)
+
+
+def last_step(state: SearchState) -> Int32[Array, ""]:
+    """The step at which schedules stood when the state was trained last."""
+    return jnp.maximum(state.step - 1, 0)

@@ -26,8 +26,10 @@ Step = Int[Array, ""]
 """Number of weight updates so far; schedules are functions of it."""
 
 Schedule = Callable[[Step], Float[Array, ""] | float]
-Penalty = Callable[[Mix], tuple[Float[Array, ""], Metrics]]
-"""What a mix costs, in units of the validation loss that it is added to, and metrics about it."""
+Penalty = Callable[[Arch, Mix, Step], tuple[Float[Array, ""], Metrics]]
+"""(architecture parameters, the mix that they stand for, step) -> what is added to the loss that
+the architecture descends, and metrics about it.
+"""
 
 Loss = Callable[[Params, Arch], Any]
 """(weights, architecture) -> scalar, or (scalar, auxiliary output) for a hypergradient that is

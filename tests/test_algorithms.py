@@ -5,6 +5,8 @@ Most of them run on a small smooth network that mixes operations as a supernet d
 on a supernet.
 """
 
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -39,6 +41,7 @@ ALGORITHMS = {
     "random sharing": lambda space: jd.algorithms.random_sharing(space),
     "pc-darts": lambda space: jd.algorithms.pc_darts(space),
     "gdas": lambda space: jd.algorithms.gdas(space, by_epoch(10.0, 0.1)),
+    "straight-through": lambda space: jd.algorithms.straight_through(space, by_epoch(10.0, 0.1)),
     "snas": lambda space: jd.algorithms.snas(space, by_epoch(1.0, 0.03)),
     "drnas": lambda space: jd.algorithms.drnas(space),
     "fair darts": lambda space: jd.algorithms.fair_darts(space),
@@ -104,20 +107,47 @@ def test_learns(name):
     """The training loss at the derived mix: what some algorithms train at is drawn anew, or the
     worst, in every step.
     """
-    algorithm, search = ALGORITHMS[name](space()), search_of(name)
+    search = search_of(name)
     state = search.init(jax.random.key(0), toy_params())
 
     def loss(state):
-        return float(
-            toy_objective(
-                state.params, algorithm.relax.derive(state.arch), (), batches(0)[0], None
-            )[0]
-        )
+        return float(toy_objective(state.params, search.derive(state), (), batches(0)[0], None)[0])
 
     first, step = loss(state), jax.jit(search.step)
     for _ in range(200):
         state, _ = step(state, *batches(0))
     assert loss(state) < 0.9 * first
+
+
+@every_algorithm
+def test_a_penalty_is_descended_once(name):
+    """By plain descent of rate 1: with a penalty alpha ends where it ended without, less the
+    penalty's gradient by alpha, be it of the mix, of alpha itself, or of the step.
+    """
+    algorithm = ALGORITHMS[name](space())
+    weights = {n: np.random.default_rng(7).random(c.shape) for n, c in space().cells.items()}
+
+    def price(arch, mix, step):
+        of_mix = sum(jnp.sum(weights[n] * mix[n] ** 2) for n in mix)
+        return 1000 * of_mix + (step + 1) * optax.tree.norm(arch, squared=True), {"price": of_mix}
+
+    both = jd.penalty.both(algorithm.penalty, price)
+    plain, priced = (
+        jd.bilevel_search(toy_objective, a, PARAMS_TX, optax.sgd(1.0))
+        for a in (algorithm, algorithm._replace(penalty=both))
+    )
+    state = plain.init(jax.random.key(0), toy_params())
+
+    def away(a):
+        return a + 0.3 * jnp.cos(jnp.arange(a.size)).reshape(a.shape)
+
+    state = dataclasses.replace(state, arch=jax.tree.map(away, state.arch), step=jnp.int32(3))
+    slope = jax.grad(lambda arch: price(arch, algorithm.relax.derive(arch, 3), 3)[0])(state.arch)
+    without, (new, metrics) = plain.step(state, *batches(0))[0], priced.step(state, *batches(0))
+    expected = jax.tree.map(lambda a, g: a - g, without.arch, slope)
+    chex.assert_trees_all_close(new.arch, expected, rtol=1e-4, atol=1e-3)
+    assert not slope or float(optax.tree.norm(slope)) > 10
+    assert "valid_price" in metrics
 
 
 @every_algorithm
@@ -311,6 +341,20 @@ def test_milenas_with_a_large_lambda_is_first_order_darts():
         for s in (large, first)
     ]
     chex.assert_trees_all_close(states[0].arch, states[1].arch, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["joint", "snas"])
+def test_one_level_takes_one_backward_pass(name):
+    """Of weights and alpha together: one program of gradients in the step, called once."""
+    search = search_of(name)
+    state = search.init(jax.random.key(0), toy_params())
+    program = str(jax.make_jaxpr(search.step)(state, *batches(0)))
+    assert program.count("name=loss_and_gradients") == 1
+    other = search_of("darts, first order")
+    program = str(
+        jax.make_jaxpr(other.step)(other.init(jax.random.key(0), toy_params()), *batches(0))
+    )
+    assert program.count("name=loss_and_gradients") == 2
 
 
 def test_by_epoch():

@@ -333,7 +333,7 @@ def test_single_level_looks_at_the_validation_loss(x64):
 
 
 def test_flat_minimum_of_a_quadratic(x64):
-    """val = a H a / 2 + b a: raised k times, a' = a + r (H a + b), and the gradient is (I + r H)^k
+    """val = a H a / 2 + b a: raised k times, a' = a + r (H a + b), and the gradient is (I + r H)
     (H a' + b).
     """
     rng = np.random.default_rng(0)
@@ -347,12 +347,30 @@ def test_flat_minimum_of_a_quadratic(x64):
         raised = a
         for _ in range(num_steps):
             raised = raised + 0.1 * (h @ raised + b)
-        expected = np.linalg.matrix_power(np.eye(3) + 0.1 * h, num_steps) @ (h @ raised + b)
+        expected = (np.eye(3) + 0.1 * h) @ (h @ raised + b)
         result = hypergrad.flat_minimum(0.1, num_steps)(None, val, 1.0, jnp.asarray(a), None)
         np.testing.assert_allclose(result, expected, rtol=1e-12)
     np.testing.assert_allclose(
         hypergrad.flat_minimum(0.0)(None, val, 1.0, jnp.asarray(a), None), h @ a + b, rtol=1e-12
     )
+
+
+@pytest.mark.parametrize("num_steps", [1, 2])
+def test_flat_minimum_takes_its_hessian_at_the_raised_point(x64, num_steps):
+    """val = sum a^4 / 4, of gradient a^3 and Hessian 3 a^2: the published formula in NumPy, its
+    central difference and all.
+    """
+    a, radius, width = np.array([0.3, -1.1, 0.7]), 0.2, 1e-5
+    raised = a
+    for _ in range(num_steps):
+        raised = raised + radius * raised**3
+    gradient = raised**3
+    ends = [(raised + sign * width * gradient) ** 3 for sign in (1, -1)]
+    expected = gradient + radius * (ends[0] - ends[1]) / (2 * width)
+    result = hypergrad.flat_minimum(radius, num_steps)(
+        None, lambda w, a: w * jnp.sum(a**4) / 4, 1.0, jnp.asarray(a), None
+    )
+    np.testing.assert_allclose(result, expected, rtol=1e-8)
 
 
 @pytest.mark.parametrize(

@@ -35,13 +35,12 @@ def test_expected_cost_is_the_mean_over_drawn_cells():
 def test_price_above_the_target_only():
     mix = {name: jnp.full(choices.shape, 1 / 8) for name, choices in SPACE.cells.items()}
     expected = float(penalty.expected_cost(SPACE.cells, COSTS[0], mix))
-    dear, about = penalty.cost(SPACE.cells, COSTS[0], expected / 1.5, weight=2.0)(mix)
+    dear, about = penalty.cost(SPACE.cells, COSTS[0], expected / 1.5, weight=2.0)({}, mix, 0)
     np.testing.assert_allclose([dear, about["expected_cost"]], [1.0, expected], rtol=1e-5)
     free = penalty.cost(SPACE.cells, COSTS[0], 2 * expected)
-    assert float(free(mix)[0]) == 0
-    assert all(
-        float(jnp.abs(g).max()) == 0 for g in jax.tree.leaves(jax.grad(lambda m: free(m)[0])(mix))
-    )
+    assert float(free({}, mix, 0)[0]) == 0
+    slope = jax.grad(lambda m: free({}, m, 0)[0])(mix)
+    assert all(float(jnp.abs(g).max()) == 0 for g in jax.tree.leaves(slope))
     with pytest.raises(ValueError, match="target is 0"):
         penalty.cost(SPACE.cells, COSTS[0], 0)
 
@@ -54,13 +53,60 @@ def test_zero_one_by_hand():
             (2,),
         )
     }
-    value, _ = penalty.zero_one(cells, weight=3.0)({"normal": jnp.array([[0.5, 1.0], [0.0, 0.0]])})
+    mix = {"normal": jnp.array([[0.5, 1.0], [0.0, 0.0]])}
+    value, _ = penalty.zero_one(cells, weight=3.0)({}, mix, 0)
     np.testing.assert_allclose(value, -3.0 * (0 + 0.25 + 0.25) / 3, rtol=1e-6)
 
 
 def test_both_is_the_sum():
     mix = {name: jnp.full(choices.shape, 1 / 8) for name, choices in SPACE.cells.items()}
     parts = penalty.zero_one(SPACE.cells), penalty.cost(SPACE.cells, COSTS[0], 1e6)
-    value, about = penalty.both(*parts)(mix)
-    np.testing.assert_allclose(value, sum(part(mix)[0] for part in parts), rtol=1e-6)
+    value, about = penalty.both(*parts)({}, mix, 0)
+    np.testing.assert_allclose(value, sum(part({}, mix, 0)[0] for part in parts), rtol=1e-6)
     assert set(about) == {"expected_cost"}
+
+
+def test_log_cost_is_snas_own():
+    """Its gradient is the weight times that of the expected cost over the expected cost; in float64
+    by NumPy: every node keeps two edges, drawn like their operations in proportion to the mix.
+    """
+    rng = np.random.default_rng(0)
+    mix = {name: rng.dirichlet(np.ones(8), 14) for name in SPACE.cells}
+    price = penalty.log_cost(SPACE.cells, COSTS[0])
+
+    def by_numpy(mix):
+        total = COSTS[0].fixed
+        for name, choices in SPACE.cells.items():
+            for node in range(2, 6):
+                rows = [e for e, (_, target) in enumerate(choices.edges) if target == node]
+                weights = mix[name][rows, 1:]  # the first is `none`
+                total += 2 * (weights * COSTS[0].operations[name][rows, 1:]).sum() / weights.sum()
+        return total
+
+    value, about = price({}, mix, 0)
+    np.testing.assert_allclose(about["expected_cost"], by_numpy(mix), rtol=1e-6)
+    np.testing.assert_allclose(value, 1.5e-3 * np.log(by_numpy(mix)), rtol=1e-6)
+    gradient = jax.grad(lambda m: price({}, m, 0)[0])(jax.tree.map(jnp.float32, mix))
+    for name, edge, op in (("normal", 0, 4), ("normal", 9, 0), ("reduce", 13, 3)):
+        ends = []
+        for sign in (1, -1):
+            moved = {n: m.copy() for n, m in mix.items()}
+            moved[name][edge, op] += sign * 1e-6
+            ends.append(1.5e-3 * np.log(by_numpy(moved)))
+        slope = (ends[0] - ends[1]) / 2e-6
+        np.testing.assert_allclose(gradient[name][edge, op], slope, rtol=1e-4, atol=1e-12)
+
+
+@pytest.mark.parametrize("make", [penalty.cost, penalty.log_cost])
+@pytest.mark.parametrize("cells", ["none everywhere", "nothing at all", "next to nothing"])
+def test_a_price_is_finite_where_nothing_that_is_kept_has_weight(make, cells):
+    """A cold or drawn mix may be all `none`: what may be kept counts alike then."""
+    first = np.arange(8) == 0
+    row = {"none everywhere": first, "nothing at all": 0 * first, "next to nothing": 1e-38 + first}
+    mix = {name: jnp.asarray(np.tile(row[cells], (14, 1)), jnp.float32) for name in SPACE.cells}
+    options = {"target": 1e6} if make is penalty.cost else {}
+    price = make(SPACE.cells, COSTS[0], **options)
+    alike = {name: jnp.where(jnp.arange(8) == 0, 0.0, jnp.ones((14, 8))) for name in SPACE.cells}
+    np.testing.assert_allclose(price({}, mix, 0)[0], price({}, alike, 0)[0], rtol=1e-5)
+    for leaf in jax.tree.leaves(jax.grad(lambda m: price({}, m, 0)[0])(mix)):
+        assert np.all(np.isfinite(leaf))

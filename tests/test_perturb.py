@@ -125,3 +125,30 @@ def test_attack_is_worse_than_noise():
         for make in METHODS.values()
     )
     assert float(jnp.mean(worst)) > float(jnp.max(random)) > float(loss(mix))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_rows_without_weight_stay_without(method):
+    """A cold softmax over edges, or a drawn cell, leaves edges without any weight."""
+    mix = {"normal": mix_of(CELLS)["normal"] * jnp.array([1.0, 0.0, 1e-40, 0.5, 0.5])[:, None]}
+    moved = METHODS[method](CELLS, constant(0.2))(mix, loss, KEY, STEP)
+    assert np.all(np.isfinite(moved["normal"]))
+    np.testing.assert_allclose(moved["normal"].sum(1), [1, 0, 0, 0.5, 0.5], rtol=1e-5, atol=1e-30)
+
+
+def test_an_attack_on_a_flat_loss_is_finite():
+    """Zero gradients have no direction; constant losses are not lower anywhere."""
+    mix = mix_of(CELLS)
+    for flat in (lambda m: jnp.float32(1), lambda m: 0.0 * jnp.sum(m["normal"])):
+        moved = perturb.adversarial(CELLS, constant(0.2))(mix, flat, KEY, STEP)
+        assert np.all(np.isfinite(moved["normal"]))
+        np.testing.assert_allclose(moved["normal"].sum(1), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_one_hot_mixes_are_perturbed_finitely(method):
+    """What alphas of 1e4 come to."""
+    mix = {"normal": jnp.eye(3)[jnp.array([0, 1, 2, 1, 0])]}
+    moved = METHODS[method](CELLS, constant(0.3))(mix, loss, KEY, STEP)
+    assert np.all(np.isfinite(moved["normal"]))
+    np.testing.assert_allclose(moved["normal"].sum(1), 1, rtol=1e-5)

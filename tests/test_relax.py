@@ -61,7 +61,7 @@ EVERY = {
 def test_mixes_have_the_cells_shape_and_nothing_outside_it(name, cells):
     relaxation = EVERY[name](cells)
     arch = relaxation.init(KEY)
-    for mix in (relaxation.apply(arch, KEY, STEP), relaxation.derive(arch)):
+    for mix in (relaxation.apply(arch, KEY, STEP), relaxation.derive(arch, STEP)):
         weights = np.asarray(mix["normal"])
         assert weights.shape == cells["normal"].shape
         assert np.all(weights >= -1e-6) and np.all(np.isfinite(weights))
@@ -79,7 +79,22 @@ def test_softmax_and_annealed():
     np.testing.assert_allclose(
         cold.apply({"normal": ALPHA}, KEY, 3)["normal"], softmax(4 * ALPHA), rtol=1e-5
     )
-    np.testing.assert_allclose(cold.derive({"normal": ALPHA})["normal"], softmax(ALPHA), rtol=1e-5)
+    np.testing.assert_allclose(
+        cold.derive({"normal": ALPHA}, 3)["normal"], softmax(4 * ALPHA), rtol=1e-5
+    )
+    with pytest.raises(ValueError, match="depends on the step"):
+        cold.derive({"normal": ALPHA})
+
+
+def test_what_is_derived_is_what_is_trained():
+    """Of every relaxation that draws nothing, at every step."""
+    for make in (relax.softmax, relax.sigmoid, relax.edge_softmax):
+        cold = relax.annealed(make(CELLS), lambda step: 1.0 / (1 + step))
+        arch = jax.tree.map(lambda a: a + 0.3 * jnp.arange(a.size).reshape(a.shape), cold.init(KEY))
+        for step in (0, 5):
+            np.testing.assert_array_equal(
+                cold.derive(arch, step)["normal"], cold.apply(arch, KEY, step)["normal"]
+            )
 
 
 def test_sigmoid_starts_at_one_half():
@@ -188,6 +203,65 @@ def test_derived_mixes_become_genotypes():
     space = jd.spaces.darts(2, ("none", "skip_connect", "sep_conv_3x3"))
     for name, make in EVERY.items():
         relaxation = make(space.cells)
-        assert jd.genotypes.parse(str(space.discretize(relaxation.derive(relaxation.init(KEY))))), (
-            name
-        )
+        mix = relaxation.derive(relaxation.init(KEY), STEP)
+        assert jd.genotypes.parse(str(space.discretize(mix))), name
+
+
+COLD = EVERY | {
+    "cold": lambda cells: relax.annealed(relax.softmax(cells), constant(1e-3)),
+    "cold sigmoid": lambda cells: relax.annealed(relax.sigmoid(cells), constant(1e-3)),
+    "cold edges": lambda cells: relax.annealed(relax.edge_softmax(cells), constant(1e-3)),
+    "cold gumbel": lambda cells: relax.gumbel(cells, constant(1e-3)),
+    "cold hard gumbel": lambda cells: relax.gumbel(cells, constant(1e-3), hard=True),
+    "cold dirichlet": lambda cells: relax.annealed(relax.dirichlet(cells), constant(1e-3)),
+    "auxiliary skip": lambda cells: relax.auxiliary_skip(
+        relax.softmax(cells), cells, constant(1.0)
+    ),
+}
+PATTERNS = {
+    "low": lambda shape: np.full(shape, -1e4),
+    "high": lambda shape: np.full(shape, 1e4),
+    "one low": lambda shape: np.where(np.arange(shape[-1]) == 1, -1e4, 0.0) * np.ones(shape),
+    "one high": lambda shape: np.where(np.arange(shape[-1]) == 1, 1e4, 0.0) * np.ones(shape),
+    "spread": lambda shape: np.linspace(-1e4, 1e4, int(np.prod(shape))).reshape(shape),
+    "moderate": lambda shape: np.linspace(-120, 20, int(np.prod(shape))).reshape(shape),
+}
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("name", COLD)
+def test_every_finite_alpha_has_a_finite_mix_and_gradient(name, pattern):
+    relaxation = COLD[name](CELLS)
+    arch = jax.tree.map(
+        lambda a: jnp.asarray(PATTERNS[pattern](a.shape), jnp.float32), relaxation.init(KEY)
+    )
+
+    def total(arch, function):
+        return jnp.sum(jnp.sin(function(arch)["normal"] * jnp.arange(1.0, 16).reshape(5, 3)))
+
+    for key in jax.random.split(KEY, 3):
+        for function in (
+            lambda arch, key=key: relaxation.apply(arch, key, STEP),
+            lambda arch: relaxation.derive(arch, STEP),
+        ):
+            value, gradient = jax.value_and_grad(total)(arch, function)
+            mix = np.asarray(function(arch)["normal"])
+            for leaf in (value, mix, *jax.tree.leaves(gradient)):
+                assert np.all(np.isfinite(leaf))
+            if "skip" not in name and "sigmoid" not in name:
+                assert np.all((mix >= -1e-6) & (mix <= 1 + 1e-6))
+
+
+@pytest.mark.parametrize("alpha", [-3.0, -8.0, -30.0])
+def test_small_concentrations_are_those_of_exp(alpha):
+    """Mean and variance of a Dirichlet distribution; computed as elu(alpha) + 1, single precision
+    would round small concentrations, and those below exp(-17) to zero.
+    """
+    cells = {"normal": Choices(((0, 2),), (("a", "b"),), (2,))}
+    arch = {"normal": jnp.array([[alpha, alpha + 1.0]])}
+    drawn = draws(relax.dirichlet(cells), arch)[:, 0]
+    first, second = np.exp(alpha), np.exp(alpha + 1)
+    np.testing.assert_allclose(drawn[:, 0].mean(), first / (first + second), atol=0.035)
+    total = first + second
+    m = first / total
+    np.testing.assert_allclose(drawn[:, 0].var(), m * (1 - m) / (total + 1), atol=0.02)

@@ -5,7 +5,8 @@ Bian et al., `Sub-Architecture Ensemble Pruning in Neural Architecture Search
 <https://arxiv.org/abs/1910.00370>`_ (SAEP), 2022. Only the abstract and the introduction were at
 hand: the formulas are those of the authors' code (eustomaqua/SAEP). A member's variable X is its
 hard prediction on every example. Information is in nats; frequencies are of the examples given, and
-where a denominator, or what is taken the logarithm of, is zero, it is 1e-18 instead, as there.
+what is taken the logarithm of is 1e-18 where it is zero, as there. A constant has no entropy and
+informs of nothing; the authors' code divides rounding errors by 1e-18 then.
 
 Information and criteria are a host's work on small tables, in NumPy and in double precision;
 mixtures are JAX.
@@ -102,16 +103,15 @@ def normalized_information(
 ) -> float:
     """MI(X, Y) = I(X; Y) / sqrt(H(X) H(Y)), in [0, 1]; zero for a constant."""
     scale = math.sqrt(entropy(x, num_classes) * entropy(y, num_classes))
-    return mutual_information(x, y, num_classes) / (scale or ZERO)
+    return mutual_information(x, y, num_classes) / scale if scale else 0.0
 
 
 def normalized_variation(
     x: Int[np.ndarray, " examples"], y: Int[np.ndarray, " examples"], num_classes: int
 ) -> float:
-    """VI(X, Y) = 1 - I(X; Y) / H(X, Y), in [0, 1]; one for two constants, by the guard against
-    zero.
-    """
-    return 1 - mutual_information(x, y, num_classes) / (joint_entropy(x, y, num_classes) or ZERO)
+    """VI(X, Y) = 1 - I(X; Y) / H(X, Y), in [0, 1]; one for two constants."""
+    scale = joint_entropy(x, y, num_classes)
+    return 1 - mutual_information(x, y, num_classes) / scale if scale else 1.0
 
 
 def tdac(
@@ -254,7 +254,7 @@ def pap_as_published(
     a `Criterion`.
 
     One would expect these to be dropped; probably a slip of a sign, which the paper's text would
-    settle. Where there is none, the two stay without which the error is lowest.
+    settle. Where there is none, the two stay without which the error is lowest, of equals the last.
     """
     members = list(range(len(probabilities)))
     full = _error(probabilities, labels, weights, members)
@@ -263,7 +263,7 @@ def pap_as_published(
         for j in members
     ]
     kept = [j for j in members if gains[j] > 0]
-    return tuple(kept or sorted(sorted(members, key=lambda j: -gains[j])[:2]))
+    return tuple(kept or sorted(np.argsort(gains, kind="stable")[::-1][:2].tolist()))
 
 
 def greedy(scores: Float[np.ndarray, "members members"], size: int, first: int) -> list[int]:
@@ -288,6 +288,9 @@ def greedy(scores: Float[np.ndarray, "members members"], size: int, first: int) 
 def pie(balance: float = 0.5, size: int | None = None) -> Criterion:
     """By information entropy, accuracy and diversity at once: `greedy` from a uniformly drawn
     member.
+
+    A member votes for the class where its weight times its probability is largest, as in the
+    authors' code: a positive weight changes no vote, a weight of zero votes for the first class.
 
     Args:
         balance: the paper's lambda, between accuracy (0) and diversity (1).
@@ -317,7 +320,8 @@ def pie_distributed(balance: float = 0.5, machines: int = 2, size: int | None = 
     def criterion(key, probabilities, labels, weights):
         rng, members, num_classes = seeded(key), len(probabilities), probabilities.shape[-1]
         kept = members - 1 if size is None else size
-        scores = pair_scores(np.argmax(probabilities, -1), np.asarray(labels), num_classes, balance)
+        weighted = np.asarray(weights)[:, None, None] * np.asarray(probabilities)
+        scores = pair_scores(np.argmax(weighted, -1), np.asarray(labels), num_classes, balance)
 
         def choose(part: np.ndarray) -> list[int]:
             return [

@@ -94,7 +94,8 @@ def cell(
         inputs: [inputs, batch, height, width, channels], the (preprocessed) outputs of the cells
           before.
         mix: weight of every operation on every edge; of every example too where it has an axis for
-          them (drop path).
+          them (drop path). A column behind the operations is a number that is added to all that the
+          edge carries (`relax.drawn`).
         choices: edges and candidates.
         stride: 1 for a normal cell, 2 for a reduction cell.
         norms: the batch norms that end the operations.
@@ -130,6 +131,10 @@ def cell(
             x = functools.reduce(
                 jnp.add, entering.get(group[0], [jnp.zeros_like(inputs[0][:, ::stride, ::stride])])
             )
+            if mix.shape[1] > choices.shape[1]:
+                rows = [e for e, (_, target) in enumerate(choices.edges) if target == group[0]]
+                added = jnp.sum(mix[np.array(rows), -1], axis=0)  # a number, or one an example
+                x += jnp.expand_dims(added, tuple(range(added.ndim, 4))).astype(x.dtype)
             if partial > 1:
                 # Every edge's output is shuffled alike, so their sum is.
                 x = _shuffled(
@@ -197,7 +202,8 @@ def _around(group, x, mix, choices, stride) -> list[tuple[int, Array]]:
         return []
     if stride_of(choices, leaving[0], stride) == 2:
         x = max_pool_2x2(x)
-    amount = jnp.sum(mix, axis=1)[np.array(by_source)]  # [group, edges] or [group, edges, batch]
+    # [group, edges] or [group, edges, batch]
+    amount = jnp.sum(mix[:, : choices.shape[1]], axis=1)[np.array(by_source)]
     amount = jnp.expand_dims(amount, tuple(range(amount.ndim, 6)))
     y = affine(x[:, None], amount) if mix.ndim == 2 else (wide(x[:, None]) * amount).astype(x.dtype)
     return list(zip([choices.edges[e][1] for e in leaving], jnp.sum(y, axis=0)))

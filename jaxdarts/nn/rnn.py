@@ -95,7 +95,8 @@ def cell(
         first: gate and candidate of state 0, made of the input and the hidden state.
         weights: of the nodes.
         hidden: the state of the step before.
-        mix: weight of every activation on every edge.
+        mix: weight of every activation on every edge; a column behind them is a number that is
+          added to all that the edge carries (`relax.drawn`).
         mask: what every source is multiplied by before its product with W.
         norm: applied to every state.
     """
@@ -126,7 +127,10 @@ def cell(
             op_weights = jnp.stack([jnp.asarray(w, wide) for w in op_weights])[:, None, None]
             activated += op_weights * function(product[..., hidden.shape[1] :])
             share += op_weights
-        states.append(norm(jnp.sum(highway(sources, product, activated, share), axis=0)))
+        state = jnp.sum(highway(sources, product, activated, share), axis=0)
+        if mix.shape[1] > choices.shape[1]:  # a number added to all that an edge carries
+            state += jnp.sum(mix[np.array(entering), -1])
+        states.append(norm(state))
     return functools.reduce(jnp.add, [states[i] for i in choices.concat]) / len(choices.concat)
 
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxdarts import relax
 from jaxdarts.nn.cell import cell, edges_of, stride_of, weight_shapes
 from jaxdarts.nn.ops import Norms, halved, halved_weights
 from jaxdarts.nn.primitives.norm import batch_norm, batch_norms
@@ -164,3 +165,42 @@ def test_every_edge_strides_only_from_the_inputs():
     assert shapes["skip_connect"] == {"reduce": (8, 3, 3)}
     assert shapes["sep_conv_5x5"]["depthwise1"] == (14, 5, 5, 3)
     assert "max_pool_3x3" not in shapes and "skip_connect" not in weight_shapes(DARTS, 3, 1)
+
+
+@pytest.mark.parametrize("num_examples", [None, 3])
+def test_a_drawn_edge_has_the_gradient_of_gdas_authors(num_examples):
+    """Their forward pass: on every edge the drawn operation times its straight-through weight, plus
+    the straight-through weights of the others as numbers; here `none` and the identity.
+    """
+    choices = fully_connected(2, ("none", "skip_connect"))
+    inputs = jnp.asarray(np.random.default_rng(0).standard_normal((2, 3, 4, 4, 2)), jnp.float32)
+    alpha = jnp.asarray(np.random.default_rng(1).standard_normal((5, 2)), jnp.float32)
+    target = jnp.asarray(np.random.default_rng(2).standard_normal((3, 4, 4, 4)), jnp.float32)
+    relaxation = relax.drawn({"normal": choices}, lambda step: 0.7)
+    norms = Norms(batch_norms, batch_norms)
+
+    def ours(alpha, key):
+        mix = relaxation.apply({"normal": alpha}, key, 0)["normal"]
+        if num_examples:
+            mix = jnp.broadcast_to(mix[..., None], (*mix.shape, num_examples))
+        return jnp.sum(jnp.sin(cell({}, inputs, mix, choices, 1, norms)) * target)
+
+    def theirs(alpha, key):
+        noise = jax.random.gumbel(jax.random.split(key, 1)[0], alpha.shape)
+        soft = jax.nn.softmax((jax.nn.log_softmax(alpha) + noise) / 0.7)
+        index = np.argmax(np.asarray(jax.lax.stop_gradient(soft)), axis=1)
+        weights = np.eye(2)[index] - jax.lax.stop_gradient(soft) + soft
+        states = list(inputs)
+        for edges in choices.entering().values():
+            total = 0.0
+            for e in edges:
+                x = states[choices.edges[e][0]]
+                for i, y in enumerate((jnp.zeros_like(x), x)):
+                    total += weights[e, i] * y if i == index[e] else weights[e, i]
+            states.append(total)
+        return jnp.sum(jnp.sin(jnp.concatenate(states[2:], axis=-1)) * target)
+
+    for key in jax.random.split(jax.random.key(0), 4):
+        pairs = [jax.value_and_grad(f)(alpha, key) for f in (ours, theirs)]
+        for a, b in zip(*pairs, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)

@@ -24,6 +24,7 @@ from jaxdarts.report import sections
 from jaxdarts.report.page import extend
 from jaxdarts.runs import Stop, flag
 from jaxdarts.runs.flags import NOT_NEGATIVE, POSITIVE
+from jaxdarts.search import last_step
 from jaxdarts.space import Choices
 from jaxdarts.training.export import load
 
@@ -289,9 +290,8 @@ def _of_search(run: Opened, config: Measured) -> Subject:
             saved = runs.checkpoint.restore(checkpoints, like, runs.frozen(own))
     except runs.checkpoint.CheckpointError as error:
         raise Stop(str(error)) from error
-    params, arch = jax.tree.map(
-        lambda x: x[run.place], (saved["state"].params, saved["state"].arch)
-    )
+    state = jax.tree.map(lambda x: x[run.place], saved["state"])
+    params, arch = state.params, state.arch
     if config.of != "weights" and not jax.tree.leaves(arch):
         raise Stop(
             f"{run.folder}: --algorithm={own.algorithm} has no alpha; --of=weights looks at its"
@@ -314,7 +314,8 @@ def _of_search(run: Opened, config: Measured) -> Subject:
 
     def logits(params, arch, batch):
         pixels = data.augment.normalize(batch["image"], dataset.mean, dataset.std)
-        return net.apply({"params": params}, pixels, algorithm.relax.derive(arch), noise)
+        mix = algorithm.relax.derive(arch, last_step(state))
+        return net.apply({"params": params}, pixels, mix, noise)
 
     if config.of == "weights":
 

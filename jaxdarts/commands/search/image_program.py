@@ -14,11 +14,11 @@ from jaxdarts import algorithms, objectives, parallel, runs
 from jaxdarts.analysis import curvature
 from jaxdarts.commands import methods, programs
 from jaxdarts.commands.optimizers import cosine_rate, weights_optimizer
-from jaxdarts.commands.search.program import mixes_of, start_of
+from jaxdarts.commands.search.program import start_of
 from jaxdarts.data import augment, images
 from jaxdarts.parallel import OnDevices
 from jaxdarts.runs import Stop
-from jaxdarts.search import SearchState, bilevel_search
+from jaxdarts.search import SearchState, bilevel_search, last_step
 from jaxdarts.space import Space
 from jaxdarts.types import Mix
 
@@ -159,7 +159,8 @@ def build(config: "Config", dataset: images.Dataset) -> Program:
             arch = jax.lax.pmean(
                 arch, parallel.AXIS
             )  # its transpose averages the gradient over the devices
-            value = objective(state.params, algorithm.relax.derive(arch), (), images, noise_key)[0]
+            mix = algorithm.relax.derive(arch, last_step(state))
+            value = objective(state.params, mix, (), images, noise_key)[0]
             # Zela et al. count the weight decay of alpha in.
             return (
                 jax.lax.pmean(value, parallel.AXIS)
@@ -187,9 +188,9 @@ def build(config: "Config", dataset: images.Dataset) -> Program:
         names = [
             f"{part}_{name}" for part in ("train", "valid") for name in ("loss", "accuracy", "top5")
         ]
-        names += [
-            f"valid_{name}" for name in jax.eval_shape(algorithm.penalty, net.example_mix())[1]
-        ]
+        key = jax.random.key(0)
+        price = jax.eval_shape(lambda: search.price(search.init(key, params_of(key))))[1]
+        names += [f"valid_{name}" for name in price]
         return start_of(config, search, params_of, (*names, "arch_gradient_norm"))
 
     sizes = (len(train.labels), len(val.labels))
@@ -197,7 +198,7 @@ def build(config: "Config", dataset: images.Dataset) -> Program:
         space=space,
         init=init,
         step=programs.compiled(step, devices, (0, None, 0, 0, 0)),
-        derive=mixes_of(algorithm),
+        derive=parallel.over_seeds(search.derive),
         evaluate=programs.evaluation(evaluate, devices, (0, 0, None, None)),
         eigenvalue=programs.evaluation(eigenvalue, devices, (0, None, None)),
         tune_init=programs.evaluation(tune_tx.init, devices, 0),

@@ -8,13 +8,13 @@ from typing import Any
 import jax
 from jaxtyping import Array, Key
 
-from jaxdarts import files, parallel, runs
+from jaxdarts import files, runs
 from jaxdarts.commands import methods, programs
 from jaxdarts.commands.search import results as search_results
 from jaxdarts.commands.search.results import History
-from jaxdarts.search import Algorithm, Search, SearchState
+from jaxdarts.search import Search, SearchState
 from jaxdarts.space import Space
-from jaxdarts.types import Carry, Mix, Params
+from jaxdarts.types import Carry, Params
 
 LOWER = "--learning_rate or --arch_learning_rate"
 """The flags to lower where a number is not finite."""
@@ -34,13 +34,6 @@ def start_of(
         return search.init(search_key, params_of(params_key), carry)
 
     return programs.start(programs.seeds_of(config), init, metrics)
-
-
-def mixes_of(algorithm: Algorithm) -> Callable[[SearchState], Mix]:
-    """State -> the mix that alpha stands for, of every seed."""
-    # The key is there for a relaxation without parameters: something to count the seeds by.
-    derive = parallel.over_seeds(lambda arch, key: algorithm.relax.derive(arch))
-    return lambda state: derive(state.arch, state.key)
 
 
 def about(config: Any) -> Callable[[runs.Training[SearchState]], Sequence[str]]:

@@ -28,7 +28,6 @@ from jaxdarts.commands.search.program import (
     LOWER,
     about,
     checked,
-    mixes_of,
     records_of,
     start_of,
 )
@@ -189,7 +188,7 @@ def build(config: Config, words: text.Text) -> Program:
         space=space,
         init=init,
         step=programs.compiled(step, devices, (0, None, None)),
-        derive=mixes_of(algorithm),
+        derive=parallel.over_seeds(search.derive),
         evaluate=programs.evaluation(evaluate, devices, (0, 0, None)),
         devices=devices,
         data={

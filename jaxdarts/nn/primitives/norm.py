@@ -42,7 +42,28 @@ def moments(x: Images, axis_name: str | None = None) -> tuple[Array, Array]:
 
     Taken in float32 at least and, inside `pmap`, over all devices of `axis_name`.
     """
-    return _mean_and_variance(_averages([x], axis_name))
+    z, origin = _centred(x, axis_name)
+    mean, variance = _mean_and_variance(_averages([z], axis_name))
+    return mean if origin is None else mean + origin, variance
+
+
+def _centred(x: Images, axis_name: str | None) -> tuple[Images, Array | None]:
+    """The images less one of their pixels, and that pixel.
+
+    A variance is the mean square less the squared mean, of which nothing is left in single
+    precision where the mean is a thousand deviations. It is the same around any origin, and around
+    a pixel the two are as small as it is. To derivatives the origin is a constant: normalised
+    images do not depend on it. It comes from the middle, since a padded convolution has other means
+    at the border. Half precision holds no such means; its sums are single.
+    """
+    if jnp.finfo(x.dtype).bits < 32:
+        return x, None
+    row, column = x.shape[-3] // 2, x.shape[-2] // 2
+    origin = lax.stop_gradient(x[..., :1, row : row + 1, column : column + 1, :])
+    if axis_name is not None:
+        origin = lax.pmean(origin, axis_name)
+    origin = once_on_cpu(origin)
+    return x - origin, origin
 
 
 def _averages(bundles: Sequence[Images], axis_name: str | None) -> Array:
@@ -90,6 +111,7 @@ def batch_norm(
     cost nothing, and the gradient of the gain comes from sums that the normalisation needs anyway.
     With more leading entries than `x`, the gain makes as many results out of one normalisation.
     """
+    x, _ = _centred(x, axis_name)
     numbers = _normalising(_averages([x], axis_name), gain, shift, epsilon)
     return _affine_of([jnp.broadcast_to(x, (*numbers.shape[:-4], *x.shape[-4:]))], numbers)[0]
 
@@ -103,6 +125,7 @@ def batch_norms(
     is arithmetic on a few numbers a channel is done for all bundles at once: a program takes the
     longer to compile the more instructions it has.
     """
+    bundles = [_centred(x, axis_name)[0] for x in bundles]
     averages = _averages(bundles, axis_name)
     if gains is None:
         return _affine_of(bundles, _normalising(averages, None, None, EPSILON))
@@ -152,14 +175,18 @@ class Running:
         site = {name: value[..., None, None, None, :] for name, value in next(self.sites).items()}
         mean, variance = site["mean"], site["variance"]
         if self.train:
-            mean, variance = moments(x, self.axis_name)
+            x, origin = _centred(x, self.axis_name)
+            mean, variance = _mean_and_variance(_averages([x], self.axis_name))
             count = (
                 x.shape[-4]
                 * x.shape[-3]
                 * x.shape[-2]
                 * (lax.axis_size(self.axis_name) if self.axis_name else 1)
             )
-            new = {"mean": mean, "variance": variance * (count / max(count - 1, 1))}
+            new = {
+                "mean": mean if origin is None else mean + origin,
+                "variance": variance * (count / max(count - 1, 1)),
+            }
             mixed = {
                 name: (1 - self.momentum) * site[name] + self.momentum * value
                 for name, value in new.items()

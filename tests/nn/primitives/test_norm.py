@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdarts.nn.primitives.norm import affine, batch_norm, batch_norms
+from jaxdarts.nn.primitives.norm import Running, affine, batch_norm, batch_norms, moments
 
 SHAPE = (3, 2, 4, 5, 2)
 
@@ -121,3 +121,70 @@ def test_a_narrow_format_is_summed_in_float32():
     y, back = jax.vjp(batch_norm, x)
     assert y.dtype == jnp.bfloat16 and back(y)[0].dtype == jnp.bfloat16
     np.testing.assert_allclose(y.astype(jnp.float32), plain(x.astype(jnp.float32)), atol=0.02)
+
+
+@pytest.mark.parametrize("ratio", [1.0, 10.0, 100.0, 1000.0])
+def test_a_mean_of_many_deviations_costs_no_accuracy(ratio):
+    """Against float64: PyTorch's batch norm is off by 1e-6 where the mean is 100 deviations, and by
+    7e-6 where it is 1,000. A mean square less a squared mean is off by 3e-3 and by 0.14.
+    """
+    rng = np.random.default_rng(0)
+    x = (rng.standard_normal((2, 16, 8, 8, 6)) + ratio).astype(np.float32)
+    x[:, :, [0, -1]] *= 0.5  # a padded convolution's border
+    wide, v = x.astype(np.float64), rng.standard_normal(x.shape)
+    axes = (1, 2, 3)
+    mean, variance = wide.mean(axes, keepdims=True), wide.var(axes, keepdims=True)
+    if ratio > 1:  # the same without the border, whose deviation is half the mean
+        inner = np.ascontiguousarray(x[:, :, 1:-1])
+        for ours, exact in ((inner, inner.astype(np.float64)), (x, wide)):
+            y, back = jax.vjp(jax.jit(batch_norm), jnp.asarray(ours))
+            mean, variance = exact.mean(axes, keepdims=True), exact.var(axes, keepdims=True)
+            deviation = np.sqrt(variance + 1e-5)
+            normal = (exact - mean) / deviation
+            np.testing.assert_allclose(y, normal, atol=1e-5)
+            w = v[:, :, : exact.shape[2]]
+            gradient = w - w.mean(axes, keepdims=True)
+            gradient -= normal * (w * normal).mean(axes, keepdims=True)
+            scale = np.abs(gradient / deviation).max()
+            (slope,) = back(jnp.asarray(w, jnp.float32))
+            np.testing.assert_allclose(slope, gradient / deviation, atol=1e-5 * scale)
+    first, second = moments(jnp.asarray(x))
+    np.testing.assert_allclose(first, wide.mean(axes, keepdims=True), rtol=1e-6)
+    np.testing.assert_allclose(second, wide.var(axes, keepdims=True), rtol=1e-5)
+
+
+def test_running_averages_far_from_zero():
+    rng = np.random.default_rng(0)
+    x = (rng.standard_normal((64, 5, 5, 3)) + 1000).astype(np.float32)
+    site = {name: jnp.zeros(3) for name in ("mean", "shift")}
+    site |= {name: jnp.ones(3) for name in ("scale", "variance")}
+    norm = Running([site], train=True, momentum=1.0)
+    (y,) = norm([jnp.asarray(x)])
+    wide = x.astype(np.float64)
+    np.testing.assert_allclose(
+        y, (wide - wide.mean((0, 1, 2))) / np.sqrt(wide.var((0, 1, 2)) + 1e-5), atol=1e-5
+    )
+    np.testing.assert_allclose(norm.averages[0]["mean"], wide.mean((0, 1, 2)), rtol=1e-6)
+    np.testing.assert_allclose(norm.averages[0]["variance"], wide.var((0, 1, 2), ddof=1), rtol=1e-5)
+
+
+def test_constant_images_and_a_batch_of_one():
+    for shape in ((4, 3, 3, 2), (1, 1, 1, 2)):
+        for value in (0.0, 1.0, 1000.0, -3e4):
+            x = jnp.full(shape, value)
+            y, back = jax.vjp(batch_norm, x)
+            np.testing.assert_array_equal(y, jnp.zeros(shape))
+            (slope,) = back(jnp.ones(shape))
+            np.testing.assert_allclose(slope, 0, atol=1e-3)
+
+
+def test_devices_normalise_around_one_origin(devices):
+    """Each device sees other images, of other means."""
+    rng = np.random.default_rng(0)
+    x = (rng.standard_normal((8, 4, 4, 2)) + 1000).astype(np.float32)
+    x[2:4] += 50
+    norm = jax.pmap(functools.partial(batch_norm, axis_name="devices"), "devices", devices=devices)
+    y = np.asarray(norm(x.reshape(4, 2, 4, 4, 2))).reshape(x.shape)
+    wide = x.astype(np.float64)
+    expected = (wide - wide.mean((0, 1, 2))) / np.sqrt(wide.var((0, 1, 2)) + 1e-5)
+    np.testing.assert_allclose(y, expected, atol=2e-5)
