@@ -31,8 +31,8 @@ def check(genotype: AnyGenotype, ops: Iterable[str] | None = None) -> None:
     Args:
         genotype: what to look at.
         ops: what it may name: operations, or channels of a `SizeGenotype`; all that its kind has if
-            None (`OPS`, `ACTIVATIONS`, `TOPOLOGY_OPS`, `SIZES`, `GRAPH_OPS`). `none` is never part
-            of a `Genotype` or a `RecurrentGenotype`: only a search knows it there.
+            None (`OPS` and `none`, `ACTIVATIONS`, `TOPOLOGY_OPS`, `SIZES`, `GRAPH_OPS`). `none` is
+            never part of a `RecurrentGenotype`: only a search knows it there.
 
     Raises:
         ValueError: if a rule is broken; the message names the pair and the rule.
@@ -65,7 +65,7 @@ def _check_cell(
         raise ValueError(f"{name} has {len(pairs)} pairs; every node needs exactly two")
     for i, pair in enumerate(pairs):
         where = f"{name}[{i}] = {reprlib.repr(pair)}"
-        if isinstance(pair, tuple) and pair[:1] == ("none",):
+        if num_inputs == 1 and isinstance(pair, tuple) and pair[:1] == ("none",):
             raise ValueError(
                 f"{where}: 'none' is a candidate of searches only, no part of a genotype"
             )
@@ -196,7 +196,8 @@ def hint(word: str, words: Iterable[str]) -> str:
 
 
 _RULES: Mapping[type, tuple[tuple, Callable[[Any, tuple], None]]] = {
-    Genotype: (OPS, _check_two_cells),
+    # An edge of nothing is an operation of the space, and random cells have it (BANANAS).
+    Genotype: ((*OPS, "none"), _check_two_cells),
     RecurrentGenotype: (
         ACTIVATIONS,
         lambda g, ops: _check_cell("recurrent", g.recurrent, "concat", g.concat, 1, ops),
