@@ -375,12 +375,18 @@ def _archive(
         raise Damaged(f"{path} is damaged, or holds no arrays by name: {error}") from error
 
 
-def check_members(path: str | os.PathLike, members: Sequence[zipfile.ZipInfo], size: int) -> None:
+def check_members(
+    path: str | os.PathLike,
+    members: Sequence[zipfile.ZipInfo],
+    size: int,
+    limit: int | None = None,
+) -> None:
     """Refuses members of a zip archive that this machine should not unpack, before it does.
 
     Raises:
         Damaged: if one is encrypted, or packed by other than deflate, or larger than an archive of
-            `size` bytes can hold; or if all together are larger than the memory of this machine.
+            `size` bytes can hold; or if all together are larger than `limit`, by default the memory
+            of this machine.
     """
     for member in members:
         name = f"{path}: {reprlib.repr(member.filename)}"
@@ -394,9 +400,9 @@ def check_members(path: str | os.PathLike, members: Sequence[zipfile.ZipInfo], s
                 f"{name} declares {member.file_size:,} bytes, more than {size:,} bytes of archive"
                 " can hold"
             )
-    total, memory = sum(member.file_size for member in members), _memory()
-    if total > memory:
-        raise Damaged(f"{path} unpacks to {total:,} bytes; this machine has {memory:,} of memory")
+    total, most = sum(member.file_size for member in members), limit or _memory()
+    if total > most:
+        raise Damaged(f"{path} unpacks to {total:,} bytes; at most {most:,} are read")
 
 
 def _array(path: Any, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:

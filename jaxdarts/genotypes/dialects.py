@@ -50,8 +50,8 @@ def parse(text: str) -> AnyGenotype:
 
     Some variants say the same and are read too: a class with its module
     (`genotypes.Genotype(...)`), `Structure(4 nodes with |...|)` around NAS-Bench-201's string,
-    `np.int64(0)` for 0, `connectN=None` and other fields that are None, `list(range(2, 6))`, NNI's
-    older keys (`normal_n2_p0`, `normal_n2_switch`).
+    `np.int64(0)` for 0, `connectN=None` and other fields that are None, NNI's older keys
+    (`normal_n2_p0`, `normal_n2_switch`).
 
     NNI's dictionary does not tell which states make the output. All nodes do here, which is right
     for its DARTS space; for its NASNet, ENAS and AmoebaNet spaces, replace the two concats by the
@@ -87,7 +87,9 @@ def parse(text: str) -> AnyGenotype:
         raise ValueError(f"no genotype in {reprlib.repr(text)}; expected {expected}")
     start, read = min(found, key=lambda pair: pair[0].start())
     prefix, source = text[: start.start()].lstrip(), text[start.start() :].strip()
-    prefix = re.sub(r"(?<![\w.])(?:[A-Za-z_]\w*\.)+$", "", prefix)  # the class's module
+    prefix = re.sub(
+        r"(?<![\w.])(?:\w+\.)*(genotypes?|api|model_spec)\.$", "", prefix
+    )  # the class's module
     if structure := re.search(r"\bStructure\(\s*([0-9]{1,3}) nodes with\s*$", prefix):
         prefix, source = prefix[: structure.start()], _inside(source, int(structure[1]))
     if prefix and (prefix[-1] not in " \t=:" or "\n" in prefix):
@@ -206,8 +208,6 @@ class _Plain(ast.NodeTransformer):
         if len(node.args) != 1 or node.keywords:
             return node
         (argument,) = node.args
-        if _is_range(argument) and name in ("list", "tuple"):
-            return argument
         if isinstance(argument, ast.List | ast.Tuple) and name in ("list", "tuple", "array"):
             return argument
         if isinstance(argument, ast.Constant) and re.fullmatch(r"u?int(\d\d?|p|c)?|str_?", name):
@@ -238,7 +238,7 @@ def _literal(node: ast.expr, source: str) -> Any:
 
 def _dictionary_fields(entries: dict[Any, Any]) -> dict[str, Any]:
     """The fields of a genotype from a dictionary: those of its JSON form, or NNI's."""
-    if entries.keys() & {field for kind in KINDS for field in kind._fields}:
+    if not entries or entries.keys() & {field for kind in KINDS for field in kind._fields}:
         return entries
     keys = [key for key in entries if isinstance(key, str)]
     if any(re.match(r"(normal|reduce)/", key) for key in keys):
