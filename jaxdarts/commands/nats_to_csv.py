@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from jaxdarts import genotypes
+from jaxdarts import files, genotypes
 from jaxdarts.commands import checks, command_line
 from jaxdarts.runs import Stop, flag
 
@@ -57,7 +57,16 @@ def main(arguments: Sequence[str]) -> None:
         raise Stop(
             "the files are read by the authors' package: pip install nats_bench", 2
         ) from error
-    api = package.create(config.folder, space, fast_mode=True, verbose=False)
+    try:
+        api = package.create(config.folder, space, fast_mode=True, verbose=False)
+        if not len(api):
+            raise ValueError("no architectures")
+    except Exception as error:  # the authors' package and its pickles raise anything
+        raise Stop(
+            f"{config.folder}: the authors' package cannot read it:"
+            f" {type(error).__name__}: {error}",
+            2,
+        ) from error
     write(Path(config.output), rows(api, EPOCHS[space], config.dataset, range(len(api))))
 
 
@@ -70,16 +79,24 @@ def rows(api: Any, epochs: int, dataset: str, indices: range) -> Iterator[dict[s
     """
     searched = "cifar10-valid" if dataset == "cifar10" else dataset
     for index in indices:
-        short = api.get_more_info(index, searched, hp="12", is_random=False)
-        long = api.get_more_info(index, searched, hp=str(epochs), is_random=False)
-        tested = api.get_more_info(index, dataset, hp=str(epochs), is_random=False)
+        try:
+            short = api.get_more_info(index, searched, hp="12", is_random=False)
+            long = api.get_more_info(index, searched, hp=str(epochs), is_random=False)
+            tested = api.get_more_info(index, dataset, hp=str(epochs), is_random=False)
+            cost = api.get_cost_info(index, dataset, hp=str(epochs))
+        except Exception as error:  # a folder that is empty, or a file of it that is damaged
+            raise Stop(
+                f"architecture {index}: the authors' package cannot read it, is its file in the"
+                f" folder? {type(error).__name__}: {error}",
+                2,
+            ) from error
         row = {
             "index": index,
             "arch_str": str(genotypes.parse(api.arch(index))),
             f"{dataset}_valid_{epochs}": long["valid-accuracy"],
             f"{dataset}_test_{epochs}": tested["test-accuracy"],
             f"{dataset}_valid_12": short["valid-accuracy"],
-            "params_millions": api.get_cost_info(index, dataset, hp=str(epochs))["params"],
+            "params_millions": cost["params"],
             f"train_seconds_{epochs}": long["train-all-time"],
         }
         bad = [
@@ -94,16 +111,17 @@ def rows(api: Any, epochs: int, dataset: str, indices: range) -> Iterator[dict[s
 
 def write(path: Path, found: Iterator[dict[str, Any]]) -> None:
     """Writes the rows; the file is there when all of them are."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    first = next(found, None)
+    if first is None:
+        raise Stop(f"{path}: not written, there are no architectures", 2)
     try:
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            first = next(found)
+        with (
+            files.replaced(path) as temporary,
+            temporary.open("w", encoding="utf-8", newline="") as file,
+        ):
             writer = csv.DictWriter(file, list(first), lineterminator="\n")
             writer.writeheader()
             writer.writerow(first)
             writer.writerows(found)
-        temporary.replace(path)
     except OSError as error:
         raise Stop(f"{path}: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -2,17 +2,17 @@
 folder of pictures.
 """
 
+import contextlib
 import os
 import warnings
-import zipfile
-import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, Int32, UInt8
 
+from jaxdarts import files
 from jaxdarts.data.optional import require
 from jaxdarts.data.tfds import source as tfds_source
 
@@ -60,7 +60,7 @@ class Dataset(NamedTuple):
         return height, width, channels
 
 
-def load(name: str, data_dir: str | None = None) -> Dataset:
+def load(name: str, data_dir: str | None = None, size: int | None = None) -> Dataset:
     """Loads a data set into memory.
 
     Args:
@@ -76,12 +76,18 @@ def load(name: str, data_dir: str | None = None) -> Dataset:
               TensorFlow for that, though not to read a folder prepared as `array_record`;
             - `npz:PATH`: a NumPy archive with the arrays `images_train`, `labels_train`,
               `images_test`, `labels_test` (or `x_train`, `y_train`, `x_test`, `y_test`): images
-              uint8 [N, H, W, C] or [N, H, W], labels integers from 0;
+              uint8 [N, H, W, C] or [N, H, W], labels integers from 0, each of which occurs; the
+              training images are shuffled by a fixed permutation;
             - `folder:PATH`: pictures in `PATH/train/<class>/` and `PATH/test/<class>/` (or `val`,
               `validation`), or in `PATH/<class>/`, a fifth of which then becomes the test set;
               shuffled by a fixed permutation.
+
+            A permutation leaves examples of every class in both halves of the training set, where
+            the class has two.
         data_dir: where TFDS keeps its folders; by default `$TFDS_DATA_DIR` or
           `~/tensorflow_datasets`.
+        size: of `folder:PATH`: pictures of any size are resized so that their shorter side has this
+          many pixels, and cut to the central square; None to take pictures of one size as they are.
 
     Raises:
         ValueError: if the name is unknown or the data are not labelled uint8 images of one shape.
@@ -92,12 +98,14 @@ def load(name: str, data_dir: str | None = None) -> Dataset:
     (1437, 8, 8, 1)
     """
     kind, _, path = name.partition(":")
+    if size is not None and kind != "folder":
+        raise ValueError(f"{name}: a size is for folder:PATH only")
     if name == "digits":
         arrays, class_names = _digits()
     elif kind == "npz" and path:
         arrays, class_names = _npz(Path(path).expanduser())
     elif kind == "folder" and path:
-        arrays, class_names = _folder(Path(path).expanduser())
+        arrays, class_names = _folder(Path(path).expanduser(), size)
     else:
         arrays, class_names = tfds_source.read(name, data_dir)
     train, test = (
@@ -109,6 +117,10 @@ def load(name: str, data_dir: str | None = None) -> Dataset:
             f"{name}: train images are {train.images.shape[1:]}, but test images"
             f" {test.images.shape[1:]}"
         )
+    if kind == "npz":
+        _check_labels(name, train.labels, test.labels)
+        order = _mixed_order(train.labels)
+        train = Images(train.images[order], train.labels[order])
     if class_names is None:
         class_names = tuple(
             str(label) for label in range(1 + max(train.labels.max(), test.labels.max()))
@@ -172,9 +184,44 @@ def _checked(name: str, part: str, images: np.ndarray, labels: np.ndarray) -> Im
         raise ValueError(f"{name}: {len(images)} {part} images, but {len(labels)} labels")
     if not images.size:
         raise ValueError(f"{name}: the {part} images are empty: {images.shape}")
-    if labels.min() < 0:
-        raise ValueError(f"{name}: {part} labels contain {labels.min()}; labels start at 0")
+    least, largest = int(labels.min()), int(labels.max())
+    if least < 0:
+        raise ValueError(f"{name}: {part} labels contain {least}; labels start at 0")
+    if largest >= 2**31 - 1:  # would wrap around as int32
+        raise ValueError(f"{name}: {part} labels contain {largest}, which numbers no class")
     return Images(images, labels.astype(np.int32))
+
+
+def _check_labels(name: str, train: np.ndarray, test: np.ndarray) -> None:
+    """Refuses labels that leave out a class."""
+    present = np.union1d(train, test)
+    largest = int(present[-1])
+    if len(present) == largest + 1:
+        return
+    missing = np.setdiff1d(np.arange(min(largest, len(present) + 5)), present)[:5].tolist()
+    more = largest + 1 - len(present) - len(missing)
+    text = ", ".join(map(str, missing)) + (f" and {more} more" if more else "")
+    reason = ": do they start at 1? Subtract 1" if missing[0] == 0 else "; number the classes anew"
+    raise ValueError(
+        f"{name}: labels reach {largest}, but {text} do not occur; labels are 0 to N - 1{reason}"
+    )
+
+
+def _mixed_order(labels: np.ndarray) -> np.ndarray:
+    """A fixed permutation after which both halves have examples of every class that has two."""
+    order = _permutation(len(labels))
+    half = len(order) // 2
+    several = np.flatnonzero(np.bincount(labels) > 1)
+    if all(np.isin(several, labels[part]).all() for part in (order[:half], order[half:])):
+        return order
+    # The examples of each class are spread evenly over the order: theirs are the places
+    # (i + shift) / count, and with a shift below 1 the first half gets half of them.
+    shuffled = labels[order]
+    places = np.empty(len(order))
+    for label in np.unique(labels):
+        (members,) = np.nonzero(shuffled == label)
+        places[members] = (np.arange(len(members)) + 0.5) / len(members)
+    return order[np.argsort(places, kind="stable")]
 
 
 def _moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -214,29 +261,27 @@ def _npz(path: Path) -> tuple[Mapping[str, np.ndarray], None]:
     if not path.is_file():
         raise FileNotFoundError(f"npz:{path}: no such file")
     try:
-        with zipfile.ZipFile(path) as archive:
-            found = [member.removesuffix(".npy") for member in archive.namelist()]
-            keys = {}
-            for part in ("train", "test"):
-                for field, other in (("images", "x"), ("labels", "y")):
-                    key = next(
-                        (k for k in (f"{field}_{part}", f"{other}_{part}") if k in found), None
+        present = files.array_names(path)
+        keys = {}
+        for part in ("train", "test"):
+            for field, other in (("images", "x"), ("labels", "y")):
+                options = (f"{field}_{part}", f"{other}_{part}")
+                key = next((key for key in options if key in present), None)
+                if key is None:
+                    raise ValueError(
+                        f"no array {field}_{part} (or {other}_{part}), only"
+                        f" {', '.join(present)[:200]}"
                     )
-                    if key is None:
-                        raise ValueError(
-                            f"no array {field}_{part} (or {other}_{part}), only {', '.join(found)}"
-                        )
-                    keys[f"{field}_{part}"] = key
-        # The file is opened here, because np.load leaves it open when it fails.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            return {name: stored[key] for name, key in keys.items()}, None
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+                keys[f"{field}_{part}"] = key
+        stored = files.read_arrays(path, [*keys.values()])
+    except (ValueError, OSError) as error:
         raise ValueError(f"npz:{path}: {error}") from error
+    return {name: stored[key] for name, key in keys.items()}, None
 
 
-def _folder(root: Path) -> tuple[Mapping[str, np.ndarray], tuple[str, ...]]:
+def _folder(root: Path, size: int | None) -> tuple[Mapping[str, np.ndarray], tuple[str, ...]]:
     train, test, class_names = folder_files(root)
-    images = _pictures([file for file, _ in train + test])
+    images = _pictures([file for file, _ in train + test], size)
     labels = np.array([label for _, label in train + test], np.int32)
     count = len(train)
     return _arrays((images[:count], labels[:count]), (images[count:], labels[count:])), class_names
@@ -248,8 +293,10 @@ def folder_files(
     """The training and the test files of `folder:PATH` with their labels, in a fixed order, and the
     names of the classes.
 
+    Warns of files that are no images, and how many they are.
+
     Raises:
-        ValueError: if a class has test images only.
+        ValueError: if a class has test images only, or a folder no images.
         FileNotFoundError: if there is no such folder, or a part of it is missing or empty.
     """
     if not root.is_dir():
@@ -261,10 +308,8 @@ def folder_files(
     }
     if not parts:
         class_names = _subfolders(root)
-        files = _files(root, class_names)
-        order = _permutation(len(files))
-        count = int(0.8 * len(files))
-        train, test = ([files[i] for i in part] for part in (order[:count], order[count:]))
+        found = _files(root, class_names)
+        train, test = _four_fifths(found)
     elif "train" not in parts or len(parts) == 1:
         raise FileNotFoundError(
             f"folder:{root} has only {', '.join(parts)}; needed are train, and test, val or"
@@ -276,10 +321,8 @@ def folder_files(
         if unknown := sorted(set(_subfolders(held_out)) - set(class_names)):
             raise ValueError(f"{held_out / unknown[0]} is a class that {root / 'train'} lacks")
         # Sorted by class, the first half of the training set would lack the last classes.
-        train, test = (
-            [files[i] for i in _permutation(len(files))]
-            for files in (_files(root / "train", class_names), _files(held_out, class_names))
-        )
+        found, others = _files(root / "train", class_names), _files(held_out, class_names, False)
+        train, test = ([part[i] for i in _order(part)] for part in (found, others))
     if not train or not test:
         raise FileNotFoundError(
             f"folder:{root}: {len(train)} training and {len(test)} test images; needed are files "
@@ -294,48 +337,121 @@ def _subfolders(folder: Path) -> tuple[str, ...]:
     )
 
 
-def _files(folder: Path, class_names: Sequence[str]) -> list[tuple[str, int]]:
-    # Text, since a million Path objects would take a gigabyte.
-    return [
-        (os.path.join(folder, name, file), label)
-        for label, name in enumerate(class_names)
-        if (folder / name).is_dir()
-        for file in sorted(os.listdir(folder / name))
-        if os.path.splitext(file)[1].lower() in SUFFIXES and not file.startswith(".")
-    ]
+def _files(
+    folder: Path, class_names: Sequence[str], every_class: bool = True
+) -> list[tuple[str, int]]:
+    """The pictures of every class; text, since a million Path objects would take a gigabyte."""
+    pictures: list[tuple[str, int]] = []
+    skipped: list[str] = []
+    for label, name in enumerate(class_names):
+        if not (folder / name).is_dir():
+            continue
+        before, entries = len(pictures), sorted(os.listdir(folder / name))
+        for file in entries:
+            path = os.path.join(folder, name, file)
+            if file.startswith("."):
+                continue
+            if os.path.splitext(file)[1].lower() in SUFFIXES:
+                pictures.append((path, label))
+            else:
+                skipped.append(path)
+        if len(pictures) == before and every_class:
+            raise ValueError(
+                f"{folder / name} has no images and {len(entries)} other files, but each folder is"
+                f" a class: remove it, or put files {', '.join(sorted(SUFFIXES))} there"
+            )
+    if skipped:
+        number = f"{len(skipped)} files that are" if len(skipped) > 1 else "a file that is"
+        warnings.warn(
+            f"{folder}: skipped {number} no image, such as {skipped[0]}", UserWarning, stacklevel=2
+        )
+    return pictures
 
 
-def _pictures(files: Sequence[str]) -> np.ndarray:
+def _order(pictures: Sequence[tuple[str, int]]) -> np.ndarray:
+    return _mixed_order(np.array([label for _, label in pictures], np.int64))
+
+
+def _four_fifths(
+    pictures: list[tuple[str, int]],
+) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
+    """A training and a test set, with every class that has two examples in both."""
+    labels = np.array([label for _, label in pictures], np.int64)
+    order = _order(pictures)
+    train, test = order[: int(0.8 * len(order))], order[int(0.8 * len(order)) :]
+    counts = np.bincount(labels)
+    if not all(
+        np.isin(np.flatnonzero(counts > least), labels[part]).all()
+        for part, least in ((train, 0), (test, 1))
+    ):
+        # The last fifth of every class, at least one example of two.
+        left = {label: max(count // 5, count > 1) for label, count in enumerate(counts.tolist())}
+        held = []
+        for i in reversed(order.tolist()):
+            if left[label := int(labels[i])]:
+                left[label] -= 1
+                held.append(i)
+        test = np.array(held[::-1], np.int64)
+        train = order[~np.isin(order, test)]
+    return [pictures[i] for i in train], [pictures[i] for i in test]
+
+
+def _pictures(paths: Sequence[str], size: int | None = None) -> np.ndarray:
     pil = require("PIL.Image", "pillow", "'folder:PATH'")
-    size, modes = None, set()
-    for file in files:
-        try:
-            with pil.open(file) as picture:
-                if size is None:
-                    size = picture.size
-                if picture.size != size:
-                    raise ValueError(
-                        f"{file} has {picture.width} x {picture.height} pixels, but {files[0]}"
-                        f" {size[0]} x {size[1]}; all images must have the same size"
-                    )
-                if picture.mode not in MODES:
-                    raise ValueError(
-                        f"{file} has the mode {picture.mode}; needed are 8 bits a channel"
-                    )
-                modes.add(picture.mode)
-        except (OSError, pil.DecompressionBombError) as error:
-            raise ValueError(f"{file} is no readable image: {error}") from error
+    shape, modes = None if size is None else (size, size), set()
+    for path in paths:
+        with _readable(path), pil.open(path) as picture:
+            if shape is None:
+                shape = picture.size
+            if size is None and picture.size != shape:
+                raise files.Damaged(
+                    f"{path} has {picture.width} x {picture.height} pixels, but {paths[0]}"
+                    f" {shape[0]} x {shape[1]}; all images must have the same size, or be resized"
+                    " and cut to N x N: --image_size=N"
+                )
+            if picture.mode not in MODES:
+                raise files.Damaged(
+                    f"{path} has the mode {picture.mode}; needed are 8 bits a channel"
+                )
+            modes.add(picture.mode)
     mode, channels = ("L", 1) if modes <= {"1", "L"} else ("RGB", 3)
-    width, height = size or (0, 0)  # the first file set it
-    images = np.empty((len(files), height, width, channels), np.uint8)
-    with warnings.catch_warnings():
+    width, height = shape or (0, 0)  # the first file set it
+    images = np.empty((len(paths), height, width, channels), np.uint8)
+    for i, path in enumerate(paths):
         # Pillow warns that the transparency of a palette gets lost; the colour beneath is what is
         # wanted here.
-        warnings.filterwarnings("ignore", "Palette images with Transparency", UserWarning)
-        for i, file in enumerate(files):
-            with pil.open(file) as picture:
-                images[i] = np.asarray(picture.convert(mode)).reshape(images.shape[1:])
+        with _readable(path), warnings.catch_warnings(), pil.open(path) as picture:
+            warnings.filterwarnings("ignore", "Palette images with Transparency", UserWarning)
+            picture = picture.convert(mode)
+            if size is not None:
+                picture = square(picture, size)
+            images[i] = np.asarray(picture).reshape(images.shape[1:])
     return images
+
+
+@contextlib.contextmanager
+def _readable(path: str) -> Iterator[None]:
+    """Names the picture that cannot be read; Pillow's decoders raise anything on broken data."""
+    try:
+        yield
+    except files.Damaged:
+        raise
+    except Exception as error:
+        raise files.Damaged(f"{path} is no readable image: {error}") from error
+
+
+def square(picture: Any, size: int, shorter: int | None = None) -> Any:
+    """The shorter side resized to `shorter` pixels, by default `size`; then the central square."""
+    shorter = shorter or size
+    width, height = picture.size
+    if width <= height:
+        width, height = shorter, int(shorter * height / width)
+    else:
+        width, height = int(shorter * width / height), shorter
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    bilinear = require("PIL.Image", "pillow", "an image").Resampling.BILINEAR
+    resized = picture.resize((width, height), bilinear)
+    return resized.crop((left, top, left + size, top + size))
 
 
 def _arrays(

@@ -200,14 +200,7 @@ def central_crop(picture: Any, size: int) -> Any:
     """The shorter side resized to size * 256 / 224, then the centre: `Resize(256)` and
     `CenterCrop(224)` of torchvision.
     """
-    width, height = picture.size
-    shorter = round(size * 256 / 224)
-    if width <= height:
-        width, height = shorter, int(shorter * height / width)
-    else:
-        width, height = int(shorter * width / height), shorter
-    left, top = round((width - size) / 2), round((height - size) / 2)
-    return picture.resize((width, height), _bilinear()).crop((left, top, left + size, top + size))
+    return images.square(picture, size, round(size * 256 / 224))
 
 
 def _bilinear() -> Any:

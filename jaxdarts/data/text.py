@@ -13,6 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Int32
 
+from jaxdarts import files
+
+LARGEST = 1 << 30
+"""Most bytes of a part of a text that are read."""
 END, RARE = "<eos>", "<unk>"
 PARTS = ("train", "valid", "test")
 
@@ -201,14 +205,17 @@ def _read(folders: list[Path], names: list[str]) -> tuple[Path, bytes]:
     for folder in folders:
         for name in names:
             if (folder / name).is_file():
-                return folder / name, (folder / name).read_bytes()
+                return folder / name, files.read_bytes(folder / name, LARGEST)
         for archive in sorted(folder.glob("*.zip")) if folder.is_dir() else ():
             try:
-                with zipfile.ZipFile(archive) as opened:
-                    for member in opened.namelist():
-                        if Path(member).name in names:
-                            return archive / member, opened.read(member)
-            except zipfile.BadZipFile as error:
+                with files.open_regular(archive) as file, zipfile.ZipFile(file) as opened:
+                    for member in opened.infolist():
+                        if Path(member.filename).name in names:
+                            files.check_members(archive, [member], archive.stat().st_size, LARGEST)
+                            return archive / member.filename, opened.read(member)
+            except (files.Damaged, FileNotFoundError, PermissionError):
+                raise
+            except Exception as error:  # zipfile raises anything on broken data
                 raise ValueError(
                     f"{archive} is no zip archive, or a damaged one: {error}"
                 ) from error
@@ -221,7 +228,7 @@ def _read(folders: list[Path], names: list[str]) -> tuple[Path, bytes]:
 
 def _lines(path: Path, content: bytes) -> list[str]:
     try:
-        text = content.decode()
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8: {error}") from error
     if not text.strip():

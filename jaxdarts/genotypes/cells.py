@@ -23,8 +23,8 @@ OPS = ("max_pool_3x3", "avg_pool_3x3", "skip_connect",
        "sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3", "dil_conv_5x5",
        "sep_conv_7x7", "conv_7x1_1x7", "noise", "nor_conv_1x1", "nor_conv_3x3")
 # fmt: on
-"""What a convolutional genotype may name: DARTS' operations, two of NASNet and AmoebaNet, the noise
-of RobustDARTS, and NAS-Bench-201's convolutions.
+"""What a convolutional genotype may name, beside `none`: DARTS' operations, two of NASNet and
+AmoebaNet, the noise of RobustDARTS, and NAS-Bench-201's convolutions.
 """
 
 ACTIVATIONS = ("tanh", "relu", "sigmoid", "identity")

@@ -5,11 +5,11 @@ evaluated.
 | --- | --- | --- |
 | quark0/darts' `Genotype(normal=[...], ...)`, both kinds | `parse` | `str` |
 | pt.darts' nested lists | `parse` | `to_nested` |
-| NNI's dictionary | `parse` | `to_nni` |
+| NNI's dictionary, of versions 1 to 3 | `parse` | `to_nni` |
 | NAS-Bench-201's string | `parse` | `str` |
 | the string of NATS-Bench's sizes | `parse` | `str` |
 | NAS-Bench-101's `ModelSpec(matrix=..., ops=...)` | `parse` | `str` |
-| JSON | `from_json` | `to_json` |
+| JSON | `parse`, `from_json` | `to_json` |
 """
 
 import ast
@@ -18,10 +18,17 @@ import json
 import re
 import reprlib
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from jaxdarts.genotypes.cells import AnyGenotype, Genotype, SizeGenotype, TopologyGenotype
+from jaxdarts.genotypes.cells import (
+    AnyGenotype,
+    Genotype,
+    GraphGenotype,
+    RecurrentGenotype,
+    SizeGenotype,
+    TopologyGenotype,
+)
 from jaxdarts.genotypes.kinds import KINDS, check
 from jaxdarts.genotypes.rules import hint
 
@@ -32,15 +39,20 @@ ones.
 
 
 def parse(text: str, ops: Iterable[str] | None = None) -> AnyGenotype:
-    """Reads a genotype from text in one of six dialects, none of which is evaluated.
+    """Reads a genotype from text in one of seven dialects, none of which is evaluated.
 
     These are quark0/darts' flat `Genotype(normal=[('sep_conv_3x3', 0), ...], normal_concat=range(2,
     6), ...)`, both kinds; the same with a list of pairs for each node, as pt.darts writes it; NNI's
     dictionary, `{'normal/op_2_0': 'sep_conv_3x3', 'normal/input_2_0': 1, ...}`, where an input may
     also be a list of one; NAS-Bench-201's `|nor_conv_3x3~0|+|none~0|skip_connect~1|+...`; the
     `8:16:24:32:64` of NATS-Bench's sizes; and NAS-Bench-101's `ModelSpec(matrix=[[0, 1], [0, 0]],
-    ops=['input', 'output'])`. In front of it, on the same line, may stand a name with an equals
-    sign or whatever a logger writes.
+    ops=['input', 'output'])`; and the JSON of `to_json`. In front of it, on the same line, may
+    stand a name with an equals sign or whatever a logger writes.
+
+    Some variants say the same and are read too: a class with its module
+    (`genotypes.Genotype(...)`), `Structure(4 nodes with |...|)` around NAS-Bench-201's string,
+    `np.int64(0)` for 0, `connectN=None` and other fields that are None, NNI's older keys
+    (`normal_n2_p0`, `normal_n2_switch`).
 
     NNI's dictionary does not tell which states make the output. All nodes do here, which is right
     for its DARTS space; for its NASNet, ENAS and AmoebaNet spaces, replace the two concats by the
@@ -51,10 +63,12 @@ def parse(text: str, ops: Iterable[str] | None = None) -> AnyGenotype:
         ops: what it may name, as of `check`: `Space.ops` of a space with operations of your own.
 
     Returns:
-        The genotype, which `check` has passed.
+        The genotype, which `check` has passed. A warning names its nodes that are no part of the
+        output, directly or through others.
 
     Raises:
-        ValueError: if the text is not exactly one genotype, or not a valid one.
+        ValueError: if the text is not exactly one genotype, or not a valid one; or if it has a pair
+          for every edge, as a cell has before two are chosen for each node.
 
     >>> node = {"op_2_0": "skip_connect", "input_2_0": 1}
     >>> node |= {"op_2_1": "max_pool_3x3", "input_2_1": [0]}
@@ -62,6 +76,7 @@ def parse(text: str, ops: Iterable[str] | None = None) -> AnyGenotype:
     >>> parse(f"11/22 03:00:01 AM best = {nni}").reduce
     (('skip_connect', 1), ('max_pool_3x3', 0))
     """
+    text = text.removeprefix("\ufeff")  # a byte order mark
     _check_length(text)
     found = [
         (start, read) for pattern, read in _FORMS.items() if (start := re.search(pattern, text))
@@ -73,15 +88,27 @@ def parse(text: str, ops: Iterable[str] | None = None) -> AnyGenotype:
         )
         raise ValueError(f"no genotype in {reprlib.repr(text)}; expected {expected}")
     start, read = min(found, key=lambda pair: pair[0].start())
-    prefix = text[: start.start()].lstrip()
+    prefix, source = text[: start.start()].lstrip(), text[start.start() :].strip()
+    prefix = re.sub(
+        r"(?<![\w.])(?:\w+\.)*(genotypes?|api|model_spec)\.$", "", prefix
+    )  # the class's module
+    if structure := re.search(r"\bStructure\(\s*([0-9]{1,3}) nodes with\s*$", prefix):
+        prefix, source = prefix[: structure.start()], _inside(source, int(structure[1]))
     if prefix and (prefix[-1] not in " \t=:" or "\n" in prefix):
         raise ValueError(
             f"unexpected {reprlib.repr(prefix)} before the genotype; expected 'name =' or a line of"
             " a log"
         )
-    genotype = read(text[start.start() :].strip())
-    check(genotype, ops)
-    return genotype
+    return _checked(read(source), ops)
+
+
+def _inside(source: str, nodes: int) -> str:
+    """What stands between the brackets of AutoDL-Projects' `Structure(4 nodes with ...)`."""
+    if not source.endswith(")"):
+        raise ValueError(f"{reprlib.repr(source)} lacks the bracket that closes Structure(")
+    if source.count("+") + 2 != nodes:  # the input is a node there
+        raise ValueError(f"{reprlib.repr(source)} has {source.count('+') + 2} nodes, not {nodes}")
+    return source[:-1].rstrip()
 
 
 def _read_call(source: str) -> AnyGenotype:
@@ -151,7 +178,7 @@ def _read_fields(source: str) -> dict[str, Any]:
             entries = _literal(root, source)
             if len(entries) < len(root.keys):
                 raise ValueError("the dictionary has a key twice")
-            return _nni_fields(entries)
+            return _dictionary_fields(entries)
         if not (isinstance(root, ast.Call) and isinstance(root.func, ast.Name)):
             raise ValueError(f"{reprlib.repr(source)} is more than one genotype, or something else")
         fields: dict[str, Any] = {}
@@ -170,25 +197,120 @@ def _read_fields(source: str) -> dict[str, Any]:
         raise ValueError("the text is nested too deeply for a genotype") from error
 
 
+class _Plain(ast.NodeTransformer):
+    """Puts the literal in the place of what only wraps one, such as `np.int64(0)`."""
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        self.generic_visit(node)
+        name = ast.unparse(node.func).removeprefix("numpy.").removeprefix("np.")
+        if len(node.args) != 1 or node.keywords:
+            return node
+        (argument,) = node.args
+        if isinstance(argument, ast.List | ast.Tuple) and name in ("list", "tuple", "array"):
+            return argument
+        if isinstance(argument, ast.Constant) and re.fullmatch(r"u?int(\d\d?|p|c)?|str_?", name):
+            return argument
+        return node
+
+
+def _is_range(node: ast.AST) -> bool:
+    return isinstance(node, ast.Call) and ast.unparse(node.func) == "range" and not node.keywords
+
+
 def _literal(node: ast.expr, source: str) -> Any:
     """Value of a literal or of a `range` of literals; nothing else has one."""
+    segment = reprlib.repr(ast.get_source_segment(source, node))
     try:
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "range" and not node.keywords:
+        node = _Plain().visit(node)
+        if isinstance(node, ast.Call) and _is_range(node):
             states = range(*(ast.literal_eval(argument) for argument in node.args))
             # No text that is short enough to be read has so many nodes, so `check` refuses what is
             # cut off.
             return tuple(itertools.islice(states, MAX_LENGTH))
         return ast.literal_eval(node)
     except (ValueError, TypeError) as error:
-        segment = reprlib.repr(ast.get_source_segment(source, node))
         raise ValueError(
             f"{segment} must be a literal, or a range for concat: nothing is evaluated"
         ) from error
 
 
+def _dictionary_fields(entries: dict[Any, Any]) -> dict[str, Any]:
+    """The fields of a genotype from a dictionary: those of its JSON form, or NNI's."""
+    if not entries or entries.keys() & {field for kind in KINDS for field in kind._fields}:
+        return entries
+    keys = [key for key in entries if isinstance(key, str)]
+    if any(re.match(r"(normal|reduce)/", key) for key in keys):
+        return _nni_fields(entries)
+    if any(re.match(_OLD_NNI, key) for key in keys):
+        return _old_nni_fields(entries)
+    raise ValueError(
+        f"a dictionary with the keys {reprlib.repr([*entries])} is none of a genotype's JSON"
+        " ('normal', 'normal_concat', ...), NNI's ('normal/op_2_0', ...) and that of NNI 1 and 2"
+        " ('normal_n2_p0', 'normal_n2_switch', ...)"
+    )
+
+
+_OLD_NNI = r"(normal|reduce)_n([0-9]{1,3})_(?:p([0-9]{1,3})|switch)$"
+_OLD_NNI_OPS = {
+    "maxpool": "max_pool_3x3",
+    "avgpool": "avg_pool_3x3",
+    "skipconnect": "skip_connect",
+    "sepconv3x3": "sep_conv_3x3",
+    "sepconv5x5": "sep_conv_5x5",
+    "dilconv3x3": "dil_conv_3x3",
+    "dilconv5x5": "dil_conv_5x5",
+    "none": "none",
+}
+"""Operations by their names in NNI 1 and 2."""
+
+
+def _old_nni_fields(entries: dict[Any, Any]) -> dict[str, Any]:
+    """`normal_n2_p0`: the operation of node 2 on state 0; `normal_n2_switch`: which two it has."""
+    nodes: dict[str, list[int]] = {"normal": [], "reduce": []}
+    for key in entries:
+        if not (isinstance(key, str) and (found := re.match(_OLD_NNI, key))):
+            raise ValueError(f"unknown key {reprlib.repr(key)} among those of NNI 1 and 2")
+        if int(found[2]) not in nodes[found[1]]:
+            nodes[found[1]].append(int(found[2]))
+    fields: dict[str, Any] = {}
+    for cell, states in nodes.items():
+        fields[cell] = []
+        for state in range(2, 2 + max(1, len(states))):
+            name = f"{cell}_n{state}_switch"
+            if name not in entries:
+                raise ValueError(f"NNI's dictionary lacks {name!r}")
+            fields[cell].extend(_old_nni_node(entries, f"{cell}_n{state}", state))
+        fields[f"{cell}_concat"] = tuple(range(2, 2 + len(states)))
+    return fields
+
+
+def _old_nni_node(entries: dict[Any, Any], node: str, state: int) -> Iterator[tuple[str, int]]:
+    """The two pairs of a node."""
+    switch = entries[f"{node}_switch"]
+    sources: dict[Any, int] = {f"{node}_p{source}": source for source in range(state)}
+    if not isinstance(switch, list) or len(switch) != 2 or len(set(map(str, switch))) != 2:
+        raise ValueError(
+            f"{node}_switch = {reprlib.repr(switch)} must be a list of two, such as"
+            f" ['{node}_p0', '{node}_p1']"
+        )
+    for choice in switch:
+        source = sources.get(choice) if isinstance(choice, str) else choice
+        if type(source) is not int or not 0 <= source < state:
+            raise ValueError(
+                f"{node}_switch names {reprlib.repr(choice)}; node {state} reads {node}_p0 to"
+                f" {node}_p{state - 1}"
+            )
+        op = entries.get(f"{node}_p{source}")
+        op = op[0] if isinstance(op, list) and len(op) == 1 else op
+        if not isinstance(op, str) or op not in _OLD_NNI_OPS:
+            raise ValueError(
+                f"{node}_p{source} = {reprlib.repr(op)} is no operation of NNI's DARTS space; known"
+                f" are {', '.join(_OLD_NNI_OPS)}"
+            )
+        yield _OLD_NNI_OPS[op], source
+
+
 def _nni_fields(entries: dict[Any, Any]) -> dict[str, Any]:
-    if entries.keys() & {field for kind in KINDS for field in kind._fields}:
-        raise ValueError("this dictionary is the JSON form of a genotype, which from_json reads")
     fields: dict[str, Any] = {}
     known = set()
     for cell in ("normal", "reduce"):
@@ -220,6 +342,14 @@ def _nni_fields(entries: dict[Any, Any]) -> dict[str, Any]:
 def _assemble(fields: Mapping[str, Any]) -> AnyGenotype:
     kind = next((kind for kind in reversed([*KINDS]) if fields.keys() & {*kind._fields}), Genotype)
     names = kind._fields
+    # Fields of other code that say nothing: AutoDL-Projects' connectN, NAS-Bench-101's layout.
+    fields = {
+        name: value
+        for name, value in fields.items()
+        if name in names
+        or value is not None
+        and not (kind is GraphGenotype and name == "data_format" and isinstance(value, str))
+    }
     for name in fields:
         if name not in names:
             raise ValueError(
@@ -230,6 +360,51 @@ def _assemble(fields: Mapping[str, Any]) -> AnyGenotype:
         if name not in fields:
             raise ValueError(f"field {name!r} is missing; a genotype has {', '.join(names)}")
     return kind(**{name: _frozen(name, fields[name]) for name in names})
+
+
+def _checked(genotype: AnyGenotype, ops: Iterable[str] | None) -> AnyGenotype:
+    """The genotype, if it is sound; warns of nodes that are no part of the output."""
+    if isinstance(genotype, Genotype):
+        _refuse_all_edges("normal", genotype.normal, genotype.normal_concat)
+        _refuse_all_edges("reduce", genotype.reduce, genotype.reduce_concat)
+    check(genotype, ops)
+    if isinstance(genotype, Genotype):
+        _warn_of_dead_nodes("normal", genotype.normal, genotype.normal_concat, 2)
+        _warn_of_dead_nodes("reduce", genotype.reduce, genotype.reduce_concat, 2)
+    if isinstance(genotype, RecurrentGenotype):
+        _warn_of_dead_nodes("recurrent", genotype.recurrent, genotype.concat, 1)
+    return genotype
+
+
+def _refuse_all_edges(name: str, pairs: Any, concat: Any) -> None:
+    """Refuses a pair for every edge, which would be read as more nodes than the cell has."""
+    states = [state for state in concat if type(state) is int] if isinstance(concat, tuple) else []
+    nodes = max(states, default=1) - 1
+    if isinstance(pairs, tuple) and nodes > 1 and len(pairs) == nodes * (nodes + 3) // 2:
+        raise ValueError(
+            f"{name} has {len(pairs)} pairs, one for every edge of {nodes} nodes; a genotype has"
+            f" the two that are kept for each node, {2 * nodes}"
+        )
+
+
+def _warn_of_dead_nodes(name: str, pairs: Any, concat: tuple[int, ...], inputs: int) -> None:
+    """Warns of nodes that are no part of the output, directly or through others.
+
+    `inputs`: the cell's inputs, and the pairs of a node: two if convolutional, one if recurrent.
+    """
+    states = range(inputs, inputs + len(pairs) // inputs)
+    alive = set(concat)
+    for state in reversed(states):  # pairs read earlier states only
+        if state in alive:
+            start = (state - inputs) * inputs
+            alive |= {source for _, source in pairs[start : start + inputs]}
+    if dead := [state for state in states if state not in alive]:
+        nodes = f"nodes {', '.join(map(str, dead))} are" if len(dead) > 1 else f"node {dead[0]} is"
+        warnings.warn(
+            f"{name}: {nodes} no part of the output, directly or through others: is the concat"
+            f" {[*concat]} complete?",
+            stacklevel=4,
+        )
 
 
 def _frozen(name: str, value: Any) -> Any:
@@ -338,7 +513,7 @@ def to_json(genotype: AnyGenotype, ops: Iterable[str] | None = None) -> str:
 
 
 def from_json(text: str, ops: Iterable[str] | None = None) -> AnyGenotype:
-    """Reads what `to_json` wrote.
+    """Reads a genotype from JSON: what `to_json` or `to_nni` wrote.
 
     Args:
         text: one genotype.
@@ -351,10 +526,13 @@ def from_json(text: str, ops: Iterable[str] | None = None) -> AnyGenotype:
     >>> from_json(to_json(PDARTS)) == PDARTS
     True
     """
+    text = text.removeprefix("\ufeff")
     _check_length(text)
     try:
         fields = json.loads(text, object_pairs_hook=_unique)
-    except json.JSONDecodeError as error:
+    except _Twice:
+        raise
+    except ValueError as error:  # also of numbers with thousands of digits
         raise ValueError(f"{reprlib.repr(text)} is not JSON: {error}") from error
     except RecursionError as error:
         raise ValueError("the text is nested too deeply for a genotype") from error
@@ -362,13 +540,15 @@ def from_json(text: str, ops: Iterable[str] | None = None) -> AnyGenotype:
         raise ValueError(
             f"{reprlib.repr(text)} must be a JSON object with the fields of a genotype"
         )
-    genotype = _assemble(fields)
-    check(genotype, ops)
-    return genotype
+    return _checked(_assemble(_dictionary_fields(fields)), ops)
+
+
+class _Twice(ValueError):
+    """A field of a JSON object is given twice."""
 
 
 def _unique(items: list[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(items)
     if len(fields) < len(items):
-        raise ValueError(f"a field is given twice among {', '.join(name for name, _ in items)}")
+        raise _Twice(f"a field is given twice among {', '.join(name for name, _ in items)}")
     return fields

@@ -74,8 +74,8 @@ def check(genotype: AnyGenotype, ops: Iterable[str] | None = None) -> None:
     Args:
         genotype: what to look at.
         ops: what it may name: operations (`Space.ops` of a space with operations of your own), or
-          channels of a `SizeGenotype`; all that its kind has if None (`OPS`, `ACTIVATIONS`,
-          `TOPOLOGY_OPS`, `SIZES`, `GRAPH_OPS`). `none` is never part of a `Genotype` or a
+          channels of a `SizeGenotype`; all that its kind has if None (`OPS` and `none`,
+          `ACTIVATIONS`, `TOPOLOGY_OPS`, `SIZES`, `GRAPH_OPS`). `none` is never part of a
           `RecurrentGenotype`: only a search knows it there.
 
     Raises:
@@ -201,7 +201,8 @@ def _draw_topology(genotype: TopologyGenotype, pens: Pens) -> dict[str, str]:
 
 KINDS: Mapping[type, Kind] = MappingProxyType(
     {
-        Genotype: Kind(OPS, rules.two_cells, _two_cells, _replace_pair, _draw_two_cells),
+        # An edge of nothing is an operation of the space, and random cells have it (BANANAS).
+        Genotype: Kind((*OPS, "none"), rules.two_cells, _two_cells, _replace_pair, _draw_two_cells),
         RecurrentGenotype: Kind(
             ACTIVATIONS, rules.recurrent, _recurrent_cell, _replace_pair, _draw_recurrent
         ),

@@ -38,7 +38,7 @@ def _check_cell(
         raise ValueError(f"{name} has {len(pairs)} pairs; every node needs exactly two")
     for i, pair in enumerate(pairs):
         where = f"{name}[{i}] = {reprlib.repr(pair)}"
-        if isinstance(pair, tuple) and pair[:1] == ("none",):
+        if num_inputs == 1 and isinstance(pair, tuple) and pair[:1] == ("none",):
             raise ValueError(
                 f"{where}: 'none' is a candidate of searches only, no part of a genotype"
             )

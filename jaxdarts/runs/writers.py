@@ -61,14 +61,13 @@ def json_lines(path: str | os.PathLike, resume_step: int | None = None) -> Write
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
-        old = path.read_text(encoding="utf-8", errors="replace")
         lines = [
             line
-            for line, record in files.parse_json_lines(path, old)
+            for line, record in files.lines_and_records(path)
             if resume_step is None or record["step"] <= resume_step
         ]
         new = "".join(line + "\n" for line in lines)
-        if new != old:
+        if new.encode() != path.read_bytes():
             files.replace_text(path, new)
     file = path.open("a", encoding="utf-8")
 
@@ -194,7 +193,11 @@ def logger(path: str | os.PathLike) -> logging.Logger:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     log = logging.Logger("jaxdarts", logging.INFO)
-    for handler in (logging.FileHandler(path, encoding="utf-8"), _Stdout()):
+    # A name of a file that is not UTF-8 must not stop a message about it: its bytes are escaped.
+    for handler in (
+        logging.FileHandler(path, encoding="utf-8", errors="backslashreplace"),
+        _Stdout(),
+    ):
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%m/%d %I:%M:%S %p"))
         log.addHandler(handler)
     return log
@@ -214,7 +217,9 @@ class _Stdout(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            print(self.format(record), file=sys.stdout, flush=True)
+            encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+            line = self.format(record).encode(encoding, "backslashreplace").decode(encoding)
+            print(line, file=sys.stdout, flush=True)
         except Exception:
             self.handleError(record)
 

@@ -2,10 +2,13 @@
 program.
 """
 
+import hashlib
 import json
+import struct
 from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +20,28 @@ from jaxdarts import files, genotypes, objectives, spaces
 from jaxdarts.data import augment, feed, images, stream, text
 from jaxdarts.genotypes import RecurrentGenotype
 from jaxdarts.training.text import over_stream
+
+
+class ImageNetwork(TypedDict):
+    """network.json of an image classifier."""
+
+    genotype: str
+    width: int | None
+    depth: int | None
+    num_classes: int
+    imagenet: bool
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    image_shape: tuple[int, int, int]
+    class_names: NotRequired[tuple[str, ...]]
+
+
+class LanguageModel(TypedDict):
+    """network.json of a language model."""
+
+    genotype: str
+    width: int
+    num_words: int
 
 
 class Trained(NamedTuple):
@@ -84,13 +109,16 @@ def load(run: str | Path) -> Trained:
         run: a run folder of `experiments/evaluate.py` (of one seed, where it trained several).
 
     Raises:
-        ValueError: if the folder holds no trained network, or not all of it.
+        ValueError: if the folder holds no trained network, or not all of it. `apply` raises it for
+          images that are not uint8 [batch, height, width, channels] of the size that the network
+          was trained on.
     """
     return _functions(*_read(Path(run)))
 
 
 def _functions(facts: Mapping[str, Any], net: Any, params: Any) -> Trained:
     def classify(params, images):
+        _check_images(images, facts["image_shape"])
         mean, std = (np.asarray(facts[name], np.float32) for name in ("mean", "std"))
         pixels = augment.normalize(images, mean, std)
         logits, _ = net.apply(
@@ -99,6 +127,7 @@ def _functions(facts: Mapping[str, Any], net: Any, params: Any) -> Trained:
         return logits
 
     def predict(params, tokens, hidden=None):
+        _check_tokens(tokens, hidden, facts["width"])
         start = net.start(tokens.shape[1]) if hidden is None else jnp.asarray(hidden)
         out = net.apply({"params": params}, jnp.asarray(tokens), start)
         return out.logits, out.hidden
@@ -106,24 +135,72 @@ def _functions(facts: Mapping[str, Any], net: Any, params: Any) -> Trained:
     return Trained(predict if "num_words" in facts else classify, params)
 
 
+def _check_images(images: Any, shape: Sequence[int]) -> None:
+    """Refuses what would give other numbers without an error, such as pixels scaled to [0, 1]."""
+    dtype, given = getattr(images, "dtype", None), np.shape(images)
+    if dtype != np.uint8 or given[1:] != tuple(shape) or len(given) != 4:
+        raise ValueError(
+            f"images are {dtype} [{', '.join(map(str, given))}]; the network takes uint8 (0 to"
+            f" 255) [batch, {', '.join(map(str, shape))}], as they are stored"
+        )
+
+
+def _check_tokens(tokens: Any, hidden: Any, width: int) -> None:
+    dtype, given = getattr(tokens, "dtype", None), np.shape(tokens)
+    if dtype is None or not np.issubdtype(dtype, np.integer) or len(given) != 2:
+        raise ValueError(
+            f"tokens are {dtype} [{', '.join(map(str, given))}]; the network takes integers [time,"
+            " batch]"
+        )
+    if hidden is not None and np.shape(hidden) != (given[1], width):
+        raise ValueError(
+            f"the hidden state is {list(np.shape(hidden))}; for these tokens it is"
+            f" [{given[1]}, {width}]"
+        )
+
+
 def _read(folder: Path) -> tuple[Mapping[str, Any], Any, Any]:
     try:
-        facts = json.loads((folder / "network.json").read_text(encoding="utf-8"))
+        facts = files.read_json(folder / "network.json", ImageNetwork | LanguageModel)
         weights = files.read_arrays(folder / "weights.npz")
         params = unflatten_dict(
             {name: jnp.asarray(value) for name, value in weights.items()}, sep="/"
         )
         genotype = genotypes.parse(facts["genotype"])
         network = spaces.of(genotype).network
+        if isinstance(genotype, RecurrentGenotype) != ("num_words" in facts):
+            raise ValueError(f"network.json describes no network of a {type(genotype).__name__}")
         if "num_words" in facts:
-            return facts, network(genotype, facts["width"], facts["num_words"]), params
+            net: Any = network(genotype, facts["width"], facts["num_words"])
+            _check_weights(net.init, {"params": params}, *net.example_inputs())
+            return facts, net, params
         options = {"imagenet": True} if facts["imagenet"] else {}  # not every space has that stem
         net = network(genotype, facts["width"], facts["depth"], facts["num_classes"], **options)
-    except (OSError, ValueError, TypeError, KeyError, EOFError) as error:
-        raise ValueError(f"{folder} holds no trained network: {error}") from error
-    params["params"].pop("auxiliary_head", None)
-    params["batch_stats"].pop("auxiliary_head", None)
+        for name in ("params", "batch_stats"):
+            params[name].pop("auxiliary_head", None)
+        _check_weights(net.init, params, *net.example_inputs(facts["image_shape"]))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        reason = f"no {error} in weights.npz" if isinstance(error, KeyError) else error
+        raise ValueError(f"{folder} holds no trained network: {reason}") from error
     return facts, net, params
+
+
+def _check_weights(init: Callable[..., Any], variables: Any, *inputs: Any) -> None:
+    """Refuses weights that are not those of the network, or not all of them numbers."""
+    expected: Mapping[str, Any] = flatten_dict(
+        dict(jax.eval_shape(init, jax.random.key(0), *inputs)), sep="/"
+    )
+    given: Mapping[str, Any] = flatten_dict(variables, sep="/")
+    for name in sorted({*expected, *given}):
+        shapes = [dict_[name].shape if name in dict_ else "none" for dict_ in (given, expected)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"weights.npz has {name} {shapes[0]}, the network of network.json {shapes[1]}"
+            )
+        if not jnp.issubdtype(given[name].dtype, jnp.floating):
+            raise ValueError(f"weights.npz has {name} as {given[name].dtype}, not floats")
+        if not bool(jnp.isfinite(given[name]).all()):
+            raise ValueError(f"weights.npz has values in {name} that are NaN or infinite")
 
 
 def accuracy(
@@ -184,7 +261,7 @@ def vocabulary(run: str | Path) -> tuple[str, ...]:
     if "num_words" not in _read(folder)[0]:
         raise ValueError(f"{folder} holds an image classifier, no language model")
     try:
-        return tuple(json.loads((folder / "vocabulary.json").read_text(encoding="utf-8")))
+        return files.read_json(folder / "vocabulary.json", tuple[str, ...])
     except (OSError, ValueError) as error:
         raise ValueError(f"{folder} holds no vocabulary: {error}") from error
 
@@ -203,7 +280,9 @@ def export(
 ) -> None:
     """Writes a trained network, weights and all, as one file that needs nothing but JAX to run.
 
-    Any batch size will do later on, and any length of a text: they stay symbolic.
+    Any batch size will do later on, and any length of a text: they stay symbolic. JAX promises to
+    read such a file for six months only; the run folder is the lasting form, of which the file can
+    be made again. The file also names the versions that wrote it.
     """
     facts, net, params = _read(Path(run))
     apply, params = _functions(facts, net, params)
@@ -217,7 +296,15 @@ def export(
     exported = jax.export.export(
         jax.jit(lambda *inputs: apply(params, *inputs)), platforms=platforms
     )(*inputs)
-    Path(path).write_bytes(exported.serialize())
+    content = bytes(exported.serialize())
+    about = {
+        "run": Path(run).resolve().name,
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "versions": {name: metadata.version(name) for name in ("jax", "jaxlib", "flax")},
+    }
+    # Behind the program, where `jax.export.deserialize` does not look.
+    text = json.dumps(about).encode()
+    files.replace_bytes(path, content + text + struct.pack("<I", len(text)) + _MAGIC)
 
 
 def read_exported(path: str | Path) -> Callable[..., Any]:
@@ -226,5 +313,41 @@ def read_exported(path: str | Path) -> Callable[..., Any]:
 
     Of a language model: (int32 tokens [time, batch], float32 hidden state [batch, width], zero at
     first) -> (logits, hidden).
+
+    Raises:
+        OSError: if the file cannot be read.
+        ValueError: if it holds no exported network, or one of a version of JAX that this one does
+          not read: JAX reads those of the last six months.
     """
-    return jax.export.deserialize(bytearray(Path(path).read_bytes())).call
+    content, written = files.read_bytes(path, 1 << 34), ""
+    try:
+        if content.endswith(_MAGIC):
+            content, about = _split(content, str(path))
+            written = f", written by JAX {about['versions'].get('jax')}"
+            if hashlib.sha256(content).hexdigest() != about["sha256"]:
+                raise ValueError("the file is damaged: it does not have its checksum")
+            return jax.export.deserialize(bytearray(content)).call
+        exported = jax.export.deserialize(bytearray(content))
+        exported.mlir_module()  # raises where the program is cut off
+        return exported.call
+    except Exception as error:  # flatbuffers and MLIR raise anything on broken data
+        raise ValueError(
+            f"{path} holds no exported network that JAX {jax.__version__} reads{written}; export"
+            f" the run folder again: {' '.join(str(error).split())[:200]}"
+        ) from error
+
+
+_MAGIC = b"jaxdarts export\n"
+
+
+class _About(TypedDict):
+    sha256: str
+    versions: dict[str, str]
+
+
+def _split(content: bytes, where: str) -> tuple[bytes, Any]:
+    """The program of an exported file, and what stands behind it."""
+    end = len(content) - len(_MAGIC) - 4
+    (length,) = struct.unpack_from("<I", content, max(end, 0))
+    text = content[max(end - length, 0) : end].decode()
+    return content[: end - length], files.fitting(files.parse_json(text, where), _About, where)

@@ -93,7 +93,7 @@ def test_npz(tmp_path):
     arrays["images_train"][..., 1] = 7
     np.savez(tmp_path / "a.npz", **arrays)
     data = images.load(f"npz:{tmp_path / 'a.npz'}")
-    np.testing.assert_array_equal(data.train.images, arrays["images_train"])
+    assert pairs(data.train) == pairs((arrays["images_train"], arrays["labels_train"]))
     np.testing.assert_array_equal(data.test.labels, arrays["labels_test"])
     assert data.train.labels.dtype == np.int32 and data.class_names == ("0", "1", "2", "3")
     np.testing.assert_allclose(data.mean[1], 7 / 255, rtol=1e-6)
@@ -110,7 +110,8 @@ def test_npz_grey_and_keras_names(tmp_path):
         y_test=np.ones(2, int),
     )
     data = images.load(f"npz:{tmp_path / 'a.npz'}")
-    np.testing.assert_array_equal(data.train.images, train[..., None])
+    order = np.random.RandomState(0).permutation(6)
+    np.testing.assert_array_equal(data.train.images, train[order, ..., None])
     assert data.train.labels.tolist() == [0] * 6
 
 
@@ -147,6 +148,47 @@ def test_npz_of_other_kinds(tmp_path):
         assert_one_line(error, name)
 
 
+@pytest.mark.parametrize("counts", [(30, 30), (58, 2), (2, 2, 2), (2, 1, 40), (3, 3, 2, 90)])
+def test_both_halves_of_a_sorted_npz_have_every_class(tmp_path, counts):
+    labels = np.repeat(np.arange(len(counts)), counts)
+    pixels = np.broadcast_to(labels[:, None, None].astype(np.uint8), (len(labels), 2, 2))
+    every = np.arange(len(counts))
+    np.savez(
+        tmp_path / "a.npz",
+        images_train=pixels,
+        labels_train=labels,
+        images_test=np.zeros((len(counts), 2, 2), np.uint8),
+        labels_test=every,
+    )
+    data = images.load(f"npz:{tmp_path / 'a.npz'}")
+    several = {label for label, count in enumerate(counts) if count > 1}
+    for part in images.split(data.train, 0.5):
+        assert several <= set(part.labels.tolist())
+    np.testing.assert_array_equal(data.train.images[:, 0, 0, 0], data.train.labels)
+    np.testing.assert_array_equal(np.bincount(data.train.labels), counts)
+    np.testing.assert_array_equal(data.test.labels, every)
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (np.array([1, 2, 3, 1, 2, 3]), ("0 do not occur", "start at 1")),
+        (np.array([0, 1, 2, 0, 2**32 + 1, 2]), ("4294967297",)),
+        (np.array([0, 1, 2, 0, 2**63 + 1, 2], np.uint64), ("9223372036854775809",)),
+        (np.array([0, 1, 2, 0, 9, 2]), ("reach 9", "4, 5, 6, 7, 8 do not occur")),
+        (np.array([0, 1, 2, 0, 2**31 - 2, 2]), ("2147483646", "and 214748")),
+        (np.array([0.0, 1, 2, 0, 1, 2]), ("float64", "integers")),
+        (np.array([0, 1, 2, 0, 1, 2], bool), ("bool", "integers")),
+        (np.array(["0", "1", "2", "0", "1", "2"]), ("<U1", "integers")),
+    ],
+)
+def test_npz_labels_that_number_no_classes(tmp_path, labels, words):
+    np.savez(tmp_path / "a.npz", **npz_arrays(labels_train=labels))
+    with pytest.raises(ValueError) as error:
+        images.load(f"npz:{tmp_path / 'a.npz'}")
+    assert_one_line(error, str(tmp_path / "a.npz"), *words)
+
+
 # ------------------------------------------------------------------------------------------- folder
 
 
@@ -172,7 +214,8 @@ def test_folder_with_parts(tmp_path, held_out):
     train = {name: write_pictures(tmp_path / "train" / name, 20) for name in ("cat", "ant", "bee")}
     test = write_pictures(tmp_path / held_out / "bee", 3)
     (tmp_path / "train" / "cat" / "notes.txt").write_text("no picture")
-    data, again = images.load(f"folder:{tmp_path}"), images.load(f"folder:{tmp_path}")
+    with pytest.warns(UserWarning, match=r"skipped a file that is no image, such as .*notes\.txt"):
+        data, again = images.load(f"folder:{tmp_path}"), images.load(f"folder:{tmp_path}")
     assert data.class_names == ("ant", "bee", "cat")
     expected = [
         (image.tobytes(), i) for i, name in enumerate(data.class_names) for image in train[name]
@@ -225,3 +268,58 @@ def test_folder_errors(tmp_path):
     (tmp_path / "test" / "a" / "000.png").write_text("broken")
     with pytest.raises(ValueError, match=r"000\.png is no readable image"):
         images.load(f"folder:{tmp_path}")
+
+
+def test_classes_of_few_pictures_are_in_every_part(tmp_path):
+    pytest.importorskip("PIL")
+    for name, count in {"a": 12, "b": 2, "c": 1, "d": 3}.items():
+        write_pictures(tmp_path / name, count)
+    data = images.load(f"folder:{tmp_path}")
+    assert set(data.train.labels.tolist()) == {0, 1, 2, 3}
+    assert set(data.test.labels.tolist()) == {0, 1, 3}
+    assert data.train.num + data.test.num == 18
+
+
+@pytest.mark.parametrize("parts", [True, False])
+def test_a_folder_without_images_is_no_class(tmp_path, parts):
+    pytest.importorskip("PIL")
+    root = tmp_path / "train" if parts else tmp_path
+    for name in ("a", "b"):
+        write_pictures(root / name, 4)
+        if parts:
+            write_pictures(tmp_path / "test" / name, 4)
+    (root / "__MACOSX").mkdir()
+    (root / "__MACOSX" / "._0.png").write_bytes(b"resource fork")
+    with pytest.raises(ValueError) as error:
+        images.load(f"folder:{tmp_path}")
+    assert_one_line(error, str(root / "__MACOSX"), "no images and 1 other files")
+
+
+@pytest.mark.parametrize("cut", [0.5, 0.9, 0.02])
+def test_a_damaged_picture_is_named(tmp_path, cut):
+    pytest.importorskip("PIL")
+    for name in ("a", "b"):
+        write_pictures(tmp_path / name, 4, (24, 24, 3))
+    broken = tmp_path / "b" / "002.png"
+    broken.write_bytes(broken.read_bytes()[: int(cut * broken.stat().st_size)])
+    with pytest.raises(ValueError) as error:
+        images.load(f"folder:{tmp_path}")
+    assert_one_line(error, f"{broken} is no readable image")
+
+
+def test_pictures_of_several_sizes_are_resized_and_cut(tmp_path):
+    pil = pytest.importorskip("PIL.Image")
+    write_pictures(tmp_path / "a", 4, (24, 20, 3))
+    wide = np.zeros((8, 32, 3), np.uint8)
+    wide[:, 12:20] = 200  # all that the central square shows
+    for i in range(4):
+        pil.fromarray(wide).save(tmp_path / "a" / f"wide{i}.png")
+    with pytest.raises(ValueError) as error:
+        images.load(f"folder:{tmp_path}")
+    assert_one_line(error, "--image_size=N", "20 x 24", "32 x 8")
+    data = images.load(f"folder:{tmp_path}", size=8)
+    assert data.image_shape == (8, 8, 3)
+    every = np.concatenate([data.train.images, data.test.images])
+    assert sum((image == 200).all() for image in every) == 4
+    with pytest.raises(ValueError, match="a size is for folder:PATH only"):
+        images.load("digits", size=8)

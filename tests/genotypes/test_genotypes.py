@@ -252,8 +252,10 @@ def test_nothing_is_evaluated(value, capsys):
         ("{1, 2}", ["more than one genotype, or something else"]),
         ("{[]: 1}", ["must be a literal"]),
         ("{**a}", ["must be a literal"]),
-        ("{}", ["lacks 'normal/op_2_0'"]),
-        ("{'normal': [], 'normal_concat': []}", ["from_json"]),
+        ("{}", ["'normal' is missing"]),
+        ("{'normal': [], 'normal_concat': []}", ["'reduce' is missing"]),
+        ("{'layer_1': 3}", ["layer_1", "is none of", "normal/op_2_0", "normal_n2_p0"]),
+        ("{1: 3}", ["is none of"]),
         ("{'normal/op_2_0': 'noise', 'normal/op_2_0': 'noise'}", ["a key twice"]),
         (str(nni(TINY) | {"width": 36}), ["unknown key 'width'", "'normal/op_2_0'"]),
         (str(nni(TINY) | {3: 36}), ["unknown key 3"]),
@@ -511,8 +513,8 @@ TWO = TINY.normal + (("noise", 1), ("dil_conv_5x5", 2))
             ["reduce[0] = ('noise', True)", "must be an int, not bool"],
         ),
         (
-            {"reduce": (("none", 0), ("noise", 0))},
-            ["reduce[0] = ('none', 0)", "'none' is a candidate of searches only"],
+            {"reduce": (("None", 0), ("noise", 0))},
+            ["reduce[0] = ('None', 0)", "unknown operation (did you mean 'none'?)"],
         ),
         (
             {"normal": (("sep_conv3x3", 0), ("noise", 0))},
@@ -583,8 +585,10 @@ def test_check_with_operations():
         ValueError, match=re.escape("normal[7] = ('dil_conv_3x3', 2): unknown operation")
     ):
         check(genotypes.DARTS_V2, ("max_pool_3x3", "skip_connect", "sep_conv_3x3"))
-    with pytest.raises(ValueError, match="searches only"):
-        check(TINY._replace(normal=(("none", 0), ("none", 1))), ("none", *genotypes.OPS))
+    empty = TINY._replace(normal=(("none", 0), ("none", 1)))
+    check(empty)
+    check(empty, ("none", *genotypes.OPS))
+    refuses(lambda cell: check(cell, genotypes.OPS), empty, "normal[0] = ('none', 0)", "unknown")
 
 
 def test_check_of_something_else():
@@ -604,3 +608,134 @@ def test_order_is_kept():
     genotype = TINY._replace(normal=TWO, normal_concat=(3, 2))
     assert parse(str(genotype)) == from_json(to_json(genotype)) == genotype
     assert parse(str(TINY._replace(normal=[*TINY.normal]))) == TINY
+
+
+# ------------------------------------------------------------------------- variants of other code
+
+OLD_NNI = {
+    "normal_n2_p0": "dilconv5x5",
+    "normal_n2_p1": ["sepconv3x3"],
+    "normal_n2_switch": ["normal_n2_p1", "normal_n2_p0"],
+    "normal_n3_p0": "none",
+    "normal_n3_p1": "maxpool",
+    "normal_n3_p2": "avgpool",
+    "normal_n3_switch": [0, 2],
+    "reduce_n2_p0": "maxpool",
+    "reduce_n2_p1": "skipconnect",
+    "reduce_n2_switch": ["reduce_n2_p0", "reduce_n2_p1"],
+}
+
+
+def test_keys_of_older_nni():
+    cell = parse(str(OLD_NNI))
+    assert cell == from_json(json.dumps(OLD_NNI)) == parse(json.dumps(OLD_NNI))
+    assert cell.normal == (
+        ("sep_conv_3x3", 1),
+        ("dil_conv_5x5", 0),
+        ("none", 0),
+        ("avg_pool_3x3", 2),
+    )
+    assert cell.normal_concat == (2, 3) and cell.reduce_concat == (2,)
+    assert cell.reduce == (("max_pool_3x3", 0), ("skip_connect", 1))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"normal_n2_switch": None}, ["lacks 'normal_n2_switch'"]),
+        ({"normal_n2_switch": ["normal_n2_p0"]}, ["normal_n2_switch", "a list of two"]),
+        ({"normal_n2_switch": ["normal_n2_p0", "normal_n2_p0"]}, ["a list of two"]),
+        ({"normal_n2_switch": ["normal_n2_p0", "normal_n2_p2"]}, ["normal_n2_p2", "node 2 reads"]),
+        ({"normal_n2_switch": [True, False]}, ["node 2 reads"]),
+        ({"normal_n2_p0": None}, ["normal_n2_p0 = None", "maxpool"]),
+        ({"normal_n2_p0": [True, False]}, ["normal_n2_p0", "maxpool"]),
+        ({"normal_n9_p0": "maxpool"}, ["lacks 'normal_n4_switch'"]),
+        ({"reduce_n2_switch": None, "reduce_n2_p0": None, "reduce_n2_p1": None}, ["lacks"]),
+        ({"other": 1}, ["unknown key 'other'"]),
+    ],
+)
+def test_malformed_keys_of_older_nni(changes, words):
+    entries = {k: v for k, v in (OLD_NNI | changes).items() if v is not None}
+    refuses(parse, str(entries), *words)
+
+
+TINY_TEXT = (
+    "Genotype(normal=[('skip_connect', 0), ('sep_conv_3x3', 1)], normal_concat=[2], "
+    "reduce=[('max_pool_3x3', 0), ('avg_pool_3x3', 1)], reduce_concat=[2])"
+)
+MODEL = "ModelSpec(matrix=[[0, 1, 0], [0, 0, 1], [0, 0, 0]], ops=['input', 'maxpool3x3', 'output'])"
+STRING = "|nor_conv_3x3~0|+|nor_conv_3x3~0|none~1|+|skip_connect~0|none~1|nor_conv_3x3~2|"
+
+
+@pytest.mark.parametrize(
+    ("text", "plain"),
+    [
+        ("genotypes." + TINY_TEXT, TINY_TEXT),
+        ("best = cnn.genotypes." + TINY_TEXT, TINY_TEXT),
+        ("11/22 03:00:01 AM genotype = genotypes." + TINY_TEXT, TINY_TEXT),
+        (TINY_TEXT[:-1] + ", connectN=None, connects=None)", TINY_TEXT),
+        (TINY_TEXT.replace("', 0)", "', np.int64(0))"), TINY_TEXT),
+        (TINY_TEXT.replace("[2]", "range(np.int64(2), numpy.int32(3))"), TINY_TEXT),
+        (TINY_TEXT.replace("'skip_connect'", "np.str_('skip_connect')"), TINY_TEXT),
+        ("\ufeff" + TINY_TEXT, TINY_TEXT),
+        ("api." + MODEL, MODEL),
+        (MODEL[:-1] + ", data_format='channels_last')", MODEL),
+        (MODEL.replace("[[", "np.array([[").replace("]],", "]]),"), MODEL),
+        (f"Structure(4 nodes with {STRING})", STRING),
+        (f"arch = Structure(4 nodes with {STRING} )", STRING),
+    ],
+)
+def test_variants_that_say_the_same(text, plain):
+    assert parse(text) == parse(plain)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("genotypes.other " + TINY_TEXT.replace("Genotype", "x.Cell"), ["no genotype"]),
+        (f"Structure(4 nodes with {STRING}", ["lacks the bracket"]),
+        (f"Structure(5 nodes with {STRING})", ["has 4 nodes, not 5"]),
+        (TINY_TEXT[:-1] + ", connectN=3)", ["unknown field 'connectN'"]),
+        (TINY_TEXT.replace("', 0)", "', np.int64(0, 1))"), ["must be a literal"]),
+        (TINY_TEXT.replace("', 0)", "', os.system('x'))"), ["must be a literal"]),
+        (TINY_TEXT[:-1] + ", data_format='channels_last')", ["unknown field 'data_format'"]),
+    ],
+)
+def test_variants_that_are_refused(text, words):
+    refuses(parse, text, *words)
+
+
+@pytest.mark.parametrize("form", [parse, from_json])
+def test_none_is_an_operation(form):
+    cell = TINY._replace(normal=(("none", 1), ("sep_conv_3x3", 0)))
+    assert form(str(cell) if form is parse else to_json(cell)) == cell
+
+
+# ------------------------------------------------------------------------------------- dead nodes
+
+
+@pytest.mark.parametrize("nodes", [4, 5])
+def test_a_pair_for_every_edge_is_refused(nodes):
+    every = [("sep_conv_3x3", j) for i in range(nodes) for j in range(2 + i)]
+    for name in ("normal", "reduce"):
+        fields = {**TINY._asdict(), name: every, f"{name}_concat": list(range(2, 2 + nodes))}
+        text = f"Genotype({', '.join(f'{key}={value}' for key, value in fields.items())})"
+        refuses(parse, text, f"{name} has {len(every)} pairs", f"every edge of {nodes} nodes")
+        refuses(from_json, json.dumps(fields), f"{name} has {len(every)} pairs")
+
+
+def test_dead_nodes_are_named():
+    dead = (*TINY.normal, ("sep_conv_3x3", 0), ("skip_connect", 2), ("sep_conv_3x3", 0)) * 1
+    cell = TINY._replace(normal=(*dead, ("skip_connect", 3)), normal_concat=(2,))
+    with pytest.warns(UserWarning, match=r"normal: nodes 3, 4 are no part of the output"):
+        assert parse(str(cell)) == cell
+    read_by_others = cell._replace(normal_concat=(4,))  # 4 reads 3, which reads 2
+    assert parse(str(read_by_others)) == read_by_others
+    cell = RNN._replace(concat=(1,))
+    with pytest.warns(UserWarning, match=r"recurrent: node 2 is no part"):
+        assert from_json(to_json(cell)) == cell
+
+
+def test_published_cells_have_no_dead_nodes():
+    for cell in genotypes.PUBLISHED.values():  # a warning is an error here
+        assert parse(str(cell)) == cell

@@ -2,6 +2,7 @@ import io
 import json
 import logging
 import math
+import os
 import pickle
 import re
 import sys
@@ -97,10 +98,27 @@ def test_resume_without_a_file(tmp_path):
 def test_replace_text_leaves_the_old_file_when_it_fails(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
-    with pytest.raises(UnicodeEncodeError):
-        files.replace_text(path, "\ud800")
+    with pytest.raises(TypeError):
+        files.replace_text(path, b"no text")
+    with pytest.raises(RuntimeError), files.replaced(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_names_that_are_not_utf8_are_written_and_logged(tmp_path, monkeypatch, capsys):
+    name = os.fsdecode(b"lat\xffin")
+    files.replace_text(tmp_path / "a.txt", name)
+    assert (tmp_path / "a.txt").read_text() == "lat\\udcffin"
+    folder = tmp_path / name
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="utf-8"))
+    log = writers.logger(folder / "log.txt")
+    log.info("in %s", folder)
+    writers.close_logger(log)
+    assert "lat\\udcffin" in (folder / "log.txt").read_text()
+    assert b"lat\\udcffin" in sys.stdout.buffer.getvalue()
+    assert capsys.readouterr().err == ""
 
 
 def test_replace_arrays_whole_or_not_at_all(tmp_path):

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
-from jaxdarts import genotypes
+from jaxdarts import files, genotypes
 from jaxdarts.data.tfds import tfrecord
 from jaxdarts.genotypes import GraphGenotype
 
@@ -92,6 +92,7 @@ def read(path: str | os.PathLike, epochs: int = 108) -> Table:
         raise ValueError(
             f"epochs is {epochs}: the benchmark has trainings of {', '.join(map(str, EPOCHS))}"
         )
+    files.open_regular(path).close()
     graphs: dict[str, tuple[str, str, int]] = {}
     searched: dict[str, list[tuple[float, float]]] = {}
     tested: dict[str, list[float]] = {}

@@ -8,25 +8,19 @@ a record counts `net`, with `genotype`, `width` and `depth`, `params`, `flops` a
 the test error in percent after every epoch.
 """
 
-import json
 import math
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxdarts import genotypes
+from jaxdarts import files, genotypes
 from jaxdarts.genotypes import Genotype
 from jaxdarts.nn.network import Network
 from jaxdarts.space import of_genotype
 
 
 class Design(NamedTuple):
-    """One network: its cells, the channels of the first ones, the number of cells.
-
-    The cells may hold `none`, which the space offers and which is no part of a genotype elsewhere:
-    an edge without anything.
-    """
+    """One network: its cells, the channels of the first ones, the number of cells."""
 
     genotype: Genotype
     width: int
@@ -62,20 +56,21 @@ def read(path: str | os.PathLike) -> dict[Design, Row]:
             rates do; the message names the record.
     """
     try:
-        records = json.loads(Path(path).read_text(encoding="utf-8"))
+        records = files.read_json(path)
         if isinstance(records, dict):
             records = [*records["top"], *records["mid"]]
         if not isinstance(records, list) or not records:
             raise ValueError(
                 "a list of records is expected, or an object with the lists top and mid"
             )
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"{path} has no trainings of a design space: {error!r}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        reason = error if isinstance(error, ValueError) else repr(error)
+        raise ValueError(f"{path} has no trainings of a design space: {reason}") from error
     table: dict[Design, Row] = {}
     for number, record in enumerate(records):
         try:
             design, row = _design(record["net"]), _row(record)
-        except (ValueError, KeyError, TypeError, IndexError) as error:
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
             raise ValueError(
                 f"{path}, record {number}:"
                 f" {error if isinstance(error, ValueError) else repr(error)}"
@@ -90,7 +85,7 @@ def read(path: str | os.PathLike) -> dict[Design, Row]:
 
 def network(design: Design, num_classes: int = 10, **options) -> Network:
     """The network of a design; `options` as of `nn.network.Network`."""
-    _check(design.genotype)
+    genotypes.check(design.genotype)
     return Network(of_genotype(design.genotype), design.width, design.depth, num_classes, **options)
 
 
@@ -107,28 +102,20 @@ def _design(net: Any) -> Design:
         pairs["reduce"],
         tuple(fields["reduce_concat"]),
     )
-    _check(genotype)
+    genotypes.check(genotype)
     for name in ("width", "depth"):
-        if type(net[name]) is not int or net[name] < 1:
-            raise ValueError(f"{name} is {net[name]!r}, not a positive number")
+        if type(net[name]) is not int or not 1 <= net[name] < 2**31:
+            raise ValueError(f"{name} is {net[name]!r:.60}, not a positive number")
     return Design(genotype, net["width"], net["depth"])
-
-
-def _check(genotype: Genotype) -> None:
-    """The rules of a genotype, `none` allowed in place of any operation."""
-
-    def filled(pairs):
-        return tuple(
-            ("skip_connect", source) if op == "none" else (op, source) for op, source in pairs
-        )
-
-    genotypes.check(
-        genotype._replace(normal=filled(genotype.normal), reduce=filled(genotype.reduce))
-    )
 
 
 def _row(record: Any) -> Row:
     error = record["test_ep_top1"][-1]
-    if not isinstance(error, int | float) or not 0 <= error <= 100 or math.isnan(error):
+    if type(error) not in (int, float) or not 0 <= error <= 100:
         raise ValueError(f"the last test_ep_top1 is {error!r}, no error in percent")
-    return Row(100.0 - error, 100.0 - error, math.nan, int(record["params"]), int(record["flops"]))
+    counts = [record[name] for name in ("params", "flops")]
+    for name, count in zip(("params", "flops"), counts):
+        # Floats too: the files have some counts as 1.0e9.
+        if type(count) not in (int, float) or not (0 <= count < 2**63):
+            raise ValueError(f"{name} is {count!r:.60}, no count")
+    return Row(100.0 - error, 100.0 - error, math.nan, *map(int, counts))

@@ -27,15 +27,13 @@ Gabrys, `NATS-Bench <https://arxiv.org/abs/2009.00437>`_, TPAMI 2021.
 """
 
 import csv
-import gzip
 import math
 import os
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from jaxdarts import genotypes
+from jaxdarts import files, genotypes
 from jaxdarts.genotypes import SizeGenotype, TopologyGenotype
 from jaxdarts.genotypes.cells import all_edges
 from jaxdarts.types import Trial
@@ -200,11 +198,7 @@ def _lines(
     path = Path(path)
     seen: dict[Any, int] = {}
     try:
-        # Not by the file's name: the first two bytes tell, and a renamed file would be read as
-        # garbage.
-        with path.open("rb") as file:
-            packed = file.read(2) == b"\x1f\x8b"
-        with (gzip.open if packed else open)(path, "rt", encoding="utf-8", newline="") as file:
+        with files.open_lines(path) as file:
             reader = csv.DictReader(file)
             for name in ("arch_str", *names):
                 if name not in (reader.fieldnames or ()):
@@ -219,7 +213,7 @@ def _lines(
                     raise ValueError(f"{where}: {genotype} is in line {seen[genotype]} too")
                 seen[genotype] = reader.line_num
                 yield where, genotype, [_number(where, name, row[name]) for name in names]
-    except (EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
+    except csv.Error as error:
         raise ValueError(f"{path} is damaged, or no table: {error}") from error
     if not seen:
         raise ValueError(f"{path} has a header and no cells")
