@@ -11,6 +11,7 @@ retrains several cells for a short time and goes on with the best one by validat
 """
 
 import dataclasses
+import functools
 import json
 import math
 import re
@@ -79,15 +80,8 @@ def build(config: Config, genotype: RecurrentGenotype, words: text.Text) -> Prog
         "valid": texts.columns(words.valid, config.eval_batch_size, "eval_batch_size"),
         "test": texts.columns(words.test, 1, "eval_batch_size"),
     }
-    net: Any = spaces.darts_rnn().network(
-        genotype,
-        config.emsize,
-        len(words.vocabulary),
-        dropouts=config.dropouts,
-        dtype=jnp.dtype(config.dtype),
-        axis_name=parallel.AXIS,
-        remat=config.remat,
-    )
+    make = functools.partial(spaces.darts_rnn().network, genotype)
+    net = texts.network(make, config, words)
     objective = objectives.language_model(net, config.alpha, config.beta)
     training = train_text.from_scratch(objective, texts.optimizer(config), axis_name=parallel.AXIS)
 
