@@ -38,6 +38,31 @@ from jaxdarts.space import Choices
 from jaxdarts.types import Arch, Hypergradient, Loss, Params, WeightStep
 
 
+def none(
+    train: Loss,
+    val: Loss,
+    params: Params,
+    arch: Arch,
+    weight_step: WeightStep,
+    *,
+    key=None,
+    has_aux: bool = False,
+):
+    """Zero, at no cost: the architecture rests, and the validation batch is not looked at. What
+    `val` returns besides its loss is zero too.
+
+    >>> val = lambda w, a: (a * w, {"accuracy": w})
+    >>> gradient, aux = none(None, val, -2.0, 2.0, None, has_aux=True)
+    >>> float(gradient), float(aux["accuracy"])
+    (0.0, 0.0)
+    """
+    zeros = optax.tree.zeros_like(arch)
+    if not has_aux:
+        return zeros
+    _, aux = jax.eval_shape(val, params, arch)
+    return zeros, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), aux)
+
+
 def first_order(
     train: Loss,
     val: Loss,

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxdarts import runs, training
+from jaxdarts import parallel, runs, training
 from jaxdarts.commands import checks, datasets, flags, programs
 from jaxdarts.data import text
 from jaxdarts.nn.rnn import Dropouts
@@ -118,6 +118,20 @@ def columns(tokens: np.ndarray, batch_size: int, flag: str) -> np.ndarray:
         return text.streams(tokens, batch_size)
     except ValueError as error:
         raise Stop(f"--{flag}={batch_size}: {error}", 2) from error
+
+
+def network(make: Callable[..., Any], config: Settings, words: text.Text) -> Any:
+    """A recurrent network of a configuration, over devices; `make` takes its width, the size of the
+    vocabulary, and options.
+    """
+    return make(
+        config.emsize,
+        len(words.vocabulary),
+        dropouts=config.dropouts,
+        dtype=jnp.dtype(config.dtype),
+        axis_name=parallel.AXIS,
+        remat=config.remat,
+    )
 
 
 def optimizer(config: Settings) -> optax.GradientTransformation:

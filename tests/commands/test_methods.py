@@ -5,6 +5,7 @@ import types
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 import jaxdarts as jd
@@ -215,6 +216,45 @@ def test_arch_stands_still_while_the_weights_warm_up(tmp_path):
     with np.load(folder / "alphas.npz") as saved:
         first, second = saved["reduce"]  # the only cell of a network of one
     assert np.abs(first - 0.5).max() < 2e-3 < np.abs(second - 0.5).max()
+
+
+def final_state(folder):
+    """The state in the newest checkpoint, by names."""
+    with jd.runs.checkpoint.open_folder(folder / "checkpoints") as checkpoints:
+        restore = ocp.args.Composite(state=ocp.args.StandardRestore())
+        return checkpoints.restore(checkpoints.latest_step(), args=restore)["state"]["state"]
+
+
+def test_a_warm_up_trains_the_weights_of_a_search_whose_alpha_rests(tmp_path):
+    """Oracle: a learning rate of zero for alpha, with the whole step."""
+    flags = ["--no-unrolled", "--max_steps=6", "--drop_path_prob=0.2"]
+    warm = searched(tmp_path / "warm", *flags, "--arch_warmup=1", base=TINY)
+    still = [*flags, "--arch_learning_rate=0"]
+    rests = searched(tmp_path / "rests", *still, base=TINY)
+    ours, theirs = final_state(warm), final_state(rests)
+    for part in ("params", "arch"):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), ours[part], theirs[part]
+        )
+    (a,), (b,) = records(warm), records(rests)
+    for name in ("train_loss", "valid_loss", "valid_accuracy"):
+        assert a[name] == pytest.approx(b[name], abs=1e-4)
+    assert a["arch_gradient_norm"] == 0 < b["arch_gradient_norm"]
+
+
+@pytest.mark.parametrize("order, most", [("--no-unrolled", 0.65), ("--unrolled", 0.35)])
+def test_a_step_of_the_warm_up_costs_no_hypergradient(order, most):
+    """A first-order step is two gradients, an exact second-order step at least three."""
+    flags = [*TINY, order, "--arch_warmup=1", "--ops", "none", "sep_conv_3x3"]
+    config = command_line.parse(flags, script.PRESETS, script.CIFAR, None)
+    program = script.build(config, jd.data.images.load("digits"))
+    indices = np.zeros((1, 1, config.batch_size), np.int32)
+    keys = jax.random.key(0)[None, None]
+    data = jax.tree.map(lambda array: array[None], program.data)
+    inputs = (jd.parallel.replicate(program.init(), program.devices), data, indices, indices, keys)
+    steps = (program.warm_up_step, program.step)
+    cheap, dear = (step.mapped.lower(*inputs).cost_analysis()["flops"] for step in steps)
+    assert cheap < most * dear
 
 
 @pytest.mark.parametrize(

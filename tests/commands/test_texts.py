@@ -4,6 +4,7 @@ import json
 import shutil
 
 import jax
+import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 import orbax.checkpoint as ocp
@@ -11,8 +12,9 @@ import pytest
 
 import jaxdarts as jd
 from jaxdarts import runs, training
-from jaxdarts.commands import command_line, methods
+from jaxdarts.commands import command_line, methods, texts
 from jaxdarts.commands.evaluate import command as evaluate_command
+from jaxdarts.commands.evaluate import images as image_evaluation
 from jaxdarts.commands.evaluate import text as text_evaluation
 from jaxdarts.commands.evaluate import text_recipes
 from jaxdarts.commands.search import command as search_command
@@ -250,6 +252,84 @@ def test_training_resumed_before_and_after_the_averaging_began(
         evaluate_command.main([f"--resume={folder}", "--max_steps=0"])
         same(folder, whole_training)
         assert (folder / "test.json").read_text() == (whole_training / "test.json").read_text()
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def cross_entropy(params, rows, hidden):
+    """Mean cross-entropy in nats a word of `CELL` without dropout, by the cell's definition: of
+    rows of words, each but the last followed by the next.
+    """
+    losses = []
+    for words, targets in zip(rows[:-1], rows[1:], strict=True):
+        joined = np.hstack([params["embedding"][words], hidden])
+        gate, new = np.split(joined @ params["first"], 2, 1)
+        hidden = hidden + sigmoid(gate) * (np.tanh(new) - hidden)
+        gate, new = np.split(hidden @ params["nodes"][0], 2, 1)
+        hidden = hidden + sigmoid(gate) * (np.tanh(new) - hidden)
+        logits = hidden @ params["embedding"].T + params["bias"]
+        losses.append(np.log(np.exp(logits).sum(1)) - logits[np.arange(len(words)), targets])
+    return np.mean(losses)
+
+
+STILL = [f"--dropout{name}=0" for name in ("", "h", "x", "i", "e")]
+
+
+def first_loss_of_second_epoch(flags, length, folder):
+    """Trains one step beyond the first epoch, of so many steps.
+
+    Returns the state after that epoch, and the loss of the step.
+    """
+    image = image_search if any(flag.startswith("--nodes") for flag in flags) else image_evaluation
+    cut = [f"--max_steps={length + 1}", "--keep_checkpoints=0", f"--run_dir={folder}"]
+    image.main([*flags, *STILL, *cut])
+    first, second = jd.files.read_json_lines(folder / "metrics.jsonl")
+    assert (first["step"], second["step"]) == (length, length + 1)
+    with jd.runs.checkpoint.open_folder(folder / "checkpoints") as checkpoints:
+        saved = checkpoints.restore(
+            length, args=ocp.args.Composite(state=ocp.args.StandardRestore())
+        )["state"]["state"]
+    return saved, second["train_loss"]
+
+
+def test_every_epoch_of_a_training_begins_with_a_hidden_state_of_zeros(
+    trained_flags, words, tmp_path
+):
+    sizes = {"batch_size": 8, "bptt": 6, "deviation": 2.0, "max_seq_len_delta": 4}
+    config = text_recipes.Config(dataset=f"text:{words}", **sizes)
+    stream = text.streams(texts.load(config).train, 8)
+    length = len(text_recipes.windows(config, len(stream), 0))
+    state, loss = first_loss_of_second_epoch(trained_flags, length, tmp_path)
+    start, rows = text_recipes.windows(config, len(stream), 1)[0]
+    params = {name: np.asarray(value[0], np.float64) for name, value in state["params"].items()}
+    hidden = np.asarray(state["hidden"][0], np.float64)
+    batch = stream[start : start + rows + 1]
+    assert loss == pytest.approx(cross_entropy(params, batch, np.zeros_like(hidden)), rel=1e-5)
+    assert loss != pytest.approx(cross_entropy(params, batch, hidden), rel=1e-3)
+
+
+def test_every_epoch_of_a_search_begins_with_hidden_states_of_zeros(searched, words, tmp_path):
+    config = text_search.Config(dataset=f"text:{words}", batch_size=8, bptt=6)
+    loaded = texts.load(config)
+    train, valid = (text.streams(part, 8) for part in (loaded.train, loaded.valid))
+    length = len(text_search.windows(config, (len(train), len(valid)), 0))
+    flags = [*searched, "--arch_learning_rate=0"]
+    state, loss = first_loss_of_second_epoch(flags, length, tmp_path)
+    start, rows = text_search.windows(config, (len(train), len(valid)), 1)[0][:2]
+    net = jd.spaces.darts_rnn(2, ("none", "tanh", "identity")).supernet(4, len(loaded.vocabulary))
+    params = {name: jnp.asarray(value[0]) for name, value in state["params"].items()}
+    mix = {"recurrent": jax.nn.softmax(state["arch"]["recurrent"][0])}
+    batch = train[start : start + rows + 1]
+    zeros, hidden = jnp.zeros((8, 4)), jnp.asarray(state["carry"][0][0])
+
+    def expected(hidden):
+        out = net.apply({"params": params}, batch[:-1], hidden, mix, targets=batch[1:])
+        return float(np.mean(out.losses))
+
+    assert loss == pytest.approx(expected(zeros), rel=1e-5)
+    assert loss != pytest.approx(expected(hidden), rel=1e-4)
 
 
 def test_a_training_that_diverges_ends_in_one_line(trained_flags, tmp_path):

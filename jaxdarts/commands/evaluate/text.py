@@ -12,6 +12,7 @@ test.json, report.html and checkpoints/. An interrupted training continues with 
 """
 
 import dataclasses
+import functools
 import json
 import math
 import re
@@ -80,15 +81,8 @@ def build(config: Config, genotype: RecurrentGenotype, words: text.Text) -> Prog
         "valid": texts.columns(words.valid, config.eval_batch_size, "eval_batch_size"),
         "test": texts.columns(words.test, 1, "eval_batch_size"),
     }
-    net: Any = spaces.darts_rnn().network(
-        genotype,
-        config.emsize,
-        len(words.vocabulary),
-        dropouts=config.dropouts,
-        dtype=jnp.dtype(config.dtype),
-        axis_name=parallel.AXIS,
-        remat=config.remat,
-    )
+    make = functools.partial(spaces.darts_rnn().network, genotype)
+    net = texts.network(make, config, words)
     objective = objectives.language_model(net, config.alpha, config.beta)
     training = train_text.from_scratch(objective, texts.optimizer(config), axis_name=parallel.AXIS)
 

@@ -14,11 +14,11 @@ from jaxdarts import algorithms, objectives, parallel, runs
 from jaxdarts.analysis import curvature
 from jaxdarts.commands import methods, programs
 from jaxdarts.commands.optimizers import cosine_rate, weights_optimizer
-from jaxdarts.commands.search.program import start_of
+from jaxdarts.commands.search.program import searches, start_of
 from jaxdarts.data import augment, images
 from jaxdarts.parallel import OnDevices
 from jaxdarts.runs import Stop
-from jaxdarts.search import SearchState, bilevel_search, last_step
+from jaxdarts.search import Search, SearchState, last_step
 from jaxdarts.space import Space
 from jaxdarts.types import Mix
 
@@ -32,6 +32,7 @@ class Program(NamedTuple):
     space: what is searched.
     init: () -> the training that it starts from.
     step: (training, data, training images, validation images, data keys) -> training.
+    warm_up_step: the same in the epochs of --arch_warmup, where alpha rests.
     derive: state -> the mix that alpha stands for, of every seed.
     evaluate: (weights, mix, data, validation images) -> metrics.
     eigenvalue: (state, data, validation images) -> dominant eigenvalue of alpha's Hessian.
@@ -48,6 +49,7 @@ class Program(NamedTuple):
     space: Space
     init: Callable[[], runs.Training[SearchState]]
     step: OnDevices
+    warm_up_step: OnDevices
     derive: Callable[[SearchState], Mix]
     evaluate: OnDevices
     eigenvalue: OnDevices
@@ -117,9 +119,7 @@ def build(config: "Config", dataset: images.Dataset) -> Program:
     objective = jax.jit(
         objectives.classification(net)
     )  # traced once, however many gradients a step takes
-    search = bilevel_search(
-        objective, algorithm, *optimizers(config, steps_per_epoch), axis_name=parallel.AXIS
-    )
+    search, warm_up = searches(objective, algorithm, *optimizers(config, steps_per_epoch))
 
     cutout_length = config.cutout_length if config.cutout else 0
     batch = augment.reader(
@@ -138,13 +138,16 @@ def build(config: "Config", dataset: images.Dataset) -> Program:
         rate = {"drop_path": ramp(step)} if config.drop_path_prob else {}
         return batch(part, indices, key) | rate
 
-    def step(state, data, train_indices, val_indices, data_key):
-        train_key, val_key = jax.random.split(jax.random.fold_in(data_key, state.step))
-        return search.step(
-            state,
-            training_batch(data["train"], train_indices, train_key, state.step),
-            training_batch(data["val"], val_indices, val_key, state.step),
-        )
+    def step_of(search: Search) -> OnDevices:
+        def step(state, data, train_indices, val_indices, data_key):
+            train_key, val_key = jax.random.split(jax.random.fold_in(data_key, state.step))
+            return search.step(
+                state,
+                training_batch(data["train"], train_indices, train_key, state.step),
+                training_batch(data["val"], val_indices, val_key, state.step),
+            )
+
+        return programs.compiled(step, devices, (0, None, 0, 0, 0))
 
     noise_key = jax.random.key(0)  # what is validated twice sees the same noise (S4)
 
@@ -197,7 +200,8 @@ def build(config: "Config", dataset: images.Dataset) -> Program:
     return Program(
         space=space,
         init=init,
-        step=programs.compiled(step, devices, (0, None, 0, 0, 0)),
+        step=step_of(search),
+        warm_up_step=step_of(warm_up),
         derive=parallel.over_seeds(search.derive),
         evaluate=programs.evaluation(evaluate, devices, (0, 0, None, None)),
         eigenvalue=programs.evaluation(eigenvalue, devices, (0, None, None)),

@@ -223,7 +223,8 @@ def search(
 
     def steps(epoch: int) -> Callable[[Searched, int], Searched]:
         order = program.order(epoch)
-        return lambda training, i: program.step(
+        step = program.warm_up_step if epoch < config.arch_warmup else program.step
+        return lambda training, i: step(
             training, data, order.train[:, :, i], order.val[:, :, i], order.keys
         )
 

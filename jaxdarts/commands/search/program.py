@@ -3,21 +3,45 @@ what the loop asks of a search.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import optax
 from jaxtyping import Array, Key
 
-from jaxdarts import files, runs
+from jaxdarts import files, hypergrad, parallel, runs
 from jaxdarts.commands import methods, programs
 from jaxdarts.commands.search import results as search_results
 from jaxdarts.commands.search.results import History
-from jaxdarts.search import Search, SearchState
+from jaxdarts.search import Algorithm, Search, SearchState, bilevel_search
 from jaxdarts.space import Space
-from jaxdarts.types import Carry, Params
+from jaxdarts.types import Carry, Objective, Params
 
 LOWER = "--learning_rate or --arch_learning_rate"
 """The flags to lower where a number is not finite."""
+
+
+class Searches(NamedTuple):
+    """The search of an algorithm, and what it does in the epochs of --arch_warmup."""
+
+    search: Search
+    warm_up: Search
+
+
+def searches(
+    objective: Objective,
+    algorithm: Algorithm,
+    params_tx: optax.GradientTransformation,
+    arch_tx: optax.GradientTransformation,
+) -> Searches:
+    """Both searches, over devices; their states are of one form. A step of the warm-up trains
+    weights only: it costs no hypergradient.
+    """
+    both = (
+        bilevel_search(objective, one, params_tx, arch_tx, axis_name=parallel.AXIS)
+        for one in (algorithm, algorithm._replace(hypergrad=hypergrad.none))
+    )
+    return Searches(*both)
 
 
 def start_of(

@@ -329,6 +329,24 @@ def random_cells(config: Any, space: Space, number: int = 8) -> list:
     ]
 
 
+def losses_beside_random(losses: Sequence[Any], log: logging.Logger) -> dict[str, float]:
+    """Facts about a found cell's loss under the shared weights, the first one, and those of random
+    cells.
+    """
+    found, *others = map(float, losses)
+    log.info(
+        "supernet loss of the found cell %f, of %d random cells %f to %f",
+        found,
+        len(others),
+        min(others),
+        max(others),
+    )
+    return {
+        "found_cell_supernet_loss": found,
+        "random_cells_supernet_loss": float(np.mean(others)),
+    }
+
+
 def write_best(
     config: Any,
     folder: Path,
@@ -394,17 +412,9 @@ def finish(
     )
     sentences = []
     for seed, (genotype, own) in enumerate(zip(found, history, strict=True)):
-        found_loss, *random_losses = (float(metrics["loss"][seed]) for metrics in alone)
         accuracy = float(alone[0]["accuracy"][seed])
         gap = float(own.records.all[-1]["valid_accuracy"]) - accuracy
-        low, high = min(random_losses), max(random_losses)
-        log.info(
-            "supernet loss of the found cell %f, of %d random cells %f to %f",
-            found_loss,
-            len(others),
-            low,
-            high,
-        )
+        losses = losses_beside_random([metrics["loss"][seed] for metrics in alone], log)
         log.info(
             "supernet accuracy of the found cell %f, %f below that of the mix",
             100 * accuracy,
@@ -419,8 +429,7 @@ def finish(
             "epochs": len(own.records.all),
             "supernet_parameters": num_params(config, parallel.first(training)),
             **summary.costs(genotype, space, config.dataset, classes, shape),
-            "found_cell_supernet_loss": found_loss,
-            "random_cells_supernet_loss": float(np.mean(random_losses)),
+            **losses,
             "found_cell_supernet_accuracy": accuracy,
             "discretisation_gap_accuracy": gap,
             "largest_class_share": summary.largest_class_share(dataset.train.labels),

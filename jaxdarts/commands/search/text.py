@@ -13,7 +13,7 @@ jaxdarts evaluate --arch=RUN --dataset=ptb trains the cell.
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,7 @@ from jaxdarts.commands.search.program import (
     about,
     checked,
     records_of,
+    searches,
     start_of,
 )
 from jaxdarts.commands.search.results import History
@@ -36,7 +37,7 @@ from jaxdarts.data import text
 from jaxdarts.parallel import OnDevices
 from jaxdarts.runs import Run, Stop, flag
 from jaxdarts.runs.flags import POSITIVE
-from jaxdarts.search import SearchState, bilevel_search
+from jaxdarts.search import Search, SearchState
 from jaxdarts.space import Space, one_hot
 from jaxdarts.spaces.darts_rnn import PRIMITIVES
 from jaxdarts.training.text import over_stream
@@ -100,6 +101,7 @@ class Program(NamedTuple):
     space: what is searched.
     init: () -> the training that it starts from.
     step: (training, data, window as in `windows`) -> training.
+    warm_up_step: the same in the epochs of --arch_warmup, where alpha rests.
     derive: state -> the mix that alpha stands for, of every seed.
     evaluate: (weights, mix, data) -> validation loss in nats a word, of every seed.
     devices: those that the functions are compiled for.
@@ -111,6 +113,7 @@ class Program(NamedTuple):
     space: Space
     init: Callable[[], runs.Training[SearchState]]
     step: OnDevices
+    warm_up_step: OnDevices
     derive: Callable[[SearchState], Mix]
     evaluate: OnDevices
     devices: list[jax.Device]
@@ -141,34 +144,28 @@ def build(config: Config, words: text.Text) -> Program:
     }
     rows = len(streams["train"]), len(streams["valid"])
     lengths = np.array([len(windows(config, rows, epoch)) for epoch in range(config.epochs)])
-    net: Any = space.supernet(
-        config.emsize,
-        len(words.vocabulary),
-        dropouts=config.dropouts,
-        dtype=jnp.dtype(config.dtype),
-        axis_name=parallel.AXIS,
-        remat=config.remat,
-    )
+    net = texts.network(space.supernet, config, words)
     objective = jax.jit(objectives.language_model(net, config.alpha, config.beta))
     steps_per_epoch = int(lengths.mean())  # schedules by the epoch take them as equally long
     algorithm = methods.of_space(config, space, steps_per_epoch)
     arch_tx = methods.optimizer(config, steps_per_epoch)
-    search = bilevel_search(
-        objective, algorithm, texts.optimizer(config), arch_tx, axis_name=parallel.AXIS
-    )
+    search, warm_up = searches(objective, algorithm, texts.optimizer(config), arch_tx)
 
-    def step(state, data, window):
-        axis = parallel.AXIS
-        # The state is the same on every device, so the hidden states in it are those of the whole
-        # batch.
-        carry = jax.tree.map(lambda hidden: parallel.part(hidden, axis), state.carry)
-        train = text.window(data["train"], window[0], window[1], config.bptt)
-        valid = text.window(data["valid"], window[2], window[3], config.bptt) | {
-            "regularisation": jnp.float32(0)
-        }
-        state, metrics = search.step(dataclasses.replace(state, carry=carry), train, valid)
-        carry = jax.tree.map(lambda hidden: parallel.whole(hidden, axis), state.carry)
-        return dataclasses.replace(state, carry=carry), metrics
+    def step_of(search: Search) -> OnDevices:
+        def step(state, data, window):
+            axis = parallel.AXIS
+            # The state is the same on every device, so the hidden states in it are those of the
+            # whole batch.
+            carry = jax.tree.map(lambda hidden: parallel.part(hidden, axis), state.carry)
+            train = text.window(data["train"], window[0], window[1], config.bptt)
+            valid = text.window(data["valid"], window[2], window[3], config.bptt) | {
+                "regularisation": jnp.float32(0)
+            }
+            state, metrics = search.step(dataclasses.replace(state, carry=carry), train, valid)
+            carry = jax.tree.map(lambda hidden: parallel.whole(hidden, axis), state.carry)
+            return dataclasses.replace(state, carry=carry), metrics
+
+        return programs.compiled(step, devices, (0, None, None))
 
     mean_loss = over_stream(objective, config.bptt)
 
@@ -187,7 +184,8 @@ def build(config: Config, words: text.Text) -> Program:
     return Program(
         space=space,
         init=init,
-        step=programs.compiled(step, devices, (0, None, None)),
+        step=step_of(search),
+        warm_up_step=step_of(warm_up),
         derive=parallel.over_seeds(search.derive),
         evaluate=programs.evaluation(evaluate, devices, (0, 0, None)),
         devices=devices,
@@ -253,7 +251,8 @@ def search(config: Config, words: text.Text, program: Program, run: Run) -> None
     def steps(epoch: int) -> Callable[[Searched, int], Searched]:
         places = windows(config, program.rows, epoch)
         on_devices = np.broadcast_to(places, (len(program.devices), *places.shape))
-        return lambda training, i: program.step(training, program.data, on_devices[:, i])
+        step = program.warm_up_step if epoch < config.arch_warmup else program.step
+        return lambda training, i: step(training, program.data, on_devices[:, i])
 
     def end(training: Searched, epoch: runs.Epoch, history: Sequence[History]) -> Searched:
         mixes = {
@@ -331,23 +330,14 @@ def finish(
         losses.append(validate(program, training, mixes))
     sentences = []
     for seed, (genotype, own) in enumerate(zip(found, history, strict=True)):
-        found_loss, *random_losses = (float(loss[seed]) for loss in losses)
-        low, high = min(random_losses), max(random_losses)
-        log.info(
-            "supernet loss of the found cell %f, of %d random cells %f to %f",
-            found_loss,
-            len(others),
-            low,
-            high,
-        )
+        compared = search_results.losses_beside_random([loss[seed] for loss in losses], log)
         facts = {
             "dataset": config.dataset,
             "algorithm": config.algorithm,
             "epochs": len(own.records.all),
             "vocabulary": len(words.vocabulary),
             "supernet_parameters": search_results.num_params(config, parallel.first(training)),
-            "found_cell_supernet_loss": found_loss,
-            "random_cells_supernet_loss": float(np.mean(random_losses)),
+            **compared,
             "wall_time": sum(record["seconds"] for record in own.records.all),
         }
         sentences.append(
