@@ -71,13 +71,13 @@ def finish(
     for name, svg in drawn(space, genotype).items():
         write(run.folder / f"{name}.svg", svg)
     series = {
-        name: [(r["epoch"], r[name]) for r in records if name in r]
+        name: [(r["epoch"] + 1, r[name]) for r in records if name in r]
         for name in ("reward", "baseline")
     }
     write(
         run.folder / "reward.svg",
         report.charts.curves(
-            series, title="Policy", xlabel="epoch", ylabel="accuracy of its cells"
+            series, title="Accuracy of the policy's cells", xlabel="epoch", ylabel="fraction"
         ),
     )
     write(run.folder / "facts.json", json.dumps({**facts, **runs.versions()}, indent=2) + "\n")

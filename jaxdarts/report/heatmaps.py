@@ -238,7 +238,7 @@ def confusion(counts: np.ndarray, class_names: Sequence[str], *, title: str = ""
         x, y = left + side * (j + 0.5), top + side * (i + 0.5) + 4
         text = f"{counts[i, j]:.0f}"
         parts.append(svg.label(x, y, text, min(11.5, 36 / len(text)), anchor="middle", fill=ink))
-    width = max(left + size + 16, 440, 24 + 9.0 * len(title))
+    width = max(left + size + 16, 510, 24 + 9.0 * len(title))
     return svg.picture(width, predicted + 12, parts, title or "confusion matrix")
 
 

@@ -14,7 +14,6 @@ import jaxdarts as jd
 from jaxdarts import runs, training
 from jaxdarts.commands import command_line, methods, texts
 from jaxdarts.commands.evaluate import command as evaluate_command
-from jaxdarts.commands.evaluate import images as image_evaluation
 from jaxdarts.commands.evaluate import text as text_evaluation
 from jaxdarts.commands.evaluate import text_recipes
 from jaxdarts.commands.search import command as search_command
@@ -282,9 +281,9 @@ def first_loss_of_second_epoch(flags, length, folder):
 
     Returns the state after that epoch, and the loss of the step.
     """
-    image = image_search if any(flag.startswith("--nodes") for flag in flags) else image_evaluation
+    search = any(flag.startswith("--nodes") for flag in flags)
     cut = [f"--max_steps={length + 1}", "--keep_checkpoints=0", f"--run_dir={folder}"]
-    image.main([*flags, *STILL, *cut])
+    (search_command if search else evaluate_command).main([*flags, *STILL, *cut])
     first, second = jd.files.read_json_lines(folder / "metrics.jsonl")
     assert (first["step"], second["step"]) == (length, length + 1)
     with jd.runs.checkpoint.open_folder(folder / "checkpoints") as checkpoints:

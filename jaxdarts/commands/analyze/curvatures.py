@@ -94,11 +94,13 @@ def curvature_of_runs(arguments: list[str]) -> None:
         if along:
             numbers["trajectory"] = along
             averages = curvature.local_average([value for _, value in along])
+            # Charts count epochs from 1.
+            measured = [(epoch + 1, value) for epoch, value in along]
             averaged = [
-                (epoch, float(value)) for (epoch, _), value in zip(along, averages, strict=True)
+                (epoch, float(value)) for (epoch, _), value in zip(measured, averages, strict=True)
             ]
             pictures["trajectory"] = report.charts.curves(
-                {"measured": along, "mean of 5": averaged},
+                {"measured": measured, "mean of 5": averaged},
                 title="Dominant eigenvalue in alpha",
                 xlabel="epoch",
             )

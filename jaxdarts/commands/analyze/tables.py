@@ -167,13 +167,13 @@ def mixture_of_runs(arguments: list[str]) -> None:
             ]
             short = title.removesuffix(" cell").lower()
             curves[f"{short}, to the last"] = [
-                (epoch, found["tau"]) for epoch, found in enumerate(to_last)
+                (epoch, found["tau"]) for epoch, found in enumerate(to_last, 1)
             ]
             curves[f"{short}, to the next"] = [
-                (epoch, found["tau"]) for epoch, found in enumerate(to_next)
+                (epoch, found["tau"]) for epoch, found in enumerate(to_next, 1)
             ]
             kept[short] = [
-                (epoch, mixture.kept_share(one, choices)) for epoch, one in enumerate(mix)
+                (epoch, mixture.kept_share(one, choices)) for epoch, one in enumerate(mix, 1)
             ]
             numbers[cell] = {
                 "entropy": plain(entropy),
@@ -202,7 +202,7 @@ def mixture_of_runs(arguments: list[str]) -> None:
         if config.table:
             trained = numbers["table"] = in_table(mixes, config.table)
             tested = [one["test"] for one in trained]
-            points = {"in the table": list(enumerate(tested))}
+            points = {"in the table": list(enumerate(tested, 1))}
             pictures["table"] = report.charts.curves(
                 points, title="Test accuracy of the cell", xlabel="epoch"
             )
