@@ -1,4 +1,8 @@
-"""One run at a time in a folder."""
+"""A lock on a run folder, so that two runs never write into the same one.
+
+The log is what is locked, by the kernel: the lock goes with a process that is killed, and no file
+of its own stays behind.
+"""
 
 import fcntl
 import logging
@@ -12,8 +16,7 @@ class Locked(Exception):
 
 
 def logger(folder: Path) -> logging.Logger:
-    """Opens the log of a folder, with a lock on it that is there as long as it is open, and goes
-    with a process that is killed.
+    """Opens the log of a folder and locks it until it is closed or the process ends.
 
     Raises:
         Locked: if a log of this folder is open.

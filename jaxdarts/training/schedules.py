@@ -1,5 +1,4 @@
-"""Learning rates of published trainings: the rate of every epoch, as a list of numbers; and by the
-length of a text's window.
+"""Learning rates of published trainings: one number for every epoch, or by the length of a window.
 
 The published code changes a rate between epochs only, so these are tables; `jnp.asarray(table)[step
 // steps_per_epoch]` is the optax schedule.
@@ -57,8 +56,9 @@ def linear(peak: float, epochs: int, warmup: int = 0) -> Float64[np.ndarray, " e
 
 
 def scaled_by_length(length: int) -> optax.GradientTransformationExtraArgs:
-    """Multiplies an update by the training batch's "length" / `length`: last in the chain, so that
-    a decay of weights is too.
+    """Multiplies an update by the training batch's "length" / `length`.
+
+    It comes last in the chain, so that it multiplies the decay of weights too.
 
     A window twice as long is the mean of twice as many gradients, and counts twice. quark0/darts,
     rnn/train.py; once its ASGD runs, the factor there is that of the window before.
