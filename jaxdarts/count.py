@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
-from jaxdarts.genotypes import AnyGenotype, GraphGenotype, SizeGenotype, pruned
+from jaxdarts.genotypes import AnyGenotype, Genotype, GraphGenotype, SizeGenotype, pruned
 from jaxdarts.nn.benchmarks import nasbench101, nats_size
 from jaxdarts.nn.benchmarks.nasbench201 import STAGES
 from jaxdarts.nn.cell import stride_of
@@ -122,6 +122,42 @@ def operation_costs(
     )
 
 
+def check_image_shape(
+    genotype: AnyGenotype, depth: int | None, image_shape: tuple[int, int, int], imagenet: bool
+) -> None:
+    """Refuses images whose height or width is odd before a reduction, where it cannot be halved.
+
+    Raises:
+        ValueError: if so; tells the next size that can.
+    """
+    height, width, _ = image_shape
+    if isinstance(genotype, Genotype):
+        kinds = [run.kind for run in runs(1, depth or 1) for _ in range(run.repeats)]
+        reductions = kinds.count("reduce")
+        # The last cell's state is halved by its skip connections only: none comes after it.
+        if kinds[-1] == "reduce" and all(
+            op != "skip_connect" or source > 1 for op, source in genotype.reduce
+        ):
+            reductions -= 1
+    else:
+        reductions = 2
+    # The stem for ImageNet halves three times, rounding up; its last two states must fit.
+    smallest = 2**reductions
+    if imagenet:
+        sides = [-(-side // 4) for side in (height, width)]
+        smallest *= 2
+    else:
+        sides = [height, width]
+    if any(side % smallest for side in sides):
+        factor = smallest * (4 if imagenet else 1)
+        fit = [-(-side // factor) * factor for side in (height, width)]
+        raise ValueError(
+            f"images of {height}x{width}: height and width must be even before each of the"
+            f" network's {reductions} reductions; the next size is {fit[0]}x{fit[1]}"
+            f" (--image_size={max(fit)})"
+        )
+
+
 def network_cost(
     genotype: AnyGenotype,
     width: int | None,
@@ -141,8 +177,10 @@ def network_cost(
     3349342
 
     Raises:
-        ValueError: if `imagenet` is asked for of a benchmark's network, which has one stem only.
+        ValueError: if `imagenet` is asked for of a benchmark's network, which has one stem only; or
+          if no such network can be built for images of that size, as of `check_image_shape`.
     """
+    check_image_shape(genotype, depth, image_shape, imagenet)
     if type(genotype) in _WHOLE:
         if imagenet:
             raise ValueError(f"the network of a {type(genotype).__name__} has no stem for ImageNet")

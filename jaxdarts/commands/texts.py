@@ -1,7 +1,6 @@
 """Texts in every command: flags, the text itself, its windows, and the values of a log line."""
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxdarts import parallel, runs, training
+from jaxdarts import files, parallel, runs, training
 from jaxdarts.commands import checks, command_line, datasets
 from jaxdarts.data import text
 from jaxdarts.nn.rnn import Dropouts
@@ -31,10 +30,8 @@ def asked(arguments: list[str]) -> bool:
     dataset = given["--dataset"]
     if given["--resume"] and not dataset:
         try:
-            dataset = json.loads(
-                (Path(given["--resume"]) / "config.json").read_text(encoding="utf-8")
-            )["dataset"]
-        except (OSError, ValueError, KeyError, TypeError):
+            dataset = files.read_json(Path(given["--resume"]) / "config.json", dict)["dataset"]
+        except (OSError, ValueError, KeyError):
             return False  # the other parser says what is wrong with it
     return dataset in NAMES or str(dataset).startswith("text:")
 

@@ -3,7 +3,6 @@ architecture parameters.
 """
 
 import dataclasses
-import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -105,7 +104,7 @@ def open_run(text: str) -> Opened:
         else folder
     )
     try:
-        settings = json.loads((root / "config.json").read_text(encoding="utf-8"))
+        settings = files.read_json(root / "config.json", dict)
         first, count = int(settings["seed"]), int(settings.get("num_seeds", 1))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise Stop(
@@ -329,7 +328,7 @@ def _of_search(run: Opened, config: Measured) -> Subject:
 def space_of(run: Opened) -> dict[str, Choices]:
     """The choices of every cell of a search."""
     try:
-        return methods.cells_from_json((run.root / "space.json").read_text(encoding="utf-8"))
+        return methods.cells_from_json(files.read_text(run.root / "space.json"))
     except (OSError, ValueError) as error:
         raise Stop(f"{run.folder}: not a search, no usable space.json: {error!r}", 2) from error
 
@@ -350,6 +349,6 @@ def mixes_of(folder: Path, cells: Mapping[str, Choices]) -> dict[str, np.ndarray
 def facts_of(run: Opened) -> dict[str, Any]:
     """What a finished search found out about its cell; empty of others."""
     try:
-        return json.loads((run.folder / "facts.json").read_text(encoding="utf-8"))
+        return files.read_json(run.folder / "facts.json", dict)
     except (OSError, ValueError):
         return {}

@@ -39,6 +39,7 @@ from jaxdarts.commands.evaluate.recipes import (
 from jaxdarts.count import network_cost
 from jaxdarts.data import augment, feed, images, stream
 from jaxdarts.genotypes import Genotype, GraphGenotype, SizeGenotype, TopologyGenotype
+from jaxdarts.nn.network import TooSmall
 from jaxdarts.runs import Run, Stop
 from jaxdarts.training import export, schedules
 from jaxdarts.training.images import from_scratch
@@ -106,7 +107,12 @@ def build(config: Config, genotype: Cells, dataset: Any) -> Program:
     )
     alone, image = net.clone(axis_name=None), jnp.zeros((1, *dataset.image_shape))
     try:
-        jax.eval_shape(alone.init, jax.random.key(0), image)
+        try:
+            jax.eval_shape(alone.init, jax.random.key(0), image)
+        except TooSmall as error:
+            print(f"trained without the auxiliary head: {error}", flush=True)
+            net, alone = net.clone(auxiliary=False), alone.clone(auxiliary=False)
+            jax.eval_shape(alone.init, jax.random.key(0), image)
     except ValueError as error:
         flags = " ".join(
             f"--{name}={getattr(config, name)}" for name in ("layers", "auxiliary", "network")
@@ -396,7 +402,7 @@ def estimate(config: Config, genotype: Cells, dataset: Any, program: Program) ->
 
 def test_again(config: Config) -> None:
     """Tests a trained network on the data set's test images."""
-    if not config.checkpoint:
+    if config.checkpoint is None or not config.checkpoint:
         raise Stop("--test_only: name the run with --checkpoint=RUN", 2)
     try:
         apply, params = export.load(config.checkpoint)
@@ -406,6 +412,13 @@ def test_again(config: Config) -> None:
     if config.stream:
         config = dataclasses.replace(config, image_size=shape[0])
     dataset = load(config)
+    classes = export.num_classes(config.checkpoint)
+    if (shape, classes) != (dataset.image_shape, len(dataset.class_names)):
+        raise Stop(
+            f"--checkpoint={config.checkpoint}: a network for {classes} classes of images {shape},"
+            f" but {config.dataset} has {len(dataset.class_names)} of {dataset.image_shape}",
+            2,
+        )
     logits = runs.jitted(apply)
     try:
         accuracy = export.accuracy(
