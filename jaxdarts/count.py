@@ -8,8 +8,9 @@ import jax
 from jaxdarts import spaces
 from jaxdarts.genotypes import AnyGenotype
 from jaxdarts.nn import costs
+from jaxdarts.nn.cnn import runs
 from jaxdarts.nn.costs import Costs as Costs
-from jaxdarts.space import Space
+from jaxdarts.space import Space, of_genotype
 from jaxdarts.types import Choices, Module
 
 
@@ -62,6 +63,45 @@ def operation_costs(
     return count(cells, width, depth, num_classes, image_shape, imagenet)
 
 
+def check_image_shape(
+    genotype: AnyGenotype, depth: int | None, image_shape: tuple[int, int, int], imagenet: bool
+) -> None:
+    """Refuses images whose height or width is odd before a reduction, where it cannot be halved.
+
+    Raises:
+        ValueError: if so; tells the next size that can.
+    """
+    height, width, _ = image_shape
+    cells = of_genotype(genotype)
+    if "reduce" in cells:
+        kinds = [run.kind for run in runs(1, depth or 1) for _ in range(run.repeats)]
+        reductions = kinds.count("reduce")
+        # The last cell's state is halved by its skip connections only: none comes after it.
+        last = cells["reduce"]
+        if kinds[-1] == "reduce" and all(
+            "skip_connect" not in ops or source > 1
+            for (source, _), ops in zip(last.edges, last.ops)
+        ):
+            reductions -= 1
+    else:
+        reductions = 2
+    # The stem for ImageNet halves three times, rounding up; its last two states must fit.
+    smallest = 2**reductions
+    if imagenet:
+        sides = [-(-side // 4) for side in (height, width)]
+        smallest *= 2
+    else:
+        sides = [height, width]
+    if any(side % smallest for side in sides):
+        factor = smallest * (4 if imagenet else 1)
+        fit = [-(-side // factor) * factor for side in (height, width)]
+        raise ValueError(
+            f"images of {height}x{width}: height and width must be even before each of the"
+            f" network's {reductions} reductions; the next size is {fit[0]}x{fit[1]}"
+            f" (--image_size={max(fit)})"
+        )
+
+
 def network_cost(
     genotype: AnyGenotype,
     width: int | None,
@@ -87,11 +127,13 @@ def network_cost(
 
     Raises:
         ValueError: if `imagenet` is asked for of a benchmark's network, which has one stem only; if
-          the costs of the space are not counted.
+          the costs of the space are not counted; or if no such network can be built for images of
+          that size, as of `check_image_shape`.
     """
     space = spaces.of(genotype) if space is None else space
     if space.cost is None:
         raise ValueError(f"the costs of networks of {space.title} are not counted")
+    check_image_shape(genotype, depth, image_shape, imagenet)
     return space.cost(genotype, width, depth, num_classes, image_shape, imagenet)
 
 

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import jax.numpy as jnp
 import numpy as np
@@ -220,6 +220,17 @@ def space_to_json(space: Space) -> str:
     )
 
 
+class SavedChoices(TypedDict):
+    """A cell of space.json, as of `space.Choices`."""
+
+    edges: tuple[tuple[int, int], ...]
+    ops: tuple[tuple[str, ...], ...]
+    concat: tuple[int, ...]
+    num_inputs: NotRequired[int]
+    kept: NotRequired[int | None]
+    picks: NotRequired[tuple[int, ...] | None]
+
+
 def cells_from_json(text: str) -> dict[str, Choices]:
     """The cells that `space_to_json` wrote.
 
@@ -231,12 +242,13 @@ def cells_from_json(text: str) -> dict[str, Choices]:
         return tuple(map(tuples, value)) if isinstance(value, list) else value
 
     try:
-        saved = json.loads(text).items()
+        saved = files.parse_json(text, "space.json")
+        saved = files.fitting(saved, dict[str, SavedChoices], "space.json")
         return {
             name: Choices(**{field: tuples(value) for field, value in own.items()})
-            for name, own in saved
+            for name, own in saved.items()
         }
-    except (AttributeError, TypeError) as error:
+    except TypeError as error:
         raise ValueError(f"not the cells of a space: {error}") from error
 
 
@@ -245,7 +257,7 @@ def strongest_of(run: Path, keep: int) -> Space:
     them, in their order.
     """
     try:
-        cells = cells_from_json((run / "space.json").read_text(encoding="utf-8"))
+        cells = cells_from_json(files.read_text(run / "space.json"))
         alphas = files.read_arrays(run / "alphas.npz")
         narrowed = []
         for name in ("normal", "reduce"):
@@ -258,7 +270,7 @@ def strongest_of(run: Path, keep: int) -> Space:
                 tuple(own[i] for i in indices) for own, indices in zip(ops, kept, strict=True)
             )
             narrowed.append(cells[name]._replace(ops=ops))
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, IndexError) as error:
         raise Stop(
             f"--candidates={run}: not the folder of a finished search with one seed: {error}", 2
         ) from error

@@ -198,7 +198,7 @@ def main(arguments: Sequence[str] | command_line.Line) -> None:
         rows = recorded(path, config, cells)
         earlier = folder / "summary.json"
         speeds = (
-            json.loads(earlier.read_text(encoding="utf-8"))["speed"] if earlier.exists() else {}
+            files.read_json(earlier, dict[str, Any]).get("speed", {}) if earlier.exists() else {}
         )
         if len(rows) < config.count:
             log.info("%d of %d cells are scored", len(rows), config.count)
@@ -259,12 +259,12 @@ def recorded(path: Path, config: Config, cells: list[Any]) -> list[list[float]]:
     head = ["arch_str", *names(config)]
     if not path.exists():
         files.replace_text(path, line(head))
-    text = path.read_text(encoding="utf-8")
+    text = files.read_text(path)
     whole = text[: text.rfind("\n") + 1]
     if whole != text:
         files.replace_text(path, whole)
-    first, *lines = csv.reader(io.StringIO(whole))
     try:
+        first, *lines = csv.reader(io.StringIO(whole)) if whole else [[]]
         if first != head:
             raise ValueError(f"the columns are {', '.join(first)}, not {', '.join(head)}")
         for cell, (name, *_) in zip(cells, lines):
@@ -274,7 +274,7 @@ def recorded(path: Path, config: Config, cells: list[Any]) -> list[list[float]]:
             [float(value) for _, value in zip(names(config), values, strict=True)]
             for _, *values in lines[: len(cells)]
         ]
-    except ValueError as error:
+    except (ValueError, csv.Error) as error:
         raise Stop(f"{path}: {error}; remove it to start again") from error
 
 

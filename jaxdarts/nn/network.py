@@ -88,6 +88,10 @@ def scaled_norm(
     return y
 
 
+class TooSmall(ValueError):
+    """The images are too small for the auxiliary head."""
+
+
 class AuxiliaryHead(nn.Module):
     """A second classifier on the state after the last reduction; used in training only.
 
@@ -102,12 +106,13 @@ class AuxiliaryHead(nn.Module):
 
     @nn.compact
     def __call__(self, x, train: bool):
-        if min(x.shape[1:3]) < 5:
-            raise ValueError(
-                f"the auxiliary head pools 5x5 pixels and its state has {x.shape[1]}x{x.shape[2]}:"
-                " leave it out"
-            )
         stride = 2 if self.imagenet else 3
+        least = 5 + stride  # two poolings of 5x5 a side
+        if min(x.shape[1:3]) < least:
+            raise TooSmall(
+                f"the auxiliary head needs a state of {least}x{least} pixels after the last"
+                f" reduction and has {x.shape[1]}x{x.shape[2]}: leave it out, or take larger images"
+            )
         wide = jnp.promote_types(self.dtype, jnp.float32)
         x = nn.avg_pool(jax.nn.relu(x).astype(wide), (5, 5), (stride, stride))
         x = jax.nn.relu(
@@ -135,7 +140,7 @@ class Network(nn.Module):
         depth: number of cells; reductions at a third and two thirds.
         num_classes: size of the output.
         auxiliary: with the auxiliary head, for images whose state after the last reduction has at
-          least 5x5 pixels.
+          least 8x8 pixels (7x7 for ImageNet).
         imagenet: the stem of three strided convolutions instead of one convolution.
         ops: declarations of the operations that the cells name.
     """

@@ -110,6 +110,12 @@ def open_folder(config: Any, kind: str) -> tuple[Path, logging.Logger]:
             2,
         )
     try:
+        str(folder.absolute()).encode()
+    except UnicodeEncodeError as error:
+        raise Stop(
+            f"--run_dir={folder}: the name is not UTF-8, which checkpoints need; choose another", 2
+        ) from error
+    try:
         log = locks.logger(folder)
         if not config.resume:
             command, task = origin_of(type(config))
@@ -192,7 +198,7 @@ class Records:
         self.path = folder / "metrics.jsonl"
         try:
             lines = writers.json_lines(self.path, resume_step)
-            self.all = files.read_json_lines(self.path)
+            self.all = files.read_json_lines(self.path, writers.METRICS)
         except ValueError as error:
             raise Stop(f"{error}; remove the file to continue without it") from error
         # Events may have died in a buffer: a resumed run hides the old ones and writes all of them
@@ -215,7 +221,7 @@ class Records:
 
     def write(self, step: int, record: Mapping[str, float]) -> None:
         self.writer.write(step, record)
-        self.all = files.read_json_lines(self.path)
+        self.all = files.read_json_lines(self.path, writers.METRICS)
 
     def close(self) -> None:
         self.writer.close()

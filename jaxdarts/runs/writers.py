@@ -15,6 +15,9 @@ from typing import Any, NamedTuple, TextIO
 
 from jaxdarts import files
 
+METRICS = dict[str, int | float | bool | None]
+"""A record of metrics.jsonl; what is not finite is null."""
+
 
 class Writer(NamedTuple):
     """Takes the metrics of a run, step by step.

@@ -172,7 +172,7 @@ def _read(folder: Path) -> tuple[Mapping[str, Any], Any, Any]:
             raise ValueError(f"network.json describes no network of a {type(genotype).__name__}")
         if "num_words" in facts:
             net: Any = network(genotype, facts["width"], facts["num_words"])
-            _check_weights(net.init, {"params": params}, *net.example_inputs())
+            _check_weights(net.init, {"params": params}, *net.example_inputs(()))
             return facts, net, params
         options = {"imagenet": True} if facts["imagenet"] else {}  # not every space has that stem
         net = network(genotype, facts["width"], facts["depth"], facts["num_classes"], **options)
@@ -187,10 +187,8 @@ def _read(folder: Path) -> tuple[Mapping[str, Any], Any, Any]:
 
 def _check_weights(init: Callable[..., Any], variables: Any, *inputs: Any) -> None:
     """Refuses weights that are not those of the network, or not all of them numbers."""
-    expected: Mapping[str, Any] = flatten_dict(
-        dict(jax.eval_shape(init, jax.random.key(0), *inputs)), sep="/"
-    )
-    given: Mapping[str, Any] = flatten_dict(variables, sep="/")
+    expected: Any = flatten_dict(dict(jax.eval_shape(init, jax.random.key(0), *inputs)), sep="/")
+    given: Any = flatten_dict(variables, sep="/")
     for name in sorted({*expected, *given}):
         shapes = [dict_[name].shape if name in dict_ else "none" for dict_ in (given, expected)]
         if shapes[0] != shapes[1]:
@@ -273,6 +271,12 @@ def image_shape(run: str | Path) -> tuple[int, int, int]:
         raise ValueError(f"{run} holds a language model, no image classifier")
     height, width, channels = facts["image_shape"]
     return height, width, channels
+
+
+def num_classes(run: str | Path) -> int:
+    """Number of classes of an image classifier; errors as in `load`."""
+    image_shape(run)
+    return _read(Path(run))[0]["num_classes"]
 
 
 def export(

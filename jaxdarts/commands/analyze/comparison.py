@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypedDict
 
 from jaxdarts import files, genotypes, report
 from jaxdarts.analysis import mixture, topology
@@ -13,8 +13,9 @@ from jaxdarts.commands.evaluate import recipes
 from jaxdarts.count import network_cost
 from jaxdarts.genotypes import Genotype
 from jaxdarts.report.page import CELLS
-from jaxdarts.runs import Stop, flag
+from jaxdarts.runs import Stop, flag, writers
 from jaxdarts.spaces import of as space_of
+from jaxdarts.training.export import ImageNetwork
 
 FULL_SIZE = {
     "darts": "parameters_with_36_channels_and_20_cells",
@@ -81,6 +82,12 @@ def main(arguments: list[str]) -> None:
     print(f"page {config.output}", flush=True)
 
 
+class Tested(TypedDict):
+    """What test.json tells here: the accuracy of each seed, a fraction."""
+
+    accuracy: list[float]
+
+
 def folders(text: str) -> list[Path]:
     """A run's folder, or those of its seeds."""
     folder = Path(text)
@@ -98,7 +105,7 @@ def entry_of(name: str, run: subjects.Opened) -> report.comparison.Entry:
         None,
     )
     try:
-        records = files.read_json_lines(path) if path else []
+        records = files.read_json_lines(path, writers.METRICS) if path else []
         sections = report.sections.read(run.folder)
     except ValueError as error:
         raise Stop(str(error)) from error
@@ -127,7 +134,7 @@ def cost_of(run: subjects.Opened, genotype: Any) -> dict[str, int]:
     finished.
     """
     try:
-        net = json.loads((run.folder / "network.json").read_text(encoding="utf-8"))
+        net = files.read_json(run.folder / "network.json", ImageNetwork)
     except (OSError, ValueError):
         return {}
     space = space_of(genotype)
@@ -160,12 +167,7 @@ def shape_of(genotype: Any) -> dict[str, Any]:
 def test_error(run: subjects.Opened) -> float | None:
     """Test error of a trained cell, a fraction; None for a search or an unfinished run."""
     try:
-        return (
-            1
-            - json.loads((run.root / "test.json").read_text(encoding="utf-8"))["accuracy"][
-                run.place
-            ]
-        )
+        return 1 - files.read_json(run.root / "test.json", Tested)["accuracy"][run.place]
     except (OSError, ValueError, KeyError, IndexError):
         return None
 

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypedDict
 
 import numpy as np
 
@@ -103,6 +103,14 @@ def variants(genotype: Genotype, config: Convergence) -> dict[str, Genotype]:
     }
 
 
+class Saved(TypedDict):
+    """A training of a cell, as it is kept."""
+
+    genotype: str
+    settings: dict[str, Any]
+    records: list[dict[str, float]]
+
+
 class Kept:
     """What was trained before under the same settings: an analysis that is stopped goes on with the
     next cell.
@@ -116,7 +124,10 @@ class Kept:
         folder.mkdir(parents=True, exist_ok=True)
         self.known = {}
         for path in folder.glob("*.json"):
-            saved = json.loads(path.read_text(encoding="utf-8"))
+            try:
+                saved = files.read_json(path, Saved, "remove it to train the cell again")
+            except ValueError as error:
+                raise Stop(str(error)) from error
             if saved["settings"] == self.settings:
                 self.known[saved["genotype"]] = saved["records"]
 

@@ -128,7 +128,14 @@ def curvature_of_runs(arguments: list[str]) -> None:
 def trajectory(run: subjects.Opened) -> list[tuple[float, float]]:
     """Epochs and dominant eigenvalues of a search that measured them (--eigenvalue_freq)."""
     path = run.folder / "metrics.jsonl"
-    records = files.read_json_lines(path) if run.searched and path.exists() else []
+    try:
+        records = (
+            files.read_json_lines(path, runs.writers.METRICS)
+            if run.searched and path.exists()
+            else []
+        )
+    except ValueError as error:
+        raise runs.Stop(str(error)) from error
     return [
         (record["epoch"], record["eigenvalue"])
         for record in records

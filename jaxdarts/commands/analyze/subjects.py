@@ -3,7 +3,6 @@ architecture parameters.
 """
 
 import dataclasses
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -342,7 +341,7 @@ def _of_search(run: Opened, config: Measured) -> Subject:
 def space_of(run: Opened) -> dict[str, Choices]:
     """The choices of every cell of a search."""
     try:
-        return methods.cells_from_json((run.root / "space.json").read_text(encoding="utf-8"))
+        return methods.cells_from_json(files.read_text(run.root / "space.json"))
     except (OSError, ValueError) as error:
         raise Stop(f"{run.folder}: not a search, no usable space.json: {error!r}", 2) from error
 
@@ -363,6 +362,6 @@ def mixes_of(folder: Path, cells: Mapping[str, Choices]) -> dict[str, np.ndarray
 def facts_of(run: Opened) -> dict[str, Any]:
     """What a finished search found out about its cell; empty of others."""
     try:
-        return json.loads((run.folder / "facts.json").read_text(encoding="utf-8"))
+        return files.read_json(run.folder / "facts.json", dict)
     except (OSError, ValueError):
         return {}

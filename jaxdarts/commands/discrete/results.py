@@ -6,7 +6,7 @@ import collections
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
@@ -22,6 +22,18 @@ PUBLISHED = {
     "reinforce": {"valid_200": (91.09, 0.37), "test_200": (93.85, 0.37)},
     "bohb": {"valid_200": (90.82, 0.53), "test_200": (93.61, 0.52)},
 }
+
+
+class Recorded(TypedDict):
+    """A line of history.jsonl."""
+
+    step: int
+    run: int
+    genotype: str
+    value: float | None
+    final: float | None
+    seconds: float
+    epochs: NotRequired[int | None]
 
 
 def line(run: int, number: int, trial: Trial, within_budget: bool) -> str:
@@ -48,7 +60,7 @@ def recorded(path: Path, options: evaluators.Options) -> dict[int, list[tuple[in
     if not path.exists():
         return found
     try:
-        records = files.read_json_lines(path)
+        records: Any = files.read_json_lines(path, Recorded)
         for record in records:
             value, final = (
                 math.nan if record[name] is None else record[name] for name in ("value", "final")
@@ -105,7 +117,7 @@ def summarize(
 def add_row(path: Path, summary: dict[str, Any]) -> None:
     """Adds a summary to a file of many, in place of one with the same settings."""
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
+        rows = files.read_json(path, dict)["rows"] if path.exists() else []
         own = json.loads(json.dumps(summary["config"]))  # JSON has no tuples
         rows = [row for row in rows if row["config"] != own]
     except (ValueError, KeyError, TypeError) as error:

@@ -8,7 +8,6 @@ of the depth they are asked for.
 
 import dataclasses
 import functools
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,7 +28,7 @@ from jaxdarts.data import augment, images
 from jaxdarts.nn.dense import Dense
 from jaxdarts.runs import Stop
 from jaxdarts.space import one_hot
-from jaxdarts.training.export import load
+from jaxdarts.training.export import ImageNetwork, load
 from jaxdarts.training.images import from_scratch
 
 SUPERNET = "supernet:"
@@ -166,7 +165,7 @@ def network(
 ) -> Said:
     """Trained networks of one cell, a seed each."""
     try:
-        facts = json.loads((trained[0] / "network.json").read_text(encoding="utf-8"))
+        facts = files.read_json(trained[0] / "network.json", ImageNetwork)
         shape, classes = tuple(facts["image_shape"]), facts["num_classes"]
         if (shape, classes) != (parts.dataset.image_shape, len(parts.dataset.class_names)):
             raise ValueError(

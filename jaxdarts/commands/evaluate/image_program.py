@@ -14,6 +14,7 @@ from jaxdarts import parallel, runs, spaces
 from jaxdarts.commands import optimizers, programs
 from jaxdarts.commands.evaluate.recipes import Cells, Config, size_of
 from jaxdarts.data import augment, images, stream
+from jaxdarts.nn.network import TooSmall
 from jaxdarts.parallel import OnDevices
 from jaxdarts.runs import Stop
 from jaxdarts.training import schedules
@@ -85,7 +86,12 @@ def build(config: Config, genotype: Cells, dataset: images.Dataset | stream.Data
     )
     alone, image = net.clone(axis_name=None), jnp.zeros((1, *dataset.image_shape))
     try:
-        jax.eval_shape(alone.init, jax.random.key(0), image)
+        try:
+            jax.eval_shape(alone.init, jax.random.key(0), image)
+        except TooSmall as error:
+            print(f"trained without the auxiliary head: {error}", flush=True)
+            net, alone = net.clone(auxiliary=False), alone.clone(auxiliary=False)
+            jax.eval_shape(alone.init, jax.random.key(0), image)
     except ValueError as error:
         flags = " ".join(
             f"--{name}={getattr(config, name)}" for name in ("layers", "auxiliary", "network")

@@ -243,7 +243,7 @@ def estimate(config: Config, genotype: Cells, dataset: Any, program: Program) ->
 
 def test_again(config: Config) -> None:
     """Tests a trained network on the data set's test images."""
-    if not config.checkpoint:
+    if config.checkpoint is None or not config.checkpoint:
         raise Stop("--test_only: name the run with --checkpoint=RUN", 2)
     try:
         apply, params = export.load(config.checkpoint)
@@ -253,6 +253,13 @@ def test_again(config: Config) -> None:
     if config.stream:
         config = dataclasses.replace(config, image_size=shape[0])
     dataset = load(config)
+    classes = export.num_classes(config.checkpoint)
+    if (shape, classes) != (dataset.image_shape, len(dataset.class_names)):
+        raise Stop(
+            f"--checkpoint={config.checkpoint}: a network for {classes} classes of images {shape},"
+            f" but {config.dataset} has {len(dataset.class_names)} of {dataset.image_shape}",
+            2,
+        )
     logits = runs.jitted(apply)
     try:
         accuracy = export.accuracy(

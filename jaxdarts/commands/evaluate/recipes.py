@@ -6,11 +6,11 @@ import dataclasses
 import difflib
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from jaxdarts import genotypes, spaces
+from jaxdarts import files, genotypes, spaces
 from jaxdarts.commands import checks, command_line, flags, reproduce
 from jaxdarts.genotypes import Genotype, GraphGenotype, SizeGenotype, TopologyGenotype
 from jaxdarts.runs import Stop, flag
@@ -298,26 +298,41 @@ def named(arch: str, flag: str = "--arch") -> Any:
     try:
         if arch in genotypes.PUBLISHED:
             genotype = genotypes.PUBLISHED[arch]
-        elif "(" in arch or "{" in arch or "|" in arch or re.fullmatch(r"\d+(:\d+)+", arch):
-            genotype = genotypes.parse(arch)
-        elif path.is_dir():
+        elif _is_there(path, Path.is_dir):
             if not (path / "genotype.json").is_file():
                 raise Stop(
                     f"{flag}={arch}: a folder without genotype.json; is it a run of search.py, and"
                     " one epoch old?",
                     2,
                 )
-            genotype = genotypes.from_json((path / "genotype.json").read_text(encoding="utf-8"))
-        elif path.is_file():
-            text = path.read_text(encoding="utf-8")
-            genotype = (
-                genotypes.from_json(text) if path.suffix == ".json" else genotypes.parse(text)
-            )
+            path = path / "genotype.json"
+            genotype = read(path)
+        elif _is_there(path, Path.is_file):
+            genotype = read(path)
+        elif "(" in arch or "{" in arch or "|" in arch or re.fullmatch(r"\d+(:\d+)+", arch):
+            genotype = genotypes.parse(arch)
         else:
             raise Stop(f"{flag}={arch}: no such file, and no published cell{nearest(arch)}", 2)
     except (OSError, ValueError) as error:
         raise Stop(f"{flag}={arch}: {error}", 2) from error
     return genotype
+
+
+def read(path: Path) -> Any:
+    """The genotype in a file, in any dialect, whatever its name ends in; errors name the file."""
+    try:
+        return genotypes.parse(files.read_text(path, genotypes.dialects.MAX_LENGTH))
+    except files.Damaged:
+        raise
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _is_there(path: Path, kind: Callable[[Path], bool]) -> bool:
+    try:
+        return kind(path)
+    except (OSError, ValueError):  # a genotype is longer than a name may be
+        return False
 
 
 def nearest(name: str) -> str:
