@@ -33,24 +33,24 @@ def nasbench1shot1_s1() -> Space:
     >>> {name: choices.shape for name, choices in nasbench1shot1_s1().cells.items()}
     {'ops': (4, 3), 'inputs': (2, 4), 'output': (1, 5)}
     """
-    return _of_parents("nasbench1shot1_s1", 1, 2, 2, 2, 2)
+    return _of_parents(1, 2, 2, 2, 2, name="nasbench1shot1_s1")
 
 
 def nasbench1shot1_s2() -> Space:
     """Four blocks that read 1, 1, 2 and 2 vertices, the output 3: 29,160 descriptions of 7,773
     cells.
     """
-    return _of_parents("nasbench1shot1_s2", 1, 1, 2, 2, 3)
+    return _of_parents(1, 1, 2, 2, 3, name="nasbench1shot1_s2")
 
 
 def nasbench1shot1_s3() -> Space:
     """Five blocks that read 1, 1, 1, 2 and 2 vertices, the output 2: 1,312,200 descriptions of
     55,854 cells.
     """
-    return _of_parents("nasbench1shot1_s3", 1, 1, 1, 2, 2, 2)
+    return _of_parents(1, 1, 1, 2, 2, 2, name="nasbench1shot1_s3")
 
 
-def _of_parents(name: str, *parents: int) -> Space:
+def _of_parents(*parents: int, name: str = "") -> Space:
     """The space whose vertices, the output last, read so many vertices before them each."""
     last = len(parents)
 
