@@ -288,6 +288,16 @@ def neighbourhood(
     return _changed(change, inner)
 
 
+def mean_minus_deviation(performances: Float[Array, " neighbours"]) -> Float[Array, ""]:
+    """An aggregate of `neighbourhood`: their mean less one deviation.
+
+    Where all are the same, the deviation has a derivative of zero.
+    """
+    variance = jnp.var(performances)
+    spread = variance > 0
+    return jnp.mean(performances) - jnp.where(spread, jnp.sqrt(jnp.where(spread, variance, 1)), 0)
+
+
 def permuted_edges(
     cells: Mapping[str, Choices], num_neighbours: int = 4, distance: int = 1
 ) -> Callable[[Key[Array, ""], Arch], Arch]:

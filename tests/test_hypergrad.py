@@ -448,3 +448,11 @@ def test_permuted_edges_change_as_many_rows_as_they_say():
     np.testing.assert_array_equal(own["normal"], ARCH["normal"][None])
     with pytest.raises(ValueError, match="distance 5"):
         hypergrad.permuted_edges(CELLS, 1, 5)
+
+
+def test_mean_minus_deviation_of_equal_performances():
+    f = jnp.array([0.1, 0.7, -0.3])
+    np.testing.assert_allclose(hypergrad.mean_minus_deviation(f), np.mean(f) - np.std(f), rtol=1e-6)
+    same = jnp.full(3, 0.7)
+    np.testing.assert_allclose(hypergrad.mean_minus_deviation(same), 0.7, rtol=1e-6)
+    np.testing.assert_allclose(jax.grad(hypergrad.mean_minus_deviation)(same), np.full(3, 1 / 3))

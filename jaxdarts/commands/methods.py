@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxdarts import algorithms, files, penalty, relax, spaces
+from jaxdarts import algorithms, files, hypergrad, penalty, relax, spaces
 from jaxdarts.count import operation_costs
 from jaxdarts.runs import Stop
 from jaxdarts.search import Algorithm
@@ -58,7 +58,7 @@ AGGREGATES: dict[str, Callable] = {
     "mean": jnp.mean,
     "median": jnp.median,
     "minimum": jnp.min,
-    "deviation": lambda performances: jnp.mean(performances) - jnp.std(performances),
+    "deviation": hypergrad.mean_minus_deviation,
 }
 METHODS: dict[str, Method] = {
     "darts": Method(lambda c, s, order, ramp: algorithms.darts(s, order)),

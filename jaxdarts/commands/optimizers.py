@@ -7,6 +7,8 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 
+from jaxdarts.training.schedules import clip_by_global_norm
+
 
 def cosine_rate(config: Any, epoch: Any, cos: Callable = jnp.cos) -> Any:
     """Learning rate of the weights in an epoch; `cos` is math.cos where it is to be a plain number.
@@ -29,7 +31,7 @@ def weights_optimizer(
     # each to be compiled.
     return optax.flatten(
         optax.chain(
-            optax.clip_by_global_norm(config.grad_clip),
+            clip_by_global_norm(config.grad_clip),
             optax.add_decayed_weights(config.weight_decay),
             optax.sgd(schedule, momentum=config.momentum),
         )

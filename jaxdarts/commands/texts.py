@@ -137,7 +137,7 @@ def network(make: Callable[..., Any], config: Settings, words: text.Text) -> Any
 def optimizer(config: Settings) -> optax.GradientTransformation:
     """The published optimiser of weights."""
     return optax.chain(
-        optax.clip_by_global_norm(config.grad_clip),
+        training.schedules.clip_by_global_norm(config.grad_clip),
         optax.add_decayed_weights(config.weight_decay),
         optax.sgd(config.learning_rate),
         training.schedules.scaled_by_length(config.bptt),

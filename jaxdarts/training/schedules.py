@@ -1,4 +1,5 @@
-"""Learning rates of published trainings: one number for every epoch, or by the length of a window.
+"""Learning rates of published trainings: the rate of every epoch, as a list of numbers; and by the
+length of a text's window. Clipping of gradients that a hypergradient can differentiate through.
 
 The published code changes a rate between epochs only, so these are tables; `jnp.asarray(table)[step
 // steps_per_epoch]` is the optax schedule.
@@ -6,6 +7,8 @@ The published code changes a rate between epochs only, so these are tables; `jnp
 
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Float64
@@ -73,3 +76,26 @@ def scaled_by_length(length: int) -> optax.GradientTransformationExtraArgs:
         return optax.tree.scale(extra["batch"]["length"] / length, updates), state
 
     return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
+
+
+def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
+    """`optax.clip_by_global_norm`, with derivatives also where all gradients are zero.
+
+    An unrolled hypergradient differentiates the optimiser. The norm has no derivative at zero, and
+    optax multiplies it by a zero there, which gives NaN; here nothing is divided by it.
+
+    >>> import jax
+    >>> clip = clip_by_global_norm(5.0)
+    >>> jax.grad(lambda g: jnp.sum(clip.update(g, clip.init(g))[0]))(jnp.zeros(2))
+    Array([1., 1.], dtype=float32)
+    """
+
+    def update(updates, state, params=None):
+        squares = optax.tree.norm(updates, squared=True)
+        norm = jnp.sqrt(jnp.where(squares > 0, squares, 1))
+        above = (squares > 0) & (norm >= max_norm)
+        # The same order as in optax: not a bit differs.
+        clipped = jax.tree.map(lambda g: (g / norm.astype(g.dtype)) * max_norm, updates)
+        return jax.tree.map(lambda c, g: jnp.where(above, c, g), clipped, updates), state
+
+    return optax.GradientTransformation(optax.init_empty_state, update)

@@ -273,6 +273,25 @@ def test_units_are_counted_as_published(text, x64):
     np.testing.assert_array_equal(k, Reference(text, variables["params"]).naswot())
 
 
+def test_units_as_often_as_the_authors_hook_takes_them(x64):
+    """It takes a ReLUConvBN beside the ReLU in it: all units count twice but the last ones, which
+    stand alone. By K: 2 K less that of the last.
+    """
+    net, variables = weights()
+    picks = picks_of(CELLS[0])
+
+    def told(net):
+        return lambda params, x: net.apply(params, x, picks, mutable=["units"])
+
+    images = jnp.asarray(IMAGES)
+    once = proxies.declared(told(net), variables, images)
+    hooked = proxies.declared(told(net.clone(hooked=True)), variables, images)
+    units = told(net)(variables, images)[1]["units"]["value"][-1]
+    on = np.asarray(units.on).reshape(len(IMAGES), -1).astype(int)
+    last = on @ on.T + (1 - on) @ (1 - on).T
+    np.testing.assert_array_equal(hooked, 2 * once - last)
+
+
 @pytest.mark.parametrize("text", CELLS)
 def test_fisher_is_that_of_the_authors(text, x64):
     _, variables = weights()
