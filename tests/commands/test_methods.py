@@ -245,13 +245,13 @@ def test_a_warm_up_trains_the_weights_of_a_search_whose_alpha_rests(tmp_path):
 @pytest.mark.parametrize("order, most", [("--no-unrolled", 0.65), ("--unrolled", 0.35)])
 def test_a_step_of_the_warm_up_costs_no_hypergradient(order, most):
     """A first-order step is two gradients, an exact second-order step at least three."""
-    flags = [*TINY, order, "--arch_warmup=1", "--ops", "none", "sep_conv_3x3"]
+    flags = [*TINY, order, "--arch_warmup=1", "--init_channels=32", "--ops", "none", "sep_conv_3x3"]
     config = command_line.parse(flags, script.PRESETS, script.CIFAR, None)
     program = script.build(config, jd.data.images.load("digits"))
-    indices = np.zeros((1, 1, config.batch_size), np.int32)
-    keys = jax.random.key(0)[None, None]
-    data = jax.tree.map(lambda array: array[None], program.data)
-    inputs = (jd.parallel.replicate(program.init(), program.devices), data, indices, indices, keys)
+    indices = np.zeros((1, config.batch_size), np.int32)
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
+    inputs = (jax.eval_shape(program.init), program.data, indices, indices, keys)
+    inputs = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), inputs)
     steps = (program.warm_up_step, program.step)
     cheap, dear = (step.mapped.lower(*inputs).cost_analysis()["flops"] for step in steps)
     assert cheap < most * dear
