@@ -255,16 +255,16 @@ def _paragraphs(text: str) -> str:
 
 
 def _one_line(box: str) -> str:
-    """The message in a box that tyro draws, without its frame and its hints."""
-    words = []
-    for row in box.splitlines():
+    """The message in a box that tyro draws, without its frame, its title and its hints."""
+    blocks: list[list[str]] = [[]]
+    for row in box.strip().splitlines():
         row = row.strip(" │")
-        if row.startswith("╭"):
-            continue
-        if row.startswith(("─", "╰")):
-            break
-        words.append(row)
-    message = " ".join(words) or " ".join(box.split())
+        if row.startswith(("╭", "╰", "──", "--- ", "----")):
+            blocks.append([])
+        else:
+            blocks[-1].append(row)
+    # Where the terminal has no lines to draw with, the title is above the first rule.
+    message = " ".join(" ".join(blocks[1] if len(blocks) > 1 else blocks[0]).split())
     return f"{message.rstrip('.')}; --help lists the flags"
 
 

@@ -106,7 +106,8 @@ def open_folder(config: Any, kind: str) -> tuple[Path, logging.Logger]:
         (folder / name).exists() for name in ("config.json", "metrics.jsonl", "checkpoints")
     ):
         raise Stop(
-            f"--run_dir={folder}: holds a run; {again(folder)} or name another",
+            f"--run_dir={folder}: holds a run; continue it with"
+            f" --resume={shlex.quote(str(folder))} or name another",
             2,
         )
     try:

@@ -1,12 +1,15 @@
 """The script that compares algorithms, on searches of seconds."""
 
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
+from jaxdarts import genotypes, runs
 from jaxdarts.commands import compare
+from jaxdarts.commands.search import images as image_search
 from jaxdarts.runs import Stop
 
 
@@ -46,6 +49,54 @@ def test_a_table_of_two_algorithms(tmp_path, capsys):
     compare.main([*asked, *shared])
     assert (tmp_path / "runs" / "darts" / "log.txt").read_bytes() == before
     assert json.loads((tmp_path / "table.json").read_text())["rows"] == result["rows"]
+
+    # Other settings are no continuation, whatever the folder holds.
+    for flags in (["--seed=77"], ["--num_seeds=3"], ["--epochs=3"]):
+        with pytest.raises(
+            Stop, match=f"runs/darts: holds a search with {flags[0][2:6]}"
+        ) as caught:
+            compare.main([*asked, *shared, *flags])
+        assert caught.value.code == 2
+    assert (tmp_path / "runs" / "darts" / "log.txt").read_bytes() == before
+
+
+def test_an_interrupted_comparison_goes_on_with_the_same_command(tmp_path, monkeypatch, capsys):
+    """Searches are replaced by functions that write what the table reads."""
+    monkeypatch.chdir(tmp_path)
+    searches: list[tuple[str, str]] = []
+
+    def main(line):
+        config = image_search.parse(line)
+        folder = Path(config.run_dir)
+        searches.append((config.algorithm, "--resume" if config.resume else "--run_dir"))
+        if not config.resume:
+            folder, log = runs.open_folder(config, "search")
+            runs.writers.close_logger(log)
+        if config.algorithm == "gdas" and not config.resume:
+            raise Stop(f"SIGINT at step 3 of 9: saved; continue with --resume={folder}", 130)
+        record = {"step": 5, "epoch": 0, "seconds": 1.0, "valid_loss": 2.0}
+        (folder / "metrics.jsonl").write_text(json.dumps(record) + "\n")
+        (folder / "genotype.json").write_text(genotypes.to_json(genotypes.DARTS_V1))
+        (folder / "facts.json").write_text("{}")
+
+    monkeypatch.setattr(image_search, "main", main)
+    command = ["darts", "gdas", "--", "--epochs=2", "--num_devices=1"]
+    with pytest.raises(Stop) as caught:
+        compare.main(command)
+    assert str(caught.value) == "SIGINT at step 3 of 9: saved; the same command continues it"
+    assert caught.value.code == 130
+    assert "| darts | 2.000 |" in capsys.readouterr().out  # printed when it was there
+    [folder] = (tmp_path / "runs").iterdir()
+    assert folder.name.startswith("compare-digits-")
+    compare.main(command)
+    assert searches == [("darts", "--run_dir"), ("gdas", "--run_dir"), ("gdas", "--resume")]
+    assert [row.split("|")[1] for row in capsys.readouterr().out.splitlines()[2:]] == [
+        " darts ",
+        " gdas ",
+    ]
+    with pytest.raises(Stop):  # in a folder of its own
+        compare.main([*command[:-2], "--epochs=3", "--num_devices=1"])
+    assert len(searches) == 4 + 1 and len(list((tmp_path / "runs").iterdir())) == 2
 
 
 def test_an_unknown_algorithm():

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from jaxdarts import runs
-from jaxdarts.commands import command_line, enas, optimizers, score
+from jaxdarts.commands import enas, optimizers, score
 from jaxdarts.commands.analyze import ranking
 from jaxdarts.commands.discrete import command as discrete_command
 from jaxdarts.commands.ensemble import command as ensemble_command
@@ -69,36 +69,3 @@ def test_a_results_command_names_no_place(place):
         "weight_step",
         "--profile",
     ]
-
-
-@dataclasses.dataclass(frozen=True)
-class First:
-    """Flags."""
-
-    rate: float = 1.0
-    """The text of the
-    first class."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Second(First):
-    """More flags."""
-
-    rate: float = 2.0
-    """The text of the
-    second class, on two lines."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Third(Second):
-    """Flags without a text for the rate."""
-
-    rate: float = 3.0
-
-
-def test_a_flag_has_the_nearest_class_text_in_one_line(capsys):
-    assert command_line.read(Third, ["--rate=4"], Third(), None) == Third(4.0)
-    with pytest.raises(SystemExit):
-        command_line.read(Third, ["--help"], Third(), None)
-    shown = " ".join(capsys.readouterr().out.replace("\u2502", " ").split())
-    assert "The text of the second class, on two lines." in shown and "(default: 3.0)" in shown

@@ -1,16 +1,14 @@
 """The studies of how well shared weights rank models: all their trainings, in order."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from jaxdarts.analysis import sharing
 from jaxdarts.commands.analyze.agreement import TRUTH
+from jaxdarts.commands.analyze.ranking_flags import Config
 from jaxdarts.spaces.weight_sharing64 import NAMES
-
-if TYPE_CHECKING:
-    from jaxdarts.commands.analyze.ranking import Config
 
 
 class PlannedTraining(NamedTuple):
@@ -44,7 +42,7 @@ RULES: Mapping[str, Callable[[Sequence[int], int, int], np.ndarray]] = {
 GROUPS = {"random": sharing.random_groups, "similar": sharing.similar_groups}
 
 
-def trainings(config: "Config") -> list[PlannedTraining]:
+def trainings(config: Config) -> list[PlannedTraining]:
     """All trainings of all studies, in the order in which they are run."""
     every, found = tuple(range(len(NAMES))), []
     for i in range(config.instances):
@@ -69,7 +67,7 @@ def trainings(config: "Config") -> list[PlannedTraining]:
     return found
 
 
-def epochs_of(config: "Config", training: PlannedTraining) -> int:
+def epochs_of(config: Config, training: PlannedTraining) -> int:
     """How long a training is."""
     if training.study == TRUTH:
         return config.truth_epochs or config.epochs

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,13 +15,11 @@ from jaxdarts import runs
 from jaxdarts.analysis import sharing
 from jaxdarts.analysis.sharing import SharedState
 from jaxdarts.commands import optimizers
+from jaxdarts.commands.analyze.ranking_flags import Config
 from jaxdarts.commands.analyze.ranking_plan import RULES, PlannedTraining, epochs_of
 from jaxdarts.data import augment, feed, images
 from jaxdarts.nn.benchmarks.weight_sharing import SinglePath
 from jaxdarts.spaces.weight_sharing64 import CELLS, all_picks
-
-if TYPE_CHECKING:
-    from jaxdarts.commands.analyze.ranking import Config
 
 Shared = runs.Training[SharedState]
 
@@ -45,7 +43,7 @@ class Program(NamedTuple):
     num_images: int
 
 
-def build(config: "Config", dataset: images.Dataset) -> Callable[[PlannedTraining], Program]:
+def build(config: Config, dataset: images.Dataset) -> Callable[[PlannedTraining], Program]:
     """Puts the library's parts together for one configuration: training -> the program that it is
     run by.
     """
@@ -135,7 +133,7 @@ def build(config: "Config", dataset: images.Dataset) -> Callable[[PlannedTrainin
     return program
 
 
-def run(config: "Config", program: Program, training: PlannedTraining) -> dict[str, Any]:
+def run(config: Config, program: Program, training: PlannedTraining) -> dict[str, Any]:
     """One training: accuracies of its members after some epochs, after the last steps, and after
     fine tuning.
     """
@@ -145,7 +143,7 @@ def run(config: "Config", program: Program, training: PlannedTraining) -> dict[s
 
 
 def task_of(
-    config: "Config", program: Program, planned: PlannedTraining
+    config: Config, program: Program, planned: PlannedTraining
 ) -> runs.Task[SharedState, runs.Records, dict[str, Any]]:
     """The training as a task, whose result is the accuracies."""
     length, members = program.steps_per_epoch, planned.members
@@ -190,7 +188,7 @@ def task_of(
 
 
 def tuned(
-    config: "Config",
+    config: Config,
     program: Program,
     training: PlannedTraining,
     state: SharedState,

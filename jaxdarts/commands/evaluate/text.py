@@ -1,8 +1,8 @@
 """Train a recurrent cell on a text from scratch: jaxdarts evaluate --arch=DARTS_V2 --dataset=ptb
 
---arch takes a published recurrent cell (DARTS_V1, DARTS_V2, ENAS, penn_random, penn_pgd), a run
-folder of a search, a JSON file, or the text of a genotype. SGD turns into averaged SGD once the
-validation loss stops falling. The test part is looked at once, after the last epoch. Two other
+The cell, --arch, is a published one (DARTS_V1, DARTS_V2, ENAS, penn_random, penn_pgd), that of a
+search's run folder or of a JSON file, or the text of a genotype. SGD turns into averaged SGD once
+the validation loss stops falling. The test part is looked at once, after the last epoch. Two other
 uses: --select trains several cells for a short time and goes on with the one of the lowest
 validation perplexity; --test_only --checkpoint=RUN tests a trained language model again.
 
