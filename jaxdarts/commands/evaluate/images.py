@@ -402,17 +402,17 @@ def estimate(config: Config, genotype: Cells, dataset: Any, program: Program) ->
 
 def test_again(config: Config) -> None:
     """Tests a trained network on the data set's test images."""
-    if config.checkpoint is None or not config.checkpoint:
+    if not config.checkpoint:
         raise Stop("--test_only: name the run with --checkpoint=RUN", 2)
     try:
         apply, params = export.load(config.checkpoint)
         shape = export.image_shape(config.checkpoint)
+        classes = export.num_classes(config.checkpoint)
     except ValueError as error:
         raise Stop(f"--checkpoint={config.checkpoint}: {error}", 2) from error
     if config.stream:
         config = dataclasses.replace(config, image_size=shape[0])
     dataset = load(config)
-    classes = export.num_classes(config.checkpoint)
     if (shape, classes) != (dataset.image_shape, len(dataset.class_names)):
         raise Stop(
             f"--checkpoint={config.checkpoint}: a network for {classes} classes of images {shape},"
