@@ -1,5 +1,6 @@
 """Parameters and multiply-adds, from shapes alone: nothing is computed or allocated."""
 
+import itertools
 import math
 from collections.abc import Callable, Mapping
 
@@ -72,33 +73,32 @@ def check_image_shape(
         ValueError: if so; tells the next size that can.
     """
     height, width, _ = image_shape
+    kinds = ["reduce"] * 2  # in the benchmarks' networks, where each needs an even state
+    strided = True
     cells = of_genotype(genotype)
     if "reduce" in cells:
         kinds = [run.kind for run in runs(1, depth or 1) for _ in range(run.repeats)]
-        reductions = kinds.count("reduce")
-        # The last cell's state is halved by its skip connections only: none comes after it.
-        last = cells["reduce"]
-        if kinds[-1] == "reduce" and all(
-            "skip_connect" not in ops or source > 1
-            for (source, _), ops in zip(last.edges, last.ops)
-        ):
-            reductions -= 1
-    else:
-        reductions = 2
-    # The stem for ImageNet halves three times, rounding up; its last two states must fit.
-    smallest = 2**reductions
-    if imagenet:
-        sides = [-(-side // 4) for side in (height, width)]
-        smallest *= 2
-    else:
-        sides = [height, width]
-    if any(side % smallest for side in sides):
-        factor = smallest * (4 if imagenet else 1)
-        fit = [-(-side // factor) * factor for side in (height, width)]
+        strided = any(
+            "skip_connect" in ops and source < 2
+            for (source, _), ops in zip(cells["reduce"].edges, cells["reduce"].ops)
+        )
+
+    def fits(side: int) -> bool:
+        before, last = (-(-side // 4), -(-side // 8)) if imagenet else (side, side)
+        for kind in kinds:
+            if before != last and before % 2 or kind == "reduce" and strided and last % 2:
+                return False
+            before, last = last, -(-last // 2) if kind == "reduce" else last
+        return True
+
+    if not (fits(height) and fits(width)):
+        next_height, next_width = (
+            next(size for size in itertools.count(side) if fits(size)) for side in (height, width)
+        )
         raise ValueError(
-            f"images of {height}x{width}: height and width must be even before each of the"
-            f" network's {reductions} reductions; the next size is {fit[0]}x{fit[1]}"
-            f" (--image_size={max(fit)})"
+            f"images of {height}x{width}: height and width must be even before every reduction of"
+            f" the network; the next size is {next_height}x{next_width}"
+            f" (--image_size={max(next_height, next_width)})"
         )
 
 

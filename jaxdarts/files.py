@@ -141,7 +141,7 @@ def open_lines(path: str | os.PathLike, limit: int = 1 << 30) -> Iterator[Iterat
         try:
             yield lines()
         except (EOFError, zlib.error, gzip.BadGzipFile, UnicodeDecodeError) as error:
-            raise Damaged(f"{path} is damaged, or no text in UTF-8: {error}") from error
+            raise Damaged(f"{path} is damaged, or no table in UTF-8: {error}") from error
 
 
 # --------------------------------------------------------------------------------------------- JSON

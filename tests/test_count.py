@@ -2,6 +2,8 @@
 CIFAR-10.
 """
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 import jaxdarts as jd
@@ -49,3 +51,22 @@ def test_params_do_not_depend_on_the_image_size(width, depth):
 def test_colour_costs_the_stem_alone():
     net = jd.spaces.darts(1).supernet(4, 3, 10)
     assert jd.count_params(net, (8, 8, 3)) - jd.count_params(net, (8, 8, 1)) == 2 * 9 * 12
+
+
+@pytest.mark.parametrize("imagenet", [False, True])
+@pytest.mark.parametrize("skips", [False, True])
+@pytest.mark.parametrize("side", [8, 10, 12, 75, 76, 64, 96])
+def test_images_of_a_size_that_no_network_can_halve(side, skips, imagenet):
+    op = "skip_connect" if skips else "max_pool_3x3"
+    pairs = ((op, 0), ("sep_conv_3x3", 1))
+    cell = jd.Genotype(pairs, (2,), pairs, (2,))
+    for depth in (3, 4):
+        net = jd.spaces.darts().network(cell, 4, depth, 2, imagenet=imagenet)
+        arguments = (cell, 4, depth, 2, (side, side, 3), imagenet)
+        try:
+            jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, side, side, 3)))
+        except ValueError:
+            with pytest.raises(ValueError, match=r"--image_size=\d+"):
+                jd.network_cost(*arguments)
+        else:
+            jd.network_cost(*arguments)

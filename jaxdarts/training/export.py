@@ -120,7 +120,7 @@ def _functions(facts: Mapping[str, Any], net: Any, params: Any) -> Trained:
     def classify(params, images):
         _check_images(images, facts["image_shape"])
         mean, std = (np.asarray(facts[name], np.float32) for name in ("mean", "std"))
-        pixels = augment.normalize(images, mean, std)
+        pixels = augment.normalize(jnp.asarray(images), mean, std)
         logits, _ = net.apply(
             params, pixels, key=jax.random.key(0)
         )  # for noise (S4): one key, so that this is a function

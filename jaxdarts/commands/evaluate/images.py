@@ -249,12 +249,12 @@ def test_again(config: Config) -> None:
     try:
         apply, params = export.load(checkpoint)
         shape = export.image_shape(checkpoint)
+        classes = export.num_classes(checkpoint)
     except ValueError as error:
         raise Stop(f"--checkpoint={checkpoint}: {error}", 2) from error
     if config.stream:
         config = dataclasses.replace(config, image_size=shape[0])
     dataset = load(config)
-    classes = export.num_classes(checkpoint)
     if (shape, classes) != (dataset.image_shape, len(dataset.class_names)):
         raise Stop(
             f"--checkpoint={checkpoint}: a network for {classes} classes of images {shape},"
