@@ -100,16 +100,16 @@ def with_fewer_skips(space: Space, mix: Mix, max_skips: int) -> Any:
     skips = choices.where(lambda op: op == "skip_connect")
     others = np.any(choices.derivable() & ~skips, axis=1)
     while True:
-        found: Any = space.discretize(left)
+        genotype: Any = space.discretize(left)
         chosen = [
             (source, 2 + i // 2)
-            for i, (op, source) in enumerate(found.normal)
+            for i, (op, source) in enumerate(genotype.normal)
             if op == "skip_connect"
         ]
-        places = [e for e in map(choices.edges.index, chosen) if others[e]]
-        if len(chosen) <= max_skips or not places:
+        replaceable = [e for e in map(choices.edges.index, chosen) if others[e]]
+        if len(chosen) <= max_skips or not replaceable:
             return left
-        weakest = min(places, key=lambda e: left["normal"][e][skips[e]].max())
+        weakest = min(replaceable, key=lambda e: left["normal"][e][skips[e]].max())
         left["normal"][weakest][skips[weakest]] = 0
 
 
@@ -126,8 +126,8 @@ def _decide(cells, mixes, score, key, tune, trial, choose) -> Mixes:
         [(name, e) for e in rng.permutation(len(choices.edges)).tolist()]
         for name, choices in sorted(cells.items())
     ]
-    for place in range(max(map(len, orders))):
-        for name, e in (order[place] for order in orders if place < len(order)):
+    for rank in range(max(map(len, orders))):
+        for name, e in (order[rank] for order in orders if rank < len(order)):
             row, ops = mixes[name][:, e], np.flatnonzero(cells[name].derivable()[e])
             scores = [np.asarray(score(_with(mixes, name, e, trial(row, op)))) for op in ops]
             mixes[name][:, e] = np.eye(row.shape[-1])[ops[choose(np.stack(scores))]]
@@ -137,8 +137,8 @@ def _decide(cells, mixes, score, key, tune, trial, choose) -> Mixes:
         entering = list(choices.entering().values())
         crowded = [e for e in entering if choices.kept is not None and len(e) > choices.kept]
         nodes.append([(name, crowded[i]) for i in rng.permutation(len(crowded))])
-    for place in range(max(map(len, nodes))):
-        for name, edges in (order[place] for order in nodes if place < len(order)):
+    for rank in range(max(map(len, nodes))):
+        for name, edges in (order[rank] for order in nodes if rank < len(order)):
             row = np.zeros_like(mixes[name][:, 0])
             scores = [np.asarray(score(_with(mixes, name, e, row))) for e in edges]
             ranked = np.argsort(np.stack(scores), axis=0, kind="stable")  # [edges, seeds]
@@ -149,6 +149,6 @@ def _decide(cells, mixes, score, key, tune, trial, choose) -> Mixes:
 
 
 def _with(mixes: Mixes, name: str, edge: int, row: np.ndarray) -> Mixes:
-    whole = np.array(mixes[name])
-    whole[:, edge] = row
-    return {**mixes, name: whole}
+    changed = np.array(mixes[name])
+    changed[:, edge] = row
+    return {**mixes, name: changed}

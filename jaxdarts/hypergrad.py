@@ -332,10 +332,10 @@ def permuted_edges(
         )
         out, row = {}, 0
         for name, count in zip(names, counts, strict=True):
-            columns, own = np.arange(arch[name].shape[1]), lengths[row : row + count, None]
-            moved = (columns[None] + shifts[row : row + count, None]) % own
+            columns, row_lengths = np.arange(arch[name].shape[1]), lengths[row : row + count, None]
+            moved = (columns[None] + shifts[row : row + count, None]) % row_lengths
             out[name] = jnp.take_along_axis(
-                arch[name], jnp.where(columns[None] < own, moved, columns[None]), axis=1
+                arch[name], jnp.where(columns[None] < row_lengths, moved, columns[None]), axis=1
             )
             row += count
         return out
@@ -346,11 +346,11 @@ def permuted_edges(
             if num_neighbours
             else None
         )
-        own = jax.tree.map(lambda a: a[None], dict(arch))
+        unmoved = jax.tree.map(lambda a: a[None], dict(arch))
         return (
-            jax.tree.map(lambda a, b: jnp.concatenate([a, b]), own, others)
+            jax.tree.map(lambda a, b: jnp.concatenate([a, b]), unmoved, others)
             if num_neighbours
-            else own
+            else unmoved
         )
 
     return neighbours

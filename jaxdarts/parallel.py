@@ -175,6 +175,6 @@ def part(x: Array, axis_name: str | None) -> Array:
     return lax.dynamic_slice_in_dim(x, lax.axis_index(axis_name) * size, size)
 
 
-def whole(x: Array, axis_name: str | None) -> Array:
+def gather(x: Array, axis_name: str | None) -> Array:
     """Inside `pmap`: the rows of all devices; undoes `part`."""
     return x if axis_name is None else lax.all_gather(x, axis_name, tiled=True)

@@ -44,7 +44,7 @@ def zero_one(cells: Mapping[str, Choices], weight: float = 10.0) -> Penalty:
     def penalty(arch, mix, step):
         used = {name: cells[name].where() for name in cells}
         squares = sum(jnp.sum(jnp.where(used[name], (mix[name] - 0.5) ** 2, 0)) for name in cells)
-        return -weight * jnp.asarray(squares) / sum(int(own.sum()) for own in used.values()), {}
+        return -weight * jnp.asarray(squares) / sum(int(kept.sum()) for kept in used.values()), {}
 
     return penalty
 

@@ -90,11 +90,11 @@ def edge_softmax(cells: Cells, scale: float = 1e-3) -> Relaxation:
 
     def derive(arch, step=None):
         mix = {}
-        for name, own in arch.items():
+        for name, weights in arch.items():
             targets = np.array([target for _, target in cells[name].edges])
             entering = targets[:, None] == targets[None]  # the edges that enter the same node
-            betas = jax.nn.softmax(jnp.where(entering, own["edges"][None], -jnp.inf), axis=1)
-            mix[name] = _softmax(own["ops"], cells[name]) * jnp.diag(betas)[:, None]
+            betas = jax.nn.softmax(jnp.where(entering, weights["edges"][None], -jnp.inf), axis=1)
+            mix[name] = _softmax(weights["ops"], cells[name]) * jnp.diag(betas)[:, None]
         return mix
 
     return Relaxation(init, lambda arch, key, step: derive(arch), derive)
@@ -121,8 +121,8 @@ def gumbel(
 
     def apply(arch, key, step):
         mix, keys = {}, jax.random.split(key, len(arch))
-        for own_key, (name, alpha) in zip(keys, sorted(arch.items())):
-            noise = jax.random.gumbel(own_key, alpha.shape)
+        for cell_key, (name, alpha) in zip(keys, sorted(arch.items())):
+            noise = jax.random.gumbel(cell_key, alpha.shape)
             # The softmax' denominator is the same for a whole row, so `a` serves as its logarithm.
             soft = _softmax((alpha + noise) / temperature(step), cells[name])
             one_hot = jax.nn.one_hot(jnp.argmax(soft, axis=1), soft.shape[1], dtype=soft.dtype)
@@ -184,8 +184,8 @@ def dirichlet(cells: Cells, scale: float = 1e-3) -> Relaxation:
 
     def apply(arch, key, step):
         mix, keys = {}, jax.random.split(key, len(arch))
-        for own_key, (name, alpha) in zip(keys, sorted(arch.items())):
-            mix[name] = _softmax(_log_gamma(own_key, alpha), cells[name])
+        for cell_key, (name, alpha) in zip(keys, sorted(arch.items())):
+            mix[name] = _softmax(_log_gamma(cell_key, alpha), cells[name])
         return mix
 
     return softmax(cells, scale)._replace(apply=apply)
@@ -201,12 +201,12 @@ def uniform_path(cells: Cells) -> Relaxation:
 
     def apply(arch, key, step):
         mix, keys = {}, jax.random.split(key, len(cells))
-        for own_key, (name, choices) in zip(keys, sorted(cells.items())):
-            edge_key, op_key = jax.random.split(own_key)
+        for cell_key, (name, choices) in zip(keys, sorted(cells.items())):
+            edge_key, op_key = jax.random.split(cell_key)
             if choices.picks is not None:
                 noise = jnp.where(choices.where(), jax.random.uniform(op_key, choices.shape), -1.0)
-                place = jnp.argsort(jnp.argsort(-noise, axis=1), axis=1)
-                mix[name] = (place < np.array(choices.picks)[:, None]).astype(noise.dtype)
+                ranks = jnp.argsort(jnp.argsort(-noise, axis=1), axis=1)
+                mix[name] = (ranks < np.array(choices.picks)[:, None]).astype(noise.dtype)
                 continue
             ops = jax.random.categorical(op_key, jnp.where(choices.derivable(), 0.0, -jnp.inf))
             draws = jax.random.uniform(edge_key, (len(choices.edges),))
@@ -263,9 +263,9 @@ def auxiliary_skip(relaxation: Relaxation, cells: Cells, amount: Schedule) -> Re
     skips = {
         name: choices.where(lambda op: op == "skip_connect") for name, choices in cells.items()
     }
-    for name, own in skips.items():
-        if not own.any(1).all():
-            edge = cells[name].edges[int(np.argmin(own.any(1)))]
+    for name, is_skip in skips.items():
+        if not is_skip.any(1).all():
+            edge = cells[name].edges[int(np.argmin(is_skip.any(1)))]
             raise ValueError(
                 f"{name}: edge {edge} offers no skip_connect, whose weight the auxiliary one is"
                 " added to"

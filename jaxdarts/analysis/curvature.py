@@ -141,13 +141,13 @@ def spectrum(
 def density(
     nodes: Float[Array | np.ndarray, "probes steps"],
     weights: Float[Array | np.ndarray, "probes steps"],
-    places: Float[np.ndarray, " places"],
+    points: Float[np.ndarray, " points"],
     deviation: float,
-) -> Float[np.ndarray, " places"]:
-    """The density of eigenvalues at given places, every node of `spectrum` widened into a normal of
+) -> Float[np.ndarray, " points"]:
+    """The density of eigenvalues at given points, every node of `spectrum` widened into a normal of
     a standard deviation.
     """
-    apart = (np.asarray(places)[:, None, None] - np.asarray(nodes)[None]) / deviation
+    apart = (np.asarray(points)[:, None, None] - np.asarray(nodes)[None]) / deviation
     bells = np.exp(-(apart**2) / 2) / (deviation * np.sqrt(2 * np.pi))
     return np.mean(np.sum(np.asarray(weights)[None] * bells, -1), -1)
 

@@ -32,9 +32,9 @@ def shell(cells: Mapping[str, Choices], genotype: Any, radius: int = 1) -> list[
     locate(cells, genotype)
     slots = [
         (name, i, edge, op)
-        for name, own in of_genotype(genotype).items()
-        if own.picks is None  # other rows choose no operations
-        for i, (edge, (op,)) in enumerate(zip(own.edges, own.ops))
+        for name, choices in of_genotype(genotype).items()
+        if choices.picks is None  # other rows choose no operations
+        for i, (edge, (op,)) in enumerate(zip(choices.edges, choices.ops))
     ]
     if not 1 <= radius <= len(slots):
         raise ValueError(f"radius is {radius}: the cells have {len(slots)} edges")
@@ -48,14 +48,14 @@ def shell(cells: Mapping[str, Choices], genotype: Any, radius: int = 1) -> list[
             if use and op != current
         ]
 
-    found = []
+    neighbours = []
     for chosen in itertools.combinations(slots, radius):
         for ops in itertools.product(*(others(*slot) for slot in chosen)):
             changed = genotype
             for (name, i, _, _), op in zip(chosen, ops, strict=True):
                 changed = with_operation(changed, name, i, op)
-            found.append(changed)
-    return found
+            neighbours.append(changed)
+    return neighbours
 
 
 def flatness(accuracy: float, of_neighbours: Sequence[float]) -> dict[str, float]:

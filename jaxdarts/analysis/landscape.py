@@ -96,35 +96,35 @@ def moved(point: Any, directions: Sequence[Any], steps: Float[Array, " dimension
 def grid(
     num: int, span: float = 1.0, dimensions: int = 2
 ) -> Float[np.ndarray, "points dimensions"]:
-    """Evenly spaced places, `num` along each dimension from -span to span; the first dimension
+    """Evenly spaced points, `num` along each dimension from -span to span; the first dimension
     varies fastest.
 
     >>> grid(3, dimensions=1).ravel().tolist(), grid(2).tolist()
     ([-1.0, 0.0, 1.0], [[-1.0, -1.0], [1.0, -1.0], [-1.0, 1.0], [1.0, 1.0]])
     """
-    places = np.meshgrid(*[np.linspace(-span, span, num)] * dimensions, indexing="ij")
-    return np.stack([place.ravel() for place in reversed(places)], -1)
+    axes = np.meshgrid(*[np.linspace(-span, span, num)] * dimensions, indexing="ij")
+    return np.stack([axis.ravel() for axis in reversed(axes)], -1)
 
 
 def values(
     function: Callable[[Any], Any],
     point: Any,
     directions: Sequence[Any],
-    places: Float[Array | np.ndarray, "points dimensions"],
+    points: Float[Array | np.ndarray, "points dimensions"],
     together: int = 1,
 ) -> Any:
-    """A function of a point at many places of a line or a plane: whatever it returns, with a
-    leading axis of places.
+    """The values of a function at many points of a line or a plane: whatever it returns, with a
+    leading axis of points.
 
     Args:
         function: point -> a tree of arrays.
         point, directions: see `moved`.
-        places: from `grid`, or a part of them.
-        together: places that are computed at once (`jax.vmap`), for as many times the memory; the
+        points: from `grid`, or a part of them.
+        together: points that are computed at once (`jax.vmap`), for as many times the memory; the
           others follow in a loop.
     """
     return lax.map(
         lambda steps: function(moved(point, directions, steps)),
-        jnp.asarray(places),
+        jnp.asarray(points),
         batch_size=together,
     )

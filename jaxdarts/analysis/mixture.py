@@ -83,5 +83,5 @@ def mean_agreement(
     """
     if len(mixes) < 2:
         raise ValueError(f"{len(mixes)} mix: an agreement needs two or more")
-    found = [agreement(one, other, choices) for one, other in itertools.combinations(mixes, 2)]
-    return {name: float(np.mean([each[name] for each in found])) for name in ("tau", "same")}
+    agreements = [agreement(one, other, choices) for one, other in itertools.combinations(mixes, 2)]
+    return {name: float(np.mean([each[name] for each in agreements])) for name in ("tau", "same")}

@@ -85,12 +85,12 @@ def one_child(net: SinglePath, tx: optax.GradientTransformation) -> Sharing:
         updates, opt = tx.update(gradient, state.opt, state.params)
         params: Any = optax.apply_updates(state.params, updates)
         mask = used(net.cells["cell"], state.params, picks)
-        own = optax.tree.map_params(
+        child_opt = optax.tree.map_params(
             tx.init, lambda _, mask: mask, opt, mask, transform_non_params=lambda _: np.True_
         )
         params, opt = (
             jax.tree.map(jnp.where, masks, new, old)
-            for masks, new, old in ((mask, params, state.params), (own, opt, state.opt))
+            for masks, new, old in ((mask, params, state.params), (child_opt, opt, state.opt))
         )
         return SharedState(state.step + 1, params, averages, opt), metrics
 
@@ -153,7 +153,7 @@ def shared_prefix(
 
         def merge(pair, masks):
             return jax.tree.map(
-                lambda mask, x, own: jnp.where(mask, x, own[child]),
+                lambda mask, x, per_child: jnp.where(mask, x, per_child[child]),
                 masks,
                 pair["common"],
                 pair["own"],
@@ -170,7 +170,9 @@ def shared_prefix(
         def put(pair, new):
             return {
                 "common": new,
-                "own": jax.tree.map(lambda own, x: own.at[child].set(x), pair["own"], new),
+                "own": jax.tree.map(
+                    lambda per_child, x: per_child.at[child].set(x), pair["own"], new
+                ),
             }
 
         new, metrics = base.step(of(state, child), batch, children[child])

@@ -142,24 +142,24 @@ def variants(
     Raises:
         ValueError: if so many draws do not give them: the width does not exist, or is rare.
     """
-    found: dict[float, list[Genotype]] = {float(width): [] for width in widths}
+    groups: dict[float, list[Genotype]] = {float(width): [] for width in widths}
     for _ in range(draws):
-        if all(len(cells) == each for cells in found.values()):
+        if all(len(cells) == each for cells in groups.values()):
             break
         other = reconnected(genotype, rng)
-        group = found.get(topology(other.normal).width)
+        group = groups.get(topology(other.normal).width)
         if group is not None and len(group) < each and other not in (genotype, *group):
             group.append(other)
-    for width, cells in found.items():
+    for width, cells in groups.items():
         if len(cells) < each:
             raise ValueError(
                 f"{draws} draws gave {len(cells)} different cells of width {width:g}, not {each}"
             )
-    ordered = sorted(found)
+    ordered = sorted(groups)
     return [
         cell
         for width in ordered
-        for cell in sorted(found[width], key=lambda cell: -topology(cell.normal).depth)
+        for cell in sorted(groups[width], key=lambda cell: -topology(cell.normal).depth)
     ]
 
 
@@ -175,20 +175,20 @@ def pattern(genotypes: Mapping[str, Genotype]) -> list[dict[str, Any]]:
     for name, genotype in genotypes.items():
         for cell in CELLS:
             pairs = getattr(genotype, cell)
-            own, every = topology(pairs), list(all_topologies(len(pairs) // 2))
+            current, every = topology(pairs), list(all_topologies(len(pairs) // 2))
             wider, shallower = (
                 float(np.mean([test(other) for other in every]))
                 for test in (
-                    lambda other: other.width > own.width,
-                    lambda other: other.depth < own.depth,
+                    lambda other: other.width > current.width,
+                    lambda other: other.depth < current.depth,
                 )
             )
             row = {
                 "name": name,
                 "cell": cell,
                 "nodes": len(pairs) // 2,
-                "width": own.width,
-                "depth": own.depth,
+                "width": current.width,
+                "depth": current.depth,
             }
             rows.append(
                 {

@@ -26,11 +26,11 @@ def finish(
     down.
     """
     state, space = parallel.first(training.state), program.space
-    key, places = (
+    key, num_batches = (
         jax.random.fold_in(jax.random.key(config.seed), 2),
         program.sizes[1] // config.batch_size,
     )
-    indices = np.arange(places * config.batch_size, dtype=np.int32).reshape(places, 1, -1)
+    indices = np.arange(num_batches * config.batch_size, dtype=np.int32).reshape(num_batches, 1, -1)
 
     def score(mix) -> float:
         mix = parallel.replicate(dict(mix), program.devices)

@@ -245,8 +245,8 @@ def cells_from_json(text: str) -> dict[str, Choices]:
         saved = files.parse_json(text, "space.json")
         saved = files.fitting(saved, dict[str, SavedChoices], "space.json")
         return {
-            name: Choices(**{field: tuples(value) for field, value in own.items()})
-            for name, own in saved.items()
+            name: Choices(**{field: tuples(value) for field, value in fields.items()})
+            for name, fields in saved.items()
         }
     except TypeError as error:
         raise ValueError(f"not the cells of a space: {error}") from error
@@ -263,11 +263,12 @@ def strongest_of(run: Path, keep: int) -> Space:
         for name in ("normal", "reduce"):
             mix, ops = alphas[name][-1], cells[name].ops
             kept = [
-                np.sort(np.argsort(-row[: len(own)], kind="stable")[:keep])
-                for row, own in zip(mix, ops, strict=True)
+                np.sort(np.argsort(-row[: len(edge_ops)], kind="stable")[:keep])
+                for row, edge_ops in zip(mix, ops, strict=True)
             ]
             ops = tuple(
-                tuple(own[i] for i in indices) for own, indices in zip(ops, kept, strict=True)
+                tuple(edge_ops[i] for i in indices)
+                for edge_ops, indices in zip(ops, kept, strict=True)
             )
             narrowed.append(cells[name]._replace(ops=ops))
     except (OSError, ValueError, KeyError, IndexError) as error:

@@ -129,8 +129,8 @@ def turn_hue(
     )  # the hue, in sixths of the circle
 
     def channel(offset: int) -> Array:
-        place = (offset + sector) % 6
-        return value - chroma * jnp.clip(jnp.minimum(place, 4 - place), 0, 1)
+        shifted = (offset + sector) % 6
+        return value - chroma * jnp.clip(jnp.minimum(shifted, 4 - shifted), 0, 1)
 
     return jnp.stack([channel(5), channel(3), channel(1)], -1)
 

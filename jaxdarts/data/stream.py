@@ -36,7 +36,7 @@ class Stored(NamedTuple):
     """Labelled images on a disk.
 
     num: their number.
-    read: place -> (RGB picture of any size, label); threads may share it. Raises Unreadable.
+    read: index -> (RGB picture of any size, label); threads may share it. Raises Unreadable.
     """
 
     num: int
@@ -109,7 +109,7 @@ def split(part: Stored, portion: float) -> tuple[Stored, Stored]:
     """
     count = images.first_part(part.num, portion)
     return Stored(count, part.read), Stored(
-        part.num - count, lambda place: part.read(count + place)
+        part.num - count, lambda index: part.read(count + index)
     )
 
 
@@ -136,7 +136,7 @@ def batches(
     Args:
         pool: from `threads`.
         part: the images.
-        order: places of the images of every batch.
+        order: indices of the images of every batch.
         size: height and width to cut them to.
         draw: (seed, epoch) of random crops, for training; None for the central ones.
         ahead: how many batches after the one that is asked for are begun.
@@ -146,18 +146,18 @@ def batches(
         order[i]. Ask for i in rising order, beginning anywhere. Raises Unreadable.
     """
 
-    def read(place: int) -> tuple[np.ndarray, int]:
-        picture, label = part.read(place)
+    def read(index: int) -> tuple[np.ndarray, int]:
+        picture, label = part.read(index)
         if draw is None:
             return np.asarray(central_crop(picture, size)), label
-        return np.asarray(random_crop(picture, size, np.random.RandomState([*draw, place]))), label
+        return np.asarray(random_crop(picture, size, np.random.RandomState([*draw, index]))), label
 
     begun: dict[int, list[Future]] = {}
 
     def get(i: int) -> dict[str, np.ndarray]:
         for j in range(i, min(i + 1 + ahead, len(order))):
             if j not in begun:
-                begun[j] = [pool.submit(read, int(place)) for place in order[j]]
+                begun[j] = [pool.submit(read, int(index)) for index in order[j]]
         pixels, labels = zip(*(future.result() for future in begun.pop(i)), strict=True)
         return {"image": np.stack(pixels), "label": np.array(labels, np.int32)}
 
@@ -211,8 +211,8 @@ def _bilinear() -> Any:
 
 
 def _files(files: list[tuple[str, int]]) -> Stored:
-    def read(place: int) -> tuple[Any, int]:
-        file, label = files[place]
+    def read(index: int) -> tuple[Any, int]:
+        file, label = files[index]
         return _picture(lambda: file, file), label
 
     return Stored(len(files), read)
@@ -221,11 +221,11 @@ def _files(files: list[tuple[str, int]]) -> Stored:
 def _split(builder: Any, name: str) -> Stored:
     num, record = tfds_source.random_access(builder, name)
 
-    def read(place: int) -> tuple[Any, int]:
-        encoded, label = record(place)
+    def read(index: int) -> tuple[Any, int]:
+        encoded, label = record(index)
         return (
             _picture(
-                lambda: io.BytesIO(encoded), f"image {place} of {builder.info.full_name}, {name},"
+                lambda: io.BytesIO(encoded), f"image {index} of {builder.info.full_name}, {name},"
             ),
             label,
         )

@@ -78,20 +78,20 @@ def load(name: str, data_dir: str | None = None) -> Text:
         raise ValueError(
             f"there is no text {name!r}; known are pydoc, ptb, wikitext2 and text:FOLDER"
         )
-    places: dict[str, int] = {}
+    ids: dict[str, int] = {}
     train, valid, test = (
-        np.array([places.setdefault(word, len(places)) for word in words(own)], np.int32)
-        for own in lines
+        np.array([ids.setdefault(word, len(ids)) for word in words(part)], np.int32)
+        for part in lines
     )
-    text = Text(name, train, valid, test, tuple(places))
+    text = Text(name, train, valid, test, tuple(ids))
     for field, expected in _SIZES.get(name, {}).items():
-        found = len(getattr(text, field))
-        if found != expected:
+        count = len(getattr(text, field))
+        if count != expected:
             what = (
                 "words in its vocabulary" if field == "vocabulary" else f"words in its {field} part"
             )
             raise ValueError(
-                f"{name} has {found:,} {what}; published are {expected:,}, with <eos>: is it"
+                f"{name} has {count:,} {what}; published are {expected:,}, with <eos>: is it"
                 " another version?"
             )
     return text
@@ -219,9 +219,9 @@ def _read(folders: list[Path], names: list[str]) -> tuple[Path, bytes]:
                 raise ValueError(
                     f"{archive} is no zip archive, or a damaged one: {error}"
                 ) from error
-    places = " and ".join(str(folder) for folder in folders)
+    searched = " and ".join(str(folder) for folder in folders)
     raise FileNotFoundError(
-        f"there is no {' or '.join(names)} in {places}: put it there (--data_dir names another"
+        f"there is no {' or '.join(names)} in {searched}: put it there (--data_dir names another"
         " folder)"
     )
 
@@ -254,8 +254,12 @@ def _pydoc() -> list[list[str]]:
         [re.sub(r"\d+", "N", word) for word in re.findall(r"\w+|[^\w\s]", p.lower())]
         for p in paragraphs
     ]
-    split = [[word for word in own if re.match(r"\w|[.,:;()=']", word)] for own in split]
-    counts = Counter(word for own in split for word in own)
-    lines = [" ".join(word if counts[word] >= 3 else RARE for word in own) for own in split if own]
+    split = [[word for word in tokens if re.match(r"\w|[.,:;()=']", word)] for tokens in split]
+    counts = Counter(word for tokens in split for word in tokens)
+    lines = [
+        " ".join(word if counts[word] >= 3 else RARE for word in tokens)
+        for tokens in split
+        if tokens
+    ]
     others = [line for i, line in enumerate(lines) if i % 10 not in (4, 9)]
     return [others, lines[4::10], lines[9::10]]

@@ -160,7 +160,7 @@ def search(
     starts, history = advance(steps)
     while history is None:
         [(number, proposal)] = starts
-        starts, history = advance(steps, (number, evaluate(*asked(proposal))))
+        starts, history = advance(steps, (number, evaluate(*arguments_of(proposal))))
     return list(history.values())
 
 
@@ -176,7 +176,7 @@ def advance(
         return [], stop.value
 
 
-def asked(proposal: Any) -> tuple:
+def arguments_of(proposal: Any) -> tuple:
     """The arguments of `evaluate` for a proposal."""
     return tuple(proposal) if isinstance(proposal, Longer) else (proposal,)
 
@@ -187,10 +187,10 @@ def best(history: Iterable[Trial]) -> Trial:
     Raises:
         ValueError: if there is none.
     """
-    found = max(history, key=_rank, default=None)
-    if found is None:
+    best_trial = max(history, key=_rank, default=None)
+    if best_trial is None:
         raise ValueError("not one trial fits into the budget")
-    return found
+    return best_trial
 
 
 def best_so_far(history: Iterable[Trial]) -> list[Trial]:
@@ -486,9 +486,10 @@ def _reinforce(
         }
 
     def loss(logits, picks, advantage):
-        own = log_probabilities(logits)
+        log_probs = log_probabilities(logits)
         return -advantage * sum(
-            jnp.sum(jnp.take_along_axis(own[name], picks[name][:, None], 1)) for name in own
+            jnp.sum(jnp.take_along_axis(log_probs[name], picks[name][:, None], 1))
+            for name in log_probs
         )
 
     average = weight = 0.0
@@ -502,8 +503,8 @@ def _reinforce(
         if trial is None:
             continue
         picks = {
-            name: np.array([op for _, op in places])
-            for name, places in locate(space.cells, trial.genotype).items()
+            name: np.array([op for _, op in decisions])
+            for name, decisions in locate(space.cells, trial.genotype).items()
         }
         average, weight = decay * average + (1 - decay) * trial.value, decay * weight + 1 - decay
         gradient = jax.grad(loss)(logits, picks, trial.value - average / weight)

@@ -148,10 +148,10 @@ def lstm_policy(
             and its embedding.
             """
             advance(x)
-            own = jnp.asarray(ids[cell])[e]
-            logits = (h @ params["ops"] + params["ops_bias"])[own]
+            candidates = jnp.asarray(ids[cell])[e]
+            logits = (h @ params["ops"] + params["ops_bias"])[candidates]
             column = decide(logits, jnp.asarray(cells[cell].derivable())[e])
-            return column, params["embeddings"][own[column]]
+            return column, params["embeddings"][candidates[column]]
 
         mix = {}
         for cell, choices in cells.items():
@@ -173,10 +173,10 @@ def lstm_policy(
                 for _ in range(choices.kept):
                     advance(x)
                     query = h @ params["query"]
-                    place = decide(jnp.tanh(memory + query[None]) @ params["attention"], free)
-                    free = free.at[place].set(False)
-                    edges.append(jnp.asarray(entering)[place])
-                    x = anchor[place]
+                    chosen = decide(jnp.tanh(memory + query[None]) @ params["attention"], free)
+                    free = free.at[chosen].set(False)
+                    edges.append(jnp.asarray(entering)[chosen])
+                    x = anchor[chosen]
                 for e in edges:
                     column, x = operation(cell, e)
                     mix[cell] = mix[cell].at[e, column].set(1)
@@ -208,7 +208,7 @@ def policy_gradient(
 
     def value(params):
         return jnp.mean(
-            advantages * jax.vmap(lambda own: policy.replay(params, own).log_prob)(actions)
+            advantages * jax.vmap(lambda sampled: policy.replay(params, sampled).log_prob)(actions)
         )
 
     return jax.grad(value)(params)
@@ -278,10 +278,18 @@ def enas(
 
     def init(key: Key[Array, ""], params: Params) -> EnasState:
         policy_key, key = jax.random.split(key)
-        own, zero = policy.init(policy_key), jnp.zeros(())
+        policy_params, zero = policy.init(policy_key), jnp.zeros(())
         none = jnp.int32(0)
         return EnasState(
-            none, none, key, params, params_tx.init(params), own, policy_tx.init(own), zero, zero
+            none,
+            none,
+            key,
+            params,
+            params_tx.init(params),
+            policy_params,
+            policy_tx.init(policy_params),
+            zero,
+            zero,
         )
 
     def train(state: EnasState, batch: Batch) -> tuple[EnasState, Metrics]:
@@ -315,11 +323,11 @@ def enas(
         gradient = policy_gradient(policy, state.policy, drawn.actions, rewards - baseline)
         descent = jax.tree.map(jnp.negative, gradient)
         updates, opt = policy_tx.update(descent, state.policy_opt, state.policy)
-        own = optax.apply_updates(state.policy, updates)
+        policy_params = optax.apply_updates(state.policy, updates)
         new = dataclasses.replace(
             state,
             updates=state.updates + 1,
-            policy=own,
+            policy=policy_params,
             policy_opt=opt,
             average=average,
             weight=weight,

@@ -80,13 +80,13 @@ def brackets(epochs: Sequence[int]) -> list[tuple[int, Sequence[int]]]:
     >>> brackets((4, 12, 36))
     [(9, (4, 12, 36)), (3, (12, 36)), (3, (36,))]
     """
-    found = []
+    schedules = []
     for first in range(len(epochs)):
         rounds = len(epochs) - first
-        found.append(
+        schedules.append(
             (math.ceil(len(epochs) // rounds * epochs[-1] / epochs[first]), epochs[first:])
         )
-    return found
+    return schedules
 
 
 def log_probabilities(
@@ -134,13 +134,13 @@ def _bohb(
     while True:
         proposal = None
         if trial:
-            own = Longer(trial.genotype, trial.epochs or 0)
-            if not owners.get(own):
+            longer = Longer(trial.genotype, trial.epochs or 0)
+            if not owners.get(longer):
                 raise ValueError(
                     f"{trial.genotype}: a trial of {trial.epochs} epochs, which was not asked for"
                 )
-            seen[own.epochs].append(trial)
-            proposal = ask(owners[own].popleft(), trial)
+            seen[longer.epochs].append(trial)
+            proposal = ask(owners[longer].popleft(), trial)
         for one in active.copy():
             proposal = ask(one, None) if proposal is None else proposal
         if proposal is None:
@@ -186,12 +186,14 @@ def _starters(
 
 def _picks(space: Space, genotype: Any) -> list[int]:
     """The number of the operation in each row, all cells in order."""
-    return [op for places in locate(space.cells, genotype).values() for _, op in sorted(places)]
+    return [
+        op for decisions in locate(space.cells, genotype).values() for _, op in sorted(decisions)
+    ]
 
 
 def _genotype(space: Space, picks: Int[np.ndarray, " rows"]) -> Any:
     mix: dict[str, Any] = {}
     for name, choices in space.cells.items():
-        own, picks = picks[: len(choices.ops)], picks[len(choices.ops) :]
-        mix[name] = np.eye(choices.shape[1], dtype=np.float32)[own]
+        cell_picks, picks = picks[: len(choices.ops)], picks[len(choices.ops) :]
+        mix[name] = np.eye(choices.shape[1], dtype=np.float32)[cell_picks]
     return space.discretize(mix)

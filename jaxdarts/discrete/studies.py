@@ -31,7 +31,7 @@ from concurrent.futures import (
 )
 from typing import Any, NamedTuple
 
-from jaxdarts.discrete.algorithms import History, Schedule, Starts, advance, asked
+from jaxdarts.discrete.algorithms import History, Schedule, Starts, advance, arguments_of
 from jaxdarts.types import Trial
 
 
@@ -133,7 +133,7 @@ def conduct(
             while waiting and len(flying) < slots and not broken:
                 job = waiting.popleft()
                 try:
-                    flying[executor.submit(evaluate, *asked(job.proposal))] = job
+                    flying[executor.submit(evaluate, *arguments_of(job.proposal))] = job
                 except BrokenExecutor:
                     lose(job)
                     broken = True
@@ -171,7 +171,7 @@ def conduct(
 
 
 def _named(job: _Job) -> str:
-    return f"run {job.run}, trial {job.number} ({asked(job.proposal)[0]})"
+    return f"run {job.run}, trial {job.number} ({arguments_of(job.proposal)[0]})"
 
 
 def _error(future: Future) -> BaseException | None:
@@ -199,7 +199,7 @@ def _replayed(
     starts, history = advance(steps)
     for number, trial in records:
         pending.update(starts)
-        genotype, *epochs = asked(pending.pop(number, None))
+        genotype, *epochs = arguments_of(pending.pop(number, None))
         if history is not None or (genotype, *epochs) != (
             trial.genotype,
             *([trial.epochs] if trial.epochs else []),

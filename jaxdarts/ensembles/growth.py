@@ -107,6 +107,6 @@ def grow(
         kept = (*growth.kept, len(growth.members))
         growth = min(
             (weighed((*growth.members, new), kept) for new in candidates),
-            key=lambda grown: grown.value,
+            key=lambda candidate: candidate.value,
         )
         yield growth

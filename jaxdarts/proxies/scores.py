@@ -125,12 +125,12 @@ def declared(
     """
     batch = images.shape[0]
 
-    def add(total, own):
+    def add(total, layer):
         def counted():
-            signs = jnp.where(own.on, 1.0, -1.0).reshape(batch, -1)
-            return total + own.count * (signs @ signs.T + signs.shape[1]) / 2
+            signs = jnp.where(layer.on, 1.0, -1.0).reshape(batch, -1)
+            return total + layer.count * (signs @ signs.T + signs.shape[1]) / 2
 
-        return jax.lax.cond(own.count != 0, counted, lambda: total), None
+        return jax.lax.cond(layer.count != 0, counted, lambda: total), None
 
     total = jnp.zeros((batch, batch))
     for units in jax.tree.leaves(
@@ -208,13 +208,13 @@ def layers(params: PyTree[Array], ops: Iterable[str] = OPS) -> list[Float[Array,
     other arrangements give the scores another function; it gets the weights and
     their gradients alike, so it must be linear.
     """
-    found = []
+    matrices = []
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         name = _name(path)
         if leaf.ndim > 1 and not name.endswith(_NO_WEIGHTS):
             stacked = 2 if name.startswith(tuple(f"{op}_" for op in ops)) else 0
-            found.append(leaf.reshape(math.prod(leaf.shape[:stacked]), -1))
-    return found
+            matrices.append(leaf.reshape(math.prod(leaf.shape[:stacked]), -1))
+    return matrices
 
 
 _NO_WEIGHTS = ("scale", "shift", "bias")
@@ -365,10 +365,10 @@ def gaussian(key: Key[Array, ""], params: Params) -> Params:
     leaves, structure = jax.tree_util.tree_flatten_with_path(params)
     drawn = []
     for path, leaf in leaves:
-        key, own = jax.random.split(key)
+        key, leaf_key = jax.random.split(key)
         name = _name(path)
         if leaf.ndim > 1 and not name.endswith(_NO_WEIGHTS):
-            drawn.append(jax.random.normal(own, leaf.shape, leaf.dtype))
+            drawn.append(jax.random.normal(leaf_key, leaf.shape, leaf.dtype))
         else:
             drawn.append(jnp.full_like(leaf, 1.0 if name.endswith("scale") else 0.0))
     return jax.tree.unflatten(structure, drawn)
@@ -401,13 +401,17 @@ def zen(
         distance: how far they move, in their own deviations.
     """
     first, second = (
-        jax.random.normal(own, images.shape, images.dtype) for own in jax.random.split(key)
+        jax.random.normal(noise_key, images.shape, images.dtype)
+        for noise_key in jax.random.split(key)
     )
     map_, variances = features(params, first)
     moved, _ = features(params, first + distance * second)
     change = jnp.mean(jnp.sum(jnp.abs(map_ - moved).reshape(images.shape[0], -1), axis=1))
     deviations = sum(
-        (jnp.sum(jnp.log(jnp.mean(own, axis=-1))) / 2 for own in jax.tree.leaves(variances)),
+        (
+            jnp.sum(jnp.log(jnp.mean(variance, axis=-1))) / 2
+            for variance in jax.tree.leaves(variances)
+        ),
         start=jnp.zeros(()),
     )
     total = jnp.log(change) + deviations
@@ -467,7 +471,7 @@ def ntk_condition(apply: Apply, params: Params, images: Array, layers: Layers = 
     logits, pull = jax.vjp(lambda params: jnp.sum(apply(params, images), axis=1), params)
 
     def row(cotangent):
-        return jnp.concatenate([own.ravel() for own in layers(pull(cotangent)[0])])
+        return jnp.concatenate([gradient.ravel() for gradient in layers(pull(cotangent)[0])])
 
     gradients = jax.lax.map(row, jnp.eye(logits.shape[0], dtype=logits.dtype))
     values = jnp.linalg.eigvalsh(gradients @ gradients.T)

@@ -275,7 +275,7 @@ def bar(x: float, y: float, name: str, marks: Sequence[tuple[float, str]]) -> li
 
 def colors(fractions: np.ndarray) -> np.ndarray:
     """Red, green and blue, 0 to 255, of fractions of the colour scale."""
-    place = np.clip(fractions, 0.0, 1.0) * (len(VIRIDIS) - 1)
+    positions = np.clip(fractions, 0.0, 1.0) * (len(VIRIDIS) - 1)
     return np.round(
-        np.stack([np.interp(place, range(len(VIRIDIS)), channel) for channel in VIRIDIS.T], -1)
+        np.stack([np.interp(positions, range(len(VIRIDIS)), channel) for channel in VIRIDIS.T], -1)
     )

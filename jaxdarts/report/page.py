@@ -227,10 +227,10 @@ def render(template: str, **values: Any) -> str:
 _START, _END = "<!-- analyses -->", "<!-- end of analyses -->"
 
 
-def _analyses(found: Sequence[Section]) -> str:
+def _analyses(analyses: Sequence[Section]) -> str:
     shown = [
         each._replace(pictures={name: sections.image(svg) for name, svg in each.pictures.items()})
-        for each in found
+        for each in analyses
     ]
     return "\n".join((_START, render("sections.html.jinja", sections=shown).strip(), _END))
 

@@ -135,11 +135,11 @@ def gather(folder: str | os.PathLike) -> list[Section]:
     Raises:
         ValueError: as `read`.
     """
-    found = read(folder)
+    sections = read(folder)
     for seed in sorted(Path(folder).glob("seed-*")):
         if not (seed / "report.html").exists():
-            found += [
+            sections += [
                 s._replace(name=f"{s.name}-{seed.name}", title=f"{s.title}, {seed.name}")
                 for s in read(seed)
             ]
-    return found
+    return sections

@@ -102,7 +102,7 @@ def level_line(
     >>> level_line(np.array([[0.0, 1.0], [0.0, 1.0]]), [0, 1], [0, 1], 0.25)
     [((0.25, 0.0), (0.25, 0.75)), ((0.25, 1.0), (0.25, 0.75))]
     """
-    found = []
+    segments = []
     for i in range(len(ys) - 1):
         for j in range(len(xs) - 1):
             for triangle in (
@@ -123,8 +123,8 @@ def level_line(
                         for scale, k in ((xs, 1), (ys, 0))
                     )
                     ends.append((float(x), float(y)))
-                found.append((ends[0], ends[1]))
-    return found
+                segments.append((ends[0], ends[1]))
+    return segments
 
 
 def surface(
@@ -144,10 +144,10 @@ def surface(
     heights = fraction_of(values)
     across, along = np.meshgrid(np.linspace(-1, 1, len(xs)), np.linspace(-1, 1, len(ys)))
 
-    def place(x, y, z):  # parallel projection, the corner of largest x and least y in front
+    def project(x, y, z):  # parallel projection, the corner of largest x and least y in front
         return 240 + 112 * (x + y), (276 if title else 254) + 56 * (x - y) - 130 * (z - 0.35)
 
-    screen = np.stack(place(across, along, heights), -1)
+    screen = np.stack(project(across, along, heights), -1)
     parts = [svg.label(12, 22, title, 14, **svg.TITLE)] if title else []
     parts += heatmaps.bar(
         20,
@@ -155,7 +155,7 @@ def surface(
         "",
         [(float(fraction_of(np.array(level))), label) for level, label in levels],
     )
-    corners = [place(x, y, 0.0) for x, y in ((-1, -1), (1, -1), (1, 1), (-1, 1))]
+    corners = [project(x, y, 0.0) for x, y in ((-1, -1), (1, -1), (1, 1), (-1, 1))]
     frame = "M" + "L".join(f"{x:.1f},{y:.1f}" for x, y in corners) + "Z"
     parts.append(svg.tag("path", d=frame, fill="none", stroke="currentColor", stroke_opacity=0.4))
     squares = [(i, j) for i in range(len(ys) - 1) for j in range(len(xs) - 1)]

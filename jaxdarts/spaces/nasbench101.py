@@ -95,7 +95,7 @@ def _sample(key) -> GraphGenotype:
             rng.integers(2, size=len(_EDGES)),
             rng.integers(len(GRAPH_OPS), size=MAX_VERTICES - 2),
         )
-        if _sound(genotype := _of_places(bits, picks)):
+        if _sound(genotype := _from_picks(bits, picks)):
             return genotype
 
 
@@ -114,7 +114,7 @@ def _mutate(key, genotype: GraphGenotype) -> GraphGenotype:
             new_picks[vertex] = (picks[vertex] + rng.integers(1, len(GRAPH_OPS))) % len(
                 GRAPH_OPS
             )  # the other two
-        if _sound(new := _of_places(new_bits, new_picks)):
+        if _sound(new := _from_picks(new_bits, new_picks)):
             return new
 
 
@@ -130,7 +130,7 @@ def _padded(genotype: GraphGenotype) -> GraphGenotype:
     return GraphGenotype(tuple(map(tuple, padded.tolist())), (*ops[:-1], *fillers, ops[-1]))
 
 
-def _of_places(bits: np.ndarray, picks: np.ndarray) -> GraphGenotype:
+def _from_picks(bits: np.ndarray, picks: np.ndarray) -> GraphGenotype:
     matrix = np.zeros((MAX_VERTICES, MAX_VERTICES), int)
     matrix[tuple(np.transpose(_EDGES))] = bits
     return GraphGenotype(

@@ -214,11 +214,11 @@ def accuracy(
         dataset: from `data.images.load` or `data.stream.load`.
         batch_size: images in a batch; the last one is filled up.
     """
-    places, weights = feed.filled_up(dataset.test.num, batch_size)
+    indices, weights = feed.filled_up(dataset.test.num, batch_size)
     hits = 0
     with stream.threads() as pool:
-        read = feed.host(pool, dataset, places)
-        for i in range(len(places)):
+        read = feed.host(pool, dataset, indices)
+        for i in range(len(indices)):
             batch = read(i)
             hits += int(
                 np.sum(

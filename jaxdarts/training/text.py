@@ -52,13 +52,14 @@ class TextTraining(NamedTuple):
 
     init: (key, weights, hidden state before the first word) -> state.
     step: (state, batch) -> (state, metrics: loss in nats a word; reloads, 1 if the weights went
-    back to the best). judged: (state, validation loss of the average, whether averaging goes on or
-    begins) -> state: the end of an epoch.
+    back to the best).
+    after_validation: (state, validation loss of the average, whether averaging goes on or begins)
+    -> state: the end of an epoch.
     """
 
     init: Callable[[Key[Array, ""], Params, Array], TextState]
     step: Callable[[TextState, Batch], tuple[TextState, Metrics]]
-    judged: Callable[[TextState, Float[Array, ""], Array], TextState]
+    after_validation: Callable[[TextState, Float[Array, ""], Array], TextState]
 
 
 def from_scratch(
@@ -110,7 +111,7 @@ def from_scratch(
             state.key,
             params,
             opt,
-            parallel.whole(hidden, axis_name),
+            parallel.gather(hidden, axis_name),
             average,
             averaged,
             state.best,
@@ -130,7 +131,7 @@ def from_scratch(
         )
         return new, {"loss": metrics["loss"], "reloads": 1 - fine.astype(jnp.float32)}
 
-    def judged(state: TextState, loss: Float[Array, ""], averaging: Array) -> TextState:
+    def after_validation(state: TextState, loss: Float[Array, ""], averaging: Array) -> TextState:
         better = loss < state.best_loss
         return dataclasses.replace(
             state,
@@ -139,7 +140,7 @@ def from_scratch(
             best_loss=jnp.where(better, loss, state.best_loss),
         )
 
-    return TextTraining(init, step, judged)
+    return TextTraining(init, step, after_validation)
 
 
 _RELOADED = ("params", "opt", "hidden", "average", "averaged")

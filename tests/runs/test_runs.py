@@ -64,7 +64,7 @@ def test_the_cosine_between_two_rates():
     [["--output=/a/b.json"], ["--output", "/a/b.json"], ["--peer", "/a", "--output", "/b"], []],
 )
 def test_a_results_command_names_no_place(place):
-    assert process._without_places(["--steps", "weight_step", *place, "--profile"]) == [
+    assert process._without_paths(["--steps", "weight_step", *place, "--profile"]) == [
         "--steps",
         "weight_step",
         "--profile",

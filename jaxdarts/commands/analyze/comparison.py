@@ -141,13 +141,13 @@ def cost_of(run: subjects.Opened, genotype: Any) -> dict[str, int]:
     if space.name not in FULL_SIZE:
         return {}
     size = methods.evaluated(space)
-    full, own = (
+    full, as_trained = (
         network_cost(
             genotype, *size, net["num_classes"], tuple(net["image_shape"]), net["imagenet"]
         )[0]
         for size in (size, (net["width"], net["depth"]))
     )
-    return {FULL_SIZE[space.name]: full, "parameters_as_trained": own}
+    return {FULL_SIZE[space.name]: full, "parameters_as_trained": as_trained}
 
 
 def shape_of(genotype: Any) -> dict[str, Any]:
@@ -167,7 +167,7 @@ def shape_of(genotype: Any) -> dict[str, Any]:
 def test_error(run: subjects.Opened) -> float | None:
     """Test error of a trained cell, a fraction; None for a search or an unfinished run."""
     try:
-        return 1 - files.read_json(run.root / "test.json", Tested)["accuracy"][run.place]
+        return 1 - files.read_json(run.root / "test.json", Tested)["accuracy"][run.seed_index]
     except (OSError, ValueError, KeyError, IndexError):
         return None
 
@@ -182,7 +182,7 @@ def alike(opened: dict[str, subjects.Opened]) -> list[report.sections.Table]:
         if run.searched and (run.folder / "alphas.npz").exists()
     }
     spaces = {name: subjects.space_of(run) for name, run in searched.items()}
-    found = []
+    tables = []
     for cells in {json.dumps(space): space for space in spaces.values()}.values():
         names = [name for name in searched if spaces[name] == cells]
         last = {name: subjects.mixes_of(searched[name].folder, cells) for name in names}
@@ -202,8 +202,8 @@ def alike(opened: dict[str, subjects.Opened]) -> list[report.sections.Table]:
                 ]
                 for one in names
             ]
-            found.append(report.sections.Table(caption, ["", *names], rows))
-    return found
+            tables.append(report.sections.Table(caption, ["", *names], rows))
+    return tables
 
 
 def against_error(
@@ -233,12 +233,12 @@ def against_error(
         accuracy = entry.facts.get("found_cell_supernet_accuracy")
         errors = tested.get((str(run.settings["dataset"]), str(entry.genotype)), [])
         algorithm = str(run.settings.get("algorithm", "darts"))
-        for title, own in zip(
+        for title, test_errors in zip(
             charts, (errors, [] if accuracy is None else [1 - float(accuracy)]), strict=True
         ):
-            if values and own:
+            if values and test_errors:
                 charts[title].setdefault(algorithm, []).extend(
-                    (values[-1], 100 * error) for error in own
+                    (values[-1], 100 * error) for error in test_errors
                 )
     return [
         report.charts.scatter(

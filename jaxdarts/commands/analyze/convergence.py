@@ -55,14 +55,16 @@ def convergence_of_runs(arguments: list[str]) -> None:
                 f" {type(genotype).__name__}",
                 2,
             )
-        places = [f"--data_dir={run.settings['data_dir']}"] if run.settings.get("data_dir") else []
-        asked = [
+        data_flags = (
+            [f"--data_dir={run.settings['data_dir']}"] if run.settings.get("data_dir") else []
+        )
+        training_arguments = [
             f"--dataset={run.settings['dataset']}",
-            *places,
+            *data_flags,
             *arguments[split + 1 :],
             f"--arch={genotype}",
         ]
-        training = recipes.check(recipes.parse(asked, image_evaluation.__doc__))
+        training = recipes.check(recipes.parse(training_arguments, image_evaluation.__doc__))
         if training.stream or training.num_seeds > 1:
             raise Stop("--stream and --num_seeds: not with convergence", 2)
         runs.use_cache(training)
@@ -91,15 +93,15 @@ def variants(genotype: Genotype, config: Convergence) -> dict[str, Genotype]:
         else sorted({shape.width for shape in topology.counts(nodes)})
     )
     try:
-        found = topology.variants(genotype, rng, widths, config.each)
+        cells = topology.variants(genotype, rng, widths, config.each)
     except ValueError as error:
         raise Stop(
             f"--widths={' '.join(map(str, widths))} --each={config.each}: {error}", 2
         ) from error
-    shapes = [topology.topology(cell.normal) for cell in found]
+    shapes = [topology.topology(cell.normal) for cell in cells]
     return {
         f"{i}: {s.width:g}c, {s.depth}": cell
-        for i, (s, cell) in enumerate(zip(shapes, found, strict=True), 1)
+        for i, (s, cell) in enumerate(zip(shapes, cells, strict=True), 1)
     }
 
 

@@ -50,13 +50,13 @@ def test(
     config: Config, program: Program, state: TrainState, fed: feed.Feed, size: int
 ) -> dict[str, np.ndarray]:
     """Means over all of the `size` test images, [seeds] each; `confusion` counts them."""
-    places, weights = feed.filled_up(size, config.batch_size)
-    data = fed.test(places)
+    order, weights = feed.filled_up(size, config.batch_size)
+    data = fed.test(order)
     indices, weights = (
-        parallel.split(part, len(program.devices), axis=1) for part in (places, weights)
+        parallel.split(part, len(program.devices), axis=1) for part in (order, weights)
     )
     sums: dict[str, Any] = {}
-    for i in range(len(places)):
+    for i in range(len(order)):
         metrics = parallel.first(program.evaluate(state, data(i), indices[:, i], weights[:, i]))
         sums = {name: sums.get(name, 0) + np.asarray(value) for name, value in metrics.items()}
     return {name: value if name == "confusion" else value / size for name, value in sums.items()}
@@ -119,9 +119,9 @@ def task_of(config: Config, program: Program, fed: feed.Feed, size: int) -> runs
 
     def steps(epoch: int) -> Callable[[Trained, int], Trained]:
         orders = [augment.order(key, epoch, size)[: length * config.batch_size] for key in keys]
-        places = np.stack(orders).reshape(config.num_seeds, length, -1)
-        data = fed.train(places, epoch)
-        indices = parallel.split(places, len(program.devices), axis=2)
+        order = np.stack(orders).reshape(config.num_seeds, length, -1)
+        data = fed.train(order, epoch)
+        indices = parallel.split(order, len(program.devices), axis=2)
         return lambda training, i: program.step(training, data(i), indices[:, :, i], data_keys)
 
     return runs.Task(
@@ -219,9 +219,11 @@ def select(config: Config, dataset: Any, folder: Path) -> Cells:
     )  # no test image: what is held out of the training set takes its place
     short = dataclasses.replace(config, epochs=config.select_epochs, select=(), num_seeds=1)
 
-    def held_out(own: Config, genotype: Cells, run: Run) -> float:
+    def held_out(run_config: Config, genotype: Cells, run: Run) -> float:
         return float(
-            train(own, genotype, part, build(own, genotype, part), run, "valid")["accuracy"][0]
+            train(run_config, genotype, part, build(run_config, genotype, part), run, "valid")[
+                "accuracy"
+            ][0]
         )
 
     scores = training_results.trained(short, folder, "select", candidates, held_out)

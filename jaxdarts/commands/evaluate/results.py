@@ -154,13 +154,13 @@ def trained(
     """
     results = {}
     for i, (name, genotype) in enumerate(cells.items()):
-        place = str(folder / f"{kind}-{i}")
-        own = dataclasses.replace(config, arch=str(genotype), run_dir=place, resume=None)
+        run_dir = str(folder / f"{kind}-{i}")
+        run_config = dataclasses.replace(config, arch=str(genotype), run_dir=run_dir, resume=None)
         if (folder / f"{kind}-{i}" / "config.json").exists():
-            own = dataclasses.replace(own, resume=place)
-        with runs.open_run(own, "eval") as opened:
+            run_config = dataclasses.replace(run_config, resume=run_dir)
+        with runs.open_run(run_config, "eval") as opened:
             opened.log.info("candidate %s", name)
-            results[name] = train(own, genotype, opened)
+            results[name] = train(run_config, genotype, opened)
     return results
 
 

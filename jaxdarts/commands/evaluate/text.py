@@ -119,7 +119,7 @@ def build(config: Config, genotype: RecurrentGenotype, words: text.Text) -> Prog
     return Program(
         init=init,
         steps={rows: step_of(rows) for rows in paddings(config)},
-        after_epoch=jax.jit(parallel.over_seeds(training.judged, (0, None, None))),
+        after_epoch=jax.jit(parallel.over_seeds(training.after_validation, (0, None, None))),
         losses={name: loss_over(part) for name, part in parts.items()},
         devices=devices,
         data=parallel.split(stream, len(devices), axis=1),
@@ -142,9 +142,9 @@ def train(
     log = run.log
 
     def steps(epoch: int) -> Callable[[Trained, int], Trained]:
-        places = windows(config, program.rows, epoch)
-        on_devices = np.broadcast_to(places, (len(program.devices), *places.shape))
-        padded = [min(rows for rows in program.steps if rows >= length) for length in places[:, 1]]
+        drawn = windows(config, program.rows, epoch)
+        on_devices = np.broadcast_to(drawn, (len(program.devices), *drawn.shape))
+        padded = [min(rows for rows in program.steps if rows >= length) for length in drawn[:, 1]]
         return lambda training, i: program.steps[padded[i]](
             training, program.data, on_devices[:, i]
         )
@@ -250,10 +250,10 @@ def select(config: Config, words: text.Text, folder: Path) -> RecurrentGenotype:
     candidates |= training_results.random_cells(config, next(iter(candidates.values())))
     short = dataclasses.replace(config, epochs=config.select_epochs, select=(), random_cells=0)
 
-    def valid(own: Config, genotype: RecurrentGenotype, run: Run) -> float:
-        return train(own, genotype, words, build(own, genotype, words), run, ("valid",))[
-            "valid_perplexity"
-        ]
+    def valid(run_config: Config, genotype: RecurrentGenotype, run: Run) -> float:
+        return train(
+            run_config, genotype, words, build(run_config, genotype, words), run, ("valid",)
+        )["valid_perplexity"]
 
     scores = training_results.trained(short, folder, "select", candidates, valid)
     return candidates[
@@ -268,7 +268,7 @@ def baseline(
     genotype: RecurrentGenotype,
     words: text.Text,
     folder: Path,
-    own: dict[str, float],
+    perplexities: dict[str, float],
 ) -> None:
     """Trains random cells with the settings that the run's cell had, in folders of the run, and
     prints how all did.
@@ -283,15 +283,15 @@ def baseline(
     )
     try:
         results = {
-            "--arch": own,
+            "--arch": perplexities,
             **training_results.trained(alone, folder, "random", cells, train_one),
         }
     except Stop as stop:  # going on with this run goes on with the random cells
         raise Stop(re.sub(r"(--resume=.*)[/\\]random-\d+$", r"\1", str(stop)), stop.code) from stop
     print("perplexity: valid       test")
-    for name, found in sorted(results.items(), key=lambda item: item[1]["valid_perplexity"]):
+    for name, values in sorted(results.items(), key=lambda item: item[1]["valid_perplexity"]):
         print(
-            f"{found['valid_perplexity']:17.2f}  {found['test_perplexity']:9.2f}  {name}",
+            f"{values['valid_perplexity']:17.2f}  {values['test_perplexity']:9.2f}  {name}",
             flush=True,
         )
     files.replace_text(folder / "baseline.json", json.dumps(results, indent=1) + "\n")

@@ -131,7 +131,7 @@ def windows(config: Config, rows: int, epoch: int) -> np.ndarray:
     """Start and length of one epoch's windows, [steps, 2]."""
     longest = config.bptt + config.max_seq_len_delta
     shortest = min(5, config.bptt)
-    found = text.random_windows(
+    columns = text.random_windows(
         config.seed, epoch, rows, config.bptt, config.deviation, shortest, longest
     )
-    return np.stack(found, axis=1).astype(np.int32)
+    return np.stack(columns, axis=1).astype(np.int32)

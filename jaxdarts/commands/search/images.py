@@ -140,8 +140,8 @@ def estimate(config: Config, dataset: images.Dataset) -> None:
     """Prints what a run would take, from the compiled step; trains nothing."""
     megabytes = []
     for remat in sorted({False, config.remat}):
-        own = dataclasses.replace(config, remat=remat)
-        program = build(own, dataset)
+        run_config = dataclasses.replace(config, remat=remat)
+        program = build(run_config, dataset)
         num = len(program.devices)
         training = jax.eval_shape(program.init)
         indices = np.zeros((config.num_seeds, config.batch_size // num), np.int32)
@@ -149,7 +149,9 @@ def estimate(config: Config, dataset: images.Dataset) -> None:
         print(f"parameters of the supernet   {search_results.num_params(config, training):,}")
         arguments = (training, program.data, indices, indices, keys)
         megabytes.append(
-            runs.estimate(own, program.step, program.devices, arguments, program.steps_per_epoch)
+            runs.estimate(
+                run_config, program.step, program.devices, arguments, program.steps_per_epoch
+            )
         )
     if config.remat and not math.isnan(megabytes[0] - megabytes[1]):
         print(f"--remat saves                {megabytes[0] - megabytes[1]:,.1f} MB a device")
@@ -161,9 +163,9 @@ def parse(arguments: Sequence[str] | command_line.Line) -> Config:
 
 
 def main(arguments: Sequence[str] | command_line.Line) -> None:
-    asked = parse(arguments)
-    checks.check_flags(asked)
-    with hosts.joined(asked, "search") as (config, folder):
+    config_given = parse(arguments)
+    checks.check_flags(config_given)
+    with hosts.joined(config_given, "search") as (config, folder):
         check(config)
         runs.use_cache(config)
         dataset = datasets.load(config)

@@ -162,7 +162,7 @@ def build(config: Config, words: text.Text) -> Program:
                 "regularisation": jnp.float32(0)
             }
             state, metrics = search.step(dataclasses.replace(state, carry=carry), train, valid)
-            carry = jax.tree.map(lambda hidden: parallel.whole(hidden, axis), state.carry)
+            carry = jax.tree.map(lambda hidden: parallel.gather(hidden, axis), state.carry)
             return dataclasses.replace(state, carry=carry), metrics
 
         return programs.compiled(step, devices, (0, None, None))
@@ -249,8 +249,8 @@ def search(config: Config, words: text.Text, program: Program, run: Run) -> None
     log = run.log
 
     def steps(epoch: int) -> Callable[[Searched, int], Searched]:
-        places = windows(config, program.rows, epoch)
-        on_devices = np.broadcast_to(places, (len(program.devices), *places.shape))
+        drawn = windows(config, program.rows, epoch)
+        on_devices = np.broadcast_to(drawn, (len(program.devices), *drawn.shape))
         step = program.warm_up_step if epoch < config.arch_warmup else program.step
         return lambda training, i: step(training, program.data, on_devices[:, i])
 
@@ -318,31 +318,33 @@ def finish(
     writes the reports.
     """
     space, log = program.space, run.log
-    mixes = parallel.stack([own.mix() for own in history])
+    mixes = parallel.stack([seed_history.mix() for seed_history in history])
     key = jax.random.fold_in(jax.random.key(config.seed), 3)
     mixes = search_results.chosen(
         config, space, mixes, lambda mixes: -validate(program, training, mixes), key
     )
-    found = [space.discretize(mix) for mix in search_results.split_seeds(mixes)]
+    found_cells = [space.discretize(mix) for mix in search_results.split_seeds(mixes)]
     others, losses = search_results.random_cells(config, space), []
-    for candidates in [found, *([other] * len(found) for other in others)]:
+    for candidates in [found_cells, *([other] * len(found_cells) for other in others)]:
         mixes = parallel.stack([one_hot(space.cells, genotype) for genotype in candidates])
         losses.append(validate(program, training, mixes))
     sentences = []
-    for seed, (genotype, own) in enumerate(zip(found, history, strict=True)):
+    for seed, (genotype, seed_history) in enumerate(zip(found_cells, history, strict=True)):
         compared = search_results.losses_beside_random([loss[seed] for loss in losses], log)
         facts = {
             "dataset": config.dataset,
             "algorithm": config.algorithm,
-            "epochs": len(own.records.all),
+            "epochs": len(seed_history.records.all),
             "vocabulary": len(words.vocabulary),
             "supernet_parameters": search_results.num_params(config, parallel.first(training)),
             **compared,
-            "wall_time": sum(record["seconds"] for record in own.records.all),
+            "wall_time": sum(record["seconds"] for record in seed_history.records.all),
         }
         sentences.append(
-            search_results.write_result(config, own, genotype, config.seed + seed, facts, log)
+            search_results.write_result(
+                config, seed_history, genotype, config.seed + seed, facts, log
+            )
         )
     search_results.write_best(
-        config, run.folder, found, [float(loss) for loss in losses[0]], log, sentences
+        config, run.folder, found_cells, [float(loss) for loss in losses[0]], log, sentences
     )

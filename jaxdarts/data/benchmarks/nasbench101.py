@@ -122,8 +122,8 @@ def read(path: str | os.PathLike, epochs: int = 108) -> Table:
             tested.setdefault(fingerprint, []).append(after.test_accuracy)
     rows = {}
     for fingerprint, (adjacency, operations, parameters) in graphs.items():
-        for length, found in ((epochs, searched), (108, tested)):
-            if fingerprint not in found:
+        for length, records in ((epochs, searched), (108, tested)):
+            if fingerprint not in records:
                 raise ValueError(
                     f"{path} has no training of {length} epochs of {_graph(adjacency, operations)}"
                 )
@@ -173,10 +173,12 @@ def _metrics_class() -> Any:
     )
 
     def message(name: str, *fields: tuple[str, int, bool, str | None]) -> None:
-        own = file.message_type.add(name=name)
+        descriptor = file.message_type.add(name=name)
         for number, (field_name, kind, repeated, of) in enumerate(fields, 1):
             label = field.LABEL_REPEATED if repeated else field.LABEL_OPTIONAL
-            own.field.add(name=field_name, number=number, type=kind, label=label, type_name=of)
+            descriptor.field.add(
+                name=field_name, number=number, type=kind, label=label, type_name=of
+            )
 
     numbers = (
         "current_epoch",

@@ -77,7 +77,7 @@ def prepare(builder: Any) -> None:
     if any(not _is_cached(downloads / builder.name, *info) for info in missing.values()):
         url = next(iter(missing.values()))[0]
         if problem := _probe(url):
-            raise FileNotFoundError(_how_to_place(builder.name, downloads, missing, problem))
+            raise FileNotFoundError(_how_to_provide(builder.name, downloads, missing, problem))
 
     def split_generators(dl_manager):
         fetched = (
@@ -103,11 +103,11 @@ def prepare(builder: Any) -> None:
         if not builder.data_path.exists():
             if type(error).__module__.startswith("requests."):
                 raise FileNotFoundError(
-                    _how_to_place(builder.name, downloads, missing, error)
+                    _how_to_provide(builder.name, downloads, missing, error)
                 ) from error
             raise
     except download.DownloadError as error:
-        raise FileNotFoundError(_how_to_place(builder.name, downloads, missing, error)) from error
+        raise FileNotFoundError(_how_to_provide(builder.name, downloads, missing, error)) from error
 
 
 def _examples(split: Split) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -234,7 +234,7 @@ RECIPES: Mapping[str, Recipe] = {
 
 
 def _find_by_hand(manual: Path, name: str, infos: Mapping[str, tuple[str, Any]]) -> dict[str, Path]:
-    found = {}
+    paths = {}
     for filename, (url, info) in infos.items():
         # A set's own folder comes first: the archives of mnist and fashion_mnist have the same
         # names.
@@ -249,8 +249,8 @@ def _find_by_hand(manual: Path, name: str, infos: Mapping[str, tuple[str, Any]])
                 f" ({path.stat().st_size} bytes), TFDS expects {info.checksum} ({int(info.size)}"
                 f" bytes); put {url} into {manual / name} or remove the file"
             )
-        found[filename] = path
-    return found
+        paths[filename] = path
+    return paths
 
 
 def _is_cached(folder: Path, url: str, info: Any) -> bool:
@@ -287,7 +287,7 @@ def _probe(url: str) -> str | None:
     return problem[0]
 
 
-def _how_to_place(
+def _how_to_provide(
     name: str, downloads: Path, missing: Mapping[str, tuple[str, Any]], problem: object
 ) -> str:
     urls = [url for url, _ in missing.values()]

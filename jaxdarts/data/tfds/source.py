@@ -70,14 +70,14 @@ def held_out(builder: Any) -> list[str]:
     Raises:
         ValueError: if there is none, or none to train on.
     """
-    found = [split for split in ("test", "validation") if split in builder.info.splits]
-    if not found or "train" not in builder.info.splits:
+    testable = [split for split in ("test", "validation") if split in builder.info.splits]
+    if not testable or "train" not in builder.info.splits:
         splits = list(builder.info.splits)
         raise ValueError(
             f"{builder.info.full_name} has the splits {splits}; needed are train, and test or"
             " validation"
         )
-    return found
+    return testable
 
 
 def random_access(builder: Any, split: str) -> tuple[int, Callable[[int], tuple[bytes, int]]]:
@@ -99,8 +99,8 @@ def random_access(builder: Any, split: str) -> tuple[int, Callable[[int], tuple[
     if not len(source):
         raise ValueError(f"{builder.name}: the split {split} is empty")
 
-    def read(place: int) -> tuple[bytes, int]:
-        record = source[place]
+    def read(index: int) -> tuple[bytes, int]:
+        record = source[index]
         return record[image_key], int(record[label_key])
 
     return len(source), read

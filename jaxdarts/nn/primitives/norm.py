@@ -352,7 +352,7 @@ def _affine_jvp(primals, tangents, *, shifted: bool):
     if not _zero(dnumbers):
         terms.append(_affine.bind(*arrays, dnumbers, shifted=shifted))
     return _affine.bind(*primals, shifted=shifted), [
-        functools.reduce(ad.add_tangents, own) for own in zip(*terms)
+        functools.reduce(ad.add_tangents, summands) for summands in zip(*terms)
     ]
 
 
