@@ -290,9 +290,9 @@ def test_a_run_of_another_command_names_its_own(command, tmp_path):
         if origin[0] != command:
             with pytest.raises(Stop) as caught:
                 COMMAND_LINES[command]([f"--resume={folder}"])
-            own = f"jaxdarts {origin[0]}"
+            matching = f"jaxdarts {origin[0]}"
             assert str(caught.value) == (
-                f"--resume={folder}: a run of {own}; {own} --resume='{folder}'"
+                f"--resume={folder}: a run of {matching}; {matching} --resume='{folder}'"
             )
             assert caught.value.code == 2
 

@@ -24,13 +24,13 @@ def test_a_table_of_two_algorithms(tmp_path, capsys):
         "--eigenvalue_freq=1",
         f"--cache_dir={jax.config.jax_compilation_cache_dir}",
     ]
-    asked = [
+    rows_given = [
         "darts",
         "milenas --lambda_valid=2",
         f"--run_dir={tmp_path}/runs",
         f"--output={tmp_path}/table.json",
     ]
-    compare.main([*asked, *shared])
+    compare.main([*rows_given, *shared])
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
     assert [line.split("|")[1].strip() for line in lines[2:]] == [
         "darts",
@@ -46,7 +46,7 @@ def test_a_table_of_two_algorithms(tmp_path, capsys):
         )
     # Searches that are finished are not repeated.
     before = (tmp_path / "runs" / "darts" / "log.txt").read_bytes()
-    compare.main([*asked, *shared])
+    compare.main([*rows_given, *shared])
     assert (tmp_path / "runs" / "darts" / "log.txt").read_bytes() == before
     assert json.loads((tmp_path / "table.json").read_text())["rows"] == result["rows"]
 
@@ -55,7 +55,7 @@ def test_a_table_of_two_algorithms(tmp_path, capsys):
         with pytest.raises(
             Stop, match=f"runs/darts: holds a search with {flags[0][2:6]}"
         ) as caught:
-            compare.main([*asked, *shared, *flags])
+            compare.main([*rows_given, *shared, *flags])
         assert caught.value.code == 2
     assert (tmp_path / "runs" / "darts" / "log.txt").read_bytes() == before
 

@@ -113,9 +113,9 @@ def resumed(folder, **settings):
 
 
 def records(folder):
-    found = files.read_json_lines(folder / "metrics.jsonl")
-    assert all(record.pop("seconds") >= 0 for record in found)
-    return found
+    rows = files.read_json_lines(folder / "metrics.jsonl")
+    assert all(record.pop("seconds") >= 0 for record in rows)
+    return rows
 
 
 def log(folder):
@@ -224,8 +224,8 @@ def test_a_checkpoint_of_before_there_was_a_training(tmp_path):
     with runs.open_run(config, "toy") as run:
         training, seconds = loop.restored(config, run, toy(run).init())
     assert isinstance(training, runs.Training) and isinstance(training.state, State)
-    found = (training.state.step, training.state.value, training.state.memory)
-    assert (*map(float, found), float(training.sums["loss"]), seconds) == (4, 7, 2, 9, 2.5)
+    values = (training.state.step, training.state.value, training.state.memory)
+    assert (*map(float, values), float(training.sums["loss"]), seconds) == (4, 7, 2, 9, 2.5)
 
 
 @pytest.mark.parametrize(

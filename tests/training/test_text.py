@@ -148,15 +148,15 @@ def test_perplexity():
         np.take_along_axis(np.asarray(jax.nn.log_softmax(logits)), STREAM[1:, :, None], axis=2)
     )
     for length in (7, 49, 100):
-        found = jax.jit(jd.training.text.over_stream(objective, length))(
+        perplexity = jax.jit(jd.training.text.over_stream(objective, length))(
             params, {}, hidden, jnp.asarray(STREAM)
         )
-        np.testing.assert_allclose(found, expected, rtol=1e-5)
+        np.testing.assert_allclose(perplexity, expected, rtol=1e-5)
     nothing = jax.tree.map(jnp.zeros_like, params)
-    found = jax.jit(jd.training.text.over_stream(objective, 7))(
+    perplexity = jax.jit(jd.training.text.over_stream(objective, 7))(
         nothing, {}, hidden, jnp.asarray(STREAM)
     )
-    np.testing.assert_allclose(np.exp(found), WORDS, rtol=1e-5)
+    np.testing.assert_allclose(np.exp(perplexity), WORDS, rtol=1e-5)
 
 
 def test_devices_take_the_step_of_one(devices):
