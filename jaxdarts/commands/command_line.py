@@ -112,13 +112,13 @@ def resumed(kind: type[T], run: Saved, flag: str = "--resume") -> T:
     it.
     """
     command = f"jaxdarts {run.command}"
-    ours = runs.origin_of(kind)
-    if ours[0] != run.command:
+    expected = runs.origin_of(kind)
+    if expected[0] != run.command:
         again = f"{command} --resume={shlex.quote(run.folder)}"
-        way = again if flag == "--resume" else f"name one of jaxdarts {ours[0]}"
+        way = again if flag == "--resume" else f"name one of jaxdarts {expected[0]}"
         raise Stop(f"{flag}={run.folder}: a run of {command}; {way}", 2)
-    if ours[1] != run.kind:
-        raise Stop(f"{flag}={run.folder}: a run of {command} on {run.kind}, not {ours[1]}", 2)
+    if expected[1] != run.kind:
+        raise Stop(f"{flag}={run.folder}: a run of {command} on {run.kind}, not {expected[1]}", 2)
     settings = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in run.settings.items()
@@ -230,7 +230,7 @@ def read(kind: type[T], arguments: Sequence[str], default: T, description: str |
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
-            found = tyro.cli(
+            parsed = tyro.cli(
                 nested,
                 prog=f"jaxdarts {command}" if command else None,
                 args=arguments,
@@ -244,7 +244,7 @@ def read(kind: type[T], arguments: Sequence[str], default: T, description: str |
             raise
         raise Stop(_one_line(errors.getvalue()), 2) from None
     return kind(
-        **{name: value for topic in vars(found).values() for name, value in vars(topic).items()}
+        **{name: value for topic in vars(parsed).values() for name, value in vars(topic).items()}
     )
 
 

@@ -142,11 +142,11 @@ def check_earlier(row: Row) -> None:
         return
     saved = command_line.saved(str(row.folder), "")
     earlier = command_line.resumed(type(row.config), saved, "--run_dir")
-    ours, theirs = runs.frozen(row.config), runs.frozen(earlier)
-    for name, value in ours.items():
-        if theirs[name] != value:
+    wanted, recorded = runs.frozen(row.config), runs.frozen(earlier)
+    for name, value in wanted.items():
+        if recorded[name] != value:
             raise Stop(
-                f"{row.folder}: holds a search with {name}={theirs[name]!r}, not {value!r}; name"
+                f"{row.folder}: holds a search with {name}={recorded[name]!r}, not {value!r}; name"
                 " another --run_dir",
                 2,
             )
@@ -158,8 +158,8 @@ def searched(row: Row) -> dict[str, Any]:
     seeds = folder.glob("seed-*/facts.json")
     if not (folder / "facts.json").exists() and not any(seeds):
         begun = (folder / "config.json").exists()
-        place = f"--resume={folder}" if begun else f"--run_dir={folder}"
-        line = command_line.look([*row.line, place])
+        folder_flag = f"--resume={folder}" if begun else f"--run_dir={folder}"
+        line = command_line.look([*row.line, folder_flag])
         try:
             search_command.KINDS[row.kind].main(line)
         except Stop as stop:

@@ -75,7 +75,7 @@ class Run(NamedTuple):
     folder: Path
     log: logging.Logger
     checkpoints: Any
-    asked: Interruption
+    interruption: Interruption
     again: Path
 
     def leave(self, number: int, step: int, total: int) -> Stop:
@@ -159,20 +159,20 @@ def open_study(config: Any, kind: str) -> Iterator[tuple[Path, logging.Logger]]:
 
 
 @contextlib.contextmanager
-def open_run(config: Any, kind: str, whole: Path | None = None) -> Iterator[Run]:
-    """Opens the run, and turns what can go wrong in it into one line; `whole` is the folder of the
-    run that it is a part of.
+def open_run(config: Any, kind: str, root_folder: Path | None = None) -> Iterator[Run]:
+    """Opens the run, and turns what can go wrong in it into one line; `root_folder` is the folder
+    of the run that it is a part of.
     """
     folder, log = open_folder(config, kind)
-    root = whole or folder
+    root = root_folder or folder
     try:
         with (
             checkpoint.open_folder(
                 folder / "checkpoints", config.keep_checkpoints or None
             ) as checkpoints,
-            interruptible(root, log) as asked,
+            interruptible(root, log) as interruption,
         ):
-            yield Run(folder, log, checkpoints, asked, root)
+            yield Run(folder, log, checkpoints, interruption, root)
     except checkpoint.CheckpointError as error:
         raise Stop(f"{error}; {again(root)}") from error
     except stream.Unreadable as error:

@@ -54,7 +54,7 @@ def ends(lengths: np.ndarray) -> np.ndarray:
     return np.cumsum(lengths)
 
 
-def place(step: int, lengths: np.ndarray) -> tuple[int, int]:
+def epoch_and_position(step: int, lengths: np.ndarray) -> tuple[int, int]:
     """The epoch that a step belongs to, and its number in it."""
     epoch = int(np.searchsorted(ends(lengths), step, side="right"))
     return epoch, step - int(ends(lengths)[epoch - 1] if epoch else 0)
@@ -71,7 +71,9 @@ def kept_step(step: int, lengths: np.ndarray, max_steps: int) -> int:
 
     The record of an epoch that --max_steps cut short goes when that epoch goes on.
     """
-    return step if step >= total_steps(lengths, max_steps) else step - place(step, lengths)[1]
+    if step >= total_steps(lengths, max_steps):
+        return step
+    return step - epoch_and_position(step, lengths)[1]
 
 
 def finite(step: int, lower: str, **values: Any) -> None:
@@ -172,7 +174,7 @@ def _epochs(
     """Takes the steps of all epochs that are left; `seconds` is what the first of them took so
     far.
     """
-    log, asked, every_end = run.log, run.asked, ends(task.lengths)
+    log, interruption, every_end = run.log, run.interruption, ends(task.lengths)
     total = total_steps(task.lengths, config.max_steps)
     means = {}
 
@@ -187,8 +189,8 @@ def _epochs(
         multihost_utils.sync_global_devices(f"checkpoint {step}")
 
     while step < total:
-        epoch, position = place(step, task.lengths)
-        start = told = time.monotonic() - seconds
+        epoch, position = epoch_and_position(step, task.lengths)
+        start = last_report = time.monotonic() - seconds
         if task.rate is not None:
             log.info("epoch %d lr %e", epoch, task.rate(epoch))
         take = task.steps(epoch)
@@ -197,19 +199,19 @@ def _epochs(
             training = Training(task.reset(training.state), zeros)
         last = min(int(every_end[epoch]), total) - (step - position) - 1
         for i in range(position, last + 1):
-            if not asked.stepped.is_set():
+            if not interruption.stepped.is_set():
                 where = f"; the next start reads {config.cache_dir}" if config.cache_dir else ""
                 log.info("compiling the step, which can take minutes%s", where)
             training = take(training, i)
             step += 1
-            if not asked.stepped.is_set():
+            if not interruption.stepped.is_set():
                 jax.block_until_ready(training)
                 log.info("the first step took %.1f s", time.monotonic() - start - seconds)
-                asked.stepped.set()
+                interruption.stepped.set()
             reported = step % config.report_freq == 0 or i == last
-            leaving, now = asked.leaving(reported), time.monotonic()
-            if reported or leaving or now - told > 1:
-                means, told = task.averages(training.sums, i + 1, step), now
+            leaving, now = interruption.leaving(reported), time.monotonic()
+            if reported or leaving or now - last_report > 1:
+                means, last_report = task.averages(training.sums, i + 1, step), now
                 line, numbers = task.shown(means)
                 if reported:
                     log.info("train %03d %s", i, line)
@@ -230,7 +232,7 @@ def _epochs(
         if complete:
             seconds = 0.0
         save()
-        if leaving := asked.leaving(True):
+        if leaving := interruption.leaving(True):
             raise run.leave(leaving, step, total)
         if reason:
             log.info("the search stops: %s", reason)

@@ -232,7 +232,7 @@ def test_a_checkpoint_of_before_there_was_a_training(tmp_path):
     "step, epoch, position, kept", [(0, 0, 0, 0), (2, 0, 2, 0), (3, 1, 0, 3), (7, 2, 2, 5)]
 )
 def test_where_a_step_is(step, epoch, position, kept):
-    assert loop.place(step, LENGTHS) == (epoch, position)
+    assert loop.epoch_and_position(step, LENGTHS) == (epoch, position)
     assert runs.kept_step(step, LENGTHS, 0) == kept
     assert runs.kept_step(step, LENGTHS, step) == (step or kept)
     assert runs.total_steps(LENGTHS, 0) == 8 == runs.total_steps(LENGTHS, 9)
