@@ -1,5 +1,6 @@
-"""How much a cell loses when one of its operations changes: the neighbourhood that NA-DARTS and
-NA-RS look at.
+"""Flatness of a cell: the accuracy that it loses when one of its operations changes.
+
+NA-DARTS and NA-RS look at this neighbourhood.
 
 Wang, Cao, Li & Kitani, `Neighborhood-Aware Neural Architecture Search
 <https://arxiv.org/abs/2105.06369>`_, BMVC 2021, call an architecture flat if its neighbours do as
@@ -17,8 +18,9 @@ from jaxdarts.space import Choices, locate, of_genotype, with_operation
 
 
 def shell(cells: Mapping[str, Choices], genotype: Any, radius: int = 1) -> list[Any]:
-    """All genotypes that differ from one in the operations of exactly `radius` of its edges, edges
-    staying as they are.
+    """All genotypes that differ from one in the operations of exactly `radius` of its edges.
+
+    The edges stay as they are.
 
     >>> from jaxdarts import genotypes, spaces
     >>> cell = genotypes.parse("|nor_conv_3x3~0|+|none~0|none~1|+|skip_connect~0|none~1|none~2|")
@@ -59,7 +61,9 @@ def shell(cells: Mapping[str, Choices], genotype: Any, radius: int = 1) -> list[
 
 
 def flatness(accuracy: float, of_neighbours: Sequence[float]) -> dict[str, float]:
-    """Mean, deviation and minimum of the neighbours' accuracies, and the gap between the cell's own
+    """Statistics of the neighbours' accuracies, and the gap to the accuracy of the cell.
+
+    Mean, deviation and minimum of the neighbours' accuracies, and the gap between the cell's own
     and their mean.
 
     Empty for a cell without neighbours, where no edge has another candidate.

@@ -285,8 +285,9 @@ def build(config: Config, dataset: images.Dataset) -> Program:
 
 
 def search(config: Config, dataset: images.Dataset, program: Program, run: Run) -> None:
-    """Epochs of weight steps, each with policy steps and a checkpoint after it; the best of the
-    policy's cells in the end.
+    """Trains the weights and the policy of ENAS, and derives the best of the policy's cells.
+
+    Epochs have weight steps, then policy steps and a checkpoint.
     """
     data = parallel.replicate(program.data, program.devices)
     data_key = jax.random.fold_in(jax.random.key(config.seed), 1)

@@ -22,9 +22,7 @@ def finish(
     records: list[dict[str, Any]],
     run: runs.Run,
 ) -> None:
-    """Derives the cell, compares the policy's with uniformly random ones, and writes everything
-    down.
-    """
+    """Derives the cell, compares the policy's cells with random ones, and writes the results."""
     state, space = parallel.first(training.state), program.space
     key, num_batches = (
         jax.random.fold_in(jax.random.key(config.seed), 2),

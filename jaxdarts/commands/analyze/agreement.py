@@ -1,5 +1,6 @@
-"""What the study of rankings (ranking.py) says: tau among instances and with the truth, as numbers,
-a table and plots.
+"""Results of the study of rankings: tau among instances and with the truth.
+
+They are written as numbers, a table and plots. ranking.py runs the study.
 """
 
 import math
@@ -18,8 +19,9 @@ TRUTH = "alone"
 
 
 def joined(records: list[dict[str, Any]]) -> dict[str, np.ndarray]:
-    """The records of one study as arrays: `accuracies` [instances, evaluations, models], `last`
-    [instances, steps, models].
+    """The records of one study as arrays.
+
+    They are `accuracies` [instances, evaluations, models] and `last` [instances, steps, models].
     """
     out = {}
     for name in ("accuracies", "last"):
@@ -35,7 +37,7 @@ def joined(records: list[dict[str, Any]]) -> dict[str, np.ndarray]:
 
 
 def summarize(config: Any, records: list[dict[str, Any]]) -> dict[str, Any]:
-    """What all studies say, from their records."""
+    """Summary of all studies, from their records."""
     names = list(dict.fromkeys(record["study"] for record in records))
     studies = {
         name: joined([record for record in records if record["study"] == name]) for name in names

@@ -42,8 +42,9 @@ FACTS = (
 
 @dataclasses.dataclass(frozen=True)
 class Comparison(subjects.Options):
-    """Writes one page with runs side by side: run folders (all seeds of those with several) and
-    names of published cells.
+    """Writes one page with runs side by side.
+
+    Names are run folders (all seeds of those with several) and published cells.
     """
 
     COMMAND: ClassVar[str] = "analyze compare"
@@ -83,7 +84,7 @@ def main(arguments: list[str]) -> None:
 
 
 class Tested(TypedDict):
-    """What test.json tells here: the accuracy of each seed, a fraction."""
+    """The part of test.json that is read here: the accuracy of each seed, a fraction."""
 
     accuracy: list[float]
 
@@ -130,8 +131,9 @@ def entry_of(name: str, run: subjects.Opened) -> report.comparison.Entry:
 
 
 def cost_of(run: subjects.Opened, genotype: Any) -> dict[str, int]:
-    """Parameters of a trained network of images, at full size and as it is; empty of what is not
-    finished.
+    """Parameters of a trained network of images, at full size and as it is.
+
+    The result is empty for what is not finished.
     """
     try:
         net = files.read_json(run.folder / "network.json", ImageNetwork)
@@ -173,8 +175,9 @@ def test_error(run: subjects.Opened) -> float | None:
 
 
 def alike(opened: dict[str, subjects.Opened]) -> list[report.sections.Table]:
-    """How alike searches of one space rank the operations of an edge in the end, for every cell of
-    the space.
+    """Agreement of searches of one space about the ranks of the operations of an edge in the end.
+
+    There is one table for every cell of the space.
     """
     searched = {
         name: run
@@ -209,9 +212,10 @@ def alike(opened: dict[str, subjects.Opened]) -> list[report.sections.Table]:
 def against_error(
     entries: list[report.comparison.Entry], opened: dict[str, subjects.Opened]
 ) -> list[str]:
-    """The last dominant eigenvalue of searches against the test error of their cells, where
-    trainings of them are among the runs, and against the error of their cells with the supernet's
-    weights.
+    """Charts of the last dominant eigenvalue of searches against the error of their cells.
+
+    One has the test error, where trainings of the cells are among the runs; the other has the error
+    with the supernet's weights.
     """
     tested: dict[tuple[str, str], list[float]] = {}
     for entry in entries:

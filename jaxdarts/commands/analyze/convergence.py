@@ -1,5 +1,6 @@
-"""Does a cell converge faster than the same operations with other connections? Short trainings of a
-cell and its variants.
+"""Short trainings of a cell and of variants of it with other connections.
+
+They show whether the cell converges faster than its variants.
 """
 
 import contextlib
@@ -25,8 +26,9 @@ from jaxdarts.runs.flags import POSITIVE
 
 @dataclasses.dataclass(frozen=True)
 class Convergence(subjects.Options):
-    """Trains a run's cell and variants of it with other connections, and tests all of them after
-    every epoch.
+    """Trains a run's cell and variants of it with other connections.
+
+    All of them are tested after every epoch.
 
     Flags of jaxdarts evaluate follow after --, as in: jaxdarts analyze convergence RUN --
     --epochs=5 --layers=4. Without them the defaults of the data set hold, which train for hours.
@@ -114,8 +116,9 @@ class Saved(TypedDict):
 
 
 class Kept:
-    """What was trained before under the same settings: an analysis that is stopped goes on with the
-    next cell.
+    """Trainings that were done before under the same settings.
+
+    An analysis that is stopped goes on with the next cell.
     """
 
     def __init__(self, folder: Path, training: Any):

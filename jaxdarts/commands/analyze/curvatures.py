@@ -1,5 +1,6 @@
-"""How the loss bends where a run ended: the eigenvalues of its Hessian, and the dominant one along
-a search.
+"""Curvature of the loss where a run ended: eigenvalues of its Hessian.
+
+The dominant one is also shown along a search.
 """
 
 import dataclasses
@@ -19,8 +20,9 @@ from jaxdarts.runs.flags import POSITIVE
 
 @dataclasses.dataclass(frozen=True)
 class Curvature(subjects.Measured):
-    """Eigenvalues of the Hessian of a loss where a run ended, and the dominant one along a search
-    that measured it.
+    """Eigenvalues of the Hessian of a loss where a run ended.
+
+    A search that measured the dominant one shows it over the epochs.
     """
 
     COMMAND: ClassVar[str] = "analyze curvature"

@@ -1,5 +1,6 @@
-"""The loss around what a run ended with, and how much its gradient differs from batch to batch
-there.
+"""The loss around the point where a run ended, and the variance of its gradient there.
+
+The variance is that from batch to batch.
 """
 
 import dataclasses
@@ -123,8 +124,9 @@ def variance_of_runs(arguments: list[str]) -> None:
 
 
 def on_grid(config: Plane, subject: Subject, function: Any, shown: str) -> list[np.ndarray]:
-    """What a function of the point returns on the grid, [grid] or [grid, grid] each; a row of it a
-    call, told of as it goes.
+    """Values of a function of the point on the grid, [grid] or [grid, grid] each.
+
+    A row of it is one call, shown in the bar as it goes.
     """
     keys = jax.random.split(jax.random.key(config.seed), config.dimensions)
     directions = [subject.direction(key) for key in keys]

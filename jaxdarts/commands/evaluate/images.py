@@ -70,8 +70,9 @@ def train(
     run: Run,
     part: str = "test",
 ) -> dict[str, np.ndarray]:
-    """Trains to the end, or goes on with what was saved; `dataset.test`, called `part`, is read
-    after the last step only.
+    """Trains to the end, or goes on with what was saved.
+
+    `dataset.test`, called `part`, is read after the last step only.
     """
     log, table = run.log, rates(config)
     cost = parameters_and_multiply_adds(config, genotype, dataset)
@@ -108,8 +109,9 @@ def train(
 
 
 def task_of(config: Config, program: Program, fed: feed.Feed, size: int) -> runs.Task:
-    """A training over `size` images, whose order is another one in every epoch; nothing is written
-    down, and its result is the training.
+    """A training over `size` images, whose order is another one in every epoch.
+
+    Nothing is written down, and its result is the training.
     """
     length, seeds = program.steps_per_epoch, programs.seeds_of(config)
     keys = jnp.stack([jax.random.fold_in(jax.random.key(seed), 1) for seed in seeds])
@@ -203,8 +205,9 @@ def write_report(
 
 
 def select(config: Config, dataset: Any, folder: Path) -> Cells:
-    """The paper's protocol: a short training of every candidate on a part of the training set,
-    judged on the rest of it.
+    """Chooses a cell by short trainings of every candidate, the paper's protocol.
+
+    Each trains on a part of the training set and is validated on the rest of it.
     """
     try:
         fit, held = (stream if config.stream else images).split(

@@ -270,8 +270,9 @@ def baseline(
     folder: Path,
     perplexities: dict[str, float],
 ) -> None:
-    """Trains random cells with the settings that the run's cell had, in folders of the run, and
-    prints how all did.
+    """Trains random cells with the settings of the run's cell, and prints all results.
+
+    They are trained in folders of the run.
     """
 
     def train_one(short: Config, cell: RecurrentGenotype, run: Run) -> dict[str, float]:
@@ -327,8 +328,9 @@ def test_again(config: Config) -> None:
 
 
 def estimate(config: Config, program: Program) -> None:
-    """Prints what a training would take, from the compiled step of the longest windows; trains
-    nothing.
+    """Prints the parameters of the network and an estimate of the training; trains nothing.
+
+    The estimate is that of the compiled step of the longest windows.
     """
     training, longest = jax.eval_shape(program.init), program.steps[max(program.steps)]
     print(f"parameters of the network    {num_params(training.state):,}")

@@ -175,8 +175,9 @@ def main(arguments: Sequence[str] | command_line.Line) -> None:
 
 
 def run_search(config: Config, dataset: images.Dataset, folder: Path | None = None) -> None:
-    """Searches, and again with more weight decay for as long as that is asked for and the search
-    stops early (DARTS-ADA).
+    """Searches, and again with more weight decay while the search stops early (DARTS-ADA).
+
+    It repeats for as long as that is asked for.
     """
     program = build(config, dataset)
     if config.fork and not config.resume:
@@ -205,8 +206,9 @@ def search(
     run: Run,
     stop: Callable[[], str | None] = lambda: None,
 ) -> tuple[int, str] | None:
-    """The search itself: epochs of steps, an evaluation and a checkpoint after each, the report in
-    the end.
+    """Runs a search on images: epochs of steps, and the report in the end.
+
+    There is an evaluation and a checkpoint after each epoch.
 
     `stop` is asked after each epoch for a reason to go on to the report; the search can be resumed
     after it.

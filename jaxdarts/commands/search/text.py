@@ -198,8 +198,9 @@ def build(config: Config, words: text.Text) -> Program:
 
 
 def windows(config: Config, rows: tuple[int, int], epoch: int) -> np.ndarray:
-    """One epoch's windows, [steps, 4]: start and length in the training stream, start and length in
-    the validation stream.
+    """Windows of one epoch, [steps, 4].
+
+    Start and length in the training stream, start and length in the validation stream.
 
     They are the same for all seeds, so that the epochs of all have as many steps. The validation
     window starts where the training window does, modulo the length of its stream, and has as many
@@ -243,8 +244,9 @@ def main(arguments: Sequence[str] | command_line.Line) -> None:
 
 
 def search(config: Config, words: text.Text, program: Program, run: Run) -> None:
-    """The search itself: epochs of steps, an evaluation and a checkpoint after each, the report in
-    the end.
+    """Runs a search on texts: epochs of steps, and the report in the end.
+
+    There is an evaluation and a checkpoint after each epoch.
     """
     log = run.log
 
@@ -314,8 +316,9 @@ def finish(
     history: Sequence[History],
     run: Run,
 ) -> None:
-    """Derives the cells, compares them with random ones under the shared weights, draws them and
-    writes the reports.
+    """Derives the cells, compares them with random ones, and writes the reports.
+
+    The comparison is under the shared weights; the cells are drawn.
     """
     space, log = program.space, run.log
     mixes = parallel.stack([seed_history.mix() for seed_history in history])
