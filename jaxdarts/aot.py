@@ -28,8 +28,9 @@ from jaxdarts import parallel
 
 
 class Gpu(NamedTuple):
-    """What XLA asks of an NVIDIA GPU. Figures are those of NVIDIA's data sheets and of CUDA's table
-    of compute capabilities.
+    """Data of an NVIDIA GPU that XLA asks for.
+
+    Figures are those of NVIDIA's data sheets and of CUDA's table of compute capabilities.
     """
 
     capability: tuple[int, int]

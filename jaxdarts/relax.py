@@ -16,13 +16,13 @@ Cells = Mapping[str, Choices]
 
 
 class Derive(Protocol):
-    """From architecture parameters to the mix that they stand for, at a step."""
+    """The mix that architecture parameters stand for, at a step."""
 
     def __call__(self, arch: Arch, step: Step | None = None) -> Mix: ...
 
 
 class Relaxation(NamedTuple):
-    """How an architecture is parametrised.
+    """Parametrisation of an architecture.
 
     init: key -> architecture parameters.
     apply: (architecture parameters, key, step) -> the mix to train with; it may be drawn at random.
@@ -72,8 +72,9 @@ def sigmoid(cells: Cells) -> Relaxation:
 
 
 def edge_softmax(cells: Cells, scale: float = 1e-3) -> Relaxation:
-    """A softmax over operations times a softmax over the edges that enter a node: parameters {cell:
-    {"ops", "edges"}}.
+    """A softmax over operations times a softmax over the edges that enter a node.
+
+    Parameters are {cell: {"ops", "edges"}}.
 
     Xu et al., `PC-DARTS <https://arxiv.org/abs/1907.05737>`_, ICLR 2020, Eq. 4 (edge
     normalisation).
@@ -103,8 +104,9 @@ def edge_softmax(cells: Cells, scale: float = 1e-3) -> Relaxation:
 def gumbel(
     cells: Cells, temperature: Schedule, hard: bool = False, scale: float = 1e-3
 ) -> Relaxation:
-    """Operations drawn from the softmax by Gumbel noise: softmax((log softmax(a) + g) /
-    temperature).
+    """Operations drawn from the softmax by Gumbel noise.
+
+    The mix is softmax((log softmax(a) + g) / temperature).
 
     Xie et al., `SNAS <https://arxiv.org/abs/1812.09926>`_, ICLR 2019. With `hard` the draw is
     rounded to one operation and keeps the gradient of the unrounded one: Dong & Yang, `GDAS
@@ -173,8 +175,9 @@ def drawn(cells: Cells, temperature: Schedule, scale: float = 1e-3) -> Relaxatio
 
 
 def dirichlet(cells: Cells, scale: float = 1e-3) -> Relaxation:
-    """Operations' weights drawn from a Dirichlet distribution with concentrations elu(a) + 1,
-    differentiably.
+    """Operations' weights drawn from a Dirichlet distribution, differentiably.
+
+    Concentrations are elu(a) + 1.
 
     A genotype is made of softmax(a), as in the authors' code; on an edge the order is that of the
     distribution's means.
@@ -250,8 +253,9 @@ def annealed(relaxation: Relaxation, temperature: Schedule) -> Relaxation:
 
 
 def auxiliary_skip(relaxation: Relaxation, cells: Cells, amount: Schedule) -> Relaxation:
-    """A skip connection beside every edge, out of the competition and faded out: `amount` is added
-    to its weight.
+    """A skip connection beside every edge, out of the competition and faded out.
+
+    `amount` is added to its weight.
 
     Chu et al., `DARTS- <https://arxiv.org/abs/2009.01027>`_, ICLR 2021. On strided edges the
     authors give the auxiliary connection weights of its own; here it shares those of the skip

@@ -1,4 +1,4 @@
-"""How batches reach a step: from a copy of the set that lies on every device, or from a disk.
+"""Feeds of batches to a step: from a copy of the set on every device, or from a disk.
 
 Every function takes a set of either kind, `images.Dataset` or `stream.Dataset`.
 """
@@ -32,7 +32,7 @@ def open_feed(
     seeds: Sequence[int],
     devices: Sequence[jax.Device],
 ) -> Feed:
-    """What feeds a training on several seeds and devices.
+    """Opens the feed of a training on several seeds and devices.
 
     A set in memory is copied to every device, and the step takes its images from there
     (`augment.reader`). One on a disk is read in the threads of `pool`, a batch for every seed,
@@ -89,8 +89,9 @@ def host(
     dataset: images.Dataset | stream.Dataset,
     indices: Int32[np.ndarray, "steps batch"],
 ) -> Callable[[int], dict[str, np.ndarray]]:
-    """Test images as they are, step -> {"image": [batch, ...], "label": [batch]} in the memory of
-    the host.
+    """Test images as they are, in the memory of the host.
+
+    The result is step -> {"image": [batch, ...], "label": [batch]}.
     """
     if isinstance(dataset, images.Dataset):
         pixels, labels = dataset.test
@@ -101,8 +102,9 @@ def host(
 def filled_up(
     size: int, batch_size: int
 ) -> tuple[Int32[np.ndarray, "steps batch"], Float32[np.ndarray, "steps batch"]]:
-    """Indices of all of `size` examples, and their weights: the last batch is filled up with an
-    example of weight zero.
+    """Indices of all of `size` examples in batches, and their weights.
+
+    The last batch is filled up with an example of weight zero.
 
     >>> filled_up(3, 2)[0].tolist(), filled_up(3, 2)[1].tolist()
     ([[0, 1], [2, 2]], [[1.0, 1.0], [1.0, 0.0]])

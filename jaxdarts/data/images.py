@@ -1,5 +1,6 @@
-"""Image-classification sets as arrays of bytes in memory: by TFDS name, from an npz file, from a
-folder of pictures.
+"""Image-classification sets as arrays of bytes in memory.
+
+They come by TFDS name, from an npz file, or from a folder of pictures.
 """
 
 import contextlib
@@ -152,7 +153,7 @@ def split(images: Images, portion: float) -> tuple[Images, Images]:
 
 
 def first_part(size: int, portion: float) -> int:
-    """How many of `size` examples are the first `portion` of them.
+    """Number of examples in the first `portion` of `size` examples.
 
     Raises:
         ValueError: if that is none or all of them.
@@ -290,8 +291,9 @@ def _folder(root: Path, size: int | None) -> tuple[Mapping[str, np.ndarray], tup
 def folder_files(
     root: Path,
 ) -> tuple[list[tuple[str, int]], list[tuple[str, int]], tuple[str, ...]]:
-    """The training and the test files of `folder:PATH` with their labels, in a fixed order, and the
-    names of the classes.
+    """The training and the test files of `folder:PATH`, and the names of the classes.
+
+    Files have their labels and are in a fixed order.
 
     Warns of files that are no images, and how many they are.
 

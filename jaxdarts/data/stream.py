@@ -1,5 +1,6 @@
-"""Image sets that stay on a disk: read batch by batch in threads, a few batches before they are
-asked for.
+"""Image sets that stay on a disk and are read batch by batch in threads.
+
+A few batches are read before they are asked for.
 
 What is random about an image is a function of (seed, epoch, its place in the set), and the order of
 the images comes from `augment.order`; so a resumed run sees the batches that an uninterrupted one
@@ -44,8 +45,9 @@ class Stored(NamedTuple):
 
 
 class Dataset(NamedTuple):
-    """What `images.Dataset` is for images in memory; `image_shape` is [height, width, channels] of
-    the images in a batch.
+    """An image set on a disk, with the fields of `images.Dataset`.
+
+    `image_shape` is [height, width, channels] of the images in a batch.
     """
 
     name: str
@@ -168,8 +170,9 @@ def batches(
 
 
 def random_crop(picture: Any, size: int, random: np.random.RandomState) -> Any:
-    """torchvision's `RandomResizedCrop(size)`: a random rectangle, resized by Pillow's antialiased
-    bilinear filter.
+    """torchvision's `RandomResizedCrop(size)`: a random rectangle of an image, resized.
+
+    The filter is Pillow's antialiased bilinear one.
     """
     left, top, width, height = random_box(picture.width, picture.height, random)
     # Cropped first: resize(box=...) would let the filter look beyond the rectangle.
@@ -177,8 +180,9 @@ def random_crop(picture: Any, size: int, random: np.random.RandomState) -> Any:
 
 
 def random_box(width: int, height: int, random: np.random.RandomState) -> tuple[int, int, int, int]:
-    """(left, top, width, height) of a rectangle of 8 to 100 % of an image's area and an aspect
-    ratio of 3/4 to 4/3.
+    """Rectangle of a random crop: (left, top, width, height).
+
+    It has 8 to 100 % of an image's area and an aspect ratio of 3/4 to 4/3.
 
     Ten tries with an area that is uniform and a ratio that is uniform on a logarithmic scale, then
     the largest central rectangle of an allowed ratio. Szegedy et al., `Going Deeper with
@@ -197,8 +201,9 @@ def random_box(width: int, height: int, random: np.random.RandomState) -> tuple[
 
 
 def central_crop(picture: Any, size: int) -> Any:
-    """The shorter side resized to size * 256 / 224, then the centre: `Resize(256)` and
-    `CenterCrop(224)` of torchvision.
+    """The centre of an image whose shorter side is resized to size * 256 / 224.
+
+    They are `Resize(256)` and `CenterCrop(224)` of torchvision.
     """
     return images.square(picture, size, round(size * 256 / 224))
 

@@ -1,6 +1,4 @@
-"""Texts for language models: words as numbers, streams of a batch, and where the windows over them
-begin.
-"""
+"""Texts for language models: words as numbers, streams of a batch, and windows over them."""
 
 import re
 import zipfile
@@ -109,8 +107,9 @@ def words(lines: Iterable[str]) -> Iterable[str]:
 
 
 def streams(tokens: Int[np.ndarray, " words"], batch_size: int) -> Int32[np.ndarray, "rows batch"]:
-    """Cuts a text into `batch_size` texts of the same length, side by side; what is left over at
-    its end is dropped.
+    """Cuts a text into `batch_size` texts of the same length, side by side.
+
+    What is left over at its end is dropped.
 
     Raises:
         ValueError: if the text is too short for three rows: two words in and two to predict.
@@ -130,8 +129,9 @@ def streams(tokens: Int[np.ndarray, " words"], batch_size: int) -> Int32[np.ndar
 
 
 class Windows(NamedTuple):
-    """One epoch's windows over a stream: rows start to start + length are read, and each predicts
-    the row after it.
+    """Windows of one epoch over a stream.
+
+    Rows start to start + length are read, and each predicts the row after it.
     """
 
     start: Int32[np.ndarray, " windows"]
@@ -157,8 +157,9 @@ def random_windows(
     shortest: int = 5,
     longest: int | None = None,
 ) -> Windows:
-    """One epoch's windows of random length, so that a word does not meet the same edge in every
-    epoch: pure in its arguments.
+    """Windows of one epoch with random lengths; a pure function of its arguments.
+
+    A word does not meet the same edge in every epoch.
 
     A window is `length` rows long, or half of that (rounded down) with a probability of 0.05. With
     a deviation it is drawn from the normal distribution around that, rounded towards zero and cut
@@ -189,8 +190,9 @@ def window(
     length: Array | np.integer | int,
     time: int,
 ) -> dict[str, Array]:
-    """A batch of a stream's words and the words after them, padded to `time` rows, so that one
-    program serves all lengths.
+    """A batch of a stream's words and the words after them, padded to `time` rows.
+
+    One program serves all lengths.
 
     Returns:
         {"tokens": [time, batch], "targets": [time, batch], "length"}; the first `length` rows
@@ -239,8 +241,9 @@ def _lines(path: Path, content: bytes) -> list[str]:
 
 
 def _pydoc() -> list[list[str]]:
-    """Paragraphs of the topics in lower case; every tenth is kept for validation, every tenth for
-    the test.
+    """Paragraphs of Python's help topics in lower case, for training, validation and test.
+
+    Every tenth is kept for validation, every tenth for the test.
     """
     from pydoc_data import topics  # large, and only of use here
 

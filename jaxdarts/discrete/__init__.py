@@ -1,5 +1,6 @@
-"""Search among discrete architectures: random, evolutionary, guided by a score or a policy, in
-halvings.
+"""Search among discrete architectures.
+
+Random, evolutionary, guided by a score or a policy, in halvings.
 """
 
 from jaxdarts.discrete import enas as enas

@@ -65,8 +65,7 @@ def lstm_policy(
     temperature: float = 5.0,
     tanh_constant: float = 2.5,
 ) -> Policy:
-    """A recurrent network of one layer that decides one thing after another, as ENAS' for its
-    cells.
+    """A recurrent policy of one layer that decides one thing after another, as in ENAS.
 
     Where a genotype keeps so many edges of a node, it draws them, all different (ENAS lets them be
     equal), by attention to what it remembers of their sources, then the operation of each among
@@ -144,8 +143,9 @@ def lstm_policy(
             return action
 
         def operation(cell, e):
-            """Decides what edge `e`, perhaps a traced one, carries; returns its column of the mix
-            and its embedding.
+            """Decides the operation of edge `e`, which may be traced.
+
+            Returns its column of the mix and its embedding.
             """
             advance(x)
             candidates = jnp.asarray(ids[cell])[e]
@@ -257,8 +257,9 @@ def enas(
     decay: float = 0.99,
     entropy_weight: float = 1e-4,
 ) -> Enas:
-    """Weight steps on cells that the policy draws, and REINFORCE with a moving average as its
-    baseline.
+    """ENAS: weight steps on cells that the policy draws, and REINFORCE steps of the policy.
+
+    The baseline is a moving average.
 
     The reward of a cell is its accuracy on a validation batch with the shared weights and the
     batch's own moments, a fraction, plus its entropy times a weight, without a gradient through it.
@@ -344,8 +345,9 @@ def enas(
 def best_of(
     policy: Policy, params: Any, key: Key[Array, ""], count: int, score: Callable[[Mix], float]
 ) -> tuple[Mix, float]:
-    """Of so many architectures of a policy the one with the best score, the first of equals, and
-    its score.
+    """The architecture with the best score among so many of a policy, and its score.
+
+    It is the first of equals.
 
     Raises:
         ValueError: if `count` is not positive.

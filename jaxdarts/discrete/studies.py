@@ -1,5 +1,6 @@
-"""Many searches at once, with all their trials on one executor: this process, local processes, or a
-cluster.
+"""Many searches at once, with all their trials on one executor.
+
+The executor is this process, local processes, or a cluster.
 
 Every search asks for so many trials at a time as its `discrete.schedule` allows. With one, each is
 determined by its key alone, wherever and in whatever order its trials run, since it knows all
@@ -36,8 +37,9 @@ from jaxdarts.types import Trial
 
 
 class Failure(RuntimeError):
-    """A trial could not be evaluated; the message is one line that names it. Its cause, if any, is
-    what was raised.
+    """A trial could not be evaluated; the message is one line that names it.
+
+    Its cause, if any, is what was raised.
     """
 
 
@@ -192,8 +194,9 @@ def _of(run: int):
 def _replayed(
     steps: Schedule, records: Sequence[tuple[int, Trial]]
 ) -> tuple[Starts, History | None]:
-    """What a search has to start after its recorded trials, and its history if they are all there
-    are.
+    """Replays the recorded trials of a search.
+
+    Returns what it has to start after them, and its history if they are all there are.
     """
     pending: dict[int, Any] = {}
     starts, history = advance(steps)

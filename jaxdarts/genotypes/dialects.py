@@ -1,5 +1,6 @@
-"""Readers and writers of genotypes: the dialects of the field, and JSON. Nothing that is read is
-evaluated.
+"""Readers and writers of genotypes: the dialects of the field, and JSON.
+
+Nothing that is read is evaluated.
 
 | dialect | read by | written by |
 | --- | --- | --- |
@@ -103,7 +104,7 @@ def parse(text: str, ops: Iterable[str] | None = None) -> AnyGenotype:
 
 
 def _inside(source: str, nodes: int) -> str:
-    """What stands between the brackets of AutoDL-Projects' `Structure(4 nodes with ...)`."""
+    """The text between the brackets of AutoDL-Projects' `Structure(4 nodes with ...)`."""
     if not source.endswith(")"):
         raise ValueError(f"{reprlib.repr(source)} lacks the bracket that closes Structure(")
     if source.count("+") + 2 != nodes:  # the input is a node there
@@ -408,8 +409,9 @@ def _warn_of_dead_nodes(name: str, pairs: Any, concat: tuple[int, ...], inputs: 
 
 
 def _frozen(name: str, value: Any) -> Any:
-    """Turns lists into tuples and a list for each node into one of all; leaves what is neither to
-    `check`.
+    """Turns lists into tuples and a list for each node into one of all.
+
+    Leaves what is neither to `check`.
     """
     if not isinstance(value, list | tuple):
         return value
@@ -449,8 +451,9 @@ def to_nested(genotype: AnyGenotype) -> str:
 
 
 def to_nni(genotype: AnyGenotype) -> str:
-    """Writes a pair of convolutional cells as NNI's dictionary, in JSON, which NNI reads from a
-    file.
+    """Writes a pair of convolutional cells as NNI's dictionary.
+
+    It is JSON, which NNI reads from a file.
 
     Raises:
         ValueError: if the genotype is of another kind, if an output leaves out a node, which the

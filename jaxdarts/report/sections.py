@@ -1,5 +1,6 @@
-"""Analyses of a run as sections of its page: numbers, tables and pictures, kept as plain files in
-its folder.
+"""Analyses of a run as sections of its page: numbers, tables and pictures.
+
+They are kept as plain files in its folder.
 """
 
 import base64
@@ -45,8 +46,9 @@ def write(
     numbers: Mapping[str, Any],
     about: Mapping[str, Any],
 ) -> None:
-    """Writes `analysis/NAME.json` and a file `analysis/NAME-PICTURE.svg` for every picture into a
-    run folder.
+    """Writes one analysis into a run folder.
+
+    The files are `analysis/NAME.json` and `analysis/NAME-PICTURE.svg` for every picture.
 
     Args:
         folder: of the run.

@@ -96,8 +96,9 @@ def contour(
 def level_line(
     values: np.ndarray, xs: Places, ys: Places, level: float
 ) -> list[tuple[tuple[float, float], tuple[float, float]]]:
-    """Where a function that is linear on the two triangles of every square of a grid has a value:
-    segments ((x, y), (x, y)).
+    """Level line of a function on a grid: segments ((x, y), (x, y)).
+
+    The function is linear on the two triangles of every square of the grid.
 
     >>> level_line(np.array([[0.0, 1.0], [0.0, 1.0]]), [0, 1], [0, 1], 0.25)
     [((0.25, 0.0), (0.25, 0.75)), ((0.25, 1.0), (0.25, 0.75))]
@@ -136,8 +137,9 @@ def surface(
     xlabel: str = "",
     ylabel: str = "",
 ) -> str:
-    """Draws a function of two numbers as a surface, seen from above a corner; arguments, levels and
-    errors as of `contour`.
+    """Draws a function of two numbers as a surface, seen from above a corner.
+
+    Arguments, levels and errors as of `contour`.
     """
     values, xs, ys = _surface(values, xs, ys)
     fraction_of, levels = _levels(values)

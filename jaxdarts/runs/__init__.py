@@ -1,5 +1,6 @@
-"""Runs that can be stopped and resumed: folders, checkpoints, records, the loop, signals, several
-processes and hosts.
+"""Runs that can be stopped and resumed.
+
+Folders, checkpoints, records, the loop, signals, several processes and hosts.
 """
 
 from jaxdarts.runs import checkpoint as checkpoint

@@ -1,5 +1,6 @@
-"""A program as a process: one line for whatever stops it, settings of XLA and Python, and where a
-result comes from.
+"""A program as a process: errors in one line, settings of XLA and Python, and versions.
+
+The versions say where a result comes from.
 """
 
 import gc
@@ -74,7 +75,7 @@ def start(main: Callable[[list[str]], None]) -> None:
 
 
 def versions() -> dict[str, Any]:
-    """What a result must say about where it comes from."""
+    """Versions that a result must have to say where it comes from."""
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
     packages = ("jax", "jaxlib", "flax", "optax", "numpy")

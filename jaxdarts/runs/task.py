@@ -1,5 +1,6 @@
-"""A training, as the loop sees it: everything that differs between images and texts, searching and
-training from scratch.
+"""A training, as the loop sees it.
+
+It has everything that differs between images and texts, searching and training from scratch.
 """
 
 import dataclasses

@@ -1,5 +1,6 @@
-"""Where trials run: in this process, in processes beside it, or on a cluster that dask.distributed
-has been started on.
+"""Workers that run trials: this process, processes beside it, or a cluster.
+
+The cluster is one that dask.distributed has been started on.
 """
 
 import contextlib
@@ -99,8 +100,9 @@ def client(scheduler: str) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def cluster(scheduler: str) -> Iterator[Executor]:
-    """The cluster as an executor. It gives a trial whose worker dies to another one, four times at
-    most.
+    """The cluster as an executor.
+
+    It gives a trial whose worker dies to another one, four times at most.
     """
     with client(scheduler) as cluster_client:
         yield cluster_client.get_executor(pure=False)

@@ -1,5 +1,6 @@
-"""The space of NAS-Bench-101: graphs of up to seven vertices and nine edges, all of which the
-benchmark has trained.
+"""The space of NAS-Bench-101: graphs of up to seven vertices and nine edges.
+
+The benchmark has trained all of them.
 """
 
 from collections.abc import Mapping
@@ -19,8 +20,9 @@ _EDGES = [(i, j) for j in range(MAX_VERTICES) for i in range(j)]
 
 
 def nasbench101() -> Space:
-    """The space of Ying et al., `NAS-Bench-101 <https://arxiv.org/abs/1902.09635>`_, ICML 2019:
-    423,624 cells.
+    """The space of NAS-Bench-101: 423,624 cells.
+
+    Ying et al., `NAS-Bench-101 <https://arxiv.org/abs/1902.09635>`_, ICML 2019.
 
     There is no mix that stands for any graph, and no weight-sharing network: `cells` is empty,
     `supernet` and `discretize` refuse. NAS-Bench-1Shot1's parts of this space have both
@@ -119,8 +121,9 @@ def _mutate(key, genotype: GraphGenotype) -> GraphGenotype:
 
 
 def _padded(genotype: GraphGenotype) -> GraphGenotype:
-    """The same cell with seven vertices: pruned if it has more, with vertices that nothing reads
-    before the output if fewer.
+    """A cell of seven vertices that is the same as the given one.
+
+    It is pruned if it has more, with vertices that nothing reads before the output if fewer.
     """
     matrix, ops = genotype if len(genotype.ops) <= MAX_VERTICES else pruned(genotype)
     positions = [*range(len(ops) - 1), MAX_VERTICES - 1]

@@ -1,5 +1,6 @@
-"""The hand-off: a trained network as a folder of two plain files, as functions, and as one exported
-program.
+"""Hand-off of a trained network.
+
+It is a folder of two plain files, functions, or one exported program.
 """
 
 import hashlib
@@ -80,8 +81,9 @@ def save(folder: str | Path, *, genotype, params: Any, averages: Any, **facts: A
 def save_language_model(
     folder: str | Path, *, genotype: RecurrentGenotype, params: Any, vocabulary: Sequence[str]
 ) -> None:
-    """Writes `network.json`, `weights.npz` and `vocabulary.json`, the words in the order of the
-    embedding's rows.
+    """Writes `network.json`, `weights.npz` and `vocabulary.json` of a language model.
+
+    The words are in the order of the embedding's rows.
     """
     folder = Path(folder)
     files.replace_arrays(folder / "weights.npz", params)
@@ -206,8 +208,9 @@ def accuracy(
     dataset: images.Dataset | stream.Dataset,
     batch_size: int = 128,
 ) -> float:
-    """Share of the test images of a set, in memory or on a disk, whose largest logit is that of
-    their label.
+    """Share of the test images of a set whose largest logit is that of their label.
+
+    The set is in memory or on a disk.
 
     Args:
         logits: uint8 images [batch_size, height, width, channels] -> logits [batch_size, classes].
@@ -312,8 +315,9 @@ def export(
 
 
 def read_exported(path: str | Path) -> Callable[..., Any]:
-    """The function of an exported file: uint8 images [batch, height, width, channels] -> logits
-    [batch, classes].
+    """Reads the function of an exported file.
+
+    It maps uint8 images [batch, height, width, channels] to logits [batch, classes].
 
     Of a language model: (int32 tokens [time, batch], float32 hidden state [batch, width], zero at
     first) -> (logits, hidden).

@@ -1,5 +1,6 @@
-"""Training a language model from scratch: SGD, then averaged SGD once the validation loss stops
-falling (NT-ASGD).
+"""Training a language model from scratch: SGD, then averaged SGD (NT-ASGD).
+
+Averaging begins once the validation loss stops falling.
 
 Merity, Keskar & Socher, `Regularizing and Optimizing LSTM Language Models
 <https://arxiv.org/abs/1708.02182>`_, 2018, section 4, as in quark0/darts, rnn/train.py.
@@ -151,8 +152,9 @@ def _where(condition: Array, one: Any, other: Any) -> Any:
 
 
 def averaging_starts(losses: Sequence[float], patience: int = 5) -> int | None:
-    """The epoch after which the weights are averaged, given the validation losses of all epochs;
-    None if it is yet to come.
+    """The epoch after which the weights are averaged; None if it is yet to come.
+
+    The validation losses of all epochs decide.
 
     It is the first whose loss is above the best of all but the `patience` before it, so not among
     the first `patience` + 1.
@@ -171,8 +173,9 @@ def averaging_starts(losses: Sequence[float], patience: int = 5) -> int | None:
 def over_stream(
     objective: Objective, length: int
 ) -> Callable[[Params, Mix, Array, Array], Float[Array, ""]]:
-    """Mean cross-entropy in nats a word over a whole stream, from window to window: perplexity is
-    its exponential.
+    """Mean cross-entropy in nats a word over a whole stream, from window to window.
+
+    Perplexity is its exponential.
 
     Args:
         objective: `objectives.language_model(net)`; no dropout here.

@@ -1,5 +1,6 @@
-"""What analyze.py looks at: a finished run, and a loss as a function of its weights or of its
-architecture parameters.
+"""Subjects of analyze.py: a finished run, and a loss as a function of its parameters.
+
+The parameters are its weights or its architecture parameters.
 """
 
 import dataclasses
@@ -362,7 +363,7 @@ def mixes_of(folder: Path, cells: Mapping[str, Choices]) -> dict[str, np.ndarray
 
 
 def facts_of(run: Opened) -> dict[str, Any]:
-    """What a finished search found out about its cell; empty of others."""
+    """Facts that a finished search has about its cell; empty for other runs."""
     try:
         return files.read_json(run.folder / "facts.json", dict)
     except (OSError, ValueError):

@@ -1,5 +1,6 @@
-"""What a run's cells and its mixture weights tell without any computation: topology, and how a
-search came to decide.
+"""Tables about a run's cells and its mixture weights that need no computation.
+
+Topology, and how a search came to decide.
 """
 
 import dataclasses
@@ -259,8 +260,9 @@ def siblings(run: subjects.Opened) -> list[Path]:
 
 
 def gap_of(run: subjects.Opened) -> float | None:
-    """What the accuracy with the shared weights lost when the mix became a cell; None of a search
-    that is not finished.
+    """Accuracy with the shared weights that was lost when the mix became a cell.
+
+    None for a search that is not finished.
     """
     facts = subjects.facts_of(run)
     return facts.get("discretisation_gap_accuracy")

@@ -1,5 +1,6 @@
-"""NAS-Bench-101 as a table, from its record file (`nasbench_only108.tfrecord` or
-`nasbench_full.tfrecord`).
+"""NAS-Bench-101 as a table, from its record file.
+
+The file is `nasbench_only108.tfrecord` or `nasbench_full.tfrecord`.
 
 A record is one training: JSON of [fingerprint, epochs, adjacency as a row of digits, operations
 with commas, base64 of a message of the benchmark's protocol buffers]. Accuracies in it are
@@ -50,13 +51,15 @@ class Row(NamedTuple):
 
 
 class Table(Mapping[GraphGenotype, Row]):
-    """Rows by cell. Any graph that is the same cell finds the row; iteration gives the graph that
-    the file has.
+    """Rows of NAS-Bench-101 by cell.
+
+    Any graph that is the same cell finds the row; iteration gives the graph that the file has.
     """
 
     def __init__(self, rows: Mapping[str, tuple[str, str, Row]]):
-        """rows: fingerprint -> (adjacency, operations, row), graphs as the file writes them, which
-        takes less memory.
+        """Makes the table from fingerprint -> (adjacency, operations, row).
+
+        Graphs are as the file writes them, which takes less memory.
         """
         self._rows = rows
 

@@ -28,8 +28,9 @@ _PROBE_SECONDS = 8.0
 
 
 class Split(NamedTuple):
-    """One split of an archive: `columns` holds what TFDS stores beside the image, one value per
-    example.
+    """Images of one split of an archive, and its columns.
+
+    `columns` holds what TFDS stores beside the image, one value per example.
     """
 
     images: np.ndarray
@@ -111,8 +112,9 @@ def prepare(builder: Any) -> None:
 
 
 def _examples(split: Split) -> Iterator[tuple[int, dict[str, Any]]]:
-    """TFDS' examples; their keys, on which TFDS' storage order depends, are the indices that its
-    own builders use.
+    """Examples as TFDS stores them.
+
+    TFDS' storage order depends on their keys, which are the indices that its own builders use.
     """
     pil = require("PIL.Image", "pillow", "encoding images")
     for i, image in enumerate(split.images):
@@ -263,8 +265,9 @@ def _is_cached(folder: Path, url: str, info: Any) -> bool:
 
 
 def _probe(url: str) -> str | None:
-    """Returns why the address cannot be reached, or None; honours proxies and takes at most
-    `_PROBE_SECONDS`.
+    """Returns why the address cannot be reached, or None.
+
+    Honours proxies and takes at most `_PROBE_SECONDS`.
     """
     problem: list[str | None] = [f"no answer within {_PROBE_SECONDS:.0f} s"]
 

@@ -1,5 +1,6 @@
-"""Reads the image-classification sets of TensorFlow Datasets, with TensorFlow only where nothing
-else will do.
+"""Reads the image-classification sets of TensorFlow Datasets.
+
+TensorFlow is used only where nothing else will do.
 """
 
 import difflib
@@ -81,8 +82,9 @@ def held_out(builder: Any) -> list[str]:
 
 
 def random_access(builder: Any, split: str) -> tuple[int, Callable[[int], tuple[bytes, int]]]:
-    """The number of examples of a split, and place -> (image as stored, label), which threads may
-    share.
+    """Number of examples of a split, and a function that reads one of them.
+
+    The function is index -> (image as stored, label); threads may share it.
 
     Raises:
         ValueError: if the set is not prepared as `array_record`, or the split is empty.
@@ -264,8 +266,9 @@ def _read_cache(cache: Path, identity: str) -> Mapping[str, np.ndarray] | None:
 
 
 def _write_cache(cache: Path, identity: str, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes the file whole or not at all; where the folder is read-only or full, the next start
-    decodes again.
+    """Writes the file whole or not at all.
+
+    Where the folder is read-only or full, the next start decodes again.
     """
     temporary = cache.with_name(f".{cache.stem}-{uuid.uuid4().hex}.npz")
     try:

@@ -1,5 +1,6 @@
-"""TFRecord files, read without TensorFlow: records of bytes, each with checksums, one after the
-other.
+"""TFRecord files, read without TensorFlow.
+
+They are records of bytes, each with checksums, one after the other.
 
 A record is its length (8 bytes, little endian), the checksum of those, the data, and the checksum
 of the data. A checksum is CRC-32C, rotated and shifted ("masked") so that checksums of data with
@@ -47,8 +48,9 @@ def read(path: str | os.PathLike) -> Iterator[bytes]:
 
 
 def _split(path: Path, file: BinaryIO) -> Iterator[tuple[int, bytes, int]]:
-    """(place in the file, data, its checksum) of every record; lengths are verified, since all
-    depends on them.
+    """Every record of a file: (offset in the file, data, its checksum).
+
+    Lengths are verified, since all depends on them.
     """
     offset = 0
     while head := file.read(12):
@@ -92,7 +94,7 @@ def masked_checksums(records: Sequence[bytes]) -> np.ndarray:
 
 
 def _masked_checksum(data: bytes) -> int:
-    """The same of a few bytes."""
+    """Masked checksum of a few bytes."""
     state = 0xFFFFFFFF
     for byte in data:
         state = _ENTRIES[(state ^ byte) & 0xFF] ^ state >> 8
