@@ -295,7 +295,7 @@ def used(
 ) -> dict[str, Any]:
     """Masks of the weights of a `SinglePath` that a child has.
 
-    For each of them an array that broadcasts against it.
+    Each mask broadcasts against its array.
     """
     mask: dict[str, Any] = jax.tree.map(lambda _: jnp.array(True), dict(params))
     for op in weight_shapes(choices, 1, 1):
@@ -310,8 +310,8 @@ def used(
 def prefix(tree: Mapping[str, Any], cells: int | Array) -> dict[str, Any]:
     """Masks of the weights, or running averages, of a `SinglePath` in its stem and first cells.
 
-    Each mask broadcasts against its array; a cell begins with its 1x1 convolution,
-    the classifier is no cell.
+    Each mask broadcasts against its array; a cell begins with its 1x1 convolution, the classifier
+    is no cell.
     """
 
     def of(name: str, value: Any) -> Any:
