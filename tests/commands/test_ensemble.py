@@ -242,13 +242,13 @@ def test_checkpoints_of_a_supernet(cache, tmp_path):
     # The last member is the found cell, of which the search has measured the same, in the same
     # batches.
     labels = images.split(images.load("digits").train, 0.5)[1].labels
-    whole_batches = len(labels) // 32 * 32
+    in_full_batches = len(labels) // 32 * 32
     with np.load(folder / "member-0" / f"step-{3 * (718 // 32)}" / "logits.npz") as saved:
-        right = (np.argmax(saved["held"], -1) == labels)[:, :whole_batches]
+        right = (np.argmax(saved["held"], -1) == labels)[:, :in_full_batches]
     for seed in range(2):
         facts = json.loads((searched / f"seed-{2 + seed}" / "facts.json").read_text())
         assert facts["found_cell_supernet_accuracy"] == pytest.approx(
-            float(np.mean(right[seed])), abs=1.5 / whole_batches
+            float(np.mean(right[seed])), abs=1.5 / in_full_batches
         )
     with pytest.raises(Stop, match="a search with 2 seeds; use --num_seeds=2"):
         evaluate_command.main(
