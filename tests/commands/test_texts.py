@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import shutil
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -461,9 +462,9 @@ def test_random_cells_beside_the_found_one(
     shutil.copytree(whole_training, folder)
     started = []
 
-    def broken(own, *rest):
+    def broken(own, genotype, words, program, run):
         started.append(own.run_dir)
-        raise runs.Stop(f"SIGTERM at step 3 of 9: saved; continue with --resume={own.run_dir}", 143)
+        raise run.leave(signal.SIGTERM, 3, 9)
 
     with monkeypatch.context() as patch:  # the run's own cell, then the first random one
         whole = text_evaluation.train

@@ -149,7 +149,7 @@ def cell(
     if not (folder / "valid.json").exists():
         dataset = parts.dataset._replace(train=parts.fit, test=parts.held)
         program = image_evaluation.build(own, genotype, dataset)
-        with runs.open_run(own, "eval", folder.parent) as opened:
+        with runs.open_run(own, "eval", runs.again(folder.parent)) as opened:
             opened.log.info("member %s", name)
             image_evaluation.train(own, genotype, dataset, program, opened, "valid")
     seeds = (
@@ -299,7 +299,11 @@ def supernet(config: Any, part: str, folder: Path, parts: Parts) -> list[Said]:
                     for key, part in shown.items()
                 }
 
-            kept = remembered(folder / f"step-{step}", logits)
+            try:
+                kept = remembered(folder / f"step-{step}", logits)
+            except runs.checkpoint.Unusable as error:
+                runs.checkpoint.say(f"--ensemble={part}: without step {step}: {error}")
+                continue
             said.append(Said(f"{part}, step {step}", searched.layers, 0, **kept))
     if not said:
         raise Stop(

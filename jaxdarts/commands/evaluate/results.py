@@ -126,6 +126,11 @@ def warnings(part: str, confusion: Confusion | None) -> list[str]:
     ]
 
 
+def same_command(folder: Path) -> str:
+    """How to go on with the short trainings of --select, which come before the run."""
+    return f"continue with the same command and --run_dir={shlex.quote(str(folder))}"
+
+
 def random_cells(config: Any, like: Any) -> dict[str, Any]:
     """--random_cells cells of the space that a genotype is of, by name; more of them leave the
     first ones as they are.
@@ -142,6 +147,7 @@ def trained(
     kind: str,
     cells: Mapping[str, Any],
     train: Callable[[Any, Any, runs.Run], Any],
+    way: str,
 ) -> dict[str, Any]:
     """Trains cells one after the other in folders of their own, <kind>-0, <kind>-1, ...; goes on
     with those that are there.
@@ -151,6 +157,7 @@ def trained(
         folder: that of the run which they belong to.
         cells: genotypes by name.
         train: (configuration, genotype, open run) -> its result.
+        way: how to go on with them, for messages.
     """
     results = {}
     for i, (name, genotype) in enumerate(cells.items()):
@@ -158,7 +165,7 @@ def trained(
         own = dataclasses.replace(config, arch=str(genotype), run_dir=place, resume=None)
         if (folder / f"{kind}-{i}" / "config.json").exists():
             own = dataclasses.replace(own, resume=place)
-        with runs.open_run(own, "eval") as opened:
+        with runs.open_run(own, "eval", way) as opened:
             opened.log.info("candidate %s", name)
             results[name] = train(own, genotype, opened)
     return results
