@@ -4,6 +4,7 @@ Folders, checkpoints, records, the loop, signals, several processes and hosts.
 """
 
 from jaxdarts.runs import checkpoint as checkpoint
+from jaxdarts.runs import signals as signals
 from jaxdarts.runs import writers as writers
 from jaxdarts.runs.estimate import devices as devices
 from jaxdarts.runs.estimate import estimate as estimate

@@ -106,12 +106,18 @@ def checkpoint_form(init: Callable[[], Training[Any]]) -> dict[str, Any]:
 
 
 def restored(config: Any, run: Run, new: Training[State]) -> tuple[Training[State], float]:
-    """The newest checkpoint of a resumed run, or what a new run starts from; and the seconds that
-    its epoch took so far.
+    """The newest intact checkpoint of a resumed run, or what a new run starts from; and the seconds
+    that its epoch took so far.
     """
     saved = saved_form(new, jnp.float32(0))
     if config.resume and run.checkpoints.latest_step() is not None:
-        saved = checkpoint.restore(run.checkpoints, saved, frozen(config))
+        newest = checkpoint.restore_newest(run.checkpoints, saved, frozen(config))
+        saved = newest.tree
+        for step, reason in newest.unusable.items():
+            line = f"{reason}; the run goes on from step {newest.step}"
+            if jax.process_index() == 0:
+                line += f", the damaged one is now {checkpoint.set_aside(run.checkpoints, step)}"
+            run.log.info("warning: %s", line)
     saved = parallel.of_first_host(saved)
     return Training(saved["state"], saved["sums"]), float(saved["seconds"])
 
@@ -139,6 +145,7 @@ def train(config: Any, run: Run, task: Task[State, Book, Result]) -> Result:
             left = f" of {total}" if step < total else ": nothing is left to do but the report"
             log.info("resumed at step %d%s", step, left)
         training = _on_devices(task, training)
+        _write_lost_record(task, training, records, step, total, log)
         if step == 0 or not task.stopped(records):
             bar = writers.console(total)
             try:
@@ -148,13 +155,41 @@ def train(config: Any, run: Run, task: Task[State, Book, Result]) -> Result:
         return task.finish(training, records)
 
 
+def _write_lost_record(
+    task: Task[State, Book, Result],
+    training: Training[State],
+    records: Sequence[Book],
+    step: int,
+    total: int,
+    log: logging.Logger,
+) -> None:
+    """Writes the record of the last epoch again where a damaged file has lost it: everything that
+    it tells, but for the seconds, follows from the checkpoint. The rest of the run needs it.
+    """
+    written = [set(one.steps) for one in records]
+    done = [int(end) for end in ends(task.lengths) if end <= step]
+    if step == total and step not in done:
+        done.append(step)
+    lost = [end for end in done if any(end not in steps for steps in written)]
+    if not lost:
+        return
+    log.info("warning: records of %d of %d epochs are lost", len(lost), len(done))
+    if step not in lost:  # a later epoch has a record, or will have one
+        return
+    epoch, count = epoch_and_position(step - 1, task.lengths)
+    means = task.averages(training.sums, count + 1, step)
+    complete = step in ends(task.lengths)
+    task.end(training, Epoch(epoch, step, complete, 0.0, means), records)
+    log.info("the record of step %d is made again from its checkpoint, without its seconds", step)
+
+
 def train_unattended(task: Task[State, Book, Result]) -> Result:
     """Runs a task from its beginning to its end as a part of a larger program: no folder, no log,
     no checkpoints.
     """
     stepped = threading.Event()
     stepped.set()
-    nowhere = Run(Path(), logging.Logger("jaxdarts"), None, Interruption([], stepped), Path())
+    nowhere = Run(Path(), logging.Logger("jaxdarts"), None, Interruption([], stepped), "")
     with _closed(task.open_records(0)) as records:
         training, bar = _on_devices(task, task.init()), writers.combine()
         training = _epochs(Unattended(), nowhere, task, training, records, 0, 0.0, bar)

@@ -19,6 +19,7 @@ from typing import Any
 import jax
 
 from jaxdarts import parallel
+from jaxdarts.runs import signals
 
 
 class Stop(Exception):
@@ -62,6 +63,8 @@ def start(main: Callable[[list[str]], None]) -> None:
     """Runs a script: one line and an exit code for whatever stops it."""
     script = Path(sys.argv[0]).name
     set_up()
+    for number in signals.obeyed():
+        signal.signal(number, signals.interrupt)
     try:
         main(sys.argv[1:])
     except Stop as stop:
@@ -69,9 +72,10 @@ def start(main: Callable[[list[str]], None]) -> None:
         # Not sys.exit: after a full disk tensorboardX would try again to write its buffer, and fail
         # with a traceback.
         os._exit(stop.code)
-    except KeyboardInterrupt:
-        print(f"{script}: interrupted before there was anything to save", file=sys.stderr)
-        sys.exit(128 + signal.SIGINT)
+    except KeyboardInterrupt as interrupt:
+        name, code = signals.named(interrupt)
+        print(f"{script}: {name}: ended before there was anything to save", file=sys.stderr)
+        sys.exit(code)
 
 
 def versions() -> dict[str, Any]:

@@ -4,7 +4,7 @@ It has everything that differs between images and texts, searching and training 
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import jax
@@ -51,7 +51,10 @@ class Epoch(NamedTuple):
 
 
 class Records(Protocol):
-    """A file, or several, that a run writes its epochs to."""
+    """A file, or several, that a run writes its epochs to; `steps` are those that it holds."""
+
+    @property
+    def steps(self) -> Collection[int]: ...
 
     def close(self) -> None: ...
 

@@ -68,8 +68,11 @@ def processes(number: int) -> Iterator[Executor]:
 
 
 def follow() -> None:
-    """Ends this process when its parent ends, however that happens, and leaves Ctrl-C to it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Ends this process when its parent ends, however that happens; what a terminal sends to both
+    is for the parent.
+    """
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None  # `processes` has started this one
 

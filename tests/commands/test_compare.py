@@ -99,6 +99,25 @@ def test_an_interrupted_comparison_goes_on_with_the_same_command(tmp_path, monke
     assert len(searches) == 4 + 1 and len(list((tmp_path / "runs").iterdir())) == 2
 
 
+@pytest.mark.parametrize("name", ["metrics.jsonl", "facts.json", "genotype.json"])
+@pytest.mark.parametrize(
+    "content", [b"", b'{"step": 5, "seconds": null, "skips": "many"}', b"[1]", b"\xff", b"{"]
+)
+def test_a_damaged_file_of_a_finished_search_is_named(name, content, tmp_path):
+    line = ["--epochs=2", "--num_devices=1"]
+    row = compare.row_of("darts", line, tmp_path)
+    row.folder.mkdir()
+    (row.folder / "metrics.jsonl").write_text('{"step": 5, "epoch": 0, "seconds": 1.0}\n')
+    (row.folder / "genotype.json").write_text(genotypes.to_json(genotypes.DARTS_V1))
+    (row.folder / "facts.json").write_text("{}")
+    assert compare.searched(row)["skips"] == [3]
+    (row.folder / name).write_bytes(content)
+    with pytest.raises(Stop) as caught:
+        compare.searched(row)
+    assert caught.value.code == 2 and "\n" not in str(caught.value)
+    assert name in str(caught.value) and "--resume=" in str(caught.value)
+
+
 def test_an_unknown_algorithm():
     with pytest.raises(Stop, match="gdas2: no algorithm of jaxdarts search; there are darts"):
         compare.main(["darts", "gdas2"])

@@ -166,7 +166,7 @@ def test_a_killed_one_goes_on_to_the_same(finished_run, tmp_path, monkeypatch):
     (folder / "ensemble.json").unlink()
     with (
         monkeypatch.context() as patch,
-        pytest.raises(Stop, match=f"interrupted; .*--resume={folder}") as caught,
+        pytest.raises(Stop, match=f"SIGINT: .*--resume={folder}") as caught,
     ):
         patch.setattr(image_evaluation, "train", interrupted)
         evaluate_command.main([f"--resume={folder}"])

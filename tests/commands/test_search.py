@@ -440,7 +440,33 @@ def test_lost_alphas_are_told_and_start_anew(finished_run, tmp_path):
     path.write_bytes(path.read_bytes()[:50])
     script.main([f"--resume={run}", "--max_steps=23"])
     assert "alphas.npz starts anew" in (run / "log.txt").read_text()
-    assert results(run)[1]["step"].tolist() == [23]
+    assert results(run)[1]["step"].tolist() == [22, 23]
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\3\4 no archive", None])
+def test_files_of_a_finished_search_that_are_damaged(finished_run, tmp_path, content):
+    """Their last entries follow from the checkpoint, and are made again."""
+    run = copy(finished_run, tmp_path / "run")
+    names = ("alphas.npz", "sizes.json", "genotype.json", "space.json", "facts.json")
+    for name in names if content is None else (*names, "metrics.jsonl"):
+        (run / name).unlink() if content is None else (run / name).write_bytes(content)
+    if content:  # no record of a killed process either, but all of it
+        (run / "metrics.jsonl").write_bytes(b"")
+    script.main([f"--resume={run}"])
+    for name in ("genotype.json", "space.json"):
+        assert (run / name).read_bytes() == (finished_run / name).read_bytes()
+    with np.load(run / "alphas.npz") as made, np.load(finished_run / "alphas.npz") as expected:
+        assert sorted(made) == sorted(expected)
+        for array in made:
+            np.testing.assert_array_equal(made[array], expected[array][1:])
+    (size,) = json.loads((run / "sizes.json").read_text()).values()
+    records, expected = (
+        [{**r, "seconds": 0} for r in jd.files.read_json_lines(one / "metrics.jsonl")]
+        for one in (run, finished_run)
+    )
+    assert records == (expected if content is None else expected[1:])
+    assert (size["epoch"], size["valid_accuracy"]) == (1, expected[1]["valid_accuracy"])
+    assert "alphas.npz starts anew" in (run / "log.txt").read_text()
 
 
 def environment(**more):

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import shutil
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -468,11 +469,9 @@ def test_random_cells_beside_the_found_one(
     shutil.copytree(finished_training, folder)
     started = []
 
-    def broken(config, *rest):
+    def broken(config, genotype, words, program, run):
         started.append(config.run_dir)
-        raise runs.Stop(
-            f"SIGTERM at step 3 of 9: saved; continue with --resume={config.run_dir}", 143
-        )
+        raise run.leave(signal.SIGTERM, 3, 9)
 
     with monkeypatch.context() as patch:  # the run's own cell, then the first random one
         unbroken = text_evaluation.train

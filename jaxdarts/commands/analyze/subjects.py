@@ -289,7 +289,7 @@ def _of_search(run: Opened, config: Measured) -> Subject:
         with runs.checkpoint.open_folder(run.root / "checkpoints", keep=None) as checkpoints:
             saved = runs.checkpoint.restore(checkpoints, like, runs.frozen(run_config))
     except runs.checkpoint.CheckpointError as error:
-        raise Stop(str(error)) from error
+        raise Stop(f"{error}; name another run", 2) from error
     state = jax.tree.map(lambda x: x[run.seed_index], saved["state"])
     params, arch = state.params, state.arch
     if config.of != "weights" and not jax.tree.leaves(arch):

@@ -151,7 +151,7 @@ def cell(
     if not (folder / "valid.json").exists():
         dataset = parts.dataset._replace(train=parts.fit, test=parts.held)
         program = image_evaluation.build(run_config, genotype, dataset)
-        with runs.open_run(run_config, "eval", folder.parent) as opened:
+        with runs.open_run(run_config, "eval", runs.again(folder.parent)) as opened:
             opened.log.info("member %s", name)
             image_evaluation.train(run_config, genotype, dataset, program, opened, "valid")
     seeds = (
@@ -309,7 +309,11 @@ def supernet(config: Any, part: str, folder: Path, parts: Parts) -> list[MemberO
                     for key, part in shown.items()
                 }
 
-            kept = remembered(folder / f"step-{step}", logits)
+            try:
+                kept = remembered(folder / f"step-{step}", logits)
+            except runs.checkpoint.Unusable as error:
+                runs.checkpoint.say(f"--ensemble={part}: without step {step}: {error}")
+                continue
             outputs.append(MemberOutputs(f"{part}, step {step}", searched.layers, 0, **kept))
     if not outputs:
         raise Stop(

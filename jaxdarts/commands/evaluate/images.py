@@ -229,7 +229,8 @@ def select(config: Config, dataset: Any, folder: Path) -> Cells:
             ][0]
         )
 
-    scores = training_results.trained(short, folder, "select", candidates, held_out)
+    way = training_results.same_command(folder)
+    scores = training_results.trained(short, folder, "select", candidates, held_out, way)
     show = "{:6.2%} of the held-out images".format
     return candidates[training_results.selected(folder, scores, config.select, max, show)]
 

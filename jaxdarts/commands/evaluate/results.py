@@ -125,6 +125,11 @@ def warnings(part: str, confusion: Confusion | None) -> list[str]:
     ]
 
 
+def same_command(folder: Path) -> str:
+    """How to go on with the short trainings of --select, which come before the run."""
+    return f"continue with the same command and --run_dir={shlex.quote(str(folder))}"
+
+
 def random_cells(config: Any, like: Any) -> dict[str, Any]:
     """Random cells of the space that a genotype is of, by name; --random_cells of them.
 
@@ -142,6 +147,7 @@ def trained(
     kind: str,
     cells: Mapping[str, Any],
     train: Callable[[Any, Any, runs.Run], Any],
+    way: str,
 ) -> dict[str, Any]:
     """Trains cells one after the other, each in a folder of its own: <kind>-0, <kind>-1, ...
 
@@ -152,6 +158,7 @@ def trained(
         folder: that of the run which they belong to.
         cells: genotypes by name.
         train: (configuration, genotype, open run) -> its result.
+        way: how to go on with them, for messages.
     """
     results = {}
     for i, (name, genotype) in enumerate(cells.items()):
@@ -159,7 +166,7 @@ def trained(
         run_config = dataclasses.replace(config, arch=str(genotype), run_dir=run_dir, resume=None)
         if (folder / f"{kind}-{i}" / "config.json").exists():
             run_config = dataclasses.replace(run_config, resume=run_dir)
-        with runs.open_run(run_config, "eval") as opened:
+        with runs.open_run(run_config, "eval", way) as opened:
             opened.log.info("candidate %s", name)
             results[name] = train(run_config, genotype, opened)
     return results

@@ -15,7 +15,6 @@ import dataclasses
 import functools
 import json
 import math
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -255,7 +254,8 @@ def select(config: Config, words: text.Text, folder: Path) -> RecurrentGenotype:
             run_config, genotype, words, build(run_config, genotype, words), run, ("valid",)
         )["valid_perplexity"]
 
-    scores = training_results.trained(short, folder, "select", candidates, valid)
+    way = training_results.same_command(folder)
+    scores = training_results.trained(short, folder, "select", candidates, valid, way)
     return candidates[
         training_results.selected(
             folder, scores, config.select, min, "validation perplexity {:9.2f}".format
@@ -282,13 +282,9 @@ def baseline(
         training_results.random_cells(config, genotype),
         dataclasses.replace(config, random_cells=0),
     )
-    try:
-        results = {
-            "--arch": perplexities,
-            **training_results.trained(alone, folder, "random", cells, train_one),
-        }
-    except Stop as stop:  # going on with this run goes on with the random cells
-        raise Stop(re.sub(r"(--resume=.*)[/\\]random-\d+$", r"\1", str(stop)), stop.code) from stop
+    way = runs.again(folder)  # going on with this run goes on with the random cells
+    others = training_results.trained(alone, folder, "random", cells, train_one, way)
+    results = {"--arch": perplexities, **others}
     print("perplexity: valid       test")
     for name, values in sorted(results.items(), key=lambda item: item[1]["valid_perplexity"]):
         print(

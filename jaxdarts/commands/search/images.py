@@ -134,6 +134,14 @@ def check_fork(config: Config, steps_per_epoch: int) -> None:
             f" step {step}, only {', '.join(map(str, kept))}",
             2,
         )
+    try:
+        runs.checkpoint.check(folder / str(step))
+    except ValueError as error:
+        raise Stop(
+            f"--fork={config.fork} --fork_epoch={config.fork_epoch}: {folder / str(step)}: {error};"
+            f" there are checkpoints of steps {', '.join(map(str, kept))}",
+            2,
+        ) from error
 
 
 def estimate(config: Config, dataset: images.Dataset) -> None:
@@ -182,7 +190,7 @@ def run_search(config: Config, dataset: images.Dataset, folder: Path | None = No
     program = build(config, dataset)
     if config.fork and not config.resume:
         check_fork(config, program.steps_per_epoch)
-    with runs.open_run(config, "search", folder) as opened:
+    with runs.open_run(config, "search", runs.again(folder) if folder else "") as opened:
         stop = search(
             dataclasses.replace(config, run_dir=str(opened.folder)), dataset, program, opened
         )

@@ -10,13 +10,13 @@ import io
 import os
 import re
 import uuid
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jaxdarts import files
 from jaxdarts.data.optional import require
 from jaxdarts.data.tfds import prepare as tfds_prepare
 
@@ -246,22 +246,18 @@ def _decode(encoded: bytes, channels: int) -> np.ndarray:
 
 def _identity(folder: Path) -> str:
     """Changes whenever the prepared folder is written anew."""
-    files = sorted(
+    entries = sorted(
         (path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in folder.iterdir()
     )
-    return hashlib.sha256(repr(("1", files)).encode()).hexdigest()
+    return hashlib.sha256(repr(("1", entries)).encode()).hexdigest()
 
 
 def _read_cache(cache: Path, identity: str) -> Mapping[str, np.ndarray] | None:
     try:
-        # The file is opened here, because np.load leaves it open when it fails.
-        with cache.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            return (
-                {name: stored[name] for name in _ARRAYS}
-                if str(stored["identity"]) == identity
-                else None
-            )
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        if str(files.read_arrays(cache, ("identity",))["identity"]) != identity:
+            return None
+        return files.read_arrays(cache, _ARRAYS)
+    except (OSError, ValueError):
         return None
 
 
