@@ -26,8 +26,9 @@ COMMANDS = {
 
 
 def main(command: str | None = None) -> None:
-    """Runs a command with the flags of the command line; without a name, the first word is the
-    name.
+    """Runs a command with the flags of the command line.
+
+    Without a name, the first word is the name.
     """
     if command is None:
         words = sys.argv[1:]

@@ -1,5 +1,6 @@
-"""The published search algorithms, each one expression over relaxations, hypergradients,
-perturbations and penalties.
+"""Published search algorithms as combinations of the library's parts.
+
+Each one is one expression over relaxations, hypergradients, perturbations and penalties.
 
 Defaults are the papers'; `order` 1 takes the weights as they are, 2 unrolls the optimiser's step.
 What belongs to a network or an optimiser (partial channels, warm-up, learning rates) is not here:
@@ -20,8 +21,9 @@ from jaxdarts.types import Schedule
 
 
 def by_epoch(start: float, end: float, epochs: int, steps_per_epoch: int) -> Schedule:
-    """From `start` in the first epoch in equal steps towards `end`, which the epochs after the last
-    have.
+    """Schedule that moves in equal steps from `start` in the first epoch towards `end`.
+
+    The epochs after the last one have `end`.
 
     >>> float(by_epoch(0.0, 1.0, epochs=4, steps_per_epoch=10)(19))
     0.25
@@ -44,8 +46,9 @@ def darts(space: Space, order: int = 2) -> Algorithm:
 
 
 def sdarts_rs(space: Space, epsilon: Schedule, order: int = 1) -> Algorithm:
-    """SmoothDARTS with random smoothing: weights are trained at a mix with noise up to `epsilon`,
-    published 0.03 to 0.3.
+    """SmoothDARTS with random smoothing: weights are trained at a mix with noise.
+
+    The noise is at most `epsilon`, published 0.03 to 0.3.
 
     Chen & Hsieh, `SmoothDARTS <https://arxiv.org/abs/2002.05283>`_, ICML 2020.
     """
@@ -55,8 +58,9 @@ def sdarts_rs(space: Space, epsilon: Schedule, order: int = 1) -> Algorithm:
 
 
 def sdarts_adv(space: Space, epsilon: Schedule, num_steps: int = 7, order: int = 1) -> Algorithm:
-    """SmoothDARTS with adversarial perturbation: weights are trained at the worst mix within
-    `epsilon`, published 0.03 to 0.3.
+    """SmoothDARTS with adversarial perturbation: weights are trained at the worst mix nearby.
+
+    It lies within `epsilon`, published 0.03 to 0.3.
 
     Chen & Hsieh, `SmoothDARTS <https://arxiv.org/abs/2002.05283>`_, ICML 2020.
     """
@@ -68,8 +72,9 @@ def sdarts_adv(space: Space, epsilon: Schedule, num_steps: int = 7, order: int =
 
 
 def milenas(space: Space, order: int = 1, weight: float = 1.0) -> Algorithm:
-    """MiLeNAS: the architecture descends the training loss plus `weight` (the paper's lambda) times
-    the validation loss.
+    """MiLeNAS: the architecture descends a sum of the training loss and the validation loss.
+
+    The validation loss counts `weight` times, the paper's lambda.
 
     He, Ye, Shen & Zhang, `MiLeNAS <https://arxiv.org/abs/2003.12238>`_, CVPR 2020. Its code updates
     the architecture first, as here; Algorithm 1 of the paper the weights.
@@ -87,8 +92,9 @@ def na_darts(
     aggregate: Callable[[Array], Array] = jnp.mean,
     order: int = 1,
 ) -> Algorithm:
-    """NA-DARTS: the architecture ascends the aggregated performance of itself and `num_neighbours`
-    similar ones.
+    """NA-DARTS: the architecture ascends the performance of itself and of similar architectures.
+
+    The performance of itself and of `num_neighbours` similar ones is aggregated.
 
     Wang, Cao, Li & Kitani, `Neighborhood-Aware NAS <https://arxiv.org/abs/2105.06369>`_, BMVC 2021.
     A reconstruction: the neighbourhood (`hypergrad.permuted_edges`) and all numbers are ours.
@@ -103,8 +109,9 @@ def na_darts(
 
 
 def a2m(space: Space, radius: float = 1e-2, num_steps: int = 1, order: int = 1) -> Algorithm:
-    """FlatDARTS: the architecture descends the validation loss a step uphill from itself; see
-    `hypergrad.flat_minimum`.
+    """FlatDARTS: the architecture descends the validation loss at a worse point nearby.
+
+    That point is a step uphill from itself; see `hypergrad.flat_minimum`.
 
     `arXiv 2503.10404 <https://arxiv.org/abs/2503.10404>`_.
     """
@@ -114,22 +121,25 @@ def a2m(space: Space, radius: float = 1e-2, num_steps: int = 1, order: int = 1) 
 
 
 def joint(space: Space) -> Algorithm:
-    """One level: weights and architecture take their steps together on the training loss (DARTS,
-    section 3.3's ablation).
+    """One-level search: weights and architecture take their steps together on the training loss.
+
+    The ablation of section 3.3 of DARTS.
     """
     return Algorithm(relax.softmax(space.cells), hypergrad.single_level, simultaneous=True)
 
 
 def coordinate_descent(space: Space) -> Algorithm:
-    """One level: architecture and weights take turns on the training loss (DARTS, section 3.3's
-    ablation).
+    """One-level search: architecture and weights take turns on the training loss.
+
+    The ablation of section 3.3 of DARTS.
     """
     return Algorithm(relax.softmax(space.cells), hypergrad.single_level)
 
 
 def random_sharing(space: Space) -> Algorithm:
-    """Random search with weight sharing: every weight step trains a random cell; one is chosen by
-    validation in the end.
+    """Random search with weight sharing: every weight step trains a random cell.
+
+    One cell is chosen by validation in the end.
 
     Li & Talwalkar, `Random Search and Reproducibility for NAS <https://arxiv.org/abs/1902.07638>`_,
     UAI 2019.
@@ -172,8 +182,9 @@ def straight_through(space: Space, temperature: Schedule, order: int = 1) -> Alg
 def snas(
     space: Space, temperature: Schedule, costs: Costs | None = None, weight: float = 1.5e-3
 ) -> Algorithm:
-    """SNAS: a relaxed draw, one level, published temperature 1 to 0.03. A genotype is DARTS' (two
-    edges a node).
+    """SNAS: one-level search with relaxed draws of the operations.
+
+    The published temperature goes from 1 to 0.03. A genotype is DARTS' (two edges a node).
 
     With `costs` (`jaxdarts.operation_costs`) the loss has the paper's second term: `weight`,
     published 1.5e-3, times the logarithm of the expected cost.

@@ -28,8 +28,9 @@ from jaxdarts import parallel
 
 
 class Gpu(NamedTuple):
-    """What XLA asks of an NVIDIA GPU. Figures are those of NVIDIA's data sheets and of CUDA's table
-    of compute capabilities.
+    """Data of an NVIDIA GPU that XLA asks for.
+
+    Figures are those of NVIDIA's data sheets and of CUDA's table of compute capabilities.
     """
 
     capability: tuple[int, int]
@@ -114,8 +115,9 @@ def target(name: str) -> Target:
 def compiled(
     function: Callable, *arguments: Any, target: Target, donate: tuple[int, ...] = ()
 ) -> Any:
-    """Compiles a pure function for the first device of a target, for arguments of the shapes of
-    these.
+    """Compiles a pure function for the first device of a target.
+
+    Arguments have the shapes of these.
 
     Returns:
         `jax.stages.Compiled`, which cannot run here.
@@ -124,8 +126,9 @@ def compiled(
 
 
 def compile_lowered(lowered: Any, target: Target, **options: Any) -> Any:
-    """Compiles what `lowered` or `over_devices` returns, with `parallel.compiler_options` and
-    further options of XLA's.
+    """Compiles what `lowered` or `over_devices` returns.
+
+    It uses `parallel.compiler_options` and further options of XLA's.
     """
     with without_cache():  # a program that cannot run here cannot be read back from there either
         return lowered.compile(parallel.compiler_options(target.platform) | options)
@@ -150,7 +153,10 @@ def without_cache() -> Iterator[None]:
 def lowered(
     function: Callable, *arguments: Any, target: Target, donate: tuple[int, ...] = ()
 ) -> Any:
-    """The same before XLA compiles it, `jax.stages.Lowered`."""
+    """A pure function lowered for the first device of a target, not compiled.
+
+    It is a `jax.stages.Lowered`.
+    """
     there = NamedSharding(Mesh(np.array(target.devices[:1]), ("device",)), PartitionSpec())
     return jax.jit(function, out_shardings=there, donate_argnums=donate).lower(
         *_shapes(arguments, there)
@@ -158,8 +164,9 @@ def lowered(
 
 
 def over_devices(function: Callable, *arguments: Any, target: Target) -> Any:
-    """A function of one device's part, which names the axis `parallel.AXIS`, lowered for all
-    devices of a target.
+    """Lowers a function of one device's part for all devices of a target.
+
+    The function names the axis `parallel.AXIS`.
 
     Every argument has a leading axis of devices, as those of `parallel.over_devices`.
     """
@@ -180,8 +187,9 @@ def _shapes(arguments: Any, sharding: NamedSharding) -> Any:
 
 
 def figures(compiled: Any) -> dict[str, Any]:
-    """What can be counted in a compiled program that need not run: memory, kernels, calls of
-    libraries, traffic.
+    """Figures of a compiled program that need no run.
+
+    They are memory, kernels, calls of libraries and traffic.
 
     Returns:
         `argument_mb` and `temporary_mb`: megabytes of memory of one device.
@@ -264,8 +272,9 @@ _SIZES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, 
 
 
 def parse(text: str) -> dict[str, list[Instruction]]:
-    """The instructions of every computation of a compiled program, by its name; the entry's is
-    `ENTRY`.
+    """The instructions of every computation of a compiled program, by its name.
+
+    The entry's name is `ENTRY`.
     """
     computations: dict[str, list[Instruction]] = {}
     instructions: list[Instruction] = []
@@ -294,8 +303,9 @@ def _bytes(shape: str) -> int:
 def _executed(
     computations: dict[str, list[Instruction]], name: str = "ENTRY", times: float = 1
 ) -> Iterator[tuple[Any, float]]:
-    """The instructions that a program runs, and how often; of the branches of a condition each as
-    often as any other.
+    """The instructions that a program runs, and how often.
+
+    All branches of a condition count alike.
     """
     for instruction in computations.get(name, []):
         yield instruction, times
@@ -317,7 +327,7 @@ def _executed(
 
 @functools.cache
 def _description(name: str) -> str:
-    """What XLA reads: a `GpuTargetConfigProto` as text."""
+    """Text of the `GpuTargetConfigProto` that XLA reads."""
     gpu = GPUS[name]
     shared = min(gpu.shared - (1 << 10), 227 << 10) if gpu.capability != (7, 5) else gpu.shared
     return f"""gpu_device_info {{

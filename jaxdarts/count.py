@@ -16,8 +16,9 @@ from jaxdarts.types import Choices, Module
 
 
 def count_params(net: Module, image_shape: tuple[int, ...] = ()) -> int:
-    """Number of weights of a network for images of [height, width, channels], an auxiliary head not
-    counted.
+    """Number of weights of a network for images of [height, width, channels].
+
+    An auxiliary head is not counted.
 
     A language model has no images: leave the shape out.
 
@@ -39,8 +40,9 @@ def operation_costs(
     image_shape: tuple[int, int, int],
     imagenet: bool = False,
 ) -> tuple[Costs, Costs]:
-    """Parameters and multiply-adds of everything that a discrete network of these cells may be made
-    of; `nn.costs` says what is counted.
+    """Parameters and multiply-adds of all parts that a discrete network of these cells may have.
+
+    `nn.costs` says what is counted.
 
     These are cells of DARTS' operations, or one cell of NAS-Bench-201. A space with operations of
     your own has the same as `Space.costs`. The depth is the number of cells, or of cells a stage
@@ -111,8 +113,9 @@ def network_cost(
     imagenet: bool = False,
     space: Space | None = None,
 ) -> tuple[int, int]:
-    """Parameters and multiply-adds of the network that a genotype is trained as; `nn.costs` says
-    what is counted.
+    """Parameters and multiply-adds of the network that a genotype is trained as.
+
+    `nn.costs` says what is counted.
 
     Args:
         genotype: what to count.

@@ -1,4 +1,4 @@
-"""From a trained supernet to a cell, by looking at validation accuracy instead of at the mix alone.
+"""Derivation of a cell from a trained supernet by validation accuracy, not by the mix alone.
 
 `Space.discretize` keeps what weighs most. The functions here ask the supernet: `score` takes mixes,
 {cell: [seeds, edges, ops]}, and returns the validation accuracy of every seed's supernet with its
@@ -28,8 +28,9 @@ def by_perturbation(
     key: Key[Array, ""],
     tune: Callable[[Mixes], None] | None = None,
 ) -> Mixes:
-    """DARTS+PT: on every edge the operation whose removal hurts most; then, node by node, the edges
-    whose removal does.
+    """DARTS+PT: on every edge the operation whose removal hurts most.
+
+    Then, node by node, the edges whose removal does.
 
     Edges are decided in random order, one of each cell before the supernets are tuned, and so are
     nodes. Removing sets one weight to zero and leaves the others: every removal is scored with all
@@ -63,8 +64,9 @@ def by_validation(
     key: Key[Array, ""],
     tune: Callable[[Mixes], None] | None = None,
 ) -> Mixes:
-    """On every edge the operation that does best alone there; then the edges whose removal hurts
-    most.
+    """Derivation by validation: on every edge the operation that does best alone there.
+
+    Then the edges whose removal hurts most.
 
     Performance-aware derivation, which the DARTS paper proposes in its conclusion without saying
     how. This greedy form is ours. Arguments are those of `by_perturbation`.
@@ -77,8 +79,9 @@ def by_validation(
 
 
 def by_samples(space: Space, score: Score, keys: Sequence[Key[Array, ""]], num_seeds: int) -> Mixes:
-    """The best of so many random cells, one for each key: random search with weight sharing (Li &
-    Talwalkar, UAI 2019).
+    """The best of so many random cells, one for each key.
+
+    Random search with weight sharing (Li & Talwalkar, UAI 2019).
     """
     drawn: list[Any] = [one_hot(space.cells, space.sample(key)) for key in keys]
     repeated = [
@@ -89,8 +92,9 @@ def by_samples(space: Space, score: Score, keys: Sequence[Key[Array, ""]], num_s
 
 
 def with_fewer_skips(space: Space, mix: Mix, max_skips: int) -> Any:
-    """P-DARTS' rule: while the normal cell has more than `max_skips` skip connections, the weakest
-    is taken out of the mix.
+    """P-DARTS' rule: the normal cell has at most `max_skips` skip connections.
+
+    While it has more, the weakest is taken out of the mix.
 
     Chen, Xie, Wu & Tian, `Progressive DARTS <https://arxiv.org/abs/1904.12760>`_, ICCV 2019,
     section 3.3. A space that leaves no other operation keeps its skips.
@@ -100,16 +104,16 @@ def with_fewer_skips(space: Space, mix: Mix, max_skips: int) -> Any:
     skips = choices.where(lambda op: op == "skip_connect")
     others = np.any(choices.derivable() & ~skips, axis=1)
     while True:
-        found: Any = space.discretize(left)
+        genotype: Any = space.discretize(left)
         chosen = [
             (source, 2 + i // 2)
-            for i, (op, source) in enumerate(found.normal)
+            for i, (op, source) in enumerate(genotype.normal)
             if op == "skip_connect"
         ]
-        places = [e for e in map(choices.edges.index, chosen) if others[e]]
-        if len(chosen) <= max_skips or not places:
+        replaceable = [e for e in map(choices.edges.index, chosen) if others[e]]
+        if len(chosen) <= max_skips or not replaceable:
             return left
-        weakest = min(places, key=lambda e: left["normal"][e][skips[e]].max())
+        weakest = min(replaceable, key=lambda e: left["normal"][e][skips[e]].max())
         left["normal"][weakest][skips[weakest]] = 0
 
 
@@ -126,8 +130,8 @@ def _decide(cells, mixes, score, key, tune, trial, choose) -> Mixes:
         [(name, e) for e in rng.permutation(len(choices.edges)).tolist()]
         for name, choices in sorted(cells.items())
     ]
-    for place in range(max(map(len, orders))):
-        for name, e in (order[place] for order in orders if place < len(order)):
+    for rank in range(max(map(len, orders))):
+        for name, e in (order[rank] for order in orders if rank < len(order)):
             row, ops = mixes[name][:, e], np.flatnonzero(cells[name].derivable()[e])
             scores = [np.asarray(score(_with(mixes, name, e, trial(row, op)))) for op in ops]
             mixes[name][:, e] = np.eye(row.shape[-1])[ops[choose(np.stack(scores))]]
@@ -137,8 +141,8 @@ def _decide(cells, mixes, score, key, tune, trial, choose) -> Mixes:
         entering = list(choices.entering().values())
         crowded = [e for e in entering if choices.kept is not None and len(e) > choices.kept]
         nodes.append([(name, crowded[i]) for i in rng.permutation(len(crowded))])
-    for place in range(max(map(len, nodes))):
-        for name, edges in (order[place] for order in nodes if place < len(order)):
+    for rank in range(max(map(len, nodes))):
+        for name, edges in (order[rank] for order in nodes if rank < len(order)):
             row = np.zeros_like(mixes[name][:, 0])
             scores = [np.asarray(score(_with(mixes, name, e, row))) for e in edges]
             ranked = np.argsort(np.stack(scores), axis=0, kind="stable")  # [edges, seeds]
@@ -149,6 +153,6 @@ def _decide(cells, mixes, score, key, tune, trial, choose) -> Mixes:
 
 
 def _with(mixes: Mixes, name: str, edge: int, row: np.ndarray) -> Mixes:
-    whole = np.array(mixes[name])
-    whole[:, edge] = row
-    return {**mixes, name: whole}
+    changed = np.array(mixes[name])
+    changed[:, edge] = row
+    return {**mixes, name: changed}

@@ -67,8 +67,9 @@ def replace_arrays(path: str | os.PathLike, arrays: Mapping[str, Any]) -> None:
 
 @contextlib.contextmanager
 def replaced(path: str | os.PathLike) -> Iterator[Path]:
-    """A temporary file beside `path` that takes its place on leaving, and is removed after an
-    error.
+    """A temporary file beside `path` that replaces it on leaving.
+
+    It is removed after an error.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

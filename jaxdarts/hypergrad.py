@@ -48,8 +48,9 @@ def none(
     key=None,
     has_aux: bool = False,
 ):
-    """Zero, at no cost: the architecture rests, and the validation batch is not looked at. What
-    `val` returns besides its loss is zero too.
+    """Zero hypergradient, at no cost: the architecture rests.
+
+    The validation batch is not looked at. What `val` returns besides its loss is zero too.
 
     >>> val = lambda w, a: (a * w, {"accuracy": w})
     >>> gradient, aux = none(None, val, -2.0, 2.0, None, has_aux=True)
@@ -92,8 +93,9 @@ def unrolled(
     key=None,
     has_aux: bool = False,
 ):
-    """Exact gradient through one optimiser step (Eq. 6-7 of the paper, for any optimiser): the
-    default.
+    """Exact gradient through one optimiser step: the default.
+
+    Eq. 6-7 of the paper, for any optimiser.
 
     With g(w, a) = grad_w train and v = grad val at w' = weight_step(g), the chain rule gives
 
@@ -137,15 +139,17 @@ def unrolled_by_grad(
     key=None,
     has_aux: bool = False,
 ):
-    """The definition: `jax.grad` of the validation loss after the step. Same value as `unrolled`,
-    more memory and time.
+    """Definition of `unrolled`: `jax.grad` of the validation loss after the step.
+
+    The value is that of `unrolled`, for more memory and time.
     """
     return unrolled_steps(1)(train, val, params, arch, weight_step, has_aux=has_aux)
 
 
 def unrolled_steps(num_steps: int) -> Hypergradient:
-    """Exact gradient through `num_steps` optimiser steps on the training loss, by `jax.grad` of the
-    whole.
+    """Exact gradient through `num_steps` optimiser steps on the training loss.
+
+    It is `jax.grad` of the whole.
 
     `weight_step` is then called with the gradients of all steps so far, in order.
 
@@ -181,8 +185,9 @@ def finite_difference(
     key=None,
     has_aux: bool = False,
 ):
-    """The paper's approximation of `unrolled` (Eq. 8): a central difference of grad_a train, at
-    distance 0.01 in weight space.
+    """The paper's approximation of `unrolled` (Eq. 8) by a central difference.
+
+    It is a difference of grad_a train, at distance 0.01 in weight space.
 
     Kept for comparison. On networks with relu and max pooling the two points lie across kinks, and
     the result can be off by several times its size, in exact arithmetic too.
@@ -228,8 +233,9 @@ def single_level(
 
 
 def mixed_level(weight: float = 1.0, inner: Hypergradient = first_order) -> Hypergradient:
-    """MiLeNAS: the architecture descends train + weight * val (Eq. 5), `inner` says at which
-    weights.
+    """MiLeNAS: the architecture descends train + weight * val (Eq. 5).
+
+    `inner` says at which weights.
 
     Zero is `single_level`, and the larger the weight, the nearer to bilevel optimisation. The
     paper's second-order formula has the weight on the training term instead; for 1, the value of
@@ -301,8 +307,9 @@ def mean_minus_deviation(performances: Float[Array, " neighbours"]) -> Float[Arr
 def permuted_edges(
     cells: Mapping[str, Choices], num_neighbours: int = 4, distance: int = 1
 ) -> Callable[[Key[Array, ""], Arch], Arch]:
-    """Neighbours that give other operations to `distance` edges: their rows are rotated by a random
-    number of places.
+    """Neighbours that give other operations to `distance` edges.
+
+    The rows of these edges are rotated by a random number of positions.
 
     A rotated row stands for another operation, stays on the simplex and depends on the architecture
     linearly, so a gradient flows through. Edges are drawn among those of all cells.
@@ -332,10 +339,10 @@ def permuted_edges(
         )
         out, row = {}, 0
         for name, count in zip(names, counts, strict=True):
-            columns, own = np.arange(arch[name].shape[1]), lengths[row : row + count, None]
-            moved = (columns[None] + shifts[row : row + count, None]) % own
+            columns, row_lengths = np.arange(arch[name].shape[1]), lengths[row : row + count, None]
+            moved = (columns[None] + shifts[row : row + count, None]) % row_lengths
             out[name] = jnp.take_along_axis(
-                arch[name], jnp.where(columns[None] < own, moved, columns[None]), axis=1
+                arch[name], jnp.where(columns[None] < row_lengths, moved, columns[None]), axis=1
             )
             row += count
         return out
@@ -346,11 +353,11 @@ def permuted_edges(
             if num_neighbours
             else None
         )
-        own = jax.tree.map(lambda a: a[None], dict(arch))
+        unmoved = jax.tree.map(lambda a: a[None], dict(arch))
         return (
-            jax.tree.map(lambda a, b: jnp.concatenate([a, b]), own, others)
+            jax.tree.map(lambda a, b: jnp.concatenate([a, b]), unmoved, others)
             if num_neighbours
-            else own
+            else unmoved
         )
 
     return neighbours
@@ -359,8 +366,10 @@ def permuted_edges(
 def flat_minimum(
     radius: float = 1e-2, num_steps: int = 1, inner: Hypergradient = first_order
 ) -> Hypergradient:
-    """A2M: g + radius * H g, gradient and Hessian of the validation loss taken `num_steps` steps
-    uphill, a -> a + radius * grad val(a).
+    """A2M: gradient of the validation loss at an architecture a few steps uphill.
+
+    The direction is g + radius * H g, gradient and Hessian of the validation loss taken `num_steps`
+    steps uphill, a -> a + radius * grad val(a).
 
     The paper takes H g by a central difference; here it is exact, as the gradient of |g|^2 / 2.
 
@@ -385,8 +394,9 @@ def flat_minimum(
 
 
 def _changed(change: Callable, inner: Hypergradient) -> Hypergradient:
-    """`inner` of the loss that `change` makes of train, val and key, all of them losses with
-    auxiliary output.
+    """`inner` for a changed loss: the one that `change` makes of train, val and key.
+
+    All of them are losses with auxiliary output.
     """
 
     def hypergradient(train, val, params, arch, weight_step, *, key=None, has_aux=False):
@@ -405,8 +415,9 @@ def _changed(change: Callable, inner: Hypergradient) -> Hypergradient:
 
 
 def _val_gradients(val: Loss, params: Params, arch: Arch, has_aux: bool):
-    """Gradients of the validation loss with respect to both arguments, and its auxiliary output or
-    None.
+    """Gradients of the validation loss with respect to both arguments.
+
+    The result also has its auxiliary output or None.
     """
     out = jax.grad(val, argnums=(0, 1), has_aux=has_aux)(params, arch)
     return out if has_aux else (out, None)

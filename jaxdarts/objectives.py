@@ -30,8 +30,9 @@ def classification(net: Module) -> Objective:
 
 
 def language_model(net: Module, activation: float = 0.0, temporal: float = 1e-3) -> Objective:
-    """Mean cross-entropy of the next word, with two regularisers of the hidden states (Merity et
-    al., 2018, section 4.6).
+    """Language-model objective: mean cross-entropy of the next word, with two regularisers.
+
+    They are those of the hidden states (Merity et al., 2018, section 4.6).
 
     Args:
         net: `nn.rnn.LanguageModel`.
@@ -80,8 +81,9 @@ def language_model(net: Module, activation: float = 0.0, temporal: float = 1e-3)
 
 
 def hits(logits: Float[Array, "batch classes"], labels: Array) -> dict[str, Float[Array, " batch"]]:
-    """For every example: is its label the largest logit (`accuracy`), is it among the five largest
-    (`top5`); one or zero.
+    """Correct predictions: `accuracy` and `top5` of every example, one or zero.
+
+    Its label is the largest logit (`accuracy`), or among the five largest (`top5`).
     """
     of_label = jnp.take_along_axis(logits, labels[:, None], axis=-1)
     return {

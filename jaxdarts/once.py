@@ -1,5 +1,4 @@
-"""A search step takes the gradients of one loss several times: here they are written down, and
-compiled, once.
+"""Gradients of one loss that a search step takes several times are compiled once.
 
 XLA copies every call into its caller. The second-order step of DARTS takes gradients on the
 training batch, on the validation batch and on the training batch again, so most of it would be
@@ -30,8 +29,9 @@ _NAME = "loss_and_gradients"
 
 
 def with_gradients(objective: Objective) -> Objective:
-    """The objective, with its derivatives by weights and mix taken from one jitted function of
-    value and gradient.
+    """The objective, with its derivatives by weights and mix in one jitted function.
+
+    That is a function of value and gradient.
 
     The derivative of a scalar along a tangent is their product with its gradient, so nothing is
     lost for derivatives of any order. What the objective returns besides the loss counts as
@@ -69,8 +69,9 @@ def with_gradients(objective: Objective) -> Objective:
 
 
 def folded(function: Callable) -> Callable:
-    """The function, with equal calls of gradients (`with_gradients`) as one loop: those of which
-    there are the most.
+    """The function, with equal calls of gradients (`with_gradients`) as one loop.
+
+    They are those of which there are the most.
     """
 
     def fold(*arguments: Any) -> Any:
@@ -93,8 +94,9 @@ def _equal_calls(jaxpr: Jaxpr) -> list[JaxprEqn]:
 
 
 def _looped(program: ClosedJaxpr, calls: Sequence[JaxprEqn], arguments: Sequence[Any]) -> list[Any]:
-    """The results of a program, its calls of one function in a loop and everything else as early as
-    it can be.
+    """The results of a program, its calls of one function in a loop.
+
+    Everything else comes as early as it can.
     """
     jaxpr, last = program.jaxpr, len(calls)
     stage = dict.fromkeys(

@@ -46,16 +46,18 @@ def over_seeds(function: Callable, in_axes: Any = 0) -> Callable:
 def over_devices(
     function: Callable, devices: Sequence[jax.Device], donate: tuple[int, ...] = ()
 ) -> "OnDevices":
-    """Maps a pure function over a leading axis of devices. The arguments in `donate` give their
-    memory to the results.
+    """Maps a pure function over a leading axis of devices.
+
+    The arguments in `donate` give their memory to the results.
     """
     mapped = jax.pmap(function, axis_name=AXIS, devices=devices, donate_argnums=donate)
     return OnDevices(mapped, compiler_options(devices[0].platform))
 
 
 def compiler_options(platform: str) -> dict[str, str]:
-    """What XLA should know of our programs: pass it to `jax.jit(..., compiler_options=...)` or
-    `lowered.compile(...)`.
+    """Compiler options of XLA for our programs.
+
+    Pass it to `jax.jit(..., compiler_options=...)` or `lowered.compile(...)`.
 
     XLA for CPUs drops every `optimization_barrier` before it fuses. A state of a cell has a dozen
     readers, and each would then recompute it, pooling and batch norm included. With that pass
@@ -103,7 +105,7 @@ def devices(number: int | None = None) -> list[jax.Device]:
 
 
 def here(parts: Any, devices: Sequence[jax.Device]) -> Any:
-    """This host's entries of a leading axis of devices; all of them where there is one host."""
+    """Entries of this host in a leading axis of devices; all of them where there is one host."""
     local = [i for i, device in enumerate(devices) if device.process_index == jax.process_index()]
     return (
         parts
@@ -166,8 +168,9 @@ def split(batch: Array | np.ndarray, num_devices: int, axis: int = 0) -> Array |
 
 
 def part(x: Array, axis_name: str | None) -> Array:
-    """Inside `pmap`: this device's rows of an array that every device has the whole of (as `split`
-    would give them out).
+    """Inside `pmap`: this device's rows of an array that every device has the whole of.
+
+    They are those that `split` would give out.
     """
     if axis_name is None:
         return x
@@ -175,6 +178,6 @@ def part(x: Array, axis_name: str | None) -> Array:
     return lax.dynamic_slice_in_dim(x, lax.axis_index(axis_name) * size, size)
 
 
-def whole(x: Array, axis_name: str | None) -> Array:
+def gather(x: Array, axis_name: str | None) -> Array:
     """Inside `pmap`: the rows of all devices; undoes `part`."""
     return x if axis_name is None else lax.all_gather(x, axis_name, tiled=True)

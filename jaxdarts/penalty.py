@@ -35,8 +35,9 @@ def none(arch: Arch, mix: Mix, step: Step) -> tuple[Float[Array, ""], Metrics]:
 
 
 def zero_one(cells: Mapping[str, Choices], weight: float = 10.0) -> Penalty:
-    """FairDARTS' L0-1: drives every weight of a `relax.sigmoid` away from one half, -weight *
-    mean((mix - 0.5)^2).
+    """FairDARTS' L0-1: drives every weight of a `relax.sigmoid` away from one half.
+
+    The penalty is -weight * mean((mix - 0.5)^2).
 
     Chu, Zhou, Zhang & Li, `Fair DARTS <https://arxiv.org/abs/1911.12126>`_, ECCV 2020, Eq. 4.
     """
@@ -44,14 +45,15 @@ def zero_one(cells: Mapping[str, Choices], weight: float = 10.0) -> Penalty:
     def penalty(arch, mix, step):
         used = {name: cells[name].where() for name in cells}
         squares = sum(jnp.sum(jnp.where(used[name], (mix[name] - 0.5) ** 2, 0)) for name in cells)
-        return -weight * jnp.asarray(squares) / sum(int(own.sum()) for own in used.values()), {}
+        return -weight * jnp.asarray(squares) / sum(int(kept.sum()) for kept in used.values()), {}
 
     return penalty
 
 
 def cost(cells: Mapping[str, Choices], costs: Costs, target: float, weight: float = 1.0) -> Penalty:
-    """A price for networks above a size: weight * max(0, expected cost / target - 1), the expected
-    cost reported as a metric.
+    """Price of networks above a size: weight * max(0, expected cost / target - 1).
+
+    The expected cost is reported as a metric.
 
     Args:
         cells: the space's cells.
@@ -73,8 +75,9 @@ def cost(cells: Mapping[str, Choices], costs: Costs, target: float, weight: floa
 
 
 def log_cost(cells: Mapping[str, Choices], costs: Costs, weight: float = 1.5e-3) -> Penalty:
-    """SNAS' price of every network: weight * log(expected cost), the expected cost reported as a
-    metric.
+    """SNAS' price of every network: weight * log(expected cost).
+
+    The expected cost is reported as a metric.
 
     Xie et al., `SNAS <https://arxiv.org/abs/1812.09926>`_, ICLR 2019, section 2.3. The logarithm
     and the weight are those of the authors' published command; a factor of all costs has no effect.
@@ -104,8 +107,9 @@ def both(first: Penalty, second: Penalty) -> Penalty:
 
 
 def expected_cost(cells: Mapping[str, Choices], costs: Costs, mix: Mix) -> Float[Array, ""]:
-    """Cost of the network whose nodes keep `kept` entering edges each, drawn like their operations
-    in proportion to the mix.
+    """Expected cost of the network whose nodes keep `kept` entering edges each.
+
+    Edges are drawn like their operations in proportion to the mix.
 
     What is never kept has no part in it. At the one-hot mix of a genotype this is the genotype's
     own cost, exactly. Where nothing that may be kept has any weight, all of it counts alike.

@@ -37,8 +37,9 @@ def random_noise(cells: Mapping[str, Choices], epsilon: Schedule) -> Perturbatio
 def adversarial(
     cells: Mapping[str, Choices], epsilon: Schedule, num_steps: int = 7
 ) -> Perturbation:
-    """SDARTS-ADV: projected gradient ascent of the training loss within the box of half-width
-    epsilon (L-infinity PGD).
+    """SDARTS-ADV: projected gradient ascent of the training loss within a box.
+
+    The box has half-width epsilon (L-infinity PGD).
 
     From a random start, `num_steps` steps along the gradient's sign, each 2 epsilon / num_steps
     long, cut back into the box and projected. Where the loss ends lower than at the mix itself, the
@@ -70,8 +71,9 @@ def adversarial(
 
 
 def project(weights: Float[Array, "edges ops"]) -> Float[Array, "edges ops"]:
-    """Back onto the simplex, row by row: clipped to [0, 1] and divided by the sum; a row of zeros
-    keeps its largest entry.
+    """Projects back onto the simplex, row by row: clipped to [0, 1] and divided by the sum.
+
+    A row of zeros keeps its largest entry.
 
     >>> project(jnp.array([[0.5, 1.5, -0.2], [-0.1, -0.2, -0.3]]))
     Array([[0.33333334, 0.6666667 , 0.        ],

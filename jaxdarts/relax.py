@@ -16,13 +16,13 @@ Cells = Mapping[str, Choices]
 
 
 class Derive(Protocol):
-    """From architecture parameters to the mix that they stand for, at a step."""
+    """The mix that architecture parameters stand for, at a step."""
 
     def __call__(self, arch: Arch, step: Step | None = None) -> Mix: ...
 
 
 class Relaxation(NamedTuple):
-    """How an architecture is parametrised.
+    """Parametrisation of an architecture.
 
     init: key -> architecture parameters.
     apply: (architecture parameters, key, step) -> the mix to train with; it may be drawn at random.
@@ -72,8 +72,9 @@ def sigmoid(cells: Cells) -> Relaxation:
 
 
 def edge_softmax(cells: Cells, scale: float = 1e-3) -> Relaxation:
-    """A softmax over operations times a softmax over the edges that enter a node: parameters {cell:
-    {"ops", "edges"}}.
+    """A softmax over operations times a softmax over the edges that enter a node.
+
+    Parameters are {cell: {"ops", "edges"}}.
 
     Xu et al., `PC-DARTS <https://arxiv.org/abs/1907.05737>`_, ICLR 2020, Eq. 4 (edge
     normalisation).
@@ -90,11 +91,11 @@ def edge_softmax(cells: Cells, scale: float = 1e-3) -> Relaxation:
 
     def derive(arch, step=None):
         mix = {}
-        for name, own in arch.items():
+        for name, weights in arch.items():
             targets = np.array([target for _, target in cells[name].edges])
             entering = targets[:, None] == targets[None]  # the edges that enter the same node
-            betas = jax.nn.softmax(jnp.where(entering, own["edges"][None], -jnp.inf), axis=1)
-            mix[name] = _softmax(own["ops"], cells[name]) * jnp.diag(betas)[:, None]
+            betas = jax.nn.softmax(jnp.where(entering, weights["edges"][None], -jnp.inf), axis=1)
+            mix[name] = _softmax(weights["ops"], cells[name]) * jnp.diag(betas)[:, None]
         return mix
 
     return Relaxation(init, lambda arch, key, step: derive(arch), derive)
@@ -103,8 +104,9 @@ def edge_softmax(cells: Cells, scale: float = 1e-3) -> Relaxation:
 def gumbel(
     cells: Cells, temperature: Schedule, hard: bool = False, scale: float = 1e-3
 ) -> Relaxation:
-    """Operations drawn from the softmax by Gumbel noise: softmax((log softmax(a) + g) /
-    temperature).
+    """Operations drawn from the softmax by Gumbel noise.
+
+    The mix is softmax((log softmax(a) + g) / temperature).
 
     Xie et al., `SNAS <https://arxiv.org/abs/1812.09926>`_, ICLR 2019. With `hard` the draw is
     rounded to one operation and keeps the gradient of the unrounded one: Dong & Yang, `GDAS
@@ -121,8 +123,8 @@ def gumbel(
 
     def apply(arch, key, step):
         mix, keys = {}, jax.random.split(key, len(arch))
-        for own_key, (name, alpha) in zip(keys, sorted(arch.items())):
-            noise = jax.random.gumbel(own_key, alpha.shape)
+        for cell_key, (name, alpha) in zip(keys, sorted(arch.items())):
+            noise = jax.random.gumbel(cell_key, alpha.shape)
             # The softmax' denominator is the same for a whole row, so `a` serves as its logarithm.
             soft = _softmax((alpha + noise) / temperature(step), cells[name])
             one_hot = jax.nn.one_hot(jnp.argmax(soft, axis=1), soft.shape[1], dtype=soft.dtype)
@@ -173,8 +175,9 @@ def drawn(cells: Cells, temperature: Schedule, scale: float = 1e-3) -> Relaxatio
 
 
 def dirichlet(cells: Cells, scale: float = 1e-3) -> Relaxation:
-    """Operations' weights drawn from a Dirichlet distribution with concentrations elu(a) + 1,
-    differentiably.
+    """Operations' weights drawn from a Dirichlet distribution, differentiably.
+
+    Concentrations are elu(a) + 1.
 
     A genotype is made of softmax(a), as in the authors' code; on an edge the order is that of the
     distribution's means.
@@ -184,8 +187,8 @@ def dirichlet(cells: Cells, scale: float = 1e-3) -> Relaxation:
 
     def apply(arch, key, step):
         mix, keys = {}, jax.random.split(key, len(arch))
-        for own_key, (name, alpha) in zip(keys, sorted(arch.items())):
-            mix[name] = _softmax(_log_gamma(own_key, alpha), cells[name])
+        for cell_key, (name, alpha) in zip(keys, sorted(arch.items())):
+            mix[name] = _softmax(_log_gamma(cell_key, alpha), cells[name])
         return mix
 
     return softmax(cells, scale)._replace(apply=apply)
@@ -201,12 +204,12 @@ def uniform_path(cells: Cells) -> Relaxation:
 
     def apply(arch, key, step):
         mix, keys = {}, jax.random.split(key, len(cells))
-        for own_key, (name, choices) in zip(keys, sorted(cells.items())):
-            edge_key, op_key = jax.random.split(own_key)
+        for cell_key, (name, choices) in zip(keys, sorted(cells.items())):
+            edge_key, op_key = jax.random.split(cell_key)
             if choices.picks is not None:
                 noise = jnp.where(choices.where(), jax.random.uniform(op_key, choices.shape), -1.0)
-                place = jnp.argsort(jnp.argsort(-noise, axis=1), axis=1)
-                mix[name] = (place < np.array(choices.picks)[:, None]).astype(noise.dtype)
+                ranks = jnp.argsort(jnp.argsort(-noise, axis=1), axis=1)
+                mix[name] = (ranks < np.array(choices.picks)[:, None]).astype(noise.dtype)
                 continue
             ops = jax.random.categorical(op_key, jnp.where(choices.derivable(), 0.0, -jnp.inf))
             draws = jax.random.uniform(edge_key, (len(choices.edges),))
@@ -250,8 +253,9 @@ def annealed(relaxation: Relaxation, temperature: Schedule) -> Relaxation:
 
 
 def auxiliary_skip(relaxation: Relaxation, cells: Cells, amount: Schedule) -> Relaxation:
-    """A skip connection beside every edge, out of the competition and faded out: `amount` is added
-    to its weight.
+    """A skip connection beside every edge, out of the competition and faded out.
+
+    `amount` is added to its weight.
 
     Chu et al., `DARTS- <https://arxiv.org/abs/2009.01027>`_, ICLR 2021. On strided edges the
     authors give the auxiliary connection weights of its own; here it shares those of the skip
@@ -263,9 +267,9 @@ def auxiliary_skip(relaxation: Relaxation, cells: Cells, amount: Schedule) -> Re
     skips = {
         name: choices.where(lambda op: op == "skip_connect") for name, choices in cells.items()
     }
-    for name, own in skips.items():
-        if not own.any(1).all():
-            edge = cells[name].edges[int(np.argmin(own.any(1)))]
+    for name, is_skip in skips.items():
+        if not is_skip.any(1).all():
+            edge = cells[name].edges[int(np.argmin(is_skip.any(1)))]
             raise ValueError(
                 f"{name}: edge {edge} offers no skip_connect, whose weight the auxiliary one is"
                 " added to"

@@ -48,8 +48,9 @@ class Algorithm(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class SearchState:
-    """All that a search is, between two steps; arrays only, so it can be saved, replicated and
-    mapped over.
+    """State of a search between two steps.
+
+    It has arrays only, so it can be saved, replicated and mapped over.
 
     Attributes:
         step: number of steps taken.
@@ -69,7 +70,9 @@ class SearchState:
 
 
 class Search(NamedTuple):
-    """init: (key, params[, carry]) -> state. step: (state, training batch, validation batch) ->
+    """Functions of a search.
+
+    init: (key, params[, carry]) -> state. step: (state, training batch, validation batch) ->
     (state, metrics). derive: state -> the mix that its architecture stands for, as it was trained
     last. price: state -> the algorithm's penalty and the metrics about it.
     """
@@ -88,8 +91,9 @@ def bilevel_search(
     *,
     axis_name: str | None = None,
 ) -> Search:
-    """Alternates one architecture step on validation data with one weight step on training data
-    (Algorithm 1 of DARTS).
+    """Alternates one architecture step on validation data with one weight step on training data.
+
+    This is Algorithm 1 of DARTS.
 
     With a `simultaneous` algorithm both steps are taken on training data, and the validation batch
     is only looked at. Both functions are pure and not jitted. However many gradients a step takes,

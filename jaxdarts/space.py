@@ -1,6 +1,4 @@
-"""A search space as data: which edges a cell has, which operations each may carry, and a few
-functions around them.
-"""
+"""A search space as data: the edges of a cell, the operations of each, and a few functions."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -25,7 +23,7 @@ class Size(NamedTuple):
 
 
 class Table(NamedTuple):
-    """How the accuracies of a tabular benchmark are read.
+    """Settings that say how the accuracies of a tabular benchmark are read.
 
     read: (file, data set) -> {genotype: row}.
     column: (file, name of a column) -> {genotype: number}; None where a file has no others.
@@ -117,8 +115,9 @@ def one_hot(cells: Mapping[str, Choices], genotype: AnyGenotype) -> Mix:
 
 
 def locate(cells: Mapping[str, Choices], genotype: AnyGenotype) -> dict[str, list[tuple[int, int]]]:
-    """Where each pair of a genotype lies in a space: the number of its edge and, among that edge's,
-    of its operation.
+    """Position of each pair of a genotype in a space.
+
+    It is the number of its edge and, among that edge's, of its operation.
 
     Raises:
         ValueError: as `one_hot`.
@@ -155,15 +154,17 @@ def locate(cells: Mapping[str, Choices], genotype: AnyGenotype) -> dict[str, lis
 
 
 def with_operation(genotype: AnyGenotype, name: str, i: int, op: str) -> Any:
-    """The genotype with another operation in row `i` of one of its cells, as `of_genotype` numbers
-    them.
+    """The genotype with another operation in row `i` of one of its cells.
+
+    Rows are numbered as by `of_genotype`.
     """
     return kind_of(genotype).replace(genotype, name, i, op)
 
 
 def strongest(mix: np.ndarray, choices: Choices) -> tuple[tuple[str, int], ...]:
-    """The published derivation of one cell: per node its `kept` strongest edges, each with its
-    strongest operation.
+    """The published derivation of one cell: per node its `kept` strongest edges.
+
+    Each has its strongest operation.
 
     The strength of an edge is its largest weight of an operation other than `none`. Ties go to the
     lower source and to the operation that comes first; a node's edges are listed from strong to
@@ -190,8 +191,9 @@ def strongest(mix: np.ndarray, choices: Choices) -> tuple[tuple[str, int], ...]:
 
 
 def random_pairs(rng: np.random.Generator, choices: Choices) -> tuple[tuple[str, int], ...]:
-    """As many distinct edges a node as a genotype keeps and an operation other than `none` on each,
-    uniformly.
+    """Random pairs of a cell: distinct edges, uniformly, with operations other than `none`.
+
+    There are as many edges a node as a genotype keeps.
     """
     pairs: list[tuple[str, int]] = []
     for node in range(choices.num_inputs, choices.num_nodes + choices.num_inputs):
@@ -205,8 +207,9 @@ def random_pairs(rng: np.random.Generator, choices: Choices) -> tuple[tuple[str,
 def other_pairs(
     choices: Choices, pairs: tuple[tuple[str, int], ...], i: int
 ) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
-    """What may stand in place of one pair of a cell: with another operation, and with another
-    source.
+    """Pairs that may replace one pair of a cell.
+
+    Some have another operation, and some have another source.
 
     The source is never that of another pair of the node. The operation stays with a new source
     where the new edge offers it, as in all spaces whose edges have the same candidates; elsewhere
@@ -237,8 +240,9 @@ def other_pairs(
 
 
 def mutated(cells: Mapping[str, Choices], key: Key[Array, ""], genotype: Any) -> Any:
-    """Another operation or another source in one pair: all pairs of all cells, and the two kinds,
-    are equally likely.
+    """A mutated genotype: another operation or another source in one pair.
+
+    All pairs of all cells, and the two kinds, are equally likely.
 
     Real, Aggarwal, Huang & Le, `Regularized Evolution <https://arxiv.org/abs/1802.01548>`_, AAAI
     2019, section 3.2, without its rare identity. A draw that leaves no choice, such as the sources

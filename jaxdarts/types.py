@@ -64,21 +64,23 @@ class Choices(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Shape of the cell's mix; edges with fewer candidates than others leave the end of their
-        row unused.
+        """Shape of the cell's mix.
+
+        Edges with fewer candidates than others leave the end of their row unused.
         """
         return len(self.edges), max(map(len, self.ops))
 
     def where(self, test: Callable[[str], bool] = lambda op: True) -> Bool[np.ndarray, "edges ops"]:
-        """Where the mix has the weight of an operation that passes a test; nowhere at the unused
-        end of a row.
+        """Mask of the mix: true for operations that pass a test.
+
+        It is false at the unused end of a row.
         """
         return np.array(
             [[o < len(ops) and test(ops[o]) for o in range(self.shape[1])] for ops in self.ops]
         )
 
     def derivable(self) -> Bool[np.ndarray, "edges ops"]:
-        """Where the mix has the weight of an operation that a genotype may keep."""
+        """Mask of the mix: true for operations that a genotype may keep."""
         return self.where(lambda op: op != "none" or self.kept is None)
 
     def entering(self) -> dict[int, list[int]]:
@@ -126,9 +128,7 @@ WeightStep = Callable[..., Params]
 
 @runtime_checkable
 class Objective(Protocol):
-    """What a network is trained for, as a function of its weights and its mix: (loss, (carry,
-    metrics)).
-    """
+    """Objective of a network: (weights, mix, ...) -> (loss, (carry, metrics))."""
 
     def __call__(
         self, params: Params, mix: Mix, carry: Carry, batch: Batch, key: Key[Array, ""] | None
@@ -137,8 +137,9 @@ class Objective(Protocol):
 
 @runtime_checkable
 class Hypergradient(Protocol):
-    """Gradient of the validation loss with respect to the architecture, the weights depending on it
-    or not.
+    """Gradient of the validation loss with respect to the architecture.
+
+    The weights may depend on the architecture or not.
 
     With `has_aux` both losses return (scalar, auxiliary output), and the result is (gradient,
     auxiliary output of `val`). Only what draws at random needs the `key`.
@@ -168,7 +169,7 @@ class Perturbation(Protocol):
 
 @runtime_checkable
 class Module(Protocol):
-    """What the library asks of a network: a Flax module is one."""
+    """Interface of a network; a Flax module has it."""
 
     def init(self, key: Key[Array, ""], *inputs: Any) -> Mapping[str, Any]: ...
 

@@ -79,9 +79,9 @@ def look(page: str, folder, width: int) -> dict:
     done = _dump(path, folder)
     title = re.search("<title>(.*?)</title>", done.stdout.decode())
     assert title, "the page did not load"
-    found = json.loads(html.unescape(title[1]))
-    found["console"] = [line for line in done.stderr.decode().splitlines() if ":CONSOLE" in line]
-    return found
+    facts = json.loads(html.unescape(title[1]))
+    facts["console"] = [line for line in done.stderr.decode().splitlines() if ":CONSOLE" in line]
+    return facts
 
 
 def assert_readable(page: str, folder) -> None:
@@ -89,8 +89,8 @@ def assert_readable(page: str, folder) -> None:
     lead somewhere.
     """
     for width in (360, 1280):
-        found = look(page, folder, width)
-        assert found["width"] == width and found["scroll"] <= width, found
-        assert found["text"] > 100 and not found["unreachable"] and not found["console"], found
-        assert not found["dangling"] and not found["twice"], found
-        assert found["first"].startswith("Skip to"), found
+        facts = look(page, folder, width)
+        assert facts["width"] == width and facts["scroll"] <= width, facts
+        assert facts["text"] > 100 and not facts["unreachable"] and not facts["console"], facts
+        assert not facts["dangling"] and not facts["twice"], facts
+        assert facts["first"].startswith("Skip to"), facts

@@ -109,10 +109,10 @@ def x64():
 @pytest.fixture(scope="session")
 def devices():
     """Four devices."""
-    found = jax.local_devices()
-    if len(found) < 4:
-        pytest.skip(f"{len(found)} devices, 4 needed")
-    return found[:4]
+    present = jax.local_devices()
+    if len(present) < 4:
+        pytest.skip(f"{len(present)} devices, 4 needed")
+    return present[:4]
 
 
 @pytest.fixture(scope="session")

@@ -207,7 +207,7 @@ def test_resumes_bit_for_bit(name, tmp_path):
     search = search_of(name)
     step, config = jax.jit(search.step), {"algorithm": name}
     start = search.init(jax.random.key(0), toy_params())
-    whole, metrics = advance(step, start, 0, 4)
+    uncut, metrics = advance(step, start, 0, 4)
     half, _ = advance(step, start, 0, 2)
     with checkpoint.open_folder(tmp_path) as manager:
         checkpoint.save(manager, 2, half, config)
@@ -217,7 +217,7 @@ def test_resumes_bit_for_bit(name, tmp_path):
         )
     assert_equal(restored, half)
     resumed, resumed_metrics = advance(step, restored, 2, 4)
-    assert_equal(resumed, whole)
+    assert_equal(resumed, uncut)
     chex.assert_trees_all_equal(resumed_metrics, metrics)
 
 

@@ -75,8 +75,8 @@ def test_figures_of_a_program_by_hand():
 
 def test_a_program_of_this_machine():
     x = jnp.ones((8, 8))
-    found = aot.figures(jax.jit(lambda x: jnp.sin(x) @ x).lower(x).compile())
-    assert found["argument_mb"] == x.nbytes / 1e6 and found["kernels"] >= 1
+    figures = aot.figures(jax.jit(lambda x: jnp.sin(x) @ x).lower(x).compile())
+    assert figures["argument_mb"] == x.nbytes / 1e6 and figures["kernels"] >= 1
 
 
 def test_unknown_devices():
@@ -127,6 +127,6 @@ def test_a_gradient_has_not_grown_by_a_fifth(name):
     function, arguments = weight_gradient()
     target = aot.target(name)
     lowered = aot.lowered(function, *arguments, target=target)
-    found = aot.figures(aot.compile_lowered(lowered, target, exec_time_optimization_effort=-1.0))
+    figures = aot.figures(aot.compile_lowered(lowered, target, exec_time_optimization_effort=-1.0))
     for figure, size in SIZES[name].items():
-        assert 0.8 * size < found[figure] < 1.2 * size, f"{figure}: {found[figure]}"
+        assert 0.8 * size < figures[figure] < 1.2 * size, f"{figure}: {figures[figure]}"

@@ -143,11 +143,11 @@ def errors_of(problem):
     ]
 
 
-def check(found, **bounds):
-    assert found.keys() == bounds.keys()
+def check(errors, **bounds):
+    assert errors.keys() == bounds.keys()
     for name, bound in bounds.items():
         # Lower a bound that has become easy to keep: it would not see an error.
-        assert bound / 10 < found[name] < bound, (name, found)
+        assert bound / 10 < errors[name] < bound, (name, errors)
 
 
 def test_a_supernet_on_digits():

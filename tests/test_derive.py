@@ -58,13 +58,13 @@ def as_sets(genotype):
 def test_finds_the_best_cell_of_every_seed(method):
     mixes = {name: np.full((SEEDS, *choices.shape), 0.25) for name, choices in SPACE.cells.items()}
     tuned = []
-    found = method(SPACE.cells, mixes, additive, KEY, tune=tuned.append)
+    derived = method(SPACE.cells, mixes, additive, KEY, tune=tuned.append)
     for seed, expected in enumerate(best_cells()):
-        genotype = SPACE.discretize({name: values[seed] for name, values in found.items()})
+        genotype = SPACE.discretize({name: values[seed] for name, values in derived.items()})
         assert as_sets(genotype) == as_sets(expected)
         one_hot = jd.one_hot(SPACE.cells, genotype)
         for name in one_hot:
-            np.testing.assert_array_equal(found[name][seed], one_hot[name])
+            np.testing.assert_array_equal(derived[name][seed], one_hot[name])
     # Once for an edge of both cells, and for a node of both cells that has edges to lose.
     assert len(tuned) == 9 + 2
     assert all(np.all(values == 0.25) for values in mixes.values())
@@ -89,14 +89,16 @@ def test_the_two_differ_where_operations_interact():
 
 def test_best_of_samples():
     keys = jax.random.split(KEY, 30)
-    found = derive.by_samples(SPACE, additive, keys, SEEDS)
+    derived = derive.by_samples(SPACE, additive, keys, SEEDS)
     for seed in range(SEEDS):
         scores = []
         for key in keys:
             mix = jd.one_hot(SPACE.cells, SPACE.sample(key))
             scores.append(sum(float(np.sum(mix[name] * worth(seed)[name])) for name in mix))
-        own = sum(float(np.sum(found[name][seed] * worth(seed)[name])) for name in found)
-        np.testing.assert_allclose(own, max(scores), rtol=1e-6)
+        score_of_derived = sum(
+            float(np.sum(derived[name][seed] * worth(seed)[name])) for name in derived
+        )
+        np.testing.assert_allclose(score_of_derived, max(scores), rtol=1e-6)
 
 
 def published_edges(edges, score, kept):
@@ -122,7 +124,7 @@ def test_every_edge_is_scored_beside_all_others_of_its_node(seed):
         return np.array([float(table[bits])])
 
     # One order of the nodes decides; the oracle goes through both and finds the one that was taken.
-    found = derive.by_perturbation(cells, {"normal": np.ones((1, 9, 1))}, score, KEY)["normal"][0]
+    row = derive.by_perturbation(cells, {"normal": np.ones((1, 9, 1))}, score, KEY)["normal"][0]
     nodes = [edges for edges in cells["normal"].entering().values() if len(edges) > 2]
     expected = []
     for order in (nodes, nodes[::-1]):
@@ -135,4 +137,4 @@ def test_every_edge_is_scored_beside_all_others_of_its_node(seed):
             kept = published_edges(edges, without, 2)
             there[[e for e in edges if e not in kept]] = 0
         expected.append(there.tolist())
-    assert found.tolist() in expected
+    assert row.tolist() in expected

@@ -191,8 +191,8 @@ def test_the_analyses_in_the_pages_exist():
     assert len(lines) > 4
     for words in lines:
         assert words[2] in COMMANDS, words
-        own = words[3 : words.index("--")] if "--" in words else words[3:]
-        for flag in (word.partition("=")[0][2:] for word in own if word.startswith("--")):
+        arguments = words[3 : words.index("--")] if "--" in words else words[3:]
+        for flag in (word.partition("=")[0][2:] for word in arguments if word.startswith("--")):
             assert re.search(rf"\b{flag}\b", source), words
 
 

@@ -128,8 +128,8 @@ def mutated(content: bytes):
 
     def edited(cut: int, changes: list[tuple[int, int]]) -> bytes:
         changed = bytearray(content)
-        for place, value in changes:
-            changed[place] = value
+        for position, value in changes:
+            changed[position] = value
         return bytes(changed[:cut])
 
     return st.builds(edited, st.integers(0, len(content)) | st.just(len(content)), edits)
@@ -369,9 +369,9 @@ genotype_text = st.sampled_from(
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@fuzzed(data=st.data(), whole=genotype_text)
-def test_fuzzed_genotypes(data, whole):
-    content = data.draw(mutated(whole.encode()) | st.binary(max_size=40))
+@fuzzed(data=st.data(), text=genotype_text)
+def test_fuzzed_genotypes(data, text):
+    content = data.draw(mutated(text.encode()) | st.binary(max_size=40))
     for read in (genotypes.parse, genotypes.from_json):
         try:
             genotypes.check(read(content.decode("utf-8", "replace")))

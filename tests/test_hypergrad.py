@@ -168,10 +168,10 @@ def test_exact_for_every_optimiser(x64, name):
 def test_two_steps(x64, name):
     train, val, params, arch = network(jnp.tanh)
     weight_step = real_step(OPTIMISERS[name], params)
-    ours = jax.jit(lambda p, a: hypergrad.unrolled_steps(2)(train, val, p, a, weight_step))(
+    actual = jax.jit(lambda p, a: hypergrad.unrolled_steps(2)(train, val, p, a, weight_step))(
         params, arch
     )
-    assert_close(ours, central_differences(train, val, params, arch, weight_step, 2), 1e-8)
+    assert_close(actual, central_differences(train, val, params, arch, weight_step, 2), 1e-8)
 
 
 def relative_error(activation):
@@ -278,7 +278,7 @@ def test_supernet(x64):
 
     train, val = loss(x[0]), loss(x[1])
 
-    def ours(function):
+    def evaluated(function):
         def apply(params, arch):
             return function(
                 train, val, params, arch, real_step(OPTIMISERS["clip, decay, momentum"], params)
@@ -286,7 +286,7 @@ def test_supernet(x64):
 
         return jax.jit(apply)(params, arch)
 
-    exact, definition, first = map(ours, (*EXACT.values(), hypergrad.first_order))
+    exact, definition, first = map(evaluated, (*EXACT.values(), hypergrad.first_order))
     assert_close(exact, definition, 1e-9)
     assert float(jnp.abs(exact["reduce"] - first["reduce"]).max()) > 1e-6
 
@@ -444,8 +444,8 @@ def test_permuted_edges_change_as_many_rows_as_they_say():
         }
         for one in np.asarray(neighbours["normal"]):
             np.testing.assert_array_equal(np.sort(one, axis=1), ARCH["normal"])
-    own = hypergrad.permuted_edges(CELLS, 0, 1)(jax.random.key(0), ARCH)
-    np.testing.assert_array_equal(own["normal"], ARCH["normal"][None])
+    unchanged = hypergrad.permuted_edges(CELLS, 0, 1)(jax.random.key(0), ARCH)
+    np.testing.assert_array_equal(unchanged["normal"], ARCH["normal"][None])
     with pytest.raises(ValueError, match="distance 5"):
         hypergrad.permuted_edges(CELLS, 1, 5)
 

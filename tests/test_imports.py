@@ -30,14 +30,16 @@ MODULES = {
 
 def imports(module: str) -> set[str]:
     """The modules of this package that a module imports when it is imported."""
-    found = set()
+    names_used = set()
     for node in ast.parse(MODULES[module].read_text("utf-8")).body:
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names if alias.name.split(".")[0] == "jaxdarts"}
+            names_used |= {
+                alias.name for alias in node.names if alias.name.split(".")[0] == "jaxdarts"
+            }
         elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "jaxdarts":
             names = {f"{node.module}.{alias.name}" for alias in node.names}
-            found |= {name if name in MODULES else node.module for name in names}
-    return found
+            names_used |= {name if name in MODULES else node.module for name in names}
+    return names_used
 
 
 GRAPH = {module: imports(module) for module in MODULES}

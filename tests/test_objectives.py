@@ -99,10 +99,10 @@ def test_the_hypergradient_is_that_of_the_definition(x64):
     exact, new, metrics = step(hypergrad.unrolled)
     expected, same, _ = step(hypergrad.unrolled_by_grad)
     np.testing.assert_allclose(exact, expected, rtol=1e-9, atol=1e-14)
-    for ours, theirs in zip(
+    for actual, defined in zip(
         jax.tree.leaves((new.params, new.carry)), jax.tree.leaves((same.params, same.carry))
     ):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-9)
+        np.testing.assert_allclose(actual, defined, rtol=1e-9)
     implicit = np.abs(exact - step(hypergrad.first_order)[0]).max()
     assert implicit > 1e-2 * np.abs(exact).max()
 
@@ -149,9 +149,9 @@ def test_carries_run_along_their_streams_and_resuming_changes_nothing(tmp_path):
     for number, length in enumerate((3, 5)):
         streams = batch(number, length), batch(number + 9)
         state, _ = step(state, *streams)
-        for i, (own, rows) in enumerate(zip(streams, (length, TIME))):
+        for i, (stream, rows) in enumerate(zip(streams, (length, TIME))):
             ends[i] = jax.jit(net.apply)(
-                {"params": params}, own["tokens"][:rows], ends[i], mix
+                {"params": params}, stream["tokens"][:rows], ends[i], mix
             ).hidden
             np.testing.assert_allclose(state.carry[i], ends[i], atol=1e-5)
 
@@ -169,10 +169,10 @@ def test_carries_run_along_their_streams_and_resuming_changes_nothing(tmp_path):
         )
     for number in range(2, 4):
         resumed, _ = step(resumed, batch(number, 3), batch(number + 9))
-    for ours, theirs in zip(jax.tree.leaves(resumed), jax.tree.leaves(state)):
-        if jnp.issubdtype(ours.dtype, jax.dtypes.prng_key):
-            ours, theirs = jax.random.key_data(ours), jax.random.key_data(theirs)
-        np.testing.assert_array_equal(ours, theirs)
+    for actual, expected in zip(jax.tree.leaves(resumed), jax.tree.leaves(state)):
+        if jnp.issubdtype(actual.dtype, jax.dtypes.prng_key):
+            actual, expected = jax.random.key_data(actual), jax.random.key_data(expected)
+        np.testing.assert_array_equal(actual, expected)
 
 
 @pytest.mark.parametrize("method", ["sdarts_adv", "random_sharing", "gdas"])

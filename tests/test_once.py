@@ -62,12 +62,12 @@ def program(objective):
     def run(params, arch, scale):
         def gradient(params, arch, seed):
             batch = toy_batch(seed)
-            (loss, _), found = jax.value_and_grad(
+            (loss, _), gradients = jax.value_and_grad(
                 lambda params, arch: objective(params, mix_of(arch), (), batch, None),
                 argnums=(0, 1),
                 has_aux=True,
             )(params, arch)
-            return loss, found
+            return loss, gradients
 
         first, (by_params, by_arch) = gradient(params, arch, 0)
         second, (others, _) = gradient(optax.tree.add_scale(params, -scale, by_params), arch, 1)
@@ -85,18 +85,18 @@ def program(objective):
 
 @pytest.mark.parametrize("jitted", [False, True])
 def test_a_program_of_three_gradients_as_a_loop(jitted):
-    plain, ours = program(toy_objective), once.folded(program(once.with_gradients(toy_objective)))
+    plain, looped = program(toy_objective), once.folded(program(once.with_gradients(toy_objective)))
     arguments = (toy_params(), arch(), jnp.float32(0.1))
     assert gradients_in(program(once.with_gradients(toy_objective)), *arguments) == 3
-    assert gradients_in(ours, *arguments) <= 1  # its body stands in the loop
-    result = (jax.jit(ours) if jitted else ours)(*arguments)
+    assert gradients_in(looped, *arguments) <= 1  # its body stands in the loop
+    result = (jax.jit(looped) if jitted else looped)(*arguments)
     chex.assert_trees_all_close(result, plain(*arguments), rtol=1e-5, atol=1e-6)
 
 
 def test_under_vmap():
-    plain, ours = program(toy_objective), once.folded(program(once.with_gradients(toy_objective)))
+    plain, looped = program(toy_objective), once.folded(program(once.with_gradients(toy_objective)))
     arguments = (toy_params(), arch(), jnp.array([0.1, 0.2, 0.3]))
-    result = jax.jit(jax.vmap(ours, in_axes=(None, None, 0)))(*arguments)
+    result = jax.jit(jax.vmap(looped, in_axes=(None, None, 0)))(*arguments)
     for i in range(3):
         expected = plain(*arguments[:2], arguments[2][i])
         chex.assert_trees_all_close(

@@ -53,9 +53,9 @@ def test_a_step_by_hand(function):
         params, params_opt = weights_after(arch)
         expected = {"params": params, "arch": arch, "params_opt": params_opt, "arch_opt": arch_opt}
         for name, value in expected.items():
-            ours = getattr(new, name)
+            actual = getattr(new, name)
             jax.tree.map(
-                lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), ours, value
+                lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), actual, value
             )
         np.testing.assert_allclose(
             metrics["arch_gradient_norm"], optax.tree.norm(gradient), rtol=1e-4

@@ -70,7 +70,7 @@ def finished(process: subprocess.Popen) -> None:
         raise Stop(f"a search that was not killed ended with {process.returncode}: {errors}")
 
 
-def told(folder: Path) -> str:
+def log_of(folder: Path) -> str:
     """The log so far."""
     return (folder / "log.txt").read_text() if (folder / "log.txt").exists() else ""
 
@@ -89,18 +89,18 @@ def killed(process: subprocess.Popen, folder: Path, chance: random.Random) -> di
     """Kills a search: one time in five while it starts, otherwise some steps after its first; None
     if it was done before.
     """
-    before = told(folder)
+    before = log_of(folder)
     if chance.random() < 0.2:
         time.sleep(chance.uniform(0, 10))
     else:
-        while "the first step took" not in told(folder)[len(before) :] and process.poll() is None:
+        while "the first step took" not in log_of(folder)[len(before) :] and process.poll() is None:
             time.sleep(0.01)
         time.sleep(chance.expovariate(1 / 0.7))
     process.kill()
     process.communicate()
     if process.returncode == 0:
         return None
-    log = told(folder)[len(before) :]
+    log = log_of(folder)[len(before) :]
     begun, torn = begun_at(log), bool(list((folder / "checkpoints").glob("*tmp*")))
     return {
         "begun_at": begun,
@@ -166,7 +166,7 @@ def measure(config: Config) -> dict[str, Any]:
         deaths.append(death)
         print(json.dumps(death), flush=True)
     finished(start(config, f"--resume={torn}"))
-    again = int(re.findall(r"resumed at step (\d+)", told(torn))[-1])
+    again = int(re.findall(r"resumed at step (\d+)", log_of(torn))[-1])
     for death in reversed(
         deaths
     ):  # one that died before it knew its step lost nothing, and tells nothing of the one before

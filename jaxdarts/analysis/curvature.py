@@ -1,5 +1,4 @@
-"""How sharply a loss bends in the architecture parameters or in the weights, and the early stopping
-that watches it.
+"""Curvature of a loss in the architecture parameters or the weights, and early stopping by it.
 
 Zela, Elsken, Saikia, Marrakchi, Brox & Hutter, `Understanding and Robustifying Differentiable
 Architecture Search <https://arxiv.org/abs/1909.09656>`_, ICLR 2020: the cells that DARTS finds get
@@ -25,15 +24,17 @@ Loss = Callable[[Arch], Float[Array, ""]]
 
 
 def hessian_vector(loss: Loss, arch: Arch, v: Arch) -> Arch:
-    """The Hessian of `loss` at `arch` times `v`, shaped like both: forward over reverse, the work
-    of two to three gradients.
+    """Product of the Hessian of `loss` at `arch` and `v`, shaped like both.
+
+    Forward over reverse: the work of two to three gradients.
     """
     return jax.jvp(jax.grad(loss), (arch,), (v,))[1]
 
 
 def hessian(loss: Loss, arch: Arch) -> Float[Array, "size size"]:
-    """The Hessian over all numbers of `arch`, in the order of `ravel_pytree`: `size` products with
-    a vector, one by one.
+    """The Hessian over all numbers of `arch`, in the order of `ravel_pytree`.
+
+    It takes `size` products with a vector, one by one.
     """
     flat, unravel = ravel_pytree(arch)
     return lax.map(
@@ -70,8 +71,9 @@ def dominant_eigenvalue(
 def lanczos(
     product: Callable[[Any], Any], like: Any, start: Float[Array, " size"], num_steps: int
 ) -> tuple[Float[Array, " steps"], Float[Array, " steps"]]:
-    """Gauss quadrature of a symmetric matrix as seen from one vector v: sum_i weight_i f(node_i) is
-    about v^T f(A) v / |v|^2.
+    """Gauss quadrature of a symmetric matrix as seen from one vector v, by Lanczos iteration.
+
+    sum_i weight_i f(node_i) is about v^T f(A) v / |v|^2.
 
     Exact for polynomials of a degree below twice the number of steps, and for every function once
     there are as many steps as the matrix has rows. (Golub & Meurant, Matrices, Moments and
@@ -116,8 +118,9 @@ def lanczos(
 def spectrum(
     product: Callable[[Any], Any], like: Any, keys: Key[Array, " probes"], num_steps: int = 40
 ) -> tuple[Float[Array, "probes steps"], Float[Array, "probes steps"]]:
-    """Nodes and weights of the density of a symmetric matrix's eigenvalues: stochastic Lanczos
-    quadrature.
+    """Density of a symmetric matrix's eigenvalues, as nodes and weights.
+
+    The method is stochastic Lanczos quadrature.
 
     The mean over random vectors of what `lanczos` sees from each: an unbiased estimate of (1/n)
     trace f(A) as far as the quadrature is exact. (Ghorbani, Krishnan & Xiao, `An Investigation into
@@ -141,20 +144,22 @@ def spectrum(
 def density(
     nodes: Float[Array | np.ndarray, "probes steps"],
     weights: Float[Array | np.ndarray, "probes steps"],
-    places: Float[np.ndarray, " places"],
+    points: Float[np.ndarray, " points"],
     deviation: float,
-) -> Float[np.ndarray, " places"]:
-    """The density of eigenvalues at given places, every node of `spectrum` widened into a normal of
-    a standard deviation.
+) -> Float[np.ndarray, " points"]:
+    """The density of eigenvalues at given points.
+
+    Every node of `spectrum` is widened into a normal of a standard deviation.
     """
-    apart = (np.asarray(places)[:, None, None] - np.asarray(nodes)[None]) / deviation
+    apart = (np.asarray(points)[:, None, None] - np.asarray(nodes)[None]) / deviation
     bells = np.exp(-(apart**2) / 2) / (deviation * np.sqrt(2 * np.pi))
     return np.mean(np.sum(np.asarray(weights)[None] * bells, -1), -1)
 
 
 def local_average(values: Sequence[SupportsFloat] | np.ndarray, window: int = 5) -> np.ndarray:
-    """The mean of every value and its neighbours, half a window on either side; fewer where the
-    series begins and ends.
+    """Running mean of a series: every value and its neighbours, half a window on either side.
+
+    There are fewer neighbours where the series begins and ends.
 
     A search knows an average half a window later than its value. (RobustDARTS, src/utils.py,
     `EVLocalAvg`.)
@@ -175,8 +180,7 @@ def stop_epoch(
     delta: int = 4,
     factor: float = 1.3,
 ) -> int | None:
-    """The epoch whose architecture to return to if the dominant eigenvalue has grown too fast by
-    now, or None.
+    """The epoch to return to if the dominant eigenvalue has grown too fast by now, or None.
 
     The local average (window 5) over that of `delta` evaluations before must not exceed `factor`.
     The newest average is centred two evaluations back, so that with one every 2 epochs a search

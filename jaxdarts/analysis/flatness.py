@@ -1,5 +1,6 @@
-"""How much a cell loses when one of its operations changes: the neighbourhood that NA-DARTS and
-NA-RS look at.
+"""Flatness of a cell: the accuracy that it loses when one of its operations changes.
+
+NA-DARTS and NA-RS look at this neighbourhood.
 
 Wang, Cao, Li & Kitani, `Neighborhood-Aware Neural Architecture Search
 <https://arxiv.org/abs/2105.06369>`_, BMVC 2021, call an architecture flat if its neighbours do as
@@ -17,8 +18,9 @@ from jaxdarts.space import Choices, locate, of_genotype, with_operation
 
 
 def shell(cells: Mapping[str, Choices], genotype: Any, radius: int = 1) -> list[Any]:
-    """All genotypes that differ from one in the operations of exactly `radius` of its edges, edges
-    staying as they are.
+    """All genotypes that differ from one in the operations of exactly `radius` of its edges.
+
+    The edges stay as they are.
 
     >>> from jaxdarts import genotypes, spaces
     >>> cell = genotypes.parse("|nor_conv_3x3~0|+|none~0|none~1|+|skip_connect~0|none~1|none~2|")
@@ -32,9 +34,9 @@ def shell(cells: Mapping[str, Choices], genotype: Any, radius: int = 1) -> list[
     locate(cells, genotype)
     slots = [
         (name, i, edge, op)
-        for name, own in of_genotype(genotype).items()
-        if own.picks is None  # other rows choose no operations
-        for i, (edge, (op,)) in enumerate(zip(own.edges, own.ops))
+        for name, choices in of_genotype(genotype).items()
+        if choices.picks is None  # other rows choose no operations
+        for i, (edge, (op,)) in enumerate(zip(choices.edges, choices.ops))
     ]
     if not 1 <= radius <= len(slots):
         raise ValueError(f"radius is {radius}: the cells have {len(slots)} edges")
@@ -48,18 +50,20 @@ def shell(cells: Mapping[str, Choices], genotype: Any, radius: int = 1) -> list[
             if use and op != current
         ]
 
-    found = []
+    neighbours = []
     for chosen in itertools.combinations(slots, radius):
         for ops in itertools.product(*(others(*slot) for slot in chosen)):
             changed = genotype
             for (name, i, _, _), op in zip(chosen, ops, strict=True):
                 changed = with_operation(changed, name, i, op)
-            found.append(changed)
-    return found
+            neighbours.append(changed)
+    return neighbours
 
 
 def flatness(accuracy: float, of_neighbours: Sequence[float]) -> dict[str, float]:
-    """Mean, deviation and minimum of the neighbours' accuracies, and the gap between the cell's own
+    """Statistics of the neighbours' accuracies, and the gap to the accuracy of the cell.
+
+    Mean, deviation and minimum of the neighbours' accuracies, and the gap between the cell's own
     and their mean.
 
     Empty for a cell without neighbours, where no edge has another candidate.

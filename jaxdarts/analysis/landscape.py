@@ -27,8 +27,9 @@ filters and does not move.
 
 
 def filter_axes(path: KeyPath, leaf: Array, ops: Iterable[str] = OPS) -> tuple[int, ...] | None:
-    """What one filter is in this library's networks: all that makes one output channel of one
-    layer.
+    """Axes of a parameter over which one filter extends in this library's networks.
+
+    A filter is all that makes one output channel of one layer.
 
     Layers have their outputs in the last axis. The operations of a cell are stacked, [cells, edges,
     ..., out], and so are the nodes of a recurrent cell; every cell, edge and node has filters of
@@ -46,8 +47,9 @@ def filter_axes(path: KeyPath, leaf: Array, ops: Iterable[str] = OPS) -> tuple[i
 
 
 def direction(params: Params, key: Key[Array, ""], axes: FilterAxes = filter_axes) -> Params:
-    """A random direction, every filter of which is as long as the filter of `params`: d |w| / (|d|
-    + 1e-10), d normal.
+    """A random direction, every filter of which is as long as the filter of `params`.
+
+    Formula: d |w| / (|d| + 1e-10), d normal.
 
     Leaves without filters get zeros. Drawn on the host, where no shape has to be compiled: not for
     traced arrays.
@@ -70,8 +72,9 @@ def direction(params: Params, key: Key[Array, ""], axes: FilterAxes = filter_axe
 def unit_direction(
     tree: PyTree[Float[Array, "..."]], key: Key[Array, ""]
 ) -> PyTree[Float[Array, "..."]]:
-    """A random direction whose rows (last axis) have length one: for architecture parameters, a row
-    of which is an edge.
+    """A random direction whose rows (last axis) have length one.
+
+    It is meant for architecture parameters, a row of which is an edge.
 
     They are small where a search begins, so their own length is no measure. Drawn on the host.
     """
@@ -96,35 +99,37 @@ def moved(point: Any, directions: Sequence[Any], steps: Float[Array, " dimension
 def grid(
     num: int, span: float = 1.0, dimensions: int = 2
 ) -> Float[np.ndarray, "points dimensions"]:
-    """Evenly spaced places, `num` along each dimension from -span to span; the first dimension
-    varies fastest.
+    """Evenly spaced points, `num` along each dimension from -span to span.
+
+    The first dimension varies fastest.
 
     >>> grid(3, dimensions=1).ravel().tolist(), grid(2).tolist()
     ([-1.0, 0.0, 1.0], [[-1.0, -1.0], [1.0, -1.0], [-1.0, 1.0], [1.0, 1.0]])
     """
-    places = np.meshgrid(*[np.linspace(-span, span, num)] * dimensions, indexing="ij")
-    return np.stack([place.ravel() for place in reversed(places)], -1)
+    axes = np.meshgrid(*[np.linspace(-span, span, num)] * dimensions, indexing="ij")
+    return np.stack([axis.ravel() for axis in reversed(axes)], -1)
 
 
 def values(
     function: Callable[[Any], Any],
     point: Any,
     directions: Sequence[Any],
-    places: Float[Array | np.ndarray, "points dimensions"],
+    points: Float[Array | np.ndarray, "points dimensions"],
     together: int = 1,
 ) -> Any:
-    """A function of a point at many places of a line or a plane: whatever it returns, with a
-    leading axis of places.
+    """The values of a function at many points of a line or a plane.
+
+    They are whatever the function returns, with a leading axis of points.
 
     Args:
         function: point -> a tree of arrays.
         point, directions: see `moved`.
-        places: from `grid`, or a part of them.
-        together: places that are computed at once (`jax.vmap`), for as many times the memory; the
+        points: from `grid`, or a part of them.
+        together: points that are computed at once (`jax.vmap`), for as many times the memory; the
           others follow in a loop.
     """
     return lax.map(
         lambda steps: function(moved(point, directions, steps)),
-        jnp.asarray(places),
+        jnp.asarray(points),
         batch_size=together,
     )

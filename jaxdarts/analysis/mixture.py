@@ -1,5 +1,7 @@
-"""What the mixture weights of a search tell: how decided it is, what its genotype keeps, whether
-operations keep their ranks.
+"""Analysis of a search's mixture weights: entropy, kept share, agreement of ranks.
+
+They say how decided the search is, what its genotype keeps, and whether operations keep their
+ranks.
 
 All functions take the weights of one cell and its `Choices`; weights of `none` count, the unused
 ends of rows do not.
@@ -17,8 +19,9 @@ from jaxdarts.space import Choices, strongest
 def entropy(
     mix: Float[np.ndarray, "*epochs edges ops"], choices: Choices
 ) -> Float[np.ndarray, "*epochs edges"]:
-    """Shannon entropy of every edge's weights over that of equal weights: 1 is undecided, 0 is one
-    operation.
+    """Shannon entropy of every edge's weights over that of equal weights.
+
+    1 is undecided, 0 is one operation.
 
     Weights that do not sum to one, such as sigmoids, are divided by their sum; an edge with nothing
     to choose is 0, one without any weight is 1.
@@ -34,8 +37,9 @@ def entropy(
 
 
 def kept_share(mix: Float[np.ndarray, "edges ops"], choices: Choices) -> float:
-    """The share of all weight that lies on what a genotype keeps: 1 where discretising the mix
-    changes nothing.
+    """The share of all weight that lies on what a genotype keeps.
+
+    It is 1 where discretising the mix changes nothing.
     """
     weights = np.where(choices.where(), np.asarray(mix, float), 0.0)
     if choices.kept is None:  # every edge, `none` included
@@ -56,7 +60,7 @@ def kept_share(mix: Float[np.ndarray, "edges ops"], choices: Choices) -> float:
 def agreement(
     one: Float[np.ndarray, "edges ops"], other: Float[np.ndarray, "edges ops"], choices: Choices
 ) -> dict[str, float]:
-    """How alike two mixes rank the operations of an edge.
+    """Agreement of two mixes about the ranks of the operations on an edge.
 
     Returns:
         `tau`: Kendall's tau-b, its mean over the edges on which both have an order; NaN without
@@ -83,5 +87,5 @@ def mean_agreement(
     """
     if len(mixes) < 2:
         raise ValueError(f"{len(mixes)} mix: an agreement needs two or more")
-    found = [agreement(one, other, choices) for one, other in itertools.combinations(mixes, 2)]
-    return {name: float(np.mean([each[name] for each in found])) for name in ("tau", "same")}
+    agreements = [agreement(one, other, choices) for one, other in itertools.combinations(mixes, 2)]
+    return {name: float(np.mean([each[name] for each in agreements])) for name in ("tau", "same")}

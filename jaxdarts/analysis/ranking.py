@@ -1,5 +1,6 @@
-"""How far rankings agree: of one set of models by several trainings, and with what each is worth
-when trained alone.
+"""Agreement of rankings of one set of models, by several trainings and with the ground truth.
+
+The truth is what each model is worth when it is trained alone.
 
 Zhang et al., Deeper Insights into Weight Sharing in Neural Architecture Search, 2020, section 3. An
 instance is one training with shared weights, which ranks all models by their validation accuracies;
@@ -25,8 +26,10 @@ class Agreement(NamedTuple):
 
 
 def kendall_tau(first: Accuracies, second: Accuracies) -> float:
-    """Kendall's tau-b: concordant minus discordant pairs, over the geometric mean of the pairs that
-    either does not tie.
+    """Kendall's tau-b.
+
+    Concordant minus discordant pairs, over the geometric mean of the pairs that either does not
+    tie.
 
     NaN if one of the two ranks nothing because all of its accuracies are equal.
 
@@ -41,7 +44,7 @@ def kendall_tau(first: Accuracies, second: Accuracies) -> float:
 
 
 def s_tau(accuracies: Float[np.ndarray, "instances models"]) -> Agreement:
-    """How far instances agree with each other, over all pairs of them.
+    """S-Tau: agreement of instances with each other, over all pairs of them.
 
     Raises:
         ValueError: if there are fewer than two.
@@ -55,7 +58,7 @@ def s_tau(accuracies: Float[np.ndarray, "instances models"]) -> Agreement:
 def gt_tau(
     accuracies: Float[np.ndarray, "instances models"], truth: Float[np.ndarray, " models"]
 ) -> Float[np.ndarray, " instances"]:
-    """How far each instance agrees with the truth: GT-Tau.
+    """GT-Tau: agreement of each instance with the ground truth.
 
     Mean and deviation of it over rows that are the last k mini-batches of one instance are
     GT-Tau-Mean-k and GT-Tau-Std-k.
@@ -64,8 +67,9 @@ def gt_tau(
 
 
 def best_of_top(accuracies: Accuracies, truth: Accuracies, n: int) -> int:
-    """TnR: the best true rank, 1 for the best model of all, among the n models that an instance
-    ranks first.
+    """TnR: the best true rank among the n models that an instance ranks first.
+
+    The best model of all has rank 1.
 
     Models with equal accuracies are ranked in their order.
 
@@ -81,8 +85,9 @@ def best_of_top(accuracies: Accuracies, truth: Accuracies, n: int) -> int:
 
 
 def ranks(accuracies: Accuracies) -> Int[np.ndarray, " models"]:
-    """The rank of each model, 1 for the best; models with equal accuracies are ranked in their
-    order.
+    """The rank of each model, 1 for the best.
+
+    Models with equal accuracies are ranked in their order.
     """
     out = np.empty(len(accuracies), np.int64)
     out[np.argsort(-accuracies, kind="stable")] = np.arange(1, len(accuracies) + 1)

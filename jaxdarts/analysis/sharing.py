@@ -1,5 +1,6 @@
-"""Training with shared weights, one child a mini-batch: what the ranks of children by their
-accuracies are studied on.
+"""Training with shared weights, one child a mini-batch.
+
+The ranks of children by their accuracies are studied on it.
 
 Zhang et al., Deeper Insights into Weight Sharing in Neural Architecture Search, 2020. A child is an
 array, the number of the operation on each edge, so one compiled step trains all of them, and one
@@ -52,8 +53,9 @@ class Sharing(NamedTuple):
 
 
 def one_child(net: SinglePath, tx: optax.GradientTransformation) -> Sharing:
-    """Trains the weights of one child a step, on batches {"image": [batch, height, width,
-    channels], "label": [batch]}.
+    """Trains the weights of one child a step.
+
+    Batches are {"image": [batch, height, width, channels], "label": [batch]}.
 
     The weights of other children, and what the optimiser remembers of them, stay as they are. In
     the authors' code decay and momentum went on moving every weight that had ever been trained,
@@ -85,12 +87,12 @@ def one_child(net: SinglePath, tx: optax.GradientTransformation) -> Sharing:
         updates, opt = tx.update(gradient, state.opt, state.params)
         params: Any = optax.apply_updates(state.params, updates)
         mask = used(net.cells["cell"], state.params, picks)
-        own = optax.tree.map_params(
+        child_opt = optax.tree.map_params(
             tx.init, lambda _, mask: mask, opt, mask, transform_non_params=lambda _: np.True_
         )
         params, opt = (
             jax.tree.map(jnp.where, masks, new, old)
-            for masks, new, old in ((mask, params, state.params), (own, opt, state.opt))
+            for masks, new, old in ((mask, params, state.params), (child_opt, opt, state.opt))
         )
         return SharedState(state.step + 1, params, averages, opt), metrics
 
@@ -113,8 +115,9 @@ def shared_prefix(
     children: Int[Array | np.ndarray, "children edges"],
     cells: int | Array,
 ) -> Sharing:
-    """As `one_child`, but only the stem and the first cells are shared: every child has the rest,
-    momentum too, for itself.
+    """Training in which the children share only the stem and the first cells.
+
+    It is otherwise `one_child`: every child has the rest, momentum too, for itself.
 
     All children start from the same weights. `step` and `evaluate` want the number of a child where
     `one_child` wants its operations; the state has one copy of everything for the common part
@@ -153,7 +156,7 @@ def shared_prefix(
 
         def merge(pair, masks):
             return jax.tree.map(
-                lambda mask, x, own: jnp.where(mask, x, own[child]),
+                lambda mask, x, per_child: jnp.where(mask, x, per_child[child]),
                 masks,
                 pair["common"],
                 pair["own"],
@@ -170,7 +173,9 @@ def shared_prefix(
         def put(pair, new):
             return {
                 "common": new,
-                "own": jax.tree.map(lambda own, x: own.at[child].set(x), pair["own"], new),
+                "own": jax.tree.map(
+                    lambda per_child, x: per_child.at[child].set(x), pair["own"], new
+                ),
             }
 
         new, metrics = base.step(of(state, child), batch, children[child])
@@ -201,15 +206,17 @@ def in_turn(members: Sequence[int], steps: int) -> Int[np.ndarray, " steps"]:
 
 
 def in_one_order(members: Sequence[int], steps: int, seed: int = 0) -> Int[np.ndarray, " steps"]:
-    """All members in one random order, round and round; by NumPy's legacy generator, as in the
-    authors' code.
+    """Schedule of all members in one random order, round and round.
+
+    It is drawn by NumPy's legacy generator, as in the authors' code.
     """
     return np.resize(np.random.RandomState(seed).permutation(np.array(members)), steps)
 
 
 def in_new_orders(members: Sequence[int], steps: int, seed: int = 0) -> Int[np.ndarray, " steps"]:
-    """All members in every round, each time in another random order: the last one is shuffled on,
-    as in the authors' code.
+    """Schedule of all members in every round, each time in another random order.
+
+    The last order is shuffled on, as in the authors' code.
     """
     rng, rounds = np.random.RandomState(seed), [np.array(members)]
     for _ in range(-(-steps // len(members))):
@@ -222,8 +229,9 @@ def in_new_orders(members: Sequence[int], steps: int, seed: int = 0) -> Int[np.n
 
 
 def similar_groups(number: int, models: int = 64) -> list[list[int]]:
-    """So many groups of equal size: slices of the models' order, in which neighbours differ in the
-    last edges.
+    """Groups of equal size with similar members: slices of the models' order.
+
+    Neighbours in that order differ in the last edges.
 
     Raises:
         ValueError: if the groups cannot have equal sizes.
@@ -235,8 +243,9 @@ def similar_groups(number: int, models: int = 64) -> list[list[int]]:
 
 
 def random_groups(number: int, models: int = 64, seed: int = 42) -> list[list[int]]:
-    """So many groups of equal size, by a shuffle; the default seed is that of the authors'
-    configuration.
+    """Groups of equal size, by a shuffle.
+
+    The default seed is that of the authors' configuration.
 
     Raises:
         ValueError: if the groups cannot have equal sizes.

@@ -1,5 +1,6 @@
-"""How wide and how deep a cell is, variants of it with other connections or operations, and what
-searched cells have in common.
+"""Width and depth of a cell, variants of the cell, and patterns of searched cells.
+
+The variants have other connections or operations.
 
 Shu, Wang & Cai, `Understanding Architectures Learnt by Cell-based Neural Architecture Search
 <https://arxiv.org/abs/1909.09569>`_, ICLR 2020: the cells of five searches are about as wide and as
@@ -42,8 +43,9 @@ class Topology(NamedTuple):
 
 
 def topology(pairs: Pairs) -> Topology:
-    """Width and depth of a cell with two inputs, of its (operation, source state) pairs, two a
-    node.
+    """Width and depth of a cell with two inputs, from its (operation, source state) pairs.
+
+    There are two pairs a node.
 
     >>> from jaxdarts import genotypes
     >>> topology(genotypes.DARTS_V2.normal)
@@ -64,8 +66,9 @@ def topology(pairs: Pairs) -> Topology:
 
 
 def all_topologies(num_nodes: int = 4) -> Iterator[Topology]:
-    """Of all the connections that the DARTS space has: every node reads two different states before
-    it. 180 for four nodes.
+    """Width and depth of every way to connect the nodes of a DARTS cell.
+
+    Every node reads two different states before it. There are 180 ways for four nodes.
     """
     choices = [itertools.combinations(range(2 + node), 2) for node in range(num_nodes)]
     for sources in itertools.product(*choices):
@@ -73,7 +76,7 @@ def all_topologies(num_nodes: int = 4) -> Iterator[Topology]:
 
 
 def counts(num_nodes: int = 4) -> dict[Topology, int]:
-    """How many of all connections have each width and depth, ordered by width, then by depth.
+    """Number of connections with each width and depth, ordered by width, then by depth.
 
     >>> counts(2)
     {Topology(width=1.5, depth=3): 2, Topology(width=2.0, depth=2): 1}
@@ -82,7 +85,9 @@ def counts(num_nodes: int = 4) -> dict[Topology, int]:
 
 
 def reconnected(genotype: Genotype, rng: Source) -> Genotype:
-    """The same operations with every source drawn anew, uniformly from the states before the node.
+    """A cell with the same operations, every source drawn anew.
+
+    Sources are uniform over the states before the node.
 
     The two sources of a node are drawn independently and may coincide. A normal and a reduction
     cell of one size take turns, edge by edge, so that `numpy.random.RandomState(seed)` gives the
@@ -97,8 +102,9 @@ def reconnected(genotype: Genotype, rng: Source) -> Genotype:
 
 
 def reoperated(genotype: Genotype, rng: Source, ops: Sequence[str] = OPS[:7]) -> Genotype:
-    """The same connections with every operation drawn anew, uniformly from `ops`: by default the
-    seven of DARTS but `none`.
+    """A cell with the same connections, every operation drawn anew.
+
+    Operations are uniform over `ops`: by default the seven of DARTS but `none`.
 
     All of the normal cell first, so that `numpy.random.RandomState(seed)` gives the authors'
     variant here too (`random_ops`).
@@ -111,8 +117,9 @@ def reoperated(genotype: Genotype, rng: Source, ops: Sequence[str] = OPS[:7]) ->
 
 
 def adapted(genotype: Genotype) -> Genotype:
-    """The same operations, connected as wide and shallow as can be: every node reads both inputs,
-    keeping the one it read.
+    """A cell with the same operations, connected as wide and shallow as can be.
+
+    Every node reads both inputs, keeping the one it read.
     """
 
     def both(a: int, b: int) -> tuple[int, int]:
@@ -134,38 +141,40 @@ def variants(
     each: int = 3,
     draws: int = 100_000,
 ) -> list[Genotype]:
-    """Different `reconnected` cells whose normal cells have given widths, so many of each; the
-    narrow and deep ones first.
+    """Different `reconnected` cells whose normal cells have given widths, so many of each.
+
+    The narrow and deep ones come first.
 
     The paper compares twelve of such variants with the cell of DARTS. Which ones is not known.
 
     Raises:
         ValueError: if so many draws do not give them: the width does not exist, or is rare.
     """
-    found: dict[float, list[Genotype]] = {float(width): [] for width in widths}
+    groups: dict[float, list[Genotype]] = {float(width): [] for width in widths}
     for _ in range(draws):
-        if all(len(cells) == each for cells in found.values()):
+        if all(len(cells) == each for cells in groups.values()):
             break
         other = reconnected(genotype, rng)
-        group = found.get(topology(other.normal).width)
+        group = groups.get(topology(other.normal).width)
         if group is not None and len(group) < each and other not in (genotype, *group):
             group.append(other)
-    for width, cells in found.items():
+    for width, cells in groups.items():
         if len(cells) < each:
             raise ValueError(
                 f"{draws} draws gave {len(cells)} different cells of width {width:g}, not {each}"
             )
-    ordered = sorted(found)
+    ordered = sorted(groups)
     return [
         cell
         for width in ordered
-        for cell in sorted(found[width], key=lambda cell: -topology(cell.normal).depth)
+        for cell in sorted(groups[width], key=lambda cell: -topology(cell.normal).depth)
     ]
 
 
 def pattern(genotypes: Mapping[str, Genotype]) -> list[dict[str, Any]]:
-    """Where cells stand among all connections of as many nodes: one row for every normal and every
-    reduction cell.
+    """Width and depth of cells, compared with all connections of as many nodes.
+
+    There is one row for every normal and every reduction cell.
 
     Returns:
         Rows of `name`, `cell`, `nodes`, `width`, `depth`; `wider` and `shallower`, the fractions of
@@ -175,20 +184,20 @@ def pattern(genotypes: Mapping[str, Genotype]) -> list[dict[str, Any]]:
     for name, genotype in genotypes.items():
         for cell in CELLS:
             pairs = getattr(genotype, cell)
-            own, every = topology(pairs), list(all_topologies(len(pairs) // 2))
+            current, every = topology(pairs), list(all_topologies(len(pairs) // 2))
             wider, shallower = (
                 float(np.mean([test(other) for other in every]))
                 for test in (
-                    lambda other: other.width > own.width,
-                    lambda other: other.depth < own.depth,
+                    lambda other: other.width > current.width,
+                    lambda other: other.depth < current.depth,
                 )
             )
             row = {
                 "name": name,
                 "cell": cell,
                 "nodes": len(pairs) // 2,
-                "width": own.width,
-                "depth": own.depth,
+                "width": current.width,
+                "depth": current.depth,
             }
             rows.append(
                 {

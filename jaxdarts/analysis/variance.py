@@ -1,4 +1,4 @@
-"""How much a gradient differs from batch to batch.
+"""Variance of a gradient from batch to batch.
 
 Shu, Wang & Cai, `Understanding Architectures Learnt by Cell-based Neural Architecture Search
 <https://arxiv.org/abs/1909.09569>`_, ICLR 2020, show the variance of the gradient over the plane of
@@ -27,8 +27,9 @@ class Gradients(NamedTuple):
 
 
 def gradients(gradient: Callable[[Any], Any], batches: Any) -> Gradients:
-    """Mean and variance of a gradient over batches, one after the other (Welford's updates: nothing
-    cancels).
+    """Mean and variance of a gradient over batches, one after the other.
+
+    Welford's updates: nothing cancels.
 
     Args:
         gradient: batch -> a tree of arrays.

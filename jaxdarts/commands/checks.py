@@ -27,9 +27,7 @@ def check_seeds(config: Any, count: int) -> None:
 
 
 def check_seeds_and_devices(config: Any) -> None:
-    """Refuses seeds out of range, more devices than there are, and batches that do not divide over
-    them.
-    """
+    """Refuses seeds out of range, too many devices, and batches that do not divide over them."""
     check_seeds(config, config.num_seeds)
     if config.device is not None and not config.estimate:
         raise Stop(

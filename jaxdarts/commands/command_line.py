@@ -5,15 +5,13 @@ tyro, over a preset or over the run that is resumed.
 import contextlib
 import dataclasses
 import io
-import json
 import shlex
 import types
-import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, TypeVar
+from typing import Annotated, Any, NamedTuple, TypedDict, TypeVar
 
-from jaxdarts import runs
+from jaxdarts import files, runs
 from jaxdarts.commands import flags
 from jaxdarts.runs import Stop
 
@@ -84,11 +82,11 @@ def saved(folder: str, flag: str) -> Saved:
     if not Path(folder).is_dir():
         raise Stop(f"{named}: not the folder of a run: there is no such folder", 2)
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
+        settings = files.read_json(path, dict[str, Any])
         command, kind = runs.origin(settings)
     except FileNotFoundError:
         raise Stop(f"{named}: not the folder of a run: it has no config.json", 2) from None
-    except (OSError, ValueError, TypeError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise Stop(f"{named}: not the folder of a run, no usable {path}: {error}", 2) from error
     return Saved(folder, command, kind, settings)
 
@@ -112,48 +110,29 @@ def resumed(kind: type[T], run: Saved, flag: str = "--resume") -> T:
     it.
     """
     command = f"jaxdarts {run.command}"
-    ours = runs.origin_of(kind)
-    if ours[0] != run.command:
+    expected = runs.origin_of(kind)
+    if expected[0] != run.command:
         again = f"{command} --resume={shlex.quote(run.folder)}"
-        way = again if flag == "--resume" else f"name one of jaxdarts {ours[0]}"
+        way = again if flag == "--resume" else f"name one of jaxdarts {expected[0]}"
         raise Stop(f"{flag}={run.folder}: a run of {command}; {way}", 2)
-    if ours[1] != run.kind:
-        raise Stop(f"{flag}={run.folder}: a run of {command} on {run.kind}, not {ours[1]}", 2)
-    settings = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in run.settings.items()
-        if name not in ("command", "kind")
-    }
+    if expected[1] != run.kind:
+        raise Stop(f"{flag}={run.folder}: a run of {command} on {run.kind}, not {expected[1]}", 2)
+    path = Path(run.folder) / "config.json"
     fields = {field.name: field.type for field in dataclasses.fields(kind)}  # pyrefly: ignore
-    for name, value in settings.items():
-        if name not in fields:
-            wrong = f"{name} is no flag of {command}"
-        elif not _fits(value, fields[name]):
-            wrong = f"{name}={value!r} is no {_words(fields[name])}"
-        else:
+    settings: dict[str, Any] = {}
+    for name, value in run.settings.items():
+        if name in ("command", "kind"):
             continue
-        path = Path(run.folder) / "config.json"
-        raise Stop(f"{flag}={run.folder}: not the folder of a run, no usable {path}: {wrong}", 2)
+        try:
+            if name not in fields:
+                raise files.Damaged(f"{name} is no flag of {command}")
+            form = TypedDict("form", {name: fields[name]})  # pyrefly: ignore
+            settings |= files.fitting({name: value}, form, str(path))
+        except files.Damaged as error:
+            raise Stop(
+                f"{flag}={run.folder}: not the folder of a run, no usable {path}: {error}", 2
+            ) from error
     return kind(**settings)
-
-
-def _fits(value: Any, kind: Any) -> bool:
-    """Whether a value is of an annotated type."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (typing.Union, types.UnionType):
-        return any(_fits(value, one) for one in arguments)
-    if origin is typing.Literal:
-        return value in arguments
-    if origin is tuple:
-        return isinstance(value, tuple) and all(_fits(part, arguments[0]) for part in value)
-    if kind in (int, float):
-        return isinstance(value, (int, kind)) and not isinstance(value, bool)
-    return isinstance(value, kind)
-
-
-def _words(kind: Any) -> str:
-    """The name of an annotated type."""
-    return kind.__name__ if isinstance(kind, type) and not typing.get_args(kind) else str(kind)
 
 
 def parse(
@@ -230,7 +209,7 @@ def read(kind: type[T], arguments: Sequence[str], default: T, description: str |
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
-            found = tyro.cli(
+            parsed = tyro.cli(
                 nested,
                 prog=f"jaxdarts {command}" if command else None,
                 args=arguments,
@@ -244,7 +223,7 @@ def read(kind: type[T], arguments: Sequence[str], default: T, description: str |
             raise
         raise Stop(_one_line(errors.getvalue()), 2) from None
     return kind(
-        **{name: value for topic in vars(found).values() for name, value in vars(topic).items()}
+        **{name: value for topic in vars(parsed).values() for name, value in vars(topic).items()}
     )
 
 

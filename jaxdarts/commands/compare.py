@@ -20,7 +20,7 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypedDict
 
 import numpy as np
 
@@ -41,6 +41,7 @@ COLUMNS = {
     "skips": "skips",
     "eigenvalue": "eigenvalue",
 }
+CONTINUES = "the same command continues it"
 NOT_OF_A_ROW = (
     *("run_dir", "output", "resume", "algorithm", "fork", "estimate", "device"),
     *("coordinator", "num_hosts", "host"),
@@ -65,6 +66,13 @@ class Config(flags.Output):
         "Folder for the searches; default runs/compare-DATASET-NUMBER, where NUMBER stands for the"
         " flags after --.",
     )
+
+
+class Record(TypedDict):
+    """What every record of a search has."""
+
+    step: int
+    seconds: float
 
 
 class Row(NamedTuple):
@@ -97,9 +105,13 @@ def main(arguments: Sequence[str]) -> None:
         check_earlier(row)
     results, head = {}, ["algorithm", *COLUMNS.values(), "ms/step"]
     print("| " + " | ".join(head) + " |\n|" + " --- |" * len(head), flush=True)
-    for row in rows:
-        results[row.text] = searched(row)
-        print(table_line(row.text, results[row.text]), flush=True)
+    try:
+        for row in rows:
+            results[row.text] = searched(row)
+            print(table_line(row.text, results[row.text]), flush=True)
+    except KeyboardInterrupt as interrupt:  # between two searches; one of them tells by itself
+        name, code = runs.signals.named(interrupt)
+        raise Stop(f"{name}: {CONTINUES}", code) from None
     if config.output:
         text = json.dumps({**runs.versions(), "rows": results}, indent=1) + "\n"
         files.replace_text(config.output, text)
@@ -142,11 +154,11 @@ def check_earlier(row: Row) -> None:
         return
     saved = command_line.saved(str(row.folder), "")
     earlier = command_line.resumed(type(row.config), saved, "--run_dir")
-    ours, theirs = runs.frozen(row.config), runs.frozen(earlier)
-    for name, value in ours.items():
-        if theirs[name] != value:
+    wanted, recorded = runs.frozen(row.config), runs.frozen(earlier)
+    for name, value in wanted.items():
+        if recorded[name] != value:
             raise Stop(
-                f"{row.folder}: holds a search with {name}={theirs[name]!r}, not {value!r}; name"
+                f"{row.folder}: holds a search with {name}={recorded[name]!r}, not {value!r}; name"
                 " another --run_dir",
                 2,
             )
@@ -158,25 +170,36 @@ def searched(row: Row) -> dict[str, Any]:
     seeds = folder.glob("seed-*/facts.json")
     if not (folder / "facts.json").exists() and not any(seeds):
         begun = (folder / "config.json").exists()
-        place = f"--resume={folder}" if begun else f"--run_dir={folder}"
-        line = command_line.look([*row.line, place])
+        folder_flag = f"--resume={folder}" if begun else f"--run_dir={folder}"
+        line = command_line.look([*row.line, folder_flag])
         try:
             search_command.KINDS[row.kind].main(line)
         except Stop as stop:
-            message = re.sub(
-                "continue with --resume=.*$", "the same command continues it", str(stop)
-            )
+            message = re.sub("continue with --resume=.*$", CONTINUES, str(stop))
             raise Stop(message, stop.code) from stop
     values: dict[str, list[float]] = {}
     records: list[dict[str, Any]] = []
     for facts in sorted(folder.glob("seed-*/facts.json")) or [folder / "facts.json"]:
-        records = files.read_json_lines(facts.parent / "metrics.jsonl")
-        known = {**records[-1], **json.loads(facts.read_text(encoding="utf-8"))}
-        cell = genotypes.from_json((facts.parent / "genotype.json").read_text(encoding="utf-8"))
-        known["skips"] = next(iter(of_genotype(cell).values())).ops.count(("skip_connect",))
+        path = facts
+        try:
+            records = files.read_json_lines(facts.parent / "metrics.jsonl", Record)
+            known = {**records[-1], **files.read_json(facts, dict[str, Any])} if records else {}
+            of_columns = {name: known[name] for name in COLUMNS if name in known}
+            measured = files.fitting(of_columns, dict[str, float | None], str(facts))
+            path = facts.parent / "genotype.json"
+            cell = genotypes.from_json(files.read_text(path))
+            if not known:
+                raise files.Damaged(f"{facts.parent / 'metrics.jsonl'} holds no records")
+        except (OSError, ValueError) as error:
+            reason = str(error) if str(facts.parent) in str(error) else f"{path}: {error}"
+            way = f"jaxdarts search --resume={shlex.quote(str(folder))}"
+            raise Stop(
+                f"{folder}: no finished search: {reason}; {way} writes it again", 2
+            ) from error
+        measured["skips"] = next(iter(of_genotype(cell).values())).ops.count(("skip_connect",))
         for column in COLUMNS:
-            if known.get(column) is not None:
-                values.setdefault(column, []).append(float(known[column]))
+            if measured.get(column) is not None:
+                values.setdefault(column, []).append(float(measured[column]))
     # The first epoch compiles. Seeds are one program: its step counts once.
     steps = np.diff([0, *(record["step"] for record in records)])
     timed = [1000 * record["seconds"] / n for record, n in zip(records, steps)][1:] or [

@@ -8,8 +8,9 @@ from jaxdarts.runs.process import Stop
 
 
 def load(config: Any, read: Callable[..., Any] = images.load) -> Any:
-    """The images that --dataset and --data_dir name, by `images.load` or another function of the
-    two.
+    """The images that --dataset and --data_dir name.
+
+    They are loaded by `images.load` or another function of the two.
     """
     try:
         return read(config.dataset, config.data_dir)

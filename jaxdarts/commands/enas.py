@@ -223,7 +223,7 @@ def build(config: Config, dataset: images.Dataset) -> Program:
     inputs = net.example_inputs(train.images.shape[1:])
     try:
         jax.eval_shape(net.init, jax.random.key(0), *inputs)
-        jax.eval_shape(lambda *own: net.init_with_output(jax.random.key(0), *own), *inputs)
+        jax.eval_shape(lambda *shapes: net.init_with_output(jax.random.key(0), *shapes), *inputs)
     except ValueError as error:
         sizes = f"--layers={config.layers} --init_channels={config.init_channels}"
         raise Stop(f"{sizes} do not fit the images of {config.dataset}: {error}", 2) from error
@@ -285,8 +285,9 @@ def build(config: Config, dataset: images.Dataset) -> Program:
 
 
 def search(config: Config, dataset: images.Dataset, program: Program, run: Run) -> None:
-    """Epochs of weight steps, each with policy steps and a checkpoint after it; the best of the
-    policy's cells in the end.
+    """Trains the weights and the policy of ENAS, and derives the best of the policy's cells.
+
+    Epochs have weight steps, then policy steps and a checkpoint.
     """
     data = parallel.replicate(program.data, program.devices)
     data_key = jax.random.fold_in(jax.random.key(config.seed), 1)
@@ -325,8 +326,10 @@ def search(config: Config, dataset: images.Dataset, program: Program, run: Run) 
         """The steps of the policy after an epoch, and the means of their metrics."""
         state, metrics = training.state, []
         for n in range(config.policy_steps):
-            state, found = program.control(state, data, indices[n % len(indices)])
-            metrics.append({name: float(value) for name, value in parallel.first(found).items()})
+            state, control_metrics = program.control(state, data, indices[n % len(indices)])
+            metrics.append(
+                {name: float(value) for name, value in parallel.first(control_metrics).items()}
+            )
         names = metrics[0] if metrics else ()
         means = {name: float(np.mean([step[name] for step in metrics])) for name in names}
         return dataclasses.replace(training, state=state), means

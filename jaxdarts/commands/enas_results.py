@@ -22,15 +22,13 @@ def finish(
     records: list[dict[str, Any]],
     run: runs.Run,
 ) -> None:
-    """Derives the cell, compares the policy's with uniformly random ones, and writes everything
-    down.
-    """
+    """Derives the cell, compares the policy's cells with random ones, and writes the results."""
     state, space = parallel.first(training.state), program.space
-    key, places = (
+    key, num_batches = (
         jax.random.fold_in(jax.random.key(config.seed), 2),
         program.sizes[1] // config.batch_size,
     )
-    indices = np.arange(places * config.batch_size, dtype=np.int32).reshape(places, 1, -1)
+    indices = np.arange(num_batches * config.batch_size, dtype=np.int32).reshape(num_batches, 1, -1)
 
     def score(mix) -> float:
         mix = parallel.replicate(dict(mix), program.devices)

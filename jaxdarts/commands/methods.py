@@ -172,7 +172,7 @@ ONLY_ON_IMAGES = {
 
 
 def settings(name: str, small: bool) -> dict[str, Any]:
-    """What a method changes in a preset; `small` for one that is not the papers' setting."""
+    """Changes of a method to a preset; `small` for one that is not the papers' setting."""
     if name not in METHODS:
         return {}  # the parser of the command line says what there is
     method = METHODS[name]
@@ -185,13 +185,17 @@ def settings(name: str, small: bool) -> dict[str, Any]:
 
 
 def text_settings(name: str) -> dict[str, Any]:
-    """What a method changes in the preset of a text; the papers' own settings are for images."""
+    """Settings of a text's preset that a method changes.
+
+    The papers' own settings are for images.
+    """
     return {**METHODS[name].always, "algorithm": name} if name in METHODS else {}
 
 
 def space_settings(name: str, small: bool) -> dict[str, Any]:
-    """What a space changes in a preset: the size of the benchmarks' supernets, and what their
-    searches are published with.
+    """Settings of a preset that a space changes.
+
+    They are the size of the benchmarks' supernets, and what their searches are published with.
     """
     if name not in SPACE_SETTINGS:
         return {}
@@ -245,16 +249,17 @@ def cells_from_json(text: str) -> dict[str, Choices]:
         saved = files.parse_json(text, "space.json")
         saved = files.fitting(saved, dict[str, SavedChoices], "space.json")
         return {
-            name: Choices(**{field: tuples(value) for field, value in own.items()})
-            for name, own in saved.items()
+            name: Choices(**{field: tuples(value) for field, value in fields.items()})
+            for name, fields in saved.items()
         }
     except TypeError as error:
         raise ValueError(f"not the cells of a space: {error}") from error
 
 
 def strongest_of(run: Path, keep: int) -> Space:
-    """The space of a finished search with its strongest operations only, on every edge `keep` of
-    them, in their order.
+    """The space of a finished search with its strongest operations only.
+
+    Every edge has `keep` of them, in their order.
     """
     try:
         cells = cells_from_json(files.read_text(run / "space.json"))
@@ -263,11 +268,12 @@ def strongest_of(run: Path, keep: int) -> Space:
         for name in ("normal", "reduce"):
             mix, ops = alphas[name][-1], cells[name].ops
             kept = [
-                np.sort(np.argsort(-row[: len(own)], kind="stable")[:keep])
-                for row, own in zip(mix, ops, strict=True)
+                np.sort(np.argsort(-row[: len(edge_ops)], kind="stable")[:keep])
+                for row, edge_ops in zip(mix, ops, strict=True)
             ]
             ops = tuple(
-                tuple(own[i] for i in indices) for own, indices in zip(ops, kept, strict=True)
+                tuple(edge_ops[i] for i in indices)
+                for edge_ops, indices in zip(ops, kept, strict=True)
             )
             narrowed.append(cells[name]._replace(ops=ops))
     except (OSError, ValueError, KeyError, IndexError) as error:
@@ -278,8 +284,9 @@ def strongest_of(run: Path, keep: int) -> Space:
 
 
 def evaluated(space: Space) -> tuple[int, int]:
-    """Width and depth of the networks whose parameters and multiply-adds are reported: the papers'
-    for CIFAR-10.
+    """Width and depth of the networks whose parameters and multiply-adds are reported.
+
+    They are the papers' for CIFAR-10.
     """
     assert space.size is not None  # every space with a supernet has one
     return space.size
@@ -304,8 +311,9 @@ def make(
 
 
 def of_space(config: Any, space: Space, steps_per_epoch: int) -> Algorithm:
-    """The algorithm that a configuration asks for, in any space; `config` has the fields of
-    `AlgorithmOptions` and `epochs`.
+    """The algorithm that a configuration asks for, in any space.
+
+    `config` has the fields of `AlgorithmOptions` and `epochs`.
     """
 
     def ramp(first: float, last: float):

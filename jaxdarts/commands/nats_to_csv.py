@@ -109,9 +109,9 @@ def rows(api: Any, epochs: int, dataset: str, indices: range) -> Iterator[dict[s
         yield row
 
 
-def write(path: Path, found: Iterator[dict[str, Any]]) -> None:
+def write(path: Path, rows: Iterator[dict[str, Any]]) -> None:
     """Writes the rows; the file is there when all of them are."""
-    first = next(found, None)
+    first = next(rows, None)
     if first is None:
         raise Stop(f"{path}: not written, there are no architectures", 2)
     try:
@@ -122,6 +122,6 @@ def write(path: Path, found: Iterator[dict[str, Any]]) -> None:
             writer = csv.DictWriter(file, list(first), lineterminator="\n")
             writer.writeheader()
             writer.writerow(first)
-            writer.writerows(found)
+            writer.writerows(rows)
     except OSError as error:
         raise Stop(f"{path}: {error.strerror or error}") from error

@@ -1,5 +1,6 @@
-"""Parts that the programs of searches and trainings have in common: from pure functions of one seed
-on one device to functions of all seeds on all devices.
+"""Parts that the programs of searches and trainings have in common.
+
+They lead from pure functions of one seed on one device to functions of all seeds on all devices.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -46,8 +47,9 @@ def adding_up(
 def compiled(
     step: Callable[..., tuple[State, Metrics]], devices: Sequence[jax.Device], in_axes: Any
 ) -> OnDevices:
-    """A step, adding up its metrics, over seeds and devices; the training that it is given is used
-    up.
+    """Compiles a step that adds up its metrics, over seeds and devices.
+
+    The training that it is given is used up.
     """
     over_seeds = parallel.over_seeds(adding_up(step), in_axes)
     return parallel.over_devices(over_seeds, devices, donate=(0,))
@@ -68,7 +70,7 @@ def means_of(sums: Metrics, count: int, prefix: str = "") -> dict[str, np.ndarra
 
 
 def shown_of_images(means: runs.Means) -> tuple[str, dict[str, float]]:
-    """What a log line and the bar say of a classifier."""
+    """Log line and bar values of a classifier."""
     loss, accuracy, top5 = (
         float(np.mean(means[f"train_{name}"])) for name in ("loss", "accuracy", "top5")
     )

@@ -1,6 +1,4 @@
-"""What a run was started with: the settings that differ from its preset, and the command that does
-the same again.
-"""
+"""The settings that differ from a run's preset, and the command that does the same again."""
 
 import dataclasses
 import shlex
@@ -16,7 +14,7 @@ NOT_SHOWN = OF_A_START | frozenset("dataset preset estimate device cache_dir".sp
 
 
 class Start(NamedTuple):
-    """What the flags of a command line are laid over.
+    """The values of all flags before those of the command line.
 
     preset: the configuration of the preset.
     settings: the same after the flags of `names`, which change what the others start from.
@@ -34,7 +32,7 @@ def start(
     fallback: Any,
     starts: Mapping[str, Callable[[Any, Sequence[str]], Any]] = MappingProxyType({}),
 ) -> Start:
-    """What a configuration started from; arguments as of `command_line.parse`."""
+    """The values that a configuration started from; arguments as of `command_line.parse`."""
     preset = command_line.preset(config.preset or "", config.dataset, presets, fallback)
     settings, names = preset, []
     for name, change in starts.items():

@@ -139,8 +139,8 @@ def zen(net: Net, picks, params, batch, key):
     images, weights = jax.random.split(key)
 
     def features(params: Any, x: Any) -> tuple[Any, Any]:
-        _, told = net.apply(params, x, picks, mutable=["features", "variances"])
-        return told["features"]["value"][0], told["variances"]
+        _, recorded = net.apply(params, x, picks, mutable=["features", "variances"])
+        return recorded["features"]["value"][0], recorded["variances"]
 
     return proxies.zen(features, proxies.gaussian(weights, params), batch["image"], images)
 
@@ -249,7 +249,7 @@ def draw(config: Config) -> list[Any]:
     edges, ops = space.cells["cell"].shape
     order = np.random.default_rng(config.seed).permutation(SIZE)[: config.count]
     picks = np.stack(np.unravel_index(order, (ops,) * edges), axis=1)
-    return [space.discretize({"cell": np.eye(ops)[own]}) for own in picks]
+    return [space.discretize({"cell": np.eye(ops)[columns]}) for columns in picks]
 
 
 def recorded(path: Path, config: Config, cells: list[Any]) -> list[list[float]]:
@@ -260,11 +260,11 @@ def recorded(path: Path, config: Config, cells: list[Any]) -> list[list[float]]:
     if not path.exists():
         files.replace_text(path, line(head))
     text = files.read_text(path)
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-        files.replace_text(path, whole)
+    complete = text[: text.rfind("\n") + 1]
+    if complete != text:
+        files.replace_text(path, complete)
     try:
-        first, *lines = csv.reader(io.StringIO(whole)) if whole else [[]]
+        first, *lines = csv.reader(io.StringIO(complete)) if complete else [[]]
         if first != head:
             raise ValueError(f"the columns are {', '.join(first)}, not {', '.join(head)}")
         for cell, (name, *_) in zip(cells, lines):
@@ -293,15 +293,17 @@ def programs(config: Config, dataset: Any) -> Iterator[tuple[str, Callable[[Any]
     part = {"image": jnp.asarray(dataset.train.images), "label": jnp.asarray(dataset.train.labels)}
     batch = augment.reader(dataset.mean, dataset.std)(part, indices)
     for name in names(config):
-        own = SCORES[name]
-        given: dict[str, Any] = {"num_classes": len(dataset.class_names), **own.options}
-        with jax.enable_x64(own.x64):
+        definition = SCORES[name]
+        given: dict[str, Any] = {"num_classes": len(dataset.class_names), **definition.options}
+        with jax.enable_x64(definition.x64):
             net = Net(space.cells, config.init_channels, config.layers, **given)
             example = net.example_inputs(dataset.image_shape)
 
-            def program(key, picks, net=net, own=own, example=example):
+            def program(key, picks, net=net, definition=definition, example=example):
                 params = nasbench201.picked(space.cells, net.init(key, *example)["params"], picks)
-                return own.of(net, picks, {"params": params}, batch, jax.random.fold_in(key, 1))
+                return definition.of(
+                    net, picks, {"params": params}, batch, jax.random.fold_in(key, 1)
+                )
 
             start = time.perf_counter()
             try:
@@ -311,13 +313,13 @@ def programs(config: Config, dataset: Any) -> Iterator[tuple[str, Callable[[Any]
             compiled = lowered.compile()
             seconds = time.perf_counter() - start
 
-        def run(cell, own=own, compiled=compiled):
+        def run(cell, definition=definition, compiled=compiled):
             picks = np.array([op for _, op in locate(space.cells, cell)["cell"]], np.int32)
             edges, ops = space.cells["cell"].shape
             number = int(np.ravel_multi_index(picks, (ops,) * edges))
-            with jax.enable_x64(own.x64):
+            with jax.enable_x64(definition.x64):
                 key = jax.random.fold_in(jax.random.key(config.seed), number)
-                return own.finish(np.asarray(compiled(key, jnp.asarray(picks))))
+                return definition.finish(np.asarray(compiled(key, jnp.asarray(picks))))
 
         yield name, run, seconds
 
@@ -328,17 +330,17 @@ def score(
     """Scores cells and adds their lines to the file; tells the seconds of every score's
     compilation, and cells a second.
     """
-    found, compiled = {}, {}
+    functions, compiled = {}, {}
     for name, run, seconds in programs(config, dataset):
         log.info("%s: compiled in %.1f s", name, seconds)
-        found[name], compiled[name] = run, seconds
-    spent, worked = dict.fromkeys(found, 0.0), dict.fromkeys(found, 0.0)
+        functions[name], compiled[name] = run, seconds
+    spent, worked = dict.fromkeys(functions, 0.0), dict.fromkeys(functions, 0.0)
     bar = runs.writers.console(len(cells))
     try:
         with path.open("a", encoding="utf-8") as file:
             for i, cell in enumerate(cells):
                 values = {}
-                for name, run in found.items():
+                for name, run in functions.items():
                     start, work = time.perf_counter(), time.process_time()
                     values[name] = run(cell)
                     spent[name] += time.perf_counter() - start
@@ -349,7 +351,7 @@ def score(
     finally:
         bar.close()
     speeds = {}
-    for name in found:
+    for name in functions:
         speeds[name] = {
             "compile_seconds": compiled[name],
             "cells": len(cells),
@@ -375,16 +377,16 @@ def correlations(values: np.ndarray, accuracies: Mapping[str, np.ndarray]) -> di
     finite = np.isfinite(values)
     # Ranks, so that there is a number below all others.
     ranks = np.where(finite, scipy.stats.rankdata(np.where(finite, values, 0)), 0)
-    found: dict[str, Any] = {}
+    facts: dict[str, Any] = {}
     for name, accuracy in accuracies.items():
         tied = len(set(ranks)) < 2 or len(set(accuracy)) < 2
-        found[f"kendall_{name}"] = (
+        facts[f"kendall_{name}"] = (
             None if tied else float(scipy.stats.kendalltau(ranks, accuracy).statistic)
         )
-        found[f"spearman_{name}"] = (
+        facts[f"spearman_{name}"] = (
             None if tied else float(scipy.stats.spearmanr(ranks, accuracy).statistic)
         )
-    return found | {"not_finite": int(np.sum(~finite))}
+    return facts | {"not_finite": int(np.sum(~finite))}
 
 
 def summarize(
@@ -396,7 +398,7 @@ def summarize(
     speeds: dict,
 ) -> dict[str, Any]:
     """What was scored how fast, and how the scores rank the cells."""
-    own = (
+    fields = (
         "scores",
         "space",
         "dataset",
@@ -408,7 +410,7 @@ def summarize(
     )
     summary: dict[str, Any] = {
         **runs.versions(),
-        "config": {name: getattr(config, name) for name in own},
+        "config": {name: getattr(config, name) for name in fields},
     }
     summary |= {"cells": len(cells), "speed": speeds, "correlations": {}}
     if table:
@@ -418,10 +420,10 @@ def summarize(
                 f"--table={config.table}: has {len(table)} cells, and {missing[0]} is none of them",
                 2,
             )
-        found = [table[cell] for cell in cells]
+        table_rows = [table[cell] for cell in cells]
         accuracies = {
-            "valid": np.array([row.valid_200 for row in found]),
-            "test": np.array([row.test_200 for row in found]),
+            "valid": np.array([row.valid_200 for row in table_rows]),
+            "test": np.array([row.test_200 for row in table_rows]),
         }
         shape = (config.init_channels, config.layers, len(dataset.class_names), dataset.image_shape)
         costs = np.array([network_cost(cell, *shape) for cell in cells], np.float64).T

@@ -13,7 +13,7 @@ def trained(space: Space, dataset: str) -> tuple[int, int]:
 
 
 def has_imagenet_stem(space: Space, dataset: str) -> bool:
-    """Whether that network has the stem for large images."""
+    """Whether the network that is trained has the stem for large images."""
     return dataset == "imagenet2012" and methods.evaluated(space) == (36, 20)
 
 

@@ -121,8 +121,9 @@ def columns(tokens: np.ndarray, batch_size: int, flag: str) -> np.ndarray:
 
 
 def network(make: Callable[..., Any], config: Settings, words: text.Text) -> Any:
-    """A recurrent network of a configuration, over devices; `make` takes its width, the size of the
-    vocabulary, and options.
+    """A recurrent network of a configuration, over devices.
+
+    `make` takes its width, the size of the vocabulary, and options.
     """
     return make(
         config.emsize,
@@ -145,8 +146,9 @@ def optimizer(config: Settings) -> optax.GradientTransformation:
 
 
 def with_zeros(field: str) -> Callable[[State], State]:
-    """State -> the state with a hidden state of zeros in one of its fields: the head of an epoch,
-    as in quark0/darts.
+    """State -> the state with a hidden state of zeros in one of its fields.
+
+    Epochs begin with it, as in quark0/darts.
     """
 
     def reset(state: Any) -> Any:
@@ -167,7 +169,7 @@ def averages(sums: Metrics, count: int, step: int) -> dict[str, np.ndarray]:
 
 
 def shown(means: Mapping[str, np.ndarray]) -> tuple[str, dict[str, float]]:
-    """What a log line and the bar tell of a language model: loss in nats a word, perplexity."""
+    """Log line and bar values of a language model: loss in nats a word, perplexity."""
     loss = float(np.mean(means["train_loss"]))
     return f"{loss:e} {math.exp(loss):f}", {"loss": loss, "perplexity": math.exp(loss)}
 

@@ -1,6 +1,4 @@
-"""Data sets, as arrays in memory or as batches from a disk, and the random transformations of their
-examples.
-"""
+"""Data sets, as arrays in memory or as batches from a disk, and random transformations."""
 
 from jaxdarts.data import augment as augment
 from jaxdarts.data import benchmarks as benchmarks

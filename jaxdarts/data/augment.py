@@ -72,7 +72,7 @@ def _standardize(pixels: Array, mean: Array | np.ndarray, std: Array | np.ndarra
 
 
 class Jitter(NamedTuple):
-    """How far `color_jitter` goes; the defaults are the published ones for ImageNet.
+    """Ranges of `color_jitter`; the defaults are the published ones for ImageNet.
 
     Factors of brightness, contrast and saturation are uniform in [max(0, 1 - value), 1 + value],
     the shift of the hue in [-hue, hue], in turns of the colour circle.
@@ -87,8 +87,9 @@ class Jitter(NamedTuple):
 def color_jitter(
     keys: Key[Array, " batch"], images: Float[Array, "batch height width 3"], jitter: Jitter
 ) -> Float[Array, "batch height width 3"]:
-    """Changes brightness, contrast, saturation and hue of RGB images in [0, 1], in an order drawn
-    for every image.
+    """Changes brightness, contrast, saturation and hue of RGB images in [0, 1].
+
+    The order is drawn for every image.
 
     These are torchvision's `ColorJitter` transforms: a blend with black, with the mean of the grey
     image, with the grey image (weights 0.299, 0.587, 0.114), each clipped to [0, 1], and a turn of
@@ -129,8 +130,8 @@ def turn_hue(
     )  # the hue, in sixths of the circle
 
     def channel(offset: int) -> Array:
-        place = (offset + sector) % 6
-        return value - chroma * jnp.clip(jnp.minimum(place, 4 - place), 0, 1)
+        shifted = (offset + sector) % 6
+        return value - chroma * jnp.clip(jnp.minimum(shifted, 4 - shifted), 0, 1)
 
     return jnp.stack([channel(5), channel(3), channel(1)], -1)
 
@@ -162,8 +163,9 @@ def cutout(
 
 
 def order(key: Key[Array, ""], epoch: int | Int[Array, ""], size: int) -> Int32[Array, " size"]:
-    """The order in which one epoch visits `size` examples: a function of the key and the epoch
-    alone.
+    """The order in which one epoch visits `size` examples.
+
+    It is a function of the key and the epoch alone.
 
     A run that is resumed in epoch n sees what an uninterrupted one sees, without replaying epochs 0
     to n - 1.
@@ -180,7 +182,7 @@ def transform(
     cutout_length: int = 0,
     jitter: Jitter | None = None,
 ) -> Callable[..., dict[str, Array]]:
-    """What happens on the device to a batch of bytes.
+    """Augmentation and normalisation of a batch of bytes, on the device.
 
     Returns:
         apply(batch, indices, key=None) -> {"image": normalised float32 images, "label": integers},
@@ -217,8 +219,9 @@ def reader(
     std: Float[Array | np.ndarray, " channels"],
     **options: Any,
 ) -> Callable[..., dict[str, Array]]:
-    """How a batch is read from a part of a data set that lies on the device; `options` are those of
-    `transform`.
+    """Reader of batches from a part of a data set that lies on the device.
+
+    `options` are those of `transform`.
 
     Returns:
         read(part, indices, key=None), as `transform`'s apply, of the images part = {"image",

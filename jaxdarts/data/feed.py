@@ -1,4 +1,4 @@
-"""How batches reach a step: from a copy of the set that lies on every device, or from a disk.
+"""Feeds of batches to a step: from a copy of the set on every device, or from a disk.
 
 Every function takes a set of either kind, `images.Dataset` or `stream.Dataset`.
 """
@@ -18,8 +18,8 @@ from jaxdarts.data import images, stream
 class Feed(NamedTuple):
     """The data of a mapped step, {"train": ...} or {"test": ...} with a leading axis of devices.
 
-    train: (places [seeds, steps, batch], epoch) -> (step of the epoch -> data).
-    test: (places [steps, batch]) -> (step -> data).
+    train: (indices [seeds, steps, batch], epoch) -> (step of the epoch -> data).
+    test: (indices [steps, batch]) -> (step -> data).
     """
 
     train: Callable[[np.ndarray, int], Callable[[int], Any]]
@@ -32,7 +32,7 @@ def open_feed(
     seeds: Sequence[int],
     devices: Sequence[jax.Device],
 ) -> Feed:
-    """What feeds a training on several seeds and devices.
+    """Opens the feed of a training on several seeds and devices.
 
     A set in memory is copied to every device, and the step takes its images from there
     (`augment.reader`). One on a disk is read in the threads of `pool`, a batch for every seed,
@@ -40,11 +40,11 @@ def open_feed(
     """
     if isinstance(dataset, images.Dataset):
         copies = parallel.replicate(_arrays(dataset), devices)
-        return Feed(lambda places, epoch: lambda i: copies, lambda places: lambda i: copies)
+        return Feed(lambda indices, epoch: lambda i: copies, lambda indices: lambda i: copies)
     to_train_on, held_out, size = dataset.train, dataset.test, dataset.image_shape[0]
 
-    def train(places: np.ndarray, epoch: int) -> Callable[[int], Any]:
-        pairs = zip(seeds, places, strict=True)
+    def train(indices: np.ndarray, epoch: int) -> Callable[[int], Any]:
+        pairs = zip(seeds, indices, strict=True)
         each = [
             stream.batches(pool, to_train_on, order, size, (seed, epoch)) for seed, order in pairs
         ]
@@ -63,8 +63,8 @@ def open_feed(
 
         return get
 
-    def test(places: np.ndarray) -> Callable[[int], Any]:
-        batch = stream.batches(pool, held_out, places, size)
+    def test(indices: np.ndarray) -> Callable[[int], Any]:
+        batch = stream.batches(pool, held_out, indices, size)
         return lambda i: {
             "test": {name: parallel.split(value, len(devices)) for name, value in batch(i).items()}
         }
@@ -87,29 +87,31 @@ def shapes(dataset: images.Dataset | stream.Dataset, num_seeds: int, batch_size:
 def host(
     pool: ThreadPoolExecutor,
     dataset: images.Dataset | stream.Dataset,
-    places: Int32[np.ndarray, "steps batch"],
+    indices: Int32[np.ndarray, "steps batch"],
 ) -> Callable[[int], dict[str, np.ndarray]]:
-    """Test images as they are, step -> {"image": [batch, ...], "label": [batch]} in the memory of
-    the host.
+    """Test images as they are, in the memory of the host.
+
+    The result is step -> {"image": [batch, ...], "label": [batch]}.
     """
     if isinstance(dataset, images.Dataset):
         pixels, labels = dataset.test
-        return lambda i: {"image": pixels[places[i]], "label": labels[places[i]]}
-    return stream.batches(pool, dataset.test, places, dataset.image_shape[0])
+        return lambda i: {"image": pixels[indices[i]], "label": labels[indices[i]]}
+    return stream.batches(pool, dataset.test, indices, dataset.image_shape[0])
 
 
 def filled_up(
     size: int, batch_size: int
 ) -> tuple[Int32[np.ndarray, "steps batch"], Float32[np.ndarray, "steps batch"]]:
-    """Places of all of `size` examples, and their weights: the last batch is filled up with an
-    example of weight zero.
+    """Indices of all of `size` examples in batches, and their weights.
+
+    The last batch is filled up with an example of weight zero.
 
     >>> filled_up(3, 2)[0].tolist(), filled_up(3, 2)[1].tolist()
     ([[0, 1], [2, 2]], [[1.0, 1.0], [1.0, 0.0]])
     """
     padded = np.arange(-(-size // batch_size) * batch_size)
-    places, weights = np.minimum(padded, size - 1), padded < size
-    return places.astype(np.int32).reshape(-1, batch_size), weights.astype(np.float32).reshape(
+    indices, weights = np.minimum(padded, size - 1), padded < size
+    return indices.astype(np.int32).reshape(-1, batch_size), weights.astype(np.float32).reshape(
         -1, batch_size
     )
 

@@ -1,5 +1,6 @@
-"""Image-classification sets as arrays of bytes in memory: by TFDS name, from an npz file, from a
-folder of pictures.
+"""Image-classification sets as arrays of bytes in memory.
+
+They come by TFDS name, from an npz file, or from a folder of pictures.
 """
 
 import contextlib
@@ -152,7 +153,7 @@ def split(images: Images, portion: float) -> tuple[Images, Images]:
 
 
 def first_part(size: int, portion: float) -> int:
-    """How many of `size` examples are the first `portion` of them.
+    """Number of examples in the first `portion` of `size` examples.
 
     Raises:
         ValueError: if that is none or all of them.
@@ -217,11 +218,11 @@ def _mixed_order(labels: np.ndarray) -> np.ndarray:
     # The examples of each class are spread evenly over the order: theirs are the places
     # (i + shift) / count, and with a shift below 1 the first half gets half of them.
     shuffled = labels[order]
-    places = np.empty(len(order))
+    quantiles = np.empty(len(order))
     for label in np.unique(labels):
         (members,) = np.nonzero(shuffled == label)
-        places[members] = (np.arange(len(members)) + 0.5) / len(members)
-    return order[np.argsort(places, kind="stable")]
+        quantiles[members] = (np.arange(len(members)) + 0.5) / len(members)
+    return order[np.argsort(quantiles, kind="stable")]
 
 
 def _moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -290,8 +291,9 @@ def _folder(root: Path, size: int | None) -> tuple[Mapping[str, np.ndarray], tup
 def folder_files(
     root: Path,
 ) -> tuple[list[tuple[str, int]], list[tuple[str, int]], tuple[str, ...]]:
-    """The training and the test files of `folder:PATH` with their labels, in a fixed order, and the
-    names of the classes.
+    """The training and the test files of `folder:PATH`, and the names of the classes.
+
+    Files have their labels and are in a fixed order.
 
     Warns of files that are no images, and how many they are.
 
@@ -308,8 +310,8 @@ def folder_files(
     }
     if not parts:
         class_names = _subfolders(root)
-        found = _files(root, class_names)
-        train, test = _four_fifths(found)
+        files = _files(root, class_names)
+        train, test = _four_fifths(files)
     elif "train" not in parts or len(parts) == 1:
         raise FileNotFoundError(
             f"folder:{root} has only {', '.join(parts)}; needed are train, and test, val or"
@@ -321,8 +323,8 @@ def folder_files(
         if unknown := sorted(set(_subfolders(held_out)) - set(class_names)):
             raise ValueError(f"{held_out / unknown[0]} is a class that {root / 'train'} lacks")
         # Sorted by class, the first half of the training set would lack the last classes.
-        found, others = _files(root / "train", class_names), _files(held_out, class_names, False)
-        train, test = ([part[i] for i in _order(part)] for part in (found, others))
+        files, others = _files(root / "train", class_names), _files(held_out, class_names, False)
+        train, test = ([part[i] for i in _order(part)] for part in (files, others))
     if not train or not test:
         raise FileNotFoundError(
             f"folder:{root}: {len(train)} training and {len(test)} test images; needed are files "

@@ -1,5 +1,6 @@
-"""Image sets that stay on a disk: read batch by batch in threads, a few batches before they are
-asked for.
+"""Image sets that stay on a disk and are read batch by batch in threads.
+
+A few batches are read before they are asked for.
 
 What is random about an image is a function of (seed, epoch, its place in the set), and the order of
 the images comes from `augment.order`; so a resumed run sees the batches that an uninterrupted one
@@ -36,7 +37,7 @@ class Stored(NamedTuple):
     """Labelled images on a disk.
 
     num: their number.
-    read: place -> (RGB picture of any size, label); threads may share it. Raises Unreadable.
+    read: index -> (RGB picture of any size, label); threads may share it. Raises Unreadable.
     """
 
     num: int
@@ -44,8 +45,9 @@ class Stored(NamedTuple):
 
 
 class Dataset(NamedTuple):
-    """What `images.Dataset` is for images in memory; `image_shape` is [height, width, channels] of
-    the images in a batch.
+    """An image set on a disk, with the fields of `images.Dataset`.
+
+    `image_shape` is [height, width, channels] of the images in a batch.
     """
 
     name: str
@@ -109,7 +111,7 @@ def split(part: Stored, portion: float) -> tuple[Stored, Stored]:
     """
     count = images.first_part(part.num, portion)
     return Stored(count, part.read), Stored(
-        part.num - count, lambda place: part.read(count + place)
+        part.num - count, lambda index: part.read(count + index)
     )
 
 
@@ -136,7 +138,7 @@ def batches(
     Args:
         pool: from `threads`.
         part: the images.
-        order: places of the images of every batch.
+        order: indices of the images of every batch.
         size: height and width to cut them to.
         draw: (seed, epoch) of random crops, for training; None for the central ones.
         ahead: how many batches after the one that is asked for are begun.
@@ -146,18 +148,18 @@ def batches(
         order[i]. Ask for i in rising order, beginning anywhere. Raises Unreadable.
     """
 
-    def read(place: int) -> tuple[np.ndarray, int]:
-        picture, label = part.read(place)
+    def read(index: int) -> tuple[np.ndarray, int]:
+        picture, label = part.read(index)
         if draw is None:
             return np.asarray(central_crop(picture, size)), label
-        return np.asarray(random_crop(picture, size, np.random.RandomState([*draw, place]))), label
+        return np.asarray(random_crop(picture, size, np.random.RandomState([*draw, index]))), label
 
     begun: dict[int, list[Future]] = {}
 
     def get(i: int) -> dict[str, np.ndarray]:
         for j in range(i, min(i + 1 + ahead, len(order))):
             if j not in begun:
-                begun[j] = [pool.submit(read, int(place)) for place in order[j]]
+                begun[j] = [pool.submit(read, int(index)) for index in order[j]]
         pixels, labels = zip(*(future.result() for future in begun.pop(i)), strict=True)
         return {"image": np.stack(pixels), "label": np.array(labels, np.int32)}
 
@@ -168,8 +170,9 @@ def batches(
 
 
 def random_crop(picture: Any, size: int, random: np.random.RandomState) -> Any:
-    """torchvision's `RandomResizedCrop(size)`: a random rectangle, resized by Pillow's antialiased
-    bilinear filter.
+    """torchvision's `RandomResizedCrop(size)`: a random rectangle of an image, resized.
+
+    The filter is Pillow's antialiased bilinear one.
     """
     left, top, width, height = random_box(picture.width, picture.height, random)
     # Cropped first: resize(box=...) would let the filter look beyond the rectangle.
@@ -177,8 +180,9 @@ def random_crop(picture: Any, size: int, random: np.random.RandomState) -> Any:
 
 
 def random_box(width: int, height: int, random: np.random.RandomState) -> tuple[int, int, int, int]:
-    """(left, top, width, height) of a rectangle of 8 to 100 % of an image's area and an aspect
-    ratio of 3/4 to 4/3.
+    """Rectangle of a random crop: (left, top, width, height).
+
+    It has 8 to 100 % of an image's area and an aspect ratio of 3/4 to 4/3.
 
     Ten tries with an area that is uniform and a ratio that is uniform on a logarithmic scale, then
     the largest central rectangle of an allowed ratio. Szegedy et al., `Going Deeper with
@@ -197,8 +201,9 @@ def random_box(width: int, height: int, random: np.random.RandomState) -> tuple[
 
 
 def central_crop(picture: Any, size: int) -> Any:
-    """The shorter side resized to size * 256 / 224, then the centre: `Resize(256)` and
-    `CenterCrop(224)` of torchvision.
+    """The centre of an image whose shorter side is resized to size * 256 / 224.
+
+    They are `Resize(256)` and `CenterCrop(224)` of torchvision.
     """
     return images.square(picture, size, round(size * 256 / 224))
 
@@ -211,8 +216,8 @@ def _bilinear() -> Any:
 
 
 def _files(files: list[tuple[str, int]]) -> Stored:
-    def read(place: int) -> tuple[Any, int]:
-        file, label = files[place]
+    def read(index: int) -> tuple[Any, int]:
+        file, label = files[index]
         return _picture(lambda: file, file), label
 
     return Stored(len(files), read)
@@ -221,11 +226,11 @@ def _files(files: list[tuple[str, int]]) -> Stored:
 def _split(builder: Any, name: str) -> Stored:
     num, record = tfds_source.random_access(builder, name)
 
-    def read(place: int) -> tuple[Any, int]:
-        encoded, label = record(place)
+    def read(index: int) -> tuple[Any, int]:
+        encoded, label = record(index)
         return (
             _picture(
-                lambda: io.BytesIO(encoded), f"image {place} of {builder.info.full_name}, {name},"
+                lambda: io.BytesIO(encoded), f"image {index} of {builder.info.full_name}, {name},"
             ),
             label,
         )

@@ -1,6 +1,4 @@
-"""Texts for language models: words as numbers, streams of a batch, and where the windows over them
-begin.
-"""
+"""Texts for language models: words as numbers, streams of a batch, and windows over them."""
 
 import re
 import zipfile
@@ -78,20 +76,20 @@ def load(name: str, data_dir: str | None = None) -> Text:
         raise ValueError(
             f"there is no text {name!r}; known are pydoc, ptb, wikitext2 and text:FOLDER"
         )
-    places: dict[str, int] = {}
+    ids: dict[str, int] = {}
     train, valid, test = (
-        np.array([places.setdefault(word, len(places)) for word in words(own)], np.int32)
-        for own in lines
+        np.array([ids.setdefault(word, len(ids)) for word in words(part)], np.int32)
+        for part in lines
     )
-    text = Text(name, train, valid, test, tuple(places))
+    text = Text(name, train, valid, test, tuple(ids))
     for field, expected in _SIZES.get(name, {}).items():
-        found = len(getattr(text, field))
-        if found != expected:
+        count = len(getattr(text, field))
+        if count != expected:
             what = (
                 "words in its vocabulary" if field == "vocabulary" else f"words in its {field} part"
             )
             raise ValueError(
-                f"{name} has {found:,} {what}; published are {expected:,}, with <eos>: is it"
+                f"{name} has {count:,} {what}; published are {expected:,}, with <eos>: is it"
                 " another version?"
             )
     return text
@@ -109,8 +107,9 @@ def words(lines: Iterable[str]) -> Iterable[str]:
 
 
 def streams(tokens: Int[np.ndarray, " words"], batch_size: int) -> Int32[np.ndarray, "rows batch"]:
-    """Cuts a text into `batch_size` texts of the same length, side by side; what is left over at
-    its end is dropped.
+    """Cuts a text into `batch_size` texts of the same length, side by side.
+
+    What is left over at its end is dropped.
 
     Raises:
         ValueError: if the text is too short for three rows: two words in and two to predict.
@@ -130,8 +129,9 @@ def streams(tokens: Int[np.ndarray, " words"], batch_size: int) -> Int32[np.ndar
 
 
 class Windows(NamedTuple):
-    """One epoch's windows over a stream: rows start to start + length are read, and each predicts
-    the row after it.
+    """Windows of one epoch over a stream.
+
+    Rows start to start + length are read, and each predicts the row after it.
     """
 
     start: Int32[np.ndarray, " windows"]
@@ -157,8 +157,9 @@ def random_windows(
     shortest: int = 5,
     longest: int | None = None,
 ) -> Windows:
-    """One epoch's windows of random length, so that a word does not meet the same edge in every
-    epoch: pure in its arguments.
+    """Windows of one epoch with random lengths; a pure function of its arguments.
+
+    A word does not meet the same edge in every epoch.
 
     A window is `length` rows long, or half of that (rounded down) with a probability of 0.05. With
     a deviation it is drawn from the normal distribution around that, rounded towards zero and cut
@@ -189,8 +190,9 @@ def window(
     length: Array | np.integer | int,
     time: int,
 ) -> dict[str, Array]:
-    """A batch of a stream's words and the words after them, padded to `time` rows, so that one
-    program serves all lengths.
+    """A batch of a stream's words and the words after them, padded to `time` rows.
+
+    One program serves all lengths.
 
     Returns:
         {"tokens": [time, batch], "targets": [time, batch], "length"}; the first `length` rows
@@ -219,9 +221,9 @@ def _read(folders: list[Path], names: list[str]) -> tuple[Path, bytes]:
                 raise ValueError(
                     f"{archive} is no zip archive, or a damaged one: {error}"
                 ) from error
-    places = " and ".join(str(folder) for folder in folders)
+    searched = " and ".join(str(folder) for folder in folders)
     raise FileNotFoundError(
-        f"there is no {' or '.join(names)} in {places}: put it there (--data_dir names another"
+        f"there is no {' or '.join(names)} in {searched}: put it there (--data_dir names another"
         " folder)"
     )
 
@@ -239,8 +241,9 @@ def _lines(path: Path, content: bytes) -> list[str]:
 
 
 def _pydoc() -> list[list[str]]:
-    """Paragraphs of the topics in lower case; every tenth is kept for validation, every tenth for
-    the test.
+    """Paragraphs of Python's help topics in lower case, for training, validation and test.
+
+    Every tenth is kept for validation, every tenth for the test.
     """
     from pydoc_data import topics  # large, and only of use here
 
@@ -254,8 +257,12 @@ def _pydoc() -> list[list[str]]:
         [re.sub(r"\d+", "N", word) for word in re.findall(r"\w+|[^\w\s]", p.lower())]
         for p in paragraphs
     ]
-    split = [[word for word in own if re.match(r"\w|[.,:;()=']", word)] for own in split]
-    counts = Counter(word for own in split for word in own)
-    lines = [" ".join(word if counts[word] >= 3 else RARE for word in own) for own in split if own]
+    split = [[word for word in tokens if re.match(r"\w|[.,:;()=']", word)] for tokens in split]
+    counts = Counter(word for tokens in split for word in tokens)
+    lines = [
+        " ".join(word if counts[word] >= 3 else RARE for word in tokens)
+        for tokens in split
+        if tokens
+    ]
     others = [line for i, line in enumerate(lines) if i % 10 not in (4, 9)]
     return [others, lines[4::10], lines[9::10]]

@@ -1,5 +1,6 @@
-"""Search among discrete architectures: random, evolutionary, guided by a score or a policy, in
-halvings.
+"""Search among discrete architectures.
+
+Random, evolutionary, guided by a score or a policy, in halvings.
 """
 
 from jaxdarts.discrete import enas as enas
@@ -12,7 +13,7 @@ from jaxdarts.discrete.algorithms import Schedule as Schedule
 from jaxdarts.discrete.algorithms import Score as Score
 from jaxdarts.discrete.algorithms import Starts as Starts
 from jaxdarts.discrete.algorithms import advance as advance
-from jaxdarts.discrete.algorithms import asked as asked
+from jaxdarts.discrete.algorithms import arguments_of as arguments_of
 from jaxdarts.discrete.algorithms import assisted_evolution as assisted_evolution
 from jaxdarts.discrete.algorithms import best as best
 from jaxdarts.discrete.algorithms import best_of as best_of

@@ -1,5 +1,6 @@
-"""Searches among discrete architectures: random, evolutionary, by a score, by a policy, by
-neighbourhoods, by halving.
+"""Searches among discrete architectures.
+
+Random, evolutionary, by a score, by a policy, by neighbourhoods, by halving.
 
 `hyperband` has one more, halvings with a model of what is good.
 
@@ -46,8 +47,9 @@ Score = Callable[[Any], float]
 
 
 class Longer(NamedTuple):
-    """A proposal that tells how long to train; to other proposals, plain genotypes, evaluations
-    give a length of their own.
+    """A proposal that tells how long to train.
+
+    To other proposals, plain genotypes, evaluations give a length of their own.
     """
 
     genotype: Any
@@ -70,7 +72,7 @@ def schedule(
     seconds: float = math.inf,
     concurrent: int = 1,
 ) -> Schedule:
-    """What to evaluate when, until the budget, or the proposals, end.
+    """Schedule of evaluations, until the budget, or the proposals, end.
 
     Args:
         proposals: the algorithm.
@@ -160,15 +162,16 @@ def search(
     starts, history = advance(steps)
     while history is None:
         [(number, proposal)] = starts
-        starts, history = advance(steps, (number, evaluate(*asked(proposal))))
+        starts, history = advance(steps, (number, evaluate(*arguments_of(proposal))))
     return list(history.values())
 
 
 def advance(
     steps: Schedule, finished: tuple[int, Trial] | None = None
 ) -> tuple[list[tuple[int, Any]], dict[int, Trial] | None]:
-    """What a schedule starts next, after its beginning or a trial, and its history once it is at an
-    end.
+    """Advances a schedule: the trials to start next, and its history once it is at an end.
+
+    It goes on from its beginning or after a trial.
     """
     try:
         return (next(steps) if finished is None else steps.send(finished)), None
@@ -176,7 +179,7 @@ def advance(
         return [], stop.value
 
 
-def asked(proposal: Any) -> tuple:
+def arguments_of(proposal: Any) -> tuple:
     """The arguments of `evaluate` for a proposal."""
     return tuple(proposal) if isinstance(proposal, Longer) else (proposal,)
 
@@ -187,14 +190,14 @@ def best(history: Iterable[Trial]) -> Trial:
     Raises:
         ValueError: if there is none.
     """
-    found = max(history, key=_rank, default=None)
-    if found is None:
+    best_trial = max(history, key=_rank, default=None)
+    if best_trial is None:
         raise ValueError("not one trial fits into the budget")
-    return found
+    return best_trial
 
 
 def best_so_far(history: Iterable[Trial]) -> list[Trial]:
-    """For every trial the best one until then."""
+    """The best trial so far, for every trial of a history."""
     return list(
         itertools.accumulate(history, lambda old, new: new if _rank(new) > _rank(old) else old)
     )
@@ -218,8 +221,9 @@ def random_search(key: Key[Array, ""], space: Space) -> Proposals:
 
 
 def samples(key: Key[Array, ""], space: Space, count: int) -> list[Any]:
-    """Independent uniform genotypes, with repetitions: the first ones of `random_search` with the
-    same key.
+    """Independent uniform genotypes, with repetitions.
+
+    They are the first ones of `random_search` with the same key.
     """
     return list(itertools.islice(random_search(key, space), count))
 
@@ -273,7 +277,7 @@ def neighbourhood_search(
 def flattest(
     history: Sequence[Trial], neighbours: int, aggregate: Callable[[np.ndarray], Any] = np.mean
 ) -> Trial:
-    """Of a history of `neighbourhood_search` the centre of the best neighbourhood.
+    """The centre of the best neighbourhood in a history of `neighbourhood_search`.
 
     Args:
         history: groups of a centre and its neighbours, in the order of the proposals; a last one
@@ -328,8 +332,9 @@ def assisted_evolution(
     population: int = 10,
     sample_size: int = 3,
 ) -> Proposals:
-    """Regularised evolution that starts from the best of a random pool by a score: AREA of Mellor
-    et al., see `best_of`.
+    """Regularised evolution that starts from the best of a random pool by a score.
+
+    AREA of Mellor et al., see `best_of`.
 
     Args:
         key, space, population, sample_size: as in `regularized_evolution`.
@@ -370,8 +375,9 @@ def _evolve(
 def successive_halving(
     key: Key[Array, ""], space: Space, candidates: int = 32, epochs: Sequence[int] = (12, 200)
 ) -> Proposals:
-    """Trains many random genotypes shortly, the best of them longer, and so on; then starts over,
-    for as long as asked.
+    """Successive halving: trains many random genotypes shortly, the best of them longer, and so on.
+
+    It then starts over, for as long as asked.
 
     Of n genotypes at one length, n times the ratio of that length to the next go on, rounded down,
     and one at least: every length gets about the same number of epochs. Trainings start from
@@ -409,8 +415,9 @@ def _halve(key: Key[Array, ""], space: Space, candidates: int, epochs: Sequence[
 
 
 def bracket(starters: Iterator[Any], candidates: int, epochs: Sequence[int]) -> Proposals:
-    """One round of successive halving: so many genotypes at the first length, the best of them at
-    the next, to the last.
+    """One round of successive halving.
+
+    So many genotypes train for the first length, the best of them for the next, to the last.
 
     Args:
         starters: the genotypes; each is asked for when it is proposed, not before.
@@ -440,8 +447,9 @@ def bracket(starters: Iterator[Any], candidates: int, epochs: Sequence[int]) -> 
 def reinforce(
     key: Key[Array, ""], space: Space, learning_rate: float = 0.01, decay: float = 0.9
 ) -> Proposals:
-    """Draws the operation of every edge from probabilities of its own, which ascend the reward
-    above its moving average.
+    """REINFORCE: draws the operation of every edge from probabilities of its own.
+
+    They ascend the reward above its moving average.
 
     Williams, Simple Statistical Gradient-Following Algorithms for Connectionist Reinforcement
     Learning, 1992, as NAS-Bench-201 and NATS-Bench use it (AutoDL-Projects,
@@ -486,9 +494,10 @@ def _reinforce(
         }
 
     def loss(logits, picks, advantage):
-        own = log_probabilities(logits)
+        log_probs = log_probabilities(logits)
         return -advantage * sum(
-            jnp.sum(jnp.take_along_axis(own[name], picks[name][:, None], 1)) for name in own
+            jnp.sum(jnp.take_along_axis(log_probs[name], picks[name][:, None], 1))
+            for name in log_probs
         )
 
     average = weight = 0.0
@@ -502,8 +511,8 @@ def _reinforce(
         if trial is None:
             continue
         picks = {
-            name: np.array([op for _, op in places])
-            for name, places in locate(space.cells, trial.genotype).items()
+            name: np.array([op for _, op in decisions])
+            for name, decisions in locate(space.cells, trial.genotype).items()
         }
         average, weight = decay * average + (1 - decay) * trial.value, decay * weight + 1 - decay
         gradient = jax.grad(loss)(logits, picks, trial.value - average / weight)

@@ -65,8 +65,7 @@ def lstm_policy(
     temperature: float = 5.0,
     tanh_constant: float = 2.5,
 ) -> Policy:
-    """A recurrent network of one layer that decides one thing after another, as ENAS' for its
-    cells.
+    """A recurrent policy of one layer that decides one thing after another, as in ENAS.
 
     Where a genotype keeps so many edges of a node, it draws them, all different (ENAS lets them be
     equal), by attention to what it remembers of their sources, then the operation of each among
@@ -144,14 +143,15 @@ def lstm_policy(
             return action
 
         def operation(cell, e):
-            """Decides what edge `e`, perhaps a traced one, carries; returns its column of the mix
-            and its embedding.
+            """Decides the operation of edge `e`, which may be traced.
+
+            Returns its column of the mix and its embedding.
             """
             advance(x)
-            own = jnp.asarray(ids[cell])[e]
-            logits = (h @ params["ops"] + params["ops_bias"])[own]
+            candidates = jnp.asarray(ids[cell])[e]
+            logits = (h @ params["ops"] + params["ops_bias"])[candidates]
             column = decide(logits, jnp.asarray(cells[cell].derivable())[e])
-            return column, params["embeddings"][own[column]]
+            return column, params["embeddings"][candidates[column]]
 
         mix = {}
         for cell, choices in cells.items():
@@ -173,10 +173,10 @@ def lstm_policy(
                 for _ in range(choices.kept):
                     advance(x)
                     query = h @ params["query"]
-                    place = decide(jnp.tanh(memory + query[None]) @ params["attention"], free)
-                    free = free.at[place].set(False)
-                    edges.append(jnp.asarray(entering)[place])
-                    x = anchor[place]
+                    chosen = decide(jnp.tanh(memory + query[None]) @ params["attention"], free)
+                    free = free.at[chosen].set(False)
+                    edges.append(jnp.asarray(entering)[chosen])
+                    x = anchor[chosen]
                 for e in edges:
                     column, x = operation(cell, e)
                     mix[cell] = mix[cell].at[e, column].set(1)
@@ -208,7 +208,7 @@ def policy_gradient(
 
     def value(params):
         return jnp.mean(
-            advantages * jax.vmap(lambda own: policy.replay(params, own).log_prob)(actions)
+            advantages * jax.vmap(lambda sampled: policy.replay(params, sampled).log_prob)(actions)
         )
 
     return jax.grad(value)(params)
@@ -257,8 +257,9 @@ def enas(
     decay: float = 0.99,
     entropy_weight: float = 1e-4,
 ) -> Enas:
-    """Weight steps on cells that the policy draws, and REINFORCE with a moving average as its
-    baseline.
+    """ENAS: weight steps on cells that the policy draws, and REINFORCE steps of the policy.
+
+    The baseline is a moving average.
 
     The reward of a cell is its accuracy on a validation batch with the shared weights and the
     batch's own moments, a fraction, plus its entropy times a weight, without a gradient through it.
@@ -278,10 +279,18 @@ def enas(
 
     def init(key: Key[Array, ""], params: Params) -> EnasState:
         policy_key, key = jax.random.split(key)
-        own, zero = policy.init(policy_key), jnp.zeros(())
+        policy_params, zero = policy.init(policy_key), jnp.zeros(())
         none = jnp.int32(0)
         return EnasState(
-            none, none, key, params, params_tx.init(params), own, policy_tx.init(own), zero, zero
+            none,
+            none,
+            key,
+            params,
+            params_tx.init(params),
+            policy_params,
+            policy_tx.init(policy_params),
+            zero,
+            zero,
         )
 
     def train(state: EnasState, batch: Batch) -> tuple[EnasState, Metrics]:
@@ -315,11 +324,11 @@ def enas(
         gradient = policy_gradient(policy, state.policy, drawn.actions, rewards - baseline)
         descent = jax.tree.map(jnp.negative, gradient)
         updates, opt = policy_tx.update(descent, state.policy_opt, state.policy)
-        own = optax.apply_updates(state.policy, updates)
+        policy_params = optax.apply_updates(state.policy, updates)
         new = dataclasses.replace(
             state,
             updates=state.updates + 1,
-            policy=own,
+            policy=policy_params,
             policy_opt=opt,
             average=average,
             weight=weight,
@@ -336,8 +345,9 @@ def enas(
 def best_of(
     policy: Policy, params: Any, key: Key[Array, ""], count: int, score: Callable[[Mix], float]
 ) -> tuple[Mix, float]:
-    """Of so many architectures of a policy the one with the best score, the first of equals, and
-    its score.
+    """The architecture with the best score among so many of a policy, and its score.
+
+    It is the first of equals.
 
     Raises:
         ValueError: if `count` is not positive.

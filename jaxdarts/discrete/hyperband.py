@@ -1,5 +1,6 @@
-"""BOHB: Hyperband's brackets of short and long trainings, filled by a model of which operations
-good genotypes have.
+"""BOHB: Hyperband's brackets of short and long trainings, filled by a model.
+
+The model tells which operations good genotypes have.
 
 Falkner, Klein & Hutter, `BOHB: Robust and Efficient Hyperparameter Optimization at Scale
 <https://arxiv.org/abs/1807.01774>`_, ICML 2018, and its code (automl/HpBandSter), whose defaults
@@ -37,8 +38,9 @@ def bohb(
     candidates: int = 64,
     random_fraction: float = 1 / 3,
 ) -> Proposals:
-    """Brackets of successive halving, whose genotypes have operations that are frequent among the
-    best trials.
+    """BOHB: brackets of successive halving, filled by a model of the best trials.
+
+    Genotypes have operations that are frequent among the best trials.
 
     The trials of the longest length that has enough of them are split into good and bad ones, at
     least one more than the space has rows on either side; before that, genotypes are random. Then
@@ -74,26 +76,28 @@ def bohb(
 
 
 def brackets(epochs: Sequence[int]) -> list[tuple[int, Sequence[int]]]:
-    """Hyperband's round: (how many start, lengths of training), from the bracket of all lengths to
-    that of the last alone.
+    """Hyperband's round of brackets: (how many start, lengths of training).
+
+    They go from the bracket of all lengths to that of the last alone.
 
     >>> brackets((4, 12, 36))
     [(9, (4, 12, 36)), (3, (12, 36)), (3, (36,))]
     """
-    found = []
+    schedules = []
     for first in range(len(epochs)):
         rounds = len(epochs) - first
-        found.append(
+        schedules.append(
             (math.ceil(len(epochs) // rounds * epochs[-1] / epochs[first]), epochs[first:])
         )
-    return found
+    return schedules
 
 
 def log_probabilities(
     picks: Int[np.ndarray, "models rows"], levels: Int[np.ndarray, " rows"]
 ) -> Float[np.ndarray, "rows ops"]:
-    """Logarithms of how often each row of some models has each operation, every count one larger
-    than it is.
+    """Logarithms of smoothed frequencies of the operations in each row of some models.
+
+    Every count is one larger than it is.
 
     Args:
         picks: numbers of the models' operations.
@@ -120,7 +124,7 @@ def _bohb(
     owners: dict[Any, collections.deque[Proposals]] = {}  # of what is in flight
 
     def ask(one: Proposals, trial: Trial | None) -> Any:
-        """What a bracket proposes next; None if it waits, or is at its end."""
+        """The next proposal of a bracket; None if it waits, or is at its end."""
         try:
             proposal = one.send(trial)
         except StopIteration:
@@ -134,13 +138,13 @@ def _bohb(
     while True:
         proposal = None
         if trial:
-            own = Longer(trial.genotype, trial.epochs or 0)
-            if not owners.get(own):
+            longer = Longer(trial.genotype, trial.epochs or 0)
+            if not owners.get(longer):
                 raise ValueError(
                     f"{trial.genotype}: a trial of {trial.epochs} epochs, which was not asked for"
                 )
-            seen[own.epochs].append(trial)
-            proposal = ask(owners[own].popleft(), trial)
+            seen[longer.epochs].append(trial)
+            proposal = ask(owners[longer].popleft(), trial)
         for one in active.copy():
             proposal = ask(one, None) if proposal is None else proposal
         if proposal is None:
@@ -186,12 +190,14 @@ def _starters(
 
 def _picks(space: Space, genotype: Any) -> list[int]:
     """The number of the operation in each row, all cells in order."""
-    return [op for places in locate(space.cells, genotype).values() for _, op in sorted(places)]
+    return [
+        op for decisions in locate(space.cells, genotype).values() for _, op in sorted(decisions)
+    ]
 
 
 def _genotype(space: Space, picks: Int[np.ndarray, " rows"]) -> Any:
     mix: dict[str, Any] = {}
     for name, choices in space.cells.items():
-        own, picks = picks[: len(choices.ops)], picks[len(choices.ops) :]
-        mix[name] = np.eye(choices.shape[1], dtype=np.float32)[own]
+        cell_picks, picks = picks[: len(choices.ops)], picks[len(choices.ops) :]
+        mix[name] = np.eye(choices.shape[1], dtype=np.float32)[cell_picks]
     return space.discretize(mix)

@@ -1,5 +1,6 @@
-"""Many searches at once, with all their trials on one executor: this process, local processes, or a
-cluster.
+"""Many searches at once, with all their trials on one executor.
+
+The executor is this process, local processes, or a cluster.
 
 Every search asks for so many trials at a time as its `discrete.schedule` allows. With one, each is
 determined by its key alone, wherever and in whatever order its trials run, since it knows all
@@ -31,13 +32,14 @@ from concurrent.futures import (
 )
 from typing import Any, NamedTuple
 
-from jaxdarts.discrete.algorithms import History, Schedule, Starts, advance, asked
+from jaxdarts.discrete.algorithms import History, Schedule, Starts, advance, arguments_of
 from jaxdarts.types import Trial
 
 
 class Failure(RuntimeError):
-    """A trial could not be evaluated; the message is one line that names it. Its cause, if any, is
-    what was raised.
+    """A trial could not be evaluated; the message is one line that names it.
+
+    Its cause, if any, is what was raised.
     """
 
 
@@ -133,7 +135,7 @@ def conduct(
             while waiting and len(flying) < slots and not broken:
                 job = waiting.popleft()
                 try:
-                    flying[executor.submit(evaluate, *asked(job.proposal))] = job
+                    flying[executor.submit(evaluate, *arguments_of(job.proposal))] = job
                 except BrokenExecutor:
                     lose(job)
                     broken = True
@@ -171,7 +173,7 @@ def conduct(
 
 
 def _named(job: _Job) -> str:
-    return f"run {job.run}, trial {job.number} ({asked(job.proposal)[0]})"
+    return f"run {job.run}, trial {job.number} ({arguments_of(job.proposal)[0]})"
 
 
 def _error(future: Future) -> BaseException | None:
@@ -192,14 +194,15 @@ def _of(run: int):
 def _replayed(
     steps: Schedule, records: Sequence[tuple[int, Trial]]
 ) -> tuple[Starts, History | None]:
-    """What a search has to start after its recorded trials, and its history if they are all there
-    are.
+    """Replays the recorded trials of a search.
+
+    Returns what it has to start after them, and its history if they are all there are.
     """
     pending: dict[int, Any] = {}
     starts, history = advance(steps)
     for number, trial in records:
         pending.update(starts)
-        genotype, *epochs = asked(pending.pop(number, None))
+        genotype, *epochs = arguments_of(pending.pop(number, None))
         if history is not None or (genotype, *epochs) != (
             trial.genotype,
             *([trial.epochs] if trial.epochs else []),

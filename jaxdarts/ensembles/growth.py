@@ -1,5 +1,6 @@
-"""An ensemble that grows: one sub-architecture at a time, the next may be deeper, and it is pruned
-while it grows.
+"""Growth of an ensemble by one sub-architecture at a time.
+
+The next one may be deeper, and the ensemble is pruned while it grows.
 
 Cortes, Gonzalvo, Kuznetsov, Mohri & Yang, `AdaNet <https://arxiv.org/abs/1607.01097>`_, ICML 2017,
 with the dense generator of SAEP's code (`jaxdarts.ensembles.pruning`): two candidates in every
@@ -107,6 +108,6 @@ def grow(
         kept = (*growth.kept, len(growth.members))
         growth = min(
             (weighed((*growth.members, new), kept) for new in candidates),
-            key=lambda grown: grown.value,
+            key=lambda candidate: candidate.value,
         )
         yield growth

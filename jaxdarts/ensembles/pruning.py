@@ -1,5 +1,6 @@
-"""Ensembles of sub-architectures: how much their members know of each other, which of them to keep,
-how to weigh them.
+"""Pruning and weights of ensembles of sub-architectures.
+
+How much their members know of each other, which of them to keep, how to weigh them.
 
 Bian et al., `Sub-Architecture Ensemble Pruning in Neural Architecture Search
 <https://arxiv.org/abs/1910.00370>`_ (SAEP), 2022. Only the abstract and the introduction were at
@@ -121,8 +122,9 @@ def tdac(
     num_classes: int,
     balance: float,
 ) -> float:
-    """The score of a pair: balance * VI(X, Y) + (1 - balance) * (MI(X, L) + MI(Y, L)) / 2; zero for
-    members that are the same.
+    """Score of a pair of members: balance * VI(X, Y) + (1 - balance) * (MI(X, L) + MI(Y, L)) / 2.
+
+    It is zero for members that are the same.
 
     Args:
         x, y: hard predictions.
@@ -195,8 +197,9 @@ def vote_entropy(votes: Votes, num_classes: int) -> float:
 
 
 def prs(size: int | None = None) -> Criterion:
-    """Random: with probability one half removes a uniformly drawn member, else none; or keeps
-    `size` drawn ones.
+    """Random pruning: with probability one half removes a uniformly drawn member, else none.
+
+    With `size` it keeps that many drawn ones.
     """
 
     def criterion(key, probabilities, labels, weights):
@@ -210,8 +213,9 @@ def prs(size: int | None = None) -> Criterion:
 def _error(
     probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray, members: list[int]
 ) -> float:
-    """Of the weighted sum of some members. Double precision, so that sums in another order tie as
-    they should.
+    """Error of the weighted sum of some members.
+
+    Double precision, so that sums in another order tie as they should.
     """
     total = np.tensordot(
         np.asarray(weights, float)[members], np.asarray(probabilities, float)[members], axes=1
@@ -222,8 +226,9 @@ def _error(
 def pap(
     key: Key[Array, ""], probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray
 ) -> tuple[int, ...]:
-    """By accuracy: drops members for as long as the others are not worse without one; a
-    `Criterion`.
+    """Pruning by accuracy; a `Criterion`.
+
+    Drops members for as long as the others are not worse without one.
 
     In every round the member goes whose removal leaves the least error, of equals the one with the
     largest error of its own, of those the first. One stays in any case. This is what the criterion
@@ -250,8 +255,9 @@ def pap(
 def pap_as_published(
     key: Key[Array, ""], probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray
 ) -> tuple[int, ...]:
-    """By accuracy, as the authors' code reads: keeps the members without which the error is lower;
-    a `Criterion`.
+    """Pruning by accuracy, as the authors' code reads; a `Criterion`.
+
+    Keeps the members without which the error is lower.
 
     One would expect these to be dropped; probably a slip of a sign, which the paper's text would
     settle. Where there is none, the two stay without which the error is lowest, of equals the last.
@@ -267,8 +273,9 @@ def pap_as_published(
 
 
 def greedy(scores: Float[np.ndarray, "members members"], size: int, first: int) -> list[int]:
-    """COMEP: adds the member with the largest sum of scores to those chosen, the first of equals,
-    until there are `size`.
+    """COMEP: adds the member with the largest sum of scores to those chosen, up to `size` members.
+
+    The first of equals is added.
 
     Args:
         scores: from `pair_scores`.
@@ -286,8 +293,9 @@ def greedy(scores: Float[np.ndarray, "members members"], size: int, first: int) 
 
 
 def pie(balance: float = 0.5, size: int | None = None) -> Criterion:
-    """By information entropy, accuracy and diversity at once: `greedy` from a uniformly drawn
-    member.
+    """Pruning by information entropy: accuracy and diversity at once.
+
+    It is `greedy` from a uniformly drawn member.
 
     A member votes for the class where its weight times its probability is largest, as in the
     authors' code: a positive weight changes no vote, a weight of zero votes for the first class.
@@ -301,8 +309,9 @@ def pie(balance: float = 0.5, size: int | None = None) -> Criterion:
 
 
 def pie_distributed(balance: float = 0.5, machines: int = 2, size: int | None = None) -> Criterion:
-    """DOMEP: `greedy` in every part of a random partition, then among all chosen; the better of the
-    last and the best part.
+    """DOMEP: `greedy` in every part of a random partition, then among all chosen.
+
+    The result is the better of the last and the best part.
 
     Args:
         balance, size: as in `pie`.
@@ -372,8 +381,9 @@ def objective(
 
 
 def uniform_weights(logits: Array, labels: Array, penalties: Array) -> Float[Array, " members"]:
-    """The same weight for every member; they sum to one. The arguments are those of
-    `learned_weights`.
+    """Equal weights for all members, which sum to one.
+
+    The arguments are those of `learned_weights`.
     """
     return jnp.full(len(logits), 1 / len(logits))
 

@@ -1,5 +1,6 @@
-"""Discrete architectures: five types, readers and writers of the dialects of the field, and the
-published ones by name.
+"""Discrete architectures: five types, readers, writers, and the published ones by name.
+
+The readers and writers know the dialects of the field.
 
 >>> parse(
 ...     "genotype = Genotype(normal=[('skip_connect', 0), ('sep_conv_3x3', 1)], "

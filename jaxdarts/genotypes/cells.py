@@ -84,8 +84,9 @@ class RecurrentGenotype(NamedTuple):
 
 
 class TopologyGenotype(NamedTuple):
-    """A cell of NAS-Bench-201, whose authors call its space, and later NATS-Bench's, the topology
-    space.
+    """A cell of NAS-Bench-201.
+
+    Its authors call the space, and later NATS-Bench's, the topology space.
 
     cell: (operation, source state), one for each pair of states, ordered by the state that it
     feeds, then by source. The
@@ -124,8 +125,9 @@ class SizeGenotype(NamedTuple):
 
 
 class GraphGenotype(NamedTuple):
-    """A cell of NAS-Bench-101: a directed graph whose vertices compute something; the first is the
-    input, the last the output.
+    """A cell of NAS-Bench-101: a directed graph whose vertices compute something.
+
+    The first vertex is the input, the last the output.
 
     matrix: row i tells by ones which vertices read vertex i; all of them come later.
     ops: what every vertex is or computes: `input`, operations, `output`.
@@ -149,8 +151,9 @@ AnyGenotype = Genotype | RecurrentGenotype | TopologyGenotype | SizeGenotype | G
 
 
 def all_edges() -> Iterator[tuple[int, int]]:
-    """The edges (source, target) of a `TopologyGenotype`, without end: pair `i` of one lies on edge
-    `i`.
+    """The edges (source, target) of a `TopologyGenotype`, without end.
+
+    Pair `i` of one lies on edge `i`.
 
     >>> edges = all_edges()
     >>> [next(edges) for _ in range(6)]

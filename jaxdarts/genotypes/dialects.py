@@ -1,5 +1,6 @@
-"""Readers and writers of genotypes: the dialects of the field, and JSON. Nothing that is read is
-evaluated.
+"""Readers and writers of genotypes: the dialects of the field, and JSON.
+
+Nothing that is read is evaluated.
 
 | dialect | read by | written by |
 | --- | --- | --- |
@@ -78,16 +79,16 @@ def parse(text: str, ops: Iterable[str] | None = None) -> AnyGenotype:
     """
     text = text.removeprefix("\ufeff")  # a byte order mark
     _check_length(text)
-    found = [
+    matches = [
         (start, read) for pattern, read in _FORMS.items() if (start := re.search(pattern, text))
     ]
-    if not found:
+    if not matches:
         expected = (
             "Genotype(...), NNI's dictionary, |op~0|+|op~0|op~1|+..., c1:c2:c3:c4:c5 or"
             " ModelSpec(...)"
         )
         raise ValueError(f"no genotype in {reprlib.repr(text)}; expected {expected}")
-    start, read = min(found, key=lambda pair: pair[0].start())
+    start, read = min(matches, key=lambda pair: pair[0].start())
     prefix, source = text[: start.start()].lstrip(), text[start.start() :].strip()
     prefix = re.sub(
         r"(?<![\w.])(?:\w+\.)*(genotypes?|api|model_spec)\.$", "", prefix
@@ -103,7 +104,7 @@ def parse(text: str, ops: Iterable[str] | None = None) -> AnyGenotype:
 
 
 def _inside(source: str, nodes: int) -> str:
-    """What stands between the brackets of AutoDL-Projects' `Structure(4 nodes with ...)`."""
+    """The text between the brackets of AutoDL-Projects' `Structure(4 nodes with ...)`."""
     if not source.endswith(")"):
         raise ValueError(f"{reprlib.repr(source)} lacks the bracket that closes Structure(")
     if source.count("+") + 2 != nodes:  # the input is a node there
@@ -127,13 +128,13 @@ def _read_string(source: str) -> TopologyGenotype:
             )
         words = bars[1].split("|")
         for word in words:
-            found = re.fullmatch(r"\s*(\w+)\s*~\s*([0-9]{1,9})\s*", word)
-            if found is None:
+            match = re.fullmatch(r"\s*(\w+)\s*~\s*([0-9]{1,9})\s*", word)
+            if match is None:
                 raise ValueError(
                     f"{where} has {reprlib.repr(word)}; expected an operation, '~' and its source"
                     " state"
                 )
-            pairs.append((found[1], int(found[2])))
+            pairs.append((match[1], int(match[2])))
         if len(words) != target:
             raise ValueError(
                 f"{where} has {len(words)} pairs; it reads states 0 to {target - 1}, each once"
@@ -268,10 +269,10 @@ def _old_nni_fields(entries: dict[Any, Any]) -> dict[str, Any]:
     """`normal_n2_p0`: the operation of node 2 on state 0; `normal_n2_switch`: which two it has."""
     nodes: dict[str, list[int]] = {"normal": [], "reduce": []}
     for key in entries:
-        if not (isinstance(key, str) and (found := re.match(_OLD_NNI, key))):
+        if not (isinstance(key, str) and (match := re.match(_OLD_NNI, key))):
             raise ValueError(f"unknown key {reprlib.repr(key)} among those of NNI 1 and 2")
-        if int(found[2]) not in nodes[found[1]]:
-            nodes[found[1]].append(int(found[2]))
+        if int(match[2]) not in nodes[match[1]]:
+            nodes[match[1]].append(int(match[2]))
     fields: dict[str, Any] = {}
     for cell, states in nodes.items():
         fields[cell] = []
@@ -408,8 +409,9 @@ def _warn_of_dead_nodes(name: str, pairs: Any, concat: tuple[int, ...], inputs: 
 
 
 def _frozen(name: str, value: Any) -> Any:
-    """Turns lists into tuples and a list for each node into one of all; leaves what is neither to
-    `check`.
+    """Turns lists into tuples and a list for each node into one of all.
+
+    Leaves what is neither to `check`.
     """
     if not isinstance(value, list | tuple):
         return value
@@ -449,8 +451,9 @@ def to_nested(genotype: AnyGenotype) -> str:
 
 
 def to_nni(genotype: AnyGenotype) -> str:
-    """Writes a pair of convolutional cells as NNI's dictionary, in JSON, which NNI reads from a
-    file.
+    """Writes a pair of convolutional cells as NNI's dictionary.
+
+    It is JSON, which NNI reads from a file.
 
     Raises:
         ValueError: if the genotype is of another kind, if an output leaves out a node, which the

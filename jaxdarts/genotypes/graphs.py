@@ -1,5 +1,4 @@
-"""What two graphs of NAS-Bench-101 have in common: vertices that do not matter, and cells that are
-the same.
+"""Equality of NAS-Bench-101's graphs: vertices that do not matter, and fingerprints of cells.
 
 Ying, Klein, Christiansen, Real, Murphy & Hutter, `NAS-Bench-101
 <https://arxiv.org/abs/1902.09635>`_, ICML 2019.
@@ -19,8 +18,9 @@ def num_edges(genotype: GraphGenotype) -> int:
 
 
 def pruned(genotype: GraphGenotype) -> GraphGenotype:
-    """The graph without the vertices that are on no path from the input to the output; the rest
-    keeps its order.
+    """The graph without the vertices that are on no path from the input to the output.
+
+    The rest keeps its order.
 
     Raises:
         ValueError: if there is no such path.
@@ -45,8 +45,9 @@ def pruned(genotype: GraphGenotype) -> GraphGenotype:
 
 
 def fingerprint(genotype: GraphGenotype) -> str:
-    """The benchmark's hash of a cell, which graphs share that compute the same; 423,624 cells have
-    one each.
+    """The benchmark's hash of a cell, which graphs share that compute the same.
+
+    423,624 cells have one each.
 
     A vertex starts from its out-degree, in-degree and operation, and takes in its neighbours'
     hashes as often as there are vertices; sorted, the results make the whole's (`hash_module` in

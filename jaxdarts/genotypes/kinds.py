@@ -37,7 +37,7 @@ class Pens(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """What the library asks of a kind of genotype.
+    """Functions and names that the library needs for one kind of genotype.
 
     names: what it may name.
     check: (genotype, names) -> nothing, or a ValueError if it is not sound.
@@ -122,8 +122,9 @@ def _size_chain(genotype: SizeGenotype) -> dict[str, Choices]:
 
 
 def _graph_rows(genotype: GraphGenotype) -> dict[str, Choices]:
-    """Rows as NAS-Bench-1Shot1 has them, each at its vertex; one that reads all before it has none
-    for its sources.
+    """Rows of a graph as NAS-Bench-1Shot1 has them, each at its vertex.
+
+    A vertex that reads all before it has no row for its sources.
     """
     last = len(genotype.ops) - 1
     sources = {

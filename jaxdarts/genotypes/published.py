@@ -1,5 +1,6 @@
-"""The published genotypes, as data: their names here are those by which the field and the scripts
-know them.
+"""The published genotypes, as data.
+
+Their names here are those by which the field and the scripts know them.
 """
 
 from collections.abc import Mapping

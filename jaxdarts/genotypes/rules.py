@@ -30,8 +30,9 @@ def recurrent(genotype: RecurrentGenotype, ops: tuple[str, ...]) -> None:
 def _check_cell(
     name: str, pairs: Any, concat_name: str, concat: Any, num_inputs: int, ops: tuple[str, ...]
 ) -> None:
-    """Checks a cell that has as many inputs as pairs for each node: two if convolutional, one if
-    recurrent.
+    """Checks a cell that has as many inputs as pairs for each node.
+
+    That is two if convolutional, one if recurrent.
     """
     _check_tuple(name, pairs)
     if len(pairs) % num_inputs:
@@ -165,7 +166,7 @@ def _check_pair(where: str, pair: Any, ops: tuple[str, ...]) -> None:
 
 
 def hint(word: str, words: Iterable[str]) -> str:
-    """What an error adds about a word that is none of these: the nearest one, if any is near."""
+    """Hint in an error about an unknown word: the nearest known one, if any is near."""
     # No name is anywhere near this long, and difflib would take quadratic time.
     close = difflib.get_close_matches(word[:64], words, n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""

@@ -1,5 +1,6 @@
-"""A cell: states computed in order, each a weighted sum of the operations on the edges that enter
-it.
+"""A cell: states computed in order from the edges that enter them.
+
+Each state is a weighted sum of the operations on these edges.
 """
 
 import functools
@@ -22,8 +23,9 @@ Weights = Mapping[str, Mapping[str, Array]]
 
 
 def edges_of(choices: Choices, op: str) -> list[int]:
-    """The edges that may carry an operation, ordered by source state: the rows of that operation's
-    weights.
+    """The edges that may carry an operation, ordered by source state.
+
+    They are the rows of that operation's weights.
 
     Ordered so, the edges that leave one state are neighbours, and a bundle's weights are a slice.
     """
@@ -58,8 +60,9 @@ def random_edges(choices: Choices, ops: Mapping[str, Op] = OPS) -> dict[str, lis
 
 
 def groups_of(choices: Choices) -> list[tuple[int, ...]]:
-    """The source states that are computed together: the inputs if their edges are alike, then every
-    node.
+    """The source states that are computed together.
+
+    They are the inputs if their edges are alike, then every node.
     """
 
     def edges(source):
@@ -188,7 +191,9 @@ def _shuffled(x: Array, groups: int) -> Array:
 
 
 def _around(group, x, mix, choices, stride) -> list[tuple[int, Array]]:
-    """What bypasses the operations on the edges that leave a group of states: (target, term of it).
+    """The terms that bypass the operations on the edges that leave a group of states.
+
+    Each is (target, term of it).
 
     PC-DARTS weighs all that an edge carries by the edge's own weight, and its operations by their
     softmax besides. A network eats the products alone; over an edge they sum to its weight, since a
@@ -210,8 +215,9 @@ def _around(group, x, mix, choices, stride) -> list[tuple[int, Array]]:
 
 
 def _leaving(group, weights, x, mix, choices, stride, norms, ops) -> list[tuple[int, Array]]:
-    """What the edges that leave a group of states carry: (target, term of it), several terms a
-    target.
+    """The terms on the edges that leave a group of states: (target, term of it).
+
+    A target may have several terms.
     """
     by_source = [
         [e for e, edge in enumerate(choices.edges) if edge[0] == source] for source in group
@@ -258,8 +264,9 @@ def _leaving(group, weights, x, mix, choices, stride, norms, ops) -> list[tuple[
 
 
 def _amounts(mix: Array, choices: Choices, by_source: list[list[int]], families) -> Sequence[Array]:
-    """The weights of the (edge, operation) pairs of each family in the mix, [group, pairs, 1 or
-    batch, 1, 1, 1].
+    """The weights of the (edge, operation) pairs of each family in the mix.
+
+    They are [group, pairs, 1 or batch, 1, 1, 1].
     """
     pairs = [pair for family in families for pair in family]
     rows = [[edges[by_source[0].index(e)] for e, _ in pairs] for edges in by_source]

@@ -28,8 +28,9 @@ class Run(NamedTuple):
 
 
 def runs(width: int, depth: int) -> list[Run]:
-    """The cells of a network, grouped: reductions at depth // 3 and 2 * depth // 3, each of which
-    doubles the width.
+    """The cells of a network in groups of equal cells.
+
+    Reductions are at depth // 3 and 2 * depth // 3; each of them doubles the width.
     """
     out: list[Run] = []
     for i in range(depth):
@@ -44,8 +45,9 @@ def runs(width: int, depth: int) -> list[Run]:
 
 
 def uniform(fan_in: int):
-    """PyTorch's default for convolutions: U(-1, 1) / sqrt(fan_in), fan_in = size^2 * in_channels /
-    groups.
+    """PyTorch's default initialisation of convolutions: U(-1, 1) / sqrt(fan_in).
+
+    fan_in = size^2 * in_channels / groups.
 
     PyTorch 0.3, which the published searches ran on, did not divide by groups, so its depthwise
     filters started sqrt(channels) times smaller; the batch norm that follows makes the two differ
@@ -63,8 +65,9 @@ def uniform(fan_in: int):
 
 
 class Cells(nn.Module):
-    """A run of cells, compiled once however long: weights carry a leading axis over the cells,
-    which a scan consumes.
+    """A run of cells, compiled once however long.
+
+    Weights carry a leading axis over the cells, which a scan consumes.
 
     For that every cell of the run must see inputs of one shape, so narrower inputs are padded with
     zero channels (and their preprocessing with zero rows), and an input of double size is `halved`
@@ -86,8 +89,9 @@ class Cells(nn.Module):
 
     @nn.compact
     def __call__(self, s0, s1, mix, train: bool = True, keys=None):
-        """mix: [edges, ops], or [cells, edges, ops, batch] for a run whose cells and examples
-        differ in it.
+        """Applies the cells for a mix [edges, ops].
+
+        The mix is [cells, edges, ops, batch] for a run whose cells and examples differ in it.
 
         keys: [cells], for the cells' noise, or None (`noise_keys`).
         """
@@ -145,8 +149,9 @@ def cell_weights(
     repeats: int,
     ops: Mapping[str, Op] = OPS,
 ) -> dict[str, dict[str, Array]]:
-    """The weights of the operations of a run of cells, {op: {name: [cells, edges, ...]}}, each a
-    parameter of `module`.
+    """The weights of the operations of a run of cells, {op: {name: [cells, edges, ...]}}.
+
+    Each is a parameter of `module`.
     """
     weights: dict[str, dict[str, Array]] = {}
     for op, shapes in weight_shapes(choices, width, stride, ops).items():
@@ -158,8 +163,9 @@ def cell_weights(
 
 
 def norm_sites(module: nn.Module, repeats: int, one, carry, weights, mix) -> list[dict[str, Array]]:
-    """Scale, shift and running averages of the batch norms of discrete cells, in the order in which
-    `one` applies them.
+    """Scale, shift and running averages of the batch norms of discrete cells.
+
+    They come in the order in which `one` applies them.
     """
     shapes = []
 
@@ -183,8 +189,9 @@ def over_cells(
     repeats: int,
     momentum: float = 0.1,
 ):
-    """Applies the cells of a run, compiled once, and keeps the new running averages of their batch
-    norms.
+    """Applies the cells of a run, compiled once.
+
+    Keeps the new running averages of their batch norms.
 
     Args:
         module: whose `axis_name`, `remat`, `unroll` and `discrete` hold, and whose variables the
@@ -240,8 +247,9 @@ def noise_keys(
     axis_name: str | None,
     ops: Mapping[str, Op] = OPS,
 ) -> Key[Array, " cells"] | None:
-    """A key for every cell of a network's run number `index`, one that no other device has; None if
-    its cells draw nothing at random.
+    """A key for every cell of a network's run number `index`, one that no other device has.
+
+    None if its cells draw nothing at random.
 
     Raises:
         ValueError: if there is an operation that draws at random, and no key.
@@ -271,8 +279,9 @@ def drop_edges(
     num_cells: int,
     batch_size: int,
 ) -> Float[Array, "cells edges ops batch"]:
-    """A mix that leaves out every edge of every example with probability `rate`, and scales what
-    stays by 1 / (1 - rate).
+    """Drop path: a mix that leaves out every edge of every example with probability `rate`.
+
+    Scales what stays by 1 / (1 - rate).
 
     An edge's operations fall together: what is dropped is their sum, identities not excepted, as in
     RobustDARTS' code (Zela et al., 2020).
@@ -282,8 +291,10 @@ def drop_edges(
 
 
 def norm_variables(module: nn.Module, prefix: str, shape: tuple[int, ...]) -> dict[str, Array]:
-    """Scale and shift (parameters), mean and variance (running averages, collection `batch_stats`)
-    of batch norms.
+    """Variables of batch norms: scale and shift, mean and variance.
+
+    Scale and shift are parameters; mean and variance are running averages, collection
+    `batch_stats`.
     """
     values = norm_parameters(module, prefix, shape)
     for name, start in (("mean", jnp.zeros), ("variance", jnp.ones)):
@@ -301,8 +312,9 @@ def linear(
 
 
 class Supernet(nn.Module):
-    """The weight-sharing network of a cell space: `apply(variables, images, mix, key=None,
-    drop_path=None) -> logits`.
+    """The weight-sharing network of a cell space.
+
+    It is `apply(variables, images, mix, key=None, drop_path=None) -> logits`.
 
     The key is for operations that draw at random (S4's noise), anew at every call, and for drop
     path; it may be left out where there is neither. `drop_path` is the rate, at least 0 and below
@@ -337,7 +349,7 @@ class Supernet(nn.Module):
         return {name: jnp.zeros(choices.shape) for name, choices in self.cells.items()}
 
     def example_inputs(self, image_shape: tuple[int, ...]) -> tuple[Array, Mix]:
-        """What `init` wants, for images of [height, width, channels]."""
+        """Arguments that `init` takes, for images of [height, width, channels]."""
         return jnp.zeros((1, *image_shape)), self.example_mix()
 
     @nn.compact

@@ -27,8 +27,10 @@ from jaxdarts.types import Choices
 
 
 class Costs(NamedTuple):
-    """What a network costs: `fixed` for stem, preprocessing and head; `operations[cell][edge, op]`
-    for an operation on an edge, in all cells of that type together.
+    """Costs of the parts of a network.
+
+    `fixed` for stem, preprocessing and head; `operations[cell][edge, op]` for an operation on an
+    edge, in all cells of that type together.
     """
 
     fixed: int
@@ -37,8 +39,9 @@ class Costs(NamedTuple):
 
 @functools.cache
 def parameters(op: Op, channels: int, stride: int) -> int:
-    """Weights of an operation on one edge of a discrete network, scales and shifts of its batch
-    norms included.
+    """Weights of an operation on one edge of a discrete network.
+
+    Scales and shifts of its batch norms are included.
     """
     norms = []
 
@@ -176,8 +179,9 @@ def of_sum(
     *sizes: Any,
     **options: Any,
 ) -> tuple[int, int]:
-    """Parameters and multiply-adds of a network whose operations cost the same whatever the others
-    are.
+    """Parameters and multiply-adds of a network whose cost is a sum over its operations.
+
+    Operations cost the same whatever the others are.
 
     Args:
         costs: `two_cells` or `one_cell`.
@@ -196,8 +200,9 @@ def of_sum(
 
 
 class _Tally:
-    """Sums up convolutions without bias, each with the scale and shift of a norm or without, and a
-    linear head.
+    """Sums up the costs of convolutions without bias, and of a linear head.
+
+    Each convolution has the scale and shift of a norm or not.
     """
 
     def __init__(self):
@@ -242,8 +247,9 @@ def channels(
     image_shape: tuple[int, int, int],
     imagenet: bool = False,
 ) -> tuple[int, int]:
-    """Parameters and multiply-adds of a network of NATS-Bench's size space; its width and depth are
-    the genotype's.
+    """Parameters and multiply-adds of a network of NATS-Bench's size space.
+
+    Its width and depth are the genotype's.
     """
     _one_stem("NATS-Bench", imagenet)
     height, image_width, before = image_shape

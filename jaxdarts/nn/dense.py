@@ -7,8 +7,9 @@ from jaxtyping import Array, Float
 
 
 class Dense(nn.Module):
-    """Hidden layers with ReLU on the flattened image, and a linear classifier; called as
-    `nn.network.Network` is.
+    """Dense network: hidden layers with ReLU on the flattened image, and a linear classifier.
+
+    It is called as `nn.network.Network` is.
 
     Attributes:
         width: units of a hidden layer.
@@ -21,7 +22,7 @@ class Dense(nn.Module):
     num_classes: int
 
     def example_inputs(self, image_shape: tuple[int, ...]) -> tuple[Array]:
-        """What `init` wants, for images of [height, width, channels]."""
+        """Arguments that `init` takes, for images of [height, width, channels]."""
         return (jnp.zeros((1, *image_shape)),)
 
     @nn.compact

@@ -1,5 +1,6 @@
-"""The network that a genotype is evaluated as: the skeletons for small images and for ImageNet,
-auxiliary head, drop path.
+"""The network that a genotype is evaluated as.
+
+The skeletons for small images and for ImageNet, auxiliary head, drop path.
 """
 
 import math
@@ -126,8 +127,10 @@ class AuxiliaryHead(nn.Module):
 
 
 class Network(nn.Module):
-    """A discrete network, `apply(variables, images, train=False, drop_path=None, key=None) ->
-    (logits, auxiliary logits)`.
+    """A discrete network of convolutional cells.
+
+    It is `apply(variables, images, train=False, drop_path=None, key=None) -> (logits, auxiliary
+    logits)`.
 
     Variables are `params` and `batch_stats`, the running averages of the batch norms (momentum 0.1
     in PyTorch's sense: the share of the new batch). Auxiliary logits are None unless `auxiliary`
@@ -158,7 +161,7 @@ class Network(nn.Module):
     ops: Mapping[str, Op] = OPS
 
     def example_inputs(self, image_shape: tuple[int, ...]) -> tuple[Array]:
-        """What `init` wants, for images of [height, width, channels]."""
+        """Arguments that `init` takes, for images of [height, width, channels]."""
         return (jnp.zeros((1, *image_shape)),)
 
     @nn.compact
@@ -224,8 +227,9 @@ class Network(nn.Module):
 def drop_paths(
     key: Key[Array, ""], rate: Float[Array, ""] | float, choices: Choices, run: Run, batch_size: int
 ) -> Float[Array, "cells edges one batch"]:
-    """A mix that leaves out every operation of every example with probability `rate`, and scales
-    what stays by 1 / (1 - rate).
+    """Drop path: a mix that leaves out every operation of every example with probability `rate`.
+
+    Scales what stays by 1 / (1 - rate).
 
     Identities are never dropped; a skip connection that strides is none (Larsson et al.,
     FractalNet, 2017, as in quark0/darts).

@@ -1,5 +1,6 @@
-"""The candidate operations, from states to bundles of edges: x [group, batch, height, width,
-channels] -> [group, edges, ...].
+"""The candidate operations, from states to bundles of edges.
+
+They map x [group, batch, height, width, channels] to [group, edges, ...].
 
 A group is a few states of one shape whose edges are alike: the two inputs of a cell, or one node.
 Operations that can be computed together form a family: separable convolutions of any size are one
@@ -133,15 +134,17 @@ def _over_edges(step: Step, weights: Weights, x: Array, stride: int) -> Array:
 
 
 def relu(x: Array) -> Array:
-    """max(x, 0), its derivative at zero 0. `jax.nn.relu` is a call, and XLA may keep calls apart
-    from what is around them.
+    """max(x, 0), its derivative at zero 0.
+
+    `jax.nn.relu` is a call, and XLA may keep calls apart from what is around them.
     """
     return lax.select(x > 0, x, lax.full_like(x, 0))
 
 
 def pointwise(x: Array, weights: Float[Array, "*lead channels out"]) -> Array:
-    """A 1x1 convolution of each edge, as one batched matrix product: [*lead, batch, height, width,
-    channels] -> [..., out].
+    """A 1x1 convolution of each edge, as one batched matrix product.
+
+    It maps [*lead, batch, height, width, channels] to [..., out].
     """
     # Barriers, with their transposes, keep what makes an operand out of the products that read it.
     # Pixels are one axis, or XLA would store an operand of the weight gradient, a sum over all of
@@ -191,8 +194,9 @@ def dense_bundle(
     stride: int = 1,
     dilation: int = 1,
 ) -> Bundle:
-    """Dense convolutions of the edges that leave each state, by XLA, with the padding of
-    `depthwise`.
+    """Dense convolutions of the edges that leave each state, by XLA.
+
+    The padding is that of `depthwise`.
 
     The edges of one state are one convolution, side by side in its outputs; states with one edge
     each are the groups of one.
@@ -225,8 +229,9 @@ def _dense(
 
 
 def halved(x: Float[Array, "*lead height width channels"]) -> Array:
-    """The even and the odd positions of a state, side by side as channels: half the height and
-    width, twice the channels.
+    """The even and the odd positions of a state, side by side as channels.
+
+    The result has half the height and width, twice the channels.
 
     Raises:
         ValueError: if height or width is odd; the two would not align.
@@ -243,8 +248,9 @@ def halved(x: Float[Array, "*lead height width channels"]) -> Array:
 def halved_weights(
     weights: Float[Array, "*lead channels out"],
 ) -> Float[Array, "*lead twice_channels out"]:
-    """The 1x1 convolution of a `halved` state: its even positions give the first half of the
-    outputs, the odd the second.
+    """The 1x1 convolution of a `halved` state.
+
+    Its even positions give the first half of the outputs, the odd the second.
     """
     even, odd = jnp.split(weights, 2, axis=-1)
     return jnp.concatenate(
@@ -280,8 +286,9 @@ def _beside(weights: Sequence[Weights], name: str) -> Array:
 
 
 def _separable(*dilations: int) -> Family:
-    """(relu, depthwise, pointwise, norm) once for each entry of `dilations`; only the first
-    depthwise strides.
+    """Separable convolution: (relu, depthwise, pointwise, norm) for each entry of `dilations`.
+
+    Only the first depthwise strides.
     """
 
     def family(weights, x, stride, norms):
@@ -319,8 +326,9 @@ def _skip(weights, x, stride, norms):
 
 
 def _stacked_lines(weights, x, stride, norms):
-    """relu, 1x7 convolution striding over the width, 7x1 over the height, norm (NASNet's and
-    AmoebaNet's cells).
+    """Convolution by lines: relu, 1x7 striding over the width, 7x1 over the height, norm.
+
+    NASNet's and AmoebaNet's cells have it.
     """
     (lines,), bundle = weights, []
     for g in range(x.shape[0]):
@@ -331,8 +339,9 @@ def _stacked_lines(weights, x, stride, norms):
 
 
 def _normal_convolution(weights, x, stride, norms):
-    """relu, convolution, norm: for every size one dense convolution of a state, the edges side by
-    side in its outputs.
+    """Normal convolution: relu, convolution, norm.
+
+    For every size there is one dense convolution of a state, the edges side by side in its outputs.
     """
     x, bundles = relu(x), []
     for size in weights:
@@ -360,8 +369,9 @@ def _avg_pool(weights, x, stride, norms):
 
 
 def _noise(weights, x, stride, norms):
-    """A standard normal of the output's shape, another one on every edge and for every example;
-    nothing of x but its shape.
+    """A standard normal of the output's shape, another one on every edge and for every example.
+
+    Nothing of x matters but its shape.
 
     No batch norm follows, not even in a supernet (RobustDARTS, whose code is followed).
     """

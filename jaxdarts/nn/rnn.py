@@ -33,8 +33,9 @@ ACTIVATIONS = {
 
 
 class Dropouts(NamedTuple):
-    """Rates, each at least 0 and below 1. A mask is drawn once a call and is the same at all times:
-    variational dropout.
+    """Dropout rates, each at least 0 and below 1.
+
+    A mask is drawn once a call and is the same at all times: variational dropout.
 
     Gal & Ghahramani, `A Theoretically Grounded Application of Dropout in Recurrent Neural Networks
     <https://arxiv.org/abs/1512.05287>`_, 2016. Names in quark0/darts' scripts in brackets.
@@ -54,7 +55,7 @@ class Dropouts(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """What a language model makes of a sequence.
+    """Outputs of a language model for a sequence.
 
     logits: of the word that follows, not normalised.
     hidden: the state after the last word.
@@ -82,8 +83,9 @@ def cell(
     mask: Float[Array, "batch width"] | None = None,
     norm=lambda state: state,
 ) -> Float[Array, "batch width"]:
-    """One step in time: the new hidden state, the mean of the states in `choices.concat`, in
-    float32 at least.
+    """One step in time: the new hidden state.
+
+    It is the mean of the states in `choices.concat`, in float32 at least.
 
     A node with weights W that reads state s has the gate c and the candidate h in [c | h] = (s *
     mask) W, and becomes s + sigmoid(c) (f(h) - s), for one edge and one activation f; in a search
@@ -135,8 +137,10 @@ def cell(
 
 
 class LanguageModel(nn.Module):
-    """Predicts the next word: `apply(variables, tokens, hidden, mix=None, key=None, length=None,
-    targets=None) -> Prediction`.
+    """Recurrent language model: predicts the next word.
+
+    It is `apply(variables, tokens, hidden, mix=None, key=None, length=None, targets=None) ->
+    Prediction`.
 
     Decoder and embedding are one matrix. The time axis is a `lax.scan`, so the program does not
     grow with it. Times from `length` on are padding: they leave the hidden state as it is, and what
@@ -171,7 +175,7 @@ class LanguageModel(nn.Module):
         return {"recurrent": jnp.zeros(self.choices.shape)}
 
     def example_inputs(self, image_shape: tuple[int, ...] = ()) -> tuple[Array, Array]:
-        """What `init` wants; there is no image, and no shape that the weights depend on."""
+        """Arguments that `init` takes: a token and a hidden state."""
         return jnp.zeros((1, 1), jnp.int32), self.start(1)
 
     def start(self, batch_size: int) -> Float[Array, "batch width"]:
@@ -294,7 +298,7 @@ class LanguageModel(nn.Module):
 
 
 class Masks(NamedTuple):
-    """What `Dropouts` turn into, None for a rate of zero."""
+    """Dropout masks that are drawn from `Dropouts`, None for a rate of zero."""
 
     words: Float[Array, " vocabulary"] | None = None
     embedded: Float[Array, "batch width"] | None = None

@@ -1,5 +1,6 @@
-"""What scores of untrained networks look at inside of a network: values that it tells, and taps on
-the outputs of its layers.
+"""Values inside a network that scores of untrained networks read.
+
+A network leaves values, and has taps on the outputs of its layers.
 
 A tap t, [batch, channels], turns the output y of a convolution or of a linear layer into y (1 +
 sqrt(n) t), n the weights that a channel has. It is zero, and the derivative by it is sqrt(n) times
@@ -18,16 +19,18 @@ from jaxtyping import Array, Float
 
 
 def tell(module: nn.Module, collection: str, value: Any) -> None:
-    """Leaves a value in a collection of those that a call asks for by `mutable`; initialisation
-    asks for none.
+    """Leaves a value in a collection of those that a call asks for by `mutable`.
+
+    Initialisation asks for none.
     """
     if not module.is_initializing():
         module.sow(collection, "value", value)
 
 
 def tapped(y: Array, tap: Float[Array, "batch channels"], weights: int) -> Array:
-    """The output [batch, ..., channels] of a layer with so many weights a channel, times 1 +
-    sqrt(weights) tap.
+    """The output [batch, ..., channels] of a layer, times 1 + sqrt(weights) tap.
+
+    `weights` is how many weights the layer has a channel.
     """
     gain = 1 + math.sqrt(weights) * tap
     return y * gain.reshape(gain.shape[0], *[1] * (y.ndim - 2), gain.shape[1]).astype(y.dtype)

@@ -1,5 +1,6 @@
-"""The rectifiers in the program of a function: `jax.nn.relu`, `relu6` and `max(x, 0)` with a
-constant 0.
+"""The rectifiers in the program of a function.
+
+They are `jax.nn.relu`, `relu6` and `max(x, 0)` with a constant 0.
 
 The program is interpreted equation by equation, into jitted and rematerialised functions, functions
 with a derivative of their own, and scans. `proxies.agreements` looks at what is rectified, and at
@@ -122,8 +123,9 @@ def _has_rectifier(jaxpr: Jaxpr | ClosedJaxpr) -> bool:
 
 
 def _rectifies(eqn: JaxprEqn) -> int | None:
-    """Which argument of an equation it rectifies, None if it does not: `max(x, 0)`, or a call of
-    nothing else.
+    """Index of the argument that an equation rectifies, None if it rectifies none.
+
+    It is `max(x, 0)`, or a call of nothing else.
 
     Such a call is not opened, since `jax.nn.relu` has a derivative of its own at 0.
     """

@@ -49,8 +49,9 @@ Layers = Callable[[Params], list[Float[Array, "layers weights"]]]
 
 
 def agreements(apply: Apply, params: Params, images: Array) -> Float[Array, "batch batch"]:
-    """For any two examples the number of rectified units that are on for both or off for both: K of
-    `naswot`.
+    """Number of rectified units that agree, for any two examples: K of `naswot`.
+
+    They are on for both or off for both.
 
     Units are found in the program of `apply`: `jax.nn.relu`, `relu6` and `max(x, 0)` with a
     constant 0, also in jitted or rematerialised functions, functions with a derivative of their
@@ -125,12 +126,12 @@ def declared(
     """
     batch = images.shape[0]
 
-    def add(total, own):
+    def add(total, layer):
         def counted():
-            signs = jnp.where(own.on, 1.0, -1.0).reshape(batch, -1)
-            return total + own.count * (signs @ signs.T + signs.shape[1]) / 2
+            signs = jnp.where(layer.on, 1.0, -1.0).reshape(batch, -1)
+            return total + layer.count * (signs @ signs.T + signs.shape[1]) / 2
 
-        return jax.lax.cond(own.count != 0, counted, lambda: total), None
+        return jax.lax.cond(layer.count != 0, counted, lambda: total), None
 
     total = jnp.zeros((batch, batch))
     for units in jax.tree.leaves(
@@ -182,8 +183,9 @@ def _agreements(x: Array, slope: Array, axis: int) -> Float[Array, "batch batch"
 
 
 def _batch_axis(shape: Sequence[int], other: Sequence[int], batch: int) -> int | None:
-    """The axis of length `batch` that is longer by one in the other shape, None if the shapes are
-    the same.
+    """The axis of length `batch` that is longer by one in the other shape.
+
+    None if the shapes are the same.
     """
     differing = [i for i, (a, b) in enumerate(zip(shape, other, strict=True)) if a != b]
     if not differing:
@@ -208,13 +210,13 @@ def layers(params: PyTree[Array], ops: Iterable[str] = OPS) -> list[Float[Array,
     other arrangements give the scores another function; it gets the weights and
     their gradients alike, so it must be linear.
     """
-    found = []
+    matrices = []
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         name = _name(path)
         if leaf.ndim > 1 and not name.endswith(_NO_WEIGHTS):
             stacked = 2 if name.startswith(tuple(f"{op}_" for op in ops)) else 0
-            found.append(leaf.reshape(math.prod(leaf.shape[:stacked]), -1))
-    return found
+            matrices.append(leaf.reshape(math.prod(leaf.shape[:stacked]), -1))
+    return matrices
 
 
 _NO_WEIGHTS = ("scale", "shift", "bias")
@@ -230,7 +232,7 @@ def parameters(params: PyTree[Array]) -> int:
 
 
 def _gradient(apply: Apply, batch: Batch) -> Callable[[Params], Params]:
-    """Of the mean cross-entropy."""
+    """Gradient of the mean cross-entropy."""
 
     def loss(params):
         logits = apply(params, batch["image"])
@@ -240,8 +242,9 @@ def _gradient(apply: Apply, batch: Batch) -> Callable[[Params], Params]:
 
 
 def _total(function: Callable[..., Array], *trees: Params, layers: Layers) -> Score:
-    """The sum over all layers of a function of their weights (and gradients), [layers, weights] ->
-    [layers, ...].
+    """The sum over all layers of a function of their weights (and gradients).
+
+    The function maps [layers, weights] to [layers, ...].
 
     NaN where it is infinite: that is an overflow, which must not rank first.
     """
@@ -255,8 +258,9 @@ def _norms(rows: Float[Array, "layers weights"]) -> Float[Array, " layers"]:
 
 
 def l2_norm(apply: Apply, params: Params, batch: Batch, layers: Layers = layers) -> Score:
-    """The sum of the norms of all layers' weights; of the arguments only `params` and `layers`
-    matter.
+    """The sum of the norms of all layers' weights.
+
+    Of the arguments only `params` and `layers` matter.
 
     This and `grad_norm`, `plain`, `snip` and `grasp` follow Abdelfattah, Mehrotra, Dudziak & Lane,
     `Zero-Cost Proxies for Lightweight NAS <https://arxiv.org/abs/2101.08134>`_, ICLR 2021, with the
@@ -267,22 +271,25 @@ def l2_norm(apply: Apply, params: Params, batch: Batch, layers: Layers = layers)
 
 
 def grad_norm(apply: Apply, params: Params, batch: Batch, layers: Layers = layers) -> Score:
-    """The sum of the norms of all layers' gradients; see `l2_norm`. 0 if nothing reaches the
-    output.
+    """The sum of the norms of all layers' gradients; see `l2_norm`.
+
+    0 if nothing reaches the output.
     """
     return _total(_norms, _gradient(apply, batch)(params), layers=layers)
 
 
 def plain(apply: Apply, params: Params, batch: Batch, layers: Layers = layers) -> Score:
-    """The sum of weight times gradient; see `l2_norm`. Rounding, in layers that a batch norm
-    follows: it is invariant there.
+    """The sum of weight times gradient; see `l2_norm`.
+
+    It is rounding in layers that a batch norm follows: the loss is invariant there.
     """
     return _total(jnp.multiply, params, _gradient(apply, batch)(params), layers=layers)
 
 
 def snip(apply: Apply, params: Params, batch: Batch, layers: Layers = layers) -> Score:
-    """The sum of |weight times gradient| (Lee, Ajanthan & Torr, ICLR 2019); see `l2_norm`. 0 if
-    nothing reaches the output.
+    """The sum of |weight times gradient| (Lee, Ajanthan & Torr, ICLR 2019); see `l2_norm`.
+
+    0 if nothing reaches the output.
     """
     return _total(
         lambda w, g: jnp.abs(w * g), params, _gradient(apply, batch)(params), layers=layers
@@ -290,8 +297,9 @@ def snip(apply: Apply, params: Params, batch: Batch, layers: Layers = layers) ->
 
 
 def grasp(apply: Apply, params: Params, batch: Batch, layers: Layers = layers) -> Score:
-    """Minus the sum of weight times (Hessian times gradient) (Wang, Zhang & Grosse, ICLR 2020); see
-    `l2_norm`.
+    """Minus the sum of weight times (Hessian times gradient); see `l2_norm`.
+
+    Wang, Zhang & Grosse, ICLR 2020.
 
     The Hessian is that of the layers' weights. 0, which is no low score here, if nothing reaches
     the output.
@@ -307,7 +315,9 @@ def grasp(apply: Apply, params: Params, batch: Batch, layers: Layers = layers) -
 def fisher(
     apply: Callable[[Params, Array, Any], Array], params: Params, batch: Batch, taps: PyTree[Array]
 ) -> Score:
-    """Half the sum over weights of the mean over images of (sum over pixels of output times
+    """Fisher score: half a sum over weights of squared output times gradient.
+
+    Half the sum over weights of the mean over images of (sum over pixels of output times
     gradient)^2, of their channel.
 
     Turner, Crowley, O'Boyle, Storkey & Gray, `BlockSwap <https://arxiv.org/abs/1906.04113>`_, ICLR
@@ -333,8 +343,9 @@ def fisher(
 
 
 def synflow(apply: Apply, params: Params, images: Array, layers: Layers = layers) -> Score:
-    """The sum of |weight times derivative of the summed logits|, for absolute weights and one image
-    of ones.
+    """The sum of |weight times derivative of the summed logits|.
+
+    It is for absolute weights and one image of ones.
 
     Tanaka, Kunin, Yamins & Ganguli, NeurIPS 2020, as in the zero-cost proxies (`l2_norm`), in
     float64 where that is enabled, as there. NaN where it overflows, as it does in float32 for deep
@@ -359,16 +370,17 @@ def synflow(apply: Apply, params: Params, images: Array, layers: Layers = layers
 
 
 def gaussian(key: Key[Array, ""], params: Params) -> Params:
-    """Other weights for `zen`: standard normal ones where there are two axes or more, scales of 1,
-    shifts and biases of 0.
+    """Random weights for `zen`.
+
+    Standard normal ones where there are two axes or more, scales of 1, shifts and biases of 0.
     """
     leaves, structure = jax.tree_util.tree_flatten_with_path(params)
     drawn = []
     for path, leaf in leaves:
-        key, own = jax.random.split(key)
+        key, leaf_key = jax.random.split(key)
         name = _name(path)
         if leaf.ndim > 1 and not name.endswith(_NO_WEIGHTS):
-            drawn.append(jax.random.normal(own, leaf.shape, leaf.dtype))
+            drawn.append(jax.random.normal(leaf_key, leaf.shape, leaf.dtype))
         else:
             drawn.append(jnp.full_like(leaf, 1.0 if name.endswith("scale") else 0.0))
     return jax.tree.unflatten(structure, drawn)
@@ -381,8 +393,9 @@ def zen(
     key: Key[Array, ""],
     distance: float = 0.01,
 ) -> Score:
-    """ln of how far the last map moves with its image, plus the sum over batch norms of ln of the
-    deviation of their inputs.
+    """Zen score: ln of how far the last map moves with its image, plus terms of the batch norms.
+
+    The terms are the sum over batch norms of ln of the deviation of their inputs.
 
     Lin et al., `Zen-NAS <https://arxiv.org/abs/2102.01063>`_, ICCV 2021: standard normal images, of
     which there are 16 there and the mean of 32 repetitions is taken (map this over keys). The
@@ -401,13 +414,17 @@ def zen(
         distance: how far they move, in their own deviations.
     """
     first, second = (
-        jax.random.normal(own, images.shape, images.dtype) for own in jax.random.split(key)
+        jax.random.normal(noise_key, images.shape, images.dtype)
+        for noise_key in jax.random.split(key)
     )
     map_, variances = features(params, first)
     moved, _ = features(params, first + distance * second)
     change = jnp.mean(jnp.sum(jnp.abs(map_ - moved).reshape(images.shape[0], -1), axis=1))
     deviations = sum(
-        (jnp.sum(jnp.log(jnp.mean(own, axis=-1))) / 2 for own in jax.tree.leaves(variances)),
+        (
+            jnp.sum(jnp.log(jnp.mean(variance, axis=-1))) / 2
+            for variance in jax.tree.leaves(variances)
+        ),
         start=jnp.zeros(()),
     )
     total = jnp.log(change) + deviations
@@ -424,8 +441,9 @@ def _correlations(apply: Apply, params: Params, images: Array) -> Float[Array, "
 
 
 def jacob_cov(apply: Apply, params: Params, images: Array) -> Score:
-    """Minus the sum of ln(v + 1e-5) + 1 / (v + 1e-5) over the eigenvalues v of the correlations of
-    the examples' Jacobians.
+    """Score from the eigenvalues v of the correlations of the examples' Jacobians.
+
+    Minus the sum of ln(v + 1e-5) + 1 / (v + 1e-5).
 
     The Jacobian of an example is the derivative of the sum of all logits with respect to it,
     [batch, pixels]. The score of the first version of the paper of `naswot`, under its later name.
@@ -437,8 +455,9 @@ def jacob_cov(apply: Apply, params: Params, images: Array) -> Score:
 
 
 def epe_nas(apply: Apply, params: Params, batch: Batch) -> Score:
-    """The sum over classes of |sum of ln(|c| + 1e-5)|, c the correlations of the Jacobians
-    (`jacob_cov`) of its examples.
+    """The sum over classes of |sum of ln(|c| + 1e-5)|.
+
+    c are the correlations of the Jacobians (`jacob_cov`) of its examples.
 
     Lopes, Alirezazadeh & Alexandre, `EPE-NAS <https://arxiv.org/abs/2102.08099>`_, 2021, the
     formula for up to 100 classes. NaN if a Jacobian is constant.
@@ -457,8 +476,9 @@ def epe_nas(apply: Apply, params: Params, batch: Batch) -> Score:
 
 
 def ntk_condition(apply: Apply, params: Params, images: Array, layers: Layers = layers) -> Score:
-    """Minus the ratio of the largest eigenvalue of the neural tangent kernel to the smallest: -1 at
-    best.
+    """Minus the condition number of the neural tangent kernel: -1 at best.
+
+    It is the ratio of the largest eigenvalue to the smallest.
 
     The kernel, [batch, batch], has the products of the gradients of the examples' summed logits.
     Chen, Gong & Wang, ICLR 2021 (see `linear_regions`). -inf where rounding leaves no positive
@@ -467,7 +487,7 @@ def ntk_condition(apply: Apply, params: Params, images: Array, layers: Layers = 
     logits, pull = jax.vjp(lambda params: jnp.sum(apply(params, images), axis=1), params)
 
     def row(cotangent):
-        return jnp.concatenate([own.ravel() for own in layers(pull(cotangent)[0])])
+        return jnp.concatenate([gradient.ravel() for gradient in layers(pull(cotangent)[0])])
 
     gradients = jax.lax.map(row, jnp.eye(logits.shape[0], dtype=logits.dtype))
     values = jnp.linalg.eigvalsh(gradients @ gradients.T)

@@ -158,8 +158,9 @@ def graph(
 
 
 def vertices(genotype: GraphGenotype, *, title: str = "") -> str:
-    """Draws a graph whose vertices are the operations, from left to right; those that do not matter
-    are left out.
+    """Draws a graph whose vertices are the operations, from left to right.
+
+    Those that do not matter are left out.
 
     Args:
         genotype: a cell of NAS-Bench-101.

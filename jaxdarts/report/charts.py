@@ -141,8 +141,9 @@ def scale_of(low: float, high: float, start: float, stop: float) -> Callable[[fl
 
 
 def ticks(values: Sequence[float], count: int = 5) -> list[float]:
-    """The multiples of 1, 2 or 5 times a power of ten that enclose the values, about `count` of
-    them.
+    """Ticks of an axis: multiples of 1, 2 or 5 times a power of ten that enclose the values.
+
+    There are about `count` of them.
     """
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
     if high - low <= 1e-12 * max(abs(low), abs(high)):

@@ -1,5 +1,6 @@
-"""One self-contained HTML page with several runs side by side: no network, no other file, no
-script.
+"""One self-contained HTML page with several runs side by side.
+
+It needs no network, no other file, no script.
 """
 
 import math

@@ -26,7 +26,7 @@ _WIDTHS = {"c": 0.55, "t": 0.39, "k": 0.58, svg.MINUS: 0.84, ",": 0.32, " ": 0.3
 
 
 class Missing(ImportError):
-    """What makes PDF and PNG is not installed; the message says how to install it."""
+    """Packages that make PDF and PNG are missing; the message says how to install them."""
 
 
 def save(path: str | os.PathLike, picture: str, *, scale: float = 3.0) -> None:

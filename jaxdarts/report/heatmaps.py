@@ -33,8 +33,9 @@ def heatmap(
     title: str = "",
     kept: Collection[tuple[int, str]] = (),
 ) -> str:
-    """Draws mixture weights over time: one small picture for each edge, with a line for each
-    operation.
+    """Draws mixture weights over time: one small picture for each edge.
+
+    Each has a line for each operation.
 
     The colour scale goes from zero to the largest value, rounded up. The horizontal axis counts
     epochs from 1.
@@ -184,8 +185,9 @@ def matrix(
 
 
 def confusion(counts: np.ndarray, class_names: Sequence[str], *, title: str = "") -> str:
-    """Draws a confusion matrix: a row for each true class, a column for each predicted one, colours
-    for the share of the row.
+    """Draws a confusion matrix: a row for each true class, a column for each predicted one.
+
+    Colours show the share of the row.
 
     Args:
         counts: number of images `[true class, predicted class]`.
@@ -243,8 +245,9 @@ def confusion(counts: np.ndarray, class_names: Sequence[str], *, title: str = ""
 
 
 def image(fractions: np.ndarray, x: float, y: float, width: float, height: float) -> str:
-    """Embeds `[height, width]` fractions of the colour scale as a PNG, each a pixel with hard
-    borders.
+    """Embeds `[height, width]` fractions of the colour scale as a PNG.
+
+    Each is a pixel with hard borders.
     """
     from PIL import Image
 
@@ -258,8 +261,9 @@ def image(fractions: np.ndarray, x: float, y: float, width: float, height: float
 
 
 def bar(x: float, y: float, name: str, marks: Sequence[tuple[float, str]]) -> list[str]:
-    """The colours from left to right, with labels at fractions of the way, as many as there is room
-    for.
+    """Colour bar: the colours from left to right, with labels.
+
+    Labels are at fractions of the way, as many as there is room for.
     """
     start, length = x + (6.5 * len(name) + 10 if name else 0), 300.0
     parts = [svg.label(x, y + 10, name, 11)] if name else []
@@ -275,7 +279,7 @@ def bar(x: float, y: float, name: str, marks: Sequence[tuple[float, str]]) -> li
 
 def colors(fractions: np.ndarray) -> np.ndarray:
     """Red, green and blue, 0 to 255, of fractions of the colour scale."""
-    place = np.clip(fractions, 0.0, 1.0) * (len(VIRIDIS) - 1)
+    positions = np.clip(fractions, 0.0, 1.0) * (len(VIRIDIS) - 1)
     return np.round(
-        np.stack([np.interp(place, range(len(VIRIDIS)), channel) for channel in VIRIDIS.T], -1)
+        np.stack([np.interp(positions, range(len(VIRIDIS)), channel) for channel in VIRIDIS.T], -1)
     )

@@ -1,4 +1,4 @@
-"""Where the boxes and curves of a drawn cell go: ranks, order, coordinates."""
+"""Positions of the boxes and curves of a drawn cell: ranks, order, coordinates."""
 
 from itertools import pairwise
 from typing import NamedTuple
@@ -7,8 +7,9 @@ import numpy as np
 
 
 class Layout(NamedTuple):
-    """Vertices in ranks (columns): the states, the output, then a label or a lane for each rank
-    that an edge passes.
+    """Vertices in ranks (columns): the states, the output, then labels and lanes.
+
+    There is a label or a lane for each rank that an edge passes.
     """
 
     rank: list[int]
@@ -20,8 +21,9 @@ class Layout(NamedTuple):
 
 
 def layered(triples, concat, num_states: int, num_inputs: int) -> Layout:
-    """Layers the cell (Sugiyama, Tagawa & Toda 1981): ranks by longest path, few crossings, then
-    coordinates.
+    """Layers the cell (Sugiyama, Tagawa & Toda 1981).
+
+    Ranks by longest path, few crossings, then coordinates.
     """
     layer = [0] * num_inputs
     for state in range(num_inputs, num_states):
@@ -110,8 +112,9 @@ def _order(rank, links) -> list[list[int]]:
 
 
 def _coordinates(order, links, weights, height, gap: float = 9.0) -> np.ndarray:
-    """Moves every vertex towards the mean of its neighbours, rank by rank, keeping order and
-    distance.
+    """Moves every vertex towards the mean of its neighbours, rank by rank.
+
+    Order and distance are kept.
     """
     from scipy.optimize import isotonic_regression  # a second to import: only to draw a cell
 
@@ -149,8 +152,9 @@ def columns(layout: Layout, column) -> list[float]:
 
 
 def ports(chains, num_ops: int, y) -> tuple[list[float], list[float]]:
-    """Spreads the ends of edges over the sides of their boxes, in the order in which they come and
-    go.
+    """Spreads the ends of edges over the sides of their boxes.
+
+    They keep the order in which they come and go.
     """
     tails, heads = [0.0] * len(chains), [0.0] * len(chains)
     for ends, end, near in ((tails, 0, 1), (heads, -1, -2)):

@@ -90,7 +90,7 @@ MOST_CLASSES = 100
 
 
 class Summary(NamedTuple):
-    """What a reader wants to know first, at the head of the page.
+    """Summary at the head of the page: sentences, figures and warnings.
 
     figures: text or numbers by name.
     warnings: sentences about what is wrong.
@@ -107,7 +107,7 @@ class Summary(NamedTuple):
 
 
 class Confusion(NamedTuple):
-    """How often images of a class were taken for another one.
+    """Confusion matrix: how often images of a class were taken for another one.
 
     counts: `[true class, predicted class]`.
     class_names: as many as rows.
@@ -192,8 +192,9 @@ def write(
 
 
 def extend(path: str | os.PathLike, sections: Sequence[Section]) -> None:
-    """Puts the analyses of a run into its report, in place of those that it shows; the same ones
-    give the same bytes.
+    """Puts the analyses of a run into its report, in place of those that it shows.
+
+    The same ones give the same bytes.
 
     Raises:
         ValueError: if the page is not one of `write`'s.
@@ -227,17 +228,18 @@ def render(template: str, **values: Any) -> str:
 _START, _END = "<!-- analyses -->", "<!-- end of analyses -->"
 
 
-def _analyses(found: Sequence[Section]) -> str:
+def _analyses(analyses: Sequence[Section]) -> str:
     shown = [
         each._replace(pictures={name: sections.image(svg) for name, svg in each.pictures.items()})
-        for each in found
+        for each in analyses
     ]
     return "\n".join((_START, render("sections.html.jinja", sections=shown).strip(), _END))
 
 
 def _classes(confusion: Confusion | None) -> dict[str, Any] | None:
-    """The confusion matrix drawn, and a table of every class: images, accuracy, what it is most
-    often taken for.
+    """The confusion matrix drawn, and a table of every class.
+
+    The table has images, accuracy, and the class that it is most often taken for.
     """
     if confusion is None or len(confusion.class_names) > MOST_CLASSES:
         return None
@@ -291,8 +293,9 @@ def curves(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 def points(
     records: Sequence[Mapping[str, Any]], key: str, scale: float = 1.0
 ) -> list[tuple[float, float]]:
-    """(epoch, counted from 1; scale times the record's value); what was not measured in an epoch is
-    no point, what is no number is a gap.
+    """Points of a curve: (epoch, counted from 1; scale times the record's value).
+
+    What was not measured in an epoch is no point, what is no number is a gap.
     """
     return [
         (_number(record.get("epoch"), i) + 1, scale * _number(record[key], math.nan))

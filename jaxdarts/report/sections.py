@@ -1,5 +1,6 @@
-"""Analyses of a run as sections of its page: numbers, tables and pictures, kept as plain files in
-its folder.
+"""Analyses of a run as sections of its page: numbers, tables and pictures.
+
+They are kept as plain files in its folder.
 """
 
 import base64
@@ -8,7 +9,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 from jaxdarts import files
 
@@ -45,8 +46,9 @@ def write(
     numbers: Mapping[str, Any],
     about: Mapping[str, Any],
 ) -> None:
-    """Writes `analysis/NAME.json` and a file `analysis/NAME-PICTURE.svg` for every picture into a
-    run folder.
+    """Writes one analysis into a run folder.
+
+    The files are `analysis/NAME.json` and `analysis/NAME-PICTURE.svg` for every picture.
 
     Args:
         folder: of the run.
@@ -78,43 +80,50 @@ def read(folder: str | os.PathLike) -> list[Section]:
     sections = []
     for path in sorted((Path(folder) / "analysis").glob("*.json")):
         try:
-            sections.append(_section(path, json.loads(path.read_text(encoding="utf-8"))))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            sections.append(_section(path, files.read_json(path, _Saved)))
+        except (OSError, ValueError) as error:
             raise ValueError(
-                f"{path} is no analysis, remove it and analyse again: {error!r}"
+                f"{path} is no analysis, remove it and analyse again: {error}"
             ) from error
     return sections
 
 
-def _section(path: Path, saved: Mapping[str, Any]) -> Section:
+class _SavedTable(TypedDict):
+    caption: str
+    head: list[str]
+    rows: list[list[str]]
+
+
+class _Saved(TypedDict):
+    """What a file holds of a section; `write` adds its numbers."""
+
+    name: str
+    title: str
+    text: str
+    facts: dict[str, str]
+    tables: list[_SavedTable]
+    pictures: list[str]
+
+
+def _section(path: Path, saved: _Saved) -> Section:
     if saved["name"] != path.stem:
         raise ValueError(f"it is called {saved['name']!r} and not {path.stem!r}, as the file")
-    texts = {name: _text(saved[name]) for name in ("name", "title", "text")}
-    facts = {_text(name): _text(value) for name, value in saved["facts"].items()}
-    tables = [
-        Table(
-            _text(table["caption"]),
-            [_text(name) for name in table["head"]],
-            [[_text(value) for value in row] for row in table["rows"]],
-        )
-        for table in saved["tables"]
-    ]
-    pictures = {name: _picture(path.parent, path.stem, name) for name in saved["pictures"]}
-    return Section(**texts, facts=facts, tables=tables, pictures=pictures)
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"{value!r} is no text")
-    return value
+    return Section(
+        name=saved["name"],
+        title=saved["title"],
+        text=saved["text"],
+        facts=saved["facts"],
+        tables=[Table(**table) for table in saved["tables"]],
+        pictures={name: _picture(path.parent, path.stem, name) for name in saved["pictures"]},
+    )
 
 
 def _picture(folder: Path, section: str, name: str) -> str:
     """A picture of a section, from the folder and nowhere else."""
-    path = folder / f"{section}-{_text(name)}.svg"
+    path = folder / f"{section}-{name}.svg"
     if re.search(r"[/\\\0]", name) or path.resolve().parent != folder.resolve():
         raise ValueError(f"the picture {name!r} is not in the folder")
-    return path.read_text(encoding="utf-8")
+    return files.read_text(path)
 
 
 def image(picture: str) -> str:
@@ -135,11 +144,11 @@ def gather(folder: str | os.PathLike) -> list[Section]:
     Raises:
         ValueError: as `read`.
     """
-    found = read(folder)
+    sections = read(folder)
     for seed in sorted(Path(folder).glob("seed-*")):
         if not (seed / "report.html").exists():
-            found += [
+            sections += [
                 s._replace(name=f"{s.name}-{seed.name}", title=f"{s.title}, {seed.name}")
                 for s in read(seed)
             ]
-    return found
+    return sections

@@ -96,13 +96,14 @@ def contour(
 def level_line(
     values: np.ndarray, xs: Places, ys: Places, level: float
 ) -> list[tuple[tuple[float, float], tuple[float, float]]]:
-    """Where a function that is linear on the two triangles of every square of a grid has a value:
-    segments ((x, y), (x, y)).
+    """Level line of a function on a grid: segments ((x, y), (x, y)).
+
+    The function is linear on the two triangles of every square of the grid.
 
     >>> level_line(np.array([[0.0, 1.0], [0.0, 1.0]]), [0, 1], [0, 1], 0.25)
     [((0.25, 0.0), (0.25, 0.75)), ((0.25, 1.0), (0.25, 0.75))]
     """
-    found = []
+    segments = []
     for i in range(len(ys) - 1):
         for j in range(len(xs) - 1):
             for triangle in (
@@ -123,8 +124,8 @@ def level_line(
                         for scale, k in ((xs, 1), (ys, 0))
                     )
                     ends.append((float(x), float(y)))
-                found.append((ends[0], ends[1]))
-    return found
+                segments.append((ends[0], ends[1]))
+    return segments
 
 
 def surface(
@@ -136,18 +137,19 @@ def surface(
     xlabel: str = "",
     ylabel: str = "",
 ) -> str:
-    """Draws a function of two numbers as a surface, seen from above a corner; arguments, levels and
-    errors as of `contour`.
+    """Draws a function of two numbers as a surface, seen from above a corner.
+
+    Arguments, levels and errors as of `contour`.
     """
     values, xs, ys = _surface(values, xs, ys)
     fraction_of, levels = _levels(values)
     heights = fraction_of(values)
     across, along = np.meshgrid(np.linspace(-1, 1, len(xs)), np.linspace(-1, 1, len(ys)))
 
-    def place(x, y, z):  # parallel projection, the corner of largest x and least y in front
+    def project(x, y, z):  # parallel projection, the corner of largest x and least y in front
         return 240 + 112 * (x + y), (276 if title else 254) + 56 * (x - y) - 130 * (z - 0.35)
 
-    screen = np.stack(place(across, along, heights), -1)
+    screen = np.stack(project(across, along, heights), -1)
     parts = [svg.label(12, 22, title, 14, **svg.TITLE)] if title else []
     parts += heatmaps.bar(
         20,
@@ -155,7 +157,7 @@ def surface(
         "",
         [(float(fraction_of(np.array(level))), label) for level, label in levels],
     )
-    corners = [place(x, y, 0.0) for x, y in ((-1, -1), (1, -1), (1, 1), (-1, 1))]
+    corners = [project(x, y, 0.0) for x, y in ((-1, -1), (1, -1), (1, 1), (-1, 1))]
     frame = "M" + "L".join(f"{x:.1f},{y:.1f}" for x, y in corners) + "Z"
     parts.append(svg.tag("path", d=frame, fill="none", stroke="currentColor", stroke_opacity=0.4))
     squares = [(i, j) for i in range(len(ys) - 1) for j in range(len(xs) - 1)]

@@ -16,8 +16,9 @@ TITLE = {"font_weight": 600}
 
 
 def tag(name: str, body: str = "", /, **attributes: object) -> str:
-    """Writes an element: `stroke_width` becomes `stroke-width`, None is left out, everything is
-    escaped.
+    """Writes an SVG element.
+
+    `stroke_width` becomes `stroke-width`, None is left out, everything is escaped.
     """
     text = ""
     for key, value in attributes.items():

@@ -1,8 +1,10 @@
-"""Runs that can be stopped and resumed: folders, checkpoints, records, the loop, signals, several
-processes and hosts.
+"""Runs that can be stopped and resumed.
+
+Folders, checkpoints, records, the loop, signals, several processes and hosts.
 """
 
 from jaxdarts.runs import checkpoint as checkpoint
+from jaxdarts.runs import signals as signals
 from jaxdarts.runs import writers as writers
 from jaxdarts.runs.estimate import devices as devices
 from jaxdarts.runs.estimate import estimate as estimate
@@ -24,9 +26,9 @@ from jaxdarts.runs.folder import origin as origin
 from jaxdarts.runs.folder import origin_of as origin_of
 from jaxdarts.runs.loop import checkpoint_form as checkpoint_form
 from jaxdarts.runs.loop import ends as ends
+from jaxdarts.runs.loop import epoch_and_position as epoch_and_position
 from jaxdarts.runs.loop import finite as finite
 from jaxdarts.runs.loop import kept_step as kept_step
-from jaxdarts.runs.loop import place as place
 from jaxdarts.runs.loop import restored as restored
 from jaxdarts.runs.loop import saved_form as saved_form
 from jaxdarts.runs.loop import total_steps as total_steps

@@ -1,16 +1,22 @@
 """Checkpoints of a run: a tree of arrays and the configuration that it belongs to, by orbax, in
-numbered folders.
+numbered folders, with a checksum of every file.
 
 Where one program runs in several processes, the first one writes for all of them; each may have a
 folder of its own.
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping
+import json
+import os
+import sys
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
+
+from jaxdarts import files
 
 if TYPE_CHECKING:
     from orbax.checkpoint import CheckpointManager
@@ -20,6 +26,27 @@ else:  # orbax takes a second to import: the functions below import it when they
 
 class CheckpointError(RuntimeError):
     """A checkpoint could not be written or read; the message is one line for the user."""
+
+
+class Unusable(CheckpointError):
+    """No checkpoint of a folder can be restored; a second try would end in the same way."""
+
+
+class Newest(NamedTuple):
+    """A restored checkpoint.
+
+    step: its number.
+    tree: what was saved.
+    unusable: why newer ones were passed over, by step.
+    """
+
+    step: int
+    tree: Any
+    unusable: Mapping[int, str]
+
+
+CHECKSUMS = "checksums.json"
+"""File in a checkpoint's folder: the checksum of every other file there, by name."""
 
 
 @contextlib.contextmanager
@@ -96,6 +123,8 @@ def save(manager: CheckpointManager, step: int, tree: Any, config: Mapping[str, 
             step, args=ocp.args.Composite(state=state, config=ocp.args.JsonSave(dict(config)))
         )
         manager.wait_until_finished()
+        folder = Path(manager.directory) / str(step)
+        files.replace_text(folder / CHECKSUMS, json.dumps(_checksums(folder), indent=1) + "\n")
     except (OSError, ValueError) as error:
         reason = "the disk is full" if "No space left" in str(error) else str(error).splitlines()[0]
         raise CheckpointError(
@@ -104,11 +133,17 @@ def save(manager: CheckpointManager, step: int, tree: Any, config: Mapping[str, 
         ) from error
 
 
+def say(line: str) -> None:
+    """Tells the user something where no log is open."""
+    print(line, file=sys.stderr)
+
+
 def restore(
     manager: CheckpointManager,
     like: Any,
     config: Mapping[str, Any] | None,
     step: int | None = None,
+    say: Callable[[str], None] = say,
 ) -> Any:
     """Reads a complete checkpoint.
 
@@ -117,24 +152,70 @@ def restore(
         like: a tree of the same structure, shapes and types; its values are not used.
         config: the configuration to continue with; None to go on with another one, which `like` has
           to fit.
-        step: whose checkpoint; None for the newest.
+        step: whose checkpoint; None for the newest that is intact.
+        say: takes a line about each newer checkpoint that cannot be used.
 
     Raises:
-        CheckpointError: if there is none, or it was written under another configuration: tells the
-          first difference.
+        Unusable: if there is none, or it was written under another configuration: tells the first
+          difference.
     """
-    import orbax.checkpoint as ocp
-
-    kept = manager.all_steps()
-    if not kept:
-        raise CheckpointError(f"{manager.directory} has no complete checkpoint")
-    step = max(kept) if step is None else step
+    if step is None:
+        newest = restore_newest(manager, like, config)
+        for line in newest.unusable.values():
+            say(f"{line}; the one of step {newest.step} is taken")
+        return newest.tree
+    kept = _steps(manager)
     if step not in kept:
-        raise CheckpointError(
+        raise Unusable(
             f"{manager.directory} has no checkpoint of step {step}, only"
             f" {', '.join(map(str, sorted(kept)))}"
         )
+    return _read(manager, step, like, config)
+
+
+def restore_newest(
+    manager: CheckpointManager, like: Any, config: Mapping[str, Any] | None
+) -> Newest:
+    """Reads the newest checkpoint that is intact; arguments and errors as of `restore`."""
+    errors: dict[int, Unusable] = {}
+    for step in _steps(manager):
+        try:
+            tree = _read(manager, step, like, config)
+            return Newest(step, tree, {step: str(error) for step, error in errors.items()})
+        except Unusable as error:
+            errors[step] = error
+    first = next(iter(errors.values()))
+    if len(errors) == 1:
+        raise first
+    raise Unusable(f"{first}; {len(errors) - 1} older ones cannot be used either") from first
+
+
+def set_aside(manager: CheckpointManager, step: int) -> Path:
+    """Renames a checkpoint that cannot be used, so that its step can be saved again."""
+    folder = Path(manager.directory)
+    names = (f"damaged-{step}{suffix}" for suffix in ("", *(f"-{i}" for i in range(1, 1000))))
+    aside = next(folder / name for name in names if not (folder / name).exists())
+    (folder / str(step)).rename(aside)
+    manager.reload()
+    return aside
+
+
+def _steps(manager: CheckpointManager) -> list[int]:
+    """The steps that have a checkpoint, the newest first."""
+    steps = sorted(manager.all_steps(), reverse=True)
+    if not steps:
+        raise Unusable(f"{manager.directory} has no complete checkpoint")
+    return steps
+
+
+def _read(
+    manager: CheckpointManager, step: int, like: Any, config: Mapping[str, Any] | None
+) -> Any:
+    """The checkpoint of a step, if its files are what was written."""
+    import orbax.checkpoint as ocp
+
     try:
+        check(Path(manager.directory) / str(step))
         saved = manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore()))[
             "config"
         ]
@@ -150,15 +231,54 @@ def restore(
                     abstract, ocp.checkpoint_utils.construct_restore_args(abstract)
                 )
             return manager.restore(step, args=ocp.args.Composite(state=state))["state"]
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(
-            f"cannot read checkpoint {step} in {manager.directory}: {str(error).splitlines()[0]}"
-        ) from error
+    except (MemoryError, jax.errors.JaxRuntimeError):  # nothing that the file is to blame for
+        raise
+    except Exception as error:  # orbax raises anything, plain Exceptions too
+        reason = (str(error).strip() or repr(error)).splitlines()[0][:300]
+        raise Unusable(f"cannot read checkpoint {step} in {manager.directory}: {reason}") from error
     name = differing[0]
-    raise CheckpointError(
+    raise Unusable(
         f"checkpoint {step} in {manager.directory} was written with {name}={saved.get(name)!r}, "
         f"this run has {name}={config.get(name)!r}"
     )
+
+
+def _checksums(folder: Path) -> dict[str, int]:
+    """The checksum of every file of a checkpoint, by its name in the folder.
+
+    The arrays' files have none of their own: a changed bit would be read as another weight.
+    """
+    return {
+        str(path.relative_to(folder)): _checksum(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != CHECKSUMS
+    }
+
+
+def _checksum(path: Path) -> int:
+    checksum = 0
+    with files.open_regular(path) as file:
+        while chunk := file.read(1 << 20):
+            checksum = zlib.crc32(chunk, checksum)
+    return checksum
+
+
+def check(folder: Path) -> None:
+    """Raises Damaged if a file of a checkpoint is not as it was written.
+
+    Nothing is known about checkpoints of older versions, nor about that of a process which was
+    killed while it wrote the checksums.
+    """
+    try:
+        written = files.read_json(folder / CHECKSUMS, dict[str, int])
+    except FileNotFoundError:
+        return
+    for name, checksum in written.items():
+        path = folder / os.path.normpath(name)
+        if not path.is_file():
+            raise files.Damaged(f"{name} is missing")
+        if _checksum(path) != checksum:
+            raise files.Damaged(f"{name} is damaged")
 
 
 def _of_all(x: Any) -> Any:

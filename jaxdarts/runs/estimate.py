@@ -1,4 +1,4 @@
-"""What a run would take of a device, from the compilation of its step."""
+"""Estimates of a run's memory on a device, from the compilation of its step."""
 
 import math
 import time
@@ -14,8 +14,9 @@ from jaxdarts.runs.process import Stop
 
 
 def devices(config: Any) -> list[Any]:
-    """The devices that batches are split over: this machine's, or the one of --device, which can
-    only be compiled for.
+    """The devices that batches are split over.
+
+    This machine's, or the one of --device, which can only be compiled for.
     """
     if config.device is None:
         return parallel.devices(config.num_devices)
@@ -84,8 +85,9 @@ def estimate(
 
 
 def fits(device: str, taken: int, lower: str) -> str:
-    """Whether so many bytes fit in the memory of a device, as a sentence; `lower` says what to do
-    where they do not.
+    """Sentence that says whether so many bytes fit in the memory of a device.
+
+    `lower` says what to do where they do not.
     """
     has = aot.target(device).memory
     size = f"{has / 2**30:,.0f} GiB"

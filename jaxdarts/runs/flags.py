@@ -1,5 +1,6 @@
-"""Flags of the commands: fields of frozen dataclasses, each declared once with all that is known
-about it.
+"""Flags of the commands as fields of frozen dataclasses.
+
+Each is declared once with all that is known about it.
 """
 
 import dataclasses
@@ -66,8 +67,9 @@ def flag(
 
 
 class Declared(NamedTuple):
-    """What is known about a flag: the arguments of `flag`, and TOPIC of the class that has it
-    first.
+    """Declaration of a flag.
+
+    It has the arguments of `flag`, and TOPIC of the class that has it first.
     """
 
     text: str
@@ -98,7 +100,7 @@ def free(kind: type) -> frozenset[str]:
 
 
 def wrong(config: Any) -> str | None:
-    """What is wrong with the values of a configuration, as a line; None where nothing is."""
+    """Error line about the values of a configuration; None where nothing is wrong."""
     for name, one in declared(type(config)).items():
         value = getattr(config, name)
         values = value if isinstance(value, tuple) else (value,)

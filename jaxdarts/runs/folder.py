@@ -19,10 +19,10 @@ import jax
 from jaxdarts import files
 from jaxdarts.data import stream
 from jaxdarts.report import sections
-from jaxdarts.runs import checkpoint, locks, writers
+from jaxdarts.runs import checkpoint, locks, signals, writers
 from jaxdarts.runs.flags import free
 from jaxdarts.runs.process import Stop
-from jaxdarts.runs.signals import Interruption, interruptible
+from jaxdarts.runs.signals import Interruption
 
 OF_A_START = frozenset(("resume", "run_dir", "coordinator", "num_hosts", "host"))
 """Settings that a run folder does not keep."""
@@ -68,21 +68,21 @@ def frozen(config: Any) -> dict[str, Any]:
 
 
 class Run(NamedTuple):
-    """An open run: its folder, its log, its checkpoints, what was asked of it, and the folder to
-    resume.
+    """An open run: its folder, its log, its checkpoints, what was asked of it, and how to continue
+    it.
     """
 
     folder: Path
     log: logging.Logger
     checkpoints: Any
-    asked: Interruption
-    again: Path
+    interruption: Interruption
+    way: str
 
     def leave(self, number: int, step: int, total: int) -> Stop:
         """The end that a signal asked for, once everything is saved."""
         name = signal.Signals(number).name
         return Stop(
-            f"{name} at step {step} of {total}: saved; {again(self.again)}",
+            f"{name} at step {step} of {total}: saved; {self.way}",
             128 + number,
         )
 
@@ -148,37 +148,45 @@ def open_study(config: Any, kind: str) -> Iterator[tuple[Path, logging.Logger]]:
     and turns what can go wrong into one line.
     """
     folder, log = open_folder(config, kind)
+    way = again(folder)
     try:
-        yield folder, log
+        with signals.interrupting(way, log):
+            yield folder, log
     except OSError as error:
-        raise Stop(f"cannot write: {error}; {again(folder)}") from error
-    except KeyboardInterrupt:
-        raise Stop(f"interrupted; {again(folder)}", 130) from None
+        raise Stop(f"cannot write: {error}; {way}") from error
+    except KeyboardInterrupt as interrupt:
+        name, code = signals.named(interrupt)
+        raise Stop(f"{name}: what is finished is saved; {way}", code) from None
     finally:
         writers.close_logger(log)
 
 
 @contextlib.contextmanager
-def open_run(config: Any, kind: str, whole: Path | None = None) -> Iterator[Run]:
-    """Opens the run, and turns what can go wrong in it into one line; `whole` is the folder of the
-    run that it is a part of.
+def open_run(config: Any, kind: str, way: str = "") -> Iterator[Run]:
+    """Opens the run, and turns what can go wrong in it into one line; `way` tells how to continue
+    the run that it is a part of.
     """
     folder, log = open_folder(config, kind)
-    root = whole or folder
+    way = way or again(folder)
     try:
         with (
             checkpoint.open_folder(
                 folder / "checkpoints", config.keep_checkpoints or None
             ) as checkpoints,
-            interruptible(root, log) as asked,
+            signals.interruptible(way, log) as interruption,
         ):
-            yield Run(folder, log, checkpoints, asked, root)
+            yield Run(folder, log, checkpoints, interruption, way)
+    except checkpoint.Unusable as error:
+        raise Stop(f"{error}; start anew with another --run_dir", 2) from error
     except checkpoint.CheckpointError as error:
-        raise Stop(f"{error}; {again(root)}") from error
+        raise Stop(f"{error}; {way}") from error
     except stream.Unreadable as error:
-        raise Stop(f"{error}; with the image restored, {again(root)}") from error
+        raise Stop(f"{error}; with the image restored, {way}") from error
+    except KeyboardInterrupt as interrupt:  # before or after the time in which signals are asked
+        name, code = signals.named(interrupt)
+        raise Stop(f"{name}: what is finished is saved; {way}", code) from None
     except OSError as error:
-        raise Stop(f"cannot write into {folder}: {error}; {again(root)}") from error
+        raise Stop(f"cannot write into {folder}: {error}; {way}") from error
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -201,7 +209,7 @@ class Records:
             lines = writers.json_lines(self.path, resume_step)
             self.all = files.read_json_lines(self.path, writers.METRICS)
         except ValueError as error:
-            raise Stop(f"{error}; remove the file to continue without it") from error
+            raise Stop(f"{error}; remove the file to continue without it", 2) from error
         # Events may have died in a buffer: a resumed run hides the old ones and writes all of them
         # again.
         try:
@@ -219,6 +227,11 @@ class Records:
             }
             events.write(record["step"], values)
         self.writer = writers.combine(lines, events)
+
+    @property
+    def steps(self) -> set[int]:
+        """The steps that have a record."""
+        return {record["step"] for record in self.all}
 
     def write(self, step: int, record: Mapping[str, float]) -> None:
         self.writer.write(step, record)

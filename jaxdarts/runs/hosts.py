@@ -118,8 +118,9 @@ def joined(config: Any, kind: str) -> Iterator[tuple[Any, Path | None]]:
 
 @contextlib.contextmanager
 def last_words(line: str) -> Iterator[None]:
-    """Has a line said where something ends this process at once, as JAX does when another host is
-    lost.
+    """Arranges for a last line where something ends this process at once.
+
+    JAX ends it so when another host is lost.
     """
     reader, writer = os.pipe()
     with open(reader, "rb") as heard:

@@ -54,7 +54,7 @@ def ends(lengths: np.ndarray) -> np.ndarray:
     return np.cumsum(lengths)
 
 
-def place(step: int, lengths: np.ndarray) -> tuple[int, int]:
+def epoch_and_position(step: int, lengths: np.ndarray) -> tuple[int, int]:
     """The epoch that a step belongs to, and its number in it."""
     epoch = int(np.searchsorted(ends(lengths), step, side="right"))
     return epoch, step - int(ends(lengths)[epoch - 1] if epoch else 0)
@@ -71,7 +71,9 @@ def kept_step(step: int, lengths: np.ndarray, max_steps: int) -> int:
 
     The record of an epoch that --max_steps cut short goes when that epoch goes on.
     """
-    return step if step >= total_steps(lengths, max_steps) else step - place(step, lengths)[1]
+    if step >= total_steps(lengths, max_steps):
+        return step
+    return step - epoch_and_position(step, lengths)[1]
 
 
 def finite(step: int, lower: str, **values: Any) -> None:
@@ -104,12 +106,18 @@ def checkpoint_form(init: Callable[[], Training[Any]]) -> dict[str, Any]:
 
 
 def restored(config: Any, run: Run, new: Training[State]) -> tuple[Training[State], float]:
-    """The newest checkpoint of a resumed run, or what a new run starts from; and the seconds that
-    its epoch took so far.
+    """The newest intact checkpoint of a resumed run, or what a new run starts from; and the seconds
+    that its epoch took so far.
     """
     saved = saved_form(new, jnp.float32(0))
     if config.resume and run.checkpoints.latest_step() is not None:
-        saved = checkpoint.restore(run.checkpoints, saved, frozen(config))
+        newest = checkpoint.restore_newest(run.checkpoints, saved, frozen(config))
+        saved = newest.tree
+        for step, reason in newest.unusable.items():
+            line = f"{reason}; the run goes on from step {newest.step}"
+            if jax.process_index() == 0:
+                line += f", the damaged one is now {checkpoint.set_aside(run.checkpoints, step)}"
+            run.log.info("warning: %s", line)
     saved = parallel.of_first_host(saved)
     return Training(saved["state"], saved["sums"]), float(saved["seconds"])
 
@@ -137,6 +145,7 @@ def train(config: Any, run: Run, task: Task[State, Book, Result]) -> Result:
             left = f" of {total}" if step < total else ": nothing is left to do but the report"
             log.info("resumed at step %d%s", step, left)
         training = _on_devices(task, training)
+        _write_lost_record(task, training, records, step, total, log)
         if step == 0 or not task.stopped(records):
             bar = writers.console(total)
             try:
@@ -146,13 +155,41 @@ def train(config: Any, run: Run, task: Task[State, Book, Result]) -> Result:
         return task.finish(training, records)
 
 
+def _write_lost_record(
+    task: Task[State, Book, Result],
+    training: Training[State],
+    records: Sequence[Book],
+    step: int,
+    total: int,
+    log: logging.Logger,
+) -> None:
+    """Writes the record of the last epoch again where a damaged file has lost it: everything that
+    it tells, but for the seconds, follows from the checkpoint. The rest of the run needs it.
+    """
+    written = [set(one.steps) for one in records]
+    done = [int(end) for end in ends(task.lengths) if end <= step]
+    if step == total and step not in done:
+        done.append(step)
+    lost = [end for end in done if any(end not in steps for steps in written)]
+    if not lost:
+        return
+    log.info("warning: records of %d of %d epochs are lost", len(lost), len(done))
+    if step not in lost:  # a later epoch has a record, or will have one
+        return
+    epoch, count = epoch_and_position(step - 1, task.lengths)
+    means = task.averages(training.sums, count + 1, step)
+    complete = step in ends(task.lengths)
+    task.end(training, Epoch(epoch, step, complete, 0.0, means), records)
+    log.info("the record of step %d is made again from its checkpoint, without its seconds", step)
+
+
 def train_unattended(task: Task[State, Book, Result]) -> Result:
     """Runs a task from its beginning to its end as a part of a larger program: no folder, no log,
     no checkpoints.
     """
     stepped = threading.Event()
     stepped.set()
-    nowhere = Run(Path(), logging.Logger("jaxdarts"), None, Interruption([], stepped), Path())
+    nowhere = Run(Path(), logging.Logger("jaxdarts"), None, Interruption([], stepped), "")
     with _closed(task.open_records(0)) as records:
         training, bar = _on_devices(task, task.init()), writers.combine()
         training = _epochs(Unattended(), nowhere, task, training, records, 0, 0.0, bar)
@@ -172,7 +209,7 @@ def _epochs(
     """Takes the steps of all epochs that are left; `seconds` is what the first of them took so
     far.
     """
-    log, asked, every_end = run.log, run.asked, ends(task.lengths)
+    log, interruption, every_end = run.log, run.interruption, ends(task.lengths)
     total = total_steps(task.lengths, config.max_steps)
     means = {}
 
@@ -187,8 +224,8 @@ def _epochs(
         multihost_utils.sync_global_devices(f"checkpoint {step}")
 
     while step < total:
-        epoch, position = place(step, task.lengths)
-        start = told = time.monotonic() - seconds
+        epoch, position = epoch_and_position(step, task.lengths)
+        start = last_report = time.monotonic() - seconds
         if task.rate is not None:
             log.info("epoch %d lr %e", epoch, task.rate(epoch))
         take = task.steps(epoch)
@@ -197,19 +234,19 @@ def _epochs(
             training = Training(task.reset(training.state), zeros)
         last = min(int(every_end[epoch]), total) - (step - position) - 1
         for i in range(position, last + 1):
-            if not asked.stepped.is_set():
+            if not interruption.stepped.is_set():
                 where = f"; the next start reads {config.cache_dir}" if config.cache_dir else ""
                 log.info("compiling the step, which can take minutes%s", where)
             training = take(training, i)
             step += 1
-            if not asked.stepped.is_set():
+            if not interruption.stepped.is_set():
                 jax.block_until_ready(training)
                 log.info("the first step took %.1f s", time.monotonic() - start - seconds)
-                asked.stepped.set()
+                interruption.stepped.set()
             reported = step % config.report_freq == 0 or i == last
-            leaving, now = asked.leaving(reported), time.monotonic()
-            if reported or leaving or now - told > 1:
-                means, told = task.averages(training.sums, i + 1, step), now
+            leaving, now = interruption.leaving(reported), time.monotonic()
+            if reported or leaving or now - last_report > 1:
+                means, last_report = task.averages(training.sums, i + 1, step), now
                 line, numbers = task.shown(means)
                 if reported:
                     log.info("train %03d %s", i, line)
@@ -230,7 +267,7 @@ def _epochs(
         if complete:
             seconds = 0.0
         save()
-        if leaving := asked.leaving(True):
+        if leaving := interruption.leaving(True):
             raise run.leave(leaving, step, total)
         if reason:
             log.info("the search stops: %s", reason)

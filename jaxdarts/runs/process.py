@@ -1,5 +1,6 @@
-"""A program as a process: one line for whatever stops it, settings of XLA and Python, and where a
-result comes from.
+"""A program as a process: errors in one line, settings of XLA and Python, and versions.
+
+The versions say where a result comes from.
 """
 
 import gc
@@ -18,6 +19,7 @@ from typing import Any
 import jax
 
 from jaxdarts import parallel
+from jaxdarts.runs import signals
 
 
 class Stop(Exception):
@@ -48,9 +50,9 @@ def set_up() -> None:
     A traced step is a million Python objects that live on, and Python looks through them again and
     again for garbage: a quarter of the tracing.
     """
-    own = os.environ.get("XLA_FLAGS", "")
-    ours = [flag for flag in parallel.XLA_FLAGS.split() if flag.partition("=")[0] not in own]
-    os.environ["XLA_FLAGS"] = " ".join([own, *ours]).strip()
+    given = os.environ.get("XLA_FLAGS", "")
+    added = [flag for flag in parallel.XLA_FLAGS.split() if flag.partition("=")[0] not in given]
+    os.environ["XLA_FLAGS"] = " ".join([given, *added]).strip()
     # Simulated devices on few cores deadlock with fewer threads (jax 0.9 and 0.10).
     os.environ.setdefault("PJRT_NPROC", str(max(16, os.cpu_count() or 1)))
     gc.freeze()
@@ -61,6 +63,8 @@ def start(main: Callable[[list[str]], None]) -> None:
     """Runs a script: one line and an exit code for whatever stops it."""
     script = Path(sys.argv[0]).name
     set_up()
+    for number in signals.obeyed():
+        signal.signal(number, signals.interrupt)
     try:
         main(sys.argv[1:])
     except Stop as stop:
@@ -70,15 +74,16 @@ def start(main: Callable[[list[str]], None]) -> None:
         os._exit(stop.code)
     except BrokenPipeError:  # what reads the output, such as `head`, has seen enough
         os._exit(128 + signal.SIGPIPE)
-    except KeyboardInterrupt:
-        print(f"{script}: interrupted before there was anything to save", file=sys.stderr)
-        sys.exit(128 + signal.SIGINT)
+    except KeyboardInterrupt as interrupt:
+        name, code = signals.named(interrupt)
+        print(f"{script}: {name}: ended before there was anything to save", file=sys.stderr)
+        sys.exit(code)
 
 
 def versions() -> dict[str, Any]:
-    """What a result must say about where it comes from."""
-    asked = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
+    """Versions that a result must have to say where it comes from."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
     packages = ("jax", "jaxlib", "flax", "optax", "numpy")
     device = jax.local_devices()[0]
     return {
@@ -95,7 +100,7 @@ def versions() -> dict[str, Any]:
 def _command() -> str:
     """The command line of this process, with the script's path from the root of the repository."""
     script, root = Path(sys.argv[0]), Path(__file__).resolve().parents[2]
-    flags = shlex.join(_without_places(sys.argv[1:]))
+    flags = shlex.join(_without_paths(sys.argv[1:]))
     if script.name.startswith("jaxdarts "):
         return f"{script.name} {flags}".strip()
     script = script.resolve()
@@ -107,17 +112,17 @@ def _command() -> str:
     return f"python {name} {flags}".strip()
 
 
-def _without_places(flags: Sequence[str]) -> list[str]:
+def _without_paths(flags: Sequence[str]) -> list[str]:
     """Flags without those that name files of this machine, which are no part of a result."""
-    places = tuple(
+    path_flags = tuple(
         "--output --run_dir --resume --peer --data_dir --cache_dir --table --scheduler".split()
     )
     kept: list[str] = []
-    value_of_place = False
+    value_of_path = False
     for flag in flags:
         # --scores is a file for discrete.py, names for score.py.
-        place = flag.startswith(places) or (flag.startswith("--scores") and "/" in flag)
-        if not place and not value_of_place:
+        is_path = flag.startswith(path_flags) or (flag.startswith("--scores") and "/" in flag)
+        if not is_path and not value_of_path:
             kept.append(flag)
-        value_of_place = place and "=" not in flag
+        value_of_path = is_path and "=" not in flag
     return kept

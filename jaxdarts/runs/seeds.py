@@ -14,7 +14,7 @@ def spread(values: Sequence[float] | np.ndarray) -> dict[str, float | None]:
 def mean_and_deviation(
     values: Sequence[float] | np.ndarray, scale: float = 1.0, digits: int = 3, unit: str = ""
 ) -> str:
-    """The same as text."""
+    """Mean and deviation as text."""
     shown = [
         f"{scale * value:.{digits}f}{unit}"
         for value in spread(values).values()

@@ -1,15 +1,16 @@
-"""SIGTERM and Ctrl-C as questions that a training answers between two steps."""
+"""Signals that end a program: questions that a training answers between two steps, exceptions
+elsewhere.
+"""
 
 import contextlib
 import logging
 import os
-import shlex
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -34,43 +35,108 @@ class Interruption(NamedTuple):
         return int(np.max(multihost_utils.process_allgather(np.int32(number)))) if meeting else 0
 
 
+NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""The signals that end a program: of a scheduler or `kill`, of Ctrl-C, of a terminal that closes.
+"""
+
+
+class Interrupted(KeyboardInterrupt):
+    """One of these signals came in, by its number."""
+
+    def __init__(self, number: int):
+        super().__init__(number)
+        self.number = number
+
+
+def named(interrupt: KeyboardInterrupt) -> tuple[str, int]:
+    """The name of the signal that an exception stands for, and the exit code of its end."""
+    number = getattr(interrupt, "number", signal.SIGINT)
+    return signal.Signals(number).name, 128 + number
+
+
+def obeyed() -> tuple[signal.Signals, ...]:
+    """The signals that are not to be ignored: under nohup a terminal may close."""
+    return tuple(
+        number
+        for number in NUMBERS
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN
+    )
+
+
+def interrupt(number: int, frame: Any = None) -> None:
+    """A handler that ends what the program is doing, as Ctrl-C does in Python."""
+    raise Interrupted(number)
+
+
+def end_at_once(number: int, way: str) -> None:
+    """Ends the process with one line."""
+    script, name = Path(sys.argv[0]).name, signal.Signals(number).name
+    cursor = "\033[?25h" if sys.stdout.isatty() else ""  # the live bar hides it
+    left = f"{cursor}{script}: {name}: ended at once; {way}\n"
+    os.write(sys.stderr.fileno(), left.encode(errors="backslashreplace"))
+    os._exit(128 + number)
+
+
 @contextlib.contextmanager
-def interruptible(folder: Path, log: logging.Logger) -> Iterator[Interruption]:
-    """SIGTERM and Ctrl-C ask to save and leave. A second one ends the process at once, and so does
-    one before any step.
+def interruptible(way: str, log: logging.Logger) -> Iterator[Interruption]:
+    """Signals ask to save and leave. A second one ends the process at once, and so does one before
+    any step; `way` tells how to continue.
+    """
+    interruption = Interruption([], threading.Event())
+
+    def hear(number: int) -> None:
+        if interruption.signals or not interruption.stepped.is_set():
+            end_at_once(number, way)
+        interruption.signals.append(number)
+        name = signal.Signals(number).name
+        log.info("%s: leaving after this step; once more ends at once", name)
+
+    with _heard(hear, lambda *_: None):
+        yield interruption
+
+
+@contextlib.contextmanager
+def interrupting(way: str, log: logging.Logger) -> Iterator[None]:
+    """Signals raise `Interrupted` as soon as Python has the word. A second one ends the process at
+    once; `way` tells how to continue.
+    """
+    heard: list[int] = []
+
+    def hear(number: int) -> None:
+        if heard:
+            end_at_once(number, way)
+        heard.append(number)
+        log.info("%s: leaving; once more ends at once", signal.Signals(number).name)
+
+    with _heard(hear, interrupt):
+        yield
+
+
+@contextlib.contextmanager
+def _heard(hear: Callable[[int], None], handler: Callable[[int, Any], None]) -> Iterator[None]:
+    """Calls `hear` with every signal, and `handler` in the main thread.
 
     A thread listens, because Python's own handlers would wait for the compiler, for minutes.
     """
-    interruption = Interruption([], threading.Event())
-    numbers = (signal.SIGTERM, signal.SIGINT)
+    numbers = obeyed()
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
-    script = Path(sys.argv[0]).name
 
     def listen() -> None:
         while number := int.from_bytes(os.read(reader, 1)):
-            if number not in numbers:
-                continue
-            name = signal.Signals(number).name
-            if interruption.signals or not interruption.stepped.is_set():
-                cursor = "\033[?25h" if sys.stdout.isatty() else ""  # the live bar hides it
-                way = f"continue with --resume={shlex.quote(str(folder))}"
-                left = f"{cursor}{script}: {name}: ended at once; {way}\n"
-                os.write(sys.stderr.fileno(), left.encode())
-                os._exit(128 + number)
-            interruption.signals.append(number)
-            log.info("%s: leaving after this step; once more ends at once", name)
+            if number in numbers:
+                hear(number)
 
-    old = {number: signal.signal(number, lambda *_: None) for number in numbers}
     old_writer = signal.set_wakeup_fd(writer)
+    old = {number: signal.signal(number, handler) for number in numbers}
     listener = threading.Thread(target=listen, daemon=True)
     listener.start()
     try:
-        yield interruption
+        yield
     finally:
+        for number, before in old.items():
+            signal.signal(number, before)
         signal.set_wakeup_fd(old_writer)
-        for number, handler in old.items():
-            signal.signal(number, handler)
         os.close(writer)
         listener.join()
         os.close(reader)

@@ -1,9 +1,10 @@
-"""A training, as the loop sees it: everything that differs between images and texts, searching and
-training from scratch.
+"""A training, as the loop sees it.
+
+It has everything that differs between images and texts, searching and training from scratch.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import jax
@@ -50,7 +51,10 @@ class Epoch(NamedTuple):
 
 
 class Records(Protocol):
-    """A file, or several, that a run writes its epochs to."""
+    """A file, or several, that a run writes its epochs to; `steps` are those that it holds."""
+
+    @property
+    def steps(self) -> Collection[int]: ...
 
     def close(self) -> None: ...
 

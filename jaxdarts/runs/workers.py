@@ -1,5 +1,6 @@
-"""Where trials run: in this process, in processes beside it, or on a cluster that dask.distributed
-has been started on.
+"""Workers that run trials: this process, processes beside it, or a cluster.
+
+The cluster is one that dask.distributed has been started on.
 """
 
 import contextlib
@@ -67,8 +68,11 @@ def processes(number: int) -> Iterator[Executor]:
 
 
 def follow() -> None:
-    """Ends this process when its parent ends, however that happens, and leaves Ctrl-C to it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Ends this process when its parent ends, however that happens; what a terminal sends to both
+    is for the parent.
+    """
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None  # `processes` has started this one
 
@@ -99,8 +103,9 @@ def client(scheduler: str) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def cluster(scheduler: str) -> Iterator[Executor]:
-    """The cluster as an executor. It gives a trial whose worker dies to another one, four times at
-    most.
+    """The cluster as an executor.
+
+    It gives a trial whose worker dies to another one, four times at most.
     """
     with client(scheduler) as cluster_client:
         yield cluster_client.get_executor(pure=False)

@@ -1,4 +1,4 @@
-"""What a run writes while it goes: JSON lines, TensorBoard events, a progress line and a text log.
+"""Records of a run: JSON lines, TensorBoard events, a progress line and a text log.
 
 A `Writer` is a pair of functions; `combine` makes one of many.
 """
@@ -214,8 +214,9 @@ def close_logger(log: logging.Logger) -> None:
 
 
 class _Stdout(logging.Handler):
-    """Looks `sys.stdout` up at each message, so that a live bar, which replaces it, stays below the
-    messages.
+    """Stream that looks `sys.stdout` up at each message.
+
+    So a live bar, which replaces it, stays below the messages.
     """
 
     def emit(self, record: logging.LogRecord) -> None:

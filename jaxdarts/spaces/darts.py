@@ -37,8 +37,9 @@ PRIMITIVES = (
 
 
 def darts(num_nodes: int = 4, ops: tuple[str | Op, ...] = PRIMITIVES) -> Space:
-    """The space of Liu, Simonyan & Yang, `DARTS <https://arxiv.org/abs/1806.09055>`_, 2019: about
-    10^18 pairs of cells.
+    """The space of DARTS: about 10^18 pairs of cells.
+
+    Liu, Simonyan & Yang, `DARTS <https://arxiv.org/abs/1806.09055>`_, 2019.
 
     Args:
         num_nodes: intermediate nodes of a cell; four give 14 edges.
@@ -61,8 +62,9 @@ def darts(num_nodes: int = 4, ops: tuple[str | Op, ...] = PRIMITIVES) -> Space:
 
 
 def of_cells(normal: Choices, reduce: Choices, *, more_ops: Iterable[Op] = ()) -> Space:
-    """The space of all pairs of cells that two lists of edges and candidates allow; every edge may
-    have its own candidates.
+    """The space of all pairs of cells that two lists of edges and candidates allow.
+
+    Every edge may have its own candidates.
 
     A genotype keeps two edges a node, each with its strongest candidate other than `none`
     (`space.strongest`).
@@ -129,8 +131,9 @@ def network(
     ops: Mapping[str, Op] = OPS,
     **options,
 ) -> Network:
-    """The network of any genotype of two convolutional cells, this space's or NASNet's; `options`
-    as of `nn.network.Network`.
+    """The network of any genotype of two convolutional cells, this space's or NASNet's.
+
+    `options` as of `nn.network.Network`.
 
     Raises:
         ValueError: if the genotype is not sound.

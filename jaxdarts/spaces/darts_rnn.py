@@ -14,8 +14,9 @@ PRIMITIVES = ("none", "tanh", "relu", "sigmoid", "identity")
 
 
 def darts_rnn(num_nodes: int = 8, ops: tuple[str, ...] = PRIMITIVES) -> Space:
-    """The recurrent space of Liu, Simonyan & Yang, `DARTS <https://arxiv.org/abs/1806.09055>`_,
-    2019.
+    """The recurrent space of DARTS.
+
+    Liu, Simonyan & Yang, `DARTS <https://arxiv.org/abs/1806.09055>`_, 2019.
 
     Every node reads one state before it, the first of which is made of the word and the hidden
     state, and applies one activation. Networks are `supernet(width, vocabulary, ...)` and
@@ -67,8 +68,9 @@ def darts_rnn(num_nodes: int = 8, ops: tuple[str, ...] = PRIMITIVES) -> Space:
 
 
 def network(genotype: AnyGenotype, width: int, vocabulary: int, **options) -> LanguageModel:
-    """The language model of any recurrent genotype, ENAS' too; `options` as of
-    `nn.rnn.LanguageModel`.
+    """The language model of any recurrent genotype, ENAS' too.
+
+    `options` as of `nn.rnn.LanguageModel`.
 
     Raises:
         ValueError: if the genotype is not a sound recurrent cell.

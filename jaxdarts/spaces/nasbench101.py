@@ -1,5 +1,6 @@
-"""The space of NAS-Bench-101: graphs of up to seven vertices and nine edges, all of which the
-benchmark has trained.
+"""The space of NAS-Bench-101: graphs of up to seven vertices and nine edges.
+
+The benchmark has trained all of them.
 """
 
 from collections.abc import Mapping
@@ -19,8 +20,9 @@ _EDGES = [(i, j) for j in range(MAX_VERTICES) for i in range(j)]
 
 
 def nasbench101() -> Space:
-    """The space of Ying et al., `NAS-Bench-101 <https://arxiv.org/abs/1902.09635>`_, ICML 2019:
-    423,624 cells.
+    """The space of NAS-Bench-101: 423,624 cells.
+
+    Ying et al., `NAS-Bench-101 <https://arxiv.org/abs/1902.09635>`_, ICML 2019.
 
     There is no mix that stands for any graph, and no weight-sharing network: `cells` is empty,
     `supernet` and `discretize` refuse. NAS-Bench-1Shot1's parts of this space have both
@@ -95,7 +97,7 @@ def _sample(key) -> GraphGenotype:
             rng.integers(2, size=len(_EDGES)),
             rng.integers(len(GRAPH_OPS), size=MAX_VERTICES - 2),
         )
-        if _sound(genotype := _of_places(bits, picks)):
+        if _sound(genotype := _from_picks(bits, picks)):
             return genotype
 
 
@@ -114,13 +116,14 @@ def _mutate(key, genotype: GraphGenotype) -> GraphGenotype:
             new_picks[vertex] = (picks[vertex] + rng.integers(1, len(GRAPH_OPS))) % len(
                 GRAPH_OPS
             )  # the other two
-        if _sound(new := _of_places(new_bits, new_picks)):
+        if _sound(new := _from_picks(new_bits, new_picks)):
             return new
 
 
 def _padded(genotype: GraphGenotype) -> GraphGenotype:
-    """The same cell with seven vertices: pruned if it has more, with vertices that nothing reads
-    before the output if fewer.
+    """A cell of seven vertices that is the same as the given one.
+
+    It is pruned if it has more, with vertices that nothing reads before the output if fewer.
     """
     matrix, ops = genotype if len(genotype.ops) <= MAX_VERTICES else pruned(genotype)
     positions = [*range(len(ops) - 1), MAX_VERTICES - 1]
@@ -130,7 +133,7 @@ def _padded(genotype: GraphGenotype) -> GraphGenotype:
     return GraphGenotype(tuple(map(tuple, padded.tolist())), (*ops[:-1], *fillers, ops[-1]))
 
 
-def _of_places(bits: np.ndarray, picks: np.ndarray) -> GraphGenotype:
+def _from_picks(bits: np.ndarray, picks: np.ndarray) -> GraphGenotype:
     matrix = np.zeros((MAX_VERTICES, MAX_VERTICES), int)
     matrix[tuple(np.transpose(_EDGES))] = bits
     return GraphGenotype(

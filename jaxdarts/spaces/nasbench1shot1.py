@@ -1,5 +1,6 @@
-"""NAS-Bench-1Shot1: three parts of NAS-Bench-101 that have a weight-sharing network, so that every
-cell's accuracy is known.
+"""NAS-Bench-1Shot1: three parts of NAS-Bench-101 that have a weight-sharing network.
+
+Every cell's accuracy is known.
 
 Zela, Siems & Hutter, `NAS-Bench-1Shot1 <https://arxiv.org/abs/2001.10422>`_, ICLR 2020. A cell has
 blocks, each with one of three operations, that read a given number of the vertices before them, as
@@ -27,8 +28,9 @@ OPS = ("maxpool3x3", "conv3x3-bn-relu", "conv1x1-bn-relu")
 
 
 def nasbench1shot1_s1() -> Space:
-    """Four blocks that read 1, 2, 2 and 2 vertices, the output 2: 14,580 descriptions of 2,685
-    cells.
+    """Search space 1: four blocks that read 1, 2, 2 and 2 vertices, the output 2.
+
+    14,580 descriptions of 2,685 cells.
 
     >>> {name: choices.shape for name, choices in nasbench1shot1_s1().cells.items()}
     {'ops': (4, 3), 'inputs': (2, 4), 'output': (1, 5)}
@@ -37,15 +39,17 @@ def nasbench1shot1_s1() -> Space:
 
 
 def nasbench1shot1_s2() -> Space:
-    """Four blocks that read 1, 1, 2 and 2 vertices, the output 3: 29,160 descriptions of 7,773
-    cells.
+    """Search space 2: four blocks that read 1, 1, 2 and 2 vertices, the output 3.
+
+    29,160 descriptions of 7,773 cells.
     """
     return _of_parents(1, 1, 2, 2, 3, name="nasbench1shot1_s2")
 
 
 def nasbench1shot1_s3() -> Space:
-    """Five blocks that read 1, 1, 1, 2 and 2 vertices, the output 2: 1,312,200 descriptions of
-    55,854 cells.
+    """Search space 3: five blocks that read 1, 1, 1, 2 and 2 vertices, the output 2.
+
+    1,312,200 descriptions of 55,854 cells.
     """
     return _of_parents(1, 1, 1, 2, 2, 2, name="nasbench1shot1_s3")
 
@@ -94,8 +98,9 @@ def _picked(choices: Choices, choose: Callable[[int, int], np.ndarray]) -> list[
 
 
 def _discretize(cells: Mapping[str, Choices], mix) -> GraphGenotype:
-    """The strongest candidates of every row; ties go to the first. (The authors' code leaves them
-    to a partial sort.)
+    """The strongest candidates of every row; ties go to the first.
+
+    (The authors' code leaves them to a partial sort.)
     """
 
     def choose(name):
@@ -122,8 +127,9 @@ def _sample(cells: Mapping[str, Choices], key) -> GraphGenotype:
 
 
 def _mutate(cells: Mapping[str, Choices], key, genotype: GraphGenotype) -> GraphGenotype:
-    """One candidate of one row makes way for another; all rows, and a row's candidates, are equally
-    likely.
+    """Mutation: one candidate of one row makes way for another.
+
+    All rows, and a row's candidates, are equally likely.
 
     Raises:
         ValueError: if the genotype is not of this space.

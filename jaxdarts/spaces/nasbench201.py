@@ -1,5 +1,6 @@
-"""The topology space of NAS-Bench-201 and NATS-Bench: 5^6 = 15,625 cells, each of which the
-benchmark has trained.
+"""The topology space of NAS-Bench-201 and NATS-Bench: 5^6 = 15,625 cells.
+
+The benchmark has trained each of them.
 """
 
 import functools
@@ -55,8 +56,9 @@ def nasbench201() -> Space:
 def network(
     genotype: TopologyGenotype, width: int = 16, depth: int = 5, num_classes: int = 10, **options
 ) -> Network:
-    """The network of a cell, by default the benchmark's on CIFAR-10; `options` as of
-    `nn.nasbench201.Network`.
+    """The network of a cell, by default the benchmark's on CIFAR-10.
+
+    `options` as of `nn.nasbench201.Network`.
 
     Raises:
         ValueError: if the genotype is not sound.

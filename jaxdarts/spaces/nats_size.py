@@ -1,5 +1,6 @@
-"""The size space of NATS-Bench: 8^5 = 32,768 networks of one cell, each of which the benchmark has
-trained.
+"""The size space of NATS-Bench: 8^5 = 32,768 networks of one cell.
+
+The benchmark has trained each of them.
 """
 
 import functools
@@ -16,8 +17,9 @@ from jaxdarts.space import Choices, Space, Table, locate, of_genotype, seeded
 
 
 def nats_size() -> Space:
-    """The space of Dong, Liu, Musial & Gabrys, `NATS-Bench <https://arxiv.org/abs/2009.00437>`_,
-    TPAMI 2021.
+    """The size space of NATS-Bench.
+
+    Dong, Liu, Musial & Gabrys, `NATS-Bench <https://arxiv.org/abs/2009.00437>`_, TPAMI 2021.
 
     Five layers, each with one of eight numbers of channels, and one cell for all (`nn.nats_size`).
     There is no weight-sharing network: `supernet` refuses. What searches without one, by mixes of
@@ -86,8 +88,9 @@ def _sample(key) -> SizeGenotype:
 
 
 def _mutate(cells: Mapping[str, Choices], key, genotype) -> SizeGenotype:
-    """Another number of channels in one layer; layers and numbers are equally likely, as in the
-    benchmark's evolution.
+    """Mutation: another number of channels in one layer.
+
+    Layers and numbers are equally likely, as in the benchmark's evolution.
 
     Raises:
         ValueError: if the genotype is not of this space.

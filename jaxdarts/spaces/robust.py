@@ -58,8 +58,9 @@ def s3() -> Space:
 
 
 def s4() -> Space:
-    """Noise or a separable convolution on every edge: the networks need a random key, trained ones
-    too (`nn.ops`).
+    """Space S4: noise or a separable convolution on every edge.
+
+    The networks need a random key, trained ones too (`nn.ops`).
     """
     return _named("s4", darts(ops=("noise", "sep_conv_3x3")))
 

@@ -1,5 +1,6 @@
-"""A space of 64 cells, small enough to train each of them: what rankings by shared weights are
-measured on.
+"""A space of 64 cells, small enough to train each of them.
+
+Rankings by shared weights are measured on it.
 """
 
 import functools
@@ -50,8 +51,9 @@ Zhang et al., 2020; ultmaster/deeper-insights-weight-sharing at 2a7f852, assets/
 
 
 def weight_sharing64() -> Space:
-    """The space of Zhang et al., Deeper Insights into Weight Sharing in Neural Architecture Search,
-    2020.
+    """The space of 64 cells for the study of rankings by shared weights.
+
+    Zhang et al., Deeper Insights into Weight Sharing in Neural Architecture Search, 2020.
 
     One cell of three states, the first of them its input; each of the three edges carries one of
     four operations, and the output is both nodes side by side. `space.supernet` mixes them;

@@ -1,5 +1,6 @@
-"""The hand-off: a trained network as a folder of two plain files, as functions, and as one exported
-program.
+"""Hand-off of a trained network.
+
+It is a folder of two plain files, functions, or one exported program.
 """
 
 import hashlib
@@ -80,8 +81,9 @@ def save(folder: str | Path, *, genotype, params: Any, averages: Any, **facts: A
 def save_language_model(
     folder: str | Path, *, genotype: RecurrentGenotype, params: Any, vocabulary: Sequence[str]
 ) -> None:
-    """Writes `network.json`, `weights.npz` and `vocabulary.json`, the words in the order of the
-    embedding's rows.
+    """Writes `network.json`, `weights.npz` and `vocabulary.json` of a language model.
+
+    The words are in the order of the embedding's rows.
     """
     folder = Path(folder)
     files.replace_arrays(folder / "weights.npz", params)
@@ -206,19 +208,20 @@ def accuracy(
     dataset: images.Dataset | stream.Dataset,
     batch_size: int = 128,
 ) -> float:
-    """Share of the test images of a set, in memory or on a disk, whose largest logit is that of
-    their label.
+    """Share of the test images of a set whose largest logit is that of their label.
+
+    The set is in memory or on a disk.
 
     Args:
         logits: uint8 images [batch_size, height, width, channels] -> logits [batch_size, classes].
         dataset: from `data.images.load` or `data.stream.load`.
         batch_size: images in a batch; the last one is filled up.
     """
-    places, weights = feed.filled_up(dataset.test.num, batch_size)
+    indices, weights = feed.filled_up(dataset.test.num, batch_size)
     hits = 0
     with stream.threads() as pool:
-        read = feed.host(pool, dataset, places)
-        for i in range(len(places)):
+        read = feed.host(pool, dataset, indices)
+        for i in range(len(indices)):
             batch = read(i)
             hits += int(
                 np.sum(
@@ -312,8 +315,9 @@ def export(
 
 
 def read_exported(path: str | Path) -> Callable[..., Any]:
-    """The function of an exported file: uint8 images [batch, height, width, channels] -> logits
-    [batch, classes].
+    """Reads the function of an exported file.
+
+    It maps uint8 images [batch, height, width, channels] to logits [batch, classes].
 
     Of a language model: (int32 tokens [time, batch], float32 hidden state [batch, width], zero at
     first) -> (logits, hidden).

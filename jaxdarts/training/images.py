@@ -1,5 +1,6 @@
-"""Training one genotype from scratch: drop path, auxiliary loss and label smoothing in one pure
-step.
+"""Training one genotype from scratch on images.
+
+Drop path, auxiliary loss and label smoothing are in one pure step.
 
 Liu, Simonyan & Yang, `DARTS: Differentiable Architecture Search
 <https://arxiv.org/abs/1806.09055>`_, ICLR 2019, section 3.2.
@@ -59,8 +60,9 @@ def from_scratch(
     label_smoothing: float = 0.0,
     axis_name: str | None = None,
 ) -> Training:
-    """Trains a discrete network on batches {"image": [batch, height, width, channels], "label":
-    [batch]}.
+    """Trains a discrete network on batches of images.
+
+    Batches are {"image": [batch, height, width, channels], "label": [batch]}.
 
     Args:
         net: `space.network(...)`.
@@ -133,8 +135,9 @@ def from_scratch(
 def cross_entropy(
     logits: Float[Array, "batch classes"], labels: Array, smoothing: float = 0.0
 ) -> Float[Array, " batch"]:
-    """Cross-entropy of every example, against its label or against (1 - smoothing) * onehot +
-    smoothing / classes.
+    """Cross-entropy of every example, with label smoothing.
+
+    It is against its label or against (1 - smoothing) * onehot + smoothing / classes.
     """
     targets = optax.smooth_labels(
         jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype), smoothing

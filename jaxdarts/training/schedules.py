@@ -1,5 +1,7 @@
-"""Learning rates of published trainings: the rate of every epoch, as a list of numbers; and by the
-length of a text's window. Clipping of gradients that a hypergradient can differentiate through.
+"""Learning rates of published trainings: the rate of every epoch, as a list of numbers.
+
+Also by the length of a text's window. Clipping of gradients that a hypergradient can differentiate
+through.
 
 The published code changes a rate between epochs only, so these are tables; `jnp.asarray(table)[step
 // steps_per_epoch]` is the optax schedule.
@@ -35,8 +37,9 @@ def exponential(peak: float, epochs: int, decay: float = 0.97) -> Float64[np.nda
 
 
 def linear(peak: float, epochs: int, warmup: int = 0) -> Float64[np.ndarray, " epochs"]:
-    """A line from `peak` to zero over all epochs but the last five, which share out its last step
-    at a fifth of the slope.
+    """A line from `peak` to zero over all epochs but the last five.
+
+    The last five share out its last step at a fifth of the slope.
 
     With E epochs the rate of epoch e is peak (E - 5 - e) / (E - 5), and peak (E - e) / (5 (E - 5))
     in the last five; the first `warmup` epochs have (e + 1) / warmup of it. This is SmoothDARTS'

@@ -1,5 +1,6 @@
-"""Training a language model from scratch: SGD, then averaged SGD once the validation loss stops
-falling (NT-ASGD).
+"""Training a language model from scratch: SGD, then averaged SGD (NT-ASGD).
+
+Averaging begins once the validation loss stops falling.
 
 Merity, Keskar & Socher, `Regularizing and Optimizing LSTM Language Models
 <https://arxiv.org/abs/1708.02182>`_, 2018, section 4, as in quark0/darts, rnn/train.py.
@@ -52,13 +53,14 @@ class TextTraining(NamedTuple):
 
     init: (key, weights, hidden state before the first word) -> state.
     step: (state, batch) -> (state, metrics: loss in nats a word; reloads, 1 if the weights went
-    back to the best). judged: (state, validation loss of the average, whether averaging goes on or
-    begins) -> state: the end of an epoch.
+    back to the best).
+    after_validation: (state, validation loss of the average, whether averaging goes on or begins)
+    -> state: the end of an epoch.
     """
 
     init: Callable[[Key[Array, ""], Params, Array], TextState]
     step: Callable[[TextState, Batch], tuple[TextState, Metrics]]
-    judged: Callable[[TextState, Float[Array, ""], Array], TextState]
+    after_validation: Callable[[TextState, Float[Array, ""], Array], TextState]
 
 
 def from_scratch(
@@ -110,7 +112,7 @@ def from_scratch(
             state.key,
             params,
             opt,
-            parallel.whole(hidden, axis_name),
+            parallel.gather(hidden, axis_name),
             average,
             averaged,
             state.best,
@@ -130,7 +132,7 @@ def from_scratch(
         )
         return new, {"loss": metrics["loss"], "reloads": 1 - fine.astype(jnp.float32)}
 
-    def judged(state: TextState, loss: Float[Array, ""], averaging: Array) -> TextState:
+    def after_validation(state: TextState, loss: Float[Array, ""], averaging: Array) -> TextState:
         better = loss < state.best_loss
         return dataclasses.replace(
             state,
@@ -139,7 +141,7 @@ def from_scratch(
             best_loss=jnp.where(better, loss, state.best_loss),
         )
 
-    return TextTraining(init, step, judged)
+    return TextTraining(init, step, after_validation)
 
 
 _RELOADED = ("params", "opt", "hidden", "average", "averaged")
@@ -150,8 +152,9 @@ def _where(condition: Array, one: Any, other: Any) -> Any:
 
 
 def averaging_starts(losses: Sequence[float], patience: int = 5) -> int | None:
-    """The epoch after which the weights are averaged, given the validation losses of all epochs;
-    None if it is yet to come.
+    """The epoch after which the weights are averaged; None if it is yet to come.
+
+    The validation losses of all epochs decide.
 
     It is the first whose loss is above the best of all but the `patience` before it, so not among
     the first `patience` + 1.
@@ -170,8 +173,9 @@ def averaging_starts(losses: Sequence[float], patience: int = 5) -> int | None:
 def over_stream(
     objective: Objective, length: int
 ) -> Callable[[Params, Mix, Array, Array], Float[Array, ""]]:
-    """Mean cross-entropy in nats a word over a whole stream, from window to window: perplexity is
-    its exponential.
+    """Mean cross-entropy in nats a word over a whole stream, from window to window.
+
+    Perplexity is its exponential.
 
     Args:
         objective: `objectives.language_model(net)`; no dropout here.

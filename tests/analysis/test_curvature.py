@@ -65,10 +65,10 @@ def test_every_step_makes_it_exact(sign, x64):
     arch = smooth_arch()
     values = np.linalg.eigvalsh(hessian(lambda arch: sign * smooth(arch), arch))
     dominant = values[np.abs(values).argmax()]
-    ours = jax.jit(
+    estimate = jax.jit(
         lambda arch, key: dominant_eigenvalue(lambda arch: sign * smooth(arch), arch, key)
     )(arch, KEY)
-    np.testing.assert_allclose(ours, dominant, rtol=1e-10)
+    np.testing.assert_allclose(estimate, dominant, rtol=1e-10)
 
 
 def test_the_sign_is_kept(x64):
@@ -88,9 +88,13 @@ def test_the_sign_is_kept(x64):
     ],
 )
 def test_spaces_that_are_used_up_early(eigenvalues, dominant, x64):
-    ours = dominant_eigenvalue(quadratic(eigenvalues, offset=1.0), jnp.ones(len(eigenvalues)), KEY)
+    estimate = dominant_eigenvalue(
+        quadratic(eigenvalues, offset=1.0), jnp.ones(len(eigenvalues)), KEY
+    )
     np.testing.assert_allclose(
-        ours if dominant is not None else abs(ours), 1 if dominant is None else dominant, atol=1e-10
+        estimate if dominant is not None else abs(estimate),
+        1 if dominant is None else dominant,
+        atol=1e-10,
     )
 
 
@@ -101,8 +105,8 @@ def test_twenty_steps_for_many_numbers():
     others = np.random.default_rng(0).uniform(-0.05, 0.1, 223)
     loss = quadratic(np.array([*others, 0.3], np.float32))
     keys = jax.random.split(KEY, 3)
-    ours = jax.vmap(lambda key: dominant_eigenvalue(loss, jnp.ones(224), key))(keys)
-    np.testing.assert_allclose(ours, 0.3, rtol=1e-4)
+    estimates = jax.vmap(lambda key: dominant_eigenvalue(loss, jnp.ones(224), key))(keys)
+    np.testing.assert_allclose(estimates, 0.3, rtol=1e-4)
     crude = dominant_eigenvalue(loss, jnp.ones(224), KEY, num_steps=2)
     assert 0 < crude < 0.3
 
@@ -126,8 +130,8 @@ def test_of_a_search(x64):
         return toy_objective(params, relax.apply(arch, KEY, jnp.int32(0)), (), toy_batch(0), KEY)[0]
 
     values = np.linalg.eigvalsh(jax.jit(lambda arch: hessian(loss, arch))(arch))
-    ours = jax.jit(lambda arch: dominant_eigenvalue(loss, arch, KEY))(arch)
-    np.testing.assert_allclose(ours, values[np.abs(values).argmax()], rtol=1e-8)
+    estimate = jax.jit(lambda arch: dominant_eigenvalue(loss, arch, KEY))(arch)
+    np.testing.assert_allclose(estimate, values[np.abs(values).argmax()], rtol=1e-8)
 
 
 def test_of_a_supernet(x64):
@@ -148,8 +152,8 @@ def test_of_a_supernet(x64):
     gradient = jax.jit(jax.grad(loss))
     central = (gradient(alpha + step * i) - gradient(alpha - step * i)) / (2 * step)
     np.testing.assert_allclose(hessian_vector(loss, alpha, i), central, rtol=1e-4, atol=1e-7)
-    ours = dominant_eigenvalue(loss, alpha, KEY)
-    np.testing.assert_allclose(ours, values[np.abs(values).argmax()], rtol=1e-8)
+    estimate = dominant_eigenvalue(loss, alpha, KEY)
+    np.testing.assert_allclose(estimate, values[np.abs(values).argmax()], rtol=1e-8)
 
 
 def test_local_average():
@@ -269,21 +273,21 @@ def test_a_spectrum_against_the_dense_hessian(x64):
     arch = smooth_arch()
     flat, unravel = jax.flatten_util.ravel_pytree(arch)
     values = np.linalg.eigvalsh(hessian(smooth, arch))
-    places, deviation = np.linspace(values[0] - 1, values[-1] + 1, 50), 0.3
+    points, deviation = np.linspace(values[0] - 1, values[-1] + 1, 50), 0.3
 
     def product(v):
         return hessian_vector(smooth, arch, v)
 
-    exact = np.mean(np.exp(-(((places[:, None] - values) / deviation) ** 2) / 2), -1) / (
+    exact = np.mean(np.exp(-(((points[:, None] - values) / deviation) ** 2) / 2), -1) / (
         deviation * np.sqrt(2 * np.pi)
     )
     nodes, weights = jax.jit(jax.vmap(lambda v: lanczos(product, arch, v, 14)))(jnp.eye(14))
-    np.testing.assert_allclose(density(nodes, weights, places, deviation), exact, atol=1e-9)
+    np.testing.assert_allclose(density(nodes, weights, points, deviation), exact, atol=1e-9)
     keys = jax.random.split(KEY, 400)
     nodes, weights = jax.jit(lambda keys: spectrum(product, arch, keys, 14))(keys)
     assert nodes.shape == weights.shape == (400, 14)
-    found = density(nodes, weights, places, deviation)
-    np.testing.assert_allclose(found, exact, atol=4 * np.max(exact) / np.sqrt(400))
+    estimate = density(nodes, weights, points, deviation)
+    np.testing.assert_allclose(estimate, exact, atol=4 * np.max(exact) / np.sqrt(400))
     np.testing.assert_allclose(
         np.mean(np.sum(nodes * weights, -1)), values.mean(), atol=0.15 * np.abs(values).max()
     )

@@ -18,21 +18,21 @@ def differences(a, b):
 @pytest.mark.parametrize("radius", [1, 2])
 def test_shell_of_a_darts_cell(radius):
     """16 edges with six other operations each."""
-    space, own = jd.spaces.darts(), jd.genotypes.DARTS_V2
-    found = flatness.shell(space.cells, own, radius)
-    assert len(found) == len(set(found)) == {1: 16 * 6, 2: 120 * 36}[radius]
-    assert all(differences(other, own) == radius for other in found)
-    for other in found[:20]:
+    space, genotype = jd.spaces.darts(), jd.genotypes.DARTS_V2
+    neighbours = flatness.shell(space.cells, genotype, radius)
+    assert len(neighbours) == len(set(neighbours)) == {1: 16 * 6, 2: 120 * 36}[radius]
+    assert all(differences(other, genotype) == radius for other in neighbours)
+    for other in neighbours[:20]:
         jd.one_hot(space.cells, jd.genotypes.parse(str(other)))  # in the space, without `none`
 
 
 def test_shell_where_edges_differ():
     space = jd.spaces.s1()
     mix = space.supernet(width=1, depth=1, num_classes=1).example_mix()
-    own = space.discretize(mix)
-    assert len(flatness.shell(space.cells, own)) == 16  # every edge has two candidates
+    genotype = space.discretize(mix)
+    assert len(flatness.shell(space.cells, genotype)) == 16  # every edge has two candidates
     with pytest.raises(ValueError, match="radius is 17: the cells have 16 edges"):
-        flatness.shell(space.cells, own, 17)
+        flatness.shell(space.cells, genotype, 17)
 
 
 def test_flatness_by_hand():

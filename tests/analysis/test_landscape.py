@@ -27,15 +27,15 @@ def test_a_quadratic(x64):
     def tree(flat):
         return {"a": jnp.asarray(flat[:4]).reshape(2, 2), "b": jnp.asarray(flat[4:])}
 
-    places = landscape.grid(7, span=1.5)
-    expected = [0.5 * p @ matrix @ p for p in (w + x * d1 + y * d2 for x, y in places)]
+    points = landscape.grid(7, span=1.5)
+    expected = [0.5 * p @ matrix @ p for p in (w + x * d1 + y * d2 for x, y in points)]
     for together in (1, 3, 49):
         quadratic, total = jax.jit(lambda point, together=together: landscape.values(
-            function, point, [tree(d1), tree(d2)], places, together
+            function, point, [tree(d1), tree(d2)], points, together
         ))(tree(w))  # fmt: skip
         np.testing.assert_allclose(quadratic, expected, rtol=1e-12)
         np.testing.assert_allclose(
-            total, [np.sum(w + x * d1 + y * d2) for x, y in places], rtol=1e-12, atol=1e-12
+            total, [np.sum(w + x * d1 + y * d2) for x, y in points], rtol=1e-12, atol=1e-12
         )
     line = landscape.values(function, tree(w), [tree(d1)], landscape.grid(5, dimensions=1))[0]
     np.testing.assert_allclose(
@@ -65,8 +65,8 @@ def filters(name, array):
         fixed = [0, 1, array.ndim - 1]
     picked = itertools.product(*(range(array.shape[axis]) for axis in fixed))
     return [
-        tuple(dict(zip(fixed, place)).get(axis, slice(None)) for axis in range(array.ndim))
-        for place in picked
+        tuple(dict(zip(fixed, indices)).get(axis, slice(None)) for axis in range(array.ndim))
+        for indices in picked
     ]
 
 
@@ -101,18 +101,21 @@ def test_filters_are_as_long_as_the_weights():
         for (path, weight), (_, direction) in zip(leaves, other, strict=True):
             name = path[-1].key
             weight, direction = np.asarray(weight), np.asarray(direction)
-            places = filters(name, weight)
+            selections = filters(name, weight)
             seen.add(name)
-            if not places:
+            if not selections:
                 assert not direction.any(), (kind, name)
-            for place in places:
-                assert np.count_nonzero(direction[place]) == direction[place].size
+            for selection in selections:
+                assert np.count_nonzero(direction[selection]) == direction[selection].size
                 np.testing.assert_allclose(
-                    np.linalg.norm(direction[place]), np.linalg.norm(weight[place]), rtol=1e-5
+                    np.linalg.norm(direction[selection]),
+                    np.linalg.norm(weight[selection]),
+                    rtol=1e-5,
                 )
                 moved += 1
             assert (
-                not places or sum(weight[place].size for place in places) == weight.size
+                not selections
+                or sum(weight[selection].size for selection in selections) == weight.size
             )  # nothing is left out or twice
         assert moved > 10
     assert {
@@ -181,24 +184,24 @@ def test_variance_of_a_linear_model(x64):
             {"w": jnp.asarray(w)}
         )
 
-    found = jax.jit(lambda batches: variance.gradients(gradient, batches))(
+    result = jax.jit(lambda batches: variance.gradients(gradient, batches))(
         {"x": jnp.asarray(x), "y": jnp.asarray(y)}
     )
     np.testing.assert_allclose(
-        found.variance, np.mean(np.sum((by_hand - mean) ** 2, -1)), rtol=1e-12
+        result.variance, np.mean(np.sum((by_hand - mean) ** 2, -1)), rtol=1e-12
     )
     np.testing.assert_allclose(
-        found.variance, np.mean(np.sum(by_hand**2, -1)) - mean @ mean, rtol=1e-12
+        result.variance, np.mean(np.sum(by_hand**2, -1)) - mean @ mean, rtol=1e-12
     )
-    np.testing.assert_allclose(found.squared_mean, mean @ mean, rtol=1e-12)
+    np.testing.assert_allclose(result.squared_mean, mean @ mean, rtol=1e-12)
 
 
 def test_small_variance_on_a_large_mean():
     """Single precision: the difference of the two squares would be all rounding."""
     batches = jnp.asarray([[1000.0, 1.0], [1000.01, 1.0], [999.99, 1.0]])
-    found = variance.gradients(lambda batch: {"g": batch}, batches)
+    result = variance.gradients(lambda batch: {"g": batch}, batches)
     expected = np.var(np.asarray(batches, np.float64), axis=0).sum()
-    np.testing.assert_allclose(found.variance, expected, rtol=2e-3)
+    np.testing.assert_allclose(result.variance, expected, rtol=2e-3)
 
 
 def test_variance_on_a_plane(x64):
@@ -212,15 +215,15 @@ def test_variance_on_a_plane(x64):
             lambda b: jax.grad(lambda w: 0.5 * jnp.mean((b["x"] @ w - b["y"]) ** 2))(w), batches
         ).variance
 
-    places = landscape.grid(3)
-    found = landscape.values(measured, jnp.asarray(w), [jnp.asarray(d1), jnp.asarray(d2)], places)
-    for place, value in zip(places, found, strict=True):
-        at = w + place[0] * d1 + place[1] * d2
+    points = landscape.grid(3)
+    values = landscape.values(measured, jnp.asarray(w), [jnp.asarray(d1), jnp.asarray(d2)], points)
+    for point, value in zip(points, values, strict=True):
+        at = w + point[0] * d1 + point[1] * d2
         each = np.stack([xb.T @ (xb @ at - yb) / len(yb) for xb, yb in zip(x, y)])
         np.testing.assert_allclose(value, np.sum(np.var(each, axis=0)), rtol=1e-10)
 
 
 @pytest.mark.parametrize("num", [1, 2])
 def test_equal_batches_have_no_variance(num):
-    found = variance.gradients(lambda batch: batch, jnp.ones((num, 3)))
-    assert float(found.variance) == 0 and float(found.squared_mean) == 3
+    result = variance.gradients(lambda batch: batch, jnp.ones((num, 3)))
+    assert float(result.variance) == 0 and float(result.squared_mean) == 3

@@ -49,9 +49,9 @@ def test_agreement():
     other[0] = [0.7, 0.2, 0.1]  # reversed: -1
     other[1] = [0.2, 0.1, 0.7]  # one pair of three swapped: 1/3
     other[2] = [0.3, 0.3, 0.3]  # no order
-    found = mixture.agreement(one, other, CELL)
-    np.testing.assert_allclose(found["tau"], (-1 + 1 / 3 + 1 + 1) / 4)
-    assert found["same"] == 3 / 5
+    result = mixture.agreement(one, other, CELL)
+    np.testing.assert_allclose(result["tau"], (-1 + 1 / 3 + 1 + 1) / 4)
+    assert result["same"] == 3 / 5
     assert mixture.agreement(one, one, CELL) == {"tau": 1.0, "same": 1.0}
     assert np.isnan(mixture.agreement(one, np.ones(CELL.shape), CELL)["tau"])
 

@@ -51,10 +51,10 @@ def test_s_tau_and_gt_tau():
 def test_best_of_top():
     truth = np.array([0.1, 0.5, 0.3, 0.4])  # ranks 4, 1, 3, 2
     np.testing.assert_array_equal(ranking.ranks(truth), [4, 1, 3, 2])
-    found = np.array([0.9, 0.2, 0.8, 0.8])
-    assert [ranking.best_of_top(found, truth, n) for n in (1, 2, 3, 4)] == [4, 3, 2, 1]
+    scores = np.array([0.9, 0.2, 0.8, 0.8])
+    assert [ranking.best_of_top(scores, truth, n) for n in (1, 2, 3, 4)] == [4, 3, 2, 1]
     with pytest.raises(ValueError, match="n is 5: there are 4 models"):
-        ranking.best_of_top(found, truth, 5)
+        ranking.best_of_top(scores, truth, 5)
 
 
 def test_published_accuracies():

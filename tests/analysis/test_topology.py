@@ -94,7 +94,7 @@ def test_no_cell():
 
 def test_the_authors_variants():
     """Width and depth of DARTS_CONN1 to DARTS_CONN10, from their seeds."""
-    found = [
+    variants = [
         tp.topology(tp.reconnected(genotypes.DARTS_V2, np.random.RandomState(seed)).normal)
         for seed in range(1, 11)
     ]
@@ -110,7 +110,7 @@ def test_the_authors_variants():
         (3, 3),
         (3.5, 3),
     ]
-    assert found == expected
+    assert variants == expected
 
 
 def test_reconnection_keeps_operations_and_draws_every_source():
@@ -140,11 +140,11 @@ def test_shares_of_widths():
             [p if hit else 1 - p for p, hit in zip(probabilities, hits)]
         )
     rng, draws = np.random.default_rng(1), 4000
-    found = collections.Counter(
+    counts = collections.Counter(
         tp.topology(tp.reconnected(genotypes.DARTS_V2, rng).normal).width for _ in range(draws)
     )
     for width, probability in exact.items():
-        assert abs(found[width] / draws - probability) < 0.03
+        assert abs(counts[width] / draws - probability) < 0.03
     # The published hit rates, of which the last is rounded from less.
     np.testing.assert_allclose(
         [exact[w] for w in (2, 2.5, 3, 3.5, 4)], [0.21, 0.32, 0.26, 0.11, 0.018], atol=0.006
@@ -185,11 +185,11 @@ def test_adaptation_is_the_widest_and_shallowest():
 
 
 def test_variants():
-    found = tp.variants(genotypes.DARTS_V2, np.random.default_rng(0))
-    shapes = [tp.topology(other.normal) for other in found]
+    variants = tp.variants(genotypes.DARTS_V2, np.random.default_rng(0))
+    shapes = [tp.topology(other.normal) for other in variants]
     assert [shape.width for shape in shapes] == [2] * 3 + [2.5] * 3 + [3] * 3 + [3.5] * 3
     assert shapes == sorted(shapes, key=lambda shape: (shape.width, -shape.depth))
-    assert len(set(found)) == 12 and genotypes.DARTS_V2 not in found
+    assert len(set(variants)) == 12 and genotypes.DARTS_V2 not in variants
     with pytest.raises(ValueError, match="50 draws gave 0 different cells of width 4.5, not 3"):
         tp.variants(genotypes.DARTS_V2, np.random.default_rng(0), [4.5], draws=50)
 

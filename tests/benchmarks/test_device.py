@@ -73,8 +73,8 @@ def test_the_stored_reference_is_small_and_what_its_maker_writes(tmp_path):
 @pytest.mark.parametrize("name", ["supernet", "recurrent"])
 def test_gradients_and_second_order_steps_in_float32_are_those_of_the_definition(name):
     case = correctness.CASES[name]
-    found = correctness.checked(case, *correctness.read_reference(name), "float32", "highest")
-    assert correctness.within(found, case.bound / 10), found
+    errors = correctness.checked(case, *correctness.read_reference(name), "float32", "highest")
+    assert correctness.within(errors, case.bound / 10), errors
 
 
 def test_an_error_is_relative_and_a_wrong_or_missing_number_is_never_right():
@@ -93,8 +93,8 @@ def test_a_wrong_primitive_is_found_out():
     wrong = case._replace(
         run=lambda inputs: case.run({**inputs, "weights": 1.01 * inputs["weights"]})
     )
-    found = correctness.checked(wrong, inputs, reference, "float32", "highest")
-    assert found["value"] < 1e-6 and not correctness.within(found, case.bound)
+    errors = correctness.checked(wrong, inputs, reference, "float32", "highest")
+    assert errors["value"] < 1e-6 and not correctness.within(errors, case.bound)
 
 
 def test_images_come_back_from_several_files(tmp_path):
@@ -118,9 +118,9 @@ def test_images_come_back_from_several_files(tmp_path):
 
 def test_a_median_is_that_of_one_call():
     calls = []
-    found = measurements.milliseconds(lambda number: calls.append(number), seconds=1e-4, repeats=3)
-    assert calls[:2] == [1, 1] and len(calls) == 5 and found["calls"] == 3 * calls[2]
-    assert found["least_ms"] <= found["ms"] <= found["most_ms"]
+    timing = measurements.milliseconds(lambda number: calls.append(number), seconds=1e-4, repeats=3)
+    assert calls[:2] == [1, 1] and len(calls) == 5 and timing["calls"] == 3 * calls[2]
+    assert timing["least_ms"] <= timing["ms"] <= timing["most_ms"]
 
 
 class Fake:
@@ -235,10 +235,10 @@ def test_the_smoke_run_measures_everything(smoke):
     assert all(
         line["finite"] and line["ms"] > 0 and line["kernels"] > 0 for line in by_part["steps"]
     )
-    (found,) = by_part["search"]
+    (record,) = by_part["search"]
     assert (
-        found["epochs"] == 2
-        and np.isfinite(found["valid_loss"])
+        record["epochs"] == 2
+        and np.isfinite(record["valid_loss"])
         and (folder / "search-report.html").is_file()
     )
     shown = [

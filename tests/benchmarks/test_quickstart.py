@@ -93,8 +93,8 @@ def test_the_notebook_runs_twice(repository, tmp_path):
 
     # Another session finds the clone, from outside and from the notebook's own folder.
     (tmp_path / "first.py").write_text(source(CODE[:1], repository), "utf-8")
-    for place in (folder, folder / "jaxdarts" / "experiments"):
-        assert run(sys.executable, tmp_path / "first.py", cwd=place).strip() == str(
+    for cwd in (folder, folder / "jaxdarts" / "experiments"):
+        assert run(sys.executable, tmp_path / "first.py", cwd=cwd).strip() == str(
             folder / "jaxdarts"
         )
 

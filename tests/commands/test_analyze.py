@@ -74,8 +74,8 @@ def test_a_trained_cell(trained, cache):
     apply, params = jd.load(trained)
     test = jd.data.images.load("digits").test
     logits = np.asarray(jax.jit(apply)(params, test.images[:96]), np.float64)
-    own = np.log(np.exp(logits).sum(-1)) - logits[np.arange(96), test.labels[:96]]
-    np.testing.assert_allclose(plane["loss_of_the_run"], own.mean(), rtol=1e-4)
+    losses = np.log(np.exp(logits).sum(-1)) - logits[np.arange(96), test.labels[:96]]
+    np.testing.assert_allclose(plane["loss_of_the_run"], losses.mean(), rtol=1e-4)
     np.testing.assert_allclose(
         plane["accuracy"][1][1], np.mean(logits.argmax(-1) == test.labels[:96]), rtol=1e-5
     )
@@ -86,9 +86,11 @@ def test_a_trained_cell(trained, cache):
     assert min(line["variance"]) > 0
 
     analyze_command.main(["curvature", str(trained), "--steps=6", "--probes=2", *few])
-    found = numbers(trained, "curvature")
-    assert np.shape(found["nodes"]) == (2, 6) and found["dominant"] in np.ravel(found["nodes"])
-    np.testing.assert_allclose(np.sum(found["weights"], -1), 1, rtol=1e-4)
+    spectrum = numbers(trained, "curvature")
+    assert np.shape(spectrum["nodes"]) == (2, 6) and spectrum["dominant"] in np.ravel(
+        spectrum["nodes"]
+    )
+    np.testing.assert_allclose(np.sum(spectrum["weights"], -1), 1, rtol=1e-4)
 
     analyze_command.main(["topology", str(trained)])
     shapes = numbers(trained, "topology")

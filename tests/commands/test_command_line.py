@@ -290,9 +290,9 @@ def test_a_run_of_another_command_names_its_own(command, tmp_path):
         if origin[0] != command:
             with pytest.raises(Stop) as caught:
                 COMMAND_LINES[command]([f"--resume={folder}"])
-            own = f"jaxdarts {origin[0]}"
+            matching = f"jaxdarts {origin[0]}"
             assert str(caught.value) == (
-                f"--resume={folder}: a run of {own}; {own} --resume='{folder}'"
+                f"--resume={folder}: a run of {matching}; {matching} --resume='{folder}'"
             )
             assert caught.value.code == 2
 
@@ -310,13 +310,13 @@ def test_a_run_of_another_kind_of_task(tmp_path):
 @pytest.mark.parametrize(
     "changes, words",
     [
-        ({"epochs": "ten"}, "epochs='ten' is no int"),
-        ({"epochs": 2.5}, "epochs=2.5 is no int"),
-        ({"flip": 1}, "flip=1 is no bool"),
-        ({"dtype": "float16"}, "dtype='float16' is no"),
-        ({"ops": "none"}, "ops='none' is no"),
-        ({"ops": [1]}, "ops=(1,) is no"),
-        ({"data_dir": 3}, "data_dir=3 is no"),
+        ({"epochs": "ten"}, "epochs is 'ten', not an integer"),
+        ({"epochs": 2.5}, "epochs is 2.5, not an integer"),
+        ({"flip": 1}, "flip is 1, not a boolean"),
+        ({"dtype": "float16"}, "dtype is 'float16', not one of 'float32', 'bfloat16'"),
+        ({"ops": "none"}, "ops is 'none', not a list"),
+        ({"ops": [1]}, "ops[0] is 1, not a text"),
+        ({"data_dir": 3}, "data_dir is 3, not a text or null"),
         ({"learning_rate": 1}, None),
         ({"num_devices": None}, None),
         ({"no_such_flag": 1}, "no_such_flag is no flag of jaxdarts search"),

@@ -24,13 +24,13 @@ def test_a_table_of_two_algorithms(tmp_path, capsys):
         "--eigenvalue_freq=1",
         f"--cache_dir={jax.config.jax_compilation_cache_dir}",
     ]
-    asked = [
+    rows_given = [
         "darts",
         "milenas --lambda_valid=2",
         f"--run_dir={tmp_path}/runs",
         f"--output={tmp_path}/table.json",
     ]
-    compare.main([*asked, *shared])
+    compare.main([*rows_given, *shared])
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
     assert [line.split("|")[1].strip() for line in lines[2:]] == [
         "darts",
@@ -46,7 +46,7 @@ def test_a_table_of_two_algorithms(tmp_path, capsys):
         )
     # Searches that are finished are not repeated.
     before = (tmp_path / "runs" / "darts" / "log.txt").read_bytes()
-    compare.main([*asked, *shared])
+    compare.main([*rows_given, *shared])
     assert (tmp_path / "runs" / "darts" / "log.txt").read_bytes() == before
     assert json.loads((tmp_path / "table.json").read_text())["rows"] == result["rows"]
 
@@ -55,7 +55,7 @@ def test_a_table_of_two_algorithms(tmp_path, capsys):
         with pytest.raises(
             Stop, match=f"runs/darts: holds a search with {flags[0][2:6]}"
         ) as caught:
-            compare.main([*asked, *shared, *flags])
+            compare.main([*rows_given, *shared, *flags])
         assert caught.value.code == 2
     assert (tmp_path / "runs" / "darts" / "log.txt").read_bytes() == before
 
@@ -97,6 +97,25 @@ def test_an_interrupted_comparison_goes_on_with_the_same_command(tmp_path, monke
     with pytest.raises(Stop):  # in a folder of its own
         compare.main([*command[:-2], "--epochs=3", "--num_devices=1"])
     assert len(searches) == 4 + 1 and len(list((tmp_path / "runs").iterdir())) == 2
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "facts.json", "genotype.json"])
+@pytest.mark.parametrize(
+    "content", [b"", b'{"step": 5, "seconds": null, "skips": "many"}', b"[1]", b"\xff", b"{"]
+)
+def test_a_damaged_file_of_a_finished_search_is_named(name, content, tmp_path):
+    line = ["--epochs=2", "--num_devices=1"]
+    row = compare.row_of("darts", line, tmp_path)
+    row.folder.mkdir()
+    (row.folder / "metrics.jsonl").write_text('{"step": 5, "epoch": 0, "seconds": 1.0}\n')
+    (row.folder / "genotype.json").write_text(genotypes.to_json(genotypes.DARTS_V1))
+    (row.folder / "facts.json").write_text("{}")
+    assert compare.searched(row)["skips"] == [3]
+    (row.folder / name).write_bytes(content)
+    with pytest.raises(Stop) as caught:
+        compare.searched(row)
+    assert caught.value.code == 2 and "\n" not in str(caught.value)
+    assert name in str(caught.value) and "--resume=" in str(caught.value)
 
 
 def test_an_unknown_algorithm():

@@ -29,37 +29,39 @@ def summary(folder):
 
 
 def test_run_folder_and_resume(table, tmp_path, capsys):
-    whole, cut, output = tmp_path / "whole", tmp_path / "cut", tmp_path / "rows.json"
+    uncut, cut, output = tmp_path / "whole", tmp_path / "cut", tmp_path / "rows.json"
     flags = ["--algorithm=rea", f"--table={table}", "--budget_seconds=3000", "--runs=3"]
-    run(*flags, f"--run_dir={whole}", f"--output={output}")
-    found = summary(whole)
+    run(*flags, f"--run_dir={uncut}", f"--output={output}")
+    result = summary(uncut)
     assert "test_200: " in capsys.readouterr().out
     assert (
-        found["test_200"]["mean"] == found["valid_12"]["mean"] + 2 == found["valid_200"]["mean"] + 1
+        result["test_200"]["mean"]
+        == result["valid_12"]["mean"] + 2
+        == result["valid_200"]["mean"] + 1
     )
-    assert 0 < found["seconds"] <= 3000 and "published" not in found
-    records = jd.files.read_json_lines(whole / "history.jsonl")
+    assert 0 < result["seconds"] <= 3000 and "published" not in result
+    records = jd.files.read_json_lines(uncut / "history.jsonl")
     assert [record["run"] for record in records] == sorted(record["run"] for record in records)
     best = [
         max(r["value"] for r in records if r["run"] == n and r["within_budget"]) for n in range(3)
     ]
-    assert found["valid_12"] == {
+    assert result["valid_12"] == {
         "mean": np.mean(best),
         "deviation": pytest.approx(np.std(best, ddof=1)),
     }
     for name in ("curve", "cell"):
-        assert (whole / f"{name}.svg").read_text(encoding="utf-8").startswith("<svg")
+        assert (uncut / f"{name}.svg").read_text(encoding="utf-8").startswith("<svg")
     # A run that was killed in its last line ends where the other one does.
     run(*flags, f"--run_dir={cut}", f"--output={output}")
-    text = (whole / "history.jsonl").read_text(encoding="utf-8")
+    text = (uncut / "history.jsonl").read_text(encoding="utf-8")
     assert (cut / "history.jsonl").read_text(encoding="utf-8") == text
     (cut / "history.jsonl").write_text(text[: len(text) // 2], encoding="utf-8")
     (cut / "summary.json").unlink()
     run(f"--resume={cut}")
     assert (cut / "history.jsonl").read_text(encoding="utf-8") == text
-    assert summary(cut)["valid_12"] == found["valid_12"]
+    assert summary(cut)["valid_12"] == result["valid_12"]
     [row] = json.loads(output.read_text(encoding="utf-8"))["rows"]  # of the same settings
-    assert row["test_200"] == found["test_200"]
+    assert row["test_200"] == result["test_200"]
     (cut / "history.jsonl").write_text(
         text.replace('"value": 7', '"value": 1', 1), encoding="utf-8"
     )
@@ -68,7 +70,7 @@ def test_run_folder_and_resume(table, tmp_path, capsys):
     ):
         run(f"--resume={cut}")
     with pytest.raises(Stop, match="holds a run"):
-        run(*flags, f"--run_dir={whole}")
+        run(*flags, f"--run_dir={uncut}")
 
 
 @pytest.mark.parametrize(
@@ -77,9 +79,9 @@ def test_run_folder_and_resume(table, tmp_path, capsys):
 def test_every_algorithm_runs(name, table, tmp_path):
     flags = ["--score=convs", "--candidates=20", "--budget_evaluations=12", "--runs=2"]
     run(f"--algorithm={name}", f"--table={table}", f"--run_dir={tmp_path}", *flags)
-    found = summary(tmp_path)
-    assert found["trials"] == (1 if name == "best_of" else 12)
-    assert 60 <= found["valid_12"]["mean"] <= 84
+    result = summary(tmp_path)
+    assert result["trials"] == (1 if name == "best_of" else 12)
+    assert 60 <= result["valid_12"]["mean"] <= 84
 
 
 @pytest.mark.parametrize(

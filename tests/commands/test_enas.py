@@ -24,16 +24,16 @@ def few(monkeypatch):
 
 
 def test_run_folder_and_resume(few, tmp_path, capsys):
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    script.main([*FLAGS, f"--run_dir={whole}"])
+    uncut, cut = tmp_path / "whole", tmp_path / "cut"
+    script.main([*FLAGS, f"--run_dir={uncut}"])
     assert "genotype = |" in capsys.readouterr().out
     names = ("facts.json", "genotype.json", "cell.svg", "reward.svg", "config.json", "log.txt")
-    assert all((whole / name).exists() for name in names)
-    facts = json.loads((whole / "facts.json").read_text(encoding="utf-8"))
+    assert all((uncut / name).exists() for name in names)
+    facts = json.loads((uncut / "facts.json").read_text(encoding="utf-8"))
     assert (
         0 <= facts["policy_cells_supernet_accuracy"] <= facts["found_cell_supernet_accuracy"] <= 1
     )
-    records = jd.files.read_json_lines(whole / "metrics.jsonl")
+    records = jd.files.read_json_lines(uncut / "metrics.jsonl")
     assert [record["step"] for record in records] == [2, 4] and 0 < records[1]["entropy"] < 3 * 1.4
     script.main([*FLAGS, f"--run_dir={cut}", "--max_steps=3"])
     script.main([f"--resume={cut}", "--max_steps=0"])

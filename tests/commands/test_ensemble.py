@@ -47,9 +47,9 @@ def cell(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def whole(tiny, cell, tmp_path_factory):
+def finished_run(tiny, cell, tmp_path_factory):
     """Three networks of one cell, in two seeds."""
-    folder = tmp_path_factory.mktemp("whole") / "run"
+    folder = tmp_path_factory.mktemp("finished") / "run"
     evaluate_command.main(
         [f"--ensemble={cell},{cell},{cell}", "--num_seeds=2", *tiny, f"--run_dir={folder}"]
     )
@@ -60,8 +60,8 @@ def rows(folder):
     return json.loads((folder / "ensemble.json").read_text())["rows"]
 
 
-def test_what_an_ensemble_leaves(whole):
-    names = {path.name for path in whole.iterdir()}
+def test_what_an_ensemble_leaves(finished_run):
+    names = {path.name for path in finished_run.iterdir()}
     assert names == {
         "config.json",
         "log.txt",
@@ -72,11 +72,11 @@ def test_what_an_ensemble_leaves(whole):
         "member-2",
     }
     assert {"seed-2", "seed-3", "logits.npz"} <= {
-        path.name for path in (whole / "member-1").iterdir()
+        path.name for path in (finished_run / "member-1").iterdir()
     }
-    found = rows(whole)
+    results = rows(finished_run)
     pie = {f"pie_{balance}" for balance in ("0", "0.25", "0.5", "0.75", "1")}
-    assert found.keys() == {
+    assert results.keys() == {
         "full",
         "prs",
         "pap",
@@ -85,16 +85,16 @@ def test_what_an_ensemble_leaves(whole):
         "pie_distributed_0.5",
         *pie,
     }
-    assert [facts["size"] for facts in found["full"]] == [3, 3]
+    assert [facts["size"] for facts in results["full"]] == [3, 3]
     assert (
-        [facts["size"] for facts in found["prs"]]
-        == [facts["size"] for facts in found["pie_0.5"]]
+        [facts["size"] for facts in results["prs"]]
+        == [facts["size"] for facts in results["pie_0.5"]]
         == [2, 2]
     )
     assert all(
-        a["held_accuracy"] >= b["held_accuracy"] for a, b in zip(found["pap"], found["full"])
+        a["held_accuracy"] >= b["held_accuracy"] for a, b in zip(results["pap"], results["full"])
     )
-    page = (whole / "report.html").read_text()
+    page = (finished_run / "report.html").read_text()
     assert (
         "Full and pruned" in page
         and "pap_as_published" in page
@@ -103,7 +103,7 @@ def test_what_an_ensemble_leaves(whole):
     )
 
 
-def test_numbers_from_the_networks_themselves(whole):
+def test_numbers_from_the_networks_themselves(finished_run):
     """Members are those of the hand-off, trained on the first part; the full ensemble is the mean
     of their probabilities.
     """
@@ -111,70 +111,74 @@ def test_numbers_from_the_networks_themselves(whole):
     fit, held = images.split(dataset.train, 0.8)
     for seed in range(2):
         total = 0
-        for place in range(3):
-            apply, params = jd.load(whole / f"member-{place}" / f"seed-{2 * place + seed}")
+        for member in range(3):
+            apply, params = jd.load(finished_run / f"member-{member}" / f"seed-{2 * member + seed}")
             total += jax.nn.softmax(jax.jit(apply)(params, dataset.test.images))
         accuracy = float(np.mean(np.argmax(total, -1) == dataset.test.labels))
-        assert rows(whole)["full"][seed]["test_accuracy"] == pytest.approx(accuracy, abs=1 / 360)
-    with np.load(whole / "member-0" / "logits.npz") as saved:
+        assert rows(finished_run)["full"][seed]["test_accuracy"] == pytest.approx(
+            accuracy, abs=1 / 360
+        )
+    with np.load(finished_run / "member-0" / "logits.npz") as saved:
         assert saved["held"].shape == (2, held.num, 10) and saved["test"].shape == (2, 360, 10)
-        own = np.mean(np.argmax(saved["held"], -1) == held.labels, axis=1)
+        accuracies = np.mean(np.argmax(saved["held"], -1) == held.labels, axis=1)
         assert not np.array_equal(saved["test"][0], saved["test"][1])
     np.testing.assert_allclose(
-        json.loads((whole / "member-0" / "valid.json").read_text())["accuracy"], own, atol=1e-6
+        json.loads((finished_run / "member-0" / "valid.json").read_text())["accuracy"],
+        accuracies,
+        atol=1e-6,
     )
 
 
-def test_going_on_trains_nothing_and_prunes_anew(whole, tmp_path):
-    before = rows(whole)
-    logs = {path: path.read_bytes() for path in whole.glob("member-*/log.txt")}
+def test_going_on_trains_nothing_and_prunes_anew(finished_run, tmp_path):
+    before = rows(finished_run)
+    logs = {path: path.read_bytes() for path in finished_run.glob("member-*/log.txt")}
     assert len(logs) == 3
-    evaluate_command.main([f"--resume={whole}"])
-    assert rows(whole) == before
+    evaluate_command.main([f"--resume={finished_run}"])
+    assert rows(finished_run) == before
     weighted = [
-        f"--resume={whole}",
+        f"--resume={finished_run}",
         "--size=1",
         "--mixture=weighted",
         "--adanet_lambda=0.01",
         f"--output={tmp_path}/out.json",
     ]
     evaluate_command.main(weighted)
-    found = rows(whole)
-    assert [facts["size"] for facts in found["pie_1"]] == [1, 1]
-    assert not np.allclose(found["full"][0]["weights"], 1 / 3, atol=1e-3)
-    assert json.loads((tmp_path / "out.json").read_text())["rows"] == found
+    results = rows(finished_run)
+    assert [facts["size"] for facts in results["pie_1"]] == [1, 1]
+    assert not np.allclose(results["full"][0]["weights"], 1 / 3, atol=1e-3)
+    assert json.loads((tmp_path / "out.json").read_text())["rows"] == results
     evaluate_command.main(
-        [f"--resume={whole}", "--size=0", "--mixture=uniform", "--adanet_lambda=0"]
+        [f"--resume={finished_run}", "--size=0", "--mixture=uniform", "--adanet_lambda=0"]
     )
-    assert rows(whole) == before
-    assert logs == {path: path.read_bytes() for path in whole.glob("member-*/log.txt")}
+    assert rows(finished_run) == before
+    assert logs == {path: path.read_bytes() for path in finished_run.glob("member-*/log.txt")}
 
 
-def test_a_killed_one_goes_on_to_the_same(whole, tmp_path, monkeypatch):
+def test_a_killed_one_goes_on_to_the_same(finished_run, tmp_path, monkeypatch):
     """Ctrl-C while the last member trains."""
 
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
     folder = tmp_path / "run"
-    shutil.copytree(whole, folder)
+    shutil.copytree(finished_run, folder)
     shutil.rmtree(folder / "member-2")
     (folder / "ensemble.json").unlink()
     with (
         monkeypatch.context() as patch,
-        pytest.raises(Stop, match=f"interrupted; .*--resume={folder}") as caught,
+        pytest.raises(Stop, match=f"SIGINT: .*--resume={folder}") as caught,
     ):
         patch.setattr(image_evaluation, "train", interrupted)
         evaluate_command.main([f"--resume={folder}"])
     assert caught.value.code == 130 and not (folder / "ensemble.json").exists()
     evaluate_command.main([f"--resume={folder}"])
-    assert rows(folder) == rows(whole)
+    assert rows(folder) == rows(finished_run)
 
 
 def test_a_signal_names_the_ensemble(tiny, cell, tmp_path, monkeypatch):
     """And not the member in whose training it comes."""
 
-    def interrupted(config, genotype, dataset, program, run, judged):
+    def interrupted(config, genotype, dataset, program, run, part):
         raise run.leave(signal.SIGTERM, 1, 2)
 
     monkeypatch.setattr(image_evaluation, "build", lambda *arguments: None)
@@ -187,22 +191,22 @@ def test_a_signal_names_the_ensemble(tiny, cell, tmp_path, monkeypatch):
     assert caught.value.code == 143 and (tmp_path / "run" / "member-0" / "config.json").exists()
 
 
-def test_networks_of_evaluation_runs_and_cells_together(whole, tiny, cell, tmp_path):
+def test_networks_of_evaluation_runs_and_cells_together(finished_run, tiny, cell, tmp_path):
     """Networks that are there are loaded, a folder of seeds gives as many, and neither is trained
     again.
     """
     folder = tmp_path / "run"
     evaluate_command.main(
         [
-            f"--ensemble={whole / 'member-0'},{whole / 'member-1' / 'seed-2'}",
+            f"--ensemble={finished_run / 'member-0'},{finished_run / 'member-1' / 'seed-2'}",
             *tiny,
             f"--run_dir={folder}",
         ]
     )
     assert rows(folder)["full"][0]["members"] == [
-        str(whole / "member-0" / "seed-0"),
-        str(whole / "member-0" / "seed-1"),
-        str(whole / "member-1" / "seed-2"),
+        str(finished_run / "member-0" / "seed-0"),
+        str(finished_run / "member-0" / "seed-1"),
+        str(finished_run / "member-1" / "seed-2"),
     ]
     assert not list(folder.glob("member-*/checkpoints"))
     assert "may have been trained on the held-out images" in (folder / "log.txt").read_text()
@@ -232,19 +236,19 @@ def test_checkpoints_of_a_supernet(cache, tmp_path):
         cache,
     ]  # held out is what the search validates on
     evaluate_command.main([f"--ensemble=supernet:{searched}", f"--run_dir={folder}", *flags])
-    found = rows(folder)
-    assert [facts["size"] for facts in found["full"]] == [3, 3]
-    assert "parameters" not in found["full"][0]
+    results = rows(folder)
+    assert [facts["size"] for facts in results["full"]] == [3, 3]
+    assert "parameters" not in results["full"][0]
     # The last member is the found cell, of which the search has measured the same, in the same
     # batches.
     labels = images.split(images.load("digits").train, 0.5)[1].labels
-    whole_batches = len(labels) // 32 * 32
+    in_full_batches = len(labels) // 32 * 32
     with np.load(folder / "member-0" / f"step-{3 * (718 // 32)}" / "logits.npz") as saved:
-        right = (np.argmax(saved["held"], -1) == labels)[:, :whole_batches]
+        right = (np.argmax(saved["held"], -1) == labels)[:, :in_full_batches]
     for seed in range(2):
         facts = json.loads((searched / f"seed-{2 + seed}" / "facts.json").read_text())
         assert facts["found_cell_supernet_accuracy"] == pytest.approx(
-            float(np.mean(right[seed])), abs=1.5 / whole_batches
+            float(np.mean(right[seed])), abs=1.5 / in_full_batches
         )
     with pytest.raises(Stop, match="a search with 2 seeds; use --num_seeds=2"):
         evaluate_command.main(
@@ -257,17 +261,19 @@ def test_checkpoints_of_a_supernet(cache, tmp_path):
 def test_growing_dense_networks(cache, tmp_path):
     flags = ["--num_devices=1", "--iterations=4", "--dense_steps=30", "--hidden=4", cache]
     evaluate_command.main(["--ensemble=grow:dense", *flags, f"--run_dir={tmp_path}/run"])
-    found = rows(tmp_path / "run")
-    assert [facts["size"] for facts in found["full"]] == [4]
-    assert [facts["size"] for facts in found["pie_0.5"]] == [3]  # one goes before the fourth comes
-    for facts in found["full"]:
+    results = rows(tmp_path / "run")
+    assert [facts["size"] for facts in results["full"]] == [4]
+    assert [facts["size"] for facts in results["pie_0.5"]] == [
+        3
+    ]  # one goes before the fourth comes
+    for facts in results["full"]:
         assert all(
             deeper - depth in (0, 1) for depth, deeper in itertools.pairwise([0, *facts["depths"]])
         )
-    assert "best_member" not in found
+    assert "best_member" not in results
     kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "run").glob("member-*")}
     evaluate_command.main([f"--resume={tmp_path}/run"])
-    assert rows(tmp_path / "run") == found
+    assert rows(tmp_path / "run") == results
     assert kept == {
         path.name: path.stat().st_mtime_ns for path in (tmp_path / "run").glob("member-*")
     }
@@ -316,7 +322,7 @@ def test_bad_flags(flags, message, tmp_path, monkeypatch):
     assert not list(tmp_path.glob("runs/*/member-*"))
 
 
-def test_another_data_sets_network(whole, tmp_path):
+def test_another_data_sets_network(finished_run, tmp_path):
     rng = np.random.default_rng(0)
     pixels, labels = rng.integers(0, 256, (40, 8, 8, 3)).astype(np.uint8), np.arange(40) % 3
     np.savez(
@@ -333,5 +339,5 @@ def test_another_data_sets_network(whole, tmp_path):
         f"--run_dir={tmp_path}/run",
     ]
     with pytest.raises(Stop, match="a network for 10 classes of images"):
-        evaluate_command.main([f"--ensemble={whole / 'member-0'}", *flags])
+        evaluate_command.main([f"--ensemble={finished_run / 'member-0'}", *flags])
     assert ensemble_command.COLUMNS.keys() >= {"size", "test_accuracy", "variation"}

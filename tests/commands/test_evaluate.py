@@ -46,9 +46,9 @@ def tiny():
 
 
 @pytest.fixture(scope="session")
-def whole(tiny, tmp_path_factory):
+def finished_run(tiny, tmp_path_factory):
     """The run that nothing interrupts."""
-    folder = tmp_path_factory.mktemp("whole") / "run"
+    folder = tmp_path_factory.mktemp("finished") / "run"
     script.main([*tiny, f"--run_dir={folder}"])
     return folder
 
@@ -95,10 +95,10 @@ def stopped(arguments):
 def assert_same(one, other):
     for name in ("test.json", "genotype.json", "network.json"):
         assert (one / name).read_text() == (other / name).read_text(), name
-    mine, theirs = (np.load(run / "weights.npz") for run in (one, other))
-    assert mine.files == theirs.files
+    mine, others = (np.load(run / "weights.npz") for run in (one, other))
+    assert mine.files == others.files
     for name in mine.files:
-        np.testing.assert_array_equal(mine[name], theirs[name])
+        np.testing.assert_array_equal(mine[name], others[name])
     records = [
         [{**r, "seconds": 0} for r in jd.files.read_json_lines(run / "metrics.jsonl")]
         for run in (one, other)
@@ -106,8 +106,8 @@ def assert_same(one, other):
     assert records[0] == records[1]
 
 
-def test_what_a_run_leaves(whole):
-    names = {path.name for path in whole.iterdir()}
+def test_what_a_run_leaves(finished_run):
+    names = {path.name for path in finished_run.iterdir()}
     assert names >= {
         "config.json",
         "log.txt",
@@ -117,18 +117,25 @@ def test_what_a_run_leaves(whole):
         "network.json",
     }
     assert names >= {"weights.npz", "report.html", "checkpoints", "test.json"}
-    assert [record["step"] for record in jd.files.read_json_lines(whole / "metrics.jsonl")] == [
+    assert [
+        record["step"] for record in jd.files.read_json_lines(finished_run / "metrics.jsonl")
+    ] == [
         EPOCH,
         TOTAL,
     ]
-    log = (whole / "log.txt").read_text()
+    log = (finished_run / "log.txt").read_text()
     assert "test_acc" in log and f"genotype = {CELL}" in log and "param size = " in log
-    assert jd.genotypes.from_json((whole / "genotype.json").read_text()) == CELL
+    assert jd.genotypes.from_json((finished_run / "genotype.json").read_text()) == CELL
 
 
-def test_every_way_to_name_a_cell(whole, tmp_path):
+def test_every_way_to_name_a_cell(finished_run, tmp_path):
     (tmp_path / "cell.txt").write_text(f"best = {CELL}\n")
-    names = [str(CELL), str(whole), str(whole / "genotype.json"), str(tmp_path / "cell.txt")]
+    names = [
+        str(CELL),
+        str(finished_run),
+        str(finished_run / "genotype.json"),
+        str(tmp_path / "cell.txt"),
+    ]
     assert [script.resolve(name) for name in names] == [CELL] * 4
     assert script.resolve("DARTS_V2") == jd.genotypes.DARTS_V2
 
@@ -266,14 +273,14 @@ def test_a_cell_of_nasbench201(tiny, tmp_path):
     assert "Confusion of the classes" in page and "Accuracy of every class" in page
 
 
-def test_resume_is_exact(whole, tiny, tmp_path):
+def test_resume_is_exact(finished_run, tiny, tmp_path):
     script.main([*tiny, f"--run_dir={tmp_path}", "--max_steps=40"])
     script.main([f"--resume={tmp_path}", "--max_steps=0"])
-    assert_same(tmp_path, whole)
+    assert_same(tmp_path, finished_run)
 
 
 @pytest.mark.slow
-def test_killed_and_resumed(whole, tiny, tmp_path):
+def test_killed_and_resumed(finished_run, tiny, tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(ROOT / "experiments" / "evaluate.py")]
     with subprocess.Popen(
@@ -283,16 +290,16 @@ def test_killed_and_resumed(whole, tiny, tmp_path):
             time.sleep(0.01)
         child.send_signal(signal.SIGKILL)
     script.main([f"--resume={tmp_path}/run"])
-    assert_same(tmp_path / "run", whole)
+    assert_same(tmp_path / "run", finished_run)
 
 
 def test_seeds_equal_their_own_runs(tiny, tmp_path):
     # After one epoch: what the rounding of two programs makes of the weights grows with every step.
     for seeds in (1, 2):
         script.main([*tiny, "--epochs=1", f"--num_seeds={seeds}", f"--run_dir={tmp_path}/{seeds}"])
-    ours, theirs = (np.load(tmp_path / folder / "weights.npz") for folder in ("2/seed-0", "1"))
-    for name in theirs.files:
-        np.testing.assert_allclose(ours[name], theirs[name], atol=5e-4)
+    together, alone = (np.load(tmp_path / folder / "weights.npz") for folder in ("2/seed-0", "1"))
+    for name in alone.files:
+        np.testing.assert_allclose(together[name], alone[name], atol=5e-4)
     assert "over 2 seeds" in (tmp_path / "2" / "log.txt").read_text()
 
 
@@ -316,19 +323,19 @@ def test_selection_never_sees_the_test_set(tiny, tmp_path, monkeypatch):
     assert honest["selected"] in (str(CELL), "DARTS_V1")
 
 
-def test_loaded_exported_and_tested_again(whole, tmp_path, capsys):
+def test_loaded_exported_and_tested_again(finished_run, tmp_path, capsys):
     test = images.load("digits").test
-    apply, params = jd.load(whole)
+    apply, params = jd.load(finished_run)
     logits = jax.jit(apply)(params, test.images)
     accuracy = float(np.mean(np.argmax(logits, -1) == test.labels))
     assert accuracy == pytest.approx(
-        json.loads((whole / "test.json").read_text())["accuracy"][0], abs=1e-6
+        json.loads((finished_run / "test.json").read_text())["accuracy"][0], abs=1e-6
     )
-    jd.export(whole, tmp_path / "network.bin")
+    jd.export(finished_run, tmp_path / "network.bin")
     exported = jd.read_exported(tmp_path / "network.bin")
     np.testing.assert_allclose(exported(test.images[:5]), logits[:5], atol=1e-4)
     np.testing.assert_allclose(exported(test.images[:3]), logits[:3], atol=1e-4)
-    script.main(["--test_only", f"--checkpoint={whole}"])
+    script.main(["--test_only", f"--checkpoint={finished_run}"])
     assert f"test_acc {100 * accuracy:f}" in capsys.readouterr().out
 
 
@@ -427,10 +434,12 @@ def test_a_streamed_run_that_dies_within_an_epoch(streamed, streaming, tmp_path,
 
 def test_streamed_seeds_and_devices(streamed, streaming, devices, tmp_path):
     script.main([*streaming, "--num_seeds=2", "--num_devices=2", f"--run_dir={tmp_path}"])
-    ours, theirs = (np.load(folder / "weights.npz") for folder in (tmp_path / "seed-0", streamed))
-    for name in theirs.files:
+    on_devices, expected = (
+        np.load(folder / "weights.npz") for folder in (tmp_path / "seed-0", streamed)
+    )
+    for name in expected.files:
         np.testing.assert_allclose(
-            ours[name], theirs[name], rtol=5e-4, atol=5e-4
+            on_devices[name], expected[name], rtol=5e-4, atol=5e-4
         )  # a variance of the stem is 23
 
 
@@ -477,14 +486,14 @@ def test_rmsprop_of_the_benchmark():
     squares start from one.
     """
     config = recipes.parse(["--dataset=cifar10", f"--arch={GRAPH}", "--epochs=2"], None)
-    found = (
+    settings = (
         config.optimizer,
         config.learning_rate,
         config.weight_decay,
         config.momentum,
         config.batch_size,
     )
-    assert found == ("rmsprop", 0.2, 1e-4, 0.9, 256)
+    assert settings == ("rmsprop", 0.2, 1e-4, 0.9, 256)
     tx = image_program.OPTIMIZERS[config.optimizer](config, 3)
     rng = np.random.default_rng(0)
     weights = rng.standard_normal(5)
@@ -494,9 +503,9 @@ def test_rmsprop_of_the_benchmark():
         gradient = 100 * rng.standard_normal(5)  # nothing clips it
         updates, state = tx.update(jnp.asarray(gradient), state, jnp.asarray(weights))
         weights = weights + np.asarray(updates)
-        whole = gradient + 1e-4 * params
-        squares = 0.9 * squares + 0.1 * whole**2
-        momentum = 0.9 * momentum + 0.1 * (1 + np.cos(np.pi * step / 6)) * whole / np.sqrt(
+        decayed = gradient + 1e-4 * params
+        squares = 0.9 * squares + 0.1 * decayed**2
+        momentum = 0.9 * momentum + 0.1 * (1 + np.cos(np.pi * step / 6)) * decayed / np.sqrt(
             squares + 1
         )
         params = params - momentum

@@ -56,7 +56,7 @@ def test_a_trained_supernet(run):
     space = evaluators.space_of(options)
     assert space.cells["normal"].shape == (2, 3)  # the run's own
     genotype = space.sample(jax.random.key(0))
-    found = evaluators.trial(options, genotype)
+    trial = evaluators.trial(options, genotype)
     dataset = images.load("digits")
     _, val = images.split(dataset.train, 0.5)
     net = space.supernet(width=2, depth=1, num_classes=10)
@@ -67,14 +67,17 @@ def test_a_trained_supernet(run):
     for seed in range(2):
         for i in range(3):
             batch = slice(32 * i, 32 * i + 32)
-            own = jax.tree.map(lambda leaf, seed=seed: leaf[seed], params)
+            seed_params = jax.tree.map(lambda leaf, seed=seed: leaf[seed], params)
             pixels = augment.normalize(jnp.asarray(val.images[batch]), dataset.mean, dataset.std)
             logits = net.apply(
-                {"params": own}, pixels, jd.one_hot(space.cells, genotype), jax.random.key(0)
+                {"params": seed_params},
+                pixels,
+                jd.one_hot(space.cells, genotype),
+                jax.random.key(0),
             )
             right.append(np.argmax(logits, axis=1) == val.labels[batch])
-    assert found.value == pytest.approx(100 * np.mean(right), abs=1e-4)
-    assert found.genotype == genotype and math.isnan(found.final) and found.seconds > 0
+    assert trial.value == pytest.approx(100 * np.mean(right), abs=1e-4)
+    assert trial.genotype == genotype and math.isnan(trial.final) and trial.seconds > 0
     for changes, message in (
         ({"space": "nasbench201"}, "--space=nasbench201: the supernet of .* has --space=darts"),
         ({"dataset": "mnist"}, "--dataset=mnist: the supernet of .* has --dataset=digits"),
@@ -95,26 +98,28 @@ def test_a_score_of_untrained_networks(cache, monkeypatch):
         evaluate="proxy", score="naswot", batch_size=6, seed=3, cache_dir=cache, **SMALL
     )
     nothing = jd.genotypes.parse("|none~0|+|none~0|none~1|+|none~0|none~1|none~2|")
-    found = [evaluators.trial(options, genotype).value for genotype in (CELL, OTHER, nothing)]
+    values = [evaluators.trial(options, genotype).value for genotype in (CELL, OTHER, nothing)]
     assert traced == [(6, 8, 8, 1)]  # one program for all cells
     dataset, space = images.load("digits"), jd.spaces.nasbench201()
-    places = np.random.default_rng(3).choice(1437, 6, replace=False)
-    pixels = augment.normalize(jnp.asarray(dataset.train.images[places]), dataset.mean, dataset.std)
+    indices = np.random.default_rng(3).choice(1437, 6, replace=False)
+    pixels = augment.normalize(
+        jnp.asarray(dataset.train.images[indices]), dataset.mean, dataset.std
+    )
     net = space.supernet(width=2, depth=1, num_classes=10)
     params = net.init(jax.random.key(3), pixels[:1], net.example_mix())
-    for genotype, value in zip((CELL, OTHER), found[:2], strict=True):
+    for genotype, value in zip((CELL, OTHER), values[:2], strict=True):
         logits = net.apply(params, pixels, jd.one_hot(space.cells, genotype))
-        expected = np.log(np.var(logits[:, 0])) + np.mean(dataset.train.labels[places])
+        expected = np.log(np.var(logits[:, 0])) + np.mean(dataset.train.labels[indices])
         assert value == pytest.approx(float(expected), rel=1e-4)
-    assert found[0] != found[1] and math.isnan(
-        found[2]
+    assert values[0] != values[1] and math.isnan(
+        values[2]
     )  # where all images look alike: the logarithm of zero
 
 
 def test_a_short_training_is_that_of_the_script(cache, tmp_path):
     options = Options(evaluate="training", epochs=2, batch_size=96, cache_dir=cache, **SMALL)
-    found = evaluators.trial(options, CELL, 1)
-    assert found.epochs == 1 and found.seconds > 0
+    trial = evaluators.trial(options, CELL, 1)
+    assert trial.epochs == 1 and trial.seconds > 0
     dataset = images.load("digits")
     fit, held = images.split(dataset.train, 0.5)
     part, config = (
@@ -128,7 +133,7 @@ def test_a_short_training_is_that_of_the_script(cache, tmp_path):
         expected = training.train(
             config, CELL, part, training.build(config, CELL, part), opened, "valid"
         )
-    assert found.value == pytest.approx(100 * float(expected["accuracy"][0]))
+    assert trial.value == pytest.approx(100 * float(expected["accuracy"][0]))
 
 
 def test_the_script_scores_resumes_and_hands_over(cache, tmp_path):

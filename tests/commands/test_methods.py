@@ -189,22 +189,22 @@ def test_stops_goes_back_and_goes_on_with_more_weight_decay(tmp_path, monkeypatc
 
 
 def test_fork_continues_another_search(tmp_path):
-    whole = searched(tmp_path, "--no-unrolled", "--keep_checkpoints=0", base=TINY)
+    uncut = searched(tmp_path, "--no-unrolled", "--keep_checkpoints=0", base=TINY)
     fork = tmp_path / "fork"
     cache = f"--cache_dir={jax.config.jax_compilation_cache_dir}"
     script.main(
-        [*TINY, "--no-unrolled", f"--fork={whole}", "--fork_epoch=0", f"--run_dir={fork}", cache]
+        [*TINY, "--no-unrolled", f"--fork={uncut}", "--fork_epoch=0", f"--run_dir={fork}", cache]
     )
-    a, b = records(whole), records(fork)
+    a, b = records(uncut), records(fork)
     for record in (*a, *b):
         record.pop("seconds")
-    assert a == b and (whole / "genotype.json").read_text() == (fork / "genotype.json").read_text()
+    assert a == b and (uncut / "genotype.json").read_text() == (fork / "genotype.json").read_text()
     with pytest.raises(Stop, match="has no checkpoint of step 110, only 22, 44"):
         script.main(
             [
                 *TINY,
                 "--no-unrolled",
-                f"--fork={whole}",
+                f"--fork={uncut}",
                 "--fork_epoch=4",
                 f"--run_dir={tmp_path / 'none'}",
             ]
@@ -231,10 +231,10 @@ def test_a_warm_up_trains_the_weights_of_a_search_whose_alpha_rests(tmp_path):
     warm = searched(tmp_path / "warm", *flags, "--arch_warmup=1", base=TINY)
     still = [*flags, "--arch_learning_rate=0"]
     rests = searched(tmp_path / "rests", *still, base=TINY)
-    ours, theirs = final_state(warm), final_state(rests)
+    warmed, expected = final_state(warm), final_state(rests)
     for part in ("params", "arch"):
         jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), ours[part], theirs[part]
+            lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), warmed[part], expected[part]
         )
     (a,), (b,) = records(warm), records(rests)
     for name in ("train_loss", "valid_loss", "valid_accuracy"):
@@ -310,7 +310,7 @@ def test_candidates_of_an_earlier_search(tmp_path):
     )
     ops = json.loads((second / "space.json").read_text())["normal"]["ops"]
     names = ("none", "skip_connect", "max_pool_3x3", "avg_pool_3x3")
-    assert all(len(own) == 2 for own in ops)
+    assert all(len(edge_ops) == 2 for edge_ops in ops)
     assert ops[0] == [names[i] for i in sorted(np.argsort(-row, kind="stable")[:2])]
 
 
@@ -333,10 +333,10 @@ def test_a_narrowed_space_is_read_as_it_was(tmp_path):
         before, space = space, methods.strongest_of(tmp_path, keep)
         for cell, choices in space.cells.items():
             assert choices._replace(ops=()) == before.cells[cell]._replace(ops=())
-            for row, own, old in zip(
+            for row, edge_ops, old in zip(
                 mixes[cell][-1], choices.ops, before.cells[cell].ops, strict=True
             ):
-                assert own == tuple(
+                assert edge_ops == tuple(
                     op for op, weight in zip(old, row) if weight in np.sort(row)[-keep:]
                 )
 

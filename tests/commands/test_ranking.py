@@ -23,15 +23,15 @@ SMALL = [
 
 
 def test_study(tmp_path, capsys):
-    whole, output = tmp_path / "whole", tmp_path / "result.json"
-    analyze.main(["ranking", *SMALL, f"--run_dir={whole}", f"--output={output}"])
-    summary = json.loads((whole / "summary.json").read_text(encoding="utf-8"))
+    uncut, output = tmp_path / "whole", tmp_path / "result.json"
+    analyze.main(["ranking", *SMALL, f"--run_dir={uncut}", f"--output={output}"])
+    summary = json.loads((uncut / "summary.json").read_text(encoding="utf-8"))
     assert json.loads(output.read_text(encoding="utf-8")) == summary
     assert str(tmp_path) not in json.dumps(summary)
     assert "| 16 similar groups | 2 |" in capsys.readouterr().out
     for name in ("s_tau", "gt_tau", "groups", "prefixes", "tuned"):
-        assert (whole / f"{name}.svg").read_text(encoding="utf-8").startswith("<svg")
-    records = jd.files.read_json_lines(whole / "records.jsonl")
+        assert (uncut / f"{name}.svg").read_text(encoding="utf-8").startswith("<svg")
+    records = jd.files.read_json_lines(uncut / "records.jsonl")
     assert len(records) == 3 * 2 + 64 * 2 + 2 * 2 * 16 + 2
     # The table again, from the records, by the definitions.
     alone = np.zeros((2, 64))
@@ -62,18 +62,18 @@ def test_study(tmp_path, capsys):
         "1 shared cells": [1, 2, 3],
     }
     # A training that was killed is done again, to the same numbers, and nothing else.
-    path, text = whole / "records.jsonl", (whole / "records.jsonl").read_text(encoding="utf-8")
+    path, text = uncut / "records.jsonl", (uncut / "records.jsonl").read_text(encoding="utf-8")
     lines = text.splitlines(keepends=True)
     path.write_text("".join(lines[:-1]) + lines[-1][:30], encoding="utf-8")
-    analyze.main(["ranking", f"--resume={whole}"])
+    analyze.main(["ranking", f"--resume={uncut}"])
     assert [{**r, "seconds": 0} for r in jd.files.read_json_lines(path)] == [
         {**r, "seconds": 0} for r in records
     ]
     with pytest.raises(Stop, match=r"the run has tune_steps=\(1, 3\), not \(1,\)"):
-        analyze.main(["ranking", f"--resume={whole}", "--tune_steps", "1"])
+        analyze.main(["ranking", f"--resume={uncut}", "--tune_steps", "1"])
     path.write_text("broken\n" + text, encoding="utf-8")
     with pytest.raises(Stop, match="records.jsonl.*line 1.*remove it to start again"):
-        analyze.main(["ranking", f"--resume={whole}"])
+        analyze.main(["ranking", f"--resume={uncut}"])
 
 
 def test_trainings():
@@ -133,5 +133,5 @@ def test_no_last_steps():
         }
         for members in sharing.similar_groups(2)
     ]
-    found = agreement.joined(records)
-    assert found["last"].shape == (1, 0, 64) and (found["accuracies"] == 0.5).all()
+    study = agreement.joined(records)
+    assert study["last"].shape == (1, 0, 64) and (study["accuracies"] == 0.5).all()

@@ -50,24 +50,24 @@ def test_file_resume_and_correlations(table, tmp_path, capsys):
     # came to them.
     path.write_text(text[:-9], encoding="utf-8")
     run(f"--resume={folder}", "--count=5")
-    whole = path.read_text(encoding="utf-8")
-    assert whole.startswith(text) and len(whole.splitlines()) == 6
-    rows = list(csv.DictReader(whole.splitlines()))
-    own = {
+    resumed_text = path.read_text(encoding="utf-8")
+    assert resumed_text.startswith(text) and len(resumed_text.splitlines()) == 6
+    rows = list(csv.DictReader(resumed_text.splitlines()))
+    score_by_cell = {
         row["arch_str"]: float(row["cifar10_valid_200"])
         for row in csv.DictReader(table.read_text().splitlines())
     }
     scores, accuracies = (
         [float(row["naswot"]) for row in rows],
-        [own[row["arch_str"]] for row in rows],
+        [score_by_cell[row["arch_str"]] for row in rows],
     )
-    found = summary(folder)
-    assert found["correlations"]["naswot"]["kendall_valid"] == pytest.approx(
+    result = summary(folder)
+    assert result["correlations"]["naswot"]["kendall_valid"] == pytest.approx(
         scipy.stats.kendalltau(scores, accuracies)[0]
     )
-    assert found["correlations"]["naswot"]["published"]["value"] == 0.574
-    assert found["speed"]["naswot"]["cells"] == 3  # in this process
-    assert {"parameters", "multiply_adds"} < set(found["correlations"])
+    assert result["correlations"]["naswot"]["published"]["value"] == 0.574
+    assert result["speed"]["naswot"]["cells"] == 3  # in this process
+    assert {"parameters", "multiply_adds"} < set(result["correlations"])
     assert (folder / "naswot.svg").read_text(encoding="utf-8").startswith("<svg")
     [row] = json.loads((tmp_path / "rows.json").read_text(encoding="utf-8"))["rows"]
     assert row["cells"] == 5
@@ -86,18 +86,18 @@ def test_file_resume_and_correlations(table, tmp_path, capsys):
         discrete_command.main([*best, f"--run_dir={tmp_path / 'search'}"])
     discrete_command.main([*best, "--scored_only", f"--run_dir={tmp_path / 'among'}"])
     assert summary(tmp_path / "among")["best_genotype"] in {row["arch_str"] for row in rows}
-    path.write_text(whole.replace("naswot", "snip", 1), encoding="utf-8")
+    path.write_text(resumed_text.replace("naswot", "snip", 1), encoding="utf-8")
     with pytest.raises(Stop, match="the columns are arch_str, snip, not arch_str, naswot"):
         run(f"--resume={folder}")
 
 
 def test_what_is_not_finite_ranks_last_and_is_counted():
     accuracy = np.array([1.0, 2, 3, 4, 5])
-    found = script.correlations(np.array([np.nan, -np.inf, 1, 2, np.inf]), {"valid": accuracy})
+    result = script.correlations(np.array([np.nan, -np.inf, 1, 2, np.inf]), {"valid": accuracy})
     expected = [0, 0, 1, 2, 0]
-    assert found["not_finite"] == 3
-    assert found["kendall_valid"] == pytest.approx(scipy.stats.kendalltau(expected, accuracy)[0])
-    assert found["spearman_valid"] == pytest.approx(scipy.stats.spearmanr(expected, accuracy)[0])
+    assert result["not_finite"] == 3
+    assert result["kendall_valid"] == pytest.approx(scipy.stats.kendalltau(expected, accuracy)[0])
+    assert result["spearman_valid"] == pytest.approx(scipy.stats.spearmanr(expected, accuracy)[0])
     assert script.correlations(np.full(5, np.nan), {"valid": accuracy})["kendall_valid"] is None
 
 

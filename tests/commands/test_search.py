@@ -46,9 +46,9 @@ def tinier(tiny):
 
 
 @pytest.fixture(scope="session")
-def whole(tiny, tmp_path_factory):
+def finished_run(tiny, tmp_path_factory):
     """The run that nothing interrupts."""
-    folder = tmp_path_factory.mktemp("whole") / "run"
+    folder = tmp_path_factory.mktemp("finished") / "run"
     script.main([*tiny, f"--run_dir={folder}"])
     return folder
 
@@ -111,17 +111,17 @@ def stopped(arguments) -> tuple[str, int]:
 # What a run leaves behind
 
 
-def test_run_folder(whole):
+def test_run_folder(finished_run):
     names = (
         "config.json log.txt metrics.jsonl tensorboard alphas.npz genotype.json normal.svg"
         " reduce.svg report.html"
     )
     for name in [*names.split(), "checkpoints/22", "checkpoints/44"]:
-        assert (whole / name).exists(), name
-    assert not list(whole.rglob("*tmp*"))
-    config = json.loads((whole / "config.json").read_text())
+        assert (finished_run / name).exists(), name
+    assert not list(finished_run.rglob("*tmp*"))
+    config = json.loads((finished_run / "config.json").read_text())
     assert config["init_channels"] == 2 and config["batch_size"] == 32 and "resume" not in config
-    records, alphas, genotype, step, _ = results(whole)
+    records, alphas, genotype, step, _ = results(finished_run)
     assert [(record["step"], record["epoch"]) for record in records] == [(EPOCH, 0), (TOTAL, 1)]
     assert step == TOTAL
     assert alphas["normal"].shape == (2, 2, 3)
@@ -130,11 +130,11 @@ def test_run_folder(whole):
     assert jd.genotypes.from_json(genotype) == space.discretize(
         {k: v[-1] for k, v in alphas.items() if k != "step"}
     )
-    assert "Wall time" in (whole / "report.html").read_text()
+    assert "Wall time" in (finished_run / "report.html").read_text()
 
 
-def test_log_speaks_the_classic_dialect(whole):
-    log = (whole / "log.txt").read_text()
+def test_log_speaks_the_classic_dialect(finished_run):
+    log = (finished_run / "log.txt").read_text()
     for pattern in (
         r"args = Namespace\(.*dataset='digits', ",
         r"param size = 0\.\d{6}MB",
@@ -283,11 +283,11 @@ def test_odd_images_at_a_reduction(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_folder_that_holds_a_run_is_left_alone(whole, tiny):
-    before = contents(whole)
-    text, code = stopped([*tiny, f"--run_dir={whole}"])
-    assert f"holds a run; continue it with --resume={whole}" in text and code == 2
-    assert contents(whole) == before
+def test_a_folder_that_holds_a_run_is_left_alone(finished_run, tiny):
+    before = contents(finished_run)
+    text, code = stopped([*tiny, f"--run_dir={finished_run}"])
+    assert f"holds a run; continue it with --resume={finished_run}" in text and code == 2
+    assert contents(finished_run) == before
 
 
 def test_a_folder_that_cannot_be_made(tiny, tmp_path):
@@ -296,14 +296,14 @@ def test_a_folder_that_cannot_be_made(tiny, tmp_path):
     assert "cannot write there" in text and code == 1
 
 
-def test_resume_with_another_configuration(whole, tiny):
-    before = contents(whole)
-    text, code = stopped([f"--resume={whole}", "--init_channels=4"])
+def test_resume_with_another_configuration(finished_run, tiny):
+    before = contents(finished_run)
+    text, code = stopped([f"--resume={finished_run}", "--init_channels=4"])
     assert (
-        text == f"--resume={whole}: the run has init_channels=2, not 4; leave the flag out"
+        text == f"--resume={finished_run}: the run has init_channels=2, not 4; leave the flag out"
         and code == 2
     )
-    assert contents(whole) == before
+    assert contents(finished_run) == before
 
 
 @pytest.mark.parametrize("change", ["{", "[]", '{"ops": ["none"], "no_such_setting": 1}', None])
@@ -314,8 +314,8 @@ def test_resume_of_a_folder_without_a_usable_configuration(tmp_path, change):
     assert "not the folder of a run" in text and code == 2
 
 
-def test_a_checkpoint_of_another_configuration(whole, tmp_path):
-    run = copy(whole, tmp_path / "run")
+def test_a_checkpoint_of_another_configuration(finished_run, tmp_path):
+    run = copy(finished_run, tmp_path / "run")
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps(config | {"momentum": 0.5}))
     before = {path: data for path, data in contents(run).items() if path.name != "log.txt"}
@@ -365,24 +365,24 @@ def die():
     raise Killed
 
 
-def test_resume_of_a_finished_run_only_writes_the_report(whole, tmp_path):
-    run = copy(whole, tmp_path / "run")
+def test_resume_of_a_finished_run_only_writes_the_report(finished_run, tmp_path):
+    run = copy(finished_run, tmp_path / "run")
     (run / "report.html").unlink()
     script.main([f"--resume={run}"])
     assert (
         "resumed at step 44: nothing is left to do but the report" in (run / "log.txt").read_text()
     )
     assert (run / "report.html").exists()
-    assert_same(run, whole)
+    assert_same(run, finished_run)
 
 
 @pytest.mark.parametrize("steps", [5, 30])
-def test_max_steps_then_on(whole, tiny, tmp_path, steps):
+def test_max_steps_then_on(finished_run, tiny, tmp_path, steps):
     script.main([*tiny, f"--max_steps={steps}", f"--run_dir={tmp_path}"])
     assert (tmp_path / "report.html").exists()
     assert [record["step"] for record in results(tmp_path)[0]] == sorted({min(steps, EPOCH), steps})
     script.main([f"--resume={tmp_path}", "--max_steps=0"])
-    assert_same(tmp_path, whole)
+    assert_same(tmp_path, finished_run)
 
 
 @pytest.mark.parametrize(
@@ -394,7 +394,7 @@ def test_max_steps_then_on(whole, tiny, tmp_path, steps):
         ("records", "write", 2),  # after the second epoch's alphas, before its record
     ],
 )
-def test_death_between_two_writes(whole, tiny, tmp_path, monkeypatch, owner, name, number):
+def test_death_between_two_writes(finished_run, tiny, tmp_path, monkeypatch, owner, name, number):
     with monkeypatch.context() as patch:
         on_call(
             patch,
@@ -406,12 +406,14 @@ def test_death_between_two_writes(whole, tiny, tmp_path, monkeypatch, owner, nam
         with pytest.raises(Killed):
             script.main([*tiny, "--checkpoint_freq=5", f"--run_dir={tmp_path}"])
     script.main([f"--resume={tmp_path}"])
-    assert_same(tmp_path, whole)
+    assert_same(tmp_path, finished_run)
 
 
 @pytest.mark.parametrize("sent, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 @pytest.mark.parametrize("number, step", [(1, 11), (2, 21), (3, 22)])
-def test_signals_save_and_leave(whole, tiny, tmp_path, monkeypatch, sent, code, number, step):
+def test_signals_save_and_leave(
+    finished_run, tiny, tmp_path, monkeypatch, sent, code, number, step
+):
     def send():
         os.kill(os.getpid(), sent)
         time.sleep(0.2)  # the listener is a thread
@@ -428,17 +430,43 @@ def test_signals_save_and_leave(whole, tiny, tmp_path, monkeypatch, sent, code, 
         and actual == code
     )
     script.main([f"--resume={tmp_path}"])
-    assert_same(tmp_path, whole)
+    assert_same(tmp_path, finished_run)
 
 
-def test_lost_alphas_are_told_and_start_anew(whole, tmp_path):
-    run = copy(whole, tmp_path / "run")
+def test_lost_alphas_are_told_and_start_anew(finished_run, tmp_path):
+    run = copy(finished_run, tmp_path / "run")
     shutil.rmtree(run / "checkpoints" / "44")  # back to the first epoch
     path = run / "alphas.npz"
     path.write_bytes(path.read_bytes()[:50])
     script.main([f"--resume={run}", "--max_steps=23"])
     assert "alphas.npz starts anew" in (run / "log.txt").read_text()
-    assert results(run)[1]["step"].tolist() == [23]
+    assert results(run)[1]["step"].tolist() == [22, 23]
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\3\4 no archive", None])
+def test_files_of_a_finished_search_that_are_damaged(finished_run, tmp_path, content):
+    """Their last entries follow from the checkpoint, and are made again."""
+    run = copy(finished_run, tmp_path / "run")
+    names = ("alphas.npz", "sizes.json", "genotype.json", "space.json", "facts.json")
+    for name in names if content is None else (*names, "metrics.jsonl"):
+        (run / name).unlink() if content is None else (run / name).write_bytes(content)
+    if content:  # no record of a killed process either, but all of it
+        (run / "metrics.jsonl").write_bytes(b"")
+    script.main([f"--resume={run}"])
+    for name in ("genotype.json", "space.json"):
+        assert (run / name).read_bytes() == (finished_run / name).read_bytes()
+    with np.load(run / "alphas.npz") as made, np.load(finished_run / "alphas.npz") as expected:
+        assert sorted(made) == sorted(expected)
+        for array in made:
+            np.testing.assert_array_equal(made[array], expected[array][1:])
+    (size,) = json.loads((run / "sizes.json").read_text()).values()
+    records, expected = (
+        [{**r, "seconds": 0} for r in jd.files.read_json_lines(one / "metrics.jsonl")]
+        for one in (run, finished_run)
+    )
+    assert records == (expected if content is None else expected[1:])
+    assert (size["epoch"], size["valid_accuracy"]) == (1, expected[1]["valid_accuracy"])
+    assert "alphas.npz starts anew" in (run / "log.txt").read_text()
 
 
 def environment(**more):
@@ -469,7 +497,7 @@ def wait_for(process, condition, seconds=120):
 
 
 @pytest.mark.slow
-def test_killed_and_resumed_again_and_again(whole, tiny, tmp_path):
+def test_killed_and_resumed_again_and_again(finished_run, tiny, tmp_path):
     log, checkpoints = tmp_path / "log.txt", tmp_path / "checkpoints"
 
     def half_saved():
@@ -507,10 +535,10 @@ def test_killed_and_resumed_again_and_again(whole, tiny, tmp_path):
     kill(process)
     script.main([f"--resume={tmp_path}", tiny[-1]])
     assert not half_saved()
-    assert_same(tmp_path, whole)
+    assert_same(tmp_path, finished_run)
 
 
-def test_sigterm_while_compiling_ends_at_once(whole, tiny, tmp_path):
+def test_sigterm_while_compiling_ends_at_once(finished_run, tiny, tmp_path):
     flags = [*tiny[:-1], f"--cache_dir={tmp_path}/cache"]  # an empty one
     process = start(*flags, f"--run_dir={tmp_path}/run")
     log = tmp_path / "run" / "log.txt"
@@ -520,13 +548,13 @@ def test_sigterm_while_compiling_ends_at_once(whole, tiny, tmp_path):
     assert process.returncode == 143
     assert errors == f"search.py: SIGTERM: ended at once; continue with --resume={tmp_path}/run\n"
     script.main([f"--resume={tmp_path}/run", tiny[-1]])
-    assert_same(tmp_path / "run", whole)
+    assert_same(tmp_path / "run", finished_run)
 
 
 # A full disk
 
 
-def test_no_space_for_the_records(whole, tiny, tmp_path, monkeypatch):
+def test_no_space_for_the_records(finished_run, tiny, tmp_path, monkeypatch):
     def full():
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -536,11 +564,11 @@ def test_no_space_for_the_records(whole, tiny, tmp_path, monkeypatch):
     assert "No space left on device" in text and f"--resume={tmp_path}" in text and code == 1
     assert not list(tmp_path.rglob("*tmp*"))
     script.main([f"--resume={tmp_path}"])
-    assert_same(tmp_path, whole)
+    assert_same(tmp_path, finished_run)
 
 
 @pytest.mark.parametrize("number, lost", [(2, "checkpoint"), (3, "record")])
-def test_a_full_disk(whole, tiny, tmp_path, monkeypatch, capfd, number, lost):
+def test_a_full_disk(finished_run, tiny, tmp_path, monkeypatch, capfd, number, lost):
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", tmp_path], capture_output=True, text=True
     )
@@ -569,7 +597,7 @@ def test_a_full_disk(whole, tiny, tmp_path, monkeypatch, capfd, number, lost):
         assert "Traceback" not in capfd.readouterr().err
         filler.unlink()
         script.main([f"--resume={tmp_path}/run"])
-        assert_same(tmp_path / "run", whole)
+        assert_same(tmp_path / "run", finished_run)
     finally:
         subprocess.run(["umount", "--lazy", tmp_path], check=True)
 
@@ -600,13 +628,13 @@ def test_seeds_in_one_program_equal_their_own_runs(three_steps, tiny, tmp_path):
     script.main([*tiny, "--num_seeds=2", "--max_steps=3", f"--run_dir={tmp_path}"])
     for seed, folder in three_steps.items():
         records, alphas, genotype, *_ = results(folder)
-        own = tmp_path / f"seed-{seed}"
-        assert (own / "genotype.json").read_text() == genotype
-        assert (own / "report.html").exists() and (own / "normal.svg").exists()
-        with np.load(own / "alphas.npz") as saved:
+        seed_folder = tmp_path / f"seed-{seed}"
+        assert (seed_folder / "genotype.json").read_text() == genotype
+        assert (seed_folder / "report.html").exists() and (seed_folder / "normal.svg").exists()
+        with np.load(seed_folder / "alphas.npz") as saved:
             for name in ("normal", "reduce"):
                 np.testing.assert_allclose(saved[name], alphas[name], atol=1e-5)
-        actual = jd.files.read_json_lines(own / "metrics.jsonl")[-1]
+        actual = jd.files.read_json_lines(seed_folder / "metrics.jsonl")[-1]
         assert actual["train_loss"] == pytest.approx(records[-1]["train_loss"], abs=1e-5)
     losses = {
         seed: json.loads((tmp_path / f"seed-{seed}" / "facts.json").read_text())

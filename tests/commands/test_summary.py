@@ -61,10 +61,10 @@ def test_what_differs_from_the_preset():
     parts = (images.PRESETS, images.CIFAR, None, images.STARTS)
     arguments = ["--dataset=cifar10", "--algorithm=pc_darts", "--seed=7", "--run_dir=x"]
     config = command_line.parse(arguments, *parts)
-    found = {name: (old, new) for name, old, new in reproduce.changed(config, config.start())}
-    assert found["algorithm"] == ("darts", "pc_darts") and found["seed"] == ("2", "7")
-    assert found["batch_size"] == ("64", "256")  # what the algorithm changes
-    assert not {"run_dir", "dataset", "epochs"} & found.keys()
+    changes = {name: (old, new) for name, old, new in reproduce.changed(config, config.start())}
+    assert changes["algorithm"] == ("darts", "pc_darts") and changes["seed"] == ("2", "7")
+    assert changes["batch_size"] == ("64", "256")  # what the algorithm changes
+    assert not {"run_dir", "dataset", "epochs"} & changes.keys()
 
 
 @pytest.mark.parametrize("dataset", ["digits", "cifar10", "imagenet2012", "npz:x.npz"])
@@ -83,15 +83,15 @@ def test_the_size_to_train_is_that_of_evaluate(dataset):
 
 def test_costs_are_those_of_built_networks():
     space = jd.spaces.darts()
-    found = summary.costs(jd.genotypes.DARTS_V2, space, "digits", 10, (8, 8, 1))
+    costs = summary.costs(jd.genotypes.DARTS_V2, space, "digits", 10, (8, 8, 1))
     net = space.network(jd.genotypes.DARTS_V2, 8, 3, 10, auxiliary=False)
-    assert found["trained_parameters"] == jd.count_params(net, (8, 8, 1))
-    labels = summary.labelled(found, space, "digits")
+    assert costs["trained_parameters"] == jd.count_params(net, (8, 8, 1))
+    labels = summary.labelled(costs, space, "digits")
     name = "Parameters of the network to train, at 8 channels and 3 cells"
-    assert labels[name] == found["trained_parameters"]
-    assert labels["Parameters of the network at 36 channels and 20 cells"] == found["parameters"]
+    assert labels[name] == costs["trained_parameters"]
+    assert labels["Parameters of the network at 36 channels and 20 cells"] == costs["parameters"]
     # One size is named once.
-    assert len(summary.labelled(found, space, "cifar10")) == 2
+    assert len(summary.labelled(costs, space, "cifar10")) == 2
 
 
 FACTS = {

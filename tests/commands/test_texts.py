@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import shutil
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -37,8 +38,8 @@ def words(tmp_path_factory):
     """
     folder, rng = tmp_path_factory.mktemp("text"), np.random.default_rng(0)
     for part, size in (("train", 400), ("valid", 90), ("test", 60)):
-        places = np.where(rng.random(size) < 0.8, np.arange(size) % 9, rng.integers(0, 9, size))
-        (folder / f"{part}.txt").write_text(" ".join(f"word{i}" for i in places) + "\n")
+        numbers = np.where(rng.random(size) < 0.8, np.arange(size) % 9, rng.integers(0, 9, size))
+        (folder / f"{part}.txt").write_text(" ".join(f"word{i}" for i in numbers) + "\n")
     return folder
 
 
@@ -64,14 +65,14 @@ def trained_flags(common):
 
 
 @pytest.fixture(scope="session")
-def whole_search(searched, tmp_path_factory):
+def finished_search(searched, tmp_path_factory):
     folder = tmp_path_factory.mktemp("search") / "run"
     search_command.main([*searched, f"--run_dir={folder}"])
     return folder
 
 
 @pytest.fixture(scope="session")
-def whole_training(trained_flags, tmp_path_factory):
+def finished_training(trained_flags, tmp_path_factory):
     folder = tmp_path_factory.mktemp("training") / "run"
     evaluate_command.main([*trained_flags, f"--run_dir={folder}"])
     return folder
@@ -100,24 +101,24 @@ def results(folder):
 
 
 def same(one, other):
-    for ours, theirs in zip(results(one)[:2], results(other)[:2]):
-        assert ours == theirs
-    ours, theirs = results(one)[2], results(other)[2]
-    assert ours.keys() == theirs.keys()
-    for name, leaf in ours.items():
-        np.testing.assert_array_equal(leaf, theirs[name], err_msg=name)
+    for first, second in zip(results(one)[:2], results(other)[:2]):
+        assert first == second
+    first, second = results(one)[2], results(other)[2]
+    assert first.keys() == second.keys()
+    for name, leaf in first.items():
+        np.testing.assert_array_equal(leaf, second[name], err_msg=name)
 
 
-def test_the_run_folder_of_a_search(whole_search):
-    names = {path.name for path in whole_search.iterdir()}
+def test_the_run_folder_of_a_search(finished_search):
+    names = {path.name for path in finished_search.iterdir()}
     expected = (
         "config.json log.txt metrics.jsonl tensorboard alphas.npz genotype.json recurrent.svg"
         " report.html checkpoints"
     )
     assert names >= set(expected.split())
-    genotype = jd.genotypes.from_json((whole_search / "genotype.json").read_text())
+    genotype = jd.genotypes.from_json((finished_search / "genotype.json").read_text())
     assert isinstance(genotype, jd.genotypes.RecurrentGenotype) and len(genotype.recurrent) == 2
-    records, step, leaves = results(whole_search)
+    records, step, leaves = results(finished_search)
     assert [record["epoch"] for record in records] == [0, 1] and step == records[-1]["step"]
     assert (
         records[1]["valid_perplexity"] == pytest.approx(np.exp(records[1]["valid_loss"]))
@@ -132,17 +133,17 @@ def test_the_run_folder_of_a_search(whole_search):
             )
         ]
     )
-    assert "Perplexity" in (whole_search / "report.html").read_text()
-    with np.load(whole_search / "alphas.npz") as saved:
+    assert "Perplexity" in (finished_search / "report.html").read_text()
+    with np.load(finished_search / "alphas.npz") as saved:
         assert saved["recurrent"].shape == (2, 3, 3)
 
 
-def test_a_resumed_search_is_the_uninterrupted_one(searched, whole_search, tmp_path):
+def test_a_resumed_search_is_the_uninterrupted_one(searched, finished_search, tmp_path):
     for stop in (4, 11):
         folder = tmp_path / str(stop)
         search_command.main([*searched, f"--run_dir={folder}", f"--max_steps={stop}"])
         search_command.main([f"--resume={folder}", "--max_steps=0"])
-        same(folder, whole_search)
+        same(folder, finished_search)
 
 
 @pytest.fixture(scope="session")
@@ -211,38 +212,45 @@ def test_seeds_in_one_program_equal_their_own_runs(tiny, tmp_path):
     search_command.main([*flags, "--num_seeds=2", f"--run_dir={tmp_path}/both"])
     losses = []
     for seed in (3, 4):
-        alone, own = tmp_path / f"alone-{seed}", tmp_path / "both" / f"seed-{seed}"
+        alone, seed_folder = tmp_path / f"alone-{seed}", tmp_path / "both" / f"seed-{seed}"
         search_command.main([*flags, f"--seed={seed}", f"--run_dir={alone}"])
         (record,), (expected,) = (
-            jd.files.read_json_lines(folder / "metrics.jsonl") for folder in (own, alone)
+            jd.files.read_json_lines(folder / "metrics.jsonl") for folder in (seed_folder, alone)
         )
         for name in ("step", "train_loss", "valid_loss", "arch_gradient_norm"):
             assert record[name] == pytest.approx(expected[name], rel=1e-4)
-        with np.load(own / "alphas.npz") as ours, np.load(alone / "alphas.npz") as theirs:
-            np.testing.assert_allclose(ours["recurrent"], theirs["recurrent"], atol=1e-5)
-        assert (own / "genotype.json").read_text() == (alone / "genotype.json").read_text()
-        losses.append(json.loads((own / "facts.json").read_text())["found_cell_supernet_loss"])
-        assert (own / "report.html").exists()
+        with (
+            np.load(seed_folder / "alphas.npz") as seed_alphas,
+            np.load(alone / "alphas.npz") as alone_alphas,
+        ):
+            np.testing.assert_allclose(
+                seed_alphas["recurrent"], alone_alphas["recurrent"], atol=1e-5
+            )
+        assert (seed_folder / "genotype.json").read_text() == (alone / "genotype.json").read_text()
+        losses.append(
+            json.loads((seed_folder / "facts.json").read_text())["found_cell_supernet_loss"]
+        )
+        assert (seed_folder / "report.html").exists()
     assert losses[0] != pytest.approx(losses[1], abs=1e-5)
     best = tmp_path / "both" / f"seed-{3 + int(losses[1] < losses[0])}"
     assert (tmp_path / "both" / "genotype.json").read_text() == (best / "genotype.json").read_text()
 
 
 @pytest.mark.parametrize("derive", ["perturbation", "samples"])
-def test_a_finished_search_is_derived_in_another_way(derive, whole_search, tmp_path):
+def test_a_finished_search_is_derived_in_another_way(derive, finished_search, tmp_path):
     folder = tmp_path / "run"
-    shutil.copytree(whole_search, folder)
+    shutil.copytree(finished_search, folder)
     search_command.main([f"--resume={folder}", f"--derive={derive}", "--num_samples=3"])
     jd.genotypes.check(jd.genotypes.from_json((folder / "genotype.json").read_text()))
 
 
 def test_training_resumed_before_and_after_the_averaging_began(
-    trained_flags, whole_training, tmp_path, capsys
+    trained_flags, finished_training, tmp_path, capsys
 ):
-    records, total, leaves = results(whole_training)
+    records, total, leaves = results(finished_training)
     switch = next(i for i, record in enumerate(records) if record["averaging"])
     assert 0 < switch < len(records) - 1
-    assert "Switching to ASGD" in (whole_training / "log.txt").read_text()
+    assert "Switching to ASGD" in (finished_training / "log.txt").read_text()
     best = min(record["valid_loss"] for record in records)
     assert next(leaf for name, leaf in leaves.items() if "best_loss" in name)[0] == pytest.approx(
         best
@@ -251,8 +259,8 @@ def test_training_resumed_before_and_after_the_averaging_began(
         folder = tmp_path / str(stop)
         evaluate_command.main([*trained_flags, f"--run_dir={folder}", f"--max_steps={stop}"])
         evaluate_command.main([f"--resume={folder}", "--max_steps=0"])
-        same(folder, whole_training)
-        assert (folder / "test.json").read_text() == (whole_training / "test.json").read_text()
+        same(folder, finished_training)
+        assert (folder / "test.json").read_text() == (finished_training / "test.json").read_text()
 
 
 def sigmoid(x):
@@ -381,28 +389,28 @@ def test_a_training_that_diverges_ends_in_one_line(trained_flags, tmp_path):
 
 
 def test_a_trained_model_loaded_exported_and_tested_again(
-    whole_training, words, tmp_path, capsys, monkeypatch
+    finished_training, words, tmp_path, capsys, monkeypatch
 ):
-    found = json.loads((whole_training / "test.json").read_text())
-    assert 1 < found["test_perplexity"] < 30 and found["valid_perplexity"] > 1
+    perplexities = json.loads((finished_training / "test.json").read_text())
+    assert 1 < perplexities["test_perplexity"] < 30 and perplexities["valid_perplexity"] > 1
     loaded = text.load(f"text:{words}")
-    assert training.export.vocabulary(whole_training) == loaded.vocabulary
-    assert training.export.perplexity(whole_training, loaded.test) == pytest.approx(
-        found["test_perplexity"], rel=1e-5
+    assert training.export.vocabulary(finished_training) == loaded.vocabulary
+    assert training.export.perplexity(finished_training, loaded.test) == pytest.approx(
+        perplexities["test_perplexity"], rel=1e-5
     )
-    assert training.export.perplexity(whole_training, loaded.valid, 3) == pytest.approx(
-        found["valid_perplexity"], rel=1e-5
+    assert training.export.perplexity(finished_training, loaded.valid, 3) == pytest.approx(
+        perplexities["valid_perplexity"], rel=1e-5
     )
 
     # By hand, from the logits of the plain function.
-    apply, params = jd.load(whole_training)
+    apply, params = jd.load(finished_training)
     assert (
         set(params) == {"embedding", "bias", "first", "nodes"} and params["embedding"].shape[1] == 4
     )
     column = loaded.test[:, None]
     logits, hidden = jax.jit(apply)(params, column[:-1])
     log_p = np.take_along_axis(np.asarray(jax.nn.log_softmax(logits)), column[1:, :, None], axis=2)
-    assert np.exp(-log_p.mean()) == pytest.approx(found["test_perplexity"], rel=1e-5)
+    assert np.exp(-log_p.mean()) == pytest.approx(perplexities["test_perplexity"], rel=1e-5)
     half, between = apply(params, column[:20])
     rest, last = apply(params, column[20:-1], between)
     np.testing.assert_allclose(np.concatenate([half, rest]), logits, atol=1e-5)
@@ -412,29 +420,29 @@ def test_a_trained_model_loaded_exported_and_tested_again(
         monkeypatch.context() as patch
     ):  # symbolic sizes are no `int`s, which the checks of annotations insist on
         patch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-        jd.export(whole_training, tmp_path / "model.bin")
+        jd.export(finished_training, tmp_path / "model.bin")
     exported = jd.read_exported(tmp_path / "model.bin")
     for tokens in (column[:-1], column[:8].reshape(4, 2)):
         start = np.zeros((tokens.shape[1], 4), np.float32)
-        for ours, theirs in zip(exported(tokens, start), apply(params, tokens), strict=True):
-            np.testing.assert_allclose(ours, theirs, atol=1e-5)
+        for actual, expected in zip(exported(tokens, start), apply(params, tokens), strict=True):
+            np.testing.assert_allclose(actual, expected, atol=1e-5)
 
     evaluate_command.main(
         [
             f"--dataset=text:{words}",
             "--test_only",
-            f"--checkpoint={whole_training}",
+            f"--checkpoint={finished_training}",
             "--eval_batch_size=3",
         ]
     )
     printed = capsys.readouterr().out
     shown = re.fullmatch(r"valid ppl (\S+)\ntest ppl (\S+)\n", printed)
     assert shown and [float(value) for value in shown.groups()] == pytest.approx(
-        [found["valid_perplexity"], found["test_perplexity"]], rel=1e-5
+        [perplexities["valid_perplexity"], perplexities["test_perplexity"]], rel=1e-5
     )
 
 
-def test_trainings_that_cannot_be_tested_again(whole_training, words, tmp_path):
+def test_trainings_that_cannot_be_tested_again(finished_training, words, tmp_path):
     for flags, message in (
         ([f"--dataset=text:{words}", "--test_only"], "--checkpoint=RUN"),
         (
@@ -442,11 +450,11 @@ def test_trainings_that_cannot_be_tested_again(whole_training, words, tmp_path):
             "holds no trained network",
         ),
         (
-            ["--dataset=pydoc", "--test_only", f"--checkpoint={whole_training}"],
+            ["--dataset=pydoc", "--test_only", f"--checkpoint={finished_training}"],
             "another text: its vocabulary has 10 words",
         ),
         (
-            ["--test_only", f"--checkpoint={whole_training}"],
+            ["--test_only", f"--checkpoint={finished_training}"],
             "holds a language model, no image classifier",
         ),
     ):
@@ -455,29 +463,31 @@ def test_trainings_that_cannot_be_tested_again(whole_training, words, tmp_path):
 
 
 def test_random_cells_beside_the_found_one(
-    trained_flags, whole_training, tmp_path, capsys, monkeypatch
+    trained_flags, finished_training, tmp_path, capsys, monkeypatch
 ):
     folder = tmp_path / "run"
-    shutil.copytree(whole_training, folder)
+    shutil.copytree(finished_training, folder)
     started = []
 
-    def broken(own, *rest):
-        started.append(own.run_dir)
-        raise runs.Stop(f"SIGTERM at step 3 of 9: saved; continue with --resume={own.run_dir}", 143)
+    def broken(config, genotype, words, program, run):
+        started.append(config.run_dir)
+        raise run.leave(signal.SIGTERM, 3, 9)
 
     with monkeypatch.context() as patch:  # the run's own cell, then the first random one
-        whole = text_evaluation.train
+        unbroken = text_evaluation.train
         patch.setattr(
             text_evaluation,
             "train",
-            lambda own, *rest: (broken if own.run_dir.endswith("random-0") else whole)(own, *rest),
+            lambda config, *rest: (broken if config.run_dir.endswith("random-0") else unbroken)(
+                config, *rest
+            ),
         )
         with pytest.raises(runs.Stop, match=f"continue with --resume={folder}$"):
             evaluate_command.main([f"--resume={folder}", "--random_cells=1"])
     assert started == [f"{folder}/random-0"]
     evaluate_command.main([f"--resume={folder}", "--random_cells=1"])
     table = json.loads((folder / "baseline.json").read_text())
-    assert table["--arch"] == json.loads((whole_training / "test.json").read_text())
+    assert table["--arch"] == json.loads((finished_training / "test.json").read_text())
     assert table["random-0"] == json.loads((folder / "random-0" / "test.json").read_text())
     assert f"{table['random-0']['test_perplexity']:.2f}  random-0" in capsys.readouterr().out
     config = json.loads((folder / "random-0" / "config.json").read_text())
@@ -505,10 +515,11 @@ def test_selection_by_validation(trained_flags, tmp_path, capsys):
         jd.genotypes.parse(scores["selected"])
     )
     for i, name in enumerate((CELL, other, "random-0")):
-        own = tmp_path / f"select-{i}"
-        assert not (own / "test.json").exists()  # the test part is for the one that is selected
+        candidate_folder = tmp_path / f"select-{i}"
+        # The test part is for the one that is selected.
+        assert not (candidate_folder / "test.json").exists()
         assert (
-            json.loads((own / "valid.json").read_text())["valid_perplexity"]
+            json.loads((candidate_folder / "valid.json").read_text())["valid_perplexity"]
             == scores["scores"][name]
         )
     assert (
@@ -516,13 +527,13 @@ def test_selection_by_validation(trained_flags, tmp_path, capsys):
     ).exists() and f"selected {scores['selected']}" in capsys.readouterr().out
 
 
-def test_devices_search_what_one_does(searched, whole_search, tmp_path, devices):
+def test_devices_search_what_one_does(searched, finished_search, tmp_path, devices):
     search_command.main([*searched, f"--run_dir={tmp_path}/run", "--num_devices=2"])
-    ours, theirs = (
+    actual, expected = (
         jd.files.read_json_lines(folder / "metrics.jsonl")
-        for folder in (tmp_path / "run", whole_search)
+        for folder in (tmp_path / "run", finished_search)
     )
-    for one, other in zip(ours, theirs, strict=True):
+    for one, other in zip(actual, expected, strict=True):
         assert one["train_loss"] == pytest.approx(other["train_loss"], rel=1e-3)
 
 
@@ -579,8 +590,8 @@ def test_published_settings():
         0.75,
     )
     assert text_recipes.paddings(text_recipes.PTB) == [35, 40, 55]
-    found = text_recipes.windows(text_recipes.PTB, 10_000, 0)
-    assert found[:, 1].max() <= 55 and found[:-1, 1].min() >= 5
+    windows = text_recipes.windows(text_recipes.PTB, 10_000, 0)
+    assert windows[:, 1].max() <= 55 and windows[:-1, 1].min() >= 5
     valid = text_search.windows(text_search.PTB, (3631, 288), 0)
     assert (valid[:, 2] + valid[:, 3] <= 287).all() and (valid[:, 3] >= 1).all()
 

@@ -194,11 +194,11 @@ def test_cutout_centres_are_uniform_over_the_image():
     ids=["crop_and_flip", "cutout", "color_jitter"],
 )
 def test_examples_do_not_depend_on_their_batch(images, transform):
-    whole = transform(keys(0, len(images)), images)
-    places = jnp.array([9, 2, 4])
-    part = jax.jit(transform)(augment.example_keys(jax.random.key(0), places), images[places])
+    full_batch = transform(keys(0, len(images)), images)
+    indices = jnp.array([9, 2, 4])
+    part = jax.jit(transform)(augment.example_keys(jax.random.key(0), indices), images[indices])
     chex.assert_trees_all_close(
-        part, whole[places], rtol=0, atol=0 if whole.dtype == jnp.uint8 else 1e-6
+        part, full_batch[indices], rtol=0, atol=0 if full_batch.dtype == jnp.uint8 else 1e-6
     )
 
 

@@ -46,10 +46,10 @@ def test_digits():
 
 
 def test_split_is_by_index():
-    whole = images.Images(random_images(10, 2, 2, 1), np.arange(10, dtype=np.int32))
-    first, second = images.split(whole, 0.35)
+    dataset = images.Images(random_images(10, 2, 2, 1), np.arange(10, dtype=np.int32))
+    first, second = images.split(dataset, 0.35)
     assert first.labels.tolist() == [0, 1, 2] and second.labels.tolist() == [3, 4, 5, 6, 7, 8, 9]
-    np.testing.assert_array_equal(np.concatenate([first.images, second.images]), whole.images)
+    np.testing.assert_array_equal(np.concatenate([first.images, second.images]), dataset.images)
 
 
 @pytest.mark.parametrize("portion", [0.0, 1.0, -0.5, 1.5, 0.05, float("nan")])

@@ -75,12 +75,12 @@ def test_random_boxes_have_the_published_distribution(width, height):
     )
     ws, hs = np.rint(np.sqrt(areas * ratios)), np.rint(np.sqrt(areas / ratios))
     fits = (ws <= width) & (hs <= height)
-    for mine, theirs in (
+    for mine, published in (
         (area, (ws * hs)[fits] / (width * height)),
         (ratio, np.log(ws / hs)[fits]),
     ):
         np.testing.assert_allclose(
-            np.quantile(mine, (0.1, 0.5, 0.9)), np.quantile(theirs, (0.1, 0.5, 0.9)), atol=0.04
+            np.quantile(mine, (0.1, 0.5, 0.9)), np.quantile(published, (0.1, 0.5, 0.9)), atol=0.04
         )
     room = width - w > 20
     assert abs(np.mean(left[room] / (width - w[room])) - 0.5) < 0.03
@@ -112,10 +112,10 @@ def test_a_random_crop_is_the_resized_box():
 )
 def test_the_central_crop(width, height, size, resized):
     picture = Image.fromarray(RNG.randint(0, 256, (height, width, 3), np.uint8))
-    whole = np.asarray(picture.resize(resized, Image.Resampling.BILINEAR))
+    resized_picture = np.asarray(picture.resize(resized, Image.Resampling.BILINEAR))
     top, left = round((resized[1] - size) / 2), round((resized[0] - size) / 2)
     np.testing.assert_array_equal(
-        stream.central_crop(picture, size), whole[top : top + size, left : left + size]
+        stream.central_crop(picture, size), resized_picture[top : top + size, left : left + size]
     )
 
 
@@ -134,38 +134,40 @@ def test_a_folder_of_many_sizes(folder):
         batch = stream.batches(pool, data.test, np.arange(9)[None], 16)(0)
     assert batch["image"].shape == (9, 16, 16, 3) and batch["image"].dtype == np.uint8
     files = images.folder_files(folder)[1]
-    for (file, label), image, found in zip(files, batch["image"], batch["label"], strict=True):
+    for (file, label), image, batch_label in zip(
+        files, batch["image"], batch["label"], strict=True
+    ):
         with Image.open(file) as picture:
             np.testing.assert_array_equal(image, stream.central_crop(picture.convert("RGB"), 16))
-        assert found == label
+        assert batch_label == label
     np.testing.assert_allclose(data.mean, [0.485, 0.456, 0.406])
 
 
 def test_batches_are_a_function_of_seed_epoch_and_place(folder):
     part = stream.load(f"folder:{folder}", None, 16).train
-    places = order(10, 5, 6)
+    indices = order(10, 5, 6)
     with stream.threads(3) as pool, stream.threads(1) as alone:
-        whole = stream.batches(pool, part, places, 16, (1, 4))
-        whole = [whole(i) for i in range(6)]
-        late = stream.batches(alone, part, places, 16, (1, 4), ahead=0)
+        batches = stream.batches(pool, part, indices, 16, (1, 4))
+        batches = [batches(i) for i in range(6)]
+        late = stream.batches(alone, part, indices, 16, (1, 4), ahead=0)
         for i in (3, 4, 5):  # as after a resume in the middle of an epoch
-            assert_equal(late(i), whole[i])
-        shuffled = stream.batches(pool, part, places[:, ::-1], 16, (1, 4))(0)
-        assert_equal(shuffled, {name: value[::-1] for name, value in whole[0].items()})
+            assert_equal(late(i), batches[i])
+        shuffled = stream.batches(pool, part, indices[:, ::-1], 16, (1, 4))(0)
+        assert_equal(shuffled, {name: value[::-1] for name, value in batches[0].items()})
         for draw in ((2, 4), (1, 5)):
             assert (
-                stream.batches(pool, part, places, 16, draw)(0)["image"] != whole[0]["image"]
+                stream.batches(pool, part, indices, 16, draw)(0)["image"] != batches[0]["image"]
             ).any()
 
 
 def test_a_few_batches_are_read_ahead_and_no_more():
     read, enough = [], threading.Event()
 
-    def one(place):
-        read.append(place)
+    def one(index):
+        read.append(index)
         if len(read) == 6:
             enough.set()
-        return Image.new("RGB", (4, 4)), place
+        return Image.new("RGB", (4, 4)), index
 
     with stream.threads(1) as pool:
         get = stream.batches(pool, stream.Stored(20, one), np.arange(20).reshape(10, 2), 4, ahead=2)
@@ -175,7 +177,7 @@ def test_a_few_batches_are_read_ahead_and_no_more():
 
 
 def test_split_is_by_place():
-    part = stream.Stored(10, lambda place: (None, place))
+    part = stream.Stored(10, lambda index: (None, index))
     first, second = stream.split(part, 0.35)
     assert (first.num, second.num) == (3, 7)
     assert [second.read(i)[1] for i in range(7)] == [3, 4, 5, 6, 7, 8, 9] and first.read(2)[1] == 2
@@ -185,23 +187,23 @@ def test_split_is_by_place():
 
 def test_a_feed_stacks_the_seeds_and_splits_over_devices(folder):
     data = stream.load(f"folder:{folder}", None, 16)
-    places = np.stack([order(10, 4, 2), order(10, 4, 2)[:, ::-1]])
+    indices = np.stack([order(10, 4, 2), order(10, 4, 2)[:, ::-1]])
     with stream.threads(2) as pool:
         fed = feed.open_feed(pool, data, (5, 6), jax.local_devices()[:2])
         batch, test = (
-            fed.train(places, 3)(1)["train"],
+            fed.train(indices, 3)(1)["train"],
             fed.test(np.arange(8).reshape(1, 8))(0)["test"],
         )
         assert batch["image"].shape == (2, 2, 2, 16, 16, 3) and batch["label"].shape == (2, 2, 2)
         assert test["image"].shape == (2, 4, 16, 16, 3)
         for seed in (0, 1):
-            own = stream.batches(pool, data.train, places[seed], 16, (5 + seed, 3))(1)
+            seed_batch = stream.batches(pool, data.train, indices[seed], 16, (5 + seed, 3))(1)
             assert_equal(
                 {
                     name: np.concatenate([value[0, seed], value[1, seed]])
                     for name, value in batch.items()
                 },
-                own,
+                seed_batch,
             )
 
 

@@ -16,22 +16,22 @@ from jaxdarts.data import text
     ],
 )
 def test_published_counts(shared, name, sizes, vocabulary):
-    found = text.load(name, str(shared / "data"))
-    assert tuple(len(part) for part in found[1:4]) == sizes
-    assert len(found.vocabulary) == vocabulary == 1 + max(part.max() for part in found[1:4])
-    assert text.END in found.vocabulary and len(set(found.vocabulary)) == vocabulary
+    loaded = text.load(name, str(shared / "data"))
+    assert tuple(len(part) for part in loaded[1:4]) == sizes
+    assert len(loaded.vocabulary) == vocabulary == 1 + max(part.max() for part in loaded[1:4])
+    assert text.END in loaded.vocabulary and len(set(loaded.vocabulary)) == vocabulary
 
 
 def test_pydoc_is_a_text_of_its_own():
-    found = text.load("pydoc")
-    train, valid, test = found[1:4]
+    loaded = text.load("pydoc")
+    train, valid, test = loaded[1:4]
     assert (
         len(train) > 50_000
         and 5_000 < len(valid) < len(train) / 5
         and 5_000 < len(test) < len(train) / 5
     )
-    assert 1_000 < len(found.vocabulary) < 5_000
-    assert set(np.concatenate([train, valid, test]).tolist()) == set(range(len(found.vocabulary)))
+    assert 1_000 < len(loaded.vocabulary) < 5_000
+    assert set(np.concatenate([train, valid, test]).tolist()) == set(range(len(loaded.vocabulary)))
     again = text.load("pydoc")
     np.testing.assert_array_equal(train, again.train)
 
@@ -44,13 +44,13 @@ def write(folder, **parts):
 
 
 def test_words_and_their_places(tmp_path):
-    found = text.load(
+    loaded = text.load(
         write(tmp_path, train=b"the cat\n\n the  dog\n", valid=b"a cat", test="der Bär\n".encode())
     )
-    assert found.vocabulary == ("the", "cat", "<eos>", "dog", "a", "der", "Bär")
-    np.testing.assert_array_equal(found.train, [0, 1, 2, 2, 0, 3, 2])
-    np.testing.assert_array_equal(found.valid, [4, 1, 2])
-    np.testing.assert_array_equal(found.test, [5, 6, 2])
+    assert loaded.vocabulary == ("the", "cat", "<eos>", "dog", "a", "der", "Bär")
+    np.testing.assert_array_equal(loaded.train, [0, 1, 2, 2, 0, 3, 2])
+    np.testing.assert_array_equal(loaded.valid, [4, 1, 2])
+    np.testing.assert_array_equal(loaded.test, [5, 6, 2])
 
 
 def test_files_that_are_no_text(tmp_path):

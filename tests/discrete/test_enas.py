@@ -43,7 +43,7 @@ def tiny(name):
     params = jax.tree.map(lambda p: 5 * p, policy.init(jax.random.key(3)))  # far from uniform
     options = [2] * 3 if name == "topology" else [2, 2, 3, 3, 3, 3, 3, 3]
     actions = jnp.array(list(itertools.product(*map(range, options))))
-    log_prob = jax.jit(jax.vmap(lambda own: policy.replay(params, own).log_prob))(actions)
+    log_prob = jax.jit(jax.vmap(lambda sampled: policy.replay(params, sampled).log_prob))(actions)
     return cells, policy, params, actions[np.asarray(log_prob) > -1e6]
 
 
@@ -82,8 +82,8 @@ def test_samples_are_drawn_with_their_probabilities():
     replayed = jax.jit(jax.vmap(functools.partial(policy.replay, params)))(actions)
     p = np.exp(np.asarray(replayed.log_prob))
     np.testing.assert_allclose(np.exp(np.asarray(drawn.log_prob)), p[numbers], rtol=1e-4)
-    found = np.bincount(numbers, minlength=8) / 4000
-    assert np.abs(found - p).max() < 4 * np.sqrt(p * (1 - p) / 4000).max()
+    shares = np.bincount(numbers, minlength=8) / 4000
+    assert np.abs(shares - p).max() < 4 * np.sqrt(p * (1 - p) / 4000).max()
 
 
 def test_policy_gradient_is_that_of_the_expected_reward():
@@ -130,7 +130,7 @@ def test_step_of_the_policy_by_hand():
         gradients = [slope(state.policy, d.actions) for d in drawn]
         expected = jax.tree.map(
             lambda p, *g: (
-                p + 0.5 * sum((r - average / weight) * own for r, own in zip(rewards, g)) / 4
+                p + 0.5 * sum((r - average / weight) * slope for r, slope in zip(rewards, g)) / 4
             ),
             state.policy,
             *gradients,
@@ -200,13 +200,13 @@ def test_alternation_resumes_exactly():
     assert control(state, jnp.float32(1))[0].params.tolist() == state.params.tolist()
     state = epoch(start, 0)
     saved = jax.tree.map(np.asarray, dataclass_without_key(state))
-    whole = epoch(state, 1)
+    uncut = epoch(state, 1)
     again = epoch(restored(saved, state), 1)
     jax.tree.map(
-        np.testing.assert_array_equal, dataclass_without_key(whole), dataclass_without_key(again)
+        np.testing.assert_array_equal, dataclass_without_key(uncut), dataclass_without_key(again)
     )
-    assert (int(whole.step), int(whole.updates)) == (6, 4)
-    no_accuracy = enas.enas(lambda *own: (0.0, ((), {})), policy, params_tx, params_tx)
+    assert (int(uncut.step), int(uncut.updates)) == (6, 4)
+    no_accuracy = enas.enas(lambda *arguments: (0.0, ((), {})), policy, params_tx, params_tx)
     with pytest.raises(KeyError, match="accuracy"):
         no_accuracy.control(state, jnp.float32(0))
 

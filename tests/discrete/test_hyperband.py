@@ -41,8 +41,8 @@ def test_published_brackets():
 
 
 def test_probabilities_are_smoothed_frequencies():
-    found = np.exp(log_probabilities(np.array([[0, 1], [0, 0], [2, 1]]), np.array([3, 2])))
-    np.testing.assert_allclose(found, [[3 / 6, 1 / 6, 2 / 6], [2 / 5, 3 / 5, 0]])
+    probabilities = np.exp(log_probabilities(np.array([[0, 1], [0, 0], [2, 1]]), np.array([3, 2])))
+    np.testing.assert_allclose(probabilities, [[3 / 6, 1 / 6, 2 / 6], [2 / 5, 3 / 5, 0]])
 
 
 def test_halvings():

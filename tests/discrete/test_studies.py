@@ -63,9 +63,9 @@ def threads():
 def test_one_trial_at_a_time_is_the_sequential_search(name, budget):
     expected = [discrete.search(ALGORITHMS[name](key, SPACE), evaluate, **budget) for key in KEYS]
     for open_executor, slots, function in ((here, 1, evaluate), (threads, 4, slowly)):
-        found = conduct(schedules(name, **budget), function, open_executor, slots=slots)
-        assert [list(history.values()) for history in found] == expected
-        assert all(list(history) == list(range(len(history))) for history in found)
+        histories = conduct(schedules(name, **budget), function, open_executor, slots=slots)
+        assert [list(history.values()) for history in histories] == expected
+        assert all(list(history) == list(range(len(history))) for history in histories)
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
@@ -78,10 +78,10 @@ def test_an_interrupted_study_is_replayed(name):
     def finished(run, number, trial):
         records[run].append((number, trial))
 
-    whole = conduct(schedules(name, **budget), slowly, threads, slots=4, finished=finished)
-    assert [list(history.items()) for history in whole] == list(records.values())
-    assert [sorted(history) for history in whole] == [list(range(14))] * 3
-    assert conduct(schedules(name, **budget), never, here, recorded=records) == whole
+    uncut = conduct(schedules(name, **budget), slowly, threads, slots=4, finished=finished)
+    assert [list(history.items()) for history in uncut] == list(records.values())
+    assert [sorted(history) for history in uncut] == [list(range(14))] * 3
+    assert conduct(schedules(name, **budget), never, here, recorded=records) == uncut
     new = []
     cut = {0: records[0], 1: records[1][:6]}
     again = conduct(
@@ -93,7 +93,7 @@ def test_an_interrupted_study_is_replayed(name):
         finished=lambda *trial: new.append(trial),
     )
     assert len(new) == 8 + 14 and [len(history) for history in again] == [14] * 3
-    assert again[0] == whole[0] and list(again[1].items())[:6] == records[1][:6]
+    assert again[0] == uncut[0] and list(again[1].items())[:6] == records[1][:6]
     other = [
         (number, trial._replace(genotype=records[1][0][1].genotype)) for number, trial in records[0]
     ]
@@ -108,9 +108,9 @@ def test_asynchronous_evolution_mutates_what_has_finished():
         schedules("rea", evaluations=30, concurrent=3)[:1], slowly, threads, slots=3
     )
     trials = list(history.items())
-    for place, (number, trial) in enumerate(trials):
+    for i, (number, trial) in enumerate(trials):
         if number >= 3:  # no founder
-            parents = (other.genotype for _, other in trials[:place])
+            parents = (other.genotype for _, other in trials[:i])
             assert any(
                 sum(a != b for a, b in zip(trial.genotype.cell, other.cell)) == 1
                 for other in parents

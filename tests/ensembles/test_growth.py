@@ -22,7 +22,7 @@ def member(depth: int, strength: float) -> growth.Member:
     return growth.Member(depth, logits, logits)
 
 
-def grown(train, iterations, **options):
+def grown_steps(train, iterations, **options):
     return list(
         itertools.islice(
             growth.grow(jax.random.key(0), train, LABELS, LABELS, **options), iterations
@@ -31,14 +31,14 @@ def grown(train, iterations, **options):
 
 
 def test_the_next_is_deeper_while_that_pays():
-    asked = []
+    calls = []
 
     def train(iteration, depth):
-        asked.append((iteration, depth))
+        calls.append((iteration, depth))
         return member(depth, min(depth, 2))  # more than two layers are no better
 
-    last = grown(train, 4)[-1]
-    assert asked == [
+    last = grown_steps(train, 4)[-1]
+    assert calls == [
         (0, 0),
         (0, 1),
         (1, 1),
@@ -56,10 +56,10 @@ def test_the_next_is_deeper_while_that_pays():
 
 def test_complexity_holds_depth_back():
     train = lambda iteration, depth: member(depth, min(depth, 2))  # noqa: E731
-    assert [one.depth for one in grown(train, 3, strength=5.0)[-1].members] == [0, 0, 0]
-    assert [one.depth for one in grown(train, 1, start=4, strength=5.0)[-1].members] == [4]
+    assert [one.depth for one in grown_steps(train, 3, strength=5.0)[-1].members] == [0, 0, 0]
+    assert [one.depth for one in grown_steps(train, 1, start=4, strength=5.0)[-1].members] == [4]
     # The constant is the same for all, so it changes the value and no choice.
-    free, taxed = grown(train, 3), grown(train, 3, constant=0.5)
+    free, taxed = grown_steps(train, 3), grown_steps(train, 3, constant=0.5)
     assert [one.depth for one in taxed[-1].members] == [one.depth for one in free[-1].members]
     assert taxed[-1].value == pytest.approx(free[-1].value + 0.5, rel=1e-6)
 
@@ -73,7 +73,7 @@ def test_pruning_comes_before_the_candidate_and_not_below_three():
         assert len(weights) == len(probabilities)
         return tuple(range(1, len(probabilities)))
 
-    steps = grown(
+    steps = grown_steps(
         lambda iteration, depth: member(depth, iteration + 1 if depth == 0 else 0),
         6,
         criterion=drop_first,
@@ -103,7 +103,7 @@ def test_learned_weights_while_growing():
         "strength": 0.1,
         "constant": 0.05,
     }
-    last = grown(train, 2, **options)[-1]
+    last = grown_steps(train, 2, **options)[-1]
     logits = jnp.stack([one.fit for one in last.members])
     penalties = jnp.array([0.1 * math.sqrt(one.depth) + 0.05 for one in last.members])
     assert last.members[1].depth == 0

@@ -181,13 +181,13 @@ def test_greedy_takes_no_more_than_there_are():
 
 def test_pie_is_greedy_from_any_member():
     votes, labels = some_votes(3)
-    probabilities, found = np.eye(CLASSES)[votes], set()
+    probabilities, ensembles_kept = np.eye(CLASSES)[votes], set()
     scores = ensembles.pruning.pair_scores(votes, labels, CLASSES, 0.5)
     for seed in range(30):
-        found.add(
+        ensembles_kept.add(
             ensembles.pruning.pie(0.5, 3)(jax.random.key(seed), probabilities, labels, uniform(6))
         )
-    assert found == {
+    assert ensembles_kept == {
         tuple(sorted(ensembles.pruning.greedy(scores, 3, first))) for first in range(6)
     }
     assert (
@@ -231,8 +231,8 @@ def test_prs_removes_one_in_half_of_the_cases():
         ensembles.pruning.prs()(jax.random.key(i), np.eye(CLASSES)[votes], labels, uniform(4))
         for i in range(200)
     ]
-    whole = sum(len(one) == 4 for one in kept)
-    assert {len(one) for one in kept} == {3, 4} and 70 < whole < 130  # four deviations
+    unpruned = sum(len(one) == 4 for one in kept)
+    assert {len(one) for one in kept} == {3, 4} and 70 < unpruned < 130  # four deviations
     assert len({one for one in kept if len(one) == 3}) == 4
     assert (
         len(ensembles.pruning.prs(2)(jax.random.key(0), np.eye(CLASSES)[votes], labels, uniform(4)))
@@ -306,10 +306,10 @@ def test_objective_from_its_definition():
     total = np.einsum("m,mec->ec", weights, logits)
     p = np.exp(total) / np.exp(total).sum(1, keepdims=True)
     expected = -np.mean(np.log(p[np.arange(50), labels])) + 0.1 * 0.5 + 0.2 * 0.2
-    found = ensembles.pruning.objective(
+    values = ensembles.pruning.objective(
         jnp.asarray(weights), logits, labels, jnp.asarray(penalties)
     )
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    np.testing.assert_allclose(values, expected, rtol=1e-5)
     np.testing.assert_allclose(
         ensembles.pruning.mixture(logits, jnp.asarray(weights)), total, rtol=1e-5, atol=1e-6
     )

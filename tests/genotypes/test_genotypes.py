@@ -410,9 +410,9 @@ def test_topology():
 def test_every_string_of_the_benchmark(shared):
     with gzip.open(shared / "data" / "nasbench201" / "cifar10.csv.gz", "rt") as file:
         strings = [row["arch_str"] for row in csv.DictReader(file)]
-    found = {parse(string) for string in strings}
-    assert len(strings) == len(found) == 5**6
-    assert {str(genotype) for genotype in found} == set(strings)
+    parsed = {parse(string) for string in strings}
+    assert len(strings) == len(parsed) == 5**6
+    assert {str(genotype) for genotype in parsed} == set(strings)
 
 
 @pytest.mark.parametrize(

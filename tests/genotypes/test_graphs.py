@@ -69,10 +69,10 @@ def test_fingerprints_tell_all_small_graphs_apart():
     """Vertices on a path from input to output only; up to five vertices, of any operations."""
     counts = []
     for size in (2, 3, 4, 5):
-        places = list(itertools.combinations(range(size), 2))
-        found = {}
-        for bits in itertools.product((0, 1), repeat=len(places)):
-            edges = {place for place, bit in zip(places, bits) if bit}
+        pairs = list(itertools.combinations(range(size), 2))
+        isomorphic = {}
+        for bits in itertools.product((0, 1), repeat=len(pairs)):
+            edges = {pair for pair, bit in zip(pairs, bits) if bit}
             matrix = tuple(tuple(int((i, j) in edges) for j in range(size)) for i in range(size))
             if (
                 len(edges) > MAX_EDGES
@@ -82,13 +82,14 @@ def test_fingerprints_tell_all_small_graphs_apart():
                 continue
             for ops in itertools.product(GRAPH_OPS, repeat=size - 2):
                 genotype = GraphGenotype(matrix, ("input", *ops, "output"))
-                found.setdefault(smallest(genotype), set()).add(genotype)
+                isomorphic.setdefault(smallest(genotype), set()).add(genotype)
         prints = [
             {fingerprint(genotype) for genotype in itertools.islice(same, 3)}
-            for same in found.values()
+            for same in isomorphic.values()
         ]
-        assert all(len(own) == 1 for own in prints) and len(set.union(*prints)) == len(found)
-        counts.append(len(found))
+        assert all(len(each) == 1 for each in prints)
+        assert len(set.union(*prints)) == len(isomorphic)
+        counts.append(len(isomorphic))
     # With six and seven vertices (62,010 and 359,082) these are the benchmark's 423,624 cells.
     assert counts == [1, 6, 84, 2441] and sum(counts) + 62_010 + 359_082 == 423_624
 

@@ -85,15 +85,15 @@ def test_golden(case, golden):
     y, (dweights, dx0, dx1, dalpha) = jitted_cell(stride)(
         weights("param"), *inputs, alpha, cotangent
     )
-    ours = (y, dweights, dalpha, *back((dx0, dx1)))
+    actual = (y, dweights, dalpha, *back((dx0, dx1)))
     names = ("y", "dalpha", "ds0", "ds1")
     y, dalpha, ds0, ds1 = (arrays[f"{case}/{name}"] for name in names)
-    theirs = (y, weights("dparam"), dalpha, ds0, ds1, *preprocessing("dparam"))
-    chex.assert_trees_all_equal_shapes(ours, theirs)
+    expected = (y, weights("dparam"), dalpha, ds0, ds1, *preprocessing("dparam"))
+    chex.assert_trees_all_equal_shapes(actual, expected)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=5e-5 * np.abs(b).max()),
-        ours,
-        theirs,
+        actual,
+        expected,
     )
 
 
@@ -126,13 +126,13 @@ def test_edges_with_different_candidates(stride):
         for k, op in enumerate(ops[e]):
             if op == "none":
                 continue
-            own_stride = stride_of(choices, e, stride)
+            edge_stride = stride_of(choices, e, stride)
             rows = [
                 row
                 for row in edges_of(choices, op)
                 if op != "skip_connect" or stride_of(choices, row, stride) == 2
             ]
-            own = {
+            op_weights = {
                 op: {
                     name: w[rows.index(e)][None]
                     for name, w in weights.get(op, {}).items()
@@ -142,10 +142,10 @@ def test_edges_with_different_candidates(stride):
             single = Choices(((0, 2),), ((op,),), (2,))
             x = states[source]
             states[target] += cell(
-                own, jnp.stack([x, x]), mix[e, k][None, None], single, own_stride, NORMS
+                op_weights, jnp.stack([x, x]), mix[e, k][None, None], single, edge_stride, NORMS
             )
-    ours = cell(weights, jnp.stack([s0, s1]), mix, choices, stride, NORMS)
-    np.testing.assert_allclose(ours, jnp.concatenate([states[3], states[2]], -1), atol=2e-5)
+    actual = cell(weights, jnp.stack([s0, s1]), mix, choices, stride, NORMS)
+    np.testing.assert_allclose(actual, jnp.concatenate([states[3], states[2]], -1), atol=2e-5)
 
 
 def test_none_adds_nothing():
@@ -179,13 +179,13 @@ def test_a_drawn_edge_has_the_gradient_of_gdas_authors(num_examples):
     relaxation = relax.drawn({"normal": choices}, lambda step: 0.7)
     norms = Norms(batch_norms, batch_norms)
 
-    def ours(alpha, key):
+    def of_cell(alpha, key):
         mix = relaxation.apply({"normal": alpha}, key, 0)["normal"]
         if num_examples:
             mix = jnp.broadcast_to(mix[..., None], (*mix.shape, num_examples))
         return jnp.sum(jnp.sin(cell({}, inputs, mix, choices, 1, norms)) * target)
 
-    def theirs(alpha, key):
+    def by_hand(alpha, key):
         noise = jax.random.gumbel(jax.random.split(key, 1)[0], alpha.shape)
         soft = jax.nn.softmax((jax.nn.log_softmax(alpha) + noise) / 0.7)
         index = np.argmax(np.asarray(jax.lax.stop_gradient(soft)), axis=1)
@@ -201,6 +201,6 @@ def test_a_drawn_edge_has_the_gradient_of_gdas_authors(num_examples):
         return jnp.sum(jnp.sin(jnp.concatenate(states[2:], axis=-1)) * target)
 
     for key in jax.random.split(jax.random.key(0), 4):
-        pairs = [jax.value_and_grad(f)(alpha, key) for f in (ours, theirs)]
+        pairs = [jax.value_and_grad(f)(alpha, key) for f in (of_cell, by_hand)]
         for a, b in zip(*pairs, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)

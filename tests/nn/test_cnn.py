@@ -174,12 +174,12 @@ def test_init_depends_on_the_seed_alone():
 
 def test_init_is_the_framework_default_of_the_original():
     net, params = net_and_params(jd.spaces.darts(1, ("dil_conv_5x5",)).supernet(8, 3, 3))
-    own = params["cells0_normal"]
+    cell_params = params["cells0_normal"]
     for name, fan_in in (
         ("dil_conv_5x5_depthwise0", 25),
         ("dil_conv_5x5_pointwise0", 8),
         ("preprocess0_0", 24),
     ):
         bound = fan_in**-0.5
-        assert 0.9 * bound < float(jnp.abs(own[name]).max()) <= bound
-        assert abs(float(own[name].std()) / (bound / 3**0.5) - 1) < 0.15
+        assert 0.9 * bound < float(jnp.abs(cell_params[name]).max()) <= bound
+        assert abs(float(cell_params[name].std()) / (bound / 3**0.5) - 1) < 0.15

@@ -128,14 +128,14 @@ def test_the_discrete_network_is_the_supernet_at_one_hot(space):
     variables = net.init(jax.random.key(0), x, net.example_mix())
     discrete = Supernet(of_genotype(genotype), 4, 3, 5)
     params = {}
-    for name, own in variables["params"].items():
+    for name, weights in variables["params"].items():
         if not name.startswith("cells"):
-            params[name] = own
+            params[name] = weights
             continue
         kind = name.split("_")[1]
         full, few = space.cells[kind], of_genotype(genotype)[kind]
         params[name] = {}
-        for key, value in own.items():
+        for key, value in weights.items():
             op = next((op for op in jd.spaces.PRIMITIVES if key.startswith(op)), None)
             if op is None:
                 params[name][key] = value
@@ -149,9 +149,9 @@ def test_the_discrete_network_is_the_supernet_at_one_hot(space):
             if rows:
                 params[name][key] = value[:, np.array(rows)]
     mix = {name: jnp.ones(choices.shape) for name, choices in discrete.cells.items()}
-    theirs = jax.jit(net.apply)(variables, x, jd.one_hot(space.cells, genotype))
-    ours = jax.jit(discrete.apply)({"params": params}, x, mix)
-    np.testing.assert_allclose(ours, theirs, atol=1e-4)
+    expected = jax.jit(net.apply)(variables, x, jd.one_hot(space.cells, genotype))
+    actual = jax.jit(discrete.apply)({"params": params}, x, mix)
+    np.testing.assert_allclose(actual, expected, atol=1e-4)
 
 
 def test_auxiliary_head():

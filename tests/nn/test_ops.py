@@ -29,15 +29,15 @@ CASES = sorted(
 )
 
 
-def assert_close(ours, theirs, tolerance=2e-5):
+def assert_close(actual, expected, tolerance=2e-5):
     """Within a fraction of the largest entry of every array: gradients of a batch norm cancel."""
-    chex.assert_trees_all_equal_shapes(ours, theirs)
+    chex.assert_trees_all_equal_shapes(actual, expected)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(
             a, b, rtol=0, atol=tolerance * (np.abs(b).max() + 1e-3)
         ),
-        ours,
-        theirs,
+        actual,
+        expected,
     )
 
 
@@ -97,7 +97,7 @@ def test_golden_of_the_discrete_network(op, stride, golden):
         if names
         else []
     )
-    own = {
+    saved = {
         kind: {name: jnp.asarray(arrays.weight(f"{case}/{kind}/", name)) for name in names}
         for kind in ("param", "dparam")
     }
@@ -129,11 +129,11 @@ def test_golden_of_the_discrete_network(op, stride, golden):
             Norms(Running(sites, train=True), scaled),
         )
 
-    y, back = jax.vjp(jax.jit(apply), own["param"], x, affines["param"])
+    y, back = jax.vjp(jax.jit(apply), saved["param"], x, affines["param"])
     dweights, dx, daffines = back(cotangent)
     assert_close(y, arrays[f"{case}/y"])
     assert_close(dx, arrays[f"{case}/dx"])
-    assert_close((dweights, daffines), (own["dparam"], affines["dparam"]), tolerance=5e-5)
+    assert_close((dweights, daffines), (saved["dparam"], affines["dparam"]), tolerance=5e-5)
 
 
 @pytest.mark.parametrize("case", ["relu_conv_bn", "factorized_reduce"])

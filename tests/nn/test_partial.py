@@ -36,11 +36,13 @@ def mixed_edge(x, amounts, edge_weight, depthwise, pointwise, stride, k):
     """edge_weight * shuffle([sum of amounts * op(first C/k channels), the others]); amounts sum to
     one.
     """
-    own = x.shape[-1] // k
-    seen, rest = x[..., :own], x[..., own:]
+    selected = x.shape[-1] // k
+    seen, rest = x[..., :selected], x[..., selected:]
     pooled = normalized(window(seen, 3, stride, 1, -np.inf).max(0))
     convolved = np.einsum(
-        "tbhwc,tc->bhwc", window(np.maximum(seen, 0), 3, stride, 2, 0.0), depthwise.reshape(9, own)
+        "tbhwc,tc->bhwc",
+        window(np.maximum(seen, 0), 3, stride, 2, 0.0),
+        depthwise.reshape(9, selected),
     )
     mixed = amounts[1] * pooled + amounts[2] * normalized(convolved @ pointwise)
     if stride == 2:
@@ -48,8 +50,8 @@ def mixed_edge(x, amounts, edge_weight, depthwise, pointwise, stride, k):
     both = np.concatenate([mixed, rest], -1)
     shuffled = np.empty_like(both)
     for g in range(k):
-        for j in range(own):
-            shuffled[..., j * k + g] = both[..., g * own + j]
+        for j in range(selected):
+            shuffled[..., j * k + g] = both[..., g * selected + j]
     return edge_weight * shuffled
 
 
@@ -60,8 +62,8 @@ def test_a_cell_against_numpy(k, stride, x64):
     channels = 8
     shapes = weight_shapes(CHOICES, channels // k, stride)
     weights = {
-        op: {name: rng.standard_normal(shape) for name, shape in own.items()}
-        for op, own in shapes.items()
+        op: {name: rng.standard_normal(shape) for name, shape in op_shapes.items()}
+        for op, op_shapes in shapes.items()
     }
     inputs = rng.standard_normal((2, 3, 4, 4, channels))
     alpha, edge_weights = rng.standard_normal((5, 3)), rng.uniform(size=5)
@@ -69,18 +71,18 @@ def test_a_cell_against_numpy(k, stride, x64):
     states = [*inputs, 0.0, 0.0]
     for e, (source, target) in enumerate(CHOICES.edges):
         row = edges_of(CHOICES, "dil_conv_3x3").index(e)
-        own = (weights["dil_conv_3x3"][name][row] for name in ("depthwise0", "pointwise0"))
+        op_weights = (weights["dil_conv_3x3"][name][row] for name in ("depthwise0", "pointwise0"))
         states[target] += mixed_edge(
-            states[source], softmax[e], edge_weights[e], *own, stride if source < 2 else 1, k
+            states[source], softmax[e], edge_weights[e], *op_weights, stride if source < 2 else 1, k
         )
     mix = jnp.asarray(softmax * edge_weights[:, None])
     weights = jax.tree.map(jnp.asarray, weights)
-    ours = cell(weights, jnp.asarray(inputs), mix, CHOICES, stride, NORMS, None, k)
-    np.testing.assert_allclose(ours, np.concatenate(states[2:], -1), atol=1e-9)
+    actual = cell(weights, jnp.asarray(inputs), mix, CHOICES, stride, NORMS, None, k)
+    np.testing.assert_allclose(actual, np.concatenate(states[2:], -1), atol=1e-9)
     by_example = jnp.broadcast_to(mix[..., None], (5, 3, 3))
     np.testing.assert_allclose(
         cell(weights, jnp.asarray(inputs), by_example, CHOICES, stride, NORMS, None, k),
-        ours,
+        actual,
         atol=1e-9,
     )
 

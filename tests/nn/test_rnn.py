@@ -20,16 +20,16 @@ CELLS = {
 }
 
 
-def weights_of(own: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def weights_of(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The original layout, one matrix a node, in ours."""
-    count = sum("_Ws" in name for name in own)
-    return {"first": own["_W0"], "nodes": np.stack([own[f"_Ws.{i}"] for i in range(count)])}
+    count = sum("_Ws" in name for name in arrays)
+    return {"first": arrays["_W0"], "nodes": np.stack([arrays[f"_Ws.{i}"] for i in range(count)])}
 
 
 @pytest.mark.parametrize("name", [*CELLS, "search"])
 def test_against_the_original(golden, name):
     arrays = golden("rnn").arrays
-    own = {
+    saved = {
         key.removeprefix(f"{name}/"): value
         for key, value in arrays.items()
         if key.startswith(f"{name}/")
@@ -37,14 +37,14 @@ def test_against_the_original(golden, name):
     params = weights_of(
         {
             key.removeprefix("param/"): value
-            for key, value in own.items()
+            for key, value in saved.items()
             if key.startswith("param/")
         }
     )
     searched = name == "search"
     choices = SPACE.cells["recurrent"] if searched else of_genotype(CELLS[name])["recurrent"]
-    net = LanguageModel(choices, own["x"].shape[2], 15, norm=searched)
-    time, batch, width = own["x"].shape
+    net = LanguageModel(choices, saved["x"].shape[2], 15, norm=searched)
+    time, batch, width = saved["x"].shape
 
     def outputs(x, h0, params, alpha):
         # Every place of the batch gets a word of its own, so that the embedding is the input.
@@ -55,29 +55,31 @@ def test_against_the_original(golden, name):
         predicted = net.apply(variables, jnp.arange(time * batch).reshape(time, batch), h0[0], mix)
         return predicted.outputs, predicted.hidden
 
-    alpha = own.get("alpha", np.zeros(()))
+    alpha = saved.get("alpha", np.zeros(()))
     (y, last), pullback = jax.vjp(
-        jax.jit(outputs), *jax.tree.map(jnp.asarray, (own["x"], own["h0"], params, alpha))
+        jax.jit(outputs), *jax.tree.map(jnp.asarray, (saved["x"], saved["h0"], params, alpha))
     )
-    np.testing.assert_allclose(y, own["y"], atol=2e-6)
-    np.testing.assert_allclose(last, own["h_last"][0], atol=2e-6)
-    dx, dh0, dparams, dalpha = pullback((jnp.asarray(own["cotangent"]), jnp.zeros_like(last)))
+    np.testing.assert_allclose(y, saved["y"], atol=2e-6)
+    np.testing.assert_allclose(last, saved["h_last"][0], atol=2e-6)
+    dx, dh0, dparams, dalpha = pullback((jnp.asarray(saved["cotangent"]), jnp.zeros_like(last)))
     expected = weights_of(
         {
             key.removeprefix("dparam/"): value
-            for key, value in own.items()
+            for key, value in saved.items()
             if key.startswith("dparam/")
         }
     )
-    for ours, theirs in (
-        (dx, own["dx"]),
-        (dh0, own["dh0"]),
+    for actual, original in (
+        (dx, saved["dx"]),
+        (dh0, saved["dh0"]),
         *((dparams[key], expected[key]) for key in params),
     ):
-        np.testing.assert_allclose(ours, theirs, atol=2e-5 * np.abs(theirs).max())
+        np.testing.assert_allclose(actual, original, atol=2e-5 * np.abs(original).max())
     if searched:
-        np.testing.assert_allclose(dalpha, own["dalpha"], atol=2e-5 * np.abs(own["dalpha"]).max())
-        assert not np.any(np.isclose(own["dalpha"], 0).all(axis=1))
+        np.testing.assert_allclose(
+            dalpha, saved["dalpha"], atol=2e-5 * np.abs(saved["dalpha"]).max()
+        )
+        assert not np.any(np.isclose(saved["dalpha"], 0).all(axis=1))
 
 
 @pytest.mark.parametrize("name", CELLS)
@@ -92,8 +94,10 @@ def test_a_one_hot_mix_is_the_discrete_cell(name):
         for s in ((2, 6), (2, 3), (len(genotype.recurrent), 3, 6))
     )
     mix = jd.one_hot(space.cells, genotype)["recurrent"]
-    own = of_genotype(genotype)["recurrent"]
-    expected = jax.jit(lambda *a: cell(own, *a, np.ones(own.shape)))(first, nodes, hidden)
+    cell_choices = of_genotype(genotype)["recurrent"]
+    expected = jax.jit(lambda *a: cell(cell_choices, *a, np.ones(cell_choices.shape)))(
+        first, nodes, hidden
+    )
     np.testing.assert_allclose(
         jax.jit(lambda *a: cell(choices, *a))(first, nodes, hidden, mix), expected, atol=1e-6
     )
@@ -171,11 +175,11 @@ def test_padding_changes_nothing():
 
 def test_the_past_is_all_in_the_hidden_state():
     net, variables, tokens, hidden, mix = tiny(remat=True)
-    whole = jax.jit(net.apply)(variables, tokens, hidden, mix)
+    at_once = jax.jit(net.apply)(variables, tokens, hidden, mix)
     first = jax.jit(net.apply)(variables, tokens[:2], hidden, mix)
     rest = jax.jit(net.apply)(variables, tokens[2:], first.hidden, mix)
     np.testing.assert_allclose(
-        jnp.concatenate([first.logits, rest.logits]), whole.logits, atol=1e-5
+        jnp.concatenate([first.logits, rest.logits]), at_once.logits, atol=1e-5
     )
     assert not np.allclose(
         rest.logits, jax.jit(net.apply)(variables, tokens[2:], hidden, mix).logits, atol=1e-3

@@ -52,11 +52,11 @@ def mlp(rectifier):
 
 
 @jax.custom_vjp
-def own_derivative(x):
+def relu_with_derivative(x):
     return jax.nn.relu(x)
 
 
-own_derivative.defvjp(lambda x: (own_derivative(x), x), lambda x, g: (g * (x > 0),))
+relu_with_derivative.defvjp(lambda x: (relu_with_derivative(x), x), lambda x, g: (g * (x > 0),))
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ own_derivative.defvjp(lambda x: (own_derivative(x), x), lambda x, g: (g * (x > 0
         jax.jit(jax.nn.relu),
         jax.jit(lambda x: 2 * jax.nn.relu(x) - x * 0),
         jax.checkpoint(lambda x: jax.nn.relu(jnp.sin(x) + x - jnp.sin(x))),
-        own_derivative,
+        relu_with_derivative,
     ],
 )
 def test_layers_are_found_in_functions_of_the_user(rectifier):
@@ -192,7 +192,7 @@ def test_a_flax_module_of_the_users_own():
         proxies.agreements(apply, params, images), reference_agreements(units)
     )
     assert proxies.parameters(params) == 9 * 2 * 3 + 3 + 6 + 3 * 2 + 2
-    assert [own.shape for own in proxies.layers(params)] == [(1, 54), (1, 6)]
+    assert [matrix.shape for matrix in proxies.layers(params)] == [(1, 54), (1, 6)]
     batch = {"image": images, "label": jnp.array([0, 1, 0, 1])}
     for score in (
         proxies.grad_norm,
@@ -217,7 +217,7 @@ def inherited(cells, params, variables):
     """The discrete network's weights, those of the supernet where it has them; scales and shifts
     stay 1 and 0.
     """
-    own = jax.tree.map(jnp.asarray, variables)
+    weights = jax.tree.map(jnp.asarray, variables)
     flat = {path: leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
 
     def take(path, leaf):
@@ -233,7 +233,7 @@ def inherited(cells, params, variables):
         rows = [i for i, e in enumerate(order) if cells.ops[e] == (op,)]
         return source[:, np.array(rows)]
 
-    return jax.tree_util.tree_map_with_path(take, own)
+    return jax.tree_util.tree_map_with_path(take, weights)
 
 
 @pytest.mark.parametrize("name, depth", [("agreements", 2), ("grad_norm", 1)])
@@ -248,13 +248,13 @@ def test_one_compilation_scores_all_cells_as_their_networks(name, depth):
     together = jax.jit(
         lambda mix: score(lambda params, x: net.apply({"params": params}, x, mix), params, data)
     )
-    found = []
+    scores = []
     for text in GENOTYPES:
         genotype = jd.genotypes.parse(text)
-        found.append(together(jd.one_hot(space.cells, genotype)))
+        scores.append(together(jd.one_hot(space.cells, genotype)))
         alone = space.network(genotype, width=2, depth=depth, num_classes=2)
         variables = alone.init(jax.random.key(1), *alone.example_inputs((8, 8, 1)))
-        own = inherited(alone.cells["cell"], params, variables["params"])
+        weights = inherited(alone.cells["cell"], params, variables["params"])
 
         def apply(params, x):
             return alone.apply(
@@ -262,9 +262,9 @@ def test_one_compilation_scores_all_cells_as_their_networks(name, depth):
             )[0][0]
 
         np.testing.assert_allclose(
-            found[-1], jax.jit(lambda own: score(apply, own, data))(own), rtol=1e-3
+            scores[-1], jax.jit(lambda weights: score(apply, weights, data))(weights), rtol=1e-3
         )
-    assert np.any(found[0] != found[1])
+    assert np.any(scores[0] != scores[1])
     assert together._cache_size() == 1
 
 

@@ -226,7 +226,7 @@ def test_graph_of_operations_is_legible(text):
     assert sorted(texts) == sorted([*ops, "Cell"])
     lines = [path for path in root.iter(f"{SVG}path") if path.get("fill") == "none"]
     assert len(lines) == len({path.get("d") for path in lines}) == sum(map(sum, matrix))
-    found = []
+    edges = []
     for path in lines:
         points = _samples(path)
         assert not any(_inside(points, box) for box in boxes)
@@ -237,8 +237,8 @@ def test_graph_of_operations_is_legible(text):
         [target] = [
             v for v, box in enumerate(boxes) if abs(right - box[0]) < 0.1 and box[1] < top < box[3]
         ]
-        found.append((source, target))
-    assert sorted(found) == [
+        edges.append((source, target))
+    assert sorted(edges) == [
         (u, v) for u, row in enumerate(matrix) for v, edge in enumerate(row) if edge
     ]
 

@@ -60,8 +60,8 @@ def test_level_lines_leave_out_what_is_not_finite():
 
 @pytest.mark.parametrize("function", [report.surfaces.contour, report.surfaces.surface])
 def test_surfaces_are_pictures(function):
-    found = texts(function(0.2 + X**2 + Y**2, AXIS, AXIS, **LABELS))
-    assert "Loss" in found and any("direction 1" in text for text in found) and "1.0" in found
+    labels = texts(function(0.2 + X**2 + Y**2, AXIS, AXIS, **LABELS))
+    assert "Loss" in labels and any("direction 1" in text for text in labels) and "1.0" in labels
     # A range of more than 30 gets powers for levels.
     assert {"1", "10", "100"} <= set(texts(function(np.exp(4 * (X**2 + Y**2)) - 0.9, AXIS, AXIS)))
     ET.fromstring(function(np.where(X > 0, np.nan, 1.0), AXIS, AXIS))

@@ -45,9 +45,9 @@ def written(folder, *names):
 
 
 def test_sections_are_what_was_written(tmp_path):
-    found = written(tmp_path, "variance", "landscape")
-    assert [each.name for each in found] == ["landscape", "variance"]
-    assert found[0]._replace(tables=[Table(*found[0].tables[0])]) == section()
+    analyses = written(tmp_path, "variance", "landscape")
+    assert [each.name for each in analyses] == ["landscape", "variance"]
+    assert analyses[0]._replace(tables=[Table(*analyses[0].tables[0])]) == section()
     assert {path.name for path in (tmp_path / "analysis").iterdir()} == {
         "landscape.json",
         "landscape-loss.svg",
@@ -120,9 +120,9 @@ def hostile_pages(folder):
     text = text.replace('"pictures": []', '"pictures": ["x"]')
     (folder / "analysis" / "landscape.json").write_text(text)
     (folder / "analysis" / "landscape-x.svg").write_text(HOSTILE)
-    found = sections.read(folder)
-    report.page.write(folder / "report.html", **_arguments(epochs=3), sections=found)
-    entry = comparison.Entry("run", genotypes.DARTS_V2, sections=found)
+    analyses = sections.read(folder)
+    report.page.write(folder / "report.html", **_arguments(epochs=3), sections=analyses)
+    entry = comparison.Entry("run", genotypes.DARTS_V2, sections=analyses)
     comparison.write(folder / "comparison.html", [entry])
     return [(folder / name).read_text() for name in ("report.html", "comparison.html")]
 
@@ -144,8 +144,8 @@ def test_a_report_is_extended_and_extended_again(tmp_path):
     page = tmp_path / "report.html"
     report.page.write(page, **_arguments(epochs=3))
     bare = page.read_text()
-    found = written(tmp_path, "landscape", "variance")
-    report.page.extend(page, found)
+    analyses = written(tmp_path, "landscape", "variance")
+    report.page.extend(page, analyses)
     once = page.read_text()
     assert (
         once.startswith("<!DOCTYPE html>")
@@ -156,20 +156,22 @@ def test_a_report_is_extended_and_extended_again(tmp_path):
         once.count(sections.image(PICTURE)) == 2
         and html.unescape(once).count("How it was <b>measured</b>.") == 2
     )
-    report.page.extend(page, found)
+    report.page.extend(page, analyses)
     assert page.read_text() == once
-    report.page.write(page, **_arguments(epochs=3), sections=found)  # as a run that is resumed does
+    report.page.write(
+        page, **_arguments(epochs=3), sections=analyses
+    )  # as a run that is resumed does
     assert page.read_text() == once
     report.page.extend(page, [])
     assert page.read_text() == bare
     page.write_text("<html></html>")
     with pytest.raises(ValueError, match="has no place for analyses"):
-        report.page.extend(page, found)
+        report.page.extend(page, analyses)
 
 
 def entries():
     arguments = _arguments(epochs=4)
-    found = []
+    rows = []
     for i, name in enumerate(("DARTS_V1", "DARTS_V2", "NASNet")):
         records = [
             {**record, "valid_loss": record["valid_loss"] + i} for record in arguments["records"]
@@ -180,7 +182,7 @@ def entries():
             **({"eigenvalue": 0.2} if i else {}),
         }
         settings = {"seed": i, "epochs": 4, "optim": {"lr": 0.1 * i}}
-        found.append(
+        rows.append(
             comparison.Entry(
                 f"run <{i}>",
                 genotypes.PUBLISHED[name],
@@ -190,8 +192,8 @@ def entries():
                 [section(rows=20)] if i else [],
             )
         )
-    found.append(comparison.Entry("AmoebaNet", genotypes.AmoebaNet))
-    return found
+    rows.append(comparison.Entry("AmoebaNet", genotypes.AmoebaNet))
+    return rows
 
 
 def test_the_page_of_several_runs(tmp_path):

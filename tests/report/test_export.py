@@ -54,9 +54,9 @@ def test_a_portable_picture_has_plain_fonts_and_one_text_for_each_part():
 def test_the_parts_of_a_label_do_not_overlap():
     root = ET.fromstring(export.portable(CELLS[0]))
     pairs = list(zip(root.iter(f"{SVG}text"), list(root.iter(f"{SVG}text"))[1:]))
-    found = [(a, b) for a, b in pairs if a.text == "c" and b.text.startswith("k")]
-    assert len(found) == 3
-    for letter, index in found:
+    labels = [(a, b) for a, b in pairs if a.text == "c" and b.text.startswith("k")]
+    assert len(labels) == 3
+    for letter, index in labels:
         # The letter c is 0.55 of its size wide in DejaVu Sans.
         assert float(index.get("x")) - float(letter.get("x")) >= 0.5 * 13
         assert float(index.get("y")) - float(letter.get("y")) == pytest.approx(3.5)

@@ -224,9 +224,9 @@ def test_a_summary_leads_and_the_rest_is_folded(tmp_path):
 
 def test_epochs_count_from_one():
     records = [{"epoch": 0, "a": 1.0}, {"epoch": 1, "a": None}, {"epoch": 2, "a": 3.0}]
-    found = report.page.points(records, "a", 10)
-    assert [x for x, _ in found] == [1, 2, 3] and found[0][1] == 10 and found[2][1] == 30
-    assert np.isnan(found[1][1])
+    points = report.page.points(records, "a", 10)
+    assert [x for x, _ in points] == [1, 2, 3] and points[0][1] == 10 and points[2][1] == 30
+    assert np.isnan(points[1][1])
 
 
 def test_a_heat_map_marks_what_the_cell_keeps():
@@ -250,11 +250,11 @@ def test_the_table_of_classes(tmp_path):
     confusion = report.page.Confusion(COUNTS, ["<cat>", "dog", "bird"])
     page = _page(tmp_path, confusion=confusion)
     rows = re.findall(r'<tr><th scope="row">(.*?)</th>((?:<td>.*?</td>)+)</tr>', page)
-    found = {name: re.findall("<td>(.*?)</td>", cells) for name, cells in rows}
+    row_texts = {name: re.findall("<td>(.*?)</td>", cells) for name, cells in rows}
     space = "\N{NARROW NO-BREAK SPACE}"
-    assert found["&lt;cat&gt;"] == ["4", f"75.00{space}%", "dog (1 of 4)"]
-    assert found["dog"] == ["0", "", ""]
-    assert found["bird"] == ["8", f"50.00{space}%", "&lt;cat&gt; (2 of 8)"]
+    assert row_texts["&lt;cat&gt;"] == ["4", f"75.00{space}%", "dog (1 of 4)"]
+    assert row_texts["dog"] == ["0", "", ""]
+    assert row_texts["bird"] == ["8", f"50.00{space}%", "&lt;cat&gt; (2 of 8)"]
     assert "Confusion of the classes" in page
     many = report.page.Confusion(np.eye(101), [str(i) for i in range(101)])
     assert "Confusion of the classes" not in _page(tmp_path, confusion=many)

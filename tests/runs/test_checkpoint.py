@@ -4,6 +4,7 @@ with a folder.
 
 import os
 import resource
+import shutil
 
 import chex
 import jax
@@ -198,3 +199,90 @@ def test_the_form_of_a_program_restores_onto_this_device(tmp_path):
     assert_same(restored["state"], saved["state"])
     assert (restored["sums"]["loss"], restored["seconds"]) == (1, 2)
     assert {leaf.device for leaf in jax.tree.leaves(restored)} == {devices[0]} != {devices[-1]}
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def emptied(path):
+    path.write_bytes(b"")
+
+
+def garbled(path):
+    path.write_bytes(np.random.default_rng(0).bytes(path.stat().st_size))
+
+
+def one_bit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def removed(path):
+    path.unlink()
+
+
+def data_file(folder):
+    """The largest file of a checkpoint: the arrays."""
+    return max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+
+
+DAMAGES = [cut, emptied, garbled, one_bit, removed]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_any_damaged_file_of_the_newest_leads_to_the_one_before(tmp_path, damage):
+    write(tmp_path / "intact", 1, 2)
+    names = [
+        p.relative_to(tmp_path / "intact" / "2")
+        for p in sorted((tmp_path / "intact" / "2").rglob("*"))
+        if p.is_file() and p.name != checkpoint.CHECKSUMS and p.stat().st_size
+    ]
+    assert len(names) > 5
+    for i, name in enumerate(names):
+        copy = tmp_path / str(i)
+        shutil.copytree(tmp_path / "intact", copy)
+        damage(copy / "2" / name)
+        lines = []
+        with checkpoint.open_folder(copy) as manager:
+            newest = checkpoint.restore_newest(manager, tree(99), CONFIG)
+            restored = checkpoint.restore(manager, tree(99), CONFIG, say=lines.append)
+            with pytest.raises(checkpoint.Unusable):
+                checkpoint.restore(manager, tree(99), CONFIG, 2)
+        assert (newest.step, list(newest.unusable)) == (1, [2])
+        assert_same(newest.tree, tree(1))
+        assert_same(restored, tree(1))
+        (line,) = lines
+        assert str(name) in line and "checkpoint 2" in line and line.endswith("step 1 is taken")
+        assert "\n" not in line
+
+
+def test_a_checkpoint_without_checksums_is_read(tmp_path):
+    """Older versions wrote none; nor does a process that is killed just then."""
+    write(tmp_path, 1, 2)
+    (tmp_path / "2" / checkpoint.CHECKSUMS).unlink()
+    assert_same(read(tmp_path), tree(2))
+    emptied(tmp_path / "2" / "config" / "metadata")
+    assert_same(read(tmp_path), tree(1))
+
+
+def test_no_intact_checkpoint(tmp_path):
+    write(tmp_path, 1, 2)
+    for step in ("1", "2"):
+        garbled(data_file(tmp_path / step))
+    with pytest.raises(checkpoint.Unusable) as error:
+        read(tmp_path)
+    assert_one_line(error, "cannot read checkpoint 2", "is damaged", "1 older")
+
+
+def test_a_checkpoint_set_aside_makes_room(tmp_path):
+    write(tmp_path, 1, 2)
+    garbled(data_file(tmp_path / "2"))
+    with checkpoint.open_folder(tmp_path) as manager:
+        assert checkpoint.set_aside(manager, 2) == tmp_path / "damaged-2"
+        assert list(manager.all_steps()) == [1]
+        checkpoint.save(manager, 2, tree(2), CONFIG)
+        assert_same(checkpoint.restore(manager, tree(99), CONFIG), tree(2))
+        assert checkpoint.set_aside(manager, 2) == tmp_path / "damaged-2-1"
+    assert_same(read(tmp_path), tree(1))

@@ -109,13 +109,13 @@ def test_a_missing_plugin_is_one_line(monkeypatch, words):
 
     monkeypatch.setattr(aot, "target", missing)
     flags = ["--estimate", "--device=h100"]
-    for main, own in (
+    for main, command_flags in (
         (search_command.main, []),
         (evaluate_command.main, [f"--arch={CELL}"]),
         (search_command.main, [words, "--batch_size=8"]),
     ):
         assert (
-            stopped(main, [*own, *flags])
+            stopped(main, [*command_flags, *flags])
             == "--device=h100: to compile for h100, pip install 'jax[cuda13]'"
         )
 

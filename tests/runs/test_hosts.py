@@ -92,8 +92,8 @@ def assert_close(folder, other):
 def test_a_search_goes_from_one_host_to_two_of_which_one_is_lost_and_back(
     tiny, both, tmp_path, devices
 ):
-    whole, run = tmp_path / "whole", tmp_path / "run"
-    script.main([*tiny, "--num_devices=2", "--max_steps=44", f"--run_dir={whole}"])
+    on_one_host, run = tmp_path / "whole", tmp_path / "run"
+    script.main([*tiny, "--num_devices=2", "--max_steps=44", f"--run_dir={on_one_host}"])
     script.main([*tiny, "--num_devices=4", "--max_steps=4", f"--run_dir={run}"])
     before = {path.name for path in run.iterdir()}
 
@@ -123,7 +123,7 @@ def test_a_search_goes_from_one_host_to_two_of_which_one_is_lost_and_back(
         assert process.communicate(timeout=300)[1] == ""
         assert process.returncode == 0
     assert log.count("report ") < (run / "log.txt").read_text().count("report ")
-    assert_close(run, whole)
+    assert_close(run, on_one_host)
 
 
 @pytest.mark.parametrize(

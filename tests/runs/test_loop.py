@@ -113,9 +113,9 @@ def resumed(folder, **settings):
 
 
 def records(folder):
-    found = files.read_json_lines(folder / "metrics.jsonl")
-    assert all(record.pop("seconds") >= 0 for record in found)
-    return found
+    rows = files.read_json_lines(folder / "metrics.jsonl")
+    assert all(record.pop("seconds") >= 0 for record in rows)
+    return rows
 
 
 def log(folder):
@@ -224,15 +224,70 @@ def test_a_checkpoint_of_before_there_was_a_training(tmp_path):
     with runs.open_run(config, "toy") as run:
         training, seconds = loop.restored(config, run, toy(run).init())
     assert isinstance(training, runs.Training) and isinstance(training.state, State)
-    found = (training.state.step, training.state.value, training.state.memory)
-    assert (*map(float, found), float(training.sums["loss"]), seconds) == (4, 7, 2, 9, 2.5)
+    values = (training.state.step, training.state.value, training.state.memory)
+    assert (*map(float, values), float(training.sums["loss"]), seconds) == (4, 7, 2, 9, 2.5)
 
 
 @pytest.mark.parametrize(
     "step, epoch, position, kept", [(0, 0, 0, 0), (2, 0, 2, 0), (3, 1, 0, 3), (7, 2, 2, 5)]
 )
 def test_where_a_step_is(step, epoch, position, kept):
-    assert loop.place(step, LENGTHS) == (epoch, position)
+    assert loop.epoch_and_position(step, LENGTHS) == (epoch, position)
     assert runs.kept_step(step, LENGTHS, 0) == kept
     assert runs.kept_step(step, LENGTHS, step) == (step or kept)
     assert runs.total_steps(LENGTHS, 0) == 8 == runs.total_steps(LENGTHS, 9)
+
+
+def garble(folder):
+    """Damages the largest file of a checkpoint."""
+    files_of = [path for path in folder.rglob("*") if path.is_file()]
+    largest = max(files_of, key=lambda path: path.stat().st_size)
+    largest.write_bytes(np.random.default_rng(0).bytes(largest.stat().st_size))
+
+
+def test_a_damaged_newest_checkpoint_costs_an_epoch(tmp_path):
+    """The run goes on from the one before, to the same end, and can be resumed again."""
+    assert trained(tmp_path) == VALUE
+    expected = records(tmp_path)
+    for aside in ("damaged-8", "damaged-8-1"):
+        garble(tmp_path / "checkpoints" / "8")
+        assert trained(tmp_path, resumed(tmp_path)) == VALUE
+        assert records(tmp_path) == expected
+        (line,) = [line for line in log(tmp_path) if line.endswith(aside)]
+        assert line.startswith("warning: cannot read checkpoint 8 in ")
+        assert "the run goes on from step 5" in line
+    assert trained(tmp_path, resumed(tmp_path)) == VALUE
+    assert "resumed at step 8: nothing is left to do but the report" in log(tmp_path)
+
+
+def test_no_intact_checkpoint_ends_in_one_line(tmp_path):
+    trained(tmp_path, Config(run_dir=str(tmp_path), max_steps=5))
+    for folder in (tmp_path / "checkpoints").iterdir():
+        garble(folder)
+    with pytest.raises(runs.Stop, match="cannot read checkpoint 5 in .*another --run_dir$") as end:
+        trained(tmp_path, resumed(tmp_path))
+    assert end.value.code == 2
+    assert not list((tmp_path / "checkpoints").glob("damaged-*"))
+
+
+@pytest.mark.parametrize("lost", ["", "first", "last"])
+def test_lost_records_of_a_finished_run(tmp_path, lost):
+    """The last one is made again from the checkpoint; the log tells how many are lost."""
+    trained(tmp_path)
+    path, expected = tmp_path / "metrics.jsonl", records(tmp_path)
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = {"": [], "first": [1, 2], "last": [0, 1]}[lost]
+    path.write_text("".join(lines[i] for i in kept), encoding="utf-8")
+    assert trained(tmp_path, resumed(tmp_path)) == VALUE
+    assert records(tmp_path) == [expected[i] for i in sorted({*kept, 2})]
+    number = 3 - len(kept)
+    assert f"warning: records of {number} of 3 epochs are lost" in log(tmp_path)
+    again = [line for line in log(tmp_path) if line.startswith("the record of step 8 is made")]
+    assert len(again) == (lost != "first")
+
+
+def test_records_lost_in_the_middle_of_a_run(tmp_path):
+    trained(tmp_path, Config(run_dir=str(tmp_path), max_steps=4))
+    (tmp_path / "metrics.jsonl").write_bytes(b"")
+    assert trained(tmp_path, resumed(tmp_path)) == VALUE
+    assert [record["step"] for record in records(tmp_path)] == [5, 8]

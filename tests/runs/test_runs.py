@@ -60,11 +60,11 @@ def test_the_cosine_between_two_rates():
 
 
 @pytest.mark.parametrize(
-    "place",
+    "path_flags",
     [["--output=/a/b.json"], ["--output", "/a/b.json"], ["--peer", "/a", "--output", "/b"], []],
 )
-def test_a_results_command_names_no_place(place):
-    assert process._without_places(["--steps", "weight_step", *place, "--profile"]) == [
+def test_a_results_command_names_no_place(path_flags):
+    assert process._without_paths(["--steps", "weight_step", *path_flags, "--profile"]) == [
         "--steps",
         "weight_step",
         "--profile",

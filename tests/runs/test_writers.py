@@ -132,9 +132,9 @@ def test_replace_arrays_whole_or_not_at_all(tmp_path):
         assert set(saved) == {"one/two", "three"} and saved["three"] == [1.5]
         np.testing.assert_array_equal(saved["one/two"], [0, 1, 2])
     assert list(tmp_path.iterdir()) == [path]
-    ours = files.read_arrays(path)
-    assert set(ours) == {"one/two", "three"} and ours["three"] == [1.5]
-    np.testing.assert_array_equal(ours["one/two"], [0, 1, 2])
+    arrays = files.read_arrays(path)
+    assert set(arrays) == {"one/two", "three"} and arrays["three"] == [1.5]
+    np.testing.assert_array_equal(arrays["one/two"], [0, 1, 2])
 
 
 def test_arrays_that_cannot_be_read(tmp_path):
@@ -142,13 +142,13 @@ def test_arrays_that_cannot_be_read(tmp_path):
     with pytest.raises(FileNotFoundError):
         files.read_arrays(path)
     files.replace_arrays(path, {"one": np.arange(100)})
-    whole = path.read_bytes()
+    content_written = path.read_bytes()
     np.save(tmp_path / "alone.npy", np.arange(3))
     alone = (tmp_path / "alone.npy").read_bytes()
     changed = (
-        whole[:300] + b"?" + whole[301:]
+        content_written[:300] + b"?" + content_written[301:]
     )  # among the numbers; the archive has a checksum of them
-    for content in (b"", b"text", whole[:50], whole[:-30], changed, alone):
+    for content in (b"", b"text", content_written[:50], content_written[:-30], changed, alone):
         path.write_bytes(content)
         with pytest.raises(ValueError, match="a.npz is damaged, or holds no arrays by name"):
             files.read_arrays(path)

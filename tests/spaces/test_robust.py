@@ -54,11 +54,11 @@ def test_candidates_by_edge():
 
 @pytest.mark.parametrize("name", SPACES)
 def test_published_cells_lie_in_their_space(name):
-    found = {
+    cells = {
         cell: genotype for cell, genotype in jd.genotypes.PUBLISHED.items() if f"_{name}_" in cell
     }
-    assert len(found) >= 6  # three data sets, random and adversarial
-    for genotype in found.values():
+    assert len(cells) >= 6  # three data sets, random and adversarial
+    for genotype in cells.values():
         again = SPACES[name].discretize(jd.one_hot(SPACES[name].cells, genotype))
         for cell in ("normal", "reduce"):
             assert sorted(getattr(again, cell)) == sorted(getattr(genotype, cell))

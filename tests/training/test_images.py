@@ -72,9 +72,9 @@ def test_label_smoothing_against_the_definition(x64):
 
 def test_hits():
     logits = jnp.array([[9.0, 1, 2, 3, 4, 5], [0.0, 1, 2, 3, 4, 5], [0.0, 1, 2, 3, 4, 5]])
-    found = hits(logits, jnp.array([0, 0, 1]))
-    np.testing.assert_array_equal(found["accuracy"], [1, 0, 0])
-    np.testing.assert_array_equal(found["top5"], [1, 0, 1])
+    counts = hits(logits, jnp.array([0, 0, 1]))
+    np.testing.assert_array_equal(counts["accuracy"], [1, 0, 0])
+    np.testing.assert_array_equal(counts["top5"], [1, 0, 1])
 
 
 @pytest.mark.parametrize("auxiliary", [False, True])
@@ -95,13 +95,13 @@ def test_devices_take_the_step_of_one(devices, auxiliary):
         in_axes=(None, 0),
         devices=devices,
     )
-    ours, ours_metrics = jax.tree.map(
+    on_devices, device_metrics = jax.tree.map(
         lambda x: x[0],
         step(state, jax.tree.map(lambda x: x.reshape(4, 2, *x.shape[1:]), batch(pixels=pixels))),
     )
-    chex.assert_trees_all_close(ours.params, expected.params, atol=1e-5)
-    chex.assert_trees_all_close(ours.averages, expected.averages, atol=1e-5)
-    chex.assert_trees_all_close(ours_metrics, metrics, atol=1e-5)
+    chex.assert_trees_all_close(on_devices.params, expected.params, atol=1e-5)
+    chex.assert_trees_all_close(on_devices.averages, expected.averages, atol=1e-5)
+    chex.assert_trees_all_close(device_metrics, metrics, atol=1e-5)
 
 
 def test_evaluation_weighs_examples_and_leaves_the_state():

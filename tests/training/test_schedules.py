@@ -41,15 +41,15 @@ def test_linear_needs_more_than_five_epochs(epochs):
 
 
 def test_clipping_is_that_of_optax():
-    ours, optax_own = schedules.clip_by_global_norm(5.0), optax.clip_by_global_norm(5.0)
+    clip, optax_clip = schedules.clip_by_global_norm(5.0), optax.clip_by_global_norm(5.0)
     rng = np.random.default_rng(0)
     for scale in (1e-3, 1.0, 3.0, 1e3):
         g = {"a": jnp.asarray(scale * rng.standard_normal(7), jnp.float32), "b": jnp.ones(2)}
-        pairs = [tx.update(g, tx.init(g))[0] for tx in (ours, optax_own)]
+        pairs = [tx.update(g, tx.init(g))[0] for tx in (clip, optax_clip)]
         jax.tree.map(np.testing.assert_array_equal, *pairs)
         slopes = [
             jax.grad(lambda g, tx=tx: jnp.sum(jnp.sin(tx.update(g, tx.init(g))[0]["a"])))(g)
-            for tx in (ours, optax_own)
+            for tx in (clip, optax_clip)
         ]
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), *slopes)
 

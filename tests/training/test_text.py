@@ -73,7 +73,7 @@ def test_the_average_is_pytorchs_and_resuming_across_the_switch_changes_nothing(
     step, expected = jax.jit(training.step), None
     for number in range(7):
         if number == 2:
-            state = training.judged(state, jnp.float32(2.0), jnp.array(True))
+            state = training.after_validation(state, jnp.float32(2.0), jnp.array(True))
         if number in (1, 5):  # before the switch and after it
             with jd.runs.checkpoint.open_folder(tmp_path / str(number)) as manager:
                 jd.runs.checkpoint.save(manager, number, state, {})
@@ -94,7 +94,7 @@ def test_the_average_is_pytorchs_and_resuming_across_the_switch_changes_nothing(
             resumed = jd.runs.checkpoint.restore(manager, started()[2], {})
         for later in range(number, 7):
             if later == 2:
-                resumed = training.judged(resumed, jnp.float32(2.0), jnp.array(True))
+                resumed = training.after_validation(resumed, jnp.float32(2.0), jnp.array(True))
             resumed, _ = step(resumed, batch(later))
         for name in ("params", "average", "hidden", "best", "best_loss", "averaged", "step"):
             chex.assert_trees_all_equal(getattr(resumed, name), getattr(state, name))
@@ -104,9 +104,9 @@ def test_the_best_average_is_kept_and_taken_up_after_a_loss_that_is_no_number():
     _, training, first = started()
     step = jax.jit(training.step)
     state, _ = step(first, batch(0))
-    state = training.judged(state, jnp.float32(2.0), jnp.array(False))
+    state = training.after_validation(state, jnp.float32(2.0), jnp.array(False))
     best = state.average
-    state = training.judged(step(state, batch(1))[0], jnp.float32(3.0), jnp.array(True))
+    state = training.after_validation(step(state, batch(1))[0], jnp.float32(3.0), jnp.array(True))
     chex.assert_trees_all_equal(state.best, best)
     assert state.best_loss == 2
     broken = dataclasses.replace(state, params=jax.tree.map(lambda w: w * jnp.nan, state.params))
@@ -148,15 +148,15 @@ def test_perplexity():
         np.take_along_axis(np.asarray(jax.nn.log_softmax(logits)), STREAM[1:, :, None], axis=2)
     )
     for length in (7, 49, 100):
-        found = jax.jit(jd.training.text.over_stream(objective, length))(
+        perplexity = jax.jit(jd.training.text.over_stream(objective, length))(
             params, {}, hidden, jnp.asarray(STREAM)
         )
-        np.testing.assert_allclose(found, expected, rtol=1e-5)
+        np.testing.assert_allclose(perplexity, expected, rtol=1e-5)
     nothing = jax.tree.map(jnp.zeros_like, params)
-    found = jax.jit(jd.training.text.over_stream(objective, 7))(
+    perplexity = jax.jit(jd.training.text.over_stream(objective, 7))(
         nothing, {}, hidden, jnp.asarray(STREAM)
     )
-    np.testing.assert_allclose(np.exp(found), WORDS, rtol=1e-5)
+    np.testing.assert_allclose(np.exp(perplexity), WORDS, rtol=1e-5)
 
 
 def test_devices_take_the_step_of_one(devices):

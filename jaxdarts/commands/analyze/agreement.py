@@ -1,5 +1,6 @@
-"""What the study of rankings (ranking.py) says: tau among instances and with the truth, as numbers,
-a table and plots.
+"""Results of the study of rankings: tau among instances and with the truth.
+
+They are written as numbers, a table and plots. ranking.py runs the study.
 """
 
 import math
@@ -18,24 +19,25 @@ TRUTH = "alone"
 
 
 def joined(records: list[dict[str, Any]]) -> dict[str, np.ndarray]:
-    """The records of one study as arrays: `accuracies` [instances, evaluations, models], `last`
-    [instances, steps, models].
+    """The records of one study as arrays.
+
+    They are `accuracies` [instances, evaluations, models] and `last` [instances, steps, models].
     """
     out = {}
     for name in ("accuracies", "last"):
         rows = len(records[0][name])
         values = np.full((1 + max(r["instance"] for r in records), rows, len(NAMES)), np.nan)
         for record in records:
-            found = np.reshape(
+            accuracies = np.reshape(
                 record[name], (rows, len(record["members"]))
             )  # no rows without --last_steps
-            values[record["instance"]][:, record["members"]] = found
+            values[record["instance"]][:, record["members"]] = accuracies
         out[name] = values
     return out
 
 
 def summarize(config: Any, records: list[dict[str, Any]]) -> dict[str, Any]:
-    """What all studies say, from their records."""
+    """Summary of all studies, from their records."""
     names = list(dict.fromkeys(record["study"] for record in records))
     studies = {
         name: joined([record for record in records if record["study"] == name]) for name in names
@@ -52,8 +54,8 @@ def summarize(config: Any, records: list[dict[str, Any]]) -> dict[str, Any]:
         },
         "studies": {},
     }
-    for name, found in studies.items():
-        values, last = found["accuracies"], found["last"]
+    for name, study in studies.items():
+        values, last = study["accuracies"], study["last"]
         epochs = next(record["epochs"] for record in records if record["study"] == name)
         others = (
             [np.delete(alone, i, axis=0).mean(axis=0) for i in range(len(alone))]
@@ -66,7 +68,12 @@ def summarize(config: Any, records: list[dict[str, Any]]) -> dict[str, Any]:
         if len(values) > 1:
             row["s_tau"] = [ranking.s_tau(values[:, e])._asdict() for e in range(len(epochs))]
         if truths is not None:
-            taus = np.array([ranking.gt_tau(own, t) for own, t in zip(values, truths, strict=True)])
+            taus = np.array(
+                [
+                    ranking.gt_tau(accuracies, t)
+                    for accuracies, t in zip(values, truths, strict=True)
+                ]
+            )
             row["gt_tau"] = [spread(column) for column in taus.T]
             row |= {
                 f"t{n}r": spread(
@@ -81,7 +88,10 @@ def summarize(config: Any, records: list[dict[str, Any]]) -> dict[str, Any]:
             }
             if last.shape[1]:
                 per_step = np.array(
-                    [ranking.gt_tau(own, t) for own, t in zip(last, truths, strict=True)]
+                    [
+                        ranking.gt_tau(accuracies, t)
+                        for accuracies, t in zip(last, truths, strict=True)
+                    ]
                 )
                 row["gt_tau_of_last_steps"] = {
                     "mean": spread(per_step.mean(axis=1)),
@@ -141,14 +151,14 @@ def plots(summary: Mapping[str, Any]) -> dict[str, str]:
     studies = summary["studies"]
 
     def over_epochs(field: str) -> dict[str, list]:
-        found = {
+        curves = {
             name: row
             for name, row in studies.items()
             if field in row and not name.endswith(("groups", "shared cells"))
         }
         return {
             name: [(e, v["mean"]) for e, v in zip(row["epochs"], row[field], strict=True)]
-            for name, row in found.items()
+            for name, row in curves.items()
         }
 
     out = {
@@ -161,11 +171,11 @@ def plots(summary: Mapping[str, Any]) -> dict[str, str]:
     }
     series: dict[str, list] = {}
     for kind in ("random", "similar"):
-        found = {
+        curves = {
             int(name.split()[0]): row for name, row in studies.items() if f" {kind} groups" in name
         }
-        if found:
-            ends = {1: studies["seeds"], **found, len(NAMES): studies[TRUTH]}
+        if curves:
+            ends = {1: studies["seeds"], **curves, len(NAMES): studies[TRUTH]}
             series[kind] = [
                 (math.log2(m), row["gt_tau"][-1]["mean"])
                 for m, row in ends.items()
@@ -192,9 +202,12 @@ def plots(summary: Mapping[str, Any]) -> dict[str, str]:
             ylabel="GT-Tau after the last epoch",
         )
     if "tuned" in summary:
-        own = studies["seeds"]
-        before = {str(e): v["mean"] for e, v in zip(own["epochs"], own["gt_tau"], strict=True)}
-        found = {
+        seeds_study = studies["seeds"]
+        before = {
+            str(e): v["mean"]
+            for e, v in zip(seeds_study["epochs"], seeds_study["gt_tau"], strict=True)
+        }
+        curves = {
             f"from epoch {epoch}": [
                 (0, before.get(epoch, math.nan)),
                 *((int(s), v["mean"]) for s, v in values.items()),
@@ -202,6 +215,6 @@ def plots(summary: Mapping[str, Any]) -> dict[str, str]:
             for epoch, values in summary["tuned"].items()
         }
         out["tuned"] = report.charts.curves(
-            found, title="Each child trained on alone", xlabel="mini-batches", ylabel="GT-Tau"
+            curves, title="Each child trained on alone", xlabel="mini-batches", ylabel="GT-Tau"
         )
     return out

@@ -42,8 +42,9 @@ FACTS = (
 
 @dataclasses.dataclass(frozen=True)
 class Comparison(subjects.Options):
-    """Writes one page with runs side by side: run folders (all seeds of those with several) and
-    names of published cells.
+    """Writes one page with runs side by side.
+
+    Names are run folders (all seeds of those with several) and published cells.
     """
 
     COMMAND: ClassVar[str] = "analyze compare"
@@ -83,7 +84,7 @@ def main(arguments: list[str]) -> None:
 
 
 class Tested(TypedDict):
-    """What test.json tells here: the accuracy of each seed, a fraction."""
+    """The part of test.json that is read here: the accuracy of each seed, a fraction."""
 
     accuracy: list[float]
 
@@ -130,8 +131,9 @@ def entry_of(name: str, run: subjects.Opened) -> report.comparison.Entry:
 
 
 def cost_of(run: subjects.Opened, genotype: Any) -> dict[str, int]:
-    """Parameters of a trained network of images, at full size and as it is; empty of what is not
-    finished.
+    """Parameters of a trained network of images, at full size and as it is.
+
+    The result is empty for what is not finished.
     """
     try:
         net = files.read_json(run.folder / "network.json", ImageNetwork)
@@ -141,13 +143,13 @@ def cost_of(run: subjects.Opened, genotype: Any) -> dict[str, int]:
     if space.name not in FULL_SIZE:
         return {}
     size = methods.evaluated(space)
-    full, own = (
+    full, as_trained = (
         network_cost(
             genotype, *size, net["num_classes"], tuple(net["image_shape"]), net["imagenet"]
         )[0]
         for size in (size, (net["width"], net["depth"]))
     )
-    return {FULL_SIZE[space.name]: full, "parameters_as_trained": own}
+    return {FULL_SIZE[space.name]: full, "parameters_as_trained": as_trained}
 
 
 def shape_of(genotype: Any) -> dict[str, Any]:
@@ -167,14 +169,15 @@ def shape_of(genotype: Any) -> dict[str, Any]:
 def test_error(run: subjects.Opened) -> float | None:
     """Test error of a trained cell, a fraction; None for a search or an unfinished run."""
     try:
-        return 1 - files.read_json(run.root / "test.json", Tested)["accuracy"][run.place]
+        return 1 - files.read_json(run.root / "test.json", Tested)["accuracy"][run.seed_index]
     except (OSError, ValueError, KeyError, IndexError):
         return None
 
 
 def alike(opened: dict[str, subjects.Opened]) -> list[report.sections.Table]:
-    """How alike searches of one space rank the operations of an edge in the end, for every cell of
-    the space.
+    """Agreement of searches of one space about the ranks of the operations of an edge in the end.
+
+    There is one table for every cell of the space.
     """
     searched = {
         name: run
@@ -182,7 +185,7 @@ def alike(opened: dict[str, subjects.Opened]) -> list[report.sections.Table]:
         if run.searched and (run.folder / "alphas.npz").exists()
     }
     spaces = {name: subjects.space_of(run) for name, run in searched.items()}
-    found = []
+    tables = []
     for cells in {json.dumps(space): space for space in spaces.values()}.values():
         names = [name for name in searched if spaces[name] == cells]
         last = {name: subjects.mixes_of(searched[name].folder, cells) for name in names}
@@ -202,16 +205,17 @@ def alike(opened: dict[str, subjects.Opened]) -> list[report.sections.Table]:
                 ]
                 for one in names
             ]
-            found.append(report.sections.Table(caption, ["", *names], rows))
-    return found
+            tables.append(report.sections.Table(caption, ["", *names], rows))
+    return tables
 
 
 def against_error(
     entries: list[report.comparison.Entry], opened: dict[str, subjects.Opened]
 ) -> list[str]:
-    """The last dominant eigenvalue of searches against the test error of their cells, where
-    trainings of them are among the runs, and against the error of their cells with the supernet's
-    weights.
+    """Charts of the last dominant eigenvalue of searches against the error of their cells.
+
+    One has the test error, where trainings of the cells are among the runs; the other has the error
+    with the supernet's weights.
     """
     tested: dict[tuple[str, str], list[float]] = {}
     for entry in entries:
@@ -233,12 +237,12 @@ def against_error(
         accuracy = entry.facts.get("found_cell_supernet_accuracy")
         errors = tested.get((str(run.settings["dataset"]), str(entry.genotype)), [])
         algorithm = str(run.settings.get("algorithm", "darts"))
-        for title, own in zip(
+        for title, test_errors in zip(
             charts, (errors, [] if accuracy is None else [1 - float(accuracy)]), strict=True
         ):
-            if values and own:
+            if values and test_errors:
                 charts[title].setdefault(algorithm, []).extend(
-                    (values[-1], 100 * error) for error in own
+                    (values[-1], 100 * error) for error in test_errors
                 )
     return [
         report.charts.scatter(

@@ -1,5 +1,6 @@
-"""Does a cell converge faster than the same operations with other connections? Short trainings of a
-cell and its variants.
+"""Short trainings of a cell and of variants of it with other connections.
+
+They show whether the cell converges faster than its variants.
 """
 
 import contextlib
@@ -25,8 +26,9 @@ from jaxdarts.runs.flags import POSITIVE
 
 @dataclasses.dataclass(frozen=True)
 class Convergence(subjects.Options):
-    """Trains a run's cell and variants of it with other connections, and tests all of them after
-    every epoch.
+    """Trains a run's cell and variants of it with other connections.
+
+    All of them are tested after every epoch.
 
     Flags of jaxdarts evaluate follow after --, as in: jaxdarts analyze convergence RUN --
     --epochs=5 --layers=4. Without them the defaults of the data set hold, which train for hours.
@@ -55,14 +57,16 @@ def convergence_of_runs(arguments: list[str]) -> None:
                 f" {type(genotype).__name__}",
                 2,
             )
-        places = [f"--data_dir={run.settings['data_dir']}"] if run.settings.get("data_dir") else []
-        asked = [
+        data_flags = (
+            [f"--data_dir={run.settings['data_dir']}"] if run.settings.get("data_dir") else []
+        )
+        training_arguments = [
             f"--dataset={run.settings['dataset']}",
-            *places,
+            *data_flags,
             *arguments[split + 1 :],
             f"--arch={genotype}",
         ]
-        training = recipes.check(recipes.parse(asked, image_evaluation.__doc__))
+        training = recipes.check(recipes.parse(training_arguments, image_evaluation.__doc__))
         if training.stream or training.num_seeds > 1:
             raise Stop("--stream and --num_seeds: not with convergence", 2)
         runs.use_cache(training)
@@ -91,15 +95,15 @@ def variants(genotype: Genotype, config: Convergence) -> dict[str, Genotype]:
         else sorted({shape.width for shape in topology.counts(nodes)})
     )
     try:
-        found = topology.variants(genotype, rng, widths, config.each)
+        cells = topology.variants(genotype, rng, widths, config.each)
     except ValueError as error:
         raise Stop(
             f"--widths={' '.join(map(str, widths))} --each={config.each}: {error}", 2
         ) from error
-    shapes = [topology.topology(cell.normal) for cell in found]
+    shapes = [topology.topology(cell.normal) for cell in cells]
     return {
         f"{i}: {s.width:g}c, {s.depth}": cell
-        for i, (s, cell) in enumerate(zip(shapes, found, strict=True), 1)
+        for i, (s, cell) in enumerate(zip(shapes, cells, strict=True), 1)
     }
 
 
@@ -112,8 +116,9 @@ class Saved(TypedDict):
 
 
 class Kept:
-    """What was trained before under the same settings: an analysis that is stopped goes on with the
-    next cell.
+    """Trainings that were done before under the same settings.
+
+    An analysis that is stopped goes on with the next cell.
     """
 
     def __init__(self, folder: Path, training: Any):

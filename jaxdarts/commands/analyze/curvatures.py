@@ -1,5 +1,6 @@
-"""How the loss bends where a run ended: the eigenvalues of its Hessian, and the dominant one along
-a search.
+"""Curvature of the loss where a run ended: eigenvalues of its Hessian.
+
+The dominant one is also shown along a search.
 """
 
 import dataclasses
@@ -19,8 +20,9 @@ from jaxdarts.runs.flags import POSITIVE
 
 @dataclasses.dataclass(frozen=True)
 class Curvature(subjects.Measured):
-    """Eigenvalues of the Hessian of a loss where a run ended, and the dominant one along a search
-    that measured it.
+    """Eigenvalues of the Hessian of a loss where a run ended.
+
+    A search that measured the dominant one shows it over the epochs.
     """
 
     COMMAND: ClassVar[str] = "analyze curvature"
@@ -56,27 +58,27 @@ def curvature_of_runs(arguments: list[str]) -> None:
             jax.random.split(jax.random.key(config.seed), config.probes),
             runs.jitted(probe),
         )
-        found, bar = [], runs.writers.console(config.probes)
+        quadratures, bar = [], runs.writers.console(config.probes)
         try:
             for i, key in enumerate(keys):
                 nodes, weights = jax.tree.map(np.asarray, compiled(key, subject.point))
-                found.append((nodes[0], weights[0]))
+                quadratures.append((nodes[0], weights[0]))
                 bar.write(i + 1, {"largest": float(nodes.max()), "least": float(nodes.min())})
         finally:
             bar.close()
-        nodes, weights = (np.stack(parts) for parts in zip(*found, strict=True))
+        nodes, weights = (np.stack(parts) for parts in zip(*quadratures, strict=True))
         if not np.all(np.isfinite(nodes)):
             raise Stop(f"{run.folder}: the Hessian is not finite")
         dominant = float(nodes.flat[np.abs(nodes).argmax()])
         trace = float(size * np.mean(np.sum(nodes * weights, -1)))
         low, high = float(nodes.min()), float(nodes.max())
         width = max(high - low, 1e-12) / 60
-        places = np.linspace(low - 3 * width, high + 3 * width, 240)
-        density = curvature.density(nodes, weights, places, width)
+        points = np.linspace(low - 3 * width, high + 3 * width, 240)
+        density = curvature.density(nodes, weights, points, width)
         logarithm = np.log10(np.maximum(density, density.max() * 1e-7))
         pictures = {
             "density": report.charts.curves(
-                {"density": list(zip(places.tolist(), logarithm.tolist(), strict=True))},
+                {"density": list(zip(points.tolist(), logarithm.tolist(), strict=True))},
                 title="Density of eigenvalues",
                 xlabel="eigenvalue",
                 ylabel="log10 of the density",

@@ -1,5 +1,6 @@
-"""The loss around what a run ended with, and how much its gradient differs from batch to batch
-there.
+"""The loss around the point where a run ended, and the variance of its gradient there.
+
+The variance is that from batch to batch.
 """
 
 import dataclasses
@@ -123,20 +124,21 @@ def variance_of_runs(arguments: list[str]) -> None:
 
 
 def on_grid(config: Plane, subject: Subject, function: Any, shown: str) -> list[np.ndarray]:
-    """What a function of the point returns on the grid, [grid] or [grid, grid] each; a row of it a
-    call, told of as it goes.
+    """Values of a function of the point on the grid, [grid] or [grid, grid] each.
+
+    A row of it is one call, shown in the bar as it goes.
     """
     keys = jax.random.split(jax.random.key(config.seed), config.dimensions)
     directions = [subject.direction(key) for key in keys]
-    places = landscape.grid(config.grid, config.span, config.dimensions)
+    points = landscape.grid(config.grid, config.span, config.dimensions)
 
-    def row(point, directions, places):
-        return landscape.values(function, point, directions, places, config.together)
+    def row(point, directions, points):
+        return landscape.values(function, point, directions, points, config.together)
 
-    compiled, bar, rows = runs.jitted(row), runs.writers.console(len(places)), []
+    compiled, bar, rows = runs.jitted(row), runs.writers.console(len(points)), []
     width = config.grid if config.dimensions == 2 else -(-config.grid // 8)
     padded = np.concatenate(
-        [places, np.repeat(places[-1:], -len(places) % width, 0)]
+        [points, np.repeat(points[-1:], -len(points) % width, 0)]
     )  # one shape, one compilation
     try:
         for start in range(0, len(padded), width):
@@ -146,10 +148,10 @@ def on_grid(config: Plane, subject: Subject, function: Any, shown: str) -> list[
                     compiled(subject.point, directions, jnp.asarray(padded[start : start + width])),
                 )
             )
-            bar.write(min(start + width, len(places)), {shown: float(np.mean(rows[-1][0]))})
+            bar.write(min(start + width, len(points)), {shown: float(np.mean(rows[-1][0]))})
     finally:
         bar.close()
-    joined = [np.concatenate(parts)[: len(places)] for parts in zip(*rows, strict=True)]
+    joined = [np.concatenate(parts)[: len(points)] for parts in zip(*rows, strict=True)]
     return [array.reshape([config.grid] * config.dimensions) for array in joined]
 
 
@@ -160,17 +162,17 @@ def settings(config: Plane) -> dict[str, Any]:
 
 def pictures(config: Plane, values: dict[str, np.ndarray]) -> dict[str, str]:
     """A curve, or a contour and a surface, of each."""
-    axis, found = np.linspace(-config.span, config.span, config.grid), {}
+    axis, plots = np.linspace(-config.span, config.span, config.grid), {}
     for title, array in values.items():
         name = title.partition(",")[0].lower()
         if config.dimensions == 1:
             line = list(zip(axis.tolist(), array.tolist(), strict=True))
-            found[name] = report.charts.curves(
+            plots[name] = report.charts.curves(
                 {title: line}, title=title, xlabel="along the direction"
             )
             continue
         labels = {"title": title, "xlabel": "direction 1", "ylabel": "direction 2"}
-        found[f"{name}-contour"] = report.surfaces.contour(array, axis, axis, **labels)
+        plots[f"{name}-contour"] = report.surfaces.contour(array, axis, axis, **labels)
         if title != "Accuracy, percent":
-            found[f"{name}-surface"] = report.surfaces.surface(array, axis, axis, **labels)
-    return found
+            plots[f"{name}-surface"] = report.surfaces.surface(array, axis, axis, **labels)
+    return plots

@@ -138,8 +138,8 @@ def train(
 
 def setting(config: Config, dataset: images.Dataset) -> dict[str, Any]:
     """The flags that matter to a result, and the sizes of the data."""
-    places = ("data_dir", "run_dir", "resume", "output", "cache_dir", "preset")
+    path_fields = ("data_dir", "run_dir", "resume", "output", "cache_dir", "preset")
     flags = {
-        name: value for name, value in dataclasses.asdict(config).items() if name not in places
+        name: value for name, value in dataclasses.asdict(config).items() if name not in path_fields
     }
     return {"config": {**flags, "train_images": dataset.train.num, "test_images": dataset.test.num}}

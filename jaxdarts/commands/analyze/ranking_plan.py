@@ -44,27 +44,27 @@ GROUPS = {"random": sharing.random_groups, "similar": sharing.similar_groups}
 
 def trainings(config: Config) -> list[PlannedTraining]:
     """All trainings of all studies, in the order in which they are run."""
-    every, found = tuple(range(len(NAMES))), []
+    every, planned = tuple(range(len(NAMES))), []
     for i in range(config.instances):
-        found.append(PlannedTraining("seeds", i, 0, every, config.seed + i))
-        found.append(PlannedTraining("orders", i, 0, every, config.seed, "one", i))
-        found.append(PlannedTraining("shuffled orders", i, 0, every, config.seed, "every", i))
+        planned.append(PlannedTraining("seeds", i, 0, every, config.seed + i))
+        planned.append(PlannedTraining("orders", i, 0, every, config.seed, "one", i))
+        planned.append(PlannedTraining("shuffled orders", i, 0, every, config.seed, "every", i))
     for i in range(config.truth_instances):
-        found += [PlannedTraining(TRUTH, i, child, (child,), config.seed + i) for child in every]
+        planned += [PlannedTraining(TRUTH, i, child, (child,), config.seed + i) for child in every]
     for i in range(config.instances):
         for kind, groups in GROUPS.items():
             for number in config.groups:
                 for group, members in enumerate(groups(number, len(NAMES))):
-                    found.append(
+                    planned.append(
                         PlannedTraining(
                             f"{number} {kind} groups", i, group, tuple(members), config.seed + i
                         )
                     )
         for cells in config.prefixes:
-            found.append(
+            planned.append(
                 PlannedTraining(f"{cells} shared cells", i, 0, every, config.seed + i, prefix=cells)
             )
-    return found
+    return planned
 
 
 def epochs_of(config: Config, training: PlannedTraining) -> int:

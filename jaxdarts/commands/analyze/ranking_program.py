@@ -29,7 +29,7 @@ class Program(NamedTuple):
 
     init: seed -> state.
     fresh: state -> the same weights, with nothing that the optimiser remembers.
-    advance: (state, places of an epoch's images, children of its steps, first step, last one
+    advance: (state, order of an epoch's images, children of its steps, first step, last one
     (excluded), key) -> state; the
         state that it is given is used up.
     accuracies: (state, children) -> their accuracies on the test images.
@@ -54,13 +54,13 @@ def build(config: Config, dataset: images.Dataset) -> Callable[[PlannedTraining]
         name: jax.device_put({"image": part[0], "label": part[1]})
         for name, part in zip(("train", "test"), dataset[1:3])
     }
-    places, weights = feed.filled_up(dataset.test.num, min(512, dataset.test.num))
+    indices, weights = feed.filled_up(dataset.test.num, min(512, dataset.test.num))
 
     def optimizer(epochs) -> optax.GradientTransformation:
-        own = dataclasses.replace(config, epochs=epochs)
+        run_config = dataclasses.replace(config, epochs=epochs)
 
         def rate(step):
-            return optimizers.cosine_rate(own, jnp.minimum(step // length, epochs))
+            return optimizers.cosine_rate(run_config, jnp.minimum(step // length, epochs))
 
         return optax.chain(
             optax.add_decayed_weights(config.weight_decay),
@@ -73,10 +73,10 @@ def build(config: Config, dataset: images.Dataset) -> Callable[[PlannedTraining]
         """
         if cells is not None:
             return sharing.shared_prefix(net, optimizer(epochs), children, cells)
-        own, picks = sharing.one_child(net, optimizer(epochs)), jnp.asarray(children)
-        return own._replace(
-            step=lambda state, batch, child: own.step(state, batch, picks[child]),
-            evaluate=lambda state, batch, weights, child: own.evaluate(
+        training, picks = sharing.one_child(net, optimizer(epochs)), jnp.asarray(children)
+        return training._replace(
+            step=lambda state, batch, child: training.step(state, batch, picks[child]),
+            evaluate=lambda state, batch, weights, child: training.evaluate(
                 state, batch, weights, picks[child]
             ),
         )
@@ -84,15 +84,15 @@ def build(config: Config, dataset: images.Dataset) -> Callable[[PlannedTraining]
     # One call for each mini-batch: inside a loop, XLA's convolutions take several times as long on
     # a CPU.
     @functools.partial(runs.jitted, donate_argnums=0)
-    def step(state, setting, train, places, i, child, key):
-        own = jax.lax.dynamic_slice_in_dim(places, i * config.batch_size, config.batch_size)
+    def step(state, setting, train, order, i, child, key):
+        batch = jax.lax.dynamic_slice_in_dim(order, i * config.batch_size, config.batch_size)
         return shared(*setting).step(
-            state, read(train, own, jax.random.fold_in(key, state.step)), child
+            state, read(train, batch, jax.random.fold_in(key, state.step)), child
         )[0]
 
     @runs.jitted
-    def correct(state, setting, test, places, weights, child):
-        return shared(*setting).evaluate(state, read(test, places), weights, child)["accuracy"]
+    def correct(state, setting, test, indices, weights, child):
+        return shared(*setting).evaluate(state, read(test, indices), weights, child)["accuracy"]
 
     @functools.cache
     def variables(seed: int):
@@ -102,16 +102,16 @@ def build(config: Config, dataset: images.Dataset) -> Callable[[PlannedTraining]
     def program(training: PlannedTraining) -> Program:
         setting = training.prefix, epochs_of(config, training)
 
-        def advance(state, places, asked, start, stop, key):
+        def advance(state, order, step_children, start, stop, key):
             for i in range(start, stop):
-                state = step(state, setting, data["train"], places, i, int(asked[i]), key)
+                state = step(state, setting, data["train"], order, i, int(step_children[i]), key)
             return state
 
         def accuracies(state, members):
             sums = [
                 [
                     correct(state, setting, data["test"], *batch, child)
-                    for batch in zip(places, weights, strict=True)
+                    for batch in zip(indices, weights, strict=True)
                 ]
                 for child in members
             ]
@@ -155,10 +155,10 @@ def task_of(
     result: dict[str, Any] = {"epochs": [], "accuracies": [], "last": [], "tuned": {}}
 
     def steps(epoch: int) -> Callable[[Shared, int], Shared]:
-        places = augment.order(data_key, epoch, program.num_images)
+        order = augment.order(data_key, epoch, program.num_images)
 
         def take(training: Shared, i: int) -> Shared:
-            state = program.advance(training.state, places, children[epoch], i, i + 1, data_key)
+            state = program.advance(training.state, order, children[epoch], i, i + 1, data_key)
             if epoch * length + i + 1 > total - config.last_steps:
                 result["last"].append(program.accuracies(state, members))
             return runs.Training(state, {})
@@ -199,20 +199,22 @@ def tuned(
     """
     out, length = [], program.steps_per_epoch
     epochs = range(-(-max(config.tune_steps, default=0) // length))
-    places = [augment.order(key, epoch, program.num_images) for epoch in epochs]
+    orders = [augment.order(key, epoch, program.num_images) for epoch in epochs]
     for child in training.members:
-        own, row, asked = program.fresh(state), [], np.full(length, child)
+        tuned_state, row, repeated = program.fresh(state), [], np.full(length, child)
         for epoch in epochs:
             position = 0
             for steps in (steps - epoch * length for steps in config.tune_steps):
                 if 0 < steps <= length:
-                    own = program.advance(own, places[epoch], asked, position, steps, key)
+                    tuned_state = program.advance(
+                        tuned_state, orders[epoch], repeated, position, steps, key
+                    )
                     position = steps
-                    row += program.accuracies(own, [child])
-            own = program.advance(
-                own,
-                places[epoch],
-                asked,
+                    row += program.accuracies(tuned_state, [child])
+            tuned_state = program.advance(
+                tuned_state,
+                orders[epoch],
+                repeated,
                 position,
                 length if epoch + 1 < len(epochs) else position,
                 key,

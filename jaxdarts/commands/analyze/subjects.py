@@ -1,5 +1,6 @@
-"""What analyze.py looks at: a finished run, and a loss as a function of its weights or of its
-architecture parameters.
+"""Subjects of analyze.py: a finished run, and a loss as a function of its parameters.
+
+The parameters are its weights or its architecture parameters.
 """
 
 import dataclasses
@@ -75,14 +76,14 @@ class Opened(NamedTuple):
     folder: of one seed.
     root: the run folder, which is `folder` unless the run has several seeds.
     settings: its config.json.
-    place: the number of the seed among the run's.
+    seed_index: the number of the seed among the run's.
     command, kind: what wrote it, as of `runs.origin`.
     """
 
     folder: Path
     root: Path
     settings: Mapping[str, Any]
-    place: int
+    seed_index: int
     command: str
     kind: str
 
@@ -94,7 +95,7 @@ class Opened(NamedTuple):
     @property
     def name(self) -> str:
         """A few words that tell it from others."""
-        seed = self.settings.get("seed", 0) + self.place
+        seed = self.settings.get("seed", 0) + self.seed_index
         what = self.settings.get("algorithm", "darts") if self.searched else "trained cell"
         return f"{what} on {str(self.settings['dataset']).partition(':')[0]}, seed {seed}"
 
@@ -120,7 +121,7 @@ def open_run(text: str) -> Opened:
     settings = saved.settings
     try:
         first, count = int(settings["seed"]), int(settings.get("num_seeds", 1))
-        place = int(folder.name.removeprefix("seed-")) - first if inside else 0
+        seed_index = int(folder.name.removeprefix("seed-")) - first if inside else 0
         dataset = settings["dataset"]
     except (ValueError, KeyError, TypeError) as error:
         raise Stop(
@@ -130,7 +131,7 @@ def open_run(text: str) -> Opened:
         raise Stop(f"{root / 'config.json'}: dataset={dataset!r} is no name", 2)
     if root == folder and count > 1:
         raise Stop(f"{text}: a run of {count} seeds; name one: {folder / f'seed-{first}'}, ...", 2)
-    return Opened(folder, root, settings, place, saved.command, saved.kind)
+    return Opened(folder, root, settings, seed_index, saved.command, saved.kind)
 
 
 def genotype_of(run: Opened) -> Any:
@@ -247,10 +248,10 @@ def _of_training(run: Opened, config: Measured) -> Subject:
         apply, variables = load(run.folder)
     except ValueError as error:
         raise Stop(str(error), 2) from error
-    asked = recipes.Config(
+    data_config = recipes.Config(
         dataset=run.settings["dataset"], data_dir=config.data_dir or run.settings["data_dir"]
     )
-    dataset, part = datasets.load(asked), "train" if config.part == "train" else "test"
+    dataset, part = datasets.load(data_config), "train" if config.part == "train" else "test"
     batches, name = _batches(getattr(dataset, part), part, config, run.settings["batch_size"])
 
     def loss(params, batch):
@@ -271,30 +272,30 @@ def _loss_and_hits(logits, labels) -> tuple[Any, Any]:
 
 def _of_search(run: Opened, config: Measured) -> Subject:
     saved = command_line.Saved(str(run.root), run.command, run.kind, run.settings)
-    own = command_line.resumed(image_search.Config, saved, "RUN")
-    own = image_search.check(
+    run_config = command_line.resumed(image_search.Config, saved, "RUN")
+    run_config = image_search.check(
         dataclasses.replace(
-            own,
+            run_config,
             resume=str(run.root),
             run_dir=str(run.root),
             num_devices=1,
-            data_dir=config.data_dir or own.data_dir,
+            data_dir=config.data_dir or run_config.data_dir,
         )
     )
-    dataset = datasets.load(own)
-    program = image_search.build(own, dataset)
+    dataset = datasets.load(run_config)
+    program = image_search.build(run_config, dataset)
     like = runs.checkpoint_form(program.init)
     try:
         with runs.checkpoint.open_folder(run.root / "checkpoints", keep=None) as checkpoints:
-            saved = runs.checkpoint.restore(checkpoints, like, runs.frozen(own))
+            saved = runs.checkpoint.restore(checkpoints, like, runs.frozen(run_config))
     except runs.checkpoint.CheckpointError as error:
-        raise Stop(str(error)) from error
-    state = jax.tree.map(lambda x: x[run.place], saved["state"])
+        raise Stop(f"{error}; name another run", 2) from error
+    state = jax.tree.map(lambda x: x[run.seed_index], saved["state"])
     params, arch = state.params, state.arch
     if config.of != "weights" and not jax.tree.leaves(arch):
         raise Stop(
-            f"{run.folder}: --algorithm={own.algorithm} has no alpha; --of=weights looks at its"
-            " weights",
+            f"{run.folder}: --algorithm={run_config.algorithm} has no alpha; --of=weights looks at"
+            " its weights",
             2,
         )
     parts = {
@@ -303,12 +304,14 @@ def _of_search(run: Opened, config: Measured) -> Subject:
     }
     parts = {"train": parts["train"], "valid": parts["val"], "test": dataset.test}
     part = "valid" if config.part == "own" else config.part
-    batches, name = _batches(parts[part], part, config, own.batch_size)
+    batches, name = _batches(parts[part], part, config, run_config.batch_size)
     shape = dataset.train.images.shape[1:]
     algorithm = methods.make(
-        own, program.space, program.steps_per_epoch, len(dataset.class_names), shape
+        run_config, program.space, program.steps_per_epoch, len(dataset.class_names), shape
     )
-    net = image_search.supernet(own, program.space, len(dataset.class_names)).clone(axis_name=None)
+    net = image_search.supernet(run_config, program.space, len(dataset.class_names)).clone(
+        axis_name=None
+    )
     noise = jax.random.key(0)
 
     def logits(params, arch, batch):
@@ -360,7 +363,7 @@ def mixes_of(folder: Path, cells: Mapping[str, Choices]) -> dict[str, np.ndarray
 
 
 def facts_of(run: Opened) -> dict[str, Any]:
-    """What a finished search found out about its cell; empty of others."""
+    """Facts that a finished search has about its cell; empty for other runs."""
     try:
         return files.read_json(run.folder / "facts.json", dict)
     except (OSError, ValueError):

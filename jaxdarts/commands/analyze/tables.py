@@ -1,5 +1,6 @@
-"""What a run's cells and its mixture weights tell without any computation: topology, and how a
-search came to decide.
+"""Tables about a run's cells and its mixture weights that need no computation.
+
+Topology, and how a search came to decide.
 """
 
 import dataclasses
@@ -80,8 +81,8 @@ def topology_of_runs(arguments: list[str]) -> None:
         counts = topology.counts(nodes)
         dots = {"all connections": [(shape.width, shape.depth) for shape in counts]}
         for cell in topology.CELLS:
-            own = topology.topology(getattr(genotype, cell))
-            dots[CELLS[cell].lower()] = [(own.width, own.depth)]
+            cell_topology = topology.topology(getattr(genotype, cell))
+            dots[CELLS[cell].lower()] = [(cell_topology.width, cell_topology.depth)]
         others = variants(genotype, config)
         numbers = {
             "pattern": rows,
@@ -102,7 +103,7 @@ def topology_of_runs(arguments: list[str]) -> None:
             ]
             for row in rows
         ]
-        own_normal = rows[0]
+        derived_normal = rows[0]
         section = report.sections.Section(
             "topology",
             "Topology",
@@ -112,10 +113,10 @@ def topology_of_runs(arguments: list[str]) -> None:
             f" connections of {nodes} nodes (of as many as the cell has, for others) that are"
             " more so:",
             {
-                "Width, normal cell": f"{own_normal['width']:g} of {nodes}",
-                "Depth, normal cell": str(own_normal["depth"]),
-                "Wider connections": f"{100 * own_normal['wider']:.0f} %",
-                "Shallower connections": f"{100 * own_normal['shallower']:.0f} %",
+                "Width, normal cell": f"{derived_normal['width']:g} of {nodes}",
+                "Depth, normal cell": str(derived_normal["depth"]),
+                "Wider connections": f"{100 * derived_normal['wider']:.0f} %",
+                "Shallower connections": f"{100 * derived_normal['shallower']:.0f} %",
             },
             [
                 report.sections.Table(
@@ -135,15 +136,15 @@ def topology_of_runs(arguments: list[str]) -> None:
 
 def variants(genotype: Genotype, config: Topology) -> list[Genotype]:
     """Re-connected cells of every width, as many as there are up to --each."""
-    found, rng = [], np.random.default_rng(config.seed)
+    cells, rng = [], np.random.default_rng(config.seed)
     for width in sorted({shape.width for shape in topology.counts(len(genotype.normal) // 2)}):
         for each in range(config.each, 0, -1):
             try:
-                found += topology.variants(genotype, rng, [width], each, draws=2000)
+                cells += topology.variants(genotype, rng, [width], each, draws=2000)
                 break
             except ValueError:
                 continue  # a rare width of a small cell has fewer different ones
-    return found
+    return cells
 
 
 def mixture_of_runs(arguments: list[str]) -> None:
@@ -167,19 +168,19 @@ def mixture_of_runs(arguments: list[str]) -> None:
             ]
             short = title.removesuffix(" cell").lower()
             curves[f"{short}, to the last"] = [
-                (epoch, found["tau"]) for epoch, found in enumerate(to_last, 1)
+                (epoch, agreement["tau"]) for epoch, agreement in enumerate(to_last, 1)
             ]
             curves[f"{short}, to the next"] = [
-                (epoch, found["tau"]) for epoch, found in enumerate(to_next, 1)
+                (epoch, agreement["tau"]) for epoch, agreement in enumerate(to_next, 1)
             ]
             kept[short] = [
                 (epoch, mixture.kept_share(one, choices)) for epoch, one in enumerate(mix, 1)
             ]
             numbers[cell] = {
                 "entropy": plain(entropy),
-                "tau_to_last": plain([found["tau"] for found in to_last]),
-                "same_as_last": plain([found["same"] for found in to_last]),
-                "tau_to_next": plain([found["tau"] for found in to_next]),
+                "tau_to_last": plain([agreement["tau"] for agreement in to_last]),
+                "same_as_last": plain([agreement["same"] for agreement in to_last]),
+                "tau_to_next": plain([agreement["tau"] for agreement in to_next]),
                 "kept_share": plain([share for _, share in kept[short]]),
             }
             facts[f"Entropy, {title.lower()}"] = f"{float(entropy[-1].mean()):.3g}"
@@ -233,14 +234,14 @@ def in_table(mixes: Mapping[str, np.ndarray], path: str) -> list[dict[str, Any]]
     """The cell of every epoch, its skip connections, and its accuracies after a whole training."""
     if set(mixes) != {"cell"}:
         raise Stop("--table: of searches in NAS-Bench-201, whose networks have one kind of cell", 2)
-    rows, space, found = evaluators.opened("table", path, tabular.read), spaces.nasbench201(), []
+    rows, space, results = evaluators.opened("table", path, tabular.read), spaces.nasbench201(), []
     for mix in mixes["cell"]:
         genotype = space.discretize({"cell": mix})
         if genotype not in rows:
             raise Stop(f"--table={path}: has no {genotype}", 2)
         skips = sum(op == "skip_connect" for op, _ in genotype.cell)
         row = rows[genotype]
-        found.append(
+        results.append(
             {
                 "cell": str(genotype),
                 "skip_connections": skips,
@@ -248,7 +249,7 @@ def in_table(mixes: Mapping[str, np.ndarray], path: str) -> list[dict[str, Any]]
                 "test": row.test_200,
             }
         )
-    return found
+    return results
 
 
 def siblings(run: subjects.Opened) -> list[Path]:
@@ -259,8 +260,9 @@ def siblings(run: subjects.Opened) -> list[Path]:
 
 
 def gap_of(run: subjects.Opened) -> float | None:
-    """What the accuracy with the shared weights lost when the mix became a cell; None of a search
-    that is not finished.
+    """Accuracy with the shared weights that was lost when the mix became a cell.
+
+    None for a search that is not finished.
     """
     facts = subjects.facts_of(run)
     return facts.get("discretisation_gap_accuracy")

@@ -153,13 +153,13 @@ class Method(NamedTuple):
     """One algorithm.
 
     make: (configuration, key, space, score) -> proposals.
-    own: the flags that it reads.
+    flags: the flags that it reads.
     choose: (configuration, history) -> the trial of the cell that it ends with.
     lengths: whether it says how long to train.
     """
 
     make: Callable[[Config, Any, Space, Callable], discrete.Proposals]
-    own: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
     choose: Callable[[Config, discrete.History], Trial] = lambda c, history: discrete.best(
         history.values()
     )
@@ -234,10 +234,10 @@ def main(arguments: Sequence[str] | command_line.Line) -> None:
         evaluators.prepared(
             options
         )  # here, or for the summary: what is wrong with it is told before anything is written
-    found = workers.find(config.workers, config.scheduler)
+    job_workers = workers.find(config.workers, config.scheduler)
     with runs.open_study(config, "discrete") as (folder, log):
         try:
-            histories = search(config, options, column, found, folder)
+            histories = search(config, options, column, job_workers, folder)
         except studies.Failure as failure:
             again = runs.again(folder)
             raise Stop(f"{failure}; what was finished is saved: {again}") from failure
@@ -252,9 +252,9 @@ def main(arguments: Sequence[str] | command_line.Line) -> None:
         if config.output:
             study_results.add_row(Path(config.output), summary)
         for name in study_results.facts(options, chosen):
-            found = summary[name]
-            deviation = "" if found["deviation"] is None else f" +- {found['deviation']:.2f}"
-            log.info("%s: %.2f%s over %d runs", name, found["mean"], deviation, config.runs)
+            value = summary[name]
+            deviation = "" if value["deviation"] is None else f" +- {value['deviation']:.2f}"
+            log.info("%s: %.2f%s over %d runs", name, value["mean"], deviation, config.runs)
         log.info(
             "%.1f trials and %.0f seconds a run; all in %s",
             summary["trials"],
@@ -292,9 +292,9 @@ def check(config: Config) -> Config:
     method, evaluation = METHODS[config.algorithm], evaluators.EVALUATIONS[config.evaluate]
     size = evaluators.SPACES[config.space].num_genotypes
     for name in ("candidates", "pool", "population", "starters"):
-        if name in method.own and getattr(config, name) > size:
+        if name in method.flags and getattr(config, name) > size:
             raise Stop(f"--{name}={getattr(config, name)}: the space has {size} cells", 2)
-    if "pool" in method.own and config.pool < config.population:
+    if "pool" in method.flags and config.pool < config.population:
         raise Stop(f"--pool={config.pool}: fewer than --population={config.population}", 2)
     if method.lengths and not evaluation.lengths:
         raise Stop(
@@ -330,14 +330,14 @@ def flags(config: Config) -> tuple[str, ...]:
     return (
         *always,
         *dict.fromkeys(
-            (*METHODS[config.algorithm].own, *evaluators.EVALUATIONS[config.evaluate].own)
+            (*METHODS[config.algorithm].flags, *evaluators.EVALUATIONS[config.evaluate].flags)
         ),
     )
 
 
 def scores_of(config: Config) -> Mapping[Any, float]:
     """The scores that the algorithm looks at, if it does."""
-    if "score" not in METHODS[config.algorithm].own:
+    if "score" not in METHODS[config.algorithm].flags:
         return {}
     of_space = evaluators.SPACES[config.space].table
     read = of_space and of_space.column
@@ -372,7 +372,7 @@ def search(
     config: Config,
     options: evaluators.Options,
     column: Mapping[Any, float],
-    found: workers.Workers,
+    job_workers: workers.Workers,
     folder: Path,
 ) -> list[discrete.History]:
     """The histories of all runs; trials that earlier processes wrote into history.jsonl are not
@@ -401,7 +401,9 @@ def search(
         for run in range(config.runs)
     )
     spent: dict[int, float] = collections.defaultdict(float)
-    spent |= {run: sum(trial.seconds for _, trial in own) for run, own in records.items()}
+    spent |= {
+        run: sum(trial.seconds for _, trial in run_trials) for run, run_trials in records.items()
+    }
     done = sum(map(len, records.values()))
     bar = runs.writers.console(config.runs * (config.budget_evaluations or 1))
     with path.open("a", encoding="utf-8") as file:
@@ -421,8 +423,8 @@ def search(
             return studies.conduct(
                 schedules,
                 functools.partial(evaluators.trial, options),
-                found.open,
-                slots=found.slots,
+                job_workers.open,
+                slots=job_workers.slots,
                 recorded=records,
                 finished=finished,
                 retries=config.retries,

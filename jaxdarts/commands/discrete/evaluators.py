@@ -129,13 +129,13 @@ class Evaluation(NamedTuple):
     """One way to value cells.
 
     prepare: flags -> (genotype, epochs or None) -> Trial; what takes time is done before the first
-    cell. own: the flags that it reads, for a result's record. axis: what a curve shows, and shown:
-    which field of the trials that is. lengths: whether the epochs mean anything. facts: what is
-    reported of a chosen trial, by name.
+    cell. flags: the flags that it reads, for a result's record. axis: what a curve shows, and
+    shown: which field of the trials that is. lengths: whether the epochs mean anything. facts: what
+    is reported of a chosen trial, by name.
     """
 
     prepare: Callable[[Options], Callable[[Any, int | None], Trial]]
-    own: tuple[str, ...]
+    flags: tuple[str, ...]
     axis: str
     shown: str = "value"
     lengths: bool = False
@@ -179,11 +179,11 @@ def searched(options: Options) -> image_search.Config:
         data_dir=options.data_dir or config.data_dir,
     )
     for name in ("space", "dataset"):
-        own = getattr(config, name)
-        if own != getattr(options, name):
+        value = getattr(config, name)
+        if value != getattr(options, name):
             raise Stop(
                 f"--{name}={getattr(options, name)}: the supernet of {options.run} has"
-                f" --{name}={own}",
+                f" --{name}={value}",
                 2,
             )
     return config
@@ -209,10 +209,10 @@ def by_supernet(options: Options):
 
     def accuracy(mix) -> float:
         mixes = {name: np.tile(weights, (config.num_seeds, 1, 1)) for name, weights in mix.items()}
-        found = search_results.validate(program, params, mixes, data, config, options.batches)[
+        accuracies = search_results.validate(program, params, mixes, data, config, options.batches)[
             "accuracy"
         ]
-        return 100 * float(np.mean(found))
+        return 100 * float(np.mean(accuracies))
 
     cells = program.space.cells
     accuracy(
@@ -239,8 +239,8 @@ def by_proxy(options: Options):
         raise Stop(
             f"--space={options.space}: {error}; --evaluate=proxy scores parts of a supernet", 2
         ) from error
-    places = np.random.default_rng(options.seed).choice(dataset.train.num, size, replace=False)
-    pixels, labels = (jnp.asarray(field[places]) for field in dataset.train)
+    indices = np.random.default_rng(options.seed).choice(dataset.train.num, size, replace=False)
+    pixels, labels = (jnp.asarray(field[indices]) for field in dataset.train)
     batch = {"image": augment.normalize(pixels, dataset.mean, dataset.std), "label": labels}
     noise = jax.random.key(options.seed)  # all cells see the same (S4)
     try:
@@ -254,15 +254,15 @@ def by_proxy(options: Options):
 
     def score(params, mix, batch):
         return SCORES[options.score](
-            lambda own, x: net.apply({"params": own}, x, mix, noise), params, batch
+            lambda weights, x: net.apply({"params": weights}, x, mix, noise), params, batch
         )
 
     compiled = runs.jitted(score)
     jax.block_until_ready(compiled(params, net.example_mix(), batch))
 
     def value(genotype) -> float:
-        found = float(compiled(params, one_hot(space.cells, genotype), batch))
-        return found if math.isfinite(found) else math.nan
+        score_of_cell = float(compiled(params, one_hot(space.cells, genotype), batch))
+        return score_of_cell if math.isfinite(score_of_cell) else math.nan
 
     return timed(value)
 
@@ -300,11 +300,11 @@ def by_training(options: Options):
 
     def evaluate(genotype: Any, epochs: int | None) -> Trial:
         start = time.monotonic()
-        own = dataclasses.replace(config, arch=str(genotype), epochs=epochs or config.epochs)
-        program = training.build(own, genotype, part)
+        run_config = dataclasses.replace(config, arch=str(genotype), epochs=epochs or config.epochs)
+        program = training.build(run_config, genotype, part)
         with stream.threads() as pool:
-            fed = feed.open_feed(pool, part, [own.seed], program.devices)
-            task = training.task_of(own, program, fed, part.train.num)
+            fed = feed.open_feed(pool, part, [run_config.seed], program.devices)
+            task = training.task_of(run_config, program, fed, part.train.num)
             # Weights that are not finite are a bad trial, not the end of the study.
             task = task._replace(
                 averages=lambda sums, count, step: {},
@@ -312,7 +312,7 @@ def by_training(options: Options):
                 checked=lambda state: {},
             )
             state = runs.train_unattended(task).state
-            tested = training.test(own, program, state, fed, part.test.num)
+            tested = training.test(run_config, program, state, fed, part.test.num)
         value = 100 * float(tested["accuracy"][0]) if math.isfinite(tested["loss"][0]) else math.nan
         # the next cell is another program; hundreds of them would fill the memory
         jax.clear_caches()

@@ -56,9 +56,9 @@ def recorded(path: Path, options: evaluators.Options) -> dict[int, list[tuple[in
     """The trials that an earlier process wrote, by run; takes a last line that was cut off out of
     the file.
     """
-    found: dict[int, list[tuple[int, Trial]]] = collections.defaultdict(list)
+    trials: dict[int, list[tuple[int, Trial]]] = collections.defaultdict(list)
     if not path.exists():
-        return found
+        return trials
     try:
         records: Any = files.read_json_lines(path, Recorded)
         for record in records:
@@ -69,17 +69,17 @@ def recorded(path: Path, options: evaluators.Options) -> dict[int, list[tuple[in
             trial = Trial(genotype, value, final, record["seconds"], epochs)
             if options.evaluate == "table" and trial != evaluators.trial(options, genotype, epochs):
                 raise ValueError(f"{path}: {genotype} is another one in the table")
-            found[record["run"]].append((record["step"], trial))
+            trials[record["run"]].append((record["step"], trial))
     except (ValueError, KeyError, TypeError) as error:
         raise Stop(f"{error}; remove {path} to start again") from error
     files.replace_text(path, "".join(json.dumps(record) + "\n" for record in records))
-    return found
+    return trials
 
 
 def facts(options: evaluators.Options, chosen: list[Trial]) -> dict[str, np.ndarray]:
     """What is reported of the chosen trials, [runs] each."""
     every = [evaluators.EVALUATIONS[options.evaluate].facts(options, trial) for trial in chosen]
-    return {name: np.array([own[name] for own in every]) for name in every[0]}
+    return {name: np.array([run_facts[name] for run_facts in every]) for name in every[0]}
 
 
 def summarize(
@@ -101,8 +101,8 @@ def summarize(
         np.mean([len({trial.genotype for trial in h.values()}) for h in histories])
     )
     summary["best_genotype"] = str(discrete.best(chosen).genotype)
-    own = (config.space, options.evaluate, config.dataset, config.budget_seconds)
-    if config.algorithm in PUBLISHED and own == ("nasbench201", "table", "cifar10", 12000):
+    setting = (config.space, options.evaluate, config.dataset, config.budget_seconds)
+    if config.algorithm in PUBLISHED and setting == ("nasbench201", "table", "cifar10", 12000):
         published = PUBLISHED[config.algorithm]
         summary["published"] = {
             name: {"mean": mean, "deviation": spread} for name, (mean, spread) in published.items()
@@ -118,8 +118,8 @@ def add_row(path: Path, summary: dict[str, Any]) -> None:
     """Adds a summary to a file of many, in place of one with the same settings."""
     try:
         rows = files.read_json(path, dict)["rows"] if path.exists() else []
-        own = json.loads(json.dumps(summary["config"]))  # JSON has no tuples
-        rows = [row for row in rows if row["config"] != own]
+        settings = json.loads(json.dumps(summary["config"]))  # JSON has no tuples
+        rows = [row for row in rows if row["config"] != settings]
     except (ValueError, KeyError, TypeError) as error:
         raise Stop(f"--output={path}: holds something else: {error!r}") from error
     files.replace_text(path, json.dumps({"rows": [*rows, summary]}, indent=1) + "\n")
@@ -131,15 +131,17 @@ def curve(config: Any, histories: list[discrete.History]) -> str:
     timed = config.budget_seconds is not None
     end = config.budget_seconds if timed else max(map(len, histories))
     grid = np.linspace(0, end, 201) if timed else np.arange(1, end + 1)
-    found = np.full((len(histories), len(grid)), np.nan)
-    for row, history in zip(found, (list(history.values()) for history in histories), strict=True):
+    best_values = np.full((len(histories), len(grid)), np.nan)
+    for row, history in zip(
+        best_values, (list(history.values()) for history in histories), strict=True
+    ):
         best = np.array(
             [getattr(trial, evaluation.shown) for trial in discrete.best_so_far(history)]
         )
         spent = np.cumsum([trial.seconds if timed else 1 for trial in history])
         last = np.searchsorted(spent, grid, side="right") - 1
         row[last >= 0] = best[last[last >= 0]]
-    mean, deviation = found.mean(0), found.std(0)
+    mean, deviation = best_values.mean(0), best_values.std(0)
     series = {
         "mean": mean,
         "mean + deviation": mean + deviation,

@@ -28,7 +28,7 @@ import numpy as np
 from jaxdarts import ensembles, files, report, runs
 from jaxdarts.commands import checks, command_line, datasets, flags
 from jaxdarts.commands.ensemble import members
-from jaxdarts.commands.ensemble.members import GROW, SUPERNET, Parts, Said
+from jaxdarts.commands.ensemble.members import GROW, SUPERNET, MemberOutputs, Parts
 from jaxdarts.commands.evaluate import recipes
 from jaxdarts.data import images
 from jaxdarts.ensembles import growth
@@ -171,7 +171,7 @@ def names(ensemble: str) -> list[str]:
 def check(config: Config) -> Config:
     """Refuses settings that cannot work, before anything is loaded."""
     checks.check_flags(config)
-    recipes.check(members.own_config(config, "", config.seed, Path(config.run_dir or "runs")))
+    recipes.check(members.member_config(config, "", config.seed, Path(config.run_dir or "runs")))
     for name in ("stream", "estimate"):
         if getattr(config, name):
             raise Stop(f"--{name}: not of an ensemble; try it with a single cell", 2)
@@ -213,22 +213,22 @@ def criteria(config: Config, size: int | None) -> dict[str, ensembles.pruning.Cr
     }
 
 
-def judged(
-    said: Sequence[Said], seed: int, parts: Parts, test: np.ndarray, held: np.ndarray
+def ensemble_facts(
+    outputs: Sequence[MemberOutputs], seed: int, parts: Parts, test: np.ndarray, held: np.ndarray
 ) -> dict[str, Any]:
     """What is reported of some members in one seed, who say `held` and `test` together, [images,
     classes].
     """
     labels, classes = parts.dataset.test.labels, len(parts.dataset.class_names)
-    votes = np.stack([np.argmax(one.test[seed], -1) for one in said])
+    votes = np.stack([np.argmax(one.test[seed], -1) for one in outputs])
     return {
-        "members": [one.name for one in said],
-        "size": len(said),
+        "members": [one.name for one in outputs],
+        "size": len(outputs),
         "test_accuracy": float(np.mean(np.argmax(test, -1) == labels)),
         "held_accuracy": float(np.mean(np.argmax(held, -1) == parts.held.labels)),
         **(
-            {"parameters": sum(one.parameters for one in said)}
-            if all(one.parameters for one in said)
+            {"parameters": sum(one.parameters for one in outputs)}
+            if all(one.parameters for one in outputs)
             else {}
         ),
         "disagreement": ensembles.pruning.disagreement(votes),
@@ -238,31 +238,33 @@ def judged(
     }
 
 
-def pruned(
-    config: Config, said: list[Said], seed: int, parts: Parts
+def pruned_ensembles(
+    config: Config, outputs: list[MemberOutputs], seed: int, parts: Parts
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every way to prune one seed's members, and what it gives."""
-    held, test = (np.stack([getattr(one, name)[seed] for one in said]) for name in ("held", "test"))
+    held, test = (
+        np.stack([getattr(one, name)[seed] for one in outputs]) for name in ("held", "test")
+    )
     probabilities, uniform = np.asarray(jax.nn.softmax(held)), config.mixture == "uniform"
-    size = config.size or -(-len(said) // 2)
-    if size > len(said):
-        raise Stop(f"--size={size}: there are {len(said)} members", 2)
+    size = config.size or -(-len(outputs) // 2)
+    if size > len(outputs):
+        raise Stop(f"--size={size}: there are {len(outputs)} members", 2)
 
     def weights_of(chosen: list[int]) -> np.ndarray:
-        penalties = jnp.array([penalty(config, said[i].depth) for i in chosen])
+        penalties = jnp.array([penalty(config, outputs[i].depth) for i in chosen])
         return np.asarray(
             weigh(config)(jnp.asarray(held[chosen]), jnp.asarray(parts.held.labels), penalties)
         )
 
-    everybody = weights_of(list(range(len(said))))
+    everybody = weights_of(list(range(len(outputs))))
     for name, criterion in {**criteria(config, size), "best_member": best_member}.items():
         chosen = list(criterion(key_of(config, seed), probabilities, parts.held.labels, everybody))
         weights = weights_of(chosen)
         together = [
             jax.nn.softmax(logits[chosen]) if uniform else logits[chosen] for logits in (test, held)
         ]
-        facts = judged(
-            [said[i] for i in chosen], seed, parts, *(mixture(one, weights) for one in together)
+        facts = ensemble_facts(
+            [outputs[i] for i in chosen], seed, parts, *(mixture(one, weights) for one in together)
         )
         yield name, {**facts, "weights": weights.tolist()}
 
@@ -290,15 +292,15 @@ def weigh(config: Config) -> growth.Weigh:
 LEARNED = jax.jit(ensembles.pruning.learned_weights)
 
 
-def grown(
-    config: Config, train: Callable[[int, int], Said], start: int, seed: int, parts: Parts
+def grown_ensembles(
+    config: Config, train: Callable[[int, int], MemberOutputs], start: int, seed: int, parts: Parts
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """The ensembles that grow in one seed, pruned in every way, and what they give."""
     for name, criterion in criteria(config, None).items():
-        said: dict[tuple[int, int], Said] = {}
+        trained: dict[tuple[int, int], MemberOutputs] = {}
 
-        def ask(iteration: int, depth: int, said=said) -> growth.Member:
-            one = said[iteration, depth] = train(iteration, depth)
+        def ask(iteration: int, depth: int, trained=trained) -> growth.Member:
+            one = trained[iteration, depth] = train(iteration, depth)
             assert one.fit is not None  # it is asked for wherever an ensemble grows
             return growth.Member(depth, one.fit[seed], one.held[seed])
 
@@ -314,7 +316,7 @@ def grown(
             constant=config.adanet_beta,
         )
         last = next(itertools.islice(steps, config.iterations - 1, None))
-        kept = [said[i, last.members[i].depth] for i in last.kept]
+        kept = [trained[i, last.members[i].depth] for i in last.kept]
         weights = np.array(last.weights, np.float32)
         test, held = (
             mixture(np.stack([getattr(one, part)[seed] for one in kept]), weights)
@@ -324,7 +326,7 @@ def grown(
         yield (
             name,
             {
-                **judged(kept, seed, parts, test, held),
+                **ensemble_facts(kept, seed, parts, test, held),
                 "weights": list(last.weights),
                 "depths": depths,
             },
@@ -334,33 +336,35 @@ def grown(
 # --------------------------------------------------------------------------------------------- runs
 
 
-def gathered(config: Config, folder: Path, parts: Parts, log: Any) -> list[Said]:
+def gathered(config: Config, folder: Path, parts: Parts, log: Any) -> list[MemberOutputs]:
     """What all members say; trains those that have not been."""
-    said: list[Said] = []
+    outputs: list[MemberOutputs] = []
     for part in names(config.ensemble):
         if part.startswith(SUPERNET):
-            said += members.supernet(config, part, folder / f"member-{len(said)}", parts)
+            outputs += members.supernet(config, part, folder / f"member-{len(outputs)}", parts)
             continue
         for source in members.sources(part):
-            own, place = folder / f"member-{len(said)}", len(said)
+            member_folder, number = folder / f"member-{len(outputs)}", len(outputs)
             if source.run is not None:
                 log.info(
                     "member %d: %s, as it is; it may have been trained on the held-out images",
-                    place,
+                    number,
                     source.name,
                 )
-                one = members.network(config, source.name, [source.run], own, parts)
+                one = members.network(config, source.name, [source.run], member_folder, parts)
                 repeats = (config.num_seeds, 1, 1)
-                said.append(
+                outputs.append(
                     one._replace(held=np.tile(one.held, repeats), test=np.tile(one.test, repeats))
                 )
             else:
-                log.info("member %d: %s", place, source.name)
-                seed = config.seed + place * config.num_seeds
-                said.append(members.cell(config, source.name, source.genotype, seed, own, parts))
-    if len(said) < 2:
+                log.info("member %d: %s", number, source.name)
+                seed = config.seed + number * config.num_seeds
+                outputs.append(
+                    members.cell(config, source.name, source.genotype, seed, member_folder, parts)
+                )
+    if len(outputs) < 2:
         raise Stop(f"--ensemble={config.ensemble}: one member is no ensemble", 2)
-    return said
+    return outputs
 
 
 def measured(
@@ -373,26 +377,26 @@ def measured(
         genotype = None if what == "dense" else recipes.resolve(what, "--ensemble")
 
         @functools.cache
-        def train(iteration: int, depth: int) -> Said:
-            own, seed = (
+        def train(iteration: int, depth: int) -> MemberOutputs:
+            member_folder, seed = (
                 folder / f"member-{iteration}-depth-{depth}",
                 config.seed + iteration * config.num_seeds,
             )
             log.info("candidate %d of depth %d", iteration, depth)
             if genotype is None:
-                return members.dense(config, depth, seed, own, parts)
+                return members.dense(config, depth, seed, member_folder, parts)
             layered = dataclasses.replace(config, layers=depth)
             return members.cell(
-                layered, f"{what}, {depth} cells", genotype, seed, own, parts, grows=True
+                layered, f"{what}, {depth} cells", genotype, seed, member_folder, parts, grows=True
             )
 
         pairs = [
-            grown(config, train, 0 if genotype is None else 1, seed, parts)
+            grown_ensembles(config, train, 0 if genotype is None else 1, seed, parts)
             for seed in range(config.num_seeds)
         ]
     else:
-        said = gathered(config, folder, parts, log)
-        pairs = [pruned(config, said, seed, parts) for seed in range(config.num_seeds)]
+        outputs = gathered(config, folder, parts, log)
+        pairs = [pruned_ensembles(config, outputs, seed, parts) for seed in range(config.num_seeds)]
     rows: dict[str, list[dict[str, Any]]] = {}
     for name, facts in itertools.chain(*pairs):
         rows.setdefault(name, []).append(facts)

@@ -48,7 +48,7 @@ class Source(NamedTuple):
     run: Path | None = None
 
 
-class Said(NamedTuple):
+class MemberOutputs(NamedTuple):
     """What a member says, in every seed.
 
     name: of the member.
@@ -86,11 +86,11 @@ def sources(part: str) -> list[Source]:
             folder.glob(f"seed-*/{file}"),
             key=lambda path: int(path.parent.name.removeprefix("seed-")),
         )
-        found = [path.parent for path in seeds] or [folder] * (folder / file).is_file()
-        if found and name == "network":
-            return [Source(str(run), None, run) for run in found]
-        if found:
-            return [Source(str(run), recipes.resolve(str(run), flag)) for run in found]
+        run_folders = [path.parent for path in seeds] or [folder] * (folder / file).is_file()
+        if run_folders and name == "network":
+            return [Source(str(run), None, run) for run in run_folders]
+        if run_folders:
+            return [Source(str(run), recipes.resolve(str(run), flag)) for run in run_folders]
     return [Source(part, recipes.resolve(part, flag))]
 
 
@@ -109,13 +109,15 @@ def remembered(folder: Path, make: Callable[[], dict[str, np.ndarray]]) -> dict[
         raise Stop(f"{error}; remove it to have it made again") from error
 
 
-def asked(function: Callable[[np.ndarray], Any], pixels: np.ndarray, batch_size: int) -> np.ndarray:
+def on_all_images(
+    function: Callable[[np.ndarray], Any], pixels: np.ndarray, batch_size: int
+) -> np.ndarray:
     """A function of batches on all images, [..., images, classes]; the last batch is filled up with
     the first images.
     """
     size = min(batch_size, len(pixels))
-    places = np.arange(-(-len(pixels) // size) * size).reshape(-1, size) % len(pixels)
-    return np.concatenate([np.asarray(function(pixels[batch])) for batch in places], axis=-2)[
+    batches = np.arange(-(-len(pixels) // size) * size).reshape(-1, size) % len(pixels)
+    return np.concatenate([np.asarray(function(pixels[batch])) for batch in batches], axis=-2)[
         ..., : len(pixels), :
     ]
 
@@ -123,7 +125,7 @@ def asked(function: Callable[[np.ndarray], Any], pixels: np.ndarray, batch_size:
 # ----------------------------------------------------------------------------------------- networks
 
 
-def own_config(config: Any, genotype: Any, seed: int, folder: Path) -> recipes.Config:
+def member_config(config: Any, genotype: Any, seed: int, folder: Path) -> recipes.Config:
     """The settings of evaluate.py for one member."""
     settings: dict[str, Any] = {
         field.name: getattr(config, field.name) for field in dataclasses.fields(recipes.Training)
@@ -141,17 +143,17 @@ def cell(
     folder: Path,
     parts: Parts,
     grows: bool = False,
-) -> Said:
+) -> MemberOutputs:
     """A cell that is trained from scratch, with all seeds in one program, or goes on where it was
     left.
     """
-    own = own_config(config, genotype, seed, folder)
+    run_config = member_config(config, genotype, seed, folder)
     if not (folder / "valid.json").exists():
         dataset = parts.dataset._replace(train=parts.fit, test=parts.held)
-        program = image_evaluation.build(own, genotype, dataset)
-        with runs.open_run(own, "eval", folder.parent) as opened:
+        program = image_evaluation.build(run_config, genotype, dataset)
+        with runs.open_run(run_config, "eval", runs.again(folder.parent)) as opened:
             opened.log.info("member %s", name)
-            image_evaluation.train(own, genotype, dataset, program, opened, "valid")
+            image_evaluation.train(run_config, genotype, dataset, program, opened, "valid")
     seeds = (
         [folder / f"seed-{seed + i}" for i in range(config.num_seeds)]
         if config.num_seeds > 1
@@ -162,7 +164,7 @@ def cell(
 
 def network(
     config: Any, name: str, trained: list[Path], folder: Path, parts: Parts, grows: bool = False
-) -> Said:
+) -> MemberOutputs:
     """Trained networks of one cell, a seed each."""
     try:
         facts = files.read_json(trained[0] / "network.json", ImageNetwork)
@@ -186,7 +188,9 @@ def network(
         return {
             key: np.stack(
                 [
-                    asked(lambda x, one=one: apply(one.params, x), part.images, config.batch_size)
+                    on_all_images(
+                        lambda x, one=one: apply(one.params, x), part.images, config.batch_size
+                    )
                     for one in networks
                 ]
             )
@@ -194,10 +198,10 @@ def network(
         }
 
     parameters = sum(leaf.size for leaf in jax.tree.leaves(networks[0].params["params"]))
-    return Said(name, facts["depth"], parameters, **remembered(folder, logits))
+    return MemberOutputs(name, facts["depth"], parameters, **remembered(folder, logits))
 
 
-def dense(config: Any, depth: int, seed: int, folder: Path, parts: Parts) -> Said:
+def dense(config: Any, depth: int, seed: int, folder: Path, parts: Parts) -> MemberOutputs:
     """A dense network, trained by RMSProp on images as they are, with all seeds in one program."""
     dataset, num = parts.dataset, parts.fit.num
     net = Dense(config.hidden, depth, len(dataset.class_names))
@@ -208,14 +212,14 @@ def dense(config: Any, depth: int, seed: int, folder: Path, parts: Parts) -> Sai
 
     def order(key):
         epochs = range(-(-config.dense_steps * size // (num // size * size)))
-        whole = [augment.order(key, epoch, num)[: num // size * size] for epoch in epochs]
-        return np.concatenate(whole)[: config.dense_steps * size].reshape(-1, size)
+        orders = [augment.order(key, epoch, num)[: num // size * size] for epoch in epochs]
+        return np.concatenate(orders)[: config.dense_steps * size].reshape(-1, size)
 
-    def train(key, places, data):
+    def train(key, batches, data):
         params_key, key = jax.random.split(key)
         state = training.init(key, net.init(params_key, *net.example_inputs(dataset.image_shape)))
         return jax.lax.scan(
-            lambda state, batch: training.step(state, read(data, batch)), state, places
+            lambda state, batch: training.step(state, read(data, batch)), state, batches
         )[0].params
 
     def says(params, pixels):
@@ -225,8 +229,8 @@ def dense(config: Any, depth: int, seed: int, folder: Path, parts: Parts) -> Sai
 
     def logits():
         keys = jnp.stack([jax.random.key(one) for one in range(seed, seed + config.num_seeds)])
-        places = np.stack([order(jax.random.fold_in(key, 1)) for key in keys])
-        params = runs.jitted(jax.vmap(train, (0, 0, None)))(keys, places, data)
+        batches = np.stack([order(jax.random.fold_in(key, 1)) for key in keys])
+        params = runs.jitted(jax.vmap(train, (0, 0, None)))(keys, batches, data)
         runs.finite(
             config.dense_steps,
             "--dense_learning_rate",
@@ -235,18 +239,20 @@ def dense(config: Any, depth: int, seed: int, folder: Path, parts: Parts) -> Sai
         answer = runs.jitted(jax.vmap(says, (0, None)))
         shown = {"held": parts.held, "test": dataset.test, "fit": parts.fit}
         return {
-            key: asked(lambda pixels: answer(params, pixels), part.images, config.batch_size)
+            key: on_all_images(
+                lambda pixels: answer(params, pixels), part.images, config.batch_size
+            )
             for key, part in shown.items()
         }
 
     parameters = count_params(net, dataset.image_shape)
-    return Said(f"dense-{depth}", depth, parameters, **remembered(folder, logits))
+    return MemberOutputs(f"dense-{depth}", depth, parameters, **remembered(folder, logits))
 
 
 # ---------------------------------------------------------------------------------------- supernets
 
 
-def supernet(config: Any, part: str, folder: Path, parts: Parts) -> list[Said]:
+def supernet(config: Any, part: str, folder: Path, parts: Parts) -> list[MemberOutputs]:
     """The cells that a search would have derived after each epoch whose checkpoint is there, with
     the weights of that time.
 
@@ -284,29 +290,37 @@ def supernet(config: Any, part: str, folder: Path, parts: Parts) -> list[Said]:
     def like():
         return runs.checkpoint_form(image_search.build(searched, dataset).init)
 
-    answer, said = runs.jitted(jax.vmap(says, (0, 0, None))), []
+    answer, outputs = runs.jitted(jax.vmap(says, (0, 0, None))), []
     mixes: Any = [epoch_mixes(one) for one in search_results.folders(searched, run)]
     with runs.checkpoint.open_folder(run / "checkpoints", keep=None) as manager:
         for step in sorted(set(manager.all_steps()).intersection(*mixes)):
-            cells = [one_hot(space.cells, space.discretize(own[step])) for own in mixes]
+            cells = [
+                one_hot(space.cells, space.discretize(seed_mixes[step])) for seed_mixes in mixes
+            ]
 
             def logits(step=step, cells=cells):
                 params = runs.checkpoint.restore(manager, like(), None, step)["state"].params
                 shown, mix = {"held": parts.held, "test": dataset.test}, parallel.stack(cells)
                 size = searched.batch_size
                 return {
-                    key: asked(lambda pixels: answer(params, mix, pixels), part.images, size)
+                    key: on_all_images(
+                        lambda pixels: answer(params, mix, pixels), part.images, size
+                    )
                     for key, part in shown.items()
                 }
 
-            kept = remembered(folder / f"step-{step}", logits)
-            said.append(Said(f"{part}, step {step}", searched.layers, 0, **kept))
-    if not said:
+            try:
+                kept = remembered(folder / f"step-{step}", logits)
+            except runs.checkpoint.Unusable as error:
+                runs.checkpoint.say(f"--ensemble={part}: without step {step}: {error}")
+                continue
+            outputs.append(MemberOutputs(f"{part}, step {step}", searched.layers, 0, **kept))
+    if not outputs:
         raise Stop(
             f"--ensemble={part}: no checkpoint of a whole epoch; search with --keep_checkpoints=0",
             2,
         )
-    return said
+    return outputs
 
 
 def epoch_mixes(run: Path) -> dict[int, dict[str, np.ndarray]]:

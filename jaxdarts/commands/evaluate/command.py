@@ -1,5 +1,6 @@
-"""jaxdarts evaluate: a cell on images or on texts, or an ensemble, as --dataset, --ensemble or the
-run to resume says.
+"""The command `jaxdarts evaluate`: trains a cell on images or on texts, or an ensemble.
+
+--dataset, --ensemble or the run to resume says which.
 """
 
 from collections.abc import Sequence

@@ -1,5 +1,6 @@
-"""The program of a training on images: compiled functions of all seeds on all devices, optimisers
-and learning rates.
+"""The program of a training on images.
+
+Compiled functions of all seeds on all devices, optimisers and learning rates.
 """
 
 from collections.abc import Callable
@@ -39,7 +40,8 @@ class Program(NamedTuple):
 
 
 def build(config: Config, genotype: Cells, dataset: images.Dataset | stream.Dataset) -> Program:
-    """Puts the library's parts together for one configuration, on `runs.devices` of it;
+    """Builds the compiled functions of one configuration, on `runs.devices` of it.
+
     `dataset.test` is what `evaluate` sees.
     """
     devices = runs.devices(config)
@@ -150,8 +152,9 @@ def sgd(config: Config, steps_per_epoch: int) -> optax.GradientTransformation:
 
 
 def rmsprop(config: Config, steps_per_epoch: int) -> optax.GradientTransformation:
-    """NAS-Bench-101's (google-research/nasbench, lib/model_builder.py): TensorFlow's, whose mean
-    squares start from one.
+    """RMSProp of NAS-Bench-101, which is TensorFlow's: mean squares start from one.
+
+    The original is google-research/nasbench, lib/model_builder.py.
 
     Its first step, at a rate of zero, is left out.
     """

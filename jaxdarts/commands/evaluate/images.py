@@ -50,13 +50,13 @@ def test(
     config: Config, program: Program, state: TrainState, fed: feed.Feed, size: int
 ) -> dict[str, np.ndarray]:
     """Means over all of the `size` test images, [seeds] each; `confusion` counts them."""
-    places, weights = feed.filled_up(size, config.batch_size)
-    data = fed.test(places)
+    order, weights = feed.filled_up(size, config.batch_size)
+    data = fed.test(order)
     indices, weights = (
-        parallel.split(part, len(program.devices), axis=1) for part in (places, weights)
+        parallel.split(part, len(program.devices), axis=1) for part in (order, weights)
     )
     sums: dict[str, Any] = {}
-    for i in range(len(places)):
+    for i in range(len(order)):
         metrics = parallel.first(program.evaluate(state, data(i), indices[:, i], weights[:, i]))
         sums = {name: sums.get(name, 0) + np.asarray(value) for name, value in metrics.items()}
     return {name: value if name == "confusion" else value / size for name, value in sums.items()}
@@ -70,8 +70,9 @@ def train(
     run: Run,
     part: str = "test",
 ) -> dict[str, np.ndarray]:
-    """Trains to the end, or goes on with what was saved; `dataset.test`, called `part`, is read
-    after the last step only.
+    """Trains to the end, or goes on with what was saved.
+
+    `dataset.test`, called `part`, is read after the last step only.
     """
     log, table = run.log, rates(config)
     cost = parameters_and_multiply_adds(config, genotype, dataset)
@@ -108,8 +109,9 @@ def train(
 
 
 def task_of(config: Config, program: Program, fed: feed.Feed, size: int) -> runs.Task:
-    """A training over `size` images, whose order is another one in every epoch; nothing is written
-    down, and its result is the training.
+    """A training over `size` images, whose order is another one in every epoch.
+
+    Nothing is written down, and its result is the training.
     """
     length, seeds = program.steps_per_epoch, programs.seeds_of(config)
     keys = jnp.stack([jax.random.fold_in(jax.random.key(seed), 1) for seed in seeds])
@@ -119,9 +121,9 @@ def task_of(config: Config, program: Program, fed: feed.Feed, size: int) -> runs
 
     def steps(epoch: int) -> Callable[[Trained, int], Trained]:
         orders = [augment.order(key, epoch, size)[: length * config.batch_size] for key in keys]
-        places = np.stack(orders).reshape(config.num_seeds, length, -1)
-        data = fed.train(places, epoch)
-        indices = parallel.split(places, len(program.devices), axis=2)
+        order = np.stack(orders).reshape(config.num_seeds, length, -1)
+        data = fed.train(order, epoch)
+        indices = parallel.split(order, len(program.devices), axis=2)
         return lambda training, i: program.step(training, data(i), indices[:, :, i], data_keys)
 
     return runs.Task(
@@ -203,8 +205,9 @@ def write_report(
 
 
 def select(config: Config, dataset: Any, folder: Path) -> Cells:
-    """The paper's protocol: a short training of every candidate on a part of the training set,
-    judged on the rest of it.
+    """Chooses a cell by short trainings of every candidate, the paper's protocol.
+
+    Each trains on a part of the training set and is validated on the rest of it.
     """
     try:
         fit, held = (stream if config.stream else images).split(
@@ -219,12 +222,15 @@ def select(config: Config, dataset: Any, folder: Path) -> Cells:
     )  # no test image: what is held out of the training set takes its place
     short = dataclasses.replace(config, epochs=config.select_epochs, select=(), num_seeds=1)
 
-    def held_out(own: Config, genotype: Cells, run: Run) -> float:
+    def held_out(run_config: Config, genotype: Cells, run: Run) -> float:
         return float(
-            train(own, genotype, part, build(own, genotype, part), run, "valid")["accuracy"][0]
+            train(run_config, genotype, part, build(run_config, genotype, part), run, "valid")[
+                "accuracy"
+            ][0]
         )
 
-    scores = training_results.trained(short, folder, "select", candidates, held_out)
+    way = training_results.same_command(folder)
+    scores = training_results.trained(short, folder, "select", candidates, held_out, way)
     show = "{:6.2%} of the held-out images".format
     return candidates[training_results.selected(folder, scores, config.select, max, show)]
 

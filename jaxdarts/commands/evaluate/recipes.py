@@ -1,6 +1,4 @@
-"""What `evaluate.py` trains and how: its flags, the presets of data sets, the cells that --arch
-names.
-"""
+"""Settings of trainings on images: flags, presets of data sets, and the cells that --arch names."""
 
 import dataclasses
 import difflib
@@ -66,7 +64,7 @@ class Network:
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How the weights are trained."""
+    """Flags of the training of the weights."""
 
     TOPIC: ClassVar[str] = "weights"
 
@@ -107,7 +105,7 @@ class Training(
     flags.Training,
     flags.Seeds,
 ):
-    """How a cell is trained from scratch."""
+    """Flags of the training of a cell from scratch."""
 
     epochs: int = 600
     batch_size: int = 96
@@ -247,7 +245,7 @@ def parse(arguments: Sequence[str] | command_line.Line, description: str | None)
 
 
 def presets_of(kind: type | None) -> tuple[dict[str, Config], Config]:
-    """What the data sets start from for a kind of genotype, and what all others do."""
+    """Presets of the data sets for a kind of genotype, and the preset of all other data sets."""
     changes = BENCHMARKS.get(kind, {}) if kind else {}
     presets = {
         name: preset if name == "digits" else dataclasses.replace(preset, **changes)

@@ -1,6 +1,4 @@
-"""What trainings from scratch leave behind, and how several of them compare; on images and on
-texts.
-"""
+"""Results of trainings from scratch, on images and on texts, and comparisons of several of them."""
 
 import dataclasses
 import json
@@ -41,8 +39,9 @@ def write_result(
     facts: Mapping[str, Any],
     class_names: Sequence[str] = (),
 ) -> None:
-    """Writes `<part>.json`, after the part of the data that the network was tested on,
-    `confusion.json` and the report.
+    """Writes `<part>.json`, `confusion.json` and the report of a training.
+
+    `<part>` is the part of the data that the network was tested on.
 
     Args:
         config: the configuration of the training.
@@ -95,7 +94,7 @@ def write_result(
 def figures(
     config: Any, part: str, results: Mapping[str, Any], facts: Mapping[str, Any]
 ) -> dict[str, str | float]:
-    """What the report of a training leads with."""
+    """Figures at the head of the report of a training."""
     name = {"test": "Test", "valid": "Validation"}[part]
     shown: dict[str, str | float] = {}
     if "accuracy" in results:
@@ -112,7 +111,7 @@ def figures(
 
 
 def warnings(part: str, confusion: Confusion | None) -> list[str]:
-    """What is wrong with a trained network."""
+    """Warnings about a trained network."""
     if confusion is None:
         return []
     counts = confusion.counts
@@ -126,9 +125,15 @@ def warnings(part: str, confusion: Confusion | None) -> list[str]:
     ]
 
 
+def same_command(folder: Path) -> str:
+    """How to go on with the short trainings of --select, which come before the run."""
+    return f"continue with the same command and --run_dir={shlex.quote(str(folder))}"
+
+
 def random_cells(config: Any, like: Any) -> dict[str, Any]:
-    """--random_cells cells of the space that a genotype is of, by name; more of them leave the
-    first ones as they are.
+    """Random cells of the space that a genotype is of, by name; --random_cells of them.
+
+    More of them leave the first ones as they are.
     """
     space, key = spaces.of(like), jax.random.fold_in(jax.random.key(config.seed), 4)
     return {
@@ -142,25 +147,28 @@ def trained(
     kind: str,
     cells: Mapping[str, Any],
     train: Callable[[Any, Any, runs.Run], Any],
+    way: str,
 ) -> dict[str, Any]:
-    """Trains cells one after the other in folders of their own, <kind>-0, <kind>-1, ...; goes on
-    with those that are there.
+    """Trains cells one after the other, each in a folder of its own: <kind>-0, <kind>-1, ...
+
+    Goes on with those that are there.
 
     Args:
         config: the settings of all of them.
         folder: that of the run which they belong to.
         cells: genotypes by name.
         train: (configuration, genotype, open run) -> its result.
+        way: how to go on with them, for messages.
     """
     results = {}
     for i, (name, genotype) in enumerate(cells.items()):
-        place = str(folder / f"{kind}-{i}")
-        own = dataclasses.replace(config, arch=str(genotype), run_dir=place, resume=None)
+        run_dir = str(folder / f"{kind}-{i}")
+        run_config = dataclasses.replace(config, arch=str(genotype), run_dir=run_dir, resume=None)
         if (folder / f"{kind}-{i}" / "config.json").exists():
-            own = dataclasses.replace(own, resume=place)
-        with runs.open_run(own, "eval") as opened:
+            run_config = dataclasses.replace(run_config, resume=run_dir)
+        with runs.open_run(run_config, "eval", way) as opened:
             opened.log.info("candidate %s", name)
-            results[name] = train(own, genotype, opened)
+            results[name] = train(run_config, genotype, opened)
     return results
 
 
@@ -171,8 +179,9 @@ def selected(
     best: Callable[..., Any],
     show: Callable[[float], str],
 ) -> str:
-    """Prints how everyone did, best first, and which of `among` is the best (by `max` or `min`);
-    writes selection.json.
+    """Prints the results of all cells, best first, and returns the best one of `among`.
+
+    Best is by `max` or `min`; selection.json is written.
     """
     for name, score in sorted(scores.items(), key=lambda item: item[1], reverse=best is max):
         print(f"{show(score)}  {name}", flush=True)

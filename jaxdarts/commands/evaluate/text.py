@@ -15,7 +15,6 @@ import dataclasses
 import functools
 import json
 import math
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -119,7 +118,7 @@ def build(config: Config, genotype: RecurrentGenotype, words: text.Text) -> Prog
     return Program(
         init=init,
         steps={rows: step_of(rows) for rows in paddings(config)},
-        after_epoch=jax.jit(parallel.over_seeds(training.judged, (0, None, None))),
+        after_epoch=jax.jit(parallel.over_seeds(training.after_validation, (0, None, None))),
         losses={name: loss_over(part) for name, part in parts.items()},
         devices=devices,
         data=parallel.split(stream, len(devices), axis=1),
@@ -142,9 +141,9 @@ def train(
     log = run.log
 
     def steps(epoch: int) -> Callable[[Trained, int], Trained]:
-        places = windows(config, program.rows, epoch)
-        on_devices = np.broadcast_to(places, (len(program.devices), *places.shape))
-        padded = [min(rows for rows in program.steps if rows >= length) for length in places[:, 1]]
+        drawn = windows(config, program.rows, epoch)
+        on_devices = np.broadcast_to(drawn, (len(program.devices), *drawn.shape))
+        padded = [min(rows for rows in program.steps if rows >= length) for length in drawn[:, 1]]
         return lambda training, i: program.steps[padded[i]](
             training, program.data, on_devices[:, i]
         )
@@ -250,12 +249,13 @@ def select(config: Config, words: text.Text, folder: Path) -> RecurrentGenotype:
     candidates |= training_results.random_cells(config, next(iter(candidates.values())))
     short = dataclasses.replace(config, epochs=config.select_epochs, select=(), random_cells=0)
 
-    def valid(own: Config, genotype: RecurrentGenotype, run: Run) -> float:
-        return train(own, genotype, words, build(own, genotype, words), run, ("valid",))[
-            "valid_perplexity"
-        ]
+    def valid(run_config: Config, genotype: RecurrentGenotype, run: Run) -> float:
+        return train(
+            run_config, genotype, words, build(run_config, genotype, words), run, ("valid",)
+        )["valid_perplexity"]
 
-    scores = training_results.trained(short, folder, "select", candidates, valid)
+    way = training_results.same_command(folder)
+    scores = training_results.trained(short, folder, "select", candidates, valid, way)
     return candidates[
         training_results.selected(
             folder, scores, config.select, min, "validation perplexity {:9.2f}".format
@@ -268,10 +268,11 @@ def baseline(
     genotype: RecurrentGenotype,
     words: text.Text,
     folder: Path,
-    own: dict[str, float],
+    perplexities: dict[str, float],
 ) -> None:
-    """Trains random cells with the settings that the run's cell had, in folders of the run, and
-    prints how all did.
+    """Trains random cells with the settings of the run's cell, and prints all results.
+
+    They are trained in folders of the run.
     """
 
     def train_one(short: Config, cell: RecurrentGenotype, run: Run) -> dict[str, float]:
@@ -281,17 +282,13 @@ def baseline(
         training_results.random_cells(config, genotype),
         dataclasses.replace(config, random_cells=0),
     )
-    try:
-        results = {
-            "--arch": own,
-            **training_results.trained(alone, folder, "random", cells, train_one),
-        }
-    except Stop as stop:  # going on with this run goes on with the random cells
-        raise Stop(re.sub(r"(--resume=.*)[/\\]random-\d+$", r"\1", str(stop)), stop.code) from stop
+    way = runs.again(folder)  # going on with this run goes on with the random cells
+    others = training_results.trained(alone, folder, "random", cells, train_one, way)
+    results = {"--arch": perplexities, **others}
     print("perplexity: valid       test")
-    for name, found in sorted(results.items(), key=lambda item: item[1]["valid_perplexity"]):
+    for name, values in sorted(results.items(), key=lambda item: item[1]["valid_perplexity"]):
         print(
-            f"{found['valid_perplexity']:17.2f}  {found['test_perplexity']:9.2f}  {name}",
+            f"{values['valid_perplexity']:17.2f}  {values['test_perplexity']:9.2f}  {name}",
             flush=True,
         )
     files.replace_text(folder / "baseline.json", json.dumps(results, indent=1) + "\n")
@@ -327,8 +324,9 @@ def test_again(config: Config) -> None:
 
 
 def estimate(config: Config, program: Program) -> None:
-    """Prints what a training would take, from the compiled step of the longest windows; trains
-    nothing.
+    """Prints the parameters of the network and an estimate of the training; trains nothing.
+
+    The estimate is that of the compiled step of the longest windows.
     """
     training, longest = jax.eval_shape(program.init), program.steps[max(program.steps)]
     print(f"parameters of the network    {num_params(training.state):,}")

@@ -1,6 +1,4 @@
-"""What `evaluate.py` trains on a text and how: its flags, the presets of texts, the cells that
---arch names, its windows.
-"""
+"""Settings of trainings on texts: flags, presets, the cells that --arch names, and windows."""
 
 import dataclasses
 from typing import ClassVar
@@ -104,8 +102,9 @@ def check(config: Config) -> Config:
 
 
 def resolve(arch: str, flag: str = "--arch") -> RecurrentGenotype:
-    """The recurrent genotype that a name, a run folder, a file or a text stands for; a name goes
-    without its `RNN_`.
+    """The recurrent genotype that a name, a run folder, a file or a text stands for.
+
+    A name goes without its `RNN_`.
     """
     known = f"RNN_{arch}" in genotypes.PUBLISHED
     genotype = recipes.named(f"RNN_{arch}" if known else arch, flag)
@@ -115,8 +114,9 @@ def resolve(arch: str, flag: str = "--arch") -> RecurrentGenotype:
 
 
 def paddings(config: Config) -> list[int]:
-    """Rows that windows are padded to: few, as each is a program of its own, and near the windows'
-    own.
+    """Numbers of rows that windows are padded to.
+
+    They are few, as each is a program of its own, and near the windows' own.
     """
     return sorted(
         {
@@ -131,7 +131,7 @@ def windows(config: Config, rows: int, epoch: int) -> np.ndarray:
     """Start and length of one epoch's windows, [steps, 2]."""
     longest = config.bptt + config.max_seq_len_delta
     shortest = min(5, config.bptt)
-    found = text.random_windows(
+    columns = text.random_windows(
         config.seed, epoch, rows, config.bptt, config.deviation, shortest, longest
     )
-    return np.stack(found, axis=1).astype(np.int32)
+    return np.stack(columns, axis=1).astype(np.int32)

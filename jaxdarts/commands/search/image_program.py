@@ -1,5 +1,6 @@
-"""The program of a search on images: compiled functions of all seeds on all devices, and the order
-of the images.
+"""The program of a search on images.
+
+Compiled functions of all seeds on all devices, and the order of the images.
 """
 
 from collections.abc import Callable

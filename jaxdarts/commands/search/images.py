@@ -134,14 +134,22 @@ def check_fork(config: Config, steps_per_epoch: int) -> None:
             f" step {step}, only {', '.join(map(str, kept))}",
             2,
         )
+    try:
+        runs.checkpoint.check(folder / str(step))
+    except ValueError as error:
+        raise Stop(
+            f"--fork={config.fork} --fork_epoch={config.fork_epoch}: {folder / str(step)}: {error};"
+            f" there are checkpoints of steps {', '.join(map(str, kept))}",
+            2,
+        ) from error
 
 
 def estimate(config: Config, dataset: images.Dataset) -> None:
     """Prints what a run would take, from the compiled step; trains nothing."""
     megabytes = []
     for remat in sorted({False, config.remat}):
-        own = dataclasses.replace(config, remat=remat)
-        program = build(own, dataset)
+        run_config = dataclasses.replace(config, remat=remat)
+        program = build(run_config, dataset)
         num = len(program.devices)
         training = jax.eval_shape(program.init)
         indices = np.zeros((config.num_seeds, config.batch_size // num), np.int32)
@@ -149,7 +157,9 @@ def estimate(config: Config, dataset: images.Dataset) -> None:
         print(f"parameters of the supernet   {search_results.num_params(config, training):,}")
         arguments = (training, program.data, indices, indices, keys)
         megabytes.append(
-            runs.estimate(own, program.step, program.devices, arguments, program.steps_per_epoch)
+            runs.estimate(
+                run_config, program.step, program.devices, arguments, program.steps_per_epoch
+            )
         )
     if config.remat and not math.isnan(megabytes[0] - megabytes[1]):
         print(f"--remat saves                {megabytes[0] - megabytes[1]:,.1f} MB a device")
@@ -161,9 +171,9 @@ def parse(arguments: Sequence[str] | command_line.Line) -> Config:
 
 
 def main(arguments: Sequence[str] | command_line.Line) -> None:
-    asked = parse(arguments)
-    checks.check_flags(asked)
-    with hosts.joined(asked, "search") as (config, folder):
+    config_given = parse(arguments)
+    checks.check_flags(config_given)
+    with hosts.joined(config_given, "search") as (config, folder):
         check(config)
         runs.use_cache(config)
         dataset = datasets.load(config)
@@ -173,13 +183,14 @@ def main(arguments: Sequence[str] | command_line.Line) -> None:
 
 
 def run_search(config: Config, dataset: images.Dataset, folder: Path | None = None) -> None:
-    """Searches, and again with more weight decay for as long as that is asked for and the search
-    stops early (DARTS-ADA).
+    """Searches, and again with more weight decay while the search stops early (DARTS-ADA).
+
+    It repeats for as long as that is asked for.
     """
     program = build(config, dataset)
     if config.fork and not config.resume:
         check_fork(config, program.steps_per_epoch)
-    with runs.open_run(config, "search", folder) as opened:
+    with runs.open_run(config, "search", runs.again(folder) if folder else "") as opened:
         stop = search(
             dataclasses.replace(config, run_dir=str(opened.folder)), dataset, program, opened
         )
@@ -203,8 +214,9 @@ def search(
     run: Run,
     stop: Callable[[], str | None] = lambda: None,
 ) -> tuple[int, str] | None:
-    """The search itself: epochs of steps, an evaluation and a checkpoint after each, the report in
-    the end.
+    """Runs a search on images: epochs of steps, and the report in the end.
+
+    There is an evaluation and a checkpoint after each epoch.
 
     `stop` is asked after each epoch for a reason to go on to the report; the search can be resumed
     after it.

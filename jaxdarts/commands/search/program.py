@@ -1,5 +1,6 @@
-"""Parts that searches on images and on texts have in common: pure functions of the program, and
-what the loop asks of a search.
+"""Parts that searches on images and on texts have in common.
+
+Pure functions of the program, and what the loop asks of a search.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -34,8 +35,10 @@ def searches(
     params_tx: optax.GradientTransformation,
     arch_tx: optax.GradientTransformation,
 ) -> Searches:
-    """Both searches, over devices; their states are of one form. A step of the warm-up trains
-    weights only: it costs no hypergradient.
+    """The search and its warm-up, over devices.
+
+    Their states are of one form. A step of the warm-up trains weights only: it costs no
+    hypergradient.
     """
     both = (
         bilevel_search(objective, one, params_tx, arch_tx, axis_name=parallel.AXIS)
@@ -51,7 +54,7 @@ def start_of(
     metrics: Iterable[str],
     carry: tuple[Carry, Carry] = ((), ()),
 ) -> runs.Training[SearchState]:
-    """What the searches of all seeds start from."""
+    """Initial states of the searches of all seeds."""
 
     def init(key: Key[Array, ""]) -> SearchState:
         params_key, search_key = jax.random.split(key)

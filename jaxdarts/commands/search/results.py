@@ -7,7 +7,7 @@ import itertools
 import json
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,25 +41,35 @@ class History:
         self.alphas: dict[str, list[np.ndarray]] = {}
         if resume_step:
             try:
-                saved = files.read_arrays(folder / "alphas.npz")
+                saved = _alphas(folder / "alphas.npz", space)
                 kept = saved["step"] <= resume_step
                 self.alphas = {name: list(values[kept]) for name, values in saved.items()}
-            except (OSError, ValueError, KeyError) as error:
+            except (OSError, ValueError) as error:
                 log.info("alphas.npz starts anew, the old one cannot be read: %s", error)
 
     def write(
         self, step: int, record: dict[str, float], mix: Mapping[str, np.ndarray], genotype: Genotype
     ) -> None:
-        for name, value in {"step": np.int64(step), **mix}.items():
-            self.alphas.setdefault(name, []).append(np.asarray(value))
+        if step not in self._steps_of_alphas():
+            for name, value in {"step": np.int64(step), **mix}.items():
+                self.alphas.setdefault(name, []).append(np.asarray(value))
         arrays = {name: np.stack(values) for name, values in self.alphas.items()}
         files.replace_arrays(self.folder / "alphas.npz", arrays)
         files.replace_text(self.folder / "genotype.json", genotypes.to_json(genotype))
-        self.records.write(step, record)
+        if step not in self.records.steps:
+            self.records.write(step, record)
         if "valid_accuracy" in record:
             files.replace_text(
                 self.folder / "sizes.json", json.dumps(self.sizes(), indent=2) + "\n"
             )
+
+    @property
+    def steps(self) -> set[int]:
+        """The steps of which nothing is lost."""
+        return self.records.steps.intersection(self._steps_of_alphas())
+
+    def _steps_of_alphas(self) -> list[int]:
+        return [int(step) for step in self.alphas.get("step", ())]
 
     def close(self) -> None:
         """Closes the files that records go to."""
@@ -67,20 +77,32 @@ class History:
 
     def mix(self, epoch: int | None = None) -> dict[str, Any]:
         """The mix after an epoch, or after the last one."""
-        i = -1 if epoch is None else [record["epoch"] for record in self.rows].index(epoch)
+        if epoch is None:
+            return self._mix(-1)
+        for i, record in self.rows():
+            if record["epoch"] == epoch:
+                return self._mix(i)
+        raise runs.Stop(
+            f"{self.folder / 'alphas.npz'} has lost its entry of epoch {epoch}, the one that"
+            " counts: restore the file from a copy, or search anew with another --run_dir",
+            2,
+        )
+
+    def _mix(self, i: int) -> dict[str, Any]:
         return {name: values[i] for name, values in self.alphas.items() if name != "step"}
 
-    @property
-    def rows(self) -> list[dict]:
-        """The records that alphas.npz has entries for."""
-        return self.records.all[-len(self.alphas["step"]) :]
+    def rows(self) -> Iterator[tuple[int, dict]]:
+        """The records that alphas.npz has entries for, each with the number of its entry."""
+        by_step = {record["step"]: record for record in self.records.all}
+        for i, step in enumerate(self._steps_of_alphas()):
+            if step in by_step:
+                yield i, by_step[step]
 
     def sizes(self) -> dict[str, dict]:
         """The best epoch for every number of convolutions in the cells (MiLeNAS, section 3.3)."""
         best: dict[str, dict] = {}
-        for i, record in enumerate(self.rows):
-            mix: Any = {name: values[i] for name, values in self.alphas.items() if name != "step"}
-            genotype = self.space.discretize(mix)
+        for i, record in self.rows():
+            genotype = self.space.discretize(self._mix(i))
             size = ",".join(
                 str(convolutions(ops)) for ops in operations(self.space, genotype).values()
             )
@@ -90,13 +112,30 @@ class History:
         return best
 
 
+def _alphas(path: Path, space: Space) -> dict[str, np.ndarray]:
+    """What `History` wrote: the step, and the mix of every cell, of every entry.
+
+    Raises:
+        OSError, ValueError: if the file is missing, or holds anything else.
+    """
+    saved = files.read_arrays(path, ("step", *space.cells))
+    steps = saved["step"]
+    if steps.ndim != 1 or steps.dtype.kind != "i":
+        raise ValueError(f"{path}: step is no list of integers")
+    for name, choices in space.cells.items():
+        shape, values = (len(steps), *choices.shape), saved[name]
+        if values.shape != shape or values.dtype.kind != "f" or not np.all(np.isfinite(values)):
+            raise ValueError(f"{path}: {name} is not of {shape} finite numbers")
+    return saved
+
+
 def operations(space: Space, genotype: Any) -> dict[str, list[str]]:
     """What every cell of a genotype computes with; rows that choose sources are no cells of
     operations.
     """
-    own = of_genotype(genotype)
+    chosen = of_genotype(genotype)
     return {
-        name: [op for (op,) in own[name].ops]
+        name: [op for (op,) in chosen[name].ops]
         for name, choices in space.cells.items()
         if choices.picks is None
     }
@@ -123,10 +162,12 @@ def forked(config: Any, run: runs.Run, training: Any, length: int) -> Any:
     source, step = Path(config.fork), (config.fork_epoch + 1) * length
     if not (source / "checkpoints").is_dir():
         raise runs.Stop(f"--fork={source}: not the folder of a search", 2)
-    with runs.checkpoint.open_folder(source / "checkpoints", keep=None) as checkpoints:
-        saved = runs.checkpoint.restore(
-            checkpoints, runs.saved_form(training, jnp.float32(0)), None, step
-        )
+    like = runs.saved_form(training, jnp.float32(0))
+    try:
+        with runs.checkpoint.open_folder(source / "checkpoints", keep=None) as checkpoints:
+            saved = runs.checkpoint.restore(checkpoints, like, None, step)
+    except runs.checkpoint.Unusable as error:
+        raise runs.Stop(f"--fork={source}: {error}; name another --fork_epoch", 2) from error
     for name in ("metrics.jsonl", "alphas.npz"):
         shutil.copy(source / name, run.folder / name)
     runs.checkpoint.save(run.checkpoints, step, saved, runs.frozen(config))
@@ -183,7 +224,7 @@ def finish_epoch(
         extra["eigenvalue"] = np.asarray(
             parallel.first(program.eigenvalue(training.state, data, last))
         )
-    for seed, own in enumerate(history):
+    for seed, seed_history in enumerate(history):
         mix = {name: values[seed] for name, values in mixes.items()}
         genotype = program.space.discretize(mix)
         record = dict(facts)
@@ -197,7 +238,7 @@ def finish_epoch(
         for cell, ops in chosen.items():
             record[f"skip_{cell}"] = ops.count("skip_connect")
             record[f"parameter_free_{cell}"] = len(ops) - convolutions(ops)
-        own.write(step, record, mix, genotype)
+        seed_history.write(step, record, mix, genotype)
         if config.num_seeds > 1:
             log.info("seed %d", config.seed + seed)
         log.info("train_acc %f", 100 * record["train_accuracy"])
@@ -261,7 +302,7 @@ def stop_of(config: Any, history: History) -> tuple[int, str] | None:
 
 def stopped(config: Any, history: Sequence[History]) -> str | None:
     """Why the whole search stops, once every seed has a reason."""
-    stops = [stop_of(config, own) for own in history]
+    stops = [stop_of(config, seed_history) for seed_history in history]
     return (
         "; ".join(f"epoch {stop[0]}: {stop[1]}" for stop in stops if stop) if all(stops) else None
     )
@@ -270,9 +311,9 @@ def stopped(config: Any, history: Sequence[History]) -> str | None:
 def derived(config, program, training, data, history: Sequence[History]) -> dict[str, np.ndarray]:
     """The mixes that become genotypes, [seeds, edges, ops] for each cell, as --derive says."""
     params = training.state.params
-    epochs = [stop[0] if (stop := stop_of(config, own)) else None for own in history]
-    own = [history.mix(epoch) for history, epoch in zip(history, epochs, strict=True)]
-    mixes = {name: np.stack([mix[name] for mix in own]) for name in program.space.cells}
+    epochs = [stop[0] if (stop := stop_of(config, one)) else None for one in history]
+    seed_mixes = [history.mix(epoch) for history, epoch in zip(history, epochs, strict=True)]
+    mixes = {name: np.stack([mix[name] for mix in seed_mixes]) for name in program.space.cells}
     key = jax.random.fold_in(jax.random.key(config.seed), 3)
 
     def score(mixes):
@@ -333,16 +374,16 @@ def losses_beside_random(losses: Sequence[Any], log: logging.Logger) -> dict[str
     """Facts about a found cell's loss under the shared weights, the first one, and those of random
     cells.
     """
-    found, *others = map(float, losses)
+    found_loss, *others = map(float, losses)
     log.info(
         "supernet loss of the found cell %f, of %d random cells %f to %f",
-        found,
+        found_loss,
         len(others),
         min(others),
         max(others),
     )
     return {
-        "found_cell_supernet_loss": found,
+        "found_cell_supernet_loss": found_loss,
         "random_cells_supernet_loss": float(np.mean(others)),
     }
 
@@ -350,7 +391,7 @@ def losses_beside_random(losses: Sequence[Any], log: logging.Logger) -> dict[str
 def write_best(
     config: Any,
     folder: Path,
-    found: list,
+    found_cells: list,
     losses: list[float],
     log: logging.Logger,
     sentences: Sequence[str],
@@ -359,9 +400,9 @@ def write_best(
     with a sentence about it and the next command.
     """
     best = int(np.argmin(losses))
-    if len(found) > 1:
-        files.replace_text(folder / "genotype.json", genotypes.to_json(found[best]))
-        for seed, (genotype, loss) in enumerate(zip(found, losses, strict=True)):
+    if len(found_cells) > 1:
+        files.replace_text(folder / "genotype.json", genotypes.to_json(found_cells[best]))
+        for seed, (genotype, loss) in enumerate(zip(found_cells, losses, strict=True)):
             log.info(
                 "seed %d supernet loss of the found cell %f genotype = %s",
                 config.seed + seed,
@@ -400,20 +441,20 @@ def finish(
     log = run.log
     space, params = program.space, training.state.params
     mixes = derived(config, program, training, data, history)
-    found = [space.discretize(mix) for mix in split_seeds(mixes)]
+    found_cells = [space.discretize(mix) for mix in split_seeds(mixes)]
     others, alone = random_cells(config, space), []
-    for candidates in [found, *([other] * len(found) for other in others)]:
+    for candidates in [found_cells, *([other] * len(found_cells) for other in others)]:
         mixes = parallel.stack([one_hot(space.cells, genotype) for genotype in candidates])
         alone.append(validate(program, params, mixes, data, config))
     flat = (
-        neighbourhoods(config, program, params, data, found, alone[0]["accuracy"])
+        neighbourhoods(config, program, params, data, found_cells, alone[0]["accuracy"])
         if config.flatness
-        else [{}] * len(found)
+        else [{}] * len(found_cells)
     )
     sentences = []
-    for seed, (genotype, own) in enumerate(zip(found, history, strict=True)):
+    for seed, (genotype, seed_history) in enumerate(zip(found_cells, history, strict=True)):
         accuracy = float(alone[0]["accuracy"][seed])
-        gap = float(own.records.all[-1]["valid_accuracy"]) - accuracy
+        gap = float(seed_history.records.all[-1]["valid_accuracy"]) - accuracy
         losses = losses_beside_random([metrics["loss"][seed] for metrics in alone], log)
         log.info(
             "supernet accuracy of the found cell %f, %f below that of the mix",
@@ -426,7 +467,7 @@ def finish(
         facts = {
             "dataset": config.dataset,
             "algorithm": config.algorithm,
-            "epochs": len(own.records.all),
+            "epochs": len(seed_history.records.all),
             "supernet_parameters": num_params(config, parallel.first(training)),
             **summary.costs(genotype, space, config.dataset, classes, shape),
             **losses,
@@ -434,22 +475,29 @@ def finish(
             "discretisation_gap_accuracy": gap,
             "largest_class_share": summary.largest_class_share(dataset.train.labels),
             **flat[seed],
-            "wall_time": sum(record["seconds"] for record in own.records.all),
+            "wall_time": sum(record["seconds"] for record in seed_history.records.all),
         }
-        sentences.append(write_result(config, own, genotype, config.seed + seed, facts, log))
+        sentences.append(
+            write_result(config, seed_history, genotype, config.seed + seed, facts, log)
+        )
     losses = [float(loss) for loss in alone[0]["loss"]]
-    write_best(config, run.folder, found, losses, log, sentences)
+    write_best(config, run.folder, found_cells, losses, log, sentences)
 
 
 def write_result(
-    config: Any, own: History, genotype: Any, seed: int, facts: dict[str, Any], log: logging.Logger
+    config: Any,
+    history: History,
+    genotype: Any,
+    seed: int,
+    facts: dict[str, Any],
+    log: logging.Logger,
 ) -> str:
     """Writes the derived cell of one seed, as JSON and drawn, the facts about it and the report;
     images and texts alike.
 
     Returns what was found, in a sentence.
     """
-    folder, space = own.folder, own.space
+    folder, space = history.folder, history.space
     cells, chosen = space.cells, operations(space, genotype)
     wrong = summary.warnings(config, facts, chosen, PARAMETER_FREE.__contains__)
     for warning in wrong:
@@ -462,9 +510,9 @@ def write_result(
         folder / "report.html",
         title=f"Search on {config.dataset}, seed {seed}",
         config=dataclasses.asdict(config),
-        records=own.records.all,
+        records=history.records.all,
         genotype=genotype,
-        mixes={name: np.stack(values) for name, values in own.alphas.items() if name in cells},
+        mixes={name: np.stack(values) for name, values in history.alphas.items() if name in cells},
         edges={name: choices.edges for name, choices in cells.items()},
         ops={name: choices.ops for name, choices in cells.items()},
         facts=summary.labelled(facts, space, config.dataset),
@@ -477,15 +525,18 @@ def write_result(
 
 
 def neighbourhoods(
-    config, program, params, data, found: list, accuracies: np.ndarray
+    config, program, params, data, found_cells: list, accuracies: np.ndarray
 ) -> list[dict[str, float]]:
     """How flat every seed's cell is; seeds are evaluated together, neighbour by neighbour."""
     cells = program.space.cells
-    shells = [flatness.shell(cells, genotype) for genotype in found]
+    shells = [flatness.shell(cells, genotype) for genotype in found_cells]
     scores = []
     for neighbours in itertools.zip_longest(*shells):
         mixes = parallel.stack(
-            [one_hot(cells, other or own) for other, own in zip(neighbours, found, strict=True)]
+            [
+                one_hot(cells, other or cell)
+                for other, cell in zip(neighbours, found_cells, strict=True)
+            ]
         )
         scores.append(
             validate(program, params, mixes, data, config, config.derive_batches)["accuracy"]

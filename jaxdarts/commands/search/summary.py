@@ -1,5 +1,6 @@
-"""What a search tells its user: the figures, warnings and commands at the head of the report, and
-the last sentence of the log.
+"""The results of a search in words: the head of the report and the last sentence of the log.
+
+The head has figures, warnings and commands.
 """
 
 import math
@@ -26,8 +27,9 @@ COSTS = {"parameters": "parameters", "multiply_adds": "multiply-adds"}
 def costs(
     genotype: Any, space: Space, dataset: str, num_classes: int, shape: tuple[int, int, int]
 ) -> dict[str, int]:
-    """Parameters and multiply-adds of the network of a cell: at the published size, and at the size
-    that `jaxdarts evaluate` trains.
+    """Parameters and multiply-adds of the network of a cell.
+
+    They are given at the published size, and at the size that `jaxdarts evaluate` trains.
     """
     published = network_cost(genotype, *evaluated(space), num_classes, shape)
     stem = sizes.has_imagenet_stem(space, dataset)
@@ -75,7 +77,7 @@ def largest_class_share(labels: np.ndarray) -> float:
 
 
 def degenerate(record: Mapping[str, Any], cell: str, operations: int) -> str | None:
-    """What is wrong with a cell of skip connections, or without parameters; None where nothing is.
+    """Warning about a cell of skip connections, or without parameters; None for other cells.
 
     Args:
         record: of the epoch that the cell is from, with `skip_<cell>` and `parameter_free_<cell>`.
@@ -97,7 +99,7 @@ def warnings(
     chosen: Mapping[str, Sequence[str]],
     is_free: Any,
 ) -> list[str]:
-    """What a user should know before the cell is trained.
+    """Warnings that a user should read before the cell is trained.
 
     Args:
         config: the configuration of the search.
@@ -148,7 +150,7 @@ def next_command(config: Any, folder: Path) -> str:
 
 
 def sentence(facts: Mapping[str, Any], space: Space, dataset: str) -> str:
-    """What a search has found, in one sentence."""
+    """The result of a search, in one sentence."""
     loss, random_loss = facts["found_cell_supernet_loss"], facts["random_cells_supernet_loss"]
     order = "better" if loss < random_loss else "not better"
     if "found_cell_supernet_accuracy" in facts:

@@ -162,7 +162,7 @@ def build(config: Config, words: text.Text) -> Program:
                 "regularisation": jnp.float32(0)
             }
             state, metrics = search.step(dataclasses.replace(state, carry=carry), train, valid)
-            carry = jax.tree.map(lambda hidden: parallel.whole(hidden, axis), state.carry)
+            carry = jax.tree.map(lambda hidden: parallel.gather(hidden, axis), state.carry)
             return dataclasses.replace(state, carry=carry), metrics
 
         return programs.compiled(step, devices, (0, None, None))
@@ -198,8 +198,9 @@ def build(config: Config, words: text.Text) -> Program:
 
 
 def windows(config: Config, rows: tuple[int, int], epoch: int) -> np.ndarray:
-    """One epoch's windows, [steps, 4]: start and length in the training stream, start and length in
-    the validation stream.
+    """Windows of one epoch, [steps, 4].
+
+    Start and length in the training stream, start and length in the validation stream.
 
     They are the same for all seeds, so that the epochs of all have as many steps. The validation
     window starts where the training window does, modulo the length of its stream, and has as many
@@ -243,14 +244,15 @@ def main(arguments: Sequence[str] | command_line.Line) -> None:
 
 
 def search(config: Config, words: text.Text, program: Program, run: Run) -> None:
-    """The search itself: epochs of steps, an evaluation and a checkpoint after each, the report in
-    the end.
+    """Runs a search on texts: epochs of steps, and the report in the end.
+
+    There is an evaluation and a checkpoint after each epoch.
     """
     log = run.log
 
     def steps(epoch: int) -> Callable[[Searched, int], Searched]:
-        places = windows(config, program.rows, epoch)
-        on_devices = np.broadcast_to(places, (len(program.devices), *places.shape))
+        drawn = windows(config, program.rows, epoch)
+        on_devices = np.broadcast_to(drawn, (len(program.devices), *drawn.shape))
         step = program.warm_up_step if epoch < config.arch_warmup else program.step
         return lambda training, i: step(training, program.data, on_devices[:, i])
 
@@ -314,35 +316,38 @@ def finish(
     history: Sequence[History],
     run: Run,
 ) -> None:
-    """Derives the cells, compares them with random ones under the shared weights, draws them and
-    writes the reports.
+    """Derives the cells, compares them with random ones, and writes the reports.
+
+    The comparison is under the shared weights; the cells are drawn.
     """
     space, log = program.space, run.log
-    mixes = parallel.stack([own.mix() for own in history])
+    mixes = parallel.stack([seed_history.mix() for seed_history in history])
     key = jax.random.fold_in(jax.random.key(config.seed), 3)
     mixes = search_results.chosen(
         config, space, mixes, lambda mixes: -validate(program, training, mixes), key
     )
-    found = [space.discretize(mix) for mix in search_results.split_seeds(mixes)]
+    found_cells = [space.discretize(mix) for mix in search_results.split_seeds(mixes)]
     others, losses = search_results.random_cells(config, space), []
-    for candidates in [found, *([other] * len(found) for other in others)]:
+    for candidates in [found_cells, *([other] * len(found_cells) for other in others)]:
         mixes = parallel.stack([one_hot(space.cells, genotype) for genotype in candidates])
         losses.append(validate(program, training, mixes))
     sentences = []
-    for seed, (genotype, own) in enumerate(zip(found, history, strict=True)):
+    for seed, (genotype, seed_history) in enumerate(zip(found_cells, history, strict=True)):
         compared = search_results.losses_beside_random([loss[seed] for loss in losses], log)
         facts = {
             "dataset": config.dataset,
             "algorithm": config.algorithm,
-            "epochs": len(own.records.all),
+            "epochs": len(seed_history.records.all),
             "vocabulary": len(words.vocabulary),
             "supernet_parameters": search_results.num_params(config, parallel.first(training)),
             **compared,
-            "wall_time": sum(record["seconds"] for record in own.records.all),
+            "wall_time": sum(record["seconds"] for record in seed_history.records.all),
         }
         sentences.append(
-            search_results.write_result(config, own, genotype, config.seed + seed, facts, log)
+            search_results.write_result(
+                config, seed_history, genotype, config.seed + seed, facts, log
+            )
         )
     search_results.write_best(
-        config, run.folder, found, [float(loss) for loss in losses[0]], log, sentences
+        config, run.folder, found_cells, [float(loss) for loss in losses[0]], log, sentences
     )

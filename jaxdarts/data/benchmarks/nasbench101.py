@@ -1,5 +1,6 @@
-"""NAS-Bench-101 as a table, from its record file (`nasbench_only108.tfrecord` or
-`nasbench_full.tfrecord`).
+"""NAS-Bench-101 as a table, from its record file.
+
+The file is `nasbench_only108.tfrecord` or `nasbench_full.tfrecord`.
 
 A record is one training: JSON of [fingerprint, epochs, adjacency as a row of digits, operations
 with commas, base64 of a message of the benchmark's protocol buffers]. Accuracies in it are
@@ -50,13 +51,15 @@ class Row(NamedTuple):
 
 
 class Table(Mapping[GraphGenotype, Row]):
-    """Rows by cell. Any graph that is the same cell finds the row; iteration gives the graph that
-    the file has.
+    """Rows of NAS-Bench-101 by cell.
+
+    Any graph that is the same cell finds the row; iteration gives the graph that the file has.
     """
 
     def __init__(self, rows: Mapping[str, tuple[str, str, Row]]):
-        """rows: fingerprint -> (adjacency, operations, row), graphs as the file writes them, which
-        takes less memory.
+        """Makes the table from fingerprint -> (adjacency, operations, row).
+
+        Graphs are as the file writes them, which takes less memory.
         """
         self._rows = rows
 
@@ -122,8 +125,8 @@ def read(path: str | os.PathLike, epochs: int = 108) -> Table:
             tested.setdefault(fingerprint, []).append(after.test_accuracy)
     rows = {}
     for fingerprint, (adjacency, operations, parameters) in graphs.items():
-        for length, found in ((epochs, searched), (108, tested)):
-            if fingerprint not in found:
+        for length, records in ((epochs, searched), (108, tested)):
+            if fingerprint not in records:
                 raise ValueError(
                     f"{path} has no training of {length} epochs of {_graph(adjacency, operations)}"
                 )
@@ -173,10 +176,12 @@ def _metrics_class() -> Any:
     )
 
     def message(name: str, *fields: tuple[str, int, bool, str | None]) -> None:
-        own = file.message_type.add(name=name)
+        descriptor = file.message_type.add(name=name)
         for number, (field_name, kind, repeated, of) in enumerate(fields, 1):
             label = field.LABEL_REPEATED if repeated else field.LABEL_OPTIONAL
-            own.field.add(name=field_name, number=number, type=kind, label=label, type_name=of)
+            descriptor.field.add(
+                name=field_name, number=number, type=kind, label=label, type_name=of
+            )
 
     numbers = (
         "current_epoch",

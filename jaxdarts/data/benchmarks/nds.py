@@ -1,5 +1,6 @@
-"""The DARTS space as the network design spaces have it: trained networks of random cells, of
-several widths and depths.
+"""The DARTS space as the network design spaces (NDS) have it.
+
+Trained networks of random cells, of several widths and depths.
 
 Reads the JSON files of Radosavovic, Johnson, Xie, Lo & Dollar, `On Network Design Spaces for Visual
 Recognition <https://arxiv.org/abs/1905.13214>`_, ICCV 2019 (github.com/facebookresearch/nds):

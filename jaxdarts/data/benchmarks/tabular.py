@@ -44,7 +44,7 @@ EPOCHS = 12
 
 @runtime_checkable
 class Known(Protocol):
-    """What every table's rows tell, as in `Trial`."""
+    """Fields that the rows of every table have, as in `Trial`."""
 
     @property
     def value(self) -> float: ...
@@ -152,8 +152,9 @@ def _read(
 
 
 def column(path: str | os.PathLike, name: str) -> dict[Any, float]:
-    """One column of numbers of such a table, NaN included: parameters, or a score that somebody has
-    computed.
+    """One column of numbers of a table, NaN included.
+
+    Such a column holds parameters, or a score that somebody has computed.
 
     Raises:
         OSError, ValueError: as `read`.
@@ -162,8 +163,9 @@ def column(path: str | os.PathLike, name: str) -> dict[Any, float]:
 
 
 def evaluate(table: Mapping[Any, Known], genotype: Any, epochs: int | None = None) -> Trial:
-    """What a table knows about an architecture: what a search sees and pays for, and what is for
-    the report.
+    """A trial of an architecture from a table.
+
+    It has what a search sees and pays for, and what is for the report.
 
     Args:
         table: of `read`, `read_sizes`, `data.nasbench101.read` or `data.nds.read`.
@@ -243,8 +245,9 @@ def _number(where: str, name: str, text: str | None) -> float:
 
 
 def canonical(genotype: TopologyGenotype) -> str:
-    """A text that is the same for cells which the benchmark's authors count as one: 6,466 of the
-    15,625 are left.
+    """A text that is the same for cells which the benchmark's authors count as one.
+
+    6,466 of the 15,625 are left.
 
     It writes the output as a sum of nested operations, where a skip connection stands for its
     source, and `none`, or any operation on `none`, for `#`; terms are sorted. This is their form to

@@ -28,8 +28,9 @@ _PROBE_SECONDS = 8.0
 
 
 class Split(NamedTuple):
-    """One split of an archive: `columns` holds what TFDS stores beside the image, one value per
-    example.
+    """Images of one split of an archive, and its columns.
+
+    `columns` holds what TFDS stores beside the image, one value per example.
     """
 
     images: np.ndarray
@@ -77,7 +78,7 @@ def prepare(builder: Any) -> None:
     if any(not _is_cached(downloads / builder.name, *info) for info in missing.values()):
         url = next(iter(missing.values()))[0]
         if problem := _probe(url):
-            raise FileNotFoundError(_how_to_place(builder.name, downloads, missing, problem))
+            raise FileNotFoundError(_how_to_provide(builder.name, downloads, missing, problem))
 
     def split_generators(dl_manager):
         fetched = (
@@ -103,16 +104,17 @@ def prepare(builder: Any) -> None:
         if not builder.data_path.exists():
             if type(error).__module__.startswith("requests."):
                 raise FileNotFoundError(
-                    _how_to_place(builder.name, downloads, missing, error)
+                    _how_to_provide(builder.name, downloads, missing, error)
                 ) from error
             raise
     except download.DownloadError as error:
-        raise FileNotFoundError(_how_to_place(builder.name, downloads, missing, error)) from error
+        raise FileNotFoundError(_how_to_provide(builder.name, downloads, missing, error)) from error
 
 
 def _examples(split: Split) -> Iterator[tuple[int, dict[str, Any]]]:
-    """TFDS' examples; their keys, on which TFDS' storage order depends, are the indices that its
-    own builders use.
+    """Examples as TFDS stores them.
+
+    TFDS' storage order depends on their keys, which are the indices that its own builders use.
     """
     pil = require("PIL.Image", "pillow", "encoding images")
     for i, image in enumerate(split.images):
@@ -234,7 +236,7 @@ RECIPES: Mapping[str, Recipe] = {
 
 
 def _find_by_hand(manual: Path, name: str, infos: Mapping[str, tuple[str, Any]]) -> dict[str, Path]:
-    found = {}
+    paths = {}
     for filename, (url, info) in infos.items():
         # A set's own folder comes first: the archives of mnist and fashion_mnist have the same
         # names.
@@ -249,8 +251,8 @@ def _find_by_hand(manual: Path, name: str, infos: Mapping[str, tuple[str, Any]])
                 f" ({path.stat().st_size} bytes), TFDS expects {info.checksum} ({int(info.size)}"
                 f" bytes); put {url} into {manual / name} or remove the file"
             )
-        found[filename] = path
-    return found
+        paths[filename] = path
+    return paths
 
 
 def _is_cached(folder: Path, url: str, info: Any) -> bool:
@@ -263,8 +265,9 @@ def _is_cached(folder: Path, url: str, info: Any) -> bool:
 
 
 def _probe(url: str) -> str | None:
-    """Returns why the address cannot be reached, or None; honours proxies and takes at most
-    `_PROBE_SECONDS`.
+    """Returns why the address cannot be reached, or None.
+
+    Honours proxies and takes at most `_PROBE_SECONDS`.
     """
     problem: list[str | None] = [f"no answer within {_PROBE_SECONDS:.0f} s"]
 
@@ -287,7 +290,7 @@ def _probe(url: str) -> str | None:
     return problem[0]
 
 
-def _how_to_place(
+def _how_to_provide(
     name: str, downloads: Path, missing: Mapping[str, tuple[str, Any]], problem: object
 ) -> str:
     urls = [url for url, _ in missing.values()]

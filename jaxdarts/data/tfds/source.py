@@ -1,5 +1,6 @@
-"""Reads the image-classification sets of TensorFlow Datasets, with TensorFlow only where nothing
-else will do.
+"""Reads the image-classification sets of TensorFlow Datasets.
+
+TensorFlow is used only where nothing else will do.
 """
 
 import difflib
@@ -9,13 +10,13 @@ import io
 import os
 import re
 import uuid
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jaxdarts import files
 from jaxdarts.data.optional import require
 from jaxdarts.data.tfds import prepare as tfds_prepare
 
@@ -70,19 +71,20 @@ def held_out(builder: Any) -> list[str]:
     Raises:
         ValueError: if there is none, or none to train on.
     """
-    found = [split for split in ("test", "validation") if split in builder.info.splits]
-    if not found or "train" not in builder.info.splits:
+    testable = [split for split in ("test", "validation") if split in builder.info.splits]
+    if not testable or "train" not in builder.info.splits:
         splits = list(builder.info.splits)
         raise ValueError(
             f"{builder.info.full_name} has the splits {splits}; needed are train, and test or"
             " validation"
         )
-    return found
+    return testable
 
 
 def random_access(builder: Any, split: str) -> tuple[int, Callable[[int], tuple[bytes, int]]]:
-    """The number of examples of a split, and place -> (image as stored, label), which threads may
-    share.
+    """Number of examples of a split, and a function that reads one of them.
+
+    The function is index -> (image as stored, label); threads may share it.
 
     Raises:
         ValueError: if the set is not prepared as `array_record`, or the split is empty.
@@ -99,8 +101,8 @@ def random_access(builder: Any, split: str) -> tuple[int, Callable[[int], tuple[
     if not len(source):
         raise ValueError(f"{builder.name}: the split {split} is empty")
 
-    def read(place: int) -> tuple[bytes, int]:
-        record = source[place]
+    def read(index: int) -> tuple[bytes, int]:
+        record = source[index]
         return record[image_key], int(record[label_key])
 
     return len(source), read
@@ -244,28 +246,25 @@ def _decode(encoded: bytes, channels: int) -> np.ndarray:
 
 def _identity(folder: Path) -> str:
     """Changes whenever the prepared folder is written anew."""
-    files = sorted(
+    entries = sorted(
         (path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in folder.iterdir()
     )
-    return hashlib.sha256(repr(("1", files)).encode()).hexdigest()
+    return hashlib.sha256(repr(("1", entries)).encode()).hexdigest()
 
 
 def _read_cache(cache: Path, identity: str) -> Mapping[str, np.ndarray] | None:
     try:
-        # The file is opened here, because np.load leaves it open when it fails.
-        with cache.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            return (
-                {name: stored[name] for name in _ARRAYS}
-                if str(stored["identity"]) == identity
-                else None
-            )
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        if str(files.read_arrays(cache, ("identity",))["identity"]) != identity:
+            return None
+        return files.read_arrays(cache, _ARRAYS)
+    except (OSError, ValueError):
         return None
 
 
 def _write_cache(cache: Path, identity: str, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes the file whole or not at all; where the folder is read-only or full, the next start
-    decodes again.
+    """Writes the file whole or not at all.
+
+    Where the folder is read-only or full, the next start decodes again.
     """
     temporary = cache.with_name(f".{cache.stem}-{uuid.uuid4().hex}.npz")
     try:

@@ -1,5 +1,6 @@
-"""TFRecord files, read without TensorFlow: records of bytes, each with checksums, one after the
-other.
+"""TFRecord files, read without TensorFlow.
+
+They are records of bytes, each with checksums, one after the other.
 
 A record is its length (8 bytes, little endian), the checksum of those, the data, and the checksum
 of the data. A checksum is CRC-32C, rotated and shifted ("masked") so that checksums of data with
@@ -37,36 +38,37 @@ def read(path: str | os.PathLike) -> Iterator[bytes]:
         # Together: a checksum is a step for every byte, and a step costs about the same for one
         # record and for thousands.
         while batch := list(itertools.islice(records, _BATCH)):
-            found = masked_checksums([data for _, data, _ in batch])
-            for (place, data, expected), checksum in zip(batch, found.tolist(), strict=True):
+            checksums = masked_checksums([data for _, data, _ in batch])
+            for (offset, data, expected), checksum in zip(batch, checksums.tolist(), strict=True):
                 if checksum != expected:
                     raise ValueError(
-                        f"{path} is damaged: the record at byte {place} does not have its checksum"
+                        f"{path} is damaged: the record at byte {offset} does not have its checksum"
                     )
                 yield data
 
 
 def _split(path: Path, file: BinaryIO) -> Iterator[tuple[int, bytes, int]]:
-    """(place in the file, data, its checksum) of every record; lengths are verified, since all
-    depends on them.
+    """Every record of a file: (offset in the file, data, its checksum).
+
+    Lengths are verified, since all depends on them.
     """
-    place = 0
+    offset = 0
     while head := file.read(12):
         if len(head) < 12:
             raise ValueError(
-                f"{path} is cut off, or no TFRecord file: the record at byte {place} has no length"
+                f"{path} is cut off, or no TFRecord file: the record at byte {offset} has no length"
             )
         length, checksum = struct.unpack("<QI", head)
         if _masked_checksum(head[:8]) != checksum or length > _LONGEST:
             raise ValueError(
-                f"{path} is damaged, or no TFRecord file: the length of the record at byte {place}"
+                f"{path} is damaged, or no TFRecord file: the length of the record at byte {offset}"
                 " is wrong"
             )
         body = file.read(length + 4)
         if len(body) < length + 4:
-            raise ValueError(f"{path} is cut off: the record at byte {place} is not whole")
-        yield place, body[:length], struct.unpack("<I", body[length:])[0]
-        place += 16 + length
+            raise ValueError(f"{path} is cut off: the record at byte {offset} is not whole")
+        yield offset, body[:length], struct.unpack("<I", body[length:])[0]
+        offset += 16 + length
 
 
 def masked_checksums(records: Sequence[bytes]) -> np.ndarray:
@@ -92,7 +94,7 @@ def masked_checksums(records: Sequence[bytes]) -> np.ndarray:
 
 
 def _masked_checksum(data: bytes) -> int:
-    """The same of a few bytes."""
+    """Masked checksum of a few bytes."""
     state = 0xFFFFFFFF
     for byte in data:
         state = _ENTRIES[(state ^ byte) & 0xFF] ^ state >> 8

@@ -1,5 +1,6 @@
-"""The networks of NAS-Bench-101: three stacks of modules, each of them the graph that a genotype
-is.
+"""The networks of NAS-Bench-101: three stacks of modules.
+
+Each module is the graph that a genotype is.
 
 Ying, Klein, Christiansen, Real, Murphy & Hutter, `NAS-Bench-101
 <https://arxiv.org/abs/1902.09635>`_, ICML 2019; module, channels and skeleton as in its code
@@ -32,8 +33,9 @@ Out = Float[Array, "batch height width out_channels"]
 
 
 def vertex_channels(graph: GraphGenotype, before: int, after: int) -> tuple[int, ...]:
-    """Output channels of every vertex of a pruned graph, in a module that makes `after` channels of
-    `before`.
+    """Output channels of every vertex of a pruned graph.
+
+    The graph is a module that makes `after` channels of `before`.
 
     Those that the output reads share its channels evenly, and the first ones take one more each
     where that leaves a rest; the others have as many as the widest vertex that reads them.
@@ -65,8 +67,9 @@ def vertex_channels(graph: GraphGenotype, before: int, after: int) -> tuple[int,
 def weight_shapes(
     graph: GraphGenotype, before: int, after: int
 ) -> dict[str, tuple[int, int, int, int]]:
-    """Shapes of the kernels of a module: `projection<v>` of its input for vertex v,
-    `convolution<v>` of vertex v itself.
+    """Shapes of the kernels of a module.
+
+    They are `projection<v>` of its input for vertex v, `convolution<v>` of vertex v itself.
     """
     channels, last = vertex_channels(graph, before, after), len(graph.ops) - 1
     shapes = {}
@@ -79,8 +82,9 @@ def weight_shapes(
 
 
 def module(weights, x: Images, graph: GraphGenotype, channels: tuple[int, ...], norm) -> Out:
-    """One module: every vertex sums what it reads, the output concatenates it; the input is
-    projected for each reader.
+    """One module: every vertex sums what it reads, the output concatenates it.
+
+    The input is projected for each reader.
 
     Args:
         weights: of `weight_shapes`, one module's.
@@ -109,8 +113,9 @@ def module(weights, x: Images, graph: GraphGenotype, channels: tuple[int, ...], 
 
 
 class Modules(nn.Module):
-    """Consecutive modules of one width and with inputs of one width: compiled once however many, as
-    `nasbench201.Stage`.
+    """Consecutive modules of one width and with inputs of one width.
+
+    They are compiled once however many, as `nasbench201.Stage`.
     """
 
     graph: GraphGenotype
@@ -142,8 +147,9 @@ class Modules(nn.Module):
 
 
 class Network(nn.Module):
-    """The network of a graph, `apply(variables, images, train=False, drop_path=None, key=None) ->
-    (logits, None)`.
+    """The network of a graph of NAS-Bench-101.
+
+    It is `apply(variables, images, train=False, drop_path=None, key=None) -> (logits, None)`.
 
     Variables are `params` and `batch_stats`, the running averages of the batch norms. There is no
     auxiliary head and nothing is dropped. Weights start as in all networks here, not from the
@@ -167,7 +173,7 @@ class Network(nn.Module):
     unroll: int = 1
 
     def example_inputs(self, image_shape: tuple[int, ...]) -> tuple[Array]:
-        """What `init` wants, for images of [height, width, channels]."""
+        """Arguments that `init` takes, for images of [height, width, channels]."""
         return (jnp.zeros((1, *image_shape)),)
 
     @nn.compact

@@ -1,5 +1,6 @@
-"""The weight-sharing network of NAS-Bench-1Shot1: blocks that choose what they read, what they
-compute and who reads them.
+"""The weight-sharing network of NAS-Bench-1Shot1.
+
+Its blocks choose what they read, what they compute and who reads them.
 
 Zela, Siems & Hutter, `NAS-Bench-1Shot1 <https://arxiv.org/abs/2001.10422>`_, ICLR 2020; network as
 in its code (optimizers/darts/model_search.py). Discrete cells are trained as networks of
@@ -45,9 +46,10 @@ def one_shot_cell(
     cells: Mapping[str, Choices],
     norm,
 ) -> Out:
-    """A cell: every block sums what it reads, by weights where it has a choice, and mixes its
-    operations; the output weighs the blocks, concatenates them and adds its own projection of the
-    cell's input.
+    """A cell: blocks that sum what they read and mix their operations, and an output.
+
+    A sum has weights where the block has a choice. The output weighs the blocks, concatenates them
+    and adds its own projection of the cell's input.
 
     Args:
         weights: {"projection": those of the input for every block, then for the output, side by
@@ -99,8 +101,9 @@ def one_shot_cell(
 
 
 class Stage(nn.Module):
-    """Consecutive cells of one width, compiled once however many: the inputs of the first are
-    filled up with zero channels.
+    """Consecutive cells of one width, compiled once however many.
+
+    The inputs of the first are filled up with zero channels.
     """
 
     cells: Mapping[str, Choices]
@@ -183,7 +186,7 @@ class Supernet(nn.Module):
         return {name: jnp.zeros(choices.shape) for name, choices in self.cells.items()}
 
     def example_inputs(self, image_shape: tuple[int, ...]) -> tuple[Array, Mix]:
-        """What `init` wants, for images of [height, width, channels]."""
+        """Arguments that `init` takes, for images of [height, width, channels]."""
         return jnp.zeros((1, *image_shape)), self.example_mix()
 
     @nn.compact
@@ -221,8 +224,9 @@ class Supernet(nn.Module):
 
 
 def padded_max_pool(x: Images) -> Float[Array, "batch out_height out_width channels"]:
-    """2x2 maxima with stride 2 and a border of one pixel: n pixels become n // 2 + 1. On a tie the
-    gradient is shared.
+    """2x2 maxima with stride 2 and a border of one pixel: n pixels become n // 2 + 1.
+
+    On a tie the gradient is shared.
     """
     batch, height, width, channels = x.shape
     rows, columns = height // 2 + 1, width // 2 + 1

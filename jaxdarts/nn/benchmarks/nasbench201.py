@@ -1,5 +1,6 @@
-"""The networks of NAS-Bench-201: three stages of cells of one kind, joined by residual blocks that
-halve the map.
+"""The networks of NAS-Bench-201: three stages of cells of one kind.
+
+The stages are joined by residual blocks that halve the map.
 
 Dong & Yang, `NAS-Bench-201 <https://arxiv.org/abs/2001.00326>`_, ICLR 2020; skeleton and residual
 block as in its code. A cell reads the cell before it and nothing else, keeps its shape, and puts no
@@ -35,8 +36,9 @@ Logits = Float[Array, "batch classes"]
 
 
 class Stage(nn.Module):
-    """Consecutive cells of one width, compiled once however many: weights carry a leading axis,
-    which a scan consumes.
+    """Consecutive cells of one width, compiled once however many.
+
+    Weights carry a leading axis, which a scan consumes.
     """
 
     choices: Choices
@@ -49,8 +51,9 @@ class Stage(nn.Module):
 
     @nn.compact
     def __call__(self, x: Images, mix: Array, train: bool) -> Images:
-        """mix: [edges, ops], or [cells, edges, ops, batch] where cells and examples differ in it
-        (drop path).
+        """Applies the cells for a mix [edges, ops].
+
+        The mix is [cells, edges, ops, batch] where cells and examples differ in it (drop path).
         """
         weights = cell_weights(self, self.choices, x.shape[-1], 1, self.depth)
         weights = jax.tree.map(lambda w: w.astype(self.dtype), weights)
@@ -76,7 +79,7 @@ class LastNorm(nn.Module):
 
 
 class Skeleton(nn.Module):
-    """What the supernet and the discrete network share.
+    """Skeleton of the supernet and the discrete network.
 
     Attributes:
         cells: {"cell": its choices}, in a discrete network one operation an edge
@@ -165,8 +168,9 @@ def averaged_pairs(x: Images) -> Float[Array, "batch half_height half_width chan
 
 
 class Supernet(Skeleton):
-    """The weight-sharing network: `apply(variables, images, {"cell": [edges, ops]}, key=None) ->
-    logits`.
+    """The weight-sharing network of NAS-Bench-201.
+
+    It is `apply(variables, images, {"cell": [edges, ops]}, key=None) -> logits`.
 
     The key is not used; every supernet takes one. All norms use the moments of the batch, those of
     the cells without scale and shift, as in `nn.cnn.Supernet`. In the authors' searches the cells'
@@ -179,7 +183,7 @@ class Supernet(Skeleton):
         return {name: jnp.zeros(choices.shape) for name, choices in self.cells.items()}
 
     def example_inputs(self, image_shape: tuple[int, ...]) -> tuple[Array, Mix]:
-        """What `init` wants, for images of [height, width, channels]."""
+        """Arguments that `init` takes, for images of [height, width, channels]."""
         return jnp.zeros((1, *image_shape)), self.example_mix()
 
     @nn.compact
@@ -188,8 +192,9 @@ class Supernet(Skeleton):
 
 
 class Network(Skeleton):
-    """A discrete network, `apply(variables, images, train=False, drop_path=None, key=None) ->
-    (logits, None)`.
+    """A discrete network of NAS-Bench-201.
+
+    It is `apply(variables, images, train=False, drop_path=None, key=None) -> (logits, None)`.
 
     Variables are `params` and `batch_stats`, the running averages of the batch norms (momentum
     0.1). There is no auxiliary head. The benchmark's trainings drop no paths; those that do keep
@@ -197,7 +202,7 @@ class Network(Skeleton):
     """
 
     def example_inputs(self, image_shape: tuple[int, ...]) -> tuple[Array]:
-        """What `init` wants, for images of [height, width, channels]."""
+        """Arguments that `init` takes, for images of [height, width, channels]."""
         return (jnp.zeros((1, *image_shape)),)
 
     @nn.compact
@@ -221,8 +226,9 @@ class Network(Skeleton):
 
 
 class Picked(Skeleton):
-    """A supernet of which one operation an edge is computed, `apply(variables, images, picks) ->
-    logits`.
+    """A supernet of which one operation an edge is computed.
+
+    It is `apply(variables, images, picks) -> logits`.
 
     `picks` is an array, so that one compilation serves every cell: the place of each edge's
     operation among its candidates. The weights are the `Supernet`'s, and so are the logits where
@@ -250,7 +256,7 @@ class Picked(Skeleton):
     hooked: bool = False
 
     def example_inputs(self, image_shape: tuple[int, ...]) -> tuple[Array, Array]:
-        """What `init` wants, for images of [height, width, channels]."""
+        """Arguments that `init` takes, for images of [height, width, channels]."""
         return jnp.zeros((1, *image_shape)), jnp.zeros(len(self.cells["cell"].edges), jnp.int32)
 
     @nn.compact
@@ -278,8 +284,9 @@ class Picked(Skeleton):
 
 
 class PickedStage(nn.Module):
-    """Consecutive cells of one width with one operation an edge, whose weights are those of
-    `Stage`.
+    """Consecutive cells of one width with one operation an edge.
+
+    Their weights are those of `Stage`.
 
     A scan over the edges in one over the cells, so that each operation is compiled once.
     """
@@ -340,7 +347,7 @@ class PickedStage(nn.Module):
     def operation(
         self, op: str, x: Images, weights: Mapping[str, Mapping[str, Array]], tap: Array | None
     ):
-        """What an edge carries, and the variances of what its norm gets."""
+        """The output of the operation on an edge, and the variances of the inputs of its norms."""
         variances = jnp.ones(x.shape[-1])
         if op not in OPS:
             return jnp.zeros_like(x), variances
@@ -356,8 +363,9 @@ class PickedStage(nn.Module):
 
 
 def picked(cells: Mapping[str, Choices], params: Params, picks: Int[Array, " edges"]) -> Params:
-    """A supernet's weights, zero where they belong to an operation that is not picked: what the
-    discrete network lacks.
+    """A supernet's weights, zero where they belong to an operation that is not picked.
+
+    The discrete network lacks these.
     """
     choices = cells["cell"]
 

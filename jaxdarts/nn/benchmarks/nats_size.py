@@ -1,5 +1,6 @@
-"""The networks of NATS-Bench's size space: one cell, the best of the topology space, in five layers
-of any width.
+"""The networks of NATS-Bench's size space: one cell in five layers of any width.
+
+The cell is the best of the topology space.
 
 Dong, Liu, Musial & Gabrys, `NATS-Bench <https://arxiv.org/abs/2009.00437>`_, TPAMI 2021; layers as
 in its code (AutoDL-Projects, xautodl/models/shape_infers). The cell is the one with the best
@@ -28,8 +29,9 @@ Images = Float[Array, "batch height width channels"]
 
 
 def convolutions(before: int, after: int) -> list[tuple[str, int, int, int]]:
-    """The convolutions of a cell: (operation, size, source state, target state); a skip is one
-    where the width changes.
+    """The convolutions of a cell: (operation, size, source state, target state).
+
+    A skip is one where the width changes.
     """
     edges = [(op, source, target) for (op, _), (source, target) in zip(CELL.cell, all_edges())]
     return [
@@ -40,8 +42,9 @@ def convolutions(before: int, after: int) -> list[tuple[str, int, int, int]]:
 
 
 class Network(nn.Module):
-    """A network by its widths, `apply(variables, images, train=False, drop_path=None, key=None) ->
-    (logits, None)`.
+    """A network of NATS-Bench's size space by its widths.
+
+    It is `apply(variables, images, train=False, drop_path=None, key=None) -> (logits, None)`.
 
     Variables are `params` and `batch_stats`, the running averages of the batch norms (momentum
     0.1). There is no auxiliary head and nothing is dropped.
@@ -59,7 +62,7 @@ class Network(nn.Module):
     remat: bool = False
 
     def example_inputs(self, image_shape: tuple[int, ...]) -> tuple[Array]:
-        """What `init` wants, for images of [height, width, channels]."""
+        """Arguments that `init` takes, for images of [height, width, channels]."""
         return (jnp.zeros((1, *image_shape)),)
 
     @nn.compact

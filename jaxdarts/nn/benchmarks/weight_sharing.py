@@ -1,5 +1,6 @@
-"""The networks of the 64-model space: a stem of two convolutions and equal cells, none of which
-reduces the map.
+"""The networks of the 64-model space: a stem of two convolutions and equal cells.
+
+None of the cells reduces the map.
 
 Zhang et al., Deeper Insights into Weight Sharing in Neural Architecture Search, 2020, and its code
 (ultmaster/deeper-insights-weight-sharing), which is followed where the two differ: a cell's output
@@ -37,7 +38,7 @@ Logits = Float[Array, "batch classes"]
 
 
 class Skeleton(nn.Module):
-    """What the three networks share, and their weights.
+    """Skeleton of the three networks, and their weights.
 
     Attributes:
         cells: {"cell": its choices}; one input, and the same candidates on every edge.
@@ -108,8 +109,9 @@ class Skeleton(nn.Module):
 
 
 class Supernet(Skeleton):
-    """All operations on all edges: `apply(variables, images, {"cell": [edges, ops]}, key=None) ->
-    logits`, for any mix.
+    """The supernet of the 64-model space: all operations on all edges, for any mix.
+
+    It is `apply(variables, images, {"cell": [edges, ops]}, key=None) -> logits`.
 
     All norms use the moments of the batch, as in the other spaces' supernets. The key is not used.
     """
@@ -119,7 +121,7 @@ class Supernet(Skeleton):
         return {name: jnp.zeros(choices.shape) for name, choices in self.cells.items()}
 
     def example_inputs(self, image_shape: tuple[int, ...]) -> tuple[Array, Mix]:
-        """What `init` wants, for images of [height, width, channels]."""
+        """Arguments that `init` takes, for images of [height, width, channels]."""
         return jnp.zeros((1, *image_shape)), self.example_mix()
 
     @nn.compact
@@ -135,8 +137,9 @@ class Supernet(Skeleton):
 
 
 class SinglePath(Skeleton):
-    """One operation an edge, chosen by an array: `apply(variables, images, picks, train=False) ->
-    logits`.
+    """The network of the 64-model space with one operation an edge, chosen by an array.
+
+    It is `apply(variables, images, picks, train=False) -> logits`.
 
     picks: [edges], the number of each edge's operation. Nothing else is computed, and one program
     serves all children. The weights are those of `Supernet`; the norms have running averages
@@ -146,7 +149,7 @@ class SinglePath(Skeleton):
     """
 
     def example_inputs(self, image_shape: tuple[int, ...]) -> tuple[Array, Array]:
-        """What `init` wants, for images of [height, width, channels]."""
+        """Arguments that `init` takes, for images of [height, width, channels]."""
         return jnp.zeros((1, *image_shape)), jnp.zeros(len(self.cells["cell"].edges), jnp.int32)
 
     @nn.compact
@@ -157,14 +160,15 @@ class SinglePath(Skeleton):
 
 
 class Network(Skeleton):
-    """The network of one child alone: `apply(variables, images, train=False, drop_path=None,
-    key=None) -> (logits, None)`.
+    """The network of one child alone.
+
+    It is `apply(variables, images, train=False, drop_path=None, key=None) -> (logits, None)`.
 
     `cells` have one operation an edge. There is no drop path, and the key is not used.
     """
 
     def example_inputs(self, image_shape: tuple[int, ...]) -> tuple[Array]:
-        """What `init` wants, for images of [height, width, channels]."""
+        """Arguments that `init` takes, for images of [height, width, channels]."""
         return (jnp.zeros((1, *image_shape)),)
 
     @nn.compact
@@ -221,8 +225,9 @@ def path(
     train: bool,
     axis_name: str | None,
 ):
-    """The nodes of a cell of one operation an edge, side by side, and the running averages after
-    it.
+    """The nodes of a cell of one operation an edge, side by side.
+
+    The result also has the running averages after it.
 
     Args:
         weights: as of `nn.cell.cell`.
@@ -265,8 +270,9 @@ def _of(averages: Mapping[tuple[str, str], Array], site: str) -> dict[str, Array
 
 
 def _normed(x, averages, lead: int, run, train: bool, axis_name: str | None):
-    """`run(x, norm)` with norms without scale and shift, and the averages [norms, channels] after
-    it; unused ones stay.
+    """Applies `run(x, norm)` with norms without scale and shift.
+
+    The result also has the averages [norms, channels] after it; unused ones stay.
 
     lead: axes before the batch in what is normalised; groups and edges in a bundle.
     """
@@ -287,8 +293,9 @@ def _normed(x, averages, lead: int, run, train: bool, axis_name: str | None):
 def used(
     choices: Choices, params: Mapping[str, Any], picks: Int[Array, " edges"]
 ) -> dict[str, Any]:
-    """Which weights of a `SinglePath` a child has: for each of them an array that broadcasts
-    against it.
+    """Masks of the weights of a `SinglePath` that a child has.
+
+    Each mask broadcasts against its array.
     """
     mask: dict[str, Any] = jax.tree.map(lambda _: jnp.array(True), dict(params))
     for op in weight_shapes(choices, 1, 1):
@@ -301,11 +308,10 @@ def used(
 
 
 def prefix(tree: Mapping[str, Any], cells: int | Array) -> dict[str, Any]:
-    """Which weights, or running averages, of a `SinglePath` belong to its stem and its first so
-    many cells.
+    """Masks of the weights, or running averages, of a `SinglePath` in its stem and first cells.
 
-    For each of them an array that broadcasts against it; a cell begins with its 1x1 convolution,
-    the classifier is no cell.
+    Each mask broadcasts against its array; a cell begins with its 1x1 convolution, the classifier
+    is no cell.
     """
 
     def of(name: str, value: Any) -> Any:

@@ -1,3 +1,4 @@
-"""Convolutions, pooling and norms with a lowering for each platform, differentiable any number of
-times.
+"""Convolutions, pooling and norms with a lowering for each platform.
+
+They are differentiable any number of times.
 """

@@ -1,5 +1,6 @@
-"""Dense convolution as one trilinear form, closed under every order of differentiation, like
-`depthwise`.
+"""Dense convolution as one trilinear form, closed under every order of differentiation.
+
+`depthwise` is built alike.
 
 A convolution, its input gradient and its weight gradient each leave one argument out of
 
@@ -50,8 +51,9 @@ def convolution(
     kernel: Float[Array, "rows columns channels out"],
     strides: tuple[int, int] = (1, 1),
 ) -> Float[Array, "batch out_height out_width out"]:
-    """Convolves with zero padding that keeps height and width at stride 1, as PyTorch's
-    `Conv2d(padding=(size - 1) // 2)`.
+    """Convolves with zero padding that keeps height and width at stride 1.
+
+    It is PyTorch's `Conv2d(padding=(size - 1) // 2)`.
     """
     geometry = Geometry((x.shape[1], x.shape[2]), (kernel.shape[0], kernel.shape[1]), strides)
     return _form.bind(x, kernel, missing="y", geometry=geometry)
@@ -91,8 +93,9 @@ def _missing_w_on_cpu(x: Array, y: Array, geo: Geometry) -> Array:
 
 
 def _missing_x_on_cpu(w: Array, y: Array, geo: Geometry) -> Array:
-    """A convolution of stride 1 of y, zeros in the gaps of its stride, with the kernel flipped and
-    its channels swapped.
+    """Derivative by the image on a CPU: a convolution of stride 1 of y with the flipped kernel.
+
+    Zeros are in the gaps of its stride, and the kernel's channels are swapped.
     """
     gaps = [
         (k - 1 - p, p + n - s * (m - 1) - 1, s - 1)
@@ -141,8 +144,9 @@ def _shape(a, b, *, missing: str, geometry: Geometry) -> jax.core.ShapedArray:
 def _transpose(
     position: int, cotangent: Array, *arguments, missing: str, geometry: Geometry
 ) -> Array:
-    """Transpose of the form that lacks `missing` in one of its arguments: the form that lacks that
-    argument.
+    """Transpose of the form that lacks `missing` in one of its arguments.
+
+    It is the form that lacks that argument.
     """
     names = _ARGUMENTS[missing]
     known = {missing: cotangent, names[1 - position]: arguments[1 - position]}

@@ -30,8 +30,9 @@ from jaxtyping import Array, Float
 
 
 class Geometry(NamedTuple):
-    """Static shape of one depthwise convolution: input `height` x `width`, square kernel, same
-    padding.
+    """Static shape of one depthwise convolution.
+
+    Input `height` x `width`, square kernel, same padding.
     """
 
     height: int
@@ -59,8 +60,9 @@ def depthwise(
     stride: int = 1,
     dilation: int = 1,
 ) -> Float[Array, "g k batch out_height out_width channels"]:
-    """Convolves each channel of each group with its own k kernels, with zero padding that keeps
-    height and width at stride 1.
+    """Convolves each channel of each group with its own k kernels.
+
+    Zero padding keeps height and width at stride 1.
 
     Output sizes are those of PyTorch's `Conv2d(groups=channels, padding=dilation * (size - 1) //
     2)`.
@@ -70,8 +72,9 @@ def depthwise(
 
 
 def _windows(x: Array, geo: Geometry) -> list[Array]:
-    """The padded input under each tap: size * size arrays [g, 1, batch, out_height, out_width,
-    channels].
+    """The padded input under each tap.
+
+    They are size * size arrays [g, 1, batch, out_height, out_width, channels].
     """
     s, d = geo.stride, geo.dilation
     height, width = s * (geo.output(geo.height) - 1) + 1, s * (geo.output(geo.width) - 1) + 1
@@ -112,8 +115,9 @@ def _missing_y(x: Array, w: Array, geo: Geometry) -> Array:
 
 
 def _missing_w(x: Array, y: Array, geo: Geometry) -> Array:
-    """A sum over pixels for each tap, one output column after another: a reduction's inner loop
-    would not vectorise.
+    """A sum over pixels for each tap, one output column after another.
+
+    A reduction's inner loop would not vectorise.
     """
     s, d = geo.stride, geo.dilation
     span = d * (geo.size - 1) + 1  # rows or columns under a kernel
@@ -140,8 +144,9 @@ def _missing_w(x: Array, y: Array, geo: Geometry) -> Array:
 
 
 def _missing_x(w: Array, y: Array, geo: Geometry) -> Array:
-    """A convolution of stride 1 of y, zeros in the gaps of its stride, with the flipped kernels;
-    summed over kernels.
+    """A convolution of stride 1 of y with the flipped kernels, summed over kernels.
+
+    Zeros are in the gaps of its stride.
     """
     g, k, batch, height, width, channels = y.shape
     p, s = geo.padding, geo.stride
@@ -178,8 +183,9 @@ def _grouped(x: Array, w: Array, geo: Geometry) -> Array:
 
 
 def _one_by_one(x: Array, w: Array, geo: Geometry) -> Array:
-    """The same for GPUs, whose libraries are fast for one kernel a channel, without stride and
-    dilation.
+    """Depthwise convolution with one kernel a channel at a time, for GPUs.
+
+    Their libraries are fast for one kernel a channel, without stride and dilation.
 
     On an H200, five 5x5 kernels on one state of 64 x 32 x 32 x 16 take 0.75 ms with their gradients
     as outputs of one group, and 0.21 ms on a copy of the state each.
@@ -197,8 +203,9 @@ def _one_by_one(x: Array, w: Array, geo: Geometry) -> Array:
 
 
 def _on_subgrids(x: Array, w: Array, geo: Geometry) -> Array:
-    """A dilated convolution of stride 1 as a plain one: every d-th row and column are an image of
-    their own.
+    """A dilated convolution of stride 1 as a plain one.
+
+    Every d-th row and column are an image of their own.
     """
     d = geo.dilation
     g, batch, *_, channels = x.shape
@@ -267,7 +274,7 @@ def kept(jitted: Callable) -> Callable:
 
 
 def wide(x: Array) -> Array:
-    """In float32 at least: what sums are taken in."""
+    """Type that sums are taken in: float32 at least."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
@@ -312,8 +319,9 @@ def _shape(a, b, *, missing: str, geometry: Geometry) -> jax.core.ShapedArray:
 def _transpose(
     position: int, cotangent: Array, *arguments, missing: str, geometry: Geometry
 ) -> Array:
-    """Transpose of the form that lacks `missing` in one of its arguments: the form that lacks that
-    argument.
+    """Transpose of the form that lacks `missing` in one of its arguments.
+
+    It is the form that lacks that argument.
     """
     names = _ARGUMENTS[missing]
     known = {missing: cotangent, names[1 - position]: arguments[1 - position]}

@@ -1,5 +1,6 @@
-"""Batch normalisation from one trilinear form, closed under every order of differentiation, like
-`depthwise`.
+"""Batch normalisation from one trilinear form, closed under every order of differentiation.
+
+`depthwise` is built alike.
 
 What batch norms and all their derivatives do to arrays of images are the ways to leave arguments
 out of
@@ -37,8 +38,9 @@ EPSILON = 1e-5
 
 
 def moments(x: Images, axis_name: str | None = None) -> tuple[Array, Array]:
-    """Mean and biased variance over batch, height and width, per channel and entry of the axes
-    before the batch.
+    """Mean and biased variance over batch, height and width.
+
+    They are per channel and entry of the axes before the batch.
 
     Taken in float32 at least and, inside `pmap`, over all devices of `axis_name`.
     """
@@ -67,7 +69,7 @@ def _centred(x: Images, axis_name: str | None) -> tuple[Images, Array | None]:
 
 
 def _averages(bundles: Sequence[Images], axis_name: str | None) -> Array:
-    """Of half the squares and of the numbers themselves, a pair: [*lead, 1, 1, 2, channels]."""
+    """Means of half the squares and of the numbers, a pair: [*lead, 1, 1, 2, channels]."""
     averages = _moments.bind(*bundles) / math.prod(bundles[0].shape[-4:-1])
     return averages if axis_name is None else lax.pmean(averages, axis_name)
 
@@ -200,8 +202,9 @@ class Running:
 
 
 def affine(x: Images, scale: Array | None = None, shift: Array | None = None) -> Array:
-    """scale * x + shift, with one number a channel, or one for all (size 1), of each; `x` repeats
-    where they have more rows.
+    """Affine map scale * x + shift, with one number a channel, or one for all (size 1), of each.
+
+    `x` repeats where they have more rows.
     """
     if scale is None:
         return x
@@ -214,8 +217,9 @@ def affine(x: Images, scale: Array | None = None, shift: Array | None = None) ->
 
 
 def _affine_of(bundles: Sequence[Images], numbers: Array) -> list[Array]:
-    """`affine` of a scale, or of a pair of scale and shift; those of the bundles' edges side by
-    side.
+    """`affine` of a scale, or of a pair of scale and shift.
+
+    Those of the bundles' edges lie side by side.
     """
     numbers = jnp.broadcast_to(numbers, (*numbers.shape[:-1], bundles[0].shape[-1]))
     return _affine.bind(*bundles, numbers, shifted=numbers.shape[-2] == 2)
@@ -235,8 +239,9 @@ def _total_on_cpu(rows: Sequence[tuple[Array, Array]]) -> Array:
 
 
 def _total(images: Sequence[tuple[Array, Array]]) -> Array:
-    """From pairs of sums over every image, one of each array of images, the sums over all: one
-    kernel for all arrays.
+    """The sums over all images, from pairs of sums over every image of each array.
+
+    One kernel serves all arrays.
     """
     pairs = [jnp.stack(pair, axis=-2) for pair in images]
     joined = pairs[0] if len(pairs) == 1 else lax.concatenate(pairs, pairs[0].ndim - 4)
@@ -249,8 +254,9 @@ def _total(images: Sequence[tuple[Array, Array]]) -> Array:
 def _apply_sums(
     *arrays: Array, axes: tuple[int, ...] = (-3, -2), total: Callable = _total
 ) -> Array:
-    """The sums of y x and of y, for arrays y, ... and as many arrays x, ...: over some axes first,
-    over the others then.
+    """The sums of y x and of y, for arrays y, ... and as many arrays x, ...
+
+    Sums are over some axes first, over the others then.
 
     XLA would cut a reduction over all axes in two anyway, and those of the two sums apart.
     """
@@ -266,8 +272,9 @@ def _apply_sums(
 
 
 def _of_one(sums: Callable) -> Callable:
-    """From sums of products those of squares, halved: in this measure the derivative is `_sums` of
-    a tangent and x.
+    """Sums of halved squares from a function for sums of products.
+
+    In this measure the derivative is `_sums` of a tangent and x.
     """
     return lambda *arrays: _weighted(sums(*arrays, *arrays), 0.5, 1)
 
@@ -332,8 +339,9 @@ def _sums_jvp(primals, tangents):
 
 
 def _sums_transpose(cotangent, *arguments):
-    """Of the sums as a function of their first arguments: the only ones that a derivative is linear
-    in.
+    """Transpose of the sums as a function of their first arguments.
+
+    They are the only ones that a derivative is linear in.
     """
     half = len(arguments) // 2
     cotangents = _affine.bind(*arguments[half:], cotangent, shifted=True)
@@ -352,7 +360,7 @@ def _affine_jvp(primals, tangents, *, shifted: bool):
     if not _zero(dnumbers):
         terms.append(_affine.bind(*arrays, dnumbers, shifted=shifted))
     return _affine.bind(*primals, shifted=shifted), [
-        functools.reduce(ad.add_tangents, own) for own in zip(*terms)
+        functools.reduce(ad.add_tangents, summands) for summands in zip(*terms)
     ]
 
 

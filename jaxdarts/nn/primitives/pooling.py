@@ -1,5 +1,6 @@
-"""Max pooling whose gradient gathers: closed under every order of differentiation, like
-`depthwise`.
+"""Max pooling whose gradient gathers: closed under every order of differentiation.
+
+`depthwise` is closed alike.
 
 The maximum of a window is a choice of one of its nine positions. With the choices held fixed,
 pooling is linear in its input, and so is its transpose; both are written as nine shifted
@@ -24,8 +25,9 @@ _TAPS = [(i, j) for i in range(3) for j in range(3)]
 
 
 def _windows(x: Array, fill, stride: int, height: int, width: int) -> list[Array]:
-    """The input under each of the nine taps of a 3x3 window with padding 1: nine arrays [...,
-    height, width, channels].
+    """The input under each of the nine taps of a 3x3 window with padding 1.
+
+    They are nine arrays [..., height, width, channels].
     """
     x = lax.pad(
         x, np.array(fill, x.dtype), [(0, 0, 0)] * (x.ndim - 3) + [(1, 1, 0), (1, 1, 0), (0, 0, 0)]
@@ -44,8 +46,9 @@ def _windows(x: Array, fill, stride: int, height: int, width: int) -> list[Array
 def max_pool(
     x: Float[Array, "*batch height width channels"], stride: int
 ) -> Float[Array, "*batch out_height out_width channels"]:
-    """The maximum of every 3x3 window, padding 1. On a tie the gradient goes to the first maximum
-    alone, as in PyTorch.
+    """The maximum of every 3x3 window, padding 1.
+
+    On a tie the gradient goes to the first maximum alone, as in PyTorch.
     """
     winner = _winner.bind(lax.stop_gradient(x), stride=stride)
     return once_on_cpu(
@@ -56,8 +59,9 @@ def max_pool(
 def max_pool_2x2(
     x: Float[Array, "*batch height width channels"],
 ) -> Float[Array, "*batch half_height half_width channels"]:
-    """The maximum of every 2x2 window, side by side: a plain reduction. On a tie the gradient is
-    shared.
+    """The maximum of every 2x2 window, side by side: a plain reduction.
+
+    On a tie the gradient is shared.
 
     Raises:
         ValueError: if height or width is odd.
@@ -73,7 +77,7 @@ def max_pool_2x2(
 
 @functools.partial(jax.jit, static_argnames="stride")
 def _first_maximum(x: Array, *, stride: int) -> Array:
-    """Which of the nine positions of every window holds its maximum."""
+    """Index of the first maximum among the nine positions of every window."""
     windows = _windows(x, -jnp.inf, stride, *(-(-n // stride) for n in x.shape[-3:-1]))
     best, winner = windows[0], jnp.zeros(windows[0].shape, jnp.int8)
     for i, window in enumerate(windows[1:], 1):

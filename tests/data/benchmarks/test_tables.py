@@ -76,13 +76,13 @@ class Api:
 def test_the_benchmarks_files_become_a_table(tmp_path, monkeypatch):
     folder = tmp_path / "NATS-sss-v1_0-50262-simple"
     folder.mkdir()
-    asked = []
+    calls = []
     package = types.SimpleNamespace(
-        create=lambda *arguments, **options: asked.append((arguments, options)) or Api()
+        create=lambda *arguments, **options: calls.append((arguments, options)) or Api()
     )
     monkeypatch.setitem(sys.modules, "nats_bench", package)
     nats_to_csv.main([str(folder), str(tmp_path / "table.csv")])
-    assert asked == [((str(folder), "sss"), {"fast_mode": True, "verbose": False})]
+    assert calls == [((str(folder), "sss"), {"fast_mode": True, "verbose": False})]
     table = tabular.read_sizes(tmp_path / "table.csv")
     # Validation and time on half of the training images, the test accuracy after a training on all.
     assert table[parse("8:8:8:16:32")] == tabular.SizeRow(
@@ -116,23 +116,25 @@ def test_records_and_their_checksums(tmp_path):
         masked_crc32c(record) for record in records
     ]
     path = tmp_path / "file.tfrecord"
-    whole = b"".join(map(framed, records))
-    path.write_bytes(whole)
+    content = b"".join(map(framed, records))
+    path.write_bytes(content)
     assert list(tfrecord.read(path)) == records
     path.write_bytes(b"")
     assert list(tfrecord.read(path)) == []
     start = 3 * 16 + 6  # of the fourth record
-    for place, message in (
+    for position, message in (
         (start, f"the length of the record at byte {start} is wrong"),
         (start + 9, f"the length of the record at byte {start} is wrong"),
         (start + 14, f"the record at byte {start} does not have its checksum"),
-        (len(whole) - 1, "does not have its checksum"),
+        (len(content) - 1, "does not have its checksum"),
     ):
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        path.write_bytes(
+            content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :]
+        )
         with pytest.raises(ValueError, match=f"is damaged.*{message}"):
             list(tfrecord.read(path))
-    for end, message in ((5, "has no length"), (len(whole) - 1, "is not whole")):
-        path.write_bytes(whole[:end])
+    for end, message in ((5, "has no length"), (len(content) - 1, "is not whole")):
+        path.write_bytes(content[:end])
         with pytest.raises(ValueError, match=f"is cut off.*{message}"):
             list(tfrecord.read(path))
 
@@ -155,10 +157,10 @@ def training(
 
     def evaluation(share):
         numbers = (epochs * share, seconds * share, 0.99, valid * share, test * share)
-        own = (
+        fields = (
             b"".join(double(i, value) for i, value in enumerate(numbers, 1)) + b"\x32\x01x"
         )  # and a checkpoint's path
-        return b"\x0a" + bytes([len(own)]) + own
+        return b"\x0a" + bytes([len(fields)]) + fields
 
     parameters, varint = 300, b"\xac\x02"
     assert parameters == (varint[0] & 0x7F) | varint[1] << 7

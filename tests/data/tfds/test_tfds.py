@@ -241,10 +241,10 @@ def test_offline_fails_fast_in_one_line(tfds, monkeypatch, tmp_path):
         with pytest.raises(FileNotFoundError) as error:
             images.load("cifar10", str(tmp_path / "data"))
         assert time.monotonic() - start < 10
-    place = tmp_path / "data" / "downloads" / "manual" / "cifar10"
-    assert_one_line(error, f"{address}/cifar-10-binary.tar.gz", str(place))
-    place.mkdir(parents=True)  # what the message asks for helps
-    shutil.copy(path, place)
+    folder = tmp_path / "data" / "downloads" / "manual" / "cifar10"
+    assert_one_line(error, f"{address}/cifar-10-binary.tar.gz", str(folder))
+    folder.mkdir(parents=True)  # what the message asks for helps
+    shutil.copy(path, folder)
     assert len(images.load("cifar10", str(tmp_path / "data")).train.labels) == 5
 
 

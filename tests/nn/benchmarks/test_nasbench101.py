@@ -66,15 +66,20 @@ def reference(variables, images, genotype, width, depth, train):
     """
     params, stats, moments = variables["params"], variables["batch_stats"], {}
 
-    def normed(x, own, place, prefix, scope):
+    def normed(x, scope_params, index, prefix, scope):
         mean, variance = x.mean((0, 1, 2)), x.var((0, 1, 2))
-        moments[scope, prefix, place] = (mean, variance * x[..., 0].size / (x[..., 0].size - 1))
+        moments[scope, prefix, index] = (mean, variance * x[..., 0].size / (x[..., 0].size - 1))
         if not train:
             mean, variance = (
-                stats[scope][f"{prefix}{name}"][place] for name in ("mean", "variance")
+                stats[scope][f"{prefix}{name}"][index] for name in ("mean", "variance")
             )
         return relu(
-            norm(x, mean, variance, *(own[f"{prefix}{name}"][place] for name in ("scale", "shift")))
+            norm(
+                x,
+                mean,
+                variance,
+                *(scope_params[f"{prefix}{name}"][index] for name in ("scale", "shift")),
+            )
         )
 
     x = normed(conv(images, params["stem"]["kernel"]), params["stem"], (), "", "stem")
@@ -84,13 +89,19 @@ def reference(variables, images, genotype, width, depth, train):
             x = np.max([x[:, i::2, j::2] for i in (0, 1) for j in (0, 1)], axis=0)
         after = width * 2**stack
         for number in range(depth):
-            scope, place = (
+            scope, index = (
                 (f"stack{stack}", (number - 1,)) if number else (f"stack{stack}_first", (0,))
             )
-            own, site = params[scope], iter(range(99))
+            scope_params, site = params[scope], iter(range(99))
 
-            def layer(name, x, own=own, site=site, scope=scope, place=place):
-                return normed(conv(x, own[name][place]), own, place, f"norm{next(site)}_", scope)
+            def layer(name, x, scope_params=scope_params, site=site, scope=scope, index=index):
+                return normed(
+                    conv(x, scope_params[name][index]),
+                    scope_params,
+                    index,
+                    f"norm{next(site)}_",
+                    scope,
+                )
 
             channels = vertex_channels(genotype, x.shape[-1], after)
             states = {}
@@ -137,10 +148,10 @@ def test_network_equals_its_definition(genotype, x64):
     np.testing.assert_allclose(still, expected, rtol=1e-9)
     expected, moments = reference(numbers, np.asarray(images), pruned(genotype), 5, 2, True)
     np.testing.assert_allclose(trained, expected, rtol=1e-9)
-    for (scope, prefix, place), pair in moments.items():
+    for (scope, prefix, index), pair in moments.items():
         for name, new in zip(("mean", "variance"), pair, strict=True):
             old, got = (
-                tree[scope][f"{prefix}{name}"][place]
+                tree[scope][f"{prefix}{name}"][index]
                 for tree in (numbers["batch_stats"], updated["batch_stats"])
             )
             np.testing.assert_allclose(got, 0.997 * old + 0.003 * new, rtol=1e-9)

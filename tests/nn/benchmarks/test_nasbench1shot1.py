@@ -48,18 +48,18 @@ def matrices(space):
 @pytest.mark.parametrize("space, raw, distinct", [(S1, 14_580, 2_685), (S2, 29_160, 7_773)])
 def test_counts(space, raw, distinct):
     blocks = len(space.cells["ops"].edges)
-    found, cells = 0, set()
+    total, cells = 0, set()
     for matrix in matrices(space):
         # Which vertices are pruned does not hang on the operations.
         marked = genotypes.pruned(
             genotypes.GraphGenotype(matrix, tuple(map(str, range(blocks + 2))))
         )
         kept = tuple(map(int, marked.ops))
-        found += 3**blocks
+        total += 3**blocks
         cells |= {(marked.matrix, ops) for ops in itertools.product(OPS, repeat=len(kept) - 2)}
     graphs = (genotypes.GraphGenotype(matrix, ("input", *ops, "output")) for matrix, ops in cells)
     assert (
-        found == raw and len({genotypes.fingerprint(genotype) for genotype in graphs}) == distinct
+        total == raw and len({genotypes.fingerprint(genotype) for genotype in graphs}) == distinct
     )
 
 
@@ -67,7 +67,9 @@ def test_descriptions_of_all_spaces():
     for space, raw in ((S1, 14_580), (S2, 29_160), (S3, 1_312_200)):
         sources = [space.cells[name] for name in ("inputs", "output")]
         ways = math.prod(
-            math.comb(len(ops), count) for own in sources for ops, count in zip(own.ops, own.picks)
+            math.comb(len(ops), count)
+            for choices in sources
+            for ops, count in zip(choices.ops, choices.picks)
         )
         assert ways * 3 ** len(space.cells["ops"].edges) == raw
     # Two blocks read all before them in the first space, one in the others.
@@ -116,10 +118,10 @@ def test_the_strongest_of_every_row_are_kept():
     inputs = np.array(
         [[0.1, 0.5, 0.4, 9.0], [0.3, 0.3, 0.1, 0.3]]
     )  # nothing lies behind the three candidates of the first row
-    found = S1.discretize(
+    genotype = S1.discretize(
         {"ops": ops, "inputs": inputs, "output": np.array([[0.1, 0.2, 0.0, 0.4, 0.3]])}
     )
-    assert found == graph("011010 001110 000100 000001 000001 000000", C3, C3, MP, C1)
+    assert genotype == graph("011010 001110 000100 000001 000001 000000", C3, C3, MP, C1)
     assert S1.discretize(S1.supernet().example_mix()) == graph(
         "011111 001111 000000 000000 000000 000000", *[MP] * 4
     )
@@ -210,10 +212,10 @@ def test_algorithms_search_rows(algorithm):
     state = search.init(jax.random.key(0), {"w": jnp.ones(())})
     state, metrics = jax.lax.scan(lambda state, _: search.step(state, {}, {}), state, None, 30)
     chex.assert_tree_all_finite((state.params, state.arch, metrics))
-    found = TINY.discretize(algorithm.relax.derive(state.arch))
-    jd.one_hot(TINY.cells, found)
+    genotype = TINY.discretize(algorithm.relax.derive(state.arch))
+    jd.one_hot(TINY.cells, genotype)
     if jax.tree.leaves(state.arch):
-        assert found.ops[1:3] == (MP, MP) and found.matrix[0] == (0, 1, 1, 1)
+        assert genotype.ops[1:3] == (MP, MP) and genotype.matrix[0] == (0, 1, 1, 1)
 
 
 def test_pooling_has_a_border():
@@ -245,15 +247,15 @@ def reference(params, images, mix, cells, width, depth):
         if index in starts:
             x = np.asarray(padded_max_pool(jnp.asarray(x)))
             stage, number = starts[index], 0
-        own, c = params[f"stage{stage}"], width * 2**stage
-        kernel = own[f"projection{number}_kernel"]
+        stage_params, c = params[f"stage{stage}"], width * 2**stage
+        kernel = stage_params[f"projection{number}_kernel"]
 
-        def project(lower, upper, own=own, kernel=kernel, x=x, number=number):
-            place = np.s_[number, lower:upper]
+        def project(lower, upper, stage_params=stage_params, kernel=kernel, x=x, number=number):
+            index = np.s_[number, lower:upper]
             return normed(
                 x @ kernel[:, lower:upper],
-                own["projection_scale"][place],
-                own["projection_shift"][place],
+                stage_params["projection_scale"][index],
+                stage_params["projection_shift"][index],
             )
 
         states = []
@@ -268,11 +270,16 @@ def reference(params, images, mix, cells, width, depth):
                 if op == MP:
                     terms.append(weight * np.asarray(max_pool(jnp.asarray(total), 1)))
                 else:
-                    place = (number, block)
-                    k = own[f"{op}_kernel"][place]
+                    position = (number, block)
+                    k = stage_params[f"{op}_kernel"][position]
                     y = conv(total, k if op == C3 else k[None, None])
                     terms.append(
-                        weight * normed(y, own[f"{op}_scale"][place], own[f"{op}_shift"][place])
+                        weight
+                        * normed(
+                            y,
+                            stage_params[f"{op}_scale"][position],
+                            stage_params[f"{op}_shift"][position],
+                        )
                     )
             states.append(sum(terms))
         first, *rest = mix["output"][0]

@@ -90,12 +90,12 @@ def reference(variables, images, choices, mix, width, depth, discrete, train):
     params, stats = variables["params"], variables.get("batch_stats", {})
 
     def normed(name, x):
-        own = params[name]
+        layer = params[name]
         still = () if train else (stats[name]["mean"], stats[name]["variance"])
-        return norm(x, *(still or (None, None)), own["scale"], own["shift"])
+        return norm(x, *(still or (None, None)), layer["scale"], layer["shift"])
 
     def cell(stage, n, x):
-        own, averages = params[stage], stats.get(stage, {})
+        stage_params, averages = params[stage], stats.get(stage, {})
         states = [x, 0 * x, 0 * x, 0 * x]
         site = 0
         for source in range(3):
@@ -115,10 +115,15 @@ def reference(variables, images, choices, mix, width, depth, discrete, train):
                     if op == "avg_pool_3x3":
                         y = average(y)
                     if op.startswith("nor_conv"):
-                        y = conv(relu(y), own[f"{op}_kernel"][n, edges_of(choices, op).index(e)])
-                        place = (n, 0, normed_here.index((e, op)))
+                        y = conv(
+                            relu(y), stage_params[f"{op}_kernel"][n, edges_of(choices, op).index(e)]
+                        )
+                        index = (n, 0, normed_here.index((e, op)))
                         affine = (
-                            [own[f"norm{site}_{name}"][place] for name in ("scale", "shift")]
+                            [
+                                stage_params[f"norm{site}_{name}"][index]
+                                for name in ("scale", "shift")
+                            ]
                             if discrete
                             else []
                         )
@@ -126,7 +131,7 @@ def reference(variables, images, choices, mix, width, depth, discrete, train):
                             [None] * 2
                             if train
                             else [
-                                averages[f"norm{site}_{name}"][place]
+                                averages[f"norm{site}_{name}"][index]
                                 for name in ("mean", "variance")
                             ]
                         )
@@ -225,11 +230,11 @@ def test_supernet_is_what_the_definition_says(x64):
         return reference({"params": params_t}, IMAGES, CHOICES, mix_t["cell"], 2, 2, False, True)
 
     @jax.jit
-    def ours(params, mix):
+    def projected(params, mix):
         logits = net.apply({"params": params}, images, mix)
         return jnp.vdot(logits, cotangent), logits
 
-    gradient, logits = jax.grad(ours, (0, 1), has_aux=True)(params, mix)
+    gradient, logits = jax.grad(projected, (0, 1), has_aux=True)(params, mix)
     np.testing.assert_allclose(logits, expected(0.0), atol=1e-6)
     slope = sum(
         np.vdot(g, d)
@@ -257,12 +262,15 @@ def test_one_hot_supernet_is_the_discrete_one(text):
             for op in jd.genotypes.TOPOLOGY_OPS
         }
         pairs = ((name, rows[name.removesuffix("_kernel")]) for name in stage)
-        return {name: stage[name][:, np.array(own)] for name, own in pairs if own}
+        return {name: stage[name][:, np.array(edges)] for name, edges in pairs if edges}
 
-    shared = {name: kept(own) if name.startswith("stage") else own for name, own in params.items()}
-    theirs = jax.jit(net.apply)({"params": params}, images, mix)
-    ours = jax.jit(discrete.apply)({"params": shared}, images, {"cell": jnp.ones((6, 1))})
-    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    shared = {
+        name: kept(weights) if name.startswith("stage") else weights
+        for name, weights in params.items()
+    }
+    expected = jax.jit(net.apply)({"params": params}, images, mix)
+    actual = jax.jit(discrete.apply)({"params": shared}, images, {"cell": jnp.ones((6, 1))})
+    np.testing.assert_allclose(actual, expected, atol=1e-5)
 
 
 # ------------------------------------------------------------------------------------------- counts
@@ -285,9 +293,9 @@ def test_parameters_of_all_cells(shared):
     off = collections.Counter()
     for row in rows:
         params, _ = jd.network_cost(jd.genotypes.parse(row["arch_str"]), 16, 5, 10, (32, 32, 3))
-        theirs = float(row["params_millions"])
-        if float(f"{params / 1e6:.6g}") != theirs:  # six digits are given
-            off[round(abs(params - 1e6 * theirs), -1)] += 1
+        published = float(row["params_millions"])
+        if float(f"{params / 1e6:.6g}") != published:  # six digits are given
+            off[round(abs(params - 1e6 * published), -1)] += 1
     assert off == {
         28_000: 73,
         243_040: 77,
@@ -378,11 +386,11 @@ def test_four_devices_are_one(devices):
         (logits, _), new = net.apply(variables, images, True, mutable=["batch_stats"])
         return logits, new
 
-    whole, averages = jax.jit(lambda images: train(net.clone(axis_name=None), images))(images)
+    on_one, averages = jax.jit(lambda images: train(net.clone(axis_name=None), images))(images)
     parts, new = jax.pmap(lambda images: train(net, images), axis_name="devices", devices=devices)(
         images[:, None]
     )
-    np.testing.assert_allclose(parts[:, 0], whole, atol=1e-4)
+    np.testing.assert_allclose(parts[:, 0], on_one, atol=1e-4)
     chex.assert_trees_all_close(jax.tree.map(lambda leaf: leaf[0], new), averages, atol=1e-5)
 
 

@@ -58,11 +58,11 @@ def reference(variables, images, channels, train):
     params, stats = variables["params"], variables["batch_stats"]
 
     def normed(x, *path):
-        own, averages = params, stats
+        layer, averages = params, stats
         for name in path:
-            own, averages = own[name], averages[name]
+            layer, averages = layer[name], averages[name]
         still = () if train else (averages["mean"], averages["variance"])
-        return norm(x, *(still or (None, None)), own["scale"], own["shift"])
+        return norm(x, *(still or (None, None)), layer["scale"], layer["shift"])
 
     def layer(x, *path, stride=1):
         return normed(conv(x, params[path[0]][path[1]]["kernel"], stride), *path)

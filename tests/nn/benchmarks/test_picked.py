@@ -52,8 +52,8 @@ def looked_into(variables, picks):
     net, images = weights()[0], jnp.asarray(IMAGES)
 
     def features(params, x):
-        _, told = net.apply(params, x, picks, mutable=["features", "variances"])
-        return told["features"]["value"][0], told["variances"]
+        _, recorded = net.apply(params, x, picks, mutable=["features", "variances"])
+        return recorded["features"]["value"][0], recorded["variances"]
 
     k = proxies.declared(
         lambda params, x: net.apply(params, x, picks, mutable=["units"]), variables, images
@@ -87,16 +87,18 @@ def compiled(function):
 def test_picked_is_the_supernet_at_a_one_hot_mix(x64):
     net, variables = weights()
     supernet = SPACE.supernet(**OPTIONS)
-    theirs = jax.eval_shape(supernet.init, jax.random.key(0), *supernet.example_inputs((8, 8, 2)))
-    assert jax.tree.map(jnp.shape, theirs) == jax.tree.map(jnp.shape, variables)
-    ours, mixed = jax.jit(net.apply), jax.jit(supernet.apply)
+    supernet_shapes = jax.eval_shape(
+        supernet.init, jax.random.key(0), *supernet.example_inputs((8, 8, 2))
+    )
+    assert jax.tree.map(jnp.shape, supernet_shapes) == jax.tree.map(jnp.shape, variables)
+    picked_apply, mixed = jax.jit(net.apply), jax.jit(supernet.apply)
     for text in CELLS:
         picks, mix = picks_of(text), jd.one_hot(SPACE.cells, jd.genotypes.parse(text))
         expected = mixed(variables, IMAGES, mix)
-        np.testing.assert_allclose(ours(variables, IMAGES, picks), expected, rtol=1e-9)
+        np.testing.assert_allclose(picked_apply(variables, IMAGES, picks), expected, rtol=1e-9)
         used = {"params": picked(SPACE.cells, variables["params"], picks)}
-        np.testing.assert_allclose(ours(used, IMAGES, picks), expected, rtol=1e-9)
-    assert ours._cache_size() == mixed._cache_size() == 1
+        np.testing.assert_allclose(picked_apply(used, IMAGES, picks), expected, rtol=1e-9)
+    assert picked_apply._cache_size() == mixed._cache_size() == 1
 
 
 def test_picked_is_the_discrete_network():
@@ -119,19 +121,21 @@ def test_picked_is_the_discrete_network():
         ]
         return flat[path][:, np.array(rows)]
 
-    own, images, picks = (
+    weights, images, picks = (
         jax.tree_util.tree_map_with_path(take, variables["params"]),
         jnp.float32(IMAGES),
         picks_of(text),
     )
     (expected, _), _ = jax.jit(
-        lambda own: alone.apply(variables | {"params": own}, images, True, mutable=["batch_stats"])
-    )(own)
+        lambda weights: alone.apply(
+            variables | {"params": weights}, images, True, mutable=["batch_stats"]
+        )
+    )(weights)
     np.testing.assert_allclose(
         jax.jit(net.apply)({"params": params}, images, picks), expected, rtol=1e-4, atol=1e-5
     )
     norms = (
-        proxies.l2_norm(None, tree, BATCH) for tree in (picked(SPACE.cells, params, picks), own)
+        proxies.l2_norm(None, tree, BATCH) for tree in (picked(SPACE.cells, params, picks), weights)
     )
     np.testing.assert_allclose(*norms, rtol=1e-6)
 
@@ -280,13 +284,13 @@ def test_units_as_often_as_the_authors_hook_takes_them(x64):
     net, variables = weights()
     picks = picks_of(CELLS[0])
 
-    def told(net):
+    def recording(net):
         return lambda params, x: net.apply(params, x, picks, mutable=["units"])
 
     images = jnp.asarray(IMAGES)
-    once = proxies.declared(told(net), variables, images)
-    hooked = proxies.declared(told(net.clone(hooked=True)), variables, images)
-    units = told(net)(variables, images)[1]["units"]["value"][-1]
+    once = proxies.declared(recording(net), variables, images)
+    hooked = proxies.declared(recording(net.clone(hooked=True)), variables, images)
+    units = recording(net)(variables, images)[1]["units"]["value"][-1]
     on = np.asarray(units.on).reshape(len(IMAGES), -1).astype(int)
     last = on @ on.T + (1 - on) @ (1 - on).T
     np.testing.assert_array_equal(hooked, 2 * once - last)
@@ -320,7 +324,7 @@ def test_synflow_without_norms_is_that_of_the_authors(text, x64):
 
 def test_zen_is_its_definition(x64):
     _, variables = weights()
-    _, found = compiled(looked_into)(variables, picks_of(CELLS[0]))
+    _, score = compiled(looked_into)(variables, picks_of(CELLS[0]))
     reference, variances, maps = Reference(CELLS[0], variables["params"]), [], []
     for norm in reference.norms:
         norm.register_forward_hook(
@@ -329,14 +333,15 @@ def test_zen_is_its_definition(x64):
             )
         )
     first, second = (
-        jax.random.normal(own, IMAGES.shape, IMAGES.dtype) for own in jax.random.split(ZEN_KEY)
+        jax.random.normal(image_key, IMAGES.shape, IMAGES.dtype)
+        for image_key in jax.random.split(ZEN_KEY)
     )
     for x in (first, first + 0.01 * second):
         reference(reference.tensor(np.transpose(x, (0, 3, 1, 2))))
         maps.append(reference.features.detach().numpy())
     deviations = np.log(variances[: len(reference.norms)]).sum() / 2
     np.testing.assert_allclose(
-        found, np.log(np.abs(maps[0] - maps[1]).sum((1, 2, 3)).mean()) + deviations, rtol=1e-6
+        score, np.log(np.abs(maps[0] - maps[1]).sum((1, 2, 3)).mean()) + deviations, rtol=1e-6
     )
 
 
@@ -370,7 +375,7 @@ def test_scores_of_a_module_of_the_users_own(x64):
     make, with_taps = taps.of_layers(apply)
     zeros = make(params, IMAGES)
     assert [tap.shape for tap in zeros] == [(6, 4), (6, 3)]
-    found = jax.jit(
+    actual = jax.jit(
         lambda params: proxies.fisher(
             lambda p, x, taps: with_taps(taps, p, x), params, BATCH, zeros
         )
@@ -391,29 +396,32 @@ def test_scores_of_a_module_of_the_users_own(x64):
         9 * 2 * jnp.sum(jnp.sum(convolved * slopes, (1, 2)) ** 2) / 12
         + 4 * jnp.sum((logits * by_logits) ** 2) / 12
     )
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    np.testing.assert_allclose(actual, expected, rtol=1e-6)
 
     # NASWOT: the units count twice, as the module says.
-    def told(params, x):
+    def recorded_units(params, x):
         return net.apply({"params": params, **averages}, x, mutable=["units", "batch_stats"])
 
     k = 2 * proxies.agreements(apply, params, IMAGES)
-    np.testing.assert_array_equal(proxies.declared(told, params, IMAGES), k)
-    score = proxies.naswot(told, params, IMAGES, agreements=proxies.declared)
+    np.testing.assert_array_equal(proxies.declared(recorded_units, params, IMAGES), k)
+    score = proxies.naswot(recorded_units, params, IMAGES, agreements=proxies.declared)
     np.testing.assert_allclose(score, np.linalg.slogdet(k)[1], rtol=1e-9)
-    assert proxies.linear_regions(told, params, IMAGES, agreements=proxies.declared) == 6
+    assert proxies.linear_regions(recorded_units, params, IMAGES, agreements=proxies.declared) == 6
 
     # Zen: the variances are those of Flax's norm.
     def features(params, x):
-        _, told = net.apply({"params": params, **averages}, x, mutable=["features", "batch_stats"])
-        return told["features"]["map"][0], [told["batch_stats"]["BatchNorm_0"]["var"]]
+        _, recorded = net.apply(
+            {"params": params, **averages}, x, mutable=["features", "batch_stats"]
+        )
+        return recorded["features"]["map"][0], [recorded["batch_stats"]["BatchNorm_0"]["var"]]
 
     drawn = proxies.gaussian(jax.random.key(1), params)
     assert np.all(drawn["BatchNorm_0"]["scale"] == 1) and np.all(drawn["Dense_0"]["bias"] == 0)
     assert 0.5 < np.std(drawn["Conv_0"]["kernel"]) < 1.5
     key = jax.random.key(2)
     first, second = (
-        jax.random.normal(own, IMAGES.shape, IMAGES.dtype) for own in jax.random.split(key)
+        jax.random.normal(image_key, IMAGES.shape, IMAGES.dtype)
+        for image_key in jax.random.split(key)
     )
     (map_, variance), (moved, _) = features(drawn, first), features(drawn, first + 0.01 * second)
     expected = np.log(np.abs(map_ - moved).sum((1, 2, 3)).mean()) + np.log(np.mean(variance[0])) / 2

@@ -103,8 +103,8 @@ def test_parameters():
     assert jd.count_params(SPACE.supernet(), (32, 32, 3)) == fixed + 4 * 3 * width * sum(
         separable.values()
     )
-    own = width * (2 * (9 + width) + 25 + width)  # no weights in a pooling
-    assert jd.count_params(SPACE.network(of_name("124")), (32, 32, 3)) == fixed + 4 * own
+    of_cell = width * (2 * (9 + width) + 25 + width)  # no weights in a pooling
+    assert jd.count_params(SPACE.network(of_name("124")), (32, 32, 3)) == fixed + 4 * of_cell
 
 
 def test_one_path_is_the_supernet_at_a_corner():
@@ -142,20 +142,20 @@ def test_network_of_a_child_is_the_path():
         )
     }
     alone = Network(cells, 2, 2, 3)
-    own = alone.init(jax.random.key(0), *alone.example_inputs((5, 5, 1)))
+    alone_variables = alone.init(jax.random.key(0), *alone.example_inputs((5, 5, 1)))
     rows = np.flatnonzero(picks == 1)
     params = {
-        place: w[:, rows] if place.startswith("sep_conv") else w
-        for place, w in variables["params"].items()
+        name: w[:, rows] if name.startswith("sep_conv") else w
+        for name, w in variables["params"].items()
     }
-    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, own["params"])
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, alone_variables["params"])
     images = batch()["image"]
     for train in (False, True):
-        (found, _), _ = alone.apply(
-            {**own, "params": params}, images, train, mutable=["batch_stats"]
+        (actual, _), _ = alone.apply(
+            {**alone_variables, "params": params}, images, train, mutable=["batch_stats"]
         )
         expected, _ = net.apply(variables, images, picks, train, mutable=["batch_stats"])
-        np.testing.assert_allclose(found, expected, atol=1e-5)
+        np.testing.assert_allclose(actual, expected, atol=1e-5)
 
 
 def test_only_the_childs_weights_move():
@@ -167,12 +167,12 @@ def test_only_the_childs_weights_move():
     assert np.isfinite(metrics["loss"])
     mask = used(SMALL["cell"], variables["params"], jnp.array([0, 1, 0]))
     for before, after in ((state.params, new.params), (state.opt[1][0].trace, new.opt[1][0].trace)):
-        for place in before:
-            moved = jax.tree.map(lambda a, b: np.asarray(a != b), before[place], after[place])
-            if place.startswith("sep_conv"):
-                own = np.broadcast_to(mask[place], before[place].shape)
-                assert own[:, 1].all() and not own[:, [0, 2]].any()
-                assert moved[own].mean() > 0.9 and not moved[~own].any()
+        for name in before:
+            moved = jax.tree.map(lambda a, b: np.asarray(a != b), before[name], after[name])
+            if name.startswith("sep_conv"):
+                used_here = np.broadcast_to(mask[name], before[name].shape)
+                assert used_here[:, 1].all() and not used_here[:, [0, 2]].any()
+                assert moved[used_here].mean() > 0.9 and not moved[~used_here].any()
             else:
                 assert all(np.mean(m) > 0.9 for m in jax.tree.leaves(moved))
     moved = np.asarray(
@@ -212,13 +212,15 @@ def test_step_is_the_optimisers_on_the_childs_weights():
         momentum = jax.tree.map(lambda m, g: 0.9 * m + g, momentum, g)
         expected = jax.tree.map(lambda w, m: w - 0.1 * m, state.params, momentum)
         state, _ = step(state, data, picks)
-        for place, mask in used(SMALL["cell"], variables["params"], picks).items():
-            for got, want, own in zip(
-                *(jax.tree.leaves(t) for t in (state.params[place], expected[place], mask)),
+        for name, mask in used(SMALL["cell"], variables["params"], picks).items():
+            for got, want, leaf_mask in zip(
+                *(jax.tree.leaves(t) for t in (state.params[name], expected[name], mask)),
                 strict=True,
             ):
-                own = np.broadcast_to(own, got.shape)
-                np.testing.assert_allclose(np.where(own, got, 0), np.where(own, want, 0), atol=1e-6)
+                leaf_mask = np.broadcast_to(leaf_mask, got.shape)
+                np.testing.assert_allclose(
+                    np.where(leaf_mask, got, 0), np.where(leaf_mask, want, 0), atol=1e-6
+                )
 
 
 def test_running_averages_and_evaluation():
@@ -243,7 +245,7 @@ def test_running_averages_and_evaluation():
     weights = jnp.array([1.0, 1, 0, 1, 1, 1])
     together = evaluate(state, data, weights, picks)["accuracy"]
     repeated = [jax.tree.map(lambda x: x[np.full(6, i)], data) for i in (0, 1, 3, 4, 5)]
-    alone = [evaluate(state, own, weights, picks)["accuracy"] / 5 for own in repeated]
+    alone = [evaluate(state, repeat, weights, picks)["accuracy"] / 5 for repeat in repeated]
     assert float(together) == pytest.approx(sum(map(float, alone)))
 
 
@@ -333,7 +335,7 @@ def test_shared_prefix_is_trainings_that_hand_the_prefix_on():
             ]
         heads = np.asarray(state.params["own"]["head"])  # of every child, whatever else is shared
         np.testing.assert_allclose(
-            heads, np.stack([own.params["head"] for own in alone]), atol=1e-6
+            heads, np.stack([child_state.params["head"] for child_state in alone]), atol=1e-6
         )
         assert all((heads[i] != heads[i - 1]).any() for i in range(3))
         assert (

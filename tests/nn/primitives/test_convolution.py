@@ -46,11 +46,11 @@ def test_all_derivatives(size, strides, image, x64):
         forward = jax.jvp(jax.grad(loss, (0, 1)), (x, w), (dx, dw))
         return value, first, second, forward
 
-    ours, theirs = (
+    actual, reference_leaves = (
         jax.tree.leaves(jax.jit(lambda conv=conv: derivatives(conv))())
         for conv in (convolution, expected)
     )
-    for a, b in zip(ours, theirs, strict=True):
+    for a, b in zip(actual, reference_leaves, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-9)
 
 
@@ -73,11 +73,11 @@ def test_vmap(axes):
         for shape in ((2, 4, 4, 3), (3, 3, 3, 4))
     )
     x, w = (a[0] if axis is None else jnp.moveaxis(a, 0, axis) for a, axis in zip((x, w), axes))
-    ours, theirs = (
+    actual, reference = (
         jax.vmap(lambda x, w, conv=conv: conv(x, w, (1, 1)), axes)(x, w)
         for conv in (convolution, expected)
     )
-    np.testing.assert_allclose(ours, theirs, atol=1e-4)
+    np.testing.assert_allclose(actual, reference, atol=1e-4)
 
 
 def test_bfloat16():

@@ -71,12 +71,12 @@ def derivatives(conv, **geometry):
 def assert_all_equal_reference(x, w, jit=False, **geometry):
     x, w = jnp.asarray(x), jnp.asarray(w)
     tangents = tuple(jnp.asarray(np.random.default_rng(1).standard_normal(a.shape)) for a in (x, w))
-    ours = derivatives(depthwise, **geometry)
-    ours = (jax.jit(ours) if jit else ours)(x, w, tangents)
-    theirs = derivatives(reference, **geometry)(x, w, tangents)
-    chex.assert_trees_all_equal_shapes_and_dtypes(ours, theirs)
-    chex.assert_trees_all_close(ours, theirs, rtol=1e-9, atol=1e-11)
-    assert ours[0].dtype == np.float64
+    actual = derivatives(depthwise, **geometry)
+    actual = (jax.jit(actual) if jit else actual)(x, w, tangents)
+    expected = derivatives(reference, **geometry)(x, w, tangents)
+    chex.assert_trees_all_equal_shapes_and_dtypes(actual, expected)
+    chex.assert_trees_all_close(actual, expected, rtol=1e-9, atol=1e-11)
+    assert actual[0].dtype == np.float64
 
 
 @pytest.mark.parametrize("size, stride, dilation", GEOMETRIES)
@@ -115,14 +115,14 @@ def test_vmap(x64, axes):
             lambda x, w: jnp.sum(jnp.tanh(depthwise(x, w, stride=2))), argnums=(0, 1)
         )(x, w)
 
-    ours = jax.jit(jax.vmap(gradients, in_axes=axes))(x, w)
+    actual = jax.jit(jax.vmap(gradients, in_axes=axes))(x, w)
     taken = [
         [a if axis is None else np.take(a, i, axis) for a, axis in zip((x, w), axes, strict=True)]
         for i in range(3)
     ]
     single = jax.jit(gradients)
     chex.assert_trees_all_close(
-        ours,
+        actual,
         jax.tree.map(lambda *leaves: jnp.stack(leaves), *[single(*t) for t in taken]),
         rtol=1e-10,
     )
@@ -131,10 +131,10 @@ def test_vmap(x64, axes):
 def test_vmap_of_vmap(x64):
     x, w = arrays(1, 2, 2, 5, 4, 3, 3)
     xs, ws = np.stack([x, 2 * x]), np.stack([w, 3 * w, -w])
-    ours = jax.vmap(jax.vmap(depthwise, (None, 0)), (0, None))(xs, ws)
-    chex.assert_shape(ours, (2, 3, 1, 2, 2, 5, 4, 3))
+    actual = jax.vmap(jax.vmap(depthwise, (None, 0)), (0, None))(xs, ws)
+    chex.assert_shape(actual, (2, 3, 1, 2, 2, 5, 4, 3))
     for i, j in itertools.product(range(2), range(3)):
-        np.testing.assert_allclose(ours[i, j], reference(xs[i], ws[j]), rtol=1e-10)
+        np.testing.assert_allclose(actual[i, j], reference(xs[i], ws[j]), rtol=1e-10)
 
 
 def test_pmap(devices):
@@ -145,10 +145,10 @@ def test_pmap(devices):
         return lax.psum(gradient, "devices")
 
     parts = np.moveaxis(x.reshape(2, 4, 1, 6, 6, 2), 1, 0)
-    ours = jax.pmap(gradient, "devices", in_axes=(0, None), devices=devices)(parts, w)
-    whole = jax.grad(lambda w: jnp.sum(jnp.tanh(reference(x, w))))(w)
-    for one in ours:
-        np.testing.assert_allclose(one, whole, rtol=1e-5, atol=1e-5)
+    gradients = jax.pmap(gradient, "devices", in_axes=(0, None), devices=devices)(parts, w)
+    expected = jax.grad(lambda w: jnp.sum(jnp.tanh(reference(x, w))))(w)
+    for one in gradients:
+        np.testing.assert_allclose(one, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_bfloat16():
@@ -158,8 +158,10 @@ def test_bfloat16():
     exact, exact_vjp = jax.vjp(reference, *(a.astype(jnp.float32) for a in low))
     assert y.dtype == jnp.bfloat16
     np.testing.assert_allclose(y.astype(jnp.float32), exact, atol=0.03 * np.abs(exact).max())
-    for ours, theirs in zip(vjp(jnp.ones_like(y)), exact_vjp(jnp.ones_like(exact)), strict=True):
-        assert ours.dtype == jnp.bfloat16
+    for actual, expected in zip(
+        vjp(jnp.ones_like(y)), exact_vjp(jnp.ones_like(exact)), strict=True
+    ):
+        assert actual.dtype == jnp.bfloat16
         np.testing.assert_allclose(
-            ours.astype(jnp.float32), theirs, atol=0.05 * np.abs(theirs).max()
+            actual.astype(jnp.float32), expected, atol=0.05 * np.abs(expected).max()
         )

@@ -98,8 +98,8 @@ def one_after_the_other(x, kernels, weights, **geometry):
 def test_depthwise(x64, size, stride, dilation):
     geometry = {"stride": stride, "dilation": dilation}
     shapes = (2, 2, 7, 8, 3), (2, 2, size, size, 3)
-    ours, definition = (functools.partial(f, **geometry) for f in (depthwise, reference))
-    assert_equal(ours, definition, *shapes)
+    lowered, definition = (functools.partial(f, **geometry) for f in (depthwise, reference))
+    assert_equal(lowered, definition, *shapes)
 
 
 @pytest.mark.parametrize(
@@ -118,10 +118,10 @@ def test_separable(x64, states, edges, size, stride, dilation):
     """An odd height, an even width; one state and several, one edge and several."""
     geometry = {"stride": stride, "dilation": dilation}
     shapes = (states, 2, 7, 8, 3), (states, edges, size, size, 3), (states, edges, 3, 4)
-    ours, definition = (
+    lowered, definition = (
         functools.partial(f, **geometry) for f in (ops.separable, one_after_the_other)
     )
-    assert_equal(ours, definition, *shapes)
+    assert_equal(lowered, definition, *shapes)
 
 
 def test_norms(x64):
@@ -129,14 +129,14 @@ def test_norms(x64):
         mean, square = (jnp.mean(z, (-4, -3, -2), keepdims=True) for z in (x, x * x))
         return gain * (x - mean) / jnp.sqrt(square - mean**2 + 1e-5)
 
-    def ours(x, y, gain, other):
+    def normed(x, y, gain, other):
         return batch_norms([x, y], [gain, other])
 
     def definition(x, y, gain, other):
         return [plain(x, gain), plain(y, other)]
 
     assert_equal(
-        ours,
+        normed,
         definition,
         (2, 3, 3, 4, 4, 2),
         (2, 1, 3, 4, 4, 2),
@@ -169,8 +169,8 @@ def test_convolution(x64, rows, columns, strides):
             x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
         )
 
-    ours = functools.partial(convolution, strides=strides)
-    assert_equal(ours, definition, (2, 7, 8, 3), (rows, columns, 3, 2))
+    lowered = functools.partial(convolution, strides=strides)
+    assert_equal(lowered, definition, (2, 7, 8, 3), (rows, columns, 3, 2))
 
 
 def test_a_barrier_is_the_identity(x64):

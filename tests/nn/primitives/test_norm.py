@@ -45,8 +45,8 @@ def test_batch_norm_of_a_constant_is_zero():
 def test_batch_norm_over_devices_is_that_of_the_whole_batch(devices):
     x = np.random.default_rng(0).standard_normal((8, 4, 4, 2)).astype(np.float32)
     norm = functools.partial(batch_norm, axis_name="devices")
-    ours = jax.pmap(norm, "devices", devices=devices)(x.reshape(4, 2, 4, 4, 2))
-    np.testing.assert_allclose(ours.reshape(x.shape), batch_norm(jnp.asarray(x)), atol=1e-5)
+    on_devices = jax.pmap(norm, "devices", devices=devices)(x.reshape(4, 2, 4, 4, 2))
+    np.testing.assert_allclose(on_devices.reshape(x.shape), batch_norm(jnp.asarray(x)), atol=1e-5)
 
 
 def test_every_derivative_is_that_of_the_definition(x64):
@@ -70,11 +70,11 @@ def test_every_derivative_is_that_of_the_definition(x64):
 
 def test_one_normalisation_for_many_gains(x64):
     x, gain = draw(3, 1, *SHAPE[1:]), draw(1, 4, 1, 1, 1, 1, seed=1)
-    ours, back = jax.vjp(batch_norm, x, gain)
-    theirs, back_too = jax.vjp(plain, x, gain)
-    chex.assert_shape(ours, (3, 4, *SHAPE[1:]))
+    actual, back = jax.vjp(batch_norm, x, gain)
+    expected, back_too = jax.vjp(plain, x, gain)
+    chex.assert_shape(actual, (3, 4, *SHAPE[1:]))
     chex.assert_trees_all_close(
-        (ours, back(ours + 1)), (theirs, back_too(theirs + 1)), rtol=1e-7, atol=1e-9
+        (actual, back(actual + 1)), (expected, back_too(expected + 1)), rtol=1e-7, atol=1e-9
     )
 
 
@@ -104,16 +104,18 @@ def test_norms_together_are_norms_apart(with_gains, x64):
 def test_affine(scale_shape, shift, x64):
     x, scale = draw(*SHAPE), draw(*scale_shape, seed=1)
     shift = None if shift is None else jnp.full(scale_shape, shift)
-    ours, back = jax.vjp(affine, x, scale, shift)
-    theirs, back_too = jax.vjp(lambda x, s, t: x * s + (0 if t is None else t), x, scale, shift)
-    chex.assert_trees_all_close((ours, back(x)), (theirs, back_too(x)), rtol=1e-9)
+    actual, back = jax.vjp(affine, x, scale, shift)
+    expected, back_too = jax.vjp(lambda x, s, t: x * s + (0 if t is None else t), x, scale, shift)
+    chex.assert_trees_all_close((actual, back(x)), (expected, back_too(x)), rtol=1e-9)
 
 
 def test_vmap_over_some_arguments(x64):
     x, gain = draw(4, *SHAPE), draw(3, 1, 1, 1, 1)
-    ours = jax.vmap(jax.grad(lambda x, gain: jnp.sum(batch_norm(x, gain) ** 3)), (0, None))(x, gain)
+    actual = jax.vmap(jax.grad(lambda x, gain: jnp.sum(batch_norm(x, gain) ** 3)), (0, None))(
+        x, gain
+    )
     expected = jnp.stack([jax.grad(lambda x: jnp.sum(plain(x, gain) ** 3))(one) for one in x])
-    np.testing.assert_allclose(ours, expected, rtol=1e-7, atol=1e-9)
+    np.testing.assert_allclose(actual, expected, rtol=1e-7, atol=1e-9)
 
 
 def test_a_narrow_format_is_summed_in_float32():

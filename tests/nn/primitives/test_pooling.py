@@ -82,9 +82,9 @@ def test_derivatives(x64, height, width, stride, ties):
 def test_vmap(x64, axis):
     x = np.stack([inputs(5, 6, True), inputs(5, 6, False)], axis)
     gradient = jax.grad(lambda x: jnp.sum(jnp.sin(max_pool(x, 2))))
-    ours = jax.vmap(gradient, in_axes=axis)(jnp.asarray(x))
+    actual = jax.vmap(gradient, in_axes=axis)(jnp.asarray(x))
     np.testing.assert_allclose(
-        ours, np.stack([gradient(jnp.take(x, i, axis)) for i in range(2)]), atol=1e-13
+        actual, np.stack([gradient(jnp.take(x, i, axis)) for i in range(2)]), atol=1e-13
     )
 
 
