@@ -5,6 +5,7 @@ metrics), so it can be of the mix (`cost`, `zero_one`), of the parameters themse
 the step. `bilevel_search` adds its gradient once, whatever else an algorithm descends. An entropy
 whose weight rises over 1,000 steps:
 
+>>> import jax
 >>> def entropy(arch, mix, step):
 ...     values = [-jnp.sum(jax.scipy.special.xlogy(rows, rows)) for rows in mix.values()]
 ...     return jnp.minimum(step / 1000, 1) * sum(values), {"entropy": sum(values)}

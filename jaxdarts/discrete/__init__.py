@@ -25,8 +25,8 @@ from jaxdarts.discrete.algorithms import neighbourhood_search as neighbourhood_s
 from jaxdarts.discrete.algorithms import random_search as random_search
 from jaxdarts.discrete.algorithms import ranked as ranked
 from jaxdarts.discrete.algorithms import regularized_evolution as regularized_evolution
-from jaxdarts.discrete.algorithms import reinforce as reinforce
 from jaxdarts.discrete.algorithms import samples as samples
 from jaxdarts.discrete.algorithms import schedule as schedule
 from jaxdarts.discrete.algorithms import search as search
 from jaxdarts.discrete.algorithms import successive_halving as successive_halving
+from jaxdarts.discrete.policy import reinforce as reinforce

@@ -14,7 +14,7 @@ from jaxdarts.commands import command_line, methods, reproduce, sizes
 from jaxdarts.commands.evaluate import recipes, text_recipes
 from jaxdarts.commands.evaluate import results as training_results
 from jaxdarts.commands.search import images, summary, text
-from jaxdarts.commands.search.results import PARAMETER_FREE
+from jaxdarts.commands.search.history import PARAMETER_FREE
 from jaxdarts.report.page import Confusion
 
 SEARCHES = [

@@ -21,8 +21,8 @@ from jaxdarts import files, parallel, runs
 from jaxdarts.commands import command_line, methods
 from jaxdarts.commands.evaluate import images as image_evaluation
 from jaxdarts.commands.evaluate import recipes
+from jaxdarts.commands.search import history as search_history
 from jaxdarts.commands.search import images as image_search
-from jaxdarts.commands.search import results as search_results
 from jaxdarts.count import count_params
 from jaxdarts.data import augment, images
 from jaxdarts.nn.dense import Dense
@@ -291,7 +291,7 @@ def supernet(config: Any, part: str, folder: Path, parts: Parts) -> list[MemberO
         return runs.checkpoint_form(image_search.build(searched, dataset).init)
 
     answer, outputs = runs.jitted(jax.vmap(says, (0, 0, None))), []
-    mixes: Any = [epoch_mixes(one) for one in search_results.folders(searched, run)]
+    mixes: Any = [epoch_mixes(one) for one in search_history.folders(searched, run)]
     with runs.checkpoint.open_folder(run / "checkpoints", keep=None) as manager:
         for step in sorted(set(manager.all_steps()).intersection(*mixes)):
             cells = [

@@ -33,11 +33,12 @@ from jaxdarts.commands import (
 )
 from jaxdarts.commands.optimizers import cosine_rate
 from jaxdarts.commands.search import flags as search_flags
+from jaxdarts.commands.search import history as search_history
 from jaxdarts.commands.search import results as search_results
+from jaxdarts.commands.search.history import History
 from jaxdarts.commands.search.image_program import Program, build
 from jaxdarts.commands.search.image_program import supernet as supernet
 from jaxdarts.commands.search.program import LOWER, about, checked, records_of
-from jaxdarts.commands.search.results import History
 from jaxdarts.data import images
 from jaxdarts.runs import Run, Stop, flag, hosts
 from jaxdarts.runs.flags import POSITIVE
@@ -231,7 +232,7 @@ def search(
 
     def init() -> Searched:
         new = program.init()
-        return search_results.forked(config, run, new, program.steps_per_epoch) if forks else new
+        return search_history.forked(config, run, new, program.steps_per_epoch) if forks else new
 
     def steps(epoch: int) -> Callable[[Searched, int], Searched]:
         order = program.order(epoch)

@@ -12,8 +12,9 @@ from jaxtyping import Array, Key
 
 from jaxdarts import files, hypergrad, parallel, runs
 from jaxdarts.commands import methods, programs
+from jaxdarts.commands.search import history as search_history
 from jaxdarts.commands.search import results as search_results
-from jaxdarts.commands.search.results import History
+from jaxdarts.commands.search.history import History
 from jaxdarts.search import Algorithm, Search, SearchState, bilevel_search
 from jaxdarts.space import Space
 from jaxdarts.types import Carry, Objective, Params
@@ -79,7 +80,7 @@ def records_of(config: Any, run: runs.Run, space: Space) -> Callable[[int], list
     """Step -> the records of every seed up to there; writes down which space is searched."""
 
     def open_records(step: int) -> list[History]:
-        folders = search_results.folders(config, run.folder)
+        folders = search_history.folders(config, run.folder)
         histories = [History(folder, step, space, run.log) for folder in folders]
         files.replace_text(run.folder / "space.json", methods.space_to_json(space))
         return histories

@@ -24,6 +24,7 @@ from jaxdarts import objectives, parallel, runs, spaces
 from jaxdarts.commands import command_line, methods, programs, reproduce, texts
 from jaxdarts.commands.search import flags as search_flags
 from jaxdarts.commands.search import results as search_results
+from jaxdarts.commands.search.history import History
 from jaxdarts.commands.search.program import (
     LOWER,
     about,
@@ -32,7 +33,6 @@ from jaxdarts.commands.search.program import (
     searches,
     start_of,
 )
-from jaxdarts.commands.search.results import History
 from jaxdarts.data import text
 from jaxdarts.parallel import OnDevices
 from jaxdarts.runs import Run, Stop, flag
