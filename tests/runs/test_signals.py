@@ -94,7 +94,7 @@ PROGRAMS = {
     "score": (score.main, "--count=2", (score, "score")),
     "discrete": (
         discrete.main,
-        "--evaluate=proxy --space=nasbench201 --budget_evaluations=2",
+        "--evaluate=proxy --space=nasbench201 --dataset=digits --budget_evaluations=2",
         (discrete, "search"),
     ),
     "ranking": (ranking.main, "", (ranking, "train")),

@@ -17,15 +17,11 @@ import numpy as np
 
 from jaxdarts import derive, files, genotypes, parallel, report, runs
 from jaxdarts.analysis import curvature, flatness
+from jaxdarts.commands.degenerate import PARAMETER_FREE, degenerate, operations
 from jaxdarts.commands.search import summary
 from jaxdarts.data import images
 from jaxdarts.genotypes import Genotype
-from jaxdarts.nn.ops import OPS
-from jaxdarts.space import Space, of_genotype, one_hot
-
-PARAMETER_FREE = frozenset(
-    ("none", "maxpool3x3", *(name for name, op in OPS.items() if not op.shapes(1, 1)))
-)
+from jaxdarts.space import Space, one_hot
 
 
 class History:
@@ -127,18 +123,6 @@ def _alphas(path: Path, space: Space) -> dict[str, np.ndarray]:
         if values.shape != shape or values.dtype.kind != "f" or not np.all(np.isfinite(values)):
             raise ValueError(f"{path}: {name} is not of {shape} finite numbers")
     return saved
-
-
-def operations(space: Space, genotype: Any) -> dict[str, list[str]]:
-    """What every cell of a genotype computes with; rows that choose sources are no cells of
-    operations.
-    """
-    own = of_genotype(genotype)
-    return {
-        name: [op for (op,) in own[name].ops]
-        for name, choices in space.cells.items()
-        if choices.picks is None
-    }
 
 
 def convolutions(ops: list[str]) -> int:
@@ -248,7 +232,7 @@ def finish_epoch(
                 log.info("%s %f", name, record[name])
         log.info("genotype = %s", genotype)
         main, ops = next(iter(chosen.items()))  # the normal cell, where there are two
-        wrong = summary.degenerate(record, main, len(ops))
+        wrong = degenerate(record, main, len(ops))
         if wrong:
             log.info("%s", wrong)
 
@@ -492,7 +476,7 @@ def write_result(
     """
     folder, space = own.folder, own.space
     cells, chosen = space.cells, operations(space, genotype)
-    wrong = summary.warnings(config, facts, chosen, PARAMETER_FREE.__contains__)
+    wrong = summary.warnings(config, facts, chosen)
     for warning in wrong:
         log.info("warning: %s", warning)
     files.replace_text(folder / "genotype.json", genotypes.to_json(genotype))
