@@ -71,6 +71,8 @@ def start(main: Callable[[list[str]], None]) -> None:
         # Not sys.exit: after a full disk tensorboardX would try again to write its buffer, and fail
         # with a traceback.
         os._exit(stop.code)
+    except BrokenPipeError:  # what reads the output, such as `head`, has seen enough
+        os._exit(128 + signal.SIGPIPE)
     except KeyboardInterrupt as interrupt:
         name, code = signals.named(interrupt)
         print(f"{script}: {name}: ended before there was anything to save", file=sys.stderr)

@@ -142,7 +142,6 @@ def test_every_way_to_name_a_cell(whole, tmp_path):
             [f"--arch={CELL._replace(normal=(('sep_conv_3x3', 0), ('sep_conv_3x3', 2)))}"],
             "normal[1]",
         ),
-        (["--auxiliary"], "leave it out"),
         (
             [f"--arch={TOPOLOGY}", "--auxiliary"],
             "--auxiliary: a network of NAS-Bench-201 has no auxiliary head",
@@ -190,6 +189,23 @@ def test_bad_flags_leave_nothing(flags, message, tmp_path, monkeypatch):
     text, code = stopped(flags)
     assert message in text and code == 2
     assert not (tmp_path / "runs").exists()
+
+
+def test_no_auxiliary_head_where_the_states_are_too_small(capsys):
+    """Images of 8x8 leave 2x2 pixels, and those of 28x28 leave 7x7: the head needs 8."""
+    for side, width in ((8, 8), (28, 28), (32, 28)):
+        pixels = np.zeros((32, side, width, 1), np.uint8)
+        part = images.Images(pixels, np.arange(32, dtype=np.int32) % 2)
+        numbers = np.zeros(1, np.float32), np.ones(1, np.float32)
+        dataset = images.Dataset("two", part, part, ("a", "b"), *numbers)
+        config = script.Config(
+            arch="DARTS_V2", auxiliary=True, layers=3, init_channels=4, batch_size=8, num_devices=1
+        )
+        program = image_program.build(config, jd.genotypes.DARTS_V2, dataset)
+        (line,) = capsys.readouterr().out.splitlines()
+        assert line.startswith("trained without the auxiliary head: ") and "8x8 pixels" in line
+        weights = jax.eval_shape(program.init).state.params
+        assert "auxiliary_head" not in weights
 
 
 def test_a_folder_without_a_genotype(tmp_path):

@@ -318,7 +318,7 @@ def test_candidates_of_an_earlier_search(tmp_path):
 def test_a_saved_space_is_read_as_it_was(name, tmp_path):
     space = getattr(jd.spaces, name)()
     (tmp_path / "space.json").write_text(methods.space_to_json(space))
-    run = subjects.Opened(tmp_path, tmp_path, {}, 0)
+    run = subjects.Opened(tmp_path, tmp_path, {}, 0, "search", "images")
     assert subjects.space_of(run) == space.cells  # a tuple is no list, so this is for types too
 
 
@@ -347,7 +347,7 @@ def test_a_narrowed_space_is_read_as_it_was(tmp_path):
 def test_what_is_no_saved_space(text, tmp_path):
     (tmp_path / "space.json").write_text(text)
     with pytest.raises(Stop, match="no usable space.json"):
-        subjects.space_of(subjects.Opened(tmp_path, tmp_path, {}, 0))
+        subjects.space_of(subjects.Opened(tmp_path, tmp_path, {}, 0, "search", "images"))
     with pytest.raises(Stop, match="not the folder of a finished search"):
         methods.strongest_of(tmp_path, 2)
 

@@ -43,20 +43,23 @@ def costs(
 
 def labelled(facts: Mapping[str, Any], space: Space, dataset: str) -> dict[str, Any]:
     """Facts with the size of the network in the names of its costs, as the report shows them."""
-    published, trained = (
-        sizes.words(space, size) for size in (evaluated(space), sizes.trained(space, dataset))
-    )
     names = {
-        "parameters": f"Parameters of the network at {published}",
-        "multiply_adds": f"Multiply-adds of the network at {published}",
-        "trained_parameters": f"Parameters of the network to train, at {trained}",
-        "trained_multiply_adds": f"Multiply-adds of the network to train, at {trained}",
         "found_cell_supernet_loss": "Loss of the found cell with the supernet's weights",
         "random_cells_supernet_loss": "Mean loss of random cells with the supernet's weights",
         "found_cell_supernet_accuracy": "Accuracy of the found cell, supernet's weights",
         "discretisation_gap_accuracy": "Accuracy lost from the mix to the cell",
         "largest_class_share": "Largest class",
     }
+    if "parameters" in facts or "trained_parameters" in facts:
+        published, trained = (
+            sizes.words(space, size) for size in (evaluated(space), sizes.trained(space, dataset))
+        )
+        names["parameters"] = f"Parameters of the network at {published}"
+        names["multiply_adds"] = f"Multiply-adds of the network at {published}"
+        if trained == published:
+            facts = {key: value for key, value in facts.items() if not key.startswith("trained_")}
+        names["trained_parameters"] = f"Parameters of the network to train, at {trained}"
+        names["trained_multiply_adds"] = f"Multiply-adds of the network to train, at {trained}"
     shown = {names.get(key, key): value for key, value in facts.items()}
     if "discretisation_gap_accuracy" in facts:
         gap = 100 * facts["discretisation_gap_accuracy"]
@@ -64,9 +67,6 @@ def labelled(facts: Mapping[str, Any], space: Space, dataset: str) -> dict[str, 
     for key in ("found_cell_supernet_accuracy", "largest_class_share"):
         if key in facts:
             shown[names[key]] = page.shown("accuracy", facts[key])
-    if published == trained:
-        for key in ("trained_parameters", "trained_multiply_adds"):
-            shown.pop(names[key], None)
     return shown
 
 
@@ -92,7 +92,7 @@ def warnings(
     if text:
         wrong.append(f"{text}: stop earlier (--stop_skips) or use another algorithm.")
     loss, random_loss = facts["found_cell_supernet_loss"], facts["random_cells_supernet_loss"]
-    if loss > random_loss:
+    if loss > 1.01 * random_loss:  # less than a percent is chance
         wrong.append(
             "With the supernet's weights the found cell is worse than random cells: validation loss"
             f" {loss:.3f}, mean of random cells {random_loss:.3f}."
