@@ -74,10 +74,19 @@ def check_image_shape(
     Raises:
         ValueError: if so; tells the next size that can.
     """
+    check_cells(of_genotype(genotype), depth, image_shape, imagenet)
+
+
+def check_cells(
+    cells: Mapping[str, Choices],
+    depth: int | None,
+    image_shape: tuple[int, int, int],
+    imagenet: bool = False,
+) -> None:
+    """The same of cells with one operation or several an edge, as those of a supernet."""
     height, width, _ = image_shape
     kinds = ["reduce"] * 2  # in the benchmarks' networks, where each needs an even state
     strided = True
-    cells = of_genotype(genotype)
     if "reduce" in cells:
         kinds = [run.kind for run in runs(1, depth or 1) for _ in range(run.repeats)]
         strided = any(

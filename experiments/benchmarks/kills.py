@@ -1,9 +1,11 @@
-"""Kill a search again and again: python experiments/benchmarks/kills.py --kills=20
+"""Kill a program again and again: python experiments/benchmarks/kills.py --kills=20
 
-Searches a tiny cell on the digits, once without interruption, then in a folder where SIGKILL ends
-it at random moments (while it starts, compiles, computes or saves) and --resume goes on. Prints
-what each kill lost, and whether the result is the same to the bit: records, mixes, genotype and the
-last checkpoint. --output keeps it all, with command, commit, versions, device.
+python experiments/benchmarks/kills.py --program=discrete --kills=10
+
+Runs a tiny program on the digits (or a text), once without interruption, then in a folder where
+SIGKILL ends it at random moments (while it starts, compiles, computes or saves) and --resume goes
+on. Prints what each kill lost, and whether the result is the same to the bit: records, mixes,
+numbers, and the last checkpoint. --output keeps it all, with command, commit, versions, device.
 """
 
 import dataclasses
@@ -11,12 +13,14 @@ import json
 import os
 import random
 import re
+import shlex
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 os.environ.setdefault("PJRT_NPROC", str(max(16, os.cpu_count() or 1)))
 
@@ -29,21 +33,91 @@ import jaxdarts as jd
 from jaxdarts import runs
 from jaxdarts.runs import Stop
 
+
+class Program(NamedTuple):
+    """A program to kill.
+
+    command: its words after `jaxdarts`.
+    flags: of a tiny run; {epochs} and {checkpoint_freq} are filled in.
+    trains: whether it has steps and checkpoints; others write down every finished part.
+    """
+
+    command: str
+    flags: str
+    trains: bool = True
+
+
 TINY = (
     "--layers=1 --nodes=1 --ops none skip_connect sep_conv_3x3 --init_channels=2 --no-unrolled"
     " --num_devices=1"
 )
-STEPS = 22  # an epoch's
+STEPWISE = " --report_freq=1 --epochs={epochs} --checkpoint_freq={checkpoint_freq}"
+PAIRS = (("skip_connect", 0), ("sep_conv_3x3", 1))
+CELL = jd.Genotype(PAIRS, (2,), PAIRS, (2,))
+PROGRAMS = {
+    "search": Program("search", TINY + STEPWISE),
+    "evaluate": Program(
+        "evaluate",
+        "--arch={cell} --layers=1 --init_channels=2 --num_devices=1" + STEPWISE,
+    ),
+    "text": Program(
+        "search",
+        "--dataset=pydoc --nodes=1 --emsize=4 --bptt=70 --batch_size=512 --num_devices=1"
+        " --ops none tanh identity --no-unrolled" + STEPWISE,
+    ),
+    "enas": Program(
+        "enas",
+        "--space=weight_sharing64 --init_channels=1 --policy_steps=2 --num_samples=3 --hidden=4"
+        + STEPWISE,
+    ),
+    "discrete": Program(
+        "discrete",
+        "--evaluate=proxy --space=nasbench201 --dataset=digits --algorithm=random --runs=1"
+        " --init_channels=2 --layers=1 --batch_size=16 --budget_evaluations=200",
+        False,
+    ),
+    "score": Program("score", "--count=200 --scores=synflow --batch_size=16", False),
+    "ensemble": Program(
+        "evaluate",
+        "--ensemble={cell},{cell},{cell} --layers=1 --init_channels=2 --epochs=2 --num_devices=1",
+        False,
+    ),
+    "ranking": Program(
+        "analyze ranking",
+        "--init_channels=2 --layers=1 --epochs=2 --batch_size=8 --train_images=64"
+        " --test_images=24 --instances=4 --truth_instances=2 --eval_freq=1 --last_steps=2"
+        " --tune_epochs 2 --tune_steps 1 3 --groups 16 --prefixes 1 --prefix_epochs=3"
+        " --truth_epochs=1",
+        False,
+    ),
+    "compare": Program("compare", f"darts gdas --run_dir={{folder}} -- {TINY} --epochs=2", False),
+}
+NOT_COMPARED = frozenset(
+    "seconds wall_time date command commit speed step_ms versions run_dir resume arguments".split()
+)
+"""Fields of JSON that tell of the time or of the place."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Kill a search at random moments and resume it."""
+    """Kill a program at random moments and resume it."""
 
+    program: Literal[
+        "search",
+        "evaluate",
+        "text",
+        "discrete",
+        "enas",
+        "score",
+        "ensemble",
+        "ranking",
+        "compare",
+    ] = "search"
+    """What to kill."""
     kills: int = 20
     """How often."""
     epochs: int = 10
-    """Passes of 22 steps."""
+    """Passes over the data."""
     checkpoint_freq: int = 3
     """Steps between checkpoints, besides the one after every epoch."""
     seed: int = 0
@@ -56,10 +130,29 @@ class Config:
     """JSON file to write everything to."""
 
 
-def start(config: Config, *arguments: str) -> subprocess.Popen:
-    """A search in a process of its own."""
-    script = Path(__file__).parents[1] / "search.py"
-    command = [sys.executable, str(script), *arguments, f"--cache_dir={config.cache_dir}"]
+class Whole(NamedTuple):
+    """The run that nothing interrupts: its duration, and the steps of its first epoch."""
+
+    seconds: float
+    length: int
+
+
+def start(config: Config, folder: Path) -> subprocess.Popen:
+    """The program in a process of its own: in a new folder, or on from where it was killed."""
+    program = PROGRAMS[config.program]
+    values = {
+        **dataclasses.asdict(config),
+        "folder": shlex.quote(str(folder)),
+        "cell": shlex.quote(str(folder.parent / "cell.json")),
+    }
+    words = shlex.split(program.flags.format(**values))
+    if config.program == "compare":
+        words += [f"--cache_dir={config.cache_dir}"]
+    elif (folder / "config.json").exists():  # killed before that, there is nothing yet to resume
+        words = [f"--resume={folder}", f"--cache_dir={config.cache_dir}"]
+    else:
+        words += [f"--run_dir={folder}", f"--cache_dir={config.cache_dir}"]
+    command = [sys.executable, "-m", "jaxdarts", *program.command.split(), *words]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
@@ -67,7 +160,7 @@ def finished(process: subprocess.Popen) -> None:
     """Waits for a process that should end well."""
     _, errors = process.communicate()
     if process.returncode:
-        raise Stop(f"a search that was not killed ended with {process.returncode}: {errors}")
+        raise Stop(f"a program that was not killed ended with {process.returncode}: {errors}")
 
 
 def log_of(folder: Path) -> str:
@@ -75,38 +168,51 @@ def log_of(folder: Path) -> str:
     return (folder / "log.txt").read_text() if (folder / "log.txt").exists() else ""
 
 
-def last_step(log: str) -> int:
-    """The last step that a log tells of, 0 before the first."""
+def last_step(log: str, length: int) -> int:
+    """The last step that a log tells of, 0 before the first; epochs have `length` steps."""
     epoch, step = 0, 0
     for kind, number in re.findall(r"(epoch|train) (\d+) ", log):
         epoch, step = (
-            (int(number), step) if kind == "epoch" else (epoch, epoch * STEPS + int(number) + 1)
+            (int(number), step) if kind == "epoch" else (epoch, epoch * length + int(number) + 1)
         )
     return step
 
 
-def killed(process: subprocess.Popen, folder: Path, chance: random.Random) -> dict[str, Any] | None:
-    """Kills a search: one time in five while it starts, otherwise some steps after its first; None
-    if it was done before.
+def killed(
+    process: subprocess.Popen,
+    program: Program,
+    folder: Path,
+    chance: random.Random,
+    uninterrupted: Whole,
+) -> dict[str, Any] | None:
+    """Kills a program: one time in five while it starts, otherwise after its first step, or in the
+    time that it has; None if it was done before.
     """
     before = log_of(folder)
     if chance.random() < 0.2:
         time.sleep(chance.uniform(0, 10))
-    else:
+    elif program.trains:
         while "the first step took" not in log_of(folder)[len(before) :] and process.poll() is None:
             time.sleep(0.01)
         time.sleep(chance.expovariate(1 / 0.7))
+    else:
+        time.sleep(chance.uniform(0, uninterrupted.seconds))
     process.kill()
-    process.communicate()
+    _, errors = process.communicate()
     if process.returncode == 0:
         return None
+    if process.returncode != -signal.SIGKILL:
+        raise Stop(f"a program ended with {process.returncode} before it was killed: {errors}")
     log = log_of(folder)[len(before) :]
-    begun, torn = begun_at(log), bool(list((folder / "checkpoints").glob("*tmp*")))
+    torn = any(path.name.endswith("tmp") for path in folder.rglob("*"))
+    if not program.trains:
+        return {"begun_at": None, "killed_at": None, "in_a_save": torn, "before_a_step": not log}
+    begun, last = begun_at(log), last_step(log, uninterrupted.length)
     return {
         "begun_at": begun,
-        "killed_at": last_step(log) or begun,
+        "killed_at": last or begun,
         "in_a_save": torn,
-        "before_a_step": not last_step(log),
+        "before_a_step": not last,
     }
 
 
@@ -116,57 +222,69 @@ def begun_at(log: str) -> int | None:
     return int(resumed[1]) if resumed else 0 if "epoch 0" in log else None
 
 
+def timeless(value: Any) -> Any:
+    """JSON without the fields that tell of the time or of the place."""
+    if isinstance(value, dict):
+        return {n: timeless(v) for n, v in value.items() if n not in NOT_COMPARED}
+    return [timeless(one) for one in value] if isinstance(value, list) else value
+
+
 def results(folder: Path) -> dict[str, Any]:
-    """All that a search leaves behind, but for the time that it took."""
-    records = jd.files.read_json_lines(folder / "metrics.jsonl")
-    values: dict[str, Any] = {
-        f"record {record['step']}": {**record, "seconds": 0} for record in records
-    }
-    values["genotype"] = (folder / "genotype.json").read_text()
-    with np.load(folder / "alphas.npz") as saved:
-        values |= {f"alphas {name}": saved[name].tobytes() for name in saved.files}
-    with jd.runs.checkpoint.open_folder(folder / "checkpoints") as checkpoints:
+    """All that a program leaves behind, but for the time that it took."""
+    values: dict[str, Any] = {}
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        if "checkpoints" in path.parts or path.name == "config.json":
+            continue
+        if path.suffix == ".json":
+            values[name] = timeless(json.loads(path.read_text()))
+        elif path.suffix == ".jsonl":
+            for number, line in enumerate(path.read_text().splitlines()):
+                values[f"{name} {number}"] = timeless(json.loads(line))
+        elif path.suffix == ".npz":
+            for array, content in jd.files.read_arrays(path).items():
+                values[f"{name} {array}"] = content.tobytes()
+        elif path.suffix == ".csv":
+            values[name] = path.read_text()
+    for path in sorted(folder.rglob("checkpoints")):
+        values |= newest(path, str(path.relative_to(folder)))
+    return values
+
+
+def newest(folder: Path, name: str) -> dict[str, Any]:
+    """The arrays of the newest checkpoint."""
+    with jd.runs.checkpoint.open_folder(folder) as checkpoints:
         step = checkpoints.latest_step()
         tree = checkpoints.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore()))[
             "state"
         ]
     tree.pop("seconds")
+    values = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         bits = jax.random.key_data(leaf) if jd.parallel.is_key(leaf) else leaf
-        values[f"checkpoint {step}{jax.tree_util.keystr(path)}"] = np.asarray(bits).tobytes()
+        values[f"{name} {step}{jax.tree_util.keystr(path)}"] = np.asarray(bits).tobytes()
     return values
 
 
 def measure(config: Config) -> dict[str, Any]:
     """Both runs, and what the kills did."""
     chance, folder = random.Random(config.seed), Path(str(config.run_dir))
-    flags = [
-        *TINY.split(),
-        "--report_freq=1",
-        f"--epochs={config.epochs}",
-        f"--checkpoint_freq={config.checkpoint_freq}",
-    ]
-    finished(start(config, *flags, f"--run_dir={folder}/whole"))
-    deaths, torn = [], folder / "torn"
+    program, begun = PROGRAMS[config.program], time.monotonic()
+    (folder / "cell.json").write_text(jd.genotypes.to_json(CELL))
+    finished(start(config, folder / "whole"))
+    seconds, length = time.monotonic() - begun, 0
+    if program.trains:
+        length = jd.files.read_json_lines(folder / "whole" / "metrics.jsonl")[0]["step"]
+    uninterrupted, deaths, torn = Whole(seconds, length), [], folder / "torn"
     while len(deaths) < config.kills:
-        resume = (
-            torn / "config.json"
-        ).exists()  # killed before that, there is nothing yet to resume
-        process = (
-            start(config, f"--resume={torn}")
-            if resume
-            else start(config, *flags, f"--run_dir={torn}")
-        )
-        death = killed(process, torn, chance)
+        death = killed(start(config, torn), program, torn, chance, uninterrupted)
         if death is None:
-            raise Stop(
-                f"the search was done after {len(deaths)} of {config.kills} kills; try more"
-                " --epochs"
-            )
+            print(f"the program was done after {len(deaths)} of {config.kills} kills", flush=True)
+            break
         deaths.append(death)
         print(json.dumps(death), flush=True)
-    finished(start(config, f"--resume={torn}"))
-    again = int(re.findall(r"resumed at step (\d+)", log_of(torn))[-1])
+    finished(start(config, torn))
+    again = int((re.findall(r"resumed at step (\d+)", log_of(torn)) or [0])[-1])
     for death in reversed(
         deaths
     ):  # one that died before it knew its step lost nothing, and tells nothing of the one before
@@ -177,11 +295,12 @@ def measure(config: Config) -> dict[str, Any]:
         name for name in expected.keys() | actual.keys() if expected.get(name) != actual.get(name)
     ]
     return {
+        "program": config.program,
         "kills": deaths,
         "in_a_save": sum(death["in_a_save"] for death in deaths),
         "before_a_step": sum(death["before_a_step"] for death in deaths),
         "checkpoint_interval": config.checkpoint_freq,
-        "most_steps_lost": max(death["lost_steps"] for death in deaths),
+        "most_steps_lost": max((death["lost_steps"] for death in deaths), default=0),
         "compared": len(expected),
         "differing": sorted(differing),
     }
@@ -198,8 +317,8 @@ def main(arguments: list[str]) -> None:
     if config.output:
         Path(config.output).write_text(json.dumps({**runs.versions(), **figures}, indent=1) + "\n")
     line = (
-        f"{config.kills} kills, {figures['in_a_save']} of them in a save: at most"
-        f" {figures['most_steps_lost']} steps lost"
+        f"{config.program}: {len(figures['kills'])} kills, {figures['in_a_save']} of them in a"
+        f" save: at most {figures['most_steps_lost']} steps lost"
     )
     if figures["differing"] or figures["most_steps_lost"] > config.checkpoint_freq:
         raise Stop(f"{line}; differing: {', '.join(figures['differing']) or 'nothing'}")

@@ -1,13 +1,17 @@
 """Checks of settings that several commands have."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 
+from jaxdarts import count
+from jaxdarts.commands import datasets
 from jaxdarts.runs import flags
 from jaxdarts.runs.estimate import devices
 from jaxdarts.runs.process import Stop
+from jaxdarts.types import Choices
 
 
 def check_flags(config: Any) -> None:
@@ -18,6 +22,23 @@ def check_flags(config: Any) -> None:
     output = getattr(config, "output", None)
     if output and (Path(output).is_dir() or not Path(output).absolute().parent.is_dir()):
         raise Stop(f"--output={output}: must be a file in a folder that is there", 2)
+
+
+def check_image_shape(
+    config: Any,
+    cells: Mapping[str, Choices],
+    depth: int | None,
+    shape: tuple[int, int, int],
+    imagenet: bool = False,
+) -> None:
+    """Refuses images that the network of some cells cannot halve; names a size that it can."""
+    try:
+        count.check_cells(cells, depth, shape, imagenet)
+    except ValueError as error:
+        text, _, size = str(error).rstrip(")").partition(" (--image_size=")
+        if hasattr(config, "image_size") and config.dataset.startswith("folder:"):
+            text += f": {datasets.resizing(config, size)}"
+        raise Stop(f"--dataset={config.dataset}: {text}", 2) from error
 
 
 def check_seeds(config: Any, count: int) -> None:

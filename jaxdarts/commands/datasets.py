@@ -1,5 +1,6 @@
 """Data sets as commands name them."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,9 +11,21 @@ from jaxdarts.runs.process import Stop
 def load(config: Any, read: Callable[..., Any] = images.load) -> Any:
     """The images that --dataset and --data_dir name.
 
-    They are loaded by `images.load` or another function of the two.
+    They are loaded by `images.load` or another function of the two, and resized where the command
+    has --image_size.
     """
+    size = getattr(config, "image_size", None)
+    if read is images.load and size is not None and not hasattr(config, "stream"):
+        read = functools.partial(images.load, size=size)
     try:
         return read(config.dataset, config.data_dir)
     except (OSError, ValueError, ImportError) as error:
-        raise Stop(f"--dataset={config.dataset}: {error}") from error
+        text = str(error).replace("--image_size=N", resizing(config, "N"))
+        raise Stop(f"--dataset={config.dataset}: {text}") from error
+
+
+def resizing(config: Any, size: Any) -> str:
+    """How a command is told to resize the pictures of a folder."""
+    if not hasattr(config, "image_size"):
+        return "not by this command"
+    return f"--stream --image_size={size}" if hasattr(config, "stream") else f"--image_size={size}"

@@ -8,50 +8,53 @@ The suffix of --output chooses PDF, PNG or SVG. PDF and PNG need CairoSVG: pip i
 """
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
-import tyro
 
 from jaxdarts import files, report
-from jaxdarts.commands import methods
+from jaxdarts.commands import checks, command_line, methods
 from jaxdarts.commands.evaluate import recipes
 from jaxdarts.report import page
-from jaxdarts.runs import Stop
+from jaxdarts.runs import Stop, flag
+from jaxdarts.runs.flags import Bound
+
+SCALE = Bound("must be above 0 and at most 100", lambda x: 0 < x <= 100)
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Draw a cell, or the curves and mixture weights of a run."""
 
-    subject: tyro.conf.Positional[str]
-    """Run folder, name of a published cell, JSON file, or text of a genotype."""
-    output: str
-    """File to write; its suffix is .pdf, .png or .svg."""
-    what: Literal["cell", "curves", "weights"] = "cell"
-    """Picture: the cell, the curves of a run, or the mixture weights of a search."""
-    cell: str | None = None
-    """Cell to draw, such as normal or reduce; default all."""
-    curve: str | None = None
-    """Title of the curve to draw, such as accuracy; default all."""
-    scale: float = 3.0
-    """Pixels of a PNG for each unit of the picture."""
+    COMMAND: ClassVar[str] = "draw"
+    TOPIC: ClassVar[str] = "subject"
 
-
-def main(arguments: list[str]) -> None:
-    config = tyro.cli(
-        Config,
-        args=arguments,
-        description=__doc__,
-        use_underscores=True,
-        config=(tyro.conf.DisallowNone,),
+    subject: str = flag(
+        "",
+        "Run folder, name of a published cell, JSON file, or text of a genotype.",
+        positional=True,
     )
+    output: str = flag("", "File to write; its suffix is .pdf, .png or .svg.")
+    what: Literal["cell", "curves", "weights"] = flag(
+        "cell", "Picture: the cell, the curves of a run, or the mixture weights of a search."
+    )
+    cell: str | None = flag(None, "Cell to draw, such as normal or reduce; default all.")
+    curve: str | None = flag(None, "Title of the curve to draw, such as accuracy; default all.")
+    scale: float = flag(3.0, "Pixels of a PNG for each unit of the picture.", SCALE)
+
+
+def main(arguments: Sequence[str]) -> None:
+    config = command_line.read(Config, arguments, Config(), __doc__)
+    if not config.subject:
+        raise Stop("name what to draw: a run folder, a published cell, a JSON file; see --help", 2)
+    if not config.output:
+        raise Stop("--output: name the file to write, which ends in .pdf, .png or .svg", 2)
+    checks.check_flags(config)
     suffix = Path(config.output).suffix.lower()
     if suffix not in report.export.FORMATS:
         raise Stop(f"--output={config.output}: name a file that ends in .pdf, .png or .svg", 2)
-    if not 0 < config.scale <= 100:
-        raise Stop(f"--scale={config.scale}: must be above 0 and at most 100", 2)
     pictures = PICTURES[config.what](config)
     picture = report.export.beside(pictures, columns=1 if config.what == "weights" else 2)
     try:
@@ -88,7 +91,7 @@ def weight_pictures(config: Config) -> list[str]:
     """The mixture weights of a search over its epochs."""
     folder = Path(config.subject)
     try:
-        cells = methods.cells_from_json((folder / "space.json").read_text(encoding="utf-8"))
+        cells = methods.cells_from_json(files.read_text(folder / "space.json"))
         mixes = files.read_arrays(folder / "alphas.npz")
         drawn = {
             name: page.heatmap(

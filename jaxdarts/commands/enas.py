@@ -225,6 +225,7 @@ def build(config: Config, dataset: images.Dataset) -> Program:
         jax.eval_shape(net.init, jax.random.key(0), *inputs)
         jax.eval_shape(lambda *shapes: net.init_with_output(jax.random.key(0), *shapes), *inputs)
     except ValueError as error:
+        checks.check_image_shape(config, space.cells, config.layers, train.images.shape[1:])
         sizes = f"--layers={config.layers} --init_channels={config.init_channels}"
         raise Stop(f"{sizes} do not fit the images of {config.dataset}: {error}", 2) from error
     policy = enas.lstm_policy(space.cells, config.hidden, config.temperature, config.tanh_constant)

@@ -66,6 +66,20 @@ class ImageData:
 
 
 @dataclasses.dataclass(frozen=True)
+class Resized:
+    """Pictures of several sizes."""
+
+    TOPIC: ClassVar[str] = "data"
+
+    image_size: int | None = flag(
+        None,
+        "Height and width to which the pictures of folder:PATH are resized and cut; default as they"
+        " are.",
+        POSITIVE,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class Augmentation:
     """How training images are changed at random."""
 

@@ -76,7 +76,12 @@ def test_formats(run, tmp_path, capsys):
         (["nothing", "--output=x.svg", "--what=curves"], "nothing: not the folder of a run"),
         (["nothing", "--output=x.svg", "--what=weights"], "nothing: not the folder of a search"),
         (["DARTS_V2", "--output=x.svg", "--scale=0"], "--scale=0.0: must be above 0"),
-        (["DARTS_V2", "--output=no/x.svg"], "--output=no/x.svg: cannot write there"),
+        (["DARTS_V2", "--output=no/x.svg"], "--output=no/x.svg: must be a file in a folder"),
+        (["DARTS_V2", "--output=x.svg", "--scale=nan"], "--scale=nan: must be above 0"),
+        (["DARTS_V2", "--output=x.svg", "--size=3"], "--size"),
+        (["DARTS_V2", "--output=x.svg", "--what=roc"], "what"),
+        (["DARTS_V2"], "--output: name the file"),
+        (["--output=x.svg"], "name what to draw"),
     ],
 )
 def test_one_line_says_what_is_wrong(arguments, message, tmp_path, monkeypatch):

@@ -16,10 +16,12 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from PIL import Image
 
 import jaxdarts as jd
 from jaxdarts.commands import command_line
 from jaxdarts.commands.search import images as script
+from jaxdarts.commands.search import summary
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "experiments" / "search.py"
@@ -275,12 +277,42 @@ def test_odd_images_at_a_reduction(tmp_path):
     text, code = stopped(
         [f"--dataset=npz:{tmp_path}/odd.npz", "--batch_size=4", f"--run_dir={tmp_path}/run"]
     )
-    assert (
-        "--layers=8 --init_channels=16 do not fit the images" in text
-        and "5x5" in text
-        and code == 2
+    assert text == (
+        f"--dataset=npz:{tmp_path}/odd.npz: images of 10x10: height and width must be even before"
+        " every reduction of the network; the next size is 12x12"
     )
+    assert code == 2
     assert not (tmp_path / "run").exists()
+
+
+def pictures(folder, *sides):
+    """A folder of pictures, 8 of each class and side."""
+    for name in ("one", "two"):
+        (folder / "train" / name).mkdir(parents=True)
+        (folder / "test" / name).mkdir(parents=True)
+        for i, side in enumerate(sides * 8):
+            picture = Image.fromarray(np.full((side, side + 2), 9 * i, np.uint8))
+            for part in ("train", "test"):
+                picture.save(folder / part / name / f"{i}.png")
+    return f"--dataset=folder:{folder}"
+
+
+def test_pictures_of_several_sizes(tmp_path, monkeypatch):
+    data, run = pictures(tmp_path / "data", 10, 14), f"--run_dir={tmp_path / 'run'}"
+    text, code = stopped([data, "--batch_size=4", run])
+    assert text.endswith("or be resized and cut to N x N: --image_size=N") and code == 1
+    text, code = stopped([data, "--batch_size=4", "--image_size=10", run])
+    assert text.endswith("the next size is 12x12: --image_size=12") and code == 2
+    built = []
+    monkeypatch.setattr(script, "search", lambda config, *rest: built.append((config, *rest)))
+    script.main([data, "--batch_size=4", "--image_size=12", run])
+    (config, dataset, program, _), *_ = built
+    assert dataset.train.images.shape[1:] == (12, 12, 1)
+    assert program.data["train"]["image"].shape == (16, 12, 12, 1)
+    script.main([f"--resume={tmp_path / 'run'}"])
+    assert built[1][0].image_size == 12 and built[1][1].train.images.shape[1:] == (12, 12, 1)
+    command = summary.next_command(config, Path("x"))
+    assert command.endswith("--stream --image_size=12")
 
 
 def test_a_folder_that_holds_a_run_is_left_alone(finished_run, tiny):

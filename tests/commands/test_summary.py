@@ -14,7 +14,6 @@ from jaxdarts.commands import command_line, methods, reproduce, sizes
 from jaxdarts.commands.evaluate import recipes, text_recipes
 from jaxdarts.commands.evaluate import results as training_results
 from jaxdarts.commands.search import images, summary, text
-from jaxdarts.commands.search.history import PARAMETER_FREE
 from jaxdarts.report.page import Confusion
 
 SEARCHES = [
@@ -90,7 +89,13 @@ def test_costs_are_those_of_built_networks():
     name = "Parameters of the network to train, at 8 channels and 3 cells"
     assert labels[name] == costs["trained_parameters"]
     assert labels["Parameters of the network at 36 channels and 20 cells"] == costs["parameters"]
+    # A network of eight cells cannot halve such images; one of a single cell was searched.
+    costs = summary.costs(jd.genotypes.DARTS_V2, space, "npz:x.npz", 10, (10, 10, 1))
+    assert not costs
+    costs = {"dataset": "digits"} | FACTS
+    assert "parameters at" not in summary.sentence(costs, space, "digits")
     # One size is named once.
+    costs = summary.costs(jd.genotypes.DARTS_V2, space, "cifar10", 10, (32, 32, 3))
     assert len(summary.labelled(costs, space, "cifar10")) == 2
 
 
@@ -106,7 +111,7 @@ GOOD_CELL = {"normal": ["sep_conv_3x3"] * 4, "reduce": ["skip_connect"] * 4}
 
 def warned(facts=FACTS, cell=GOOD_CELL, **settings):
     config = images.Config(**settings)
-    return summary.warnings(config, facts, cell, PARAMETER_FREE.__contains__)
+    return summary.warnings(config, facts, cell)
 
 
 def test_nothing_is_warned_of_a_good_cell():
@@ -131,10 +136,12 @@ def test_what_is_warned_of(changes, words):
 
 def test_a_training_that_predicts_one_class_is_warned_of():
     names = ["cat", "dog"]
-    (warning,) = training_results.warnings("test", Confusion(np.array([[0, 2], [0, 6]]), names))
+    confusion, cell = Confusion(np.array([[0, 2], [0, 6]]), names), jd.genotypes.DARTS_V2
+    (warning,) = training_results.warnings(cell, "test", confusion)
     assert "75.00%" in warning and "dog" in warning
-    assert not training_results.warnings("test", Confusion(np.array([[2, 0], [1, 5]]), names))
-    assert not training_results.warnings("test", None)
+    confusion = Confusion(np.array([[2, 0], [1, 5]]), names)
+    assert not training_results.warnings(cell, "test", confusion)
+    assert not training_results.warnings(cell, "test", None)
 
 
 def test_the_last_sentence_and_the_next_command():
@@ -155,3 +162,17 @@ def test_quoted_words_are_one_word_of_a_shell():
     for word in ("a", "a b", "it's", "$HOME's", "`x`'", "a\"b'c", "Genotype(normal=[('a', 0)])"):
         assert shlex.split(reproduce.quoted(word)) == [word]
     assert reproduce.quoted("('a', 0)") == "\"('a', 0)\""
+
+
+RNN_CELL = jd.genotypes.RecurrentGenotype((("identity", 0), ("identity", 1)), (1, 2))
+
+
+def test_a_degenerate_cell_is_warned_of_after_its_training_too():
+    pairs = (("skip_connect", 0), ("skip_connect", 1), ("skip_connect", 0), ("sep_conv_3x3", 2))
+    cell = jd.Genotype(pairs, (2, 3), jd.genotypes.DARTS_V2.reduce[:4], (2, 3))
+    (warning,) = training_results.warnings(cell, "test", None)
+    assert warning.startswith("The normal cell degenerates: 3 of its 4 operations are skip")
+    confusion = Confusion(np.array([[5, 0], [3, 0]]), ("a", "b"))
+    assert len(training_results.warnings(cell, "test", confusion)) == 2
+    assert training_results.warnings(jd.genotypes.DARTS_V2, "test", None) == []
+    assert training_results.warnings(RNN_CELL, "test", None) == []

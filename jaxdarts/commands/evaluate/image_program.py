@@ -12,12 +12,13 @@ import numpy as np
 import optax
 
 from jaxdarts import parallel, runs, spaces
-from jaxdarts.commands import optimizers, programs
+from jaxdarts.commands import checks, optimizers, programs
 from jaxdarts.commands.evaluate.recipes import Cells, Config, size_of
 from jaxdarts.data import augment, images, stream
 from jaxdarts.nn.network import TooSmall
 from jaxdarts.parallel import OnDevices
 from jaxdarts.runs import Stop
+from jaxdarts.space import of_genotype
 from jaxdarts.training import schedules
 from jaxdarts.training.images import TrainState, from_scratch
 
@@ -95,6 +96,10 @@ def build(config: Config, genotype: Cells, dataset: images.Dataset | stream.Data
             net, alone = net.clone(auxiliary=False), alone.clone(auxiliary=False)
             jax.eval_shape(alone.init, jax.random.key(0), image)
     except ValueError as error:
+        depth, imagenet = size_of(config, genotype)[1], bool(options.get("imagenet"))
+        checks.check_image_shape(
+            config, of_genotype(genotype), depth, dataset.image_shape, imagenet
+        )
         flags = " ".join(
             f"--{name}={getattr(config, name)}" for name in ("layers", "auxiliary", "network")
         )

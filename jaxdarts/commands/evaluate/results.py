@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from jaxdarts import files, genotypes, report, runs, spaces
-from jaxdarts.commands import reproduce
+from jaxdarts.commands import degenerate, reproduce
 from jaxdarts.report.page import Confusion, Summary
 
 LOWER = "--learning_rate"
@@ -63,6 +63,9 @@ def write_result(
         confusion = Confusion(np.sum(counts, axis=0).astype(int), class_names)
         saved = {"class_names": class_names, "counts": np.asarray(counts, int).tolist()}
         files.replace_text(run.folder / "confusion.json", json.dumps(saved) + "\n")
+    wrong = warnings(genotype, part, confusion)
+    for warning in wrong:
+        run.log.info("warning: %s", warning)
     start = config.start()
     report.page.write(
         run.folder / "report.html",
@@ -81,7 +84,7 @@ def write_result(
         sections=runs.analyses(run.folder),
         summary=Summary(
             figures=figures(config, part, results, facts),
-            warnings=warnings(part, confusion),
+            warnings=wrong,
             next_command=f"jaxdarts draw {shlex.quote(str(run.folder))} --output=cell.pdf",
             command=reproduce.command("evaluate", config, start),
             changed=reproduce.changed(config, start),
@@ -110,18 +113,21 @@ def figures(
     return shown
 
 
-def warnings(part: str, confusion: Confusion | None) -> list[str]:
-    """Warnings about a trained network."""
+def warnings(genotype: Any, part: str, confusion: Confusion | None) -> list[str]:
+    """Warnings about a cell and its trained network."""
+    text = degenerate.warning(degenerate.operations(spaces.of(genotype), genotype))
+    wrong = [f"{text}: search anew with another algorithm, or stop earlier."] if text else []
     if confusion is None:
-        return []
+        return wrong
     counts = confusion.counts
     largest, right = counts.sum(1), np.trace(counts)
     if right > largest.max():
-        return []
+        return wrong
     share, accuracy = largest.max() / counts.sum(), right / counts.sum()
     return [
+        *wrong,
         f"The {part} accuracy, {accuracy:.2%}, does not beat the share of the largest class"
-        f" ({confusion.class_names[int(largest.argmax())]}), {share:.2%}."
+        f" ({confusion.class_names[int(largest.argmax())]}), {share:.2%}.",
     ]
 
 

@@ -11,13 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdarts import files, genotypes, runs
+from jaxdarts.commands.degenerate import PARAMETER_FREE, operations
 from jaxdarts.genotypes import Genotype
-from jaxdarts.nn.ops import OPS
-from jaxdarts.space import Space, of_genotype
-
-PARAMETER_FREE = frozenset(
-    ("none", "maxpool3x3", *(name for name, op in OPS.items() if not op.shapes(1, 1)))
-)
+from jaxdarts.space import Space
 
 
 class History:
@@ -119,18 +115,6 @@ def _alphas(path: Path, space: Space) -> dict[str, np.ndarray]:
         if values.shape != shape or values.dtype.kind != "f" or not np.all(np.isfinite(values)):
             raise ValueError(f"{path}: {name} is not of {shape} finite numbers")
     return saved
-
-
-def operations(space: Space, genotype: Any) -> dict[str, list[str]]:
-    """What every cell of a genotype computes with; rows that choose sources are no cells of
-    operations.
-    """
-    chosen = of_genotype(genotype)
-    return {
-        name: [op for (op,) in chosen[name].ops]
-        for name, choices in space.cells.items()
-        if choices.picks is None
-    }
 
 
 def convolutions(ops: list[str]) -> int:

@@ -13,7 +13,7 @@ import optax
 
 from jaxdarts import algorithms, objectives, parallel, runs
 from jaxdarts.analysis import curvature
-from jaxdarts.commands import methods, programs
+from jaxdarts.commands import checks, methods, programs
 from jaxdarts.commands.optimizers import cosine_rate, weights_optimizer
 from jaxdarts.commands.search.program import searches, start_of
 from jaxdarts.data import augment, images
@@ -112,6 +112,7 @@ def build(config: "Config", dataset: images.Dataset) -> Program:
         params = jax.eval_shape(alone.init, jax.random.key(0), image, net.example_mix())
         jax.eval_shape(alone.apply, params, image, net.example_mix(), jax.random.key(0))
     except ValueError as error:
+        checks.check_image_shape(config, space.cells, config.layers, train.images.shape[1:])
         sizes = f"--layers={config.layers} --init_channels={config.init_channels}"
         raise Stop(f"{sizes} do not fit the images of {config.dataset}: {error}", 2) from error
     algorithm = methods.make(

@@ -51,6 +51,7 @@ class Config(
     search_flags.Options,
     search_flags.Architecture,
     flags.ImageData,
+    flags.Resized,
     flags.Halves,
     flags.Augmentation,
     flags.Cutout,

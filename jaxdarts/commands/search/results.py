@@ -15,13 +15,9 @@ import numpy as np
 
 from jaxdarts import derive, files, genotypes, parallel, report, runs
 from jaxdarts.analysis import curvature, flatness
+from jaxdarts.commands.degenerate import degenerate, operations
 from jaxdarts.commands.search import summary
-from jaxdarts.commands.search.history import (
-    PARAMETER_FREE,
-    History,
-    convolutions,
-    operations,
-)
+from jaxdarts.commands.search.history import History, convolutions
 from jaxdarts.data import images
 from jaxdarts.space import Space, one_hot
 
@@ -100,7 +96,7 @@ def finish_epoch(
                 log.info("%s %f", name, record[name])
         log.info("genotype = %s", genotype)
         main, ops = next(iter(chosen.items()))  # the normal cell, where there are two
-        wrong = summary.degenerate(record, main, len(ops))
+        wrong = degenerate(record, main, len(ops))
         if wrong:
             log.info("%s", wrong)
 
@@ -351,7 +347,7 @@ def write_result(
     """
     folder, space = history.folder, history.space
     cells, chosen = space.cells, operations(space, genotype)
-    wrong = summary.warnings(config, facts, chosen, PARAMETER_FREE.__contains__)
+    wrong = summary.warnings(config, facts, chosen)
     for warning in wrong:
         log.info("warning: %s", warning)
     files.replace_text(folder / "genotype.json", genotypes.to_json(genotype))

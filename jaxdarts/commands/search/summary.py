@@ -3,6 +3,7 @@
 The head has figures, warnings and commands.
 """
 
+import contextlib
 import math
 import shlex
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxdarts.commands import reproduce, sizes
+from jaxdarts.commands import degenerate, reproduce, sizes
 from jaxdarts.commands.methods import evaluated
 from jaxdarts.count import network_cost
 from jaxdarts.report import page
@@ -29,17 +30,18 @@ def costs(
 ) -> dict[str, int]:
     """Parameters and multiply-adds of the network of a cell.
 
-    They are given at the published size, and at the size that `jaxdarts evaluate` trains.
+    They are given at the published size, and at the size that `jaxdarts evaluate` trains; those
+    that cannot be built for images of that shape are left out.
     """
-    published = network_cost(genotype, *evaluated(space), num_classes, shape)
-    stem = sizes.has_imagenet_stem(space, dataset)
-    trained = network_cost(genotype, *sizes.trained(space, dataset), num_classes, shape, stem)
-    return {
-        "parameters": published[0],
-        "multiply_adds": published[1],
-        "trained_parameters": trained[0],
-        "trained_multiply_adds": trained[1],
-    }
+    stem, costs_by_name = sizes.has_imagenet_stem(space, dataset), {}
+    for name, size, large in (
+        ("", evaluated(space), False),
+        ("trained_", sizes.trained(space, dataset), stem),
+    ):
+        with contextlib.suppress(ValueError):
+            cost = network_cost(genotype, *size, num_classes, shape, large)
+            costs_by_name |= {f"{name}parameters": cost[0], f"{name}multiply_adds": cost[1]}
+    return costs_by_name
 
 
 def labelled(facts: Mapping[str, Any], space: Space, dataset: str) -> dict[str, Any]:
@@ -51,7 +53,7 @@ def labelled(facts: Mapping[str, Any], space: Space, dataset: str) -> dict[str, 
         "discretisation_gap_accuracy": "Accuracy lost from the mix to the cell",
         "largest_class_share": "Largest class",
     }
-    if "parameters" in facts:
+    if "parameters" in facts or "trained_parameters" in facts:
         published, trained = (
             sizes.words(space, size) for size in (evaluated(space), sizes.trained(space, dataset))
         )
@@ -76,28 +78,10 @@ def largest_class_share(labels: np.ndarray) -> float:
     return float(np.bincount(labels).max() / len(labels))
 
 
-def degenerate(record: Mapping[str, Any], cell: str, operations: int) -> str | None:
-    """Warning about a cell of skip connections, or without parameters; None for other cells.
-
-    Args:
-        record: of the epoch that the cell is from, with `skip_<cell>` and `parameter_free_<cell>`.
-        cell: its name.
-        operations: how many it has.
-    """
-    skips, free = record.get(f"skip_{cell}", 0), record.get(f"parameter_free_{cell}", 0)
-    if 2 * skips <= operations and free < operations:
-        return None
-    return (
-        f"the {cell} cell degenerates: {skips} of its {operations} operations are skip connections,"
-        f" {free} have no weights"
-    )
-
-
 def warnings(
     config: Any,
     facts: Mapping[str, Any],
     chosen: Mapping[str, Sequence[str]],
-    is_free: Any,
 ) -> list[str]:
     """Warnings that a user should read before the cell is trained.
 
@@ -105,19 +89,11 @@ def warnings(
         config: the configuration of the search.
         facts: as in facts.json.
         chosen: the operations of every cell.
-        is_free: whether an operation has no weights, by its name.
     """
     wrong = []
-    if chosen:
-        main, ops = next(iter(chosen.items()))
-        counts = {
-            f"skip_{main}": list(ops).count("skip_connect"),
-            f"parameter_free_{main}": sum(map(is_free, ops)),
-        }
-        text = degenerate(counts, main, len(ops))
-        if text:
-            advice = "stop earlier (--stop_skips) or use another algorithm"
-            wrong.append(f"{text[0].upper()}{text[1:]}. Such cells train badly: {advice}.")
+    text = degenerate.warning(chosen)
+    if text:
+        wrong.append(f"{text}: stop earlier (--stop_skips) or use another algorithm.")
     loss, random_loss = facts["found_cell_supernet_loss"], facts["random_cells_supernet_loss"]
     if loss > 1.01 * random_loss:  # less than a percent is chance
         wrong.append(
@@ -146,6 +122,8 @@ def next_command(config: Any, folder: Path) -> str:
     """The command that trains the cell of a search."""
     flags = [f"--arch={folder}", f"--dataset={config.dataset}"]
     flags += [f"--data_dir={config.data_dir}"] if config.data_dir else []
+    if getattr(config, "image_size", None) is not None:
+        flags += ["--stream", f"--image_size={config.image_size}"]
     return shlex.join(["jaxdarts", "evaluate", *flags])
 
 

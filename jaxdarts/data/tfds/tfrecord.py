@@ -7,10 +7,9 @@ of the data. A checksum is CRC-32C, rotated and shifted ("masked") so that check
 checksums in it stay sound.
 """
 
-import itertools
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,6 +21,7 @@ for _ in range(8):
     _TABLE = np.where(_TABLE & 1, _TABLE >> 1 ^ np.uint32(_POLYNOMIAL), _TABLE >> 1)
 _ENTRIES = _TABLE.tolist()
 _BATCH, _LONGEST = 4096, 1 << 24
+_TOGETHER = 1 << 26  # bytes that are looked at together; the longest record is a quarter of them
 
 
 def read(path: str | os.PathLike) -> Iterator[bytes]:
@@ -34,10 +34,9 @@ def read(path: str | os.PathLike) -> Iterator[bytes]:
     """
     path = Path(path)
     with path.open("rb") as file:
-        records = _split(path, file)
         # Together: a checksum is a step for every byte, and a step costs about the same for one
         # record and for thousands.
-        while batch := list(itertools.islice(records, _BATCH)):
+        for batch in _batches(_split(path, file)):
             checksums = masked_checksums([data for _, data, _ in batch])
             for (offset, data, expected), checksum in zip(batch, checksums.tolist(), strict=True):
                 if checksum != expected:
@@ -71,26 +70,47 @@ def _split(path: Path, file: BinaryIO) -> Iterator[tuple[int, bytes, int]]:
         offset += 16 + length
 
 
+def _batches(records: Iterable[tuple[int, bytes, int]]) -> Iterator[list[tuple[int, bytes, int]]]:
+    """Records in groups of bounded number and size."""
+    batch, size = [], 0
+    for record in records:
+        batch.append(record)
+        size += len(record[1])
+        if len(batch) == _BATCH or size > _TOGETHER:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
 def masked_checksums(records: Sequence[bytes]) -> np.ndarray:
     """The masked CRC-32C of every record.
 
     >>> bool(masked_checksums([b"123456789"])[0] == _mask(0xE3069283))  # the check value of CRC-32C
     True
     """
-    order = sorted(
-        range(len(records)), key=lambda i: -len(records[i])
-    )  # those that are not at their end come first
-    lengths = np.array([len(records[i]) for i in order])
-    longest = int(lengths.max(initial=0))
-    padded = b"".join(records[i].ljust(longest, b"\0") for i in order)
-    columns = np.ascontiguousarray(np.frombuffer(padded, np.uint8).reshape(len(order), longest).T)
-    state = np.full(len(order), 0xFFFFFFFF, np.uint32)
+    # Those that are not at their end come first. Short ones are not padded to the longest.
+    order = sorted(range(len(records)), key=lambda i: -len(records[i]))
+    checksums, start = np.zeros(len(records), np.uint32), 0
+    while start < len(order):
+        number = max(1, _TOGETHER // max(1, len(records[order[start]])))
+        group = order[start : start + number]
+        checksums[group] = _checksums_of_sorted([records[i] for i in group])
+        start += number
+    return checksums
+
+
+def _checksums_of_sorted(records: Sequence[bytes]) -> np.ndarray:
+    """The same of records that are sorted by length, the longest first."""
+    lengths = np.array([len(record) for record in records])
+    longest = int(lengths[0])
+    padded = b"".join(record.ljust(longest, b"\0") for record in records)
+    columns = np.ascontiguousarray(np.frombuffer(padded, np.uint8).reshape(len(records), longest).T)
+    state = np.full(len(records), 0xFFFFFFFF, np.uint32)
     for i, column in enumerate(columns):
         live = int(np.searchsorted(-lengths, -i))  # how many are longer than i
         state[:live] = _TABLE[(state[:live] ^ column[:live]) & 0xFF] ^ (state[:live] >> 8)
-    checksums = np.empty_like(state)
-    checksums[order] = _mask(~state)
-    return checksums
+    return np.asarray(_mask(~state))
 
 
 def _masked_checksum(data: bytes) -> int:

@@ -109,6 +109,26 @@ def framed(data: bytes) -> bytes:
     )
 
 
+def test_one_long_record_beside_many_short_ones(monkeypatch):
+    """Short ones are not padded to the length of the longest; the memory is bounded."""
+    monkeypatch.setattr(tfrecord, "_TOGETHER", 1000)
+    rng, sizes = np.random.default_rng(0), []
+    records = [rng.bytes(n) for n in (0, 3, 900, 10, 1500, 7, *range(40), 200, 0)]
+    inner = tfrecord._checksums_of_sorted
+
+    def measured(group):
+        sizes.append(len(group) * len(group[0]))
+        return inner(group)
+
+    monkeypatch.setattr(tfrecord, "_checksums_of_sorted", measured)
+    assert tfrecord.masked_checksums(records).tolist() == [masked_crc32c(r) for r in records]
+    assert sorted(sizes)[-2:] == [900, 1500] or max(sizes) == 1500
+    assert sum(size > 1000 for size in sizes) == 1
+    batches = list(tfrecord._batches((0, record, 0) for record in records))
+    assert [data for batch in batches for _, data, _ in batch] == records
+    assert all(sum(len(data) for _, data, _ in batch[:-1]) <= 1000 for batch in batches)
+
+
 def test_records_and_their_checksums(tmp_path):
     rng = np.random.default_rng(0)
     records = [rng.bytes(n) for n in (0, 1, 5, 5, 64, 300, 2)]
