@@ -471,7 +471,7 @@ def test_estimate_of_a_stream(streaming, tmp_path, capsys, monkeypatch):
 
 def test_images_that_do_not_fit_the_stem(streaming, tmp_path):
     text, code = stopped([*streaming, "--image_size=36", f"--run_dir={tmp_path}/run"])
-    assert "--network=imagenet, images of 36x36x3" in text and "even" in text and code == 2
+    assert "images of 36x36: height and width must be even" in text and code == 2
 
 
 def test_selection_among_streamed_images(streaming, tmp_path):

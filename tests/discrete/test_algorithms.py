@@ -12,7 +12,7 @@ import pytest
 import jaxdarts as jd
 from jaxdarts import Trial, discrete
 from jaxdarts.analysis.flatness import shell
-from jaxdarts.discrete import algorithms, best, best_so_far, flattest, search
+from jaxdarts.discrete import algorithms, best, best_so_far, flattest, policy, search
 
 NB201 = jd.spaces.nasbench201()
 DARTS = jd.spaces.darts(2, ("none", "skip_connect", "sep_conv_3x3", "max_pool_3x3"))
@@ -207,7 +207,7 @@ def test_reinforce_descends_the_published_loss():
         return jax.tree.map(lambda g: -0.3 * g, gradient), state
 
     tx = optax.GradientTransformation(lambda params: (), update)
-    history = search(algorithms._reinforce(KEY, NB201, tx, 0.9), evaluate, evaluations=7)[
+    history = search(policy._reinforce(KEY, NB201, tx, 0.9), evaluate, evaluations=7)[
         :-1
     ]  # it is not told of the last one
     rewards, average, weight = [trial.value for trial in history], 0.0, 0.0
