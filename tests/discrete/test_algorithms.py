@@ -12,7 +12,7 @@ import pytest
 import jaxdarts as jd
 from jaxdarts import Trial, discrete
 from jaxdarts.analysis.flatness import shell
-from jaxdarts.discrete import algorithms, best, best_so_far, flattest, policy, search
+from jaxdarts.discrete import best, best_so_far, flattest, policy, search
 
 NB201 = jd.spaces.nasbench201()
 DARTS = jd.spaces.darts(2, ("none", "skip_connect", "sep_conv_3x3", "max_pool_3x3"))
