@@ -32,6 +32,10 @@ class Unusable(CheckpointError):
     """No checkpoint of a folder can be restored; a second try would end in the same way."""
 
 
+class OtherConfiguration(Unusable):
+    """A checkpoint is intact, but was written under another configuration."""
+
+
 class Newest(NamedTuple):
     """A restored checkpoint.
 
@@ -182,6 +186,8 @@ def restore_newest(
         try:
             tree = _read(manager, step, like, config)
             return Newest(step, tree, {step: str(error) for step, error in errors.items()})
+        except OtherConfiguration:  # nothing is damaged: an older one would be no better
+            raise
         except Unusable as error:
             errors[step] = error
     first = next(iter(errors.values()))
@@ -237,7 +243,7 @@ def _read(
         reason = (str(error).strip() or repr(error)).splitlines()[0][:300]
         raise Unusable(f"cannot read checkpoint {step} in {manager.directory}: {reason}") from error
     name = differing[0]
-    raise Unusable(
+    raise OtherConfiguration(
         f"checkpoint {step} in {manager.directory} was written with {name}={saved.get(name)!r}, "
         f"this run has {name}={config.get(name)!r}"
     )

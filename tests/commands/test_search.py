@@ -352,7 +352,8 @@ def test_a_checkpoint_of_another_configuration(finished_run, tmp_path):
     (run / "config.json").write_text(json.dumps(config | {"momentum": 0.5}))
     before = {path: data for path, data in contents(run).items() if path.name != "log.txt"}
     text, code = stopped([f"--resume={run}"])
-    assert "was written with momentum=0.9, this run has momentum=0.5" in text and code == 1
+    assert "was written with momentum=0.9, this run has momentum=0.5" in text and code == 2
+    assert "older" not in text
     assert {path: data for path, data in contents(run).items() if path.name != "log.txt"} == before
 
 
