@@ -83,7 +83,10 @@ def check_cells(
     image_shape: tuple[int, int, int],
     imagenet: bool = False,
 ) -> None:
-    """The same of cells with one operation or several an edge, as those of a supernet."""
+    """Refuses images that a network or supernet of these cells cannot halve.
+
+    An edge has one operation or several, as in a supernet. Errors as of `check_image_shape`.
+    """
     height, width, _ = image_shape
     kinds = ["reduce"] * 2  # in the benchmarks' networks, where each needs an even state
     strided = True

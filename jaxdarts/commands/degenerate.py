@@ -1,6 +1,4 @@
-"""Cells that degenerate: of skip connections, or without weights. Searches and trainings warn of
-them.
-"""
+"""Cells of skip connections, or without weights: searches and trainings warn of them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,9 +13,7 @@ PARAMETER_FREE = frozenset(
 
 
 def operations(space: Space, genotype: Any) -> dict[str, list[str]]:
-    """What every cell of a genotype computes with; rows that choose sources are no cells of
-    operations.
-    """
+    """Operations of every cell of a genotype; rows that choose sources are left out."""
     chosen = of_genotype(genotype)
     return {
         name: [op for (op,) in chosen[name].ops]
@@ -26,8 +22,13 @@ def operations(space: Space, genotype: Any) -> dict[str, list[str]]:
     }
 
 
+def convolutions(ops: Sequence[str]) -> int:
+    """Operations of a cell that have weights."""
+    return sum(op not in PARAMETER_FREE for op in ops)
+
+
 def degenerate(record: Mapping[str, Any], cell: str, operations: int) -> str | None:
-    """What is wrong with a cell of skip connections, or without parameters; None where nothing is.
+    """Warning about a cell of skip connections, or without parameters; None for other cells.
 
     Args:
         record: of the epoch that the cell is from, with `skip_<cell>` and `parameter_free_<cell>`.
@@ -44,15 +45,19 @@ def degenerate(record: Mapping[str, Any], cell: str, operations: int) -> str | N
 
 
 def warning(chosen: Mapping[str, Sequence[str]]) -> str | None:
-    """The same of the operations of all cells, for a report: the first cell counts, the normal one
-    where there are two.
+    """Warning for a report about a genotype that degenerates; None for other genotypes.
+
+    The first cell counts: the normal one where there are two.
+
+    Args:
+        chosen: the operations of every cell, as of `operations`.
     """
     if not chosen:
         return None
     main, ops = next(iter(chosen.items()))
     counts = {
         f"skip_{main}": list(ops).count("skip_connect"),
-        f"parameter_free_{main}": sum(op in PARAMETER_FREE for op in ops),
+        f"parameter_free_{main}": len(ops) - convolutions(ops),
     }
     text = degenerate(counts, main, len(ops))
     return f"{text[0].upper()}{text[1:]}. Such cells train badly" if text else None

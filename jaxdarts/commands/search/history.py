@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdarts import files, genotypes, runs
-from jaxdarts.commands.degenerate import PARAMETER_FREE, operations
+from jaxdarts.commands.degenerate import convolutions, operations
 from jaxdarts.genotypes import Genotype
 from jaxdarts.space import Space
 
@@ -115,11 +115,6 @@ def _alphas(path: Path, space: Space) -> dict[str, np.ndarray]:
         if values.shape != shape or values.dtype.kind != "f" or not np.all(np.isfinite(values)):
             raise ValueError(f"{path}: {name} is not of {shape} finite numbers")
     return saved
-
-
-def convolutions(ops: list[str]) -> int:
-    """Operations of a cell that have weights."""
-    return sum(op not in PARAMETER_FREE for op in ops)
 
 
 def folders(config: Any, folder: Path) -> list[Path]:

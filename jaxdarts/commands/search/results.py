@@ -15,9 +15,9 @@ import numpy as np
 
 from jaxdarts import derive, files, genotypes, parallel, report, runs
 from jaxdarts.analysis import curvature, flatness
-from jaxdarts.commands.degenerate import degenerate, operations
+from jaxdarts.commands.degenerate import convolutions, degenerate, operations
 from jaxdarts.commands.search import summary
-from jaxdarts.commands.search.history import History, convolutions
+from jaxdarts.commands.search.history import History
 from jaxdarts.data import images
 from jaxdarts.space import Space, one_hot
 
