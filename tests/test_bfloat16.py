@@ -170,7 +170,7 @@ def test_a_supernet_on_real_images(shared, tmp_path, monkeypatch):
     check(
         errors_of(precision.of_images(config)),
         loss=2e-4,
-        weights=0.025,
+        weights=0.04,  # 0.013 to 0.030 over six sets of 64 images
         alpha_first_order=0.015,
         alpha_second_order=0.015,
     )
