@@ -69,14 +69,17 @@ def toy_batch(seed: int, size: int = 8):
     return {"image": image, "label": jnp.asarray(rng.integers(0, 3, size), jnp.int32)}
 
 
-def toy_objective(params, mix, carry, batch, key):
-    h = batch["image"]
+def toy_logits(params, mix, h):
     for name, choices in toy_cells().items():
         states = [h, jnp.sin(h)] + [0.0] * choices.num_nodes
         for e, (source, target) in enumerate(choices.edges):
             x = states[source]
             states[target] += mix[name][e, 1] * x + mix[name][e, 2] * jnp.tanh(x @ params[name][e])
         h = states[-1]
-    logits = h @ params["head"]
+    return h @ params["head"]
+
+
+def toy_objective(params, mix, carry, batch, key):
+    logits = toy_logits(params, mix, batch["image"])
     loss = jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]))
     return loss, (carry, {"loss": loss})

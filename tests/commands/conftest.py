@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from jaxdarts.commands import enas
+from jaxdarts.commands.analyze import ranking, ranking_program  # noqa: F401
 from jaxdarts.commands.discrete import evaluators  # noqa: F401
 from jaxdarts.commands.ensemble import members  # noqa: F401
 from jaxdarts.commands.evaluate import image_program as image_training
@@ -17,7 +18,14 @@ from jaxdarts.commands.evaluate import text as text_training
 from jaxdarts.commands.search import image_program as image_search
 from jaxdarts.commands.search import text as text_search
 
-BUILDERS = (image_search.build, text_search.build, image_training.build, text_training.build)
+BUILDERS = (
+    image_search.build,
+    text_search.build,
+    image_training.build,
+    text_training.build,
+    enas.build,
+    ranking_program.build,
+)
 # What these name does not change what is compiled.
 FREE = dict(run_dir=None, resume=None, max_steps=0, keep_checkpoints=1, report_freq=1)
 
@@ -48,7 +56,7 @@ def _programs():
         return built
 
     with pytest.MonkeyPatch.context() as patch:
-        for build in (*BUILDERS, enas.build):
+        for build in BUILDERS:
             wrapper = once(build)
             for name, module in list(sys.modules.items()):
                 if name.startswith("jaxdarts.") and vars(module).get("build") is build:

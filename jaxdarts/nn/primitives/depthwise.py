@@ -24,9 +24,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.experimental.xla_metadata import set_xla_metadata
-from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
+
+from jaxdarts.nn.primitives import trilinear
 
 
 class Geometry(NamedTuple):
@@ -238,7 +238,6 @@ def _by_transposes(convolve: Callable, missing: str, geo: Geometry, a: Array, b:
     return jax.linear_transpose(lambda x: convolve(x, a, geo), x)(b)[0]
 
 
-_ARGUMENTS = {"y": "xw", "w": "xy", "x": "wy"}
 _ON_CPU = {"y": _missing_y, "w": _missing_w, "x": _missing_x}
 
 
@@ -316,31 +315,12 @@ def _shape(a, b, *, missing: str, geometry: Geometry) -> jax.core.ShapedArray:
     return jax.core.ShapedArray(shape, jnp.result_type(a, b))
 
 
-def _transpose(
-    position: int, cotangent: Array, *arguments, missing: str, geometry: Geometry
-) -> Array:
-    """Transpose of the form that lacks `missing` in one of its arguments.
-
-    It is the form that lacks that argument.
-    """
-    names = _ARGUMENTS[missing]
-    known = {missing: cotangent, names[1 - position]: arguments[1 - position]}
-    lacking = names[position]
-    return _form.bind(
-        *(known[name] for name in _ARGUMENTS[lacking]), missing=lacking, geometry=geometry
-    )
-
-
-_form = Primitive("depthwise")
-_form.def_impl(jax.jit(_form.bind, static_argnames=("missing", "geometry")))
-_form.def_abstract_eval(_shape)
-ad.defbilinear(_form, functools.partial(_transpose, 0), functools.partial(_transpose, 1))
-batching.primitive_batchers[_form] = _batch
-mlir.register_lowering(_form, mlir.lower_fun(_apply, multiple_results=False))
-mlir.register_lowering(
-    _form, mlir.lower_fun(kept(_apply_on_cpu), multiple_results=False), platform="cpu"
+_form = trilinear.primitive(
+    "depthwise",
+    _shape,
+    _batch,
+    _apply,
+    cpu=kept(_apply_on_cpu),
+    cuda=_apply_on_gpu,
+    rocm=_apply_on_gpu,
 )
-for _gpu in ("cuda", "rocm"):
-    mlir.register_lowering(
-        _form, mlir.lower_fun(_apply_on_gpu, multiple_results=False), platform=_gpu
-    )
