@@ -33,6 +33,28 @@ def by_epoch(start: float, end: float, epochs: int, steps_per_epoch: int) -> Sch
     )
 
 
+def fading_dropout(start: float, epochs: int, warm_up: int, steps_per_epoch: int) -> Schedule:
+    """P-DARTS' rate of dropout after skip connections, in one stage.
+
+    In epoch e it is start (epochs - e - 1) / epochs during the warm-up, whose epochs train weights
+    alone, and start exp(-0.2 (e - warm_up)) after it.
+
+    Chen, Xie, Wu & Tian, `Progressive DARTS <https://arxiv.org/abs/1904.12760>`_, ICCV 2019; the
+    numbers are those of its code.
+
+    >>> rate = fading_dropout(0.5, epochs=25, warm_up=10, steps_per_epoch=2)
+    >>> [round(float(rate(2 * epoch)), 3) for epoch in (0, 9, 10, 15)]
+    [0.48, 0.3, 0.5, 0.184]
+    """
+
+    def rate(step):
+        epoch = step // steps_per_epoch
+        before, after = (epochs - epoch - 1) / epochs, jnp.exp(-0.2 * (epoch - warm_up))
+        return start * jnp.where(epoch < warm_up, before, after)
+
+    return rate
+
+
 def darts(space: Space, order: int = 2) -> Algorithm:
     """Softmax over the operations of every edge; first-order or exact second-order hypergradient.
 

@@ -3,6 +3,7 @@
 Compiled functions of all seeds on all devices, and the order of the images.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,7 +14,7 @@ import optax
 
 from jaxdarts import algorithms, objectives, parallel, runs
 from jaxdarts.analysis import curvature
-from jaxdarts.commands import checks, methods, programs
+from jaxdarts.commands import checks, methods, programs, stages
 from jaxdarts.commands.optimizers import cosine_rate, weights_optimizer
 from jaxdarts.commands.search.program import searches, start_of
 from jaxdarts.data import augment, images
@@ -77,14 +78,15 @@ class Order(NamedTuple):
 
 def supernet(config: "Config", space: Space, num_classes: int, remat: bool | None = None) -> Any:
     """The network of a configuration."""
+    stage = stages.of(config)
     return space.supernet(
         width=config.init_channels,
-        depth=config.layers,
+        depth=stage.layers,
         num_classes=num_classes,
         dtype=jnp.dtype(config.dtype),
         axis_name=parallel.AXIS,
         remat=config.remat if remat is None else remat,
-        **({"partial": config.partial} if config.partial > 1 else {}),
+        **({"partial": stage.partial} if stage.partial > 1 else {}),
     )
 
 
@@ -97,7 +99,7 @@ def build(config: "Config", dataset: images.Dataset) -> Program:
             train, val = images.split(dataset.train, config.train_portion)
         except ValueError as error:
             raise Stop(str(error), 2) from error
-    space = methods.space_of(config)
+    space, stage = methods.space_of(config), stages.of(config)
     steps_per_epoch = len(train.labels) // config.batch_size
     if min(len(train.labels), len(val.labels)) < config.batch_size:
         raise Stop(
@@ -112,8 +114,8 @@ def build(config: "Config", dataset: images.Dataset) -> Program:
         params = jax.eval_shape(alone.init, jax.random.key(0), image, net.example_mix())
         jax.eval_shape(alone.apply, params, image, net.example_mix(), jax.random.key(0))
     except ValueError as error:
-        checks.check_image_shape(config, space.cells, config.layers, train.images.shape[1:])
-        sizes = f"--layers={config.layers} --init_channels={config.init_channels}"
+        checks.check_image_shape(config, space.cells, stage.layers, train.images.shape[1:])
+        sizes = f"--layers={stage.layers} --init_channels={config.init_channels}"
         raise Stop(f"{sizes} do not fit the images of {config.dataset}: {error}", 2) from error
     algorithm = methods.make(
         config, space, steps_per_epoch, len(dataset.class_names), train.images.shape[1:]
@@ -136,9 +138,14 @@ def build(config: "Config", dataset: images.Dataset) -> Program:
         0.0, config.drop_path_prob, max(config.epochs - 1, 1), steps_per_epoch
     )
 
+    fading = algorithms.fading_dropout(
+        stage.skip_dropout, config.epochs, config.arch_warmup, steps_per_epoch
+    )
+
     def training_batch(part, indices, key, step):
-        rate = {"drop_path": ramp(step)} if config.drop_path_prob else {}
-        return batch(part, indices, key) | rate
+        rates = {"drop_path": ramp(step)} if config.drop_path_prob else {}
+        rates |= {"skip_dropout": fading(step)} if stage.skip_dropout else {}
+        return batch(part, indices, key) | rates
 
     def step_of(search: Search) -> OnDevices:
         def step(state, data, train_indices, val_indices, data_key):
@@ -196,7 +203,12 @@ def build(config: "Config", dataset: images.Dataset) -> Program:
         key = jax.random.key(0)
         price = jax.eval_shape(lambda: search.price(search.init(key, params_of(key))))[1]
         names += [f"valid_{name}" for name in price]
-        return start_of(config, search, params_of, (*names, "arch_gradient_norm"))
+        new = start_of(config, search, params_of, (*names, "arch_gradient_norm"))
+        if stage.number == 1:
+            return new
+        # A later stage makes draws of its own.
+        draws = jax.vmap(lambda key: jax.random.fold_in(key, stage.number))(new.state.key)
+        return runs.Training(dataclasses.replace(new.state, key=draws), new.sums)
 
     sizes = (len(train.labels), len(val.labels))
     return Program(
@@ -222,8 +234,22 @@ def build(config: "Config", dataset: images.Dataset) -> Program:
 
 def optimizers(config: "Config", steps_per_epoch: int) -> tuple[optax.GradientTransformation, ...]:
     """The published optimisers of weights and alpha."""
-    params_tx = weights_optimizer(config, lambda epoch: cosine_rate(config, epoch), steps_per_epoch)
+    params_tx = weights_optimizer(
+        config, lambda epoch: learning_rate(config, epoch), steps_per_epoch
+    )
     return params_tx, methods.optimizer(config, steps_per_epoch)
+
+
+def learning_rate(config: "Config", epoch: Any, cos: Callable = jnp.cos) -> Any:
+    """Learning rate of the weights in an epoch of a stage, as of `cosine_rate`.
+
+    Stages that carry the weights over share one cosine.
+    """
+    if not config.carry_weights:
+        return cosine_rate(config, epoch, cos)
+    stage = stages.of(config)
+    every_stage = dataclasses.replace(config, epochs=stage.count * config.epochs)
+    return cosine_rate(every_stage, epoch + (stage.number - 1) * config.epochs, cos)
 
 
 def epoch_order(
@@ -232,6 +258,9 @@ def epoch_order(
     """The batches of one epoch."""
     seeds = config.seed + jnp.arange(config.num_seeds)
     keys = jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), 1))(seeds)
+    number = stages.of(config).number
+    if number > 1:  # a later stage sees the images in other orders
+        keys = jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
     needed = sizes[0] // config.batch_size * config.batch_size
     batches = []
     for part, size in enumerate(sizes):

@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxdarts import derive, files, genotypes, parallel, report, runs
 from jaxdarts.analysis import curvature, flatness
+from jaxdarts.commands import stages
 from jaxdarts.commands.degenerate import convolutions, degenerate, operations
 from jaxdarts.commands.search import summary
 from jaxdarts.commands.search.history import History
@@ -263,7 +264,8 @@ def write_best(
             folder / "genotype.json",
         )
     log.info("%s", sentences[best])
-    log.info("train the found cell: %s", summary.next_command(config, folder))
+    if not getattr(config, "stage", 0):  # another stage follows
+        log.info("train the found cell: %s", summary.next_command(config, folder))
 
 
 def split_seeds(mixes: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
@@ -323,7 +325,8 @@ def finish(
             "discretisation_gap_accuracy": gap,
             "largest_class_share": summary.largest_class_share(dataset.train.labels),
             **flat[seed],
-            "wall_time": sum(record["seconds"] for record in seed_history.records.all),
+            "wall_time": stages.seconds_before(config)
+            + sum(record["seconds"] for record in seed_history.records.all),
         }
         sentences.append(
             write_result(config, seed_history, genotype, config.seed + seed, facts, log)
