@@ -127,7 +127,7 @@ def cell(
         keys, start = jax.random.split(key, sum(map(len, drawing.values()))), 0
         for op, edges in drawing.items():
             of_op: dict[str, Array] = {"key": keys[start : start + len(edges)]}
-            if op == SKIP:
+            if op == SKIP and skip_dropout is not None:
                 of_op["rate"] = jnp.full(len(edges), skip_dropout)
             weights = {**weights, op: {**weights.get(op, {}), **of_op}}
             start += len(edges)

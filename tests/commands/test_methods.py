@@ -183,6 +183,8 @@ def test_stops_goes_back_and_goes_on_with_more_weight_decay(tmp_path, monkeypatc
         assert config["weight_decay"] == pytest.approx(decay) and config["fork"] == str(before)
         assert records(after)[0] == records(before)[0] and records(after)[1] != records(before)[1]
     assert not (tmp_path / "run-decay0.3").exists()
+    assert "the search stops" in (later[0] / "log.txt").read_text()
+    assert "the search stops" not in (later[1] / "log.txt").read_text()
     before = [records(folder) for folder in later]
     script.main([f"--resume={first}"])
     assert [records(folder) for folder in later] == before
@@ -285,7 +287,9 @@ def test_derivations(way, tmp_path):
 def test_a_finished_search_is_derived_anew(tmp_path):
     folder = searched(tmp_path, "--no-unrolled", "--ops", "none", "skip_connect", "max_pool_3x3")
     before = (folder / "metrics.jsonl").read_bytes()
-    script.main([f"--resume={folder}", "--derive=perturbation", "--derive_batches=1"])
+    script.main(
+        [f"--resume={folder}", "--derive=perturbation", "--derive_batches=1", "--tune_steps=0"]
+    )
     assert (folder / "metrics.jsonl").read_bytes() == before
     with pytest.raises(Stop, match="the run has partial=1, not 2"):
         script.main([f"--resume={folder}", "--partial=2"])
@@ -369,6 +373,8 @@ def config_of(**changes):
         "stop_eigenvalue": 0.0,
         "stop_start": 10,
         "eigenvalue_freq": 2,
+        "adapt_weight_decay": 0.0,
+        "weight_decay": 3e-4,
     }
     return types.SimpleNamespace(**default | changes)
 
@@ -407,3 +413,7 @@ def test_stop_by_eigenvalue_goes_back():
     back, why = search_results.stop_of(config_of(stop_eigenvalue=1.3), history)
     assert back == jd.analysis.curvature.stop_epoch(epochs[::2], values[::2]) == 10
     assert "back to epoch 10" in why
+    # DARTS-ADA's last round, the one with the largest weight decay, runs to its end.
+    for weight_decay, stops in ((3e-4, True), (3e-3, True), (0.03, False)):
+        config = config_of(stop_eigenvalue=1.3, adapt_weight_decay=10.0, weight_decay=weight_decay)
+        assert bool(search_results.stop_of(config, history)) == stops

@@ -5,7 +5,6 @@ schedules, the stages' folders.
 import dataclasses
 import json
 import math
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -175,4 +174,3 @@ def test_an_interrupted_search_in_stages_goes_on(tmp_path, monkeypatch):
     traces = [np.asarray(optax.tree.get(s.params_opt, "trace"))[0] for s in (before, state)]
     assert np.isin(traces[1], traces[0]).all() and traces[0].any()
     assert int(optax.tree.get(state.arch_opt, "count")[0]) == 3 and int(state.step[0]) == 0
-    assert Path(state_folder := moved / "checkpoints").is_dir(), state_folder

@@ -86,7 +86,11 @@ def test_more_channels_are_copies():
                     assert of_pointwise[:few].tolist() == list(range(few))
                     drawn.add((*of_depthwise, *of_pointwise))
     assert len(drawn) > 5  # every convolution draws by itself
-    a, b = (np.asarray(p["cells1_reduce"]["skip_connect_reduce"][0, 0]) for p in (before, after))
+    # The first skip connection that is left enters node 3, as the second one of the old cell.
+    a, b = (
+        np.asarray(p["cells1_reduce"]["skip_connect_reduce"][0, row])
+        for p, row in ((before, 1), (after, 0))
+    )
     for half, larger in zip(np.split(a, 2, axis=-1), np.split(b, 2, axis=-1)):
         rows = [[np.array_equal(y[:2], x) for x in half] for y in larger]
         assert np.sum(rows, axis=1).tolist() == [1] * 6

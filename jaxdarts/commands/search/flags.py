@@ -285,9 +285,10 @@ class ImageDerivation:
         NOT_NEGATIVE,
         free=True,
     )
-    tune_steps: int = flag(
-        0,
-        "Weight steps after every decision of --derive=validation or perturbation.",
+    tune_steps: int | None = flag(
+        None,
+        "Steps of weights and alpha after every decision of --derive=perturbation or validation; 0"
+        " decides all at once; default five epochs for perturbation (DARTS+PT), 0 for validation.",
         NOT_NEGATIVE,
         free=True,
     )

@@ -4,6 +4,7 @@ Compiled functions of all seeds on all devices, and the order of the images.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,11 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxdarts import algorithms, objectives, parallel, runs
+from jaxdarts import algorithms, derive, objectives, parallel, relax, runs
 from jaxdarts.analysis import curvature
 from jaxdarts.commands import checks, methods, programs, stages
 from jaxdarts.commands.optimizers import cosine_rate, weights_optimizer
 from jaxdarts.commands.search.program import searches, start_of
+from jaxdarts.commands.search.results import steps_of_tuning
 from jaxdarts.data import augment, images
 from jaxdarts.parallel import OnDevices
 from jaxdarts.runs import Stop
@@ -38,9 +40,9 @@ class Program(NamedTuple):
     derive: state -> the mix that alpha stands for, of every seed.
     evaluate: (weights, mix, data, validation images) -> metrics.
     eigenvalue: (state, data, validation images) -> dominant eigenvalue of alpha's Hessian.
-    tune_init: weights -> the optimiser's state for `tune`.
-    tune: (weights, optimiser's state, mix, data, training images, data keys, number of the step) ->
-        the first two after a weight step at a mix.
+    tune_init: state -> the same with an optimiser of the weights that begins, for `tune`.
+    tune: (state, mix, decided edges, data, training images, validation images, data keys) -> the
+        state after a step of the search in which decided edges have the weights of `mix`.
     order: epoch -> its batches, as of `epoch_order`.
     devices: those that the functions are compiled for.
     data: the images of both halves, "train" and "val".
@@ -147,15 +149,16 @@ def build(config: "Config", dataset: images.Dataset) -> Program:
         rates |= {"skip_dropout": fading(step)} if stage.skip_dropout else {}
         return batch(part, indices, key) | rates
 
-    def step_of(search: Search) -> OnDevices:
-        def step(state, data, train_indices, val_indices, data_key):
-            train_key, val_key = jax.random.split(jax.random.fold_in(data_key, state.step))
-            return search.step(
-                state,
-                training_batch(data["train"], train_indices, train_key, state.step),
-                training_batch(data["val"], val_indices, val_key, state.step),
-            )
+    def advanced(search: Search, state, data, train_indices, val_indices, data_key):
+        train_key, val_key = jax.random.split(jax.random.fold_in(data_key, state.step))
+        return search.step(
+            state,
+            training_batch(data["train"], train_indices, train_key, state.step),
+            training_batch(data["val"], val_indices, val_key, state.step),
+        )
 
+    def step_of(search: Search) -> OnDevices:
+        step = functools.partial(advanced, search)
         return programs.compiled(step, devices, (0, None, 0, 0, 0))
 
     noise_key = jax.random.key(0)  # what is validated twice sees the same noise (S4)
@@ -183,15 +186,16 @@ def build(config: "Config", dataset: images.Dataset) -> Program:
             loss, state.arch, jax.random.fold_in(state.key, state.step)
         )
 
-    # A tenth of the search's learning rate, as DARTS+PT tunes.
-    tune_tx = weights_optimizer(config, lambda epoch: config.learning_rate / 10, steps_per_epoch)
+    tune_tx = tuning_optimizer(config, space, steps_per_epoch)
 
-    def tune(params, opt, mix, data, indices, data_key, number):
-        key = jax.random.fold_in(jax.random.fold_in(data_key, 3), number)
-        tuned = batch(data["train"], indices, key)
-        gradient = jax.grad(lambda params: objective(params, mix, (), tuned, key)[0])(params)
-        updates, opt = tune_tx.update(jax.lax.pmean(gradient, parallel.AXIS), opt, params)
-        return optax.apply_updates(params, updates), opt
+    def tune_init(state):
+        return dataclasses.replace(state, params_opt=tune_tx.init(state.params))
+
+    def tune(state, mix, decided, data, train_indices, val_indices, data_key):
+        held = algorithm._replace(relax=relax.held(algorithm.relax, mix, decided))
+        arch_tx = methods.optimizer(config, steps_per_epoch)
+        tuning, _ = searches(objective, held, tune_tx, arch_tx)
+        return advanced(tuning, state, data, train_indices, val_indices, data_key)[0]
 
     def init():
         def params_of(key):
@@ -219,8 +223,8 @@ def build(config: "Config", dataset: images.Dataset) -> Program:
         derive=parallel.over_seeds(search.derive),
         evaluate=programs.evaluation(evaluate, devices, (0, 0, None, None)),
         eigenvalue=programs.evaluation(eigenvalue, devices, (0, None, None)),
-        tune_init=programs.evaluation(tune_tx.init, devices, 0),
-        tune=programs.evaluation(tune, devices, (0, 0, 0, None, 0, 0, None)),
+        tune_init=programs.evaluation(tune_init, devices, 0),
+        tune=programs.evaluation(tune, devices, (0, 0, None, None, 0, 0, 0)),
         order=lambda epoch: epoch_order(config, sizes, devices, epoch),
         devices=devices,
         data={
@@ -238,6 +242,23 @@ def optimizers(config: "Config", steps_per_epoch: int) -> tuple[optax.GradientTr
         config, lambda epoch: learning_rate(config, epoch), steps_per_epoch
     )
     return params_tx, methods.optimizer(config, steps_per_epoch)
+
+
+def tuning_optimizer(
+    config: "Config", space: Space, steps_per_epoch: int
+) -> optax.GradientTransformation:
+    """The optimiser of the weights between the decisions of --derive, as in DARTS+PT's code.
+
+    A cosine from a tenth of the search's learning rate, over all these epochs and one more.
+    """
+    decisions = derive.num_decisions(space.cells)
+    steps = steps_of_tuning(config, steps_per_epoch) * (decisions - 1)
+    tuning = dataclasses.replace(
+        config,
+        learning_rate=config.learning_rate / 10,
+        epochs=-(-steps // steps_per_epoch) + 1,
+    )
+    return weights_optimizer(tuning, lambda epoch: cosine_rate(tuning, epoch), steps_per_epoch)
 
 
 def learning_rate(config: "Config", epoch: Any, cos: Callable = jnp.cos) -> Any:

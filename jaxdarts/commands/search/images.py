@@ -256,7 +256,7 @@ def run_search(config: Config, dataset: images.Dataset, folder: Path | None = No
             dataclasses.replace(config, run_dir=str(opened.folder)), dataset, program, opened
         )
     weight_decay = config.weight_decay * config.adapt_weight_decay
-    if stop and 0 < weight_decay <= 0.03 * 1.001:
+    if stop and config.adapt_weight_decay and not search_results.runs_to_its_end(config):
         new_folder = f"{re.sub('-decay[0-9.e-]+$', '', str(opened.folder))}-decay{weight_decay:g}"
         changes = {
             "fork": str(opened.folder),
