@@ -4,8 +4,8 @@ Each one is one expression over relaxations, hypergradients, perturbations and p
 
 Defaults are the papers'; `order` 1 takes the weights as they are, 2 unrolls the optimiser's step.
 What belongs to a network or an optimiser (partial channels, warm-up, learning rates) is not here:
-`experiments/methods.py` sets it together with the algorithm. Schedules are functions of the step;
-`by_epoch` makes them.
+`jaxdarts search --algorithm=NAME` sets it together with the algorithm. Schedules are functions of
+the step; `by_epoch` makes them.
 """
 
 from collections.abc import Callable
@@ -222,7 +222,7 @@ def drnas(space: Space) -> Algorithm:
     """DrNAS: mixing weights drawn from learnt Dirichlet distributions, first order.
 
     The pull towards the uniform distribution is the weight decay of the architecture's optimiser,
-    as in the authors' code.
+    as in the authors' code. Its two stages are those of `jaxdarts search --algorithm=drnas`.
 
     Chen et al., `DrNAS <https://arxiv.org/abs/2006.10355>`_, ICLR 2021.
     """

@@ -1,9 +1,11 @@
 """The algorithms and options of the search script, each in a real search of seconds."""
 
+import dataclasses
 import json
 import types
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
@@ -11,6 +13,7 @@ import pytest
 import jaxdarts as jd
 from jaxdarts.commands import command_line, methods
 from jaxdarts.commands.analyze import subjects
+from jaxdarts.commands.search import image_program
 from jaxdarts.commands.search import images as script
 from jaxdarts.commands.search import results as search_results
 from jaxdarts.runs import Stop
@@ -282,6 +285,26 @@ def test_derivations(way, tmp_path):
         )
         facts = json.loads((folder / f"seed-{seed}" / "facts.json").read_text())
         assert 0 <= facts["neighbours_minimum_accuracy"] <= facts["neighbours_mean_accuracy"] <= 1
+
+
+def test_tuning_lasts_as_long_and_learns_as_fast_as_that_of_the_authors():
+    """DARTS+PT's code: 16 times 5 epochs and one more, from a tenth of the learning rate."""
+    flags = ["--dataset=cifar10", "--derive=perturbation"]
+    config = command_line.parse(flags, script.PRESETS, script.CIFAR, None, script.STARTS)
+    config = dataclasses.replace(config, momentum=0.0, weight_decay=0.0)
+    assert search_results.steps_of_tuning(config, 390) == 5 * 390
+    tx = image_program.tuning_optimizer(config, jd.spaces.darts(), 2)
+    params = {"w": jnp.zeros(2)}
+    state, rates = tx.init(params), []
+    for _ in range(2 * 81):
+        updates, state = tx.update({"w": jnp.ones(2)}, state, params)
+        rates.append(-float(updates["w"][0]))
+    epochs = np.arange(2 * 81) // 2
+    expected = 0.001 + 0.5 * (0.0025 - 0.001) * (1 + np.cos(np.pi * epochs / 81))
+    np.testing.assert_allclose(rates, expected, rtol=1e-5)
+    decided = dataclasses.replace(config, tune_steps=0)
+    assert search_results.steps_of_tuning(decided, 390) == 0
+    assert search_results.steps_of_tuning(dataclasses.replace(config, derive="validation"), 9) == 0
 
 
 def test_a_finished_search_is_derived_anew(tmp_path):
