@@ -132,8 +132,6 @@ def resumed(kind: type[T], run: Saved, flag: str = "--resume") -> T:
             raise Stop(
                 f"{flag}={run.folder}: not the folder of a run, no usable {path}: {error}", 2
             ) from error
-    if "run_dir" in fields:
-        settings["run_dir"] = run.folder
     return kind(**settings)
 
 

@@ -144,11 +144,15 @@ class Stages:
         POSITIVE,
     )
     stage_partial: tuple[int, ...] = flag(
-        (), "--partial in each stage (drnas: 6 4); default --partial in all.", POSITIVE
+        (),
+        "Number of channels of which one goes through the operations, in each stage (drnas: 6 4);"
+        " default --partial in all.",
+        POSITIVE,
     )
     stage_skip_dropout: tuple[float, ...] = flag(
         (),
-        "--skip_dropout in each stage (pdarts: 0.1 0.4 0.7); default --skip_dropout in all.",
+        "Rate of dropout after skip connections at the start of each stage (pdarts: 0.1 0.4 0.7);"
+        " default --skip_dropout in all.",
         BELOW_ONE,
     )
     carry_weights: bool = flag(
@@ -184,8 +188,8 @@ class ImageMethod:
     )
     skip_dropout: float = flag(
         0.0,
-        "Rate of dropout after skip connections at first; it falls to zero in the --arch_warmup and"
-        " again, from its start, exponentially (pdarts).",
+        "Rate of dropout after skip connections at the start of a stage; it falls linearly in the"
+        " epochs of --arch_warmup, and after them exponentially, from its start again (pdarts).",
         BELOW_ONE,
     )
     zero_one_weight: float = flag(
