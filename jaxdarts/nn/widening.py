@@ -100,17 +100,18 @@ def _wider(
 ) -> dict[str, np.ndarray]:
     """The weights of an operation on one edge of one cell, for the shapes of more channels."""
     out: dict[str, np.ndarray] = {}
-    of_depthwise: np.ndarray | None = None
+    of_depthwise: dict[str, np.ndarray] = {}
     for name, w in weights.items():
         shape = shapes[name]
         if w.shape == shape:
             out[name] = w
         elif name.startswith("depthwise"):
-            of_depthwise = _copies(w.shape[-1], shape[-1], rng)
-            out[name] = w[..., of_depthwise]
+            copies = _copies(w.shape[-1], shape[-1], rng)
+            of_depthwise[name.removeprefix("depthwise")] = copies
+            out[name] = w[..., copies]
         elif name.startswith("pointwise"):  # it reads what the depthwise convolution before wrote
-            assert of_depthwise is not None
-            out[name] = _both(w[..., of_depthwise, :], shape, rng)
+            copies = of_depthwise[name.removeprefix("pointwise")]
+            out[name] = _both(w[..., copies, :], shape, rng)
         elif name == "reduce":  # two convolutions, each with half of the outputs
             half = (*shape[:-1], shape[-1] // 2)
             parts = [_both(part, half, rng) for part in np.split(w, 2, axis=-1)]
