@@ -4,8 +4,8 @@ Each one is one expression over relaxations, hypergradients, perturbations and p
 
 Defaults are the papers'; `order` 1 takes the weights as they are, 2 unrolls the optimiser's step.
 What belongs to a network or an optimiser (partial channels, warm-up, learning rates) is not here:
-`experiments/methods.py` sets it together with the algorithm. Schedules are functions of the step;
-`by_epoch` makes them.
+`jaxdarts search --algorithm=NAME` sets it together with the algorithm. Schedules are functions of
+the step; `by_epoch` makes them.
 """
 
 from collections.abc import Callable
@@ -31,6 +31,28 @@ def by_epoch(start: float, end: float, epochs: int, steps_per_epoch: int) -> Sch
     return lambda step: (
         start + (end - start) * jnp.minimum(step // steps_per_epoch, epochs) / epochs
     )
+
+
+def fading_dropout(start: float, epochs: int, warm_up: int, steps_per_epoch: int) -> Schedule:
+    """P-DARTS' rate of dropout after skip connections, in one stage.
+
+    In epoch e it is start (epochs - e - 1) / epochs during the warm-up, whose epochs train weights
+    alone, and start exp(-0.2 (e - warm_up)) after it.
+
+    Chen, Xie, Wu & Tian, `Progressive DARTS <https://arxiv.org/abs/1904.12760>`_, ICCV 2019; the
+    numbers are those of its code.
+
+    >>> rate = fading_dropout(0.5, epochs=25, warm_up=10, steps_per_epoch=2)
+    >>> [round(float(rate(2 * epoch)), 3) for epoch in (0, 9, 10, 15)]
+    [0.48, 0.3, 0.5, 0.184]
+    """
+
+    def rate(step):
+        epoch = step // steps_per_epoch
+        before, after = (epochs - epoch - 1) / epochs, jnp.exp(-0.2 * (epoch - warm_up))
+        return start * jnp.where(epoch < warm_up, before, after)
+
+    return rate
 
 
 def darts(space: Space, order: int = 2) -> Algorithm:
@@ -200,7 +222,7 @@ def drnas(space: Space) -> Algorithm:
     """DrNAS: mixing weights drawn from learnt Dirichlet distributions, first order.
 
     The pull towards the uniform distribution is the weight decay of the architecture's optimiser,
-    as in the authors' code.
+    as in the authors' code. Its two stages are those of `jaxdarts search --algorithm=drnas`.
 
     Chen et al., `DrNAS <https://arxiv.org/abs/2006.10355>`_, ICLR 2021.
     """

@@ -12,13 +12,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Key
 
 from jaxdarts.space import Choices, Space, one_hot, seeded
 from jaxdarts.types import Mix
 
 Mixes = Mapping[str, Float[Array | np.ndarray, "seeds edges ops"]]
 Score = Callable[[Mixes], Float[Array | np.ndarray, " seeds"]]
+Undecided = Mapping[str, Bool[np.ndarray, " edges"]]
+Tune = Callable[[Mixes, Undecided], Mixes | None]
+"""(mixes, edges whose operation is not decided) -> the mixes after the supernets were trained on.
+
+Only the rows of undecided edges are read; None leaves all as they are.
+"""
 
 
 def by_perturbation(
@@ -26,16 +32,16 @@ def by_perturbation(
     mixes: Mixes,
     score: Score,
     key: Key[Array, ""],
-    tune: Callable[[Mixes], None] | None = None,
+    tune: Tune | None = None,
 ) -> Mixes:
     """DARTS+PT: on every edge the operation whose removal hurts most.
 
     Then, node by node, the edges whose removal does.
 
-    Edges are decided in random order, one of each cell before the supernets are tuned, and so are
-    nodes. Removing sets one weight to zero and leaves the others: every removal is scored with all
-    other edges of the node present, also those that lose. Of equal operations and edges the first
-    stay.
+    Edges are decided in random order, one of each cell before the supernets are tuned, and then so
+    are nodes, as in the authors' code. Removing sets one weight to zero and leaves the others:
+    every removal is scored with all other edges of the node present, also those that lose. Of equal
+    operations and edges the first stay.
 
     Wang, Cheng, Chen, Tang & Hsieh, `Rethinking Architecture Selection in Differentiable NAS
     <https://arxiv.org/abs/2108.04392>`_, ICLR 2021, Algorithm 1.
@@ -45,8 +51,8 @@ def by_perturbation(
         mixes: the supernets' own.
         score: see above.
         key: for the order, which all seeds share.
-        tune: called after every decision (of an edge, or of a node, in every cell) with the mixes
-          as they are then, to train the supernets on.
+        tune: called after every decision but the last (of an edge, or of a node, in every cell) to
+          train the supernets on, with weights fixed where they are decided.
     """
 
     def without(row: np.ndarray, op: int) -> np.ndarray:
@@ -62,7 +68,7 @@ def by_validation(
     mixes: Mixes,
     score: Score,
     key: Key[Array, ""],
-    tune: Callable[[Mixes], None] | None = None,
+    tune: Tune | None = None,
 ) -> Mixes:
     """Derivation by validation: on every edge the operation that does best alone there.
 
@@ -117,39 +123,71 @@ def with_fewer_skips(space: Space, mix: Mix, max_skips: int) -> Any:
         left["normal"][weakest][skips[weakest]] = 0
 
 
-def _decide(cells, mixes, score, key, tune, trial, choose) -> Mixes:
-    rng, tune = seeded(key), tune or (lambda mixes: None)
+def num_decisions(cells: Mapping[str, Choices]) -> int:
+    """How often `by_perturbation` decides: on an edge, or on a node, of every cell at once."""
+    edges = max(len(choices.edges) for choices in cells.values())
+    return edges + max(len(_crowded(choices)) for choices in cells.values())
+
+
+def _crowded(choices: Choices) -> list[list[int]]:
+    """The edges that enter each node which has more of them than a genotype keeps."""
+    if choices.kept is None:
+        return []
+    return [edges for edges in choices.entering().values() if len(edges) > choices.kept]
+
+
+def _decide(
+    cells: Mapping[str, Choices],
+    mixes: Mixes,
+    score: Score,
+    key: Key[Array, ""],
+    tune: Tune | None,
+    trial: Callable[[np.ndarray, int], np.ndarray],
+    choose: Callable[[np.ndarray], np.ndarray],
+) -> Mixes:
+    rng = seeded(key)
     if any(choices.picks for choices in cells.values()):
         raise ValueError(
             "a row of this space keeps several candidates: take its cells from the mix, or from"
             " drawn cells"
         )
-    mixes = {name: np.array(mixes[name]) for name in cells}
-    seeds = np.arange(len(next(iter(mixes.values()))))
+    weights = {name: np.array(mixes[name]) for name in cells}
+    undecided = {name: np.ones(len(choices.edges), bool) for name, choices in cells.items()}
+    seeds = np.arange(len(next(iter(weights.values()))))
+    left = num_decisions(cells)
+
+    def tuned() -> None:
+        nonlocal left
+        left -= 1
+        new = tune(weights, undecided) if tune and left else None
+        for name, trained in (new or {}).items():
+            open_edges = undecided[name]
+            weights[name][:, open_edges] = np.asarray(trained)[:, open_edges]
+
     orders = [
         [(name, e) for e in rng.permutation(len(choices.edges)).tolist()]
         for name, choices in sorted(cells.items())
     ]
     for rank in range(max(map(len, orders))):
         for name, e in (order[rank] for order in orders if rank < len(order)):
-            row, ops = mixes[name][:, e], np.flatnonzero(cells[name].derivable()[e])
-            scores = [np.asarray(score(_with(mixes, name, e, trial(row, op)))) for op in ops]
-            mixes[name][:, e] = np.eye(row.shape[-1])[ops[choose(np.stack(scores))]]
-        tune(mixes)
+            row, ops = weights[name][:, e], np.flatnonzero(cells[name].derivable()[e]).tolist()
+            scores = [np.asarray(score(_with(weights, name, e, trial(row, op)))) for op in ops]
+            weights[name][:, e] = np.eye(row.shape[-1])[np.array(ops)[choose(np.stack(scores))]]
+            undecided[name][e] = False
+        tuned()
     nodes = []
     for name, choices in sorted(cells.items()):
-        entering = list(choices.entering().values())
-        crowded = [e for e in entering if choices.kept is not None and len(e) > choices.kept]
+        crowded = _crowded(choices)
         nodes.append([(name, crowded[i]) for i in rng.permutation(len(crowded))])
     for rank in range(max(map(len, nodes))):
         for name, edges in (order[rank] for order in nodes if rank < len(order)):
-            row = np.zeros_like(mixes[name][:, 0])
-            scores = [np.asarray(score(_with(mixes, name, e, row))) for e in edges]
+            row = np.zeros_like(weights[name][:, 0])
+            scores = [np.asarray(score(_with(weights, name, e, row))) for e in edges]
             ranked = np.argsort(np.stack(scores), axis=0, kind="stable")  # [edges, seeds]
             lost = np.array(edges)[ranked[cells[name].kept :]]
-            mixes[name][seeds, lost] = 0
-        tune(mixes)
-    return mixes
+            weights[name][seeds, lost] = 0
+        tuned()
+    return weights
 
 
 def _with(mixes: Mixes, name: str, edge: int, row: np.ndarray) -> Mixes:

@@ -16,11 +16,12 @@ def classification(net: Module) -> Objective:
     Returns:
         An objective on batches {"image": [batch, height, width, channels], "label": [batch]}, with
         the metrics `loss`, `accuracy` and `top5` (fractions) and no carry. A batch may hold
-        "drop_path", the rate at which the supernet leaves edges out.
+        "drop_path", the rate at which the supernet leaves edges out, and "skip_dropout", that of
+        the dropout after its skip connections.
     """
 
     def objective(params, mix, carry, batch, key):
-        options = {"drop_path": batch["drop_path"]} if "drop_path" in batch else {}
+        options = {name: batch[name] for name in ("drop_path", "skip_dropout") if name in batch}
         logits = net.apply({"params": params}, batch["image"], mix, key, **options)
         loss = jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]))
         means = {name: jnp.mean(value) for name, value in hits(logits, batch["label"]).items()}

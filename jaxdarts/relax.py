@@ -194,6 +194,29 @@ def dirichlet(cells: Cells, scale: float = 1e-3) -> Relaxation:
     return softmax(cells, scale)._replace(apply=apply)
 
 
+def held(relaxation: Relaxation, mix: Mix, decided: Mapping[str, Array]) -> Relaxation:
+    """A relaxation in which decided edges have fixed weights; DARTS+PT trains so between decisions.
+
+    Args:
+        relaxation: that of the other edges.
+        mix: the weights of the decided edges; its other rows are not read.
+        decided: mask of the edges of each cell, [edges].
+    """
+
+    def fixed(new: Mix) -> Mix:
+        out = {}
+        for name, weights in new.items():
+            # A column for what is added to an edge (`drawn`) is zero where the edge is decided.
+            padded = jnp.pad(mix[name], ((0, 0), (0, weights.shape[1] - mix[name].shape[1])))
+            out[name] = jnp.where(decided[name][:, None], padded, weights)
+        return out
+
+    return relaxation._replace(
+        apply=lambda arch, key, step: fixed(relaxation.apply(arch, key, step)),
+        derive=lambda arch, step=None: fixed(relaxation.derive(arch, step)),
+    )
+
+
 def uniform_path(cells: Cells) -> Relaxation:
     """Nothing to learn: in every step the mix of a random genotype.
 

@@ -10,6 +10,7 @@ from jaxdarts import derive
 OPS = ("none", "skip_connect", "sep_conv_3x3", "max_pool_3x3")
 SPACE = jd.spaces.darts(3, OPS)
 KEY, SEEDS = jax.random.key(0), 2
+NB201 = jd.spaces.nasbench201()
 
 
 def worth(seed):
@@ -58,16 +59,43 @@ def as_sets(genotype):
 def test_finds_the_best_cell_of_every_seed(method):
     mixes = {name: np.full((SEEDS, *choices.shape), 0.25) for name, choices in SPACE.cells.items()}
     tuned = []
-    derived = method(SPACE.cells, mixes, additive, KEY, tune=tuned.append)
+
+    def tune(mixes, undecided):
+        tuned.append({name: int(edges.sum()) for name, edges in undecided.items()})
+
+    derived = method(SPACE.cells, mixes, additive, KEY, tune=tune)
     for seed, expected in enumerate(best_cells()):
         genotype = SPACE.discretize({name: values[seed] for name, values in derived.items()})
         assert as_sets(genotype) == as_sets(expected)
         one_hot = jd.one_hot(SPACE.cells, genotype)
         for name in one_hot:
             np.testing.assert_array_equal(derived[name][seed], one_hot[name])
-    # Once for an edge of both cells, and for a node of both cells that has edges to lose.
-    assert len(tuned) == 9 + 2
+    # Once for an edge of both cells, and for a node of both cells that has edges to lose; the last
+    # decision is followed by nothing.
+    assert [one["normal"] for one in tuned] == [8, 7, 6, 5, 4, 3, 2, 1, 0, 0]
+    assert all(one["normal"] == one["reduce"] for one in tuned)
+    assert derive.num_decisions(SPACE.cells) == 9 + 2 and derive.num_decisions(NB201.cells) == 6
+    assert derive.num_decisions(jd.spaces.darts().cells) == 14 + 3  # 5 * 16 + 1 epochs in the code
     assert all(np.all(values == 0.25) for values in mixes.values())
+
+
+def test_tuning_moves_what_is_not_decided():
+    """The scores look at the mix that the tuning returns, in the rows that are still open."""
+    mixes = {name: np.full((SEEDS, *c.shape), 0.25) for name, c in SPACE.cells.items()}
+    seen = []
+
+    def tune(mixes, undecided):
+        seen.append(
+            {name: (np.array(mixes[name]), edges.copy()) for name, edges in undecided.items()}
+        )
+        return {name: np.full_like(mix, 0.5 + len(seen)) for name, mix in mixes.items()}
+
+    derived = derive.by_perturbation(SPACE.cells, mixes, additive, KEY, tune=tune)
+    for i, state in enumerate(seen):
+        for weights, open_edges in state.values():
+            assert (weights[:, open_edges] == (0.5 + i if i else 0.25)).all()
+            assert np.isin(weights[:, ~open_edges], (0, 1)).all()
+    assert all(np.isin(weights, (0, 1)).all() for weights in derived.values())
 
 
 def test_the_two_differ_where_operations_interact():

@@ -265,3 +265,30 @@ def test_small_concentrations_are_those_of_exp(alpha):
     total = first + second
     m = first / total
     np.testing.assert_allclose(drawn[:, 0].var(), m * (1 - m) / (total + 1), atol=0.02)
+
+
+@pytest.mark.parametrize("method", [relax.softmax, lambda cells: relax.drawn(cells, constant(1.0))])
+def test_held_edges_have_fixed_weights_and_no_gradient(method):
+    """Between the decisions of DARTS+PT. A drawn mix has a column more, zero where it is held."""
+    plain = method(CELLS)
+    mix = {"normal": jnp.eye(3)[jnp.array([0, 1, 2, 0, 1])]}
+    decided = {"normal": jnp.array([True, False, True, False, False])}
+    held = relax.held(plain, mix, decided)
+    arch, rows = {"normal": ALPHA}, np.array([0, 2])
+    for new, free in (
+        (held.apply(arch, KEY, STEP), plain.apply(arch, KEY, STEP)),
+        (held.derive(arch, STEP), plain.derive(arch, STEP)),
+    ):
+        assert new["normal"].shape == free["normal"].shape
+        np.testing.assert_array_equal(new["normal"][rows, :3], mix["normal"][rows])
+        assert not new["normal"][rows, 3:].any()
+        np.testing.assert_array_equal(
+            np.delete(new["normal"], rows, axis=0), np.delete(free["normal"], rows, axis=0)
+        )
+
+    def weighted(arch):
+        values = held.apply(arch, KEY, STEP)["normal"]
+        return jnp.sum(values * jnp.arange(values.size).reshape(values.shape) ** 2)
+
+    gradient = jax.grad(weighted)(arch)["normal"]
+    assert not gradient[rows].any() and np.delete(gradient, rows, axis=0).any(axis=1).all()

@@ -31,6 +31,7 @@ TOPICS = (
     "weights",
     "architecture",
     "method",
+    "stages",
     "derivation",
     "cost",
     "stopping",

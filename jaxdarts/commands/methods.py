@@ -1,6 +1,8 @@
 """The algorithms that `search.py --algorithm` names, each with what its paper searches with."""
 
+import contextlib
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, NotRequired, TypedDict
@@ -10,10 +12,12 @@ import numpy as np
 import optax
 
 from jaxdarts import algorithms, files, hypergrad, penalty, relax, spaces
+from jaxdarts.commands import stages
 from jaxdarts.count import operation_costs
 from jaxdarts.runs import Stop
 from jaxdarts.search import Algorithm
 from jaxdarts.space import Choices, Space
+from jaxdarts.training.schedules import clip_by_global_norm
 
 WITHOUT_NONE = spaces.PRIMITIVES[1:]
 
@@ -24,13 +28,17 @@ class Method(NamedTuple):
     make: (configuration, space, order, ramp) -> Algorithm; ramp: (first value, last value) ->
     schedule over the epochs. always: settings that are part of the method. published: those of its
     paper's search on CIFAR-10, which a data set with a preset of its own size (digits) does
-    without. on_images: settings that are part of the method where it searches on images.
+    without. nasbench201: those of its authors' search in NAS-Bench-201 instead, where they have
+    one. small: what a data set with a preset of its own size has instead. on_images: settings that
+    are part of the method where it searches on images.
     """
 
     make: Callable[[Any, Space, int, Callable], Algorithm]
     always: Mapping[str, Any] = {}
     published: Mapping[str, Any] = {}
     on_images: Mapping[str, Any] = {}
+    small: Mapping[str, Any] = {}
+    nasbench201: Mapping[str, Any] | None = None
 
 
 NAMED = tuple(
@@ -123,11 +131,49 @@ METHODS: dict[str, Method] = {
         FIRST,
         {
             "ops": WITHOUT_NONE,
+            "epochs": 25,
+            "init_channels": 36,
+            "layers": 20,
             "learning_rate": 0.1,
             "learning_rate_min": 0.0,
             "arch_learning_rate": 6e-4,
             "arch_warmup": 10,
+            "stage_keep": (4,),
+            "stage_partial": (6, 4),
+            "carry_weights": True,
         },
+        small={
+            "arch_warmup": 4,
+            "stage_keep": (4,),
+            "stage_partial": (4, 2),
+            "carry_weights": True,
+        },
+        nasbench201={
+            "epochs": 100,
+            "learning_rate": 0.025,
+            "learning_rate_min": 1e-3,
+            "arch_learning_rate": 3e-4,
+            "weight_decay": 3e-4,
+        },
+    ),
+    "pdarts": Method(
+        lambda c, s, order, ramp: algorithms.darts(s, order),
+        FIRST,
+        {
+            "epochs": 25,
+            "batch_size": 96,
+            "learning_rate_min": 0.0,
+            "arch_learning_rate": 6e-4,
+            "arch_warmup": 10,
+            "stage_layers": (5, 11, 17),
+        },
+        {
+            "stage_keep": (5, 3),
+            "stage_skip_dropout": (0.1, 0.4, 0.7),
+            "arch_grad_clip": 5.0,
+            "max_skips": 2,
+        },
+        {"arch_warmup": 4, "stage_layers": (3, 4, 5)},
     ),
     "fair_darts": Method(
         lambda c, s, order, ramp: algorithms.fair_darts(s, c.zero_one_weight, order),
@@ -152,6 +198,7 @@ derivative JAX does not have.
 
 
 ONLY_ON_IMAGES = {
+    "pdarts": "no activation is a skip connection, and a recurrent cell has no depth to grow",
     # All activations of an edge read one matrix product: leaving units out would save nothing, and
     # what would remain of the method, a weight for every edge, is not PC-DARTS.
     "pc_darts": (
@@ -171,17 +218,15 @@ ONLY_ON_IMAGES = {
 """Methods that make no sense in a recurrent cell, and why."""
 
 
-def settings(name: str, small: bool) -> dict[str, Any]:
+def settings(name: str, small: bool, space: str = "darts") -> dict[str, Any]:
     """Changes of a method to a preset; `small` for one that is not the papers' setting."""
     if name not in METHODS:
         return {}  # the parser of the command line says what there is
     method = METHODS[name]
-    return {
-        **method.always,
-        **method.on_images,
-        **({} if small else method.published),
-        "algorithm": name,
-    }
+    published = method.small if small else method.published
+    if space == "nasbench201" and method.nasbench201 is not None:
+        published = {} if small else method.nasbench201
+    return {**method.always, **method.on_images, **published, "algorithm": name}
 
 
 def text_settings(name: str) -> dict[str, Any]:
@@ -203,16 +248,28 @@ def space_settings(name: str, small: bool) -> dict[str, Any]:
 
 
 def space_of(config: Any) -> Space:
-    """The search space that a configuration asks for."""
+    """The search space that a configuration asks for.
+
+    One that another run has narrowed is the run's own, once it has written that down.
+    """
+    stage = stages.of(config)
+    source, keep = stage.before, stage.keep
+    if config.candidates:
+        source, keep = Path(config.candidates), config.keep_ops
     try:
-        if config.candidates:
-            return strongest_of(Path(config.candidates), config.keep_ops)
+        if source is not None and config.run_dir:
+            with contextlib.suppress(FileNotFoundError):
+                text = files.read_text(Path(config.run_dir) / "space.json")
+                cells = cells_from_json(text)
+                return spaces.of_cells(cells["normal"], cells["reduce"])
+        if source is not None and keep is not None:
+            return strongest_of(source, keep)
         return (
             spaces.BY_NAME[config.space]()
             if config.space in NAMED
             else spaces.darts(config.nodes, config.ops)
         )
-    except ValueError as error:
+    except (KeyError, OSError, ValueError) as error:
         raise Stop(str(error), 2) from error
 
 
@@ -337,7 +394,9 @@ def of_space(config: Any, space: Space, steps_per_epoch: int) -> Algorithm:
 
 def optimizer(config: Any, steps_per_epoch: int) -> optax.GradientTransformation:
     """The published optimiser of alpha, which rests for --arch_warmup epochs."""
+    clip = [] if math.isinf(config.arch_grad_clip) else [clip_by_global_norm(config.arch_grad_clip)]
     tx = optax.chain(
+        *clip,
         optax.add_decayed_weights(config.arch_weight_decay),
         optax.adam(config.arch_learning_rate, b1=config.arch_beta1, b2=0.999),
     )

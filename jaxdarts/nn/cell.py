@@ -20,6 +20,7 @@ from jaxdarts.nn.primitives.pooling import max_pool_2x2
 from jaxdarts.space import Choices
 
 Weights = Mapping[str, Mapping[str, Array]]
+SKIP = "skip_connect"
 
 
 def edges_of(choices: Choices, op: str) -> list[int]:
@@ -53,9 +54,15 @@ def weight_shapes(
     return shapes
 
 
-def random_edges(choices: Choices, ops: Mapping[str, Op] = OPS) -> dict[str, list[int]]:
-    """The edges that may carry each operation that draws at random, as of `edges_of`."""
-    edges = {name: edges_of(choices, name) for name, op in ops.items() if op.random}
+def random_edges(
+    choices: Choices, ops: Mapping[str, Op] = OPS, skip_dropout: bool = False
+) -> dict[str, list[int]]:
+    """The edges that may carry each operation that draws at random, as of `edges_of`.
+
+    With `skip_dropout` skip connections are among these operations.
+    """
+    names = [name for name, op in ops.items() if op.random]
+    edges = {name: edges_of(choices, name) for name in (*names, *[SKIP] * skip_dropout)}
     return {name: numbers for name, numbers in edges.items() if numbers}
 
 
@@ -89,6 +96,7 @@ def cell(
     key: Key[Array, ""] | None = None,
     partial: int = 1,
     ops: Mapping[str, Op] = OPS,
+    skip_dropout: Float[Array, ""] | float | None = None,
 ) -> Float[Array, "batch out_height out_width out_channels"]:
     """The nodes of a cell, concatenated over channels.
 
@@ -107,16 +115,20 @@ def cell(
         partial: operations see the first channels of a state only, one in `partial`, and have
             weights for so many; the others bypass them (Xu et al., PC-DARTS, 2020).
         ops: declarations of the candidates.
+        skip_dropout: rate of the dropout after skip connections that do not stride, drawn from
+          `key`; None for none (Chen et al., P-DARTS, 2019).
 
     Returns:
         [batch, height / stride, width / stride, states in choices.concat * channels].
     """
     groups = groups_of(choices)
     if key is not None:
-        drawing = random_edges(choices, ops)
+        drawing = random_edges(choices, ops, skip_dropout is not None)
         keys, start = jax.random.split(key, sum(map(len, drawing.values()))), 0
         for op, edges in drawing.items():
-            of_op = {"key": keys[start : start + len(edges)]}
+            of_op: dict[str, Array] = {"key": keys[start : start + len(edges)]}
+            if op == SKIP and skip_dropout is not None:
+                of_op["rate"] = jnp.full(len(edges), skip_dropout)
             weights = {**weights, op: {**weights.get(op, {}), **of_op}}
             start += len(edges)
     parts = {

@@ -88,12 +88,13 @@ class Cells(nn.Module):
     ops: Mapping[str, Op] = OPS
 
     @nn.compact
-    def __call__(self, s0, s1, mix, train: bool = True, keys=None):
+    def __call__(self, s0, s1, mix, train: bool = True, keys=None, skip_dropout=None):
         """Applies the cells for a mix [edges, ops].
 
         The mix is [cells, edges, ops, batch] for a run whose cells and examples differ in it.
 
-        keys: [cells], for the cells' noise, or None (`noise_keys`).
+        keys: [cells], for all that the cells draw at random, or None (`noise_keys`).
+        skip_dropout: as of `nn.cell.cell`.
         """
         choices, (kind, repeats, width) = self.choices, self.run
         stride = 2 if kind == "reduce" else 1
@@ -124,7 +125,8 @@ class Cells(nn.Module):
         def one(carry, of_cell, mix, norms):
             (projections, operations), key = of_cell
             (inputs,) = norms.conv([pointwise(relu(carry), projections)])
-            out = cell(operations, inputs, mix, choices, stride, norms, key, self.partial, self.ops)
+            options = (key, self.partial, self.ops, skip_dropout)
+            out = cell(operations, inputs, mix, choices, stride, norms, *options)
             return jnp.stack([carry[1], pad(out, 3)]) if repeats > 1 else out
 
         carry, stacked = jnp.stack([pad(s0, 3), pad(s1, 3)]), (stacked, keys)
@@ -246,6 +248,7 @@ def noise_keys(
     index: int,
     axis_name: str | None,
     ops: Mapping[str, Op] = OPS,
+    skip_dropout: bool = False,
 ) -> Key[Array, " cells"] | None:
     """A key for every cell of a network's run number `index`, one that no other device has.
 
@@ -254,7 +257,7 @@ def noise_keys(
     Raises:
         ValueError: if there is an operation that draws at random, and no key.
     """
-    drawing = random_edges(choices, ops)
+    drawing = random_edges(choices, ops, skip_dropout)
     if not drawing:
         return None
     if key is None:
@@ -314,11 +317,13 @@ def linear(
 class Supernet(nn.Module):
     """The weight-sharing network of a cell space.
 
-    It is `apply(variables, images, mix, key=None, drop_path=None) -> logits`.
+    It is `apply(variables, images, mix, key=None, drop_path=None, skip_dropout=None) -> logits`.
 
-    The key is for operations that draw at random (S4's noise), anew at every call, and for drop
-    path; it may be left out where there is neither. `drop_path` is the rate, at least 0 and below
-    1, at which edges are left out, in training; None for never (`drop_edges`).
+    The key is for operations that draw at random (S4's noise), anew at every call, for drop path
+    and for dropout; it may be left out where there is none of them. `drop_path` is the rate, at
+    least 0 and below 1, at which edges are left out, in training; None for never (`drop_edges`).
+    `skip_dropout` is the rate, alike, of dropout after skip connections that do not stride
+    (P-DARTS).
 
     With `partial` = k operations work on the first k-th of the channels, and the others bypass them
     (PC-DARTS; `nn.cell`); it divides the width.
@@ -359,15 +364,17 @@ class Supernet(nn.Module):
         mix: Mix,
         key: Key[Array, ""] | None = None,
         drop_path: Float[Array, ""] | float | None = None,
+        skip_dropout: Float[Array, ""] | float | None = None,
     ) -> Float[Array, "batch classes"]:
         if self.is_initializing() and key is None:
             key = jax.random.key(0)  # nothing is drawn from it
         if self.partial < 1 or self.width % self.partial:
             raise ValueError(f"partial is {self.partial}: it must divide the width, {self.width}")
-        if drop_path is not None and key is None:
-            raise ValueError(
-                "drop_path is given without a key: the network's call needs a random key"
-            )
+        for name, rate in (("drop_path", drop_path), ("skip_dropout", skip_dropout)):
+            if rate is not None and key is None:
+                raise ValueError(
+                    f"{name} is given without a key: the network's call needs a random key"
+                )
         stem_width = self.stem_multiplier * self.width
         kernel = self.param(
             "stem", uniform(9 * images.shape[-1]), (3, 3, images.shape[-1], stem_width)
@@ -404,7 +411,8 @@ class Supernet(nn.Module):
             if drop_path is not None and key is not None:
                 run_key = jax.random.fold_in(of_device(key, self.axis_name), i)
                 run_mix = drop_edges(run_key, drop_path, run_mix, run.repeats, images.shape[0])
-            keys = noise_keys(key, choices, run, i, self.axis_name, self.ops)
-            s0, s1 = cells(s0, s1, run_mix, keys=keys)
+            dropping = skip_dropout is not None
+            keys = noise_keys(key, choices, run, i, self.axis_name, self.ops, dropping)
+            s0, s1 = cells(s0, s1, run_mix, keys=keys, skip_dropout=skip_dropout)
         features = jnp.mean(s1.astype(jnp.promote_types(self.dtype, jnp.float32)), axis=(1, 2))
         return linear(self, features, self.num_classes)

@@ -318,9 +318,24 @@ def _separable(*dilations: int) -> Family:
     return family
 
 
+def dropped(x: States, key: Array, rate: Float[Array, "group edges"]) -> Bundle:
+    """Dropout of what the edges carry: every entry of every edge is zero with probability `rate`.
+
+    What stays is divided by 1 - rate. The keys are those of the edges, [group, edges].
+    """
+
+    def keep(key: Array, rate: Array, state: Array) -> Array:
+        return jnp.where(jax.random.bernoulli(key, 1 - rate, state.shape), state / (1 - rate), 0)
+
+    y = jax.vmap(jax.vmap(keep, (0, 0, None)))(key, rate, x)
+    return once_on_cpu(y.astype(x.dtype))  # drawn once, not again in every loop that reads it
+
+
 def _skip(weights, x, stride, norms):
     if stride == 1:
-        return x[:, None], scaled
+        (shared,) = weights
+        y = dropped(x, shared["key"], shared["rate"]) if "rate" in shared else x[:, None]
+        return y, scaled
     y = jnp.einsum("gbhwc,gkcd->gkbhwd", halved(relu(x)), halved_weights(weights[0]["reduce"]))
     return once_on_cpu(y), norms.conv
 

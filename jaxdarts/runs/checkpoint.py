@@ -226,9 +226,8 @@ def _read(
             "config"
         ]
         config = saved if config is None else config
-        differing = [
-            name for name in sorted({*saved, *config}) if saved.get(name) != config.get(name)
-        ]
+        # A flag that is newer than the checkpoint has its default in the run's config.json.
+        differing = [name for name in sorted(saved) if saved[name] != config.get(name)]
         if not differing:
             abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
             state = ocp.args.StandardRestore(abstract)

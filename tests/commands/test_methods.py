@@ -1,9 +1,11 @@
 """The algorithms and options of the search script, each in a real search of seconds."""
 
+import dataclasses
 import json
 import types
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
@@ -11,6 +13,7 @@ import pytest
 import jaxdarts as jd
 from jaxdarts.commands import command_line, methods
 from jaxdarts.commands.analyze import subjects
+from jaxdarts.commands.search import image_program
 from jaxdarts.commands.search import images as script
 from jaxdarts.commands.search import results as search_results
 from jaxdarts.runs import Stop
@@ -183,6 +186,8 @@ def test_stops_goes_back_and_goes_on_with_more_weight_decay(tmp_path, monkeypatc
         assert config["weight_decay"] == pytest.approx(decay) and config["fork"] == str(before)
         assert records(after)[0] == records(before)[0] and records(after)[1] != records(before)[1]
     assert not (tmp_path / "run-decay0.3").exists()
+    assert "the search stops" in (later[0] / "log.txt").read_text()
+    assert "the search stops" not in (later[1] / "log.txt").read_text()
     before = [records(folder) for folder in later]
     script.main([f"--resume={first}"])
     assert [records(folder) for folder in later] == before
@@ -282,10 +287,32 @@ def test_derivations(way, tmp_path):
         assert 0 <= facts["neighbours_minimum_accuracy"] <= facts["neighbours_mean_accuracy"] <= 1
 
 
+def test_tuning_lasts_as_long_and_learns_as_fast_as_that_of_the_authors():
+    """DARTS+PT's code: 16 times 5 epochs and one more, from a tenth of the learning rate."""
+    flags = ["--dataset=cifar10", "--derive=perturbation"]
+    config = command_line.parse(flags, script.PRESETS, script.CIFAR, None, script.STARTS)
+    config = dataclasses.replace(config, momentum=0.0, weight_decay=0.0)
+    assert search_results.steps_of_tuning(config, 390) == 5 * 390
+    tx = image_program.tuning_optimizer(config, jd.spaces.darts(), 2)
+    params = {"w": jnp.zeros(2)}
+    state, rates = tx.init(params), []
+    for _ in range(2 * 81):
+        updates, state = tx.update({"w": jnp.ones(2)}, state, params)
+        rates.append(-float(updates["w"][0]))
+    epochs = np.arange(2 * 81) // 2
+    expected = 0.001 + 0.5 * (0.0025 - 0.001) * (1 + np.cos(np.pi * epochs / 81))
+    np.testing.assert_allclose(rates, expected, rtol=1e-5)
+    decided = dataclasses.replace(config, tune_steps=0)
+    assert search_results.steps_of_tuning(decided, 390) == 0
+    assert search_results.steps_of_tuning(dataclasses.replace(config, derive="validation"), 9) == 0
+
+
 def test_a_finished_search_is_derived_anew(tmp_path):
     folder = searched(tmp_path, "--no-unrolled", "--ops", "none", "skip_connect", "max_pool_3x3")
     before = (folder / "metrics.jsonl").read_bytes()
-    script.main([f"--resume={folder}", "--derive=perturbation", "--derive_batches=1"])
+    script.main(
+        [f"--resume={folder}", "--derive=perturbation", "--derive_batches=1", "--tune_steps=0"]
+    )
     assert (folder / "metrics.jsonl").read_bytes() == before
     with pytest.raises(Stop, match="the run has partial=1, not 2"):
         script.main([f"--resume={folder}", "--partial=2"])
@@ -369,6 +396,8 @@ def config_of(**changes):
         "stop_eigenvalue": 0.0,
         "stop_start": 10,
         "eigenvalue_freq": 2,
+        "adapt_weight_decay": 0.0,
+        "weight_decay": 3e-4,
     }
     return types.SimpleNamespace(**default | changes)
 
@@ -407,3 +436,7 @@ def test_stop_by_eigenvalue_goes_back():
     back, why = search_results.stop_of(config_of(stop_eigenvalue=1.3), history)
     assert back == jd.analysis.curvature.stop_epoch(epochs[::2], values[::2]) == 10
     assert "back to epoch 10" in why
+    # DARTS-ADA's last round, the one with the largest weight decay, runs to its end.
+    for weight_decay, stops in ((3e-4, True), (3e-3, True), (0.03, False)):
+        config = config_of(stop_eigenvalue=1.3, adapt_weight_decay=10.0, weight_decay=weight_decay)
+        assert bool(search_results.stop_of(config, history)) == stops

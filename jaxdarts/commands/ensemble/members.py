@@ -264,6 +264,7 @@ def supernet(config: Any, part: str, folder: Path, parts: Parts) -> list[MemberO
         raise Stop(f"--ensemble={part}: not the folder of a search", 2)
     settings = command_line.saved(str(run), "--ensemble")
     searched = command_line.resumed(image_search.Config, settings, "--ensemble")
+    searched = dataclasses.replace(searched, run_dir=str(run))  # its space is written down there
     if searched.dataset != config.dataset:
         raise Stop(
             f"--ensemble={part}: a search on {searched.dataset}, not on --dataset={config.dataset}",

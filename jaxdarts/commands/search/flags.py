@@ -1,13 +1,14 @@
 """Flags of searches by gradient descent: the algorithm, and how the cell is derived."""
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from jaxdarts.commands import checks, flags
+from jaxdarts.commands import checks, flags, stages
 from jaxdarts.commands.methods import AGGREGATES, METHODS, NAMED
 from jaxdarts.runs import Stop, flag
-from jaxdarts.runs.flags import BELOW_ONE, NOT_NEGATIVE, POSITIVE
+from jaxdarts.runs.flags import BELOW_ONE, NOT_NEGATIVE, POSITIVE, POSITIVE_OR_INFINITE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,9 +23,14 @@ class Architecture:
         "Weight decay of alpha: this multiple of alpha is added to its gradient.",
         NOT_NEGATIVE,
     )
+    arch_grad_clip: float = flag(
+        math.inf,
+        "Gradients of alpha are clipped to this global norm (5 in P-DARTS); inf for no clipping.",
+        POSITIVE_OR_INFINITE,
+    )
     arch_beta1: float = flag(0.5, "Adam's first decay rate for alpha.", BELOW_ONE)
     arch_warmup: int = flag(
-        0, "Number of first epochs in which only the weights are trained.", NOT_NEGATIVE
+        0, "Number of first epochs, of every stage, that train the weights only.", NOT_NEGATIVE
     )
     unrolled: bool = flag(
         True,
@@ -114,10 +120,52 @@ class Spaces:
     )
     candidates: str | None = flag(
         None,
-        "Run folder of a search whose --keep_ops strongest operations of every edge are the space"
-        " (P-DARTS); default none, all operations.",
+        "Run folder of a search whose --keep_ops strongest operations of every edge are the"
+        " space; default none, all operations.",
     )
     keep_ops: int = flag(5, "Number of operations that --candidates keeps on an edge.", POSITIVE)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stages:
+    """A search in stages, each with the strongest operations of the one before."""
+
+    TOPIC: ClassVar[str] = "stages"
+
+    stage_keep: tuple[int, ...] = flag(
+        (),
+        "Numbers of operations that every edge keeps after the first stage, after the second, and"
+        " so on (pdarts: 5 3; drnas: 4); each stage has --epochs epochs. Default one stage.",
+        POSITIVE,
+    )
+    stage_layers: tuple[int, ...] = flag(
+        (),
+        "Number of cells in each stage (pdarts: 5 11 17); default --layers in all.",
+        POSITIVE,
+    )
+    stage_partial: tuple[int, ...] = flag(
+        (),
+        "Number of channels of which one goes through the operations, in each stage (drnas: 6 4);"
+        " default --partial in all.",
+        POSITIVE,
+    )
+    stage_skip_dropout: tuple[float, ...] = flag(
+        (),
+        "Rate of dropout after skip connections at the start of each stage (pdarts: 0.1 0.4 0.7);"
+        " default --skip_dropout in all.",
+        BELOW_ONE,
+    )
+    carry_weights: bool = flag(
+        False,
+        "Every stage goes on with the weights and alpha of the one before and with its schedule of"
+        " the learning rate (drnas); --no-carry_weights to start anew (pdarts).",
+    )
+    stage: int = flag(
+        0,
+        "Number of the stage that a folder holds, which the search of all stages sets; 0 for the"
+        " last one.",
+        NOT_NEGATIVE,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,6 +184,12 @@ class ImageMethod:
         0.0,
         "Probability of dropping an edge in the last epoch; it rises linearly from zero"
         " (RobustDARTS).",
+        BELOW_ONE,
+    )
+    skip_dropout: float = flag(
+        0.0,
+        "Rate of dropout after skip connections at the start of a stage; it falls linearly in the"
+        " epochs of --arch_warmup, and after them exponentially, from its start again (pdarts).",
         BELOW_ONE,
     )
     zero_one_weight: float = flag(
@@ -235,9 +289,10 @@ class ImageDerivation:
         NOT_NEGATIVE,
         free=True,
     )
-    tune_steps: int = flag(
-        0,
-        "Weight steps after every decision of --derive=validation or perturbation.",
+    tune_steps: int | None = flag(
+        None,
+        "Steps of weights and alpha after every decision of --derive=perturbation or validation; 0"
+        " decides all at once; default five epochs for perturbation (DARTS+PT), 0 for validation.",
         NOT_NEGATIVE,
         free=True,
     )
@@ -256,7 +311,7 @@ class ImageDerivation:
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(AlgorithmOptions, Spaces, ImageMethod, Cost, Stopping, ImageDerivation):
+class Options(AlgorithmOptions, Spaces, Stages, ImageMethod, Cost, Stopping, ImageDerivation):
     """Flags of searches in convolutional spaces."""
 
 
@@ -272,8 +327,9 @@ def check(config: Any) -> None:
     if config.stop_size and len(config.stop_size) != (1 if alone else 2):
         needed = "one number" if alone else "two numbers, of the normal and the reduction cell"
         raise Stop(f"--stop_size={' '.join(map(str, config.stop_size))}: needed is {needed}", 2)
-    for name in ("partial", "drop_path_prob", "candidates", "max_skips"):
-        if alone and getattr(config, name) not in (1, 0.0, None):
+    plain = ("partial", "drop_path_prob", "skip_dropout", "candidates", "max_skips", "stage_keep")
+    for name in plain:
+        if alone and getattr(config, name) not in (1, 0.0, None, ()):
             raise Stop(f"--{name}={getattr(config, name)}: not in --space={config.space}", 2)
     if config.space.startswith("nasbench1shot1"):
         if config.derive in ("perturbation", "validation"):
@@ -294,6 +350,7 @@ def check(config: Any) -> None:
                 " more",
                 2,
             )
+    stages.check(config)
     if config.num_seeds > 1 and (config.fork or config.adapt_weight_decay):
         raise Stop(
             f"--num_seeds={config.num_seeds}: seeds stop at epochs of their own; --fork and"

@@ -3,6 +3,8 @@
 Compiled functions of all seeds on all devices, and the order of the images.
 """
 
+import dataclasses
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,11 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxdarts import algorithms, objectives, parallel, runs
+from jaxdarts import algorithms, derive, objectives, parallel, relax, runs
 from jaxdarts.analysis import curvature
-from jaxdarts.commands import checks, methods, programs
+from jaxdarts.commands import checks, methods, programs, stages
 from jaxdarts.commands.optimizers import cosine_rate, weights_optimizer
 from jaxdarts.commands.search.program import searches, start_of
+from jaxdarts.commands.search.results import steps_of_tuning
 from jaxdarts.data import augment, images
 from jaxdarts.parallel import OnDevices
 from jaxdarts.runs import Stop
@@ -37,9 +40,9 @@ class Program(NamedTuple):
     derive: state -> the mix that alpha stands for, of every seed.
     evaluate: (weights, mix, data, validation images) -> metrics.
     eigenvalue: (state, data, validation images) -> dominant eigenvalue of alpha's Hessian.
-    tune_init: weights -> the optimiser's state for `tune`.
-    tune: (weights, optimiser's state, mix, data, training images, data keys, number of the step) ->
-        the first two after a weight step at a mix.
+    tune_init: state -> the same with an optimiser of the weights that begins, for `tune`.
+    tune: (state, mix, decided edges, data, training images, validation images, data keys) -> the
+        state after a step of the search in which decided edges have the weights of `mix`.
     order: epoch -> its batches, as of `epoch_order`.
     devices: those that the functions are compiled for.
     data: the images of both halves, "train" and "val".
@@ -77,14 +80,15 @@ class Order(NamedTuple):
 
 def supernet(config: "Config", space: Space, num_classes: int, remat: bool | None = None) -> Any:
     """The network of a configuration."""
+    stage = stages.of(config)
     return space.supernet(
         width=config.init_channels,
-        depth=config.layers,
+        depth=stage.layers,
         num_classes=num_classes,
         dtype=jnp.dtype(config.dtype),
         axis_name=parallel.AXIS,
         remat=config.remat if remat is None else remat,
-        **({"partial": config.partial} if config.partial > 1 else {}),
+        **({"partial": stage.partial} if stage.partial > 1 else {}),
     )
 
 
@@ -97,7 +101,7 @@ def build(config: "Config", dataset: images.Dataset) -> Program:
             train, val = images.split(dataset.train, config.train_portion)
         except ValueError as error:
             raise Stop(str(error), 2) from error
-    space = methods.space_of(config)
+    space, stage = methods.space_of(config), stages.of(config)
     steps_per_epoch = len(train.labels) // config.batch_size
     if min(len(train.labels), len(val.labels)) < config.batch_size:
         raise Stop(
@@ -112,8 +116,8 @@ def build(config: "Config", dataset: images.Dataset) -> Program:
         params = jax.eval_shape(alone.init, jax.random.key(0), image, net.example_mix())
         jax.eval_shape(alone.apply, params, image, net.example_mix(), jax.random.key(0))
     except ValueError as error:
-        checks.check_image_shape(config, space.cells, config.layers, train.images.shape[1:])
-        sizes = f"--layers={config.layers} --init_channels={config.init_channels}"
+        checks.check_image_shape(config, space.cells, stage.layers, train.images.shape[1:])
+        sizes = f"--layers={stage.layers} --init_channels={config.init_channels}"
         raise Stop(f"{sizes} do not fit the images of {config.dataset}: {error}", 2) from error
     algorithm = methods.make(
         config, space, steps_per_epoch, len(dataset.class_names), train.images.shape[1:]
@@ -136,19 +140,25 @@ def build(config: "Config", dataset: images.Dataset) -> Program:
         0.0, config.drop_path_prob, max(config.epochs - 1, 1), steps_per_epoch
     )
 
+    fading = algorithms.fading_dropout(
+        stage.skip_dropout, config.epochs, config.arch_warmup, steps_per_epoch
+    )
+
     def training_batch(part, indices, key, step):
-        rate = {"drop_path": ramp(step)} if config.drop_path_prob else {}
-        return batch(part, indices, key) | rate
+        rates = {"drop_path": ramp(step)} if config.drop_path_prob else {}
+        rates |= {"skip_dropout": fading(step)} if stage.skip_dropout else {}
+        return batch(part, indices, key) | rates
+
+    def advanced(search: Search, state, data, train_indices, val_indices, data_key):
+        train_key, val_key = jax.random.split(jax.random.fold_in(data_key, state.step))
+        return search.step(
+            state,
+            training_batch(data["train"], train_indices, train_key, state.step),
+            training_batch(data["val"], val_indices, val_key, state.step),
+        )
 
     def step_of(search: Search) -> OnDevices:
-        def step(state, data, train_indices, val_indices, data_key):
-            train_key, val_key = jax.random.split(jax.random.fold_in(data_key, state.step))
-            return search.step(
-                state,
-                training_batch(data["train"], train_indices, train_key, state.step),
-                training_batch(data["val"], val_indices, val_key, state.step),
-            )
-
+        step = functools.partial(advanced, search)
         return programs.compiled(step, devices, (0, None, 0, 0, 0))
 
     noise_key = jax.random.key(0)  # what is validated twice sees the same noise (S4)
@@ -176,15 +186,16 @@ def build(config: "Config", dataset: images.Dataset) -> Program:
             loss, state.arch, jax.random.fold_in(state.key, state.step)
         )
 
-    # A tenth of the search's learning rate, as DARTS+PT tunes.
-    tune_tx = weights_optimizer(config, lambda epoch: config.learning_rate / 10, steps_per_epoch)
+    tune_tx = tuning_optimizer(config, space, steps_per_epoch)
 
-    def tune(params, opt, mix, data, indices, data_key, number):
-        key = jax.random.fold_in(jax.random.fold_in(data_key, 3), number)
-        tuned = batch(data["train"], indices, key)
-        gradient = jax.grad(lambda params: objective(params, mix, (), tuned, key)[0])(params)
-        updates, opt = tune_tx.update(jax.lax.pmean(gradient, parallel.AXIS), opt, params)
-        return optax.apply_updates(params, updates), opt
+    def tune_init(state):
+        return dataclasses.replace(state, params_opt=tune_tx.init(state.params))
+
+    def tune(state, mix, decided, data, train_indices, val_indices, data_key):
+        held = algorithm._replace(relax=relax.held(algorithm.relax, mix, decided))
+        arch_tx = methods.optimizer(config, steps_per_epoch)
+        tuning, _ = searches(objective, held, tune_tx, arch_tx)
+        return advanced(tuning, state, data, train_indices, val_indices, data_key)[0]
 
     def init():
         def params_of(key):
@@ -196,7 +207,12 @@ def build(config: "Config", dataset: images.Dataset) -> Program:
         key = jax.random.key(0)
         price = jax.eval_shape(lambda: search.price(search.init(key, params_of(key))))[1]
         names += [f"valid_{name}" for name in price]
-        return start_of(config, search, params_of, (*names, "arch_gradient_norm"))
+        new = start_of(config, search, params_of, (*names, "arch_gradient_norm"))
+        if stage.number == 1:
+            return new
+        # A later stage makes draws of its own.
+        draws = jax.vmap(lambda key: jax.random.fold_in(key, stage.number))(new.state.key)
+        return runs.Training(dataclasses.replace(new.state, key=draws), new.sums)
 
     sizes = (len(train.labels), len(val.labels))
     return Program(
@@ -207,8 +223,8 @@ def build(config: "Config", dataset: images.Dataset) -> Program:
         derive=parallel.over_seeds(search.derive),
         evaluate=programs.evaluation(evaluate, devices, (0, 0, None, None)),
         eigenvalue=programs.evaluation(eigenvalue, devices, (0, None, None)),
-        tune_init=programs.evaluation(tune_tx.init, devices, 0),
-        tune=programs.evaluation(tune, devices, (0, 0, 0, None, 0, 0, None)),
+        tune_init=programs.evaluation(tune_init, devices, 0),
+        tune=programs.evaluation(tune, devices, (0, 0, None, None, 0, 0, 0)),
         order=lambda epoch: epoch_order(config, sizes, devices, epoch),
         devices=devices,
         data={
@@ -222,8 +238,39 @@ def build(config: "Config", dataset: images.Dataset) -> Program:
 
 def optimizers(config: "Config", steps_per_epoch: int) -> tuple[optax.GradientTransformation, ...]:
     """The published optimisers of weights and alpha."""
-    params_tx = weights_optimizer(config, lambda epoch: cosine_rate(config, epoch), steps_per_epoch)
+    params_tx = weights_optimizer(
+        config, lambda epoch: learning_rate(config, epoch), steps_per_epoch
+    )
     return params_tx, methods.optimizer(config, steps_per_epoch)
+
+
+def tuning_optimizer(
+    config: "Config", space: Space, steps_per_epoch: int
+) -> optax.GradientTransformation:
+    """The optimiser of the weights between the decisions of --derive, as in DARTS+PT's code.
+
+    A cosine from a tenth of the search's learning rate, over all these epochs and one more.
+    """
+    decisions = derive.num_decisions(space.cells)
+    steps = steps_of_tuning(config, steps_per_epoch) * (decisions - 1)
+    tuning = dataclasses.replace(
+        config,
+        learning_rate=config.learning_rate / 10,
+        epochs=-(-steps // steps_per_epoch) + 1,
+    )
+    return weights_optimizer(tuning, lambda epoch: cosine_rate(tuning, epoch), steps_per_epoch)
+
+
+def learning_rate(config: "Config", epoch: Any, cos: Callable = jnp.cos) -> Any:
+    """Learning rate of the weights in an epoch of a stage, as of `cosine_rate`.
+
+    Stages that carry the weights over share one cosine.
+    """
+    if not config.carry_weights:
+        return cosine_rate(config, epoch, cos)
+    stage = stages.of(config)
+    every_stage = dataclasses.replace(config, epochs=stage.count * config.epochs)
+    return cosine_rate(every_stage, epoch + (stage.number - 1) * config.epochs, cos)
 
 
 def epoch_order(
@@ -232,6 +279,9 @@ def epoch_order(
     """The batches of one epoch."""
     seeds = config.seed + jnp.arange(config.num_seeds)
     keys = jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), 1))(seeds)
+    number = stages.of(config).number
+    if number > 1:  # a later stage sees the images in other orders
+        keys = jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
     needed = sizes[0] // config.batch_size * config.batch_size
     batches = []
     for part, size in enumerate(sizes):

@@ -16,7 +16,7 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
@@ -30,13 +30,14 @@ from jaxdarts.commands import (
     methods,
     programs,
     reproduce,
+    stages,
 )
-from jaxdarts.commands.optimizers import cosine_rate
+from jaxdarts.commands.search import carry
 from jaxdarts.commands.search import flags as search_flags
 from jaxdarts.commands.search import history as search_history
 from jaxdarts.commands.search import results as search_results
 from jaxdarts.commands.search.history import History
-from jaxdarts.commands.search.image_program import Program, build
+from jaxdarts.commands.search.image_program import Program, build, learning_rate
 from jaxdarts.commands.search.image_program import supernet as supernet
 from jaxdarts.commands.search.program import LOWER, about, checked, records_of
 from jaxdarts.data import images
@@ -106,11 +107,30 @@ PRESETS = {
 """What each data set starts from; any other one starts from CIFAR-10's, the paper's, setting."""
 
 
+def _of_space(preset: Config, value: Sequence[str]) -> Config:
+    settings = methods.space_settings(" ".join(value), preset.dataset == "digits")
+    return dataclasses.replace(preset, **settings)
+
+
+def _of_algorithm(preset: Config, value: Sequence[str]) -> Config:
+    small, name = preset.dataset == "digits", " ".join(value)
+    return dataclasses.replace(preset, **methods.settings(name, small, preset.space))
+
+
+def _in_all_stages(name: str) -> Callable[[Config, Sequence[str]], Config]:
+    """A setting that the command line names holds in every stage, whatever the method says."""
+
+    def start(preset: Config, value: Sequence[str]) -> Config:
+        changes: dict[str, Any] = {f"stage_{name}": ()} if value else {}
+        return dataclasses.replace(preset, **changes)
+
+    return start
+
+
 STARTS = {
-    name: lambda preset, value, of=of: dataclasses.replace(
-        preset, **of(" ".join(value), small=preset.dataset == "digits")
-    )
-    for name, of in (("space", methods.space_settings), ("algorithm", methods.settings))
+    "space": _of_space,
+    "algorithm": _of_algorithm,
+    **{name: _in_all_stages(name) for name in stages.SETTINGS},
 }
 """The flags that change what the others start from."""
 
@@ -179,9 +199,48 @@ def main(arguments: Sequence[str] | command_line.Line) -> None:
         check(config)
         runs.use_cache(config)
         dataset = datasets.load(config)
+        stage = stages.of(config)
         if config.estimate:
+            if stage.count > 1 and not config.stage:
+                print(f"stage 1 of {stage.count}; the others have fewer operations on every edge")
+                config = dataclasses.replace(config, stage=1)
             return estimate(config, dataset)
+        if stage.count > 1 and not config.stage:
+            return run_stages(config, dataset)
         run_search(config, dataset, folder)
+
+
+def run_stages(config: Config, dataset: images.Dataset) -> None:
+    """Searches in stages, each in a folder of its own but the last one, whose folder is the run's.
+
+    A stage that has ended already is left as it is.
+    """
+    with runs.open_run(config, "search") as opened:
+        config = dataclasses.replace(config, run_dir=str(opened.folder))
+        for stage, of_stage in stages.before_last(config, opened.folder):
+            folder = Path(of_stage.run_dir)
+            opened.log.info("stage %d of %d: %s", stage.number, stage.count, folder)
+            if not stages.is_finished(folder):
+                program = build(of_stage, dataset)
+                with runs.open_run(of_stage, "search", opened.way) as inner:
+                    search(of_stage, dataset, program, inner)
+        last = stages.of(config)
+        opened.log.info("stage %d of %d: %s", last.number, last.count, opened.folder)
+        search(config, dataset, build(config, dataset), opened)
+
+
+def carried(config: Config, dataset: images.Dataset, new: Searched, program: Program) -> Searched:
+    """The training that a stage starts from, with what the stage before has trained."""
+    stage = stages.of(config)
+    assert stage.before is not None
+    source = dataclasses.replace(
+        config, stage=stage.number - 1, run_dir=str(stage.before), resume=str(stage.before)
+    )
+    of_source = build(source, dataset)
+    before = carry.restored(stage.before, runs.checkpoint_form(of_source.init))
+    classes = len(dataset.class_names)
+    nets = supernet(source, of_source.space, classes), supernet(config, program.space, classes)
+    return runs.Training(carry.carried(new.state, before, *nets, config.seed), new.sums)
 
 
 def run_search(config: Config, dataset: images.Dataset, folder: Path | None = None) -> None:
@@ -197,7 +256,7 @@ def run_search(config: Config, dataset: images.Dataset, folder: Path | None = No
             dataclasses.replace(config, run_dir=str(opened.folder)), dataset, program, opened
         )
     weight_decay = config.weight_decay * config.adapt_weight_decay
-    if stop and 0 < weight_decay <= 0.03 * 1.001:
+    if stop and config.adapt_weight_decay and not search_results.runs_to_its_end(config):
         new_folder = f"{re.sub('-decay[0-9.e-]+$', '', str(opened.folder))}-decay{weight_decay:g}"
         changes = {
             "fork": str(opened.folder),
@@ -226,14 +285,18 @@ def search(
     Returns where and why the configuration's rules stopped it before its last epoch, or None.
     """
     data = parallel.replicate(program.data, program.devices)
-    forks = config.fork and run.checkpoints.latest_step() is None
+    starts = run.checkpoints.latest_step() is None
 
     def rate(epoch: int) -> float:
-        return cosine_rate(config, epoch, math.cos)
+        return learning_rate(config, epoch, math.cos)
 
     def init() -> Searched:
         new = program.init()
-        return search_history.forked(config, run, new, program.steps_per_epoch) if forks else new
+        if starts and config.fork:
+            return search_history.forked(config, run, new, program.steps_per_epoch)
+        if starts and config.carry_weights and stages.of(config).number > 1:
+            return carried(config, dataset, new, program)
+        return new
 
     def steps(epoch: int) -> Callable[[Searched, int], Searched]:
         order = program.order(epoch)

@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxdarts import derive, files, genotypes, parallel, report, runs
 from jaxdarts.analysis import curvature, flatness
+from jaxdarts.commands import stages
 from jaxdarts.commands.degenerate import convolutions, degenerate, operations
 from jaxdarts.commands.search import summary
 from jaxdarts.commands.search.history import History
@@ -101,9 +102,20 @@ def finish_epoch(
             log.info("%s", wrong)
 
 
+LARGEST_DECAY = 0.03
+"""The largest weight decay of DARTS-ADA (RobustDARTS)."""
+
+
+def runs_to_its_end(config: Any) -> bool:
+    """Whether a search of DARTS-ADA has the largest weight decay, at which nothing stops it."""
+    factor = config.adapt_weight_decay
+    return bool(factor) and config.weight_decay * factor > LARGEST_DECAY * 1.001
+
+
 def stop_of(config: Any, history: History) -> tuple[int, str] | None:
-    """When a seed's search was to stop: the epoch whose architecture counts, and why. Pure in what
-    was recorded.
+    """When a seed's search was to stop: the epoch whose architecture counts, and why.
+
+    Pure in what was recorded.
     """
     records, main = history.records.all, next(iter(history.space.cells))
     for i, record in enumerate(records):
@@ -125,6 +137,7 @@ def stop_of(config: Any, history: History) -> tuple[int, str] | None:
             )
         if (
             config.stop_eigenvalue
+            and not runs_to_its_end(config)
             and record.get("eigenvalue") is not None
             and epoch % config.eigenvalue_freq == 0
         ):
@@ -156,36 +169,61 @@ def stopped(config: Any, history: Sequence[History]) -> str | None:
     )
 
 
-def derived(config, program, training, data, history: Sequence[History]) -> dict[str, np.ndarray]:
+def steps_of_tuning(config: Any, steps_per_epoch: int) -> int:
+    """Steps after every decision of --derive; five epochs in DARTS+PT."""
+    if config.tune_steps is None:
+        return 5 * steps_per_epoch if config.derive == "perturbation" else 0
+    return config.tune_steps
+
+
+def derived(
+    config, program, training, data, history: Sequence[History], run: runs.Run
+) -> dict[str, np.ndarray]:
     """The mixes that become genotypes, [seeds, edges, ops] for each cell, as --derive says."""
-    params = training.state.params
+    state = training.state
     epochs = [stop[0] if (stop := stop_of(config, one)) else None for one in history]
     seed_mixes = [history.mix(epoch) for history, epoch in zip(history, epochs, strict=True)]
     mixes = {name: np.stack([mix[name] for mix in seed_mixes]) for name in program.space.cells}
     key = jax.random.fold_in(jax.random.key(config.seed), 3)
 
     def score(mixes):
-        return validate(program, params, mixes, data, config, config.derive_batches)["accuracy"]
+        mixes = {name: np.asarray(mix, np.float32) for name, mix in mixes.items()}
+        return validate(program, state.params, mixes, data, config, config.derive_batches)[
+            "accuracy"
+        ]
 
-    def tune(mixes):
-        nonlocal params, count, opt
-        for _ in range(config.tune_steps):
+    def tune(mixes, undecided):
+        nonlocal state, count, order
+        fixed = {name: np.asarray(mix, np.float32) for name, mix in mixes.items()}
+        decided = {name: ~edges for name, edges in undecided.items()}
+        fixed, decided = (parallel.replicate(tree, program.devices) for tree in (fixed, decided))
+        for _ in range(steps):
+            if number := run.interruption.leaving(True):
+                raise run.leave(number, count, steps * (num_decisions - 1))
             epoch, i = divmod(count, program.steps_per_epoch)
-            if i == 0:
-                order.clear()
-                order.extend(
-                    program.order(config.epochs + epoch)
-                )  # an order that the search itself has not seen
-            on_devices = parallel.replicate(dict(mixes), program.devices)
-            number = parallel.here(np.full(len(program.devices), count, np.int32), program.devices)
-            params, opt = program.tune(
-                params, opt, on_devices, data, order[0][:, :, i], order[2], number
-            )
+            if i == 0:  # orders that the search itself has not seen
+                order = program.order(config.epochs + epoch)
+            batches = order.train[:, :, i], order.val[:, :, i], order.keys
+            state = program.tune(state, fixed, decided, data, *batches)
             count += 1
+        runs.finite(count, "--learning_rate or --arch_learning_rate", weights=state.params)
+        return {
+            name: np.asarray(mix) for name, mix in program.derive(parallel.first(state)).items()
+        }
 
-    count, order, cells = 0, [], program.space.cells
-    opt = program.tune_init(params) if config.tune_steps else None
-    mixes = chosen(config, program.space, mixes, score, key, tune)
+    steps = steps_of_tuning(config, program.steps_per_epoch)
+    count, order, cells = 0, program.order(config.epochs), program.space.cells
+    num_decisions = derive.num_decisions(cells)
+    tunes = steps and config.derive in ("perturbation", "validation")
+    if tunes:
+        state = program.tune_init(state)
+        run.log.info(
+            "--derive=%s: %d decisions, %d steps after each but the last",
+            config.derive,
+            num_decisions,
+            steps,
+        )
+    mixes = chosen(config, program.space, mixes, score, key, tune if tunes else None)
     if config.max_skips is not None:
         restricted = [
             derive.with_fewer_skips(program.space, mix, config.max_skips)
@@ -263,7 +301,8 @@ def write_best(
             folder / "genotype.json",
         )
     log.info("%s", sentences[best])
-    log.info("train the found cell: %s", summary.next_command(config, folder))
+    if not getattr(config, "stage", 0):  # another stage follows
+        log.info("train the found cell: %s", summary.next_command(config, folder))
 
 
 def split_seeds(mixes: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
@@ -288,7 +327,7 @@ def finish(
     """
     log = run.log
     space, params = program.space, training.state.params
-    mixes = derived(config, program, training, data, history)
+    mixes = derived(config, program, training, data, history, run)
     found_cells = [space.discretize(mix) for mix in split_seeds(mixes)]
     others, alone = random_cells(config, space), []
     for candidates in [found_cells, *([other] * len(found_cells) for other in others)]:
@@ -323,7 +362,8 @@ def finish(
             "discretisation_gap_accuracy": gap,
             "largest_class_share": summary.largest_class_share(dataset.train.labels),
             **flat[seed],
-            "wall_time": sum(record["seconds"] for record in seed_history.records.all),
+            "wall_time": stages.seconds_before(config)
+            + sum(record["seconds"] for record in seed_history.records.all),
         }
         sentences.append(
             write_result(config, seed_history, genotype, config.seed + seed, facts, log)

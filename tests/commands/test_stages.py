@@ -1,0 +1,176 @@
+"""Searches in stages. Oracles: the settings of the authors' code by hand, closed forms of the
+schedules, the stages' folders.
+"""
+
+import dataclasses
+import json
+import math
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+import jaxdarts as jd
+from jaxdarts.commands import command_line, datasets, stages
+from jaxdarts.commands.search import image_program
+from jaxdarts.commands.search import images as script
+from jaxdarts.nn import widening
+from jaxdarts.runs import Stop
+
+
+def parsed(*flags):
+    return command_line.parse(list(flags), script.PRESETS, script.CIFAR, "", script.STARTS)
+
+
+def settings(config):
+    """What differs by stage: (cells, partial, dropout, operations kept of the stage before)."""
+    count = stages.of(config).count
+    every = [stages.of(dataclasses.replace(config, stage=n % count)) for n in range(1, count + 1)]
+    return [(one.layers, one.partial, one.skip_dropout, one.keep) for one in every]
+
+
+def test_pdarts_has_its_papers_settings():
+    config = parsed("--dataset=cifar10", "--algorithm=pdarts")
+    assert settings(config) == [(5, 1, 0.1, None), (11, 1, 0.4, 5), (17, 1, 0.7, 3)]
+    assert (config.epochs, config.arch_warmup, config.batch_size) == (25, 10, 96)
+    assert (config.learning_rate, config.learning_rate_min) == (0.025, 0)
+    assert (config.arch_learning_rate, config.arch_grad_clip) == (6e-4, 5)
+    assert (config.max_skips, len(config.ops), config.unrolled) == (2, 8, False)
+    assert image_program.learning_rate(config, 12.5, math.cos) == pytest.approx(0.0125)
+
+
+def test_drnas_has_its_papers_settings():
+    config = parsed("--dataset=cifar10", "--algorithm=drnas")
+    assert settings(config) == [(20, 6, 0.0, None), (20, 4, 0.0, 4)]
+    assert (config.epochs, config.arch_warmup, config.batch_size) == (25, 10, 64)
+    assert (config.init_channels, len(config.ops), config.arch_learning_rate) == (36, 7, 6e-4)
+    # One cosine from 0.1 to 0 over both stages.
+    first = dataclasses.replace(config, stage=1)
+    rates = [image_program.learning_rate(first, e, math.cos) for e in range(25)]
+    rates += [image_program.learning_rate(config, e, math.cos) for e in range(25)]
+    expected = 0.05 * (1 + np.cos(np.pi * np.arange(50) / 50))
+    np.testing.assert_allclose(rates, expected, rtol=1e-12)
+    config = parsed("--dataset=cifar10", "--space=nasbench201", "--algorithm=drnas")
+    assert settings(config) == [(5, 1, 0.0, None)] and not config.carry_weights
+    assert (config.epochs, config.arch_warmup, config.batch_size) == (100, 0, 64)
+    assert (config.learning_rate, config.learning_rate_min) == (0.025, 0.001)
+    assert (config.arch_learning_rate, config.init_channels) == (3e-4, 16)
+
+
+def test_what_the_command_line_names_holds_in_every_stage():
+    config = parsed("--dataset=cifar10", "--algorithm=pdarts", "--layers=2", "--epochs=1")
+    assert [one[0] for one in settings(config)] == [2, 2, 2] and config.epochs == 1
+    config = parsed("--algorithm=pdarts", "--stage_layers", "2", "3", "4", "--skip_dropout=0.3")
+    assert [one[::2] for one in settings(config)] == [(2, 0.3), (3, 0.3), (4, 0.3)]
+    start = config.start()
+    assert start.settings.stage_skip_dropout == () and start.settings.stage_layers == (3, 4, 5)
+
+
+@pytest.mark.parametrize("warm_up", [0, 10])
+def test_dropout_fades_within_a_stage(warm_up):
+    rate = jd.algorithms.fading_dropout(0.4, 25, warm_up, steps_per_epoch=7)
+    for epoch in range(25):
+        if epoch < warm_up:
+            expected = 0.4 * (25 - epoch - 1) / 25
+        else:
+            expected = 0.4 * math.exp(-0.2 * (epoch - warm_up))
+        for step in (7 * epoch, 7 * epoch + 6):
+            assert float(rate(step)) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "flags, line",
+    [
+        ("--stage_layers 1 2", "--stage_layers=1 2: there is one stage only; --stage_keep makes"),
+        ("--stage_keep 3 --stage_partial 2", "--stage_partial=2: needed are 2 numbers"),
+        ("--stage_keep 3 --stage=2", "--stage=2: must be at most 1"),
+        ("--stage_keep 3 --num_seeds=2", "--num_seeds=2: not in a search of 2 stages"),
+        ("--stage_keep 0", "--stage_keep=0: must be positive"),
+        (
+            "--stage_keep 3 --carry_weights --stage_layers 1 2",
+            "--stage_layers=1 2: --carry_weights takes over the weights of every cell",
+        ),
+        (
+            "--stage_keep 3 --carry_weights --stage_partial 2 4",
+            "--stage_partial=2 4: --carry_weights makes the operations wider",
+        ),
+        ("--space=nasbench201 --algorithm=pdarts", "not in --space=nasbench201"),
+    ],
+)
+def test_stages_that_cannot_work(flags, line):
+    with pytest.raises(Stop) as caught:
+        script.main(["--num_devices=1", *flags.split()])
+    assert line in str(caught.value) and caught.value.code == 2
+
+
+def state_of(folder, program):
+    like = jd.runs.checkpoint_form(program.init)
+    with jd.runs.checkpoint.open_folder(folder / "checkpoints") as checkpoints:
+        return jd.runs.checkpoint.restore(checkpoints, like, None)["state"]
+
+
+def test_an_interrupted_search_in_stages_goes_on(tmp_path, monkeypatch):
+    run, search = tmp_path / "run", script.search
+
+    def stopped(config, *arguments):
+        if config.stage == 0:
+            raise KeyboardInterrupt
+        return search(config, *arguments)
+
+    monkeypatch.setattr(script, "search", stopped)
+    flags = (
+        "--algorithm=drnas --layers=1 --nodes=1 --ops skip_connect max_pool_3x3 sep_conv_3x3"
+        " --stage_keep 2 --epochs=1 --max_steps=3 --arch_warmup=0 --num_devices=1"
+    )
+    cache = f"--cache_dir={jax.config.jax_compilation_cache_dir}"
+    with pytest.raises(Stop, match=f"SIGINT.*continue with --resume={run}"):
+        script.main([*flags.split(), f"--run_dir={run}", cache])
+    assert not (run / "genotype.json").exists()
+    monkeypatch.setattr(script, "search", search)
+    first = (run / "stage1" / "metrics.jsonl").stat()
+    moved = run.rename(tmp_path / "moved")
+    script.main([f"--resume={moved}"])
+    assert (moved / "stage1" / "metrics.jsonl").stat() == first
+    jd.genotypes.check(jd.genotypes.from_json((moved / "genotype.json").read_text()))
+
+    # The operations are the strongest ones of the first stage.
+    with np.load(moved / "stage1" / "alphas.npz") as alphas:
+        mixes = {name: alphas[name][-1] for name in ("normal", "reduce")}
+    names = ("skip_connect", "max_pool_3x3", "sep_conv_3x3")
+    space = json.loads((moved / "space.json").read_text())
+    for name, mix in mixes.items():
+        for row, ops in zip(mix, space[name]["ops"], strict=True):
+            assert ops == [names[i] for i in sorted(np.argsort(-row)[:2])]
+    facts = [json.loads((f / "facts.json").read_text()) for f in (moved / "stage1", moved)]
+    assert facts[1]["wall_time"] > facts[0]["wall_time"] > 0
+
+    # The second stage starts from the weights, the momentum and alpha of the first one.
+    config = dataclasses.replace(parsed(f"--resume={moved}"), num_devices=1)
+    dataset = datasets.load(config)
+    source = dataclasses.replace(config, stage=1, run_dir=str(moved / "stage1"))
+    old, new = (script.build(one, dataset) for one in (source, config))
+    before, start = state_of(moved / "stage1", old), new.init()
+    state = script.carried(config, dataset, start, new).state
+    nets = [
+        script.supernet(one, program.space, 10) for one, program in ((source, old), (config, new))
+    ]
+    expected = widening.carried(
+        jax.tree.map(lambda x: x[0], before.params), *nets, np.random.default_rng(config.seed)
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[0], b), state.params, expected)
+    chosen = {
+        name: widening.columns(old.space.cells[name], new.space.cells[name]) for name in mixes
+    }
+    for part in (
+        (state.arch, before.arch),
+        *((optax.tree.get(s.arch_opt, n) for s in (state, before)) for n in ("mu", "nu")),
+    ):
+        after, first = part
+        for name, kept in chosen.items():
+            np.testing.assert_array_equal(
+                after[name][0], np.take_along_axis(np.asarray(first[name][0]), kept, axis=1)
+            )
+    traces = [np.asarray(optax.tree.get(s.params_opt, "trace"))[0] for s in (before, state)]
+    assert np.isin(traces[1], traces[0]).all() and traces[0].any()
+    assert int(optax.tree.get(state.arch_opt, "count")[0]) == 3 and int(state.step[0]) == 0
