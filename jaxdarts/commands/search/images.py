@@ -106,12 +106,17 @@ PRESETS = {
 """What each data set starts from; any other one starts from CIFAR-10's, the paper's, setting."""
 
 
-STARTS = {
-    name: lambda preset, value, of=of: dataclasses.replace(
-        preset, **of(" ".join(value), small=preset.dataset == "digits")
-    )
-    for name, of in (("space", methods.space_settings), ("algorithm", methods.settings))
-}
+def _of_space(preset: Config, value: Sequence[str]) -> Config:
+    settings = methods.space_settings(" ".join(value), preset.dataset == "digits")
+    return dataclasses.replace(preset, **settings)
+
+
+def _of_algorithm(preset: Config, value: Sequence[str]) -> Config:
+    small, name = preset.dataset == "digits", " ".join(value)
+    return dataclasses.replace(preset, **methods.settings(name, small, preset.space))
+
+
+STARTS = {"space": _of_space, "algorithm": _of_algorithm}
 """The flags that change what the others start from."""
 
 Searched = runs.Training[SearchState]

@@ -164,8 +164,11 @@ def derived(config, program, training, data, history: Sequence[History]) -> dict
     mixes = {name: np.stack([mix[name] for mix in seed_mixes]) for name in program.space.cells}
     key = jax.random.fold_in(jax.random.key(config.seed), 3)
 
-    def score(mixes):
-        return validate(program, params, mixes, data, config, config.derive_batches)["accuracy"]
+    def score(mixes, batches=config.derive_batches):
+        return validate(program, params, mixes, data, config, batches)["accuracy"]
+
+    def first_look(mixes):
+        return score(mixes, config.sample_batches)
 
     def tune(mixes):
         nonlocal params, count, opt
@@ -185,7 +188,7 @@ def derived(config, program, training, data, history: Sequence[History]) -> dict
 
     count, order, cells = 0, [], program.space.cells
     opt = program.tune_init(params) if config.tune_steps else None
-    mixes = chosen(config, program.space, mixes, score, key, tune)
+    mixes = chosen(config, program.space, mixes, score, key, tune, first_look)
     if config.max_skips is not None:
         restricted = [
             derive.with_fewer_skips(program.space, mix, config.max_skips)
@@ -195,18 +198,28 @@ def derived(config, program, training, data, history: Sequence[History]) -> dict
     return mixes
 
 
-def chosen(config, space: Space, mixes, score: derive.Score, key, tune=None) -> Any:
+def chosen(
+    config,
+    space: Space,
+    mixes,
+    score: derive.Score,
+    key,
+    tune=None,
+    first_look: derive.Score | None = None,
+) -> Any:
     """The mixes of all seeds after --derive has had its say; `score` of mixes, [seeds], is larger
-    for better ones.
+    for better ones. `first_look` is a cheaper one, of drawn cells.
     """
     if config.derive == "perturbation":
         return derive.by_perturbation(space.cells, mixes, score, key, tune)
     if config.derive == "validation":
         return derive.by_validation(space.cells, mixes, score, key, tune)
     if config.derive == "samples":
-        return derive.by_samples(
-            space, score, list(jax.random.split(key, config.num_samples)), config.num_seeds
-        )
+        keys = list(jax.random.split(key, config.num_samples))
+        if first_look is None:
+            return derive.by_samples(space, score, keys, config.num_seeds)
+        finalists = config.num_finalists
+        return derive.by_samples(space, score, keys, config.num_seeds, first_look, finalists)
     return mixes
 
 
