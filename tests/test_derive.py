@@ -129,6 +129,36 @@ def test_best_of_samples():
         np.testing.assert_allclose(score_of_derived, max(scores), rtol=1e-6)
 
 
+def test_the_finalists_of_a_first_look():
+    """Every seed has finalists of its own; brute force in NumPy, with ties in the first look."""
+    keys = jax.random.split(KEY, 30)
+    cells = [jd.one_hot(SPACE.cells, SPACE.sample(key)) for key in keys]
+    looked = []
+
+    def of(mixes, seed, decimals):
+        value = sum(float(np.sum(mixes[name][seed] * worth(seed)[name])) for name in mixes)
+        return round(value, decimals)
+
+    def first_look(mixes):
+        return -np.array([of(mixes, seed, 1) for seed in range(SEEDS)])  # a misleading one
+
+    def score(mixes):
+        looked.append(jax.tree.map(np.asarray, mixes))
+        return np.array([of(mixes, seed, 9) for seed in range(SEEDS)])
+
+    for finalists in (1, 4):
+        looked.clear()
+        derived = derive.by_samples(SPACE, score, keys, SEEDS, first_look, finalists)
+        assert len(looked) == (0 if finalists == 1 else finalists)
+        for seed in range(SEEDS):
+            alone = [{name: np.asarray(mix[name])[None] for name in mix} for mix in cells]
+            worths = [sum(float(np.sum(m[n][0] * worth(seed)[n])) for n in m) for m in alone]
+            order = sorted(range(30), key=lambda i: (round(worths[i], 1), i))[:finalists]
+            best = max(sorted(order), key=lambda i: round(worths[i], 9))
+            for name in derived:
+                np.testing.assert_array_equal(derived[name][seed], cells[best][name])
+
+
 def published_edges(edges, score, kept):
     """The rule of DARTS+PT's authors: every edge is scored by a removal while all others are there,
     and the edge that is missed least leaves the list, of equals the last, until `kept` are left.

@@ -100,6 +100,11 @@ OPTIMISERS = {
         optax.add_decayed_weights(3e-2),
         optax.sgd(0.1, momentum=0.9),
     ),
+    "clip, decay, Nesterov": optax.chain(
+        optax.clip_by_global_norm(0.1),
+        optax.add_decayed_weights(3e-2),
+        optax.sgd(0.1, momentum=0.9, nesterov=True),
+    ),
     "adam": optax.adam(0.05),
 }
 

@@ -11,6 +11,7 @@ very result of one that nothing interrupted.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -33,7 +34,7 @@ from jaxdarts.data import augment, images
 from jaxdarts.discrete import enas
 from jaxdarts.parallel import OnDevices
 from jaxdarts.runs import Run, Stop, flag
-from jaxdarts.runs.flags import BELOW_ONE, NOT_NEGATIVE, POSITIVE
+from jaxdarts.runs.flags import BELOW_ONE, NOT_NEGATIVE, POSITIVE, POSITIVE_OR_INFINITE
 from jaxdarts.space import Space
 from jaxdarts.types import Metrics
 
@@ -61,9 +62,20 @@ class Policy:
 
     policy_steps: int = flag(50, "Steps of the policy after each epoch.", NOT_NEGATIVE)
     policy_samples: int = flag(
-        10, "Number of cells that are rewarded in a step of the policy.", POSITIVE
+        20,
+        "Number of cells that are rewarded in a step of the policy, each on a batch of its own.",
+        POSITIVE,
     )
     policy_learning_rate: float = flag(1e-3, "Learning rate of Adam for the policy.", POSITIVE)
+    policy_beta1: float = flag(0.0, "Adam's first decay rate for the policy.", BELOW_ONE)
+    policy_epsilon: float = flag(
+        1e-3, "Number that Adam adds to the root of the mean square, for the policy.", POSITIVE
+    )
+    policy_grad_clip: float = flag(
+        5.0,
+        "Gradients of the policy are clipped to this global norm; inf for no clipping.",
+        POSITIVE_OR_INFINITE,
+    )
     hidden: int = flag(100, "Units of the policy's LSTM.", POSITIVE)
     temperature: float = flag(5.0, "The policy's logits are divided by this temperature.", POSITIVE)
     tanh_constant: float = flag(
@@ -108,6 +120,18 @@ class Erased:
 
 
 @dataclasses.dataclass(frozen=True)
+class Waves(flags.CosineFloor):
+    """A learning rate that rises again."""
+
+    cosine_epochs: int = flag(
+        0,
+        "Epochs in which the learning rate falls to --learning_rate_min; it rises again in as many,"
+        " and so on; 0 for all epochs.",
+        NOT_NEGATIVE,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class Config(
     flags.ImageData,
     flags.Halves,
@@ -116,7 +140,7 @@ class Config(
     EnasSpace,
     flags.Size,
     flags.ImageWeights,
-    flags.CosineFloor,
+    Waves,
     flags.Clipping,
     Policy,
     Best,
@@ -134,7 +158,9 @@ class Config(
     batch_size: int = 128
     learning_rate: float = 0.05
     learning_rate_min: float = 0.0005
+    cosine_epochs: int = 10
     weight_decay: float = 2.5e-4
+    nesterov: bool = True
 
 
 CIFAR = Config(dataset="cifar10")
@@ -149,6 +175,11 @@ PRESETS = {
         policy_steps=20,
         policy_samples=5,
         policy_learning_rate=1e-2,
+        policy_beta1=0.9,
+        policy_epsilon=1e-8,
+        policy_grad_clip=math.inf,
+        cosine_epochs=0,
+        nesterov=False,
         baseline_decay=0.95,
         num_samples=20,
         crop_padding=1,
@@ -157,8 +188,8 @@ PRESETS = {
     ),
     "cifar10": CIFAR,
 }
-"""What each data set starts from; CIFAR-10's is that of NAS-Bench-201's ENAS, but for its schedule,
-which has no restarts.
+"""What each data set starts from; CIFAR-10's is that of NAS-Bench-201's ENAS (AutoDL-Projects,
+configs/nas-benchmark/algos/ENAS.config and the command of its script).
 """
 
 
@@ -169,7 +200,8 @@ class Program(NamedTuple):
     policy: what draws cells.
     init: () -> the training that it starts from.
     train: (training, data, numbers of images, data key) -> training, after a step of the weights.
-    control: (state, data, numbers of images) -> (state, metrics), after a step of the policy.
+    control: (state, data, numbers of images [cells, batch]) -> (state, metrics), after a step of
+        the policy.
     evaluate: (weights, mix, data, numbers of images) -> accuracy.
     devices: the one that the functions are compiled for.
     data: the images of both halves, "train" and "val".
@@ -236,9 +268,13 @@ def build(config: Config, dataset: images.Dataset) -> Program:
         objective,
         policy,
         optimizers.weights_optimizer(
-            config, lambda epoch: optimizers.cosine_rate(config, epoch), length
+            config,
+            lambda epoch: optimizers.cosine_rate_over(
+                config, config.cosine_epochs or config.epochs, epoch
+            ),
+            length,
         ),
-        optax.adam(config.policy_learning_rate),
+        policy_optimizer(config),
         samples=config.policy_samples,
         decay=config.baseline_decay,
         entropy_weight=config.entropy_weight,
@@ -260,6 +296,10 @@ def build(config: Config, dataset: images.Dataset) -> Program:
         sums = {name: jnp.zeros(()) for name in ("loss", "accuracy", "top5")}
         return runs.Training(state, sums)
 
+    def control_step(state, data, indices):
+        batches = jax.vmap(lambda batch: read(data["val"], batch))(indices)
+        return search.control(state, batches)
+
     def evaluate(params, mix, data, indices):
         return objective(params, mix, (), read(data["val"], indices), jax.random.key(0))[1][1][
             "accuracy"
@@ -271,9 +311,7 @@ def build(config: Config, dataset: images.Dataset) -> Program:
         policy=policy,
         init=init,
         train=over(programs.adding_up(train_step), devices, donate=(0,)),
-        control=over(
-            lambda state, data, indices: search.control(state, read(data["val"], indices)), devices
-        ),
+        control=over(control_step, devices),
         evaluate=over(evaluate, devices),
         devices=devices,
         data={
@@ -283,6 +321,14 @@ def build(config: Config, dataset: images.Dataset) -> Program:
         sizes=(train.num, val.num),
         steps_per_epoch=length,
     )
+
+
+def policy_optimizer(config: Config) -> optax.GradientTransformation:
+    """Adam on clipped gradients."""
+    adam = optax.adam(
+        config.policy_learning_rate, b1=config.policy_beta1, eps=config.policy_epsilon
+    )
+    return optax.chain(optax.clip_by_global_norm(config.policy_grad_clip), adam)
 
 
 def search(config: Config, dataset: images.Dataset, program: Program, run: Run) -> None:
@@ -327,7 +373,9 @@ def search(config: Config, dataset: images.Dataset, program: Program, run: Run) 
         """The steps of the policy after an epoch, and the means of their metrics."""
         state, metrics = training.state, []
         for n in range(config.policy_steps):
-            state, control_metrics = program.control(state, data, indices[n % len(indices)])
+            numbers = n * config.policy_samples + np.arange(config.policy_samples)
+            of_cells = np.swapaxes(indices[numbers % len(indices)], 0, 1)
+            state, control_metrics = program.control(state, data, of_cells)
             metrics.append(
                 {name: float(value) for name, value in parallel.first(control_metrics).items()}
             )

@@ -171,6 +171,7 @@ class ImageWeights(WeightDecay):
         0.025, "Learning rate of the weights in the first epoch; it falls afterwards.", POSITIVE
     )
     momentum: float = flag(0.9, "Momentum of the weights' optimiser.", BELOW_ONE)
+    nesterov: bool = flag(False, "Nesterov's form of the momentum (NAS-Bench-201, GDAS, ENAS).")
 
 
 @dataclasses.dataclass(frozen=True)

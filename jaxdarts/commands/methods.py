@@ -1,6 +1,7 @@
 """The algorithms that `search.py --algorithm` names, each with what its paper searches with."""
 
 import contextlib
+import functools
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -50,7 +51,7 @@ NAMED = tuple(
 has flags of its own.
 """
 SPACE_SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "nasbench201": ({"layers": 1}, {"layers": 5, "weight_decay": 5e-4}),
+    "nasbench201": ({"layers": 1}, {"layers": 5, "weight_decay": 5e-4, "nesterov": True}),
     **dict.fromkeys(
         ("nasbench1shot1_s1", "nasbench1shot1_s2", "nasbench1shot1_s3"),
         ({"layers": 3}, {"layers": 9, "batch_size": 96}),
@@ -101,7 +102,16 @@ METHODS: dict[str, Method] = {
         lambda c, s, order, ramp: algorithms.coordinate_descent(s), FIRST, on_images=ALL_IMAGES
     ),
     "random_sharing": Method(
-        lambda c, s, order, ramp: algorithms.random_sharing(s), {**FIRST, "derive": "samples"}
+        lambda c, s, order, ramp: algorithms.random_sharing(s),
+        {**FIRST, "derive": "samples"},
+        {"num_samples": 1000},
+        # One batch of 512 for each of 100 cells.
+        nasbench201={
+            "epochs": 250,
+            "num_samples": 100,
+            "sample_batches": 8,
+            "num_finalists": 1,
+        },
     ),
     "pc_darts": Method(
         lambda c, s, order, ramp: algorithms.pc_darts(s, order),
@@ -118,13 +128,20 @@ METHODS: dict[str, Method] = {
     "gdas": Method(
         lambda c, s, order, ramp: algorithms.gdas(s, ramp(c.tau_start, c.tau_end), order),
         {**FIRST, "tau_start": 10.0, "tau_end": 0.1},
-        {"epochs": 250, "batch_size": 256, "weight_decay": 5e-4},
+        {"epochs": 250, "batch_size": 256, "weight_decay": 5e-4, "nesterov": True},
+        nasbench201={"epochs": 250},
     ),
     "snas": Method(
         lambda c, s, order, ramp: algorithms.snas(s, ramp(c.tau_start, c.tau_end)),
         {**FIRST, "tau_start": 1.0, "tau_end": 0.03},
-        {"epochs": 150},
+        {
+            "epochs": 150,
+            "drop_path_start": 0.3,
+            "drop_path_prob": 0.3,
+            "log_cost_weight": 1.5e-3,
+        },
         ALL_IMAGES,
+        nasbench201={"epochs": 150},
     ),
     "drnas": Method(
         lambda c, s, order, ramp: algorithms.drnas(s),
@@ -226,7 +243,14 @@ def settings(name: str, small: bool, space: str = "darts") -> dict[str, Any]:
     published = method.small if small else method.published
     if space == "nasbench201" and method.nasbench201 is not None:
         published = {} if small else method.nasbench201
-    return {**method.always, **method.on_images, **published, "algorithm": name}
+    changes = {**method.always, **method.on_images, **published, "algorithm": name}
+    if space.startswith("nasbench1shot1"):
+        changes = {flag: value for flag, value in changes.items() if flag not in TWO_CELLS}
+    return changes
+
+
+TWO_CELLS = ("drop_path_start", "drop_path_prob", "log_cost_weight")
+"""Settings of a paper's search that its cells have, and those of NAS-Bench-1Shot1 have not."""
 
 
 def text_settings(name: str) -> dict[str, Any]:
@@ -358,13 +382,17 @@ def make(
 ) -> Algorithm:
     """The algorithm that a configuration asks for, on images of a shape in so many classes."""
     algorithm = of_space(config, space, steps_per_epoch)
+    if not (config.cost_weight or config.log_cost_weight):
+        return algorithm
+    costs = operation_costs(space.cells, *evaluated(space), num_classes, shape)[
+        config.cost_of == "multiply_adds"
+    ]
+    prices = []
     if config.cost_weight:
-        costs = operation_costs(space.cells, *evaluated(space), num_classes, shape)[
-            config.cost_of == "multiply_adds"
-        ]
-        price = penalty.cost(space.cells, costs, config.cost_target * 1e6, config.cost_weight)
-        algorithm = algorithm._replace(penalty=penalty.both(algorithm.penalty, price))
-    return algorithm
+        prices = [penalty.cost(space.cells, costs, config.cost_target * 1e6, config.cost_weight)]
+    if config.log_cost_weight:
+        prices += [penalty.log_cost(space.cells, costs, config.log_cost_weight)]
+    return algorithm._replace(penalty=functools.reduce(penalty.both, prices, algorithm.penalty))
 
 
 def of_space(config: Any, space: Space, steps_per_epoch: int) -> Algorithm:

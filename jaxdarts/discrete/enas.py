@@ -238,8 +238,8 @@ class Enas(NamedTuple):
 
     init: (key, weights) -> state.
     train: (state, training batch) -> (state, metrics), after a step of the weights of one drawn
-    cell. control: (state, validation batch) -> (state, metrics), after a step of the policy:
-    reward, entropy, baseline.
+    cell. control: (state, validation batches [samples, ...]) -> (state, metrics), after a step of
+    the policy: reward, entropy, baseline. Every cell is rewarded on a batch of its own.
     """
 
     init: Callable[[Key[Array, ""], Params], EnasState]
@@ -307,7 +307,7 @@ def enas(
             metrics,
         )
 
-    def control(state: EnasState, batch: Batch) -> tuple[EnasState, Metrics]:
+    def control(state: EnasState, batches: Batch) -> tuple[EnasState, Metrics]:
         draw_key, key = jax.random.split(
             jax.random.fold_in(jax.random.fold_in(state.key, 1), state.updates)
         )
@@ -315,7 +315,8 @@ def enas(
             state.policy, jax.random.split(draw_key, samples)
         )
         accuracy = lax.map(
-            lambda mix: objective(state.params, mix, (), batch, key)[1][1]["accuracy"], drawn.mix
+            lambda one: objective(state.params, one[0], (), one[1], key)[1][1]["accuracy"],
+            (drawn.mix, batches),
         )
         rewards = accuracy + entropy_weight * drawn.entropy
         average = decay * state.average + (1 - decay) * jnp.mean(rewards)

@@ -102,7 +102,7 @@ ALL = "run_dir resume data_dir cache_dir"
 TRAINED = f"{ALL} {SAVING} num_devices estimate device"
 FREE = {
     "search on images": f"{TRAINED} derive num_samples derive_batches tune_steps max_skips flatness"
-    " coordinator num_hosts host",
+    " sample_batches num_finalists coordinator num_hosts host",
     "search on text": f"{TRAINED} derive num_samples",
     "evaluate on images": f"{TRAINED} random_cells",
     "evaluate on text": f"{TRAINED} random_cells",

@@ -13,6 +13,7 @@ import pytest
 import jaxdarts as jd
 from jaxdarts.commands import command_line, methods
 from jaxdarts.commands.analyze import subjects
+from jaxdarts.commands.search import flags as search_flags
 from jaxdarts.commands.search import image_program
 from jaxdarts.commands.search import images as script
 from jaxdarts.commands.search import results as search_results
@@ -76,9 +77,79 @@ def test_published_settings_hold_for_the_papers_data(tmp_path):
     assert parsed("--dataset=cifar10").unrolled
 
 
+SOURCES = [
+    # AutoDL-Projects, configs/search-opts/GDAS-NASNet-CIFAR.config
+    (
+        "--algorithm=gdas",
+        {"epochs": 250, "batch_size": 256, "weight_decay": 5e-4, "nesterov": True},
+    ),
+    # AutoDL-Projects, configs/nas-benchmark/algos: DARTS, GDAS and RANDOM, and their scripts
+    (
+        "--space=nasbench201",
+        {"epochs": 50, "batch_size": 64, "weight_decay": 5e-4, "nesterov": True, "layers": 5},
+    ),
+    (
+        "--space=nasbench201 --algorithm=gdas",
+        {"epochs": 250, "batch_size": 64, "weight_decay": 5e-4, "nesterov": True, "tau_end": 0.1},
+    ),
+    (
+        "--space=nasbench201 --algorithm=random_sharing",
+        {"epochs": 250, "batch_size": 64, "nesterov": True, "num_samples": 100},
+    ),
+    # Li & Talwalkar 2019
+    (
+        "--algorithm=random_sharing",
+        {"num_samples": 1000, "sample_batches": 10, "num_finalists": 10, "nesterov": False},
+    ),
+    # SNAS-Series, SNAS/README.md
+    (
+        "--algorithm=snas",
+        {
+            "epochs": 150,
+            "batch_size": 64,
+            "drop_path_start": 0.3,
+            "drop_path_prob": 0.3,
+            "log_cost_weight": 1.5e-3,
+            "tau_start": 1.0,
+            "tau_end": 0.03,
+        },
+    ),
+    ("--space=nasbench201 --algorithm=snas", {"drop_path_prob": 0.0, "log_cost_weight": 0.0}),
+    ("--space=nasbench1shot1_s1 --algorithm=snas", {"drop_path_prob": 0.0, "log_cost_weight": 0}),
+    ("--space=nasbench201 --algorithm=pc_darts", {"partial": 4, "layers": 5}),
+]
+
+
+@pytest.mark.parametrize("flags, expected", SOURCES)
+def test_settings_of_the_sources(flags, expected):
+    arguments = ["--dataset=cifar10", *flags.split()]
+    config = command_line.parse(arguments, script.PRESETS, script.CIFAR, "", script.STARTS)
+    assert {name: getattr(config, name) for name in expected} == expected
+    search_flags.check(config)
+
+
+def test_the_price_of_snas():
+    """0.0015 times the logarithm of the expected cost, which at a genotype's own mix is the cost of
+    its network.
+    """
+    flags = ["--dataset=cifar10", "--algorithm=snas"]
+    config = command_line.parse(flags, script.PRESETS, script.CIFAR, "", script.STARTS)
+    space = methods.space_of(config)
+    price = methods.make(config, space, 10, 10, (32, 32, 3)).penalty
+    mix = jd.one_hot(space.cells, jd.genotypes.DARTS_V2)
+    value, about = price({}, mix, 0)
+    np.testing.assert_allclose(about["expected_cost"], 3_349_342, rtol=1e-6)
+    np.testing.assert_allclose(value, 1.5e-3 * np.log(3_349_342), rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     "flags",
-    ["", "--algorithm=random_sharing --num_samples=3", "--derive=validation --derive_batches=1"],
+    [
+        "",
+        "--algorithm=random_sharing --num_samples=3 --num_finalists=2 --sample_batches=1",
+        "--derive=validation --derive_batches=1",
+        "--algorithm=pc_darts --nesterov",
+    ],
 )
 def test_nasbench201(flags, tmp_path):
     folder = searched(
@@ -123,7 +194,14 @@ def test_nasbench201(flags, tmp_path):
             "--space=nasbench1shot1_s1 --layers=2",
             "--layers=2: --space=nasbench1shot1_s1 has three stages",
         ),
-        ("--space=nasbench201 --algorithm=pc_darts", "--partial=4: not in --space=nasbench201"),
+        (
+            "--space=nasbench1shot1_s1 --log_cost_weight=1",
+            "--log_cost_weight=1.0: an operation has no price of its own",
+        ),
+        (
+            "--space=nasbench201 --algorithm=pc_darts --init_channels=6",
+            "partial is 4: it must divide the width, 6",
+        ),
         ("--algorithm=na_darts --distance=99", "--algorithm=na_darts"),
         ("--algorithm=darts_minus --ops none sep_conv_3x3", "no skip_connect"),
     ],
@@ -138,7 +216,7 @@ def test_options_that_cannot_work(flags, line):
 def test_whatever_is_recorded_of_an_epoch(tmp_path):
     flags = (
         "--no-unrolled --eigenvalue_freq=1 --cost_weight=1 --cost_target=0.1 --drop_path_prob=0.3"
-        " --temperature_end=0.5"
+        " --drop_path_start=0.1 --temperature_end=0.5"
     )
     folder = searched(tmp_path, *flags.split())
     (record,) = records(folder)

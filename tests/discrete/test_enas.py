@@ -101,7 +101,9 @@ def test_policy_gradient_is_that_of_the_expected_reward():
 
 
 def test_step_of_the_policy_by_hand():
-    """Baseline with and without history, entropy in the reward, one optimiser step."""
+    """Baseline with and without history, entropy in the reward, one optimiser step; every cell has
+    a batch of its own.
+    """
     cells = TOPOLOGY
     policy = enas.lstm_policy(cells, hidden=3)
 
@@ -120,11 +122,14 @@ def test_step_of_the_policy_by_hand():
     )
     slope = jax.jit(jax.grad(lambda p, actions: policy.replay(p, actions).log_prob))
     average = weight = 0.0
-    for n, scale in enumerate((1.0, 0.5)):
+    for n, scales in enumerate(([1.0, 0.2, 3.0, 0.7], [0.5, 1.5, 0.1, 2.0])):
         draw_key, _ = jax.random.split(jax.random.fold_in(jax.random.fold_in(state.key, 1), n))
         drawn = [sample(state.policy, key) for key in jax.random.split(draw_key, 4)]
         rewards = np.array(
-            [scale * float(d.mix["cell"][:, 1].sum()) + 0.3 * float(d.entropy) for d in drawn]
+            [
+                scale * float(d.mix["cell"][:, 1].sum()) + 0.3 * float(d.entropy)
+                for scale, d in zip(scales, drawn, strict=True)
+            ]
         )
         average, weight = 0.9 * average + 0.1 * rewards.mean(), 0.9 * weight + 0.1
         gradients = [slope(state.policy, d.actions) for d in drawn]
@@ -135,7 +140,7 @@ def test_step_of_the_policy_by_hand():
             state.policy,
             *gradients,
         )
-        state, metrics = control(state, jnp.float32(scale))
+        state, metrics = control(state, jnp.asarray(scales))
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), state.policy, expected
         )
@@ -188,7 +193,7 @@ def test_alternation_resumes_exactly():
         for i in range(3):
             state, _ = train(state, jnp.float32(n + i))
         for i in range(2):
-            state, _ = control(state, jnp.float32(n - i))
+            state, _ = control(state, jnp.full(2, n - i, jnp.float32))
         return state
 
     start = search.init(jax.random.key(0), jnp.zeros((3, 2)))
@@ -197,7 +202,7 @@ def test_alternation_resumes_exactly():
         float(state.params.sum()) == pytest.approx(0.1 * 2 * 3)
         and int((state.params != 0).sum()) == 3
     )
-    assert control(state, jnp.float32(1))[0].params.tolist() == state.params.tolist()
+    assert control(state, jnp.ones(2))[0].params.tolist() == state.params.tolist()
     state = epoch(start, 0)
     saved = jax.tree.map(np.asarray, dataclass_without_key(state))
     uncut = epoch(state, 1)
@@ -208,7 +213,7 @@ def test_alternation_resumes_exactly():
     assert (int(uncut.step), int(uncut.updates)) == (6, 4)
     no_accuracy = enas.enas(lambda *arguments: (0.0, ((), {})), policy, params_tx, params_tx)
     with pytest.raises(KeyError, match="accuracy"):
-        no_accuracy.control(state, jnp.float32(0))
+        no_accuracy.control(state, jnp.zeros(10))
 
 
 def dataclass_without_key(state):

@@ -64,7 +64,7 @@ def build(config: Config, dataset: images.Dataset) -> Callable[[PlannedTraining]
 
         return optax.chain(
             optax.add_decayed_weights(config.weight_decay),
-            optax.sgd(rate, momentum=config.momentum),
+            optax.sgd(rate, momentum=config.momentum, nesterov=config.nesterov),
         )
 
     def shared(cells, epochs) -> sharing.Sharing:

@@ -196,6 +196,8 @@ BENCHMARK: dict[str, Any] = {
     "drop_path_prob": 0.0,
     "learning_rate": 0.1,
     "weight_decay": 5e-4,
+    "nesterov": True,
+    "grad_clip": math.inf,
 }
 """What is different for a cell of NAS-Bench-201: the network and the training of the benchmark."""
 BENCHMARKS: dict[type, dict[str, Any]] = {
@@ -207,9 +209,9 @@ BENCHMARKS: dict[type, dict[str, Any]] = {
         "init_channels": 128,
         "layers": 3,
         "optimizer": "rmsprop",
+        "nesterov": False,
         "learning_rate": 0.2,  # 0.1 for each of two cores
         "weight_decay": 1e-4,
-        "grad_clip": math.inf,
     },
 }
 """The same for each benchmark."""
@@ -265,6 +267,8 @@ def check(config: Config) -> Config:
     checks.check_flags(config)
     if config.optimizer == "rmsprop" and config.schedule != "cosine":
         raise Stop(f"--schedule={config.schedule}: --optimizer=rmsprop has the cosine only", 2)
+    if config.optimizer == "rmsprop" and config.nesterov:
+        raise Stop("--nesterov: --optimizer=rmsprop has no such form; leave it out", 2)
     shortest = min(config.epochs, config.select_epochs) if config.select else config.epochs
     if config.schedule == "linear" and shortest <= 5:
         raise Stop(

@@ -182,9 +182,12 @@ class ImageMethod:
     )
     drop_path_prob: float = flag(
         0.0,
-        "Probability of dropping an edge in the last epoch; it rises linearly from zero"
-        " (RobustDARTS).",
+        "Probability of dropping an edge in the last epoch; it changes linearly from"
+        " --drop_path_start (RobustDARTS, snas).",
         BELOW_ONE,
+    )
+    drop_path_start: float = flag(
+        0.0, "Probability of dropping an edge in the first epoch (0.3 in snas).", BELOW_ONE
     )
     skip_dropout: float = flag(
         0.0,
@@ -224,7 +227,14 @@ class Cost:
         POSITIVE,
     )
     cost_of: Literal["parameters", "multiply_adds"] = flag(
-        "parameters", "Cost that --cost_weight penalises: parameters or multiply-adds."
+        "parameters",
+        "Cost that --cost_weight and --log_cost_weight penalise: parameters or multiply-adds.",
+    )
+    log_cost_weight: float = flag(
+        0.0,
+        "Weight of the logarithm of the expected cost in the loss of alpha (1.5e-3 in snas); 0 for"
+        " none.",
+        NOT_NEGATIVE,
     )
 
 
@@ -289,6 +299,19 @@ class ImageDerivation:
         NOT_NEGATIVE,
         free=True,
     )
+    sample_batches: int = flag(
+        10,
+        "Number of validation batches for the first accuracy of each of the --num_samples cells;"
+        " 0 for all.",
+        NOT_NEGATIVE,
+        free=True,
+    )
+    num_finalists: int = flag(
+        10,
+        "Number of best of the --num_samples cells that are validated again, on --derive_batches.",
+        POSITIVE,
+        free=True,
+    )
     tune_steps: int | None = flag(
         None,
         "Steps of weights and alpha after every decision of --derive=perturbation or validation; 0"
@@ -327,8 +350,18 @@ def check(config: Any) -> None:
     if config.stop_size and len(config.stop_size) != (1 if alone else 2):
         needed = "one number" if alone else "two numbers, of the normal and the reduction cell"
         raise Stop(f"--stop_size={' '.join(map(str, config.stop_size))}: needed is {needed}", 2)
-    plain = ("partial", "drop_path_prob", "skip_dropout", "candidates", "max_skips", "stage_keep")
-    for name in plain:
+    only_two = (
+        "partial",
+        "drop_path_prob",
+        "drop_path_start",
+        "skip_dropout",
+        "candidates",
+        "max_skips",
+        "stage_keep",
+    )
+    for name in only_two:
+        if (name, config.space) == ("partial", "nasbench201"):
+            continue
         if alone and getattr(config, name) not in (1, 0.0, None, ()):
             raise Stop(f"--{name}={getattr(config, name)}: not in --space={config.space}", 2)
     if config.space.startswith("nasbench1shot1"):
@@ -338,12 +371,13 @@ def check(config: Any) -> None:
                 f" --space={config.space}",
                 2,
             )
-        if config.cost_weight:
-            raise Stop(
-                f"--cost_weight={config.cost_weight}: an operation has no price of its own in"
-                f" --space={config.space}",
-                2,
-            )
+        for name in ("cost_weight", "log_cost_weight"):
+            if getattr(config, name):
+                raise Stop(
+                    f"--{name}={getattr(config, name)}: an operation has no price of its own in"
+                    f" --space={config.space}",
+                    2,
+                )
         if config.layers < 3:
             raise Stop(
                 f"--layers={config.layers}: --space={config.space} has three stages of one cell or"

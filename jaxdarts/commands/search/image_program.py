@@ -136,16 +136,15 @@ def build(config: "Config", dataset: images.Dataset) -> Program:
         cutout_length=cutout_length,
     )
 
-    ramp = algorithms.by_epoch(
-        0.0, config.drop_path_prob, max(config.epochs - 1, 1), steps_per_epoch
-    )
+    drops = config.drop_path_start, config.drop_path_prob
+    ramp = algorithms.by_epoch(*drops, max(config.epochs - 1, 1), steps_per_epoch)
 
     fading = algorithms.fading_dropout(
         stage.skip_dropout, config.epochs, config.arch_warmup, steps_per_epoch
     )
 
     def training_batch(part, indices, key, step):
-        rates = {"drop_path": ramp(step)} if config.drop_path_prob else {}
+        rates = {"drop_path": ramp(step)} if any(drops) else {}
         rates |= {"skip_dropout": fading(step)} if stage.skip_dropout else {}
         return batch(part, indices, key) | rates
 

@@ -186,11 +186,12 @@ def derived(
     mixes = {name: np.stack([mix[name] for mix in seed_mixes]) for name in program.space.cells}
     key = jax.random.fold_in(jax.random.key(config.seed), 3)
 
-    def score(mixes):
+    def score(mixes, batches=config.derive_batches):
         mixes = {name: np.asarray(mix, np.float32) for name, mix in mixes.items()}
-        return validate(program, state.params, mixes, data, config, config.derive_batches)[
-            "accuracy"
-        ]
+        return validate(program, state.params, mixes, data, config, batches)["accuracy"]
+
+    def first_look(mixes):
+        return score(mixes, config.sample_batches)
 
     def tune(mixes, undecided):
         nonlocal state, count, order
@@ -223,7 +224,7 @@ def derived(
             num_decisions,
             steps,
         )
-    mixes = chosen(config, program.space, mixes, score, key, tune if tunes else None)
+    mixes = chosen(config, program.space, mixes, score, key, tune if tunes else None, first_look)
     if config.max_skips is not None:
         restricted = [
             derive.with_fewer_skips(program.space, mix, config.max_skips)
@@ -233,18 +234,28 @@ def derived(
     return mixes
 
 
-def chosen(config, space: Space, mixes, score: derive.Score, key, tune=None) -> Any:
+def chosen(
+    config,
+    space: Space,
+    mixes,
+    score: derive.Score,
+    key,
+    tune=None,
+    first_look: derive.Score | None = None,
+) -> Any:
     """The mixes of all seeds after --derive has had its say; `score` of mixes, [seeds], is larger
-    for better ones.
+    for better ones. `first_look` is a cheaper one, of drawn cells.
     """
     if config.derive == "perturbation":
         return derive.by_perturbation(space.cells, mixes, score, key, tune)
     if config.derive == "validation":
         return derive.by_validation(space.cells, mixes, score, key, tune)
     if config.derive == "samples":
-        return derive.by_samples(
-            space, score, list(jax.random.split(key, config.num_samples)), config.num_seeds
-        )
+        keys = list(jax.random.split(key, config.num_samples))
+        if first_look is None:
+            return derive.by_samples(space, score, keys, config.num_seeds)
+        finalists = config.num_finalists
+        return derive.by_samples(space, score, keys, config.num_seeds, first_look, finalists)
     return mixes
 
 

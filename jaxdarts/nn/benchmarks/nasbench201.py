@@ -48,6 +48,7 @@ class Stage(nn.Module):
     remat: bool
     unroll: int
     discrete: bool
+    partial: int = 1
 
     @nn.compact
     def __call__(self, x: Images, mix: Array, train: bool) -> Images:
@@ -55,11 +56,12 @@ class Stage(nn.Module):
 
         The mix is [cells, edges, ops, batch] where cells and examples differ in it (drop path).
         """
-        weights = cell_weights(self, self.choices, x.shape[-1], 1, self.depth)
+        weights = cell_weights(self, self.choices, x.shape[-1] // self.partial, 1, self.depth)
         weights = jax.tree.map(lambda w: w.astype(self.dtype), weights)
 
         def one(x, of_cell, mix, norms):
-            return cell(of_cell, x[None], mix, self.choices, 1, norms._replace(pool=scaled))
+            norms = norms._replace(pool=scaled)
+            return cell(of_cell, x[None], mix, self.choices, 1, norms, partial=self.partial)
 
         sites = norm_sites(self, self.depth, one, x, weights, mix) if self.discrete else []
         if self.is_initializing():  # Shapes are all that matters.
@@ -138,16 +140,22 @@ class Skeleton(nn.Module):
         features = jnp.mean(x.astype(jnp.promote_types(self.dtype, jnp.float32)), axis=(1, 2))
         return layer(self, linear(self, features, self.num_classes), features.shape[-1])
 
-    def mixed(self, images: Images, mixes: Sequence[Array], train: bool, discrete: bool) -> Logits:
+    def mixed(
+        self,
+        images: Images,
+        mixes: Sequence[Array],
+        train: bool,
+        discrete: bool,
+        partial: int = 1,
+    ) -> Logits:
         """mixes: one a stage. discrete: with running averages in all batch norms and scale and
-        shift in the cells' too.
+        shift in the cells' too. partial: as of `nn.cell`.
         """
         options = (self.dtype, self.axis_name, self.remat, self.unroll, discrete)
 
         def stage(i, x):
-            return Stage(self.cells["cell"], self.depth, *options, name=f"stage{i}")(
-                x, mixes[i], train
-            )
+            cells = Stage(self.cells["cell"], self.depth, *options, partial, name=f"stage{i}")
+            return cells(x, mixes[i], train)
 
         return self.logits(images, stage, train, discrete)
 
@@ -176,7 +184,14 @@ class Supernet(Skeleton):
     the cells without scale and shift, as in `nn.cnn.Supernet`. In the authors' searches the cells'
     norms have none either; whether they keep running averages for validation is an option there
     (track_running_stats), and the norms outside of the cells always do.
+
+    With `partial` = k operations work on the first k-th of the channels, and the others bypass them
+    (PC-DARTS; `nn.cell`); it divides the width. DrNAS' authors search this space so
+    (201-space/search_cells.py). There the channels that bypass an edge have the weight one; here
+    they have the edge's own, which is one under `relax.softmax`.
     """
+
+    partial: int = 1
 
     def example_mix(self) -> Mix:
         """A mix of the right shapes, all zero."""
@@ -188,7 +203,10 @@ class Supernet(Skeleton):
 
     @nn.compact
     def __call__(self, images: Images, mix: Mix, key: Key[Array, ""] | None = None) -> Logits:
-        return self.mixed(images, [mix["cell"]] * STAGES, train=True, discrete=False)
+        if self.partial < 1 or self.width % self.partial:
+            raise ValueError(f"partial is {self.partial}: it must divide the width, {self.width}")
+        mixes = [mix["cell"]] * STAGES
+        return self.mixed(images, mixes, train=True, discrete=False, partial=self.partial)
 
 
 class Network(Skeleton):

@@ -45,7 +45,14 @@ def matrices(space):
         yield tuple(map(tuple, matrix))
 
 
-@pytest.mark.parametrize("space, raw, distinct", [(S1, 14_580, 2_685), (S2, 29_160, 7_773)])
+@pytest.mark.parametrize(
+    "space, raw, distinct",
+    [
+        (S1, 14_580, 2_685),
+        (S2, 29_160, 7_773),
+        pytest.param(S3, 1_312_200, 55_854, marks=pytest.mark.slow),
+    ],
+)
 def test_counts(space, raw, distinct):
     blocks = len(space.cells["ops"].edges)
     total, cells = 0, set()
@@ -61,6 +68,62 @@ def test_counts(space, raw, distinct):
     assert (
         total == raw and len({genotypes.fingerprint(genotype) for genotype in graphs}) == distinct
     )
+
+
+def generated(parents):
+    """The graphs without loose ends that the authors' generator makes (automl/nasbench-1shot1,
+    nasbench_analysis/search_spaces/search_space.py), as sets of edges.
+
+    It goes from the output backwards, and into one source of a vertex after the other; what it has
+    added before the one source is forgotten at the next. So it leaves out graphs in which two
+    sources need vertices that the other does not reach.
+    """
+    last = len(parents)
+
+    def complete(edges):
+        into = [sum(target == v for _, target in edges) for v in range(last + 1)]
+        leaving = {source for source, _ in edges}
+        right = all(n in (0, wanted) for n, wanted in zip(into[1:], parents, strict=True))
+        fed = sum(n > 0 for n in into) == len(leaving)
+        return right and fed and 0 in leaving and len(leaving) > 1 and len(edges) <= 9
+
+    def grown(edges, node):
+        if complete(edges):
+            yield edges
+            return
+        free = [source for source in range(node) if (source, node) not in edges]
+        missing = (parents[node - 1] if node else 0) - sum(target == node for _, target in edges)
+        for sources in [(0,)] if node == 1 else itertools.combinations(free, missing):
+            more = edges
+            for source in sources:
+                more = more | {(source, node)}
+                yield from grown(more, source)
+
+    return list(grown(frozenset(), last))
+
+
+@pytest.mark.parametrize(
+    "space, parents, number",
+    [
+        (S1, (1, 2, 2, 2, 2), 2_487),
+        (S2, (1, 1, 2, 2, 3), 3_609),
+        (S3, (1, 1, 1, 2, 2, 2), 24_066),
+    ],
+)
+def test_counts_of_the_authors_generator(space, parents, number):
+    """Every graph that it makes is one of the space; the space has more."""
+    last = len(parents)
+
+    def without_loose_ends(matrix):
+        back = {last}
+        for v in reversed(range(last)):
+            back |= {v} if any(matrix[v][w] for w in back) else set()
+        return frozenset((v, w) for w in back for v in range(w) if matrix[v][w])
+
+    graphs = generated(parents)
+    of_space = {without_loose_ends(matrix) for matrix in matrices(space)}
+    assert sum(3 ** len({source for source, _ in edges} - {0}) for edges in graphs) == number
+    assert set(graphs) < of_space and len(set(graphs)) == len(graphs)
 
 
 def test_descriptions_of_all_spaces():
