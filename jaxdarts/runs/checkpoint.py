@@ -7,6 +7,7 @@ folder of its own.
 
 import contextlib
 import json
+import math
 import os
 import sys
 import zlib
@@ -226,8 +227,11 @@ def _read(
             "config"
         ]
         config = saved if config is None else config
-        # A flag that is newer than the checkpoint has its default in the run's config.json.
-        differing = [name for name in sorted(saved) if saved[name] != config.get(name)]
+        differing = [
+            name
+            for name in sorted({*saved, *config})
+            if saved.get(name) != config.get(name) and (name in saved or not _off(config[name]))
+        ]
         if not differing:
             abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
             state = ocp.args.StandardRestore(abstract)
@@ -246,6 +250,11 @@ def _read(
         f"checkpoint {step} in {manager.directory} was written with {name}={saved.get(name)!r}, "
         f"this run has {name}={config.get(name)!r}"
     )
+
+
+def _off(value: Any) -> bool:
+    """Whether a flag that is newer than a checkpoint changes nothing: off, none, no limit."""
+    return not value or value == math.inf
 
 
 def _checksums(folder: Path) -> dict[str, int]:

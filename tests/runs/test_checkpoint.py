@@ -96,6 +96,12 @@ def test_another_configuration_is_refused_by_name(tmp_path):
     assert_one_line(error, "depth=None", "depth=8")
 
 
+def test_a_flag_that_is_newer_than_the_checkpoint(tmp_path):
+    write(tmp_path, 1)
+    for off in ([], 0, False, None, float("inf")):
+        assert_same(read(tmp_path, config={**CONFIG, "newer": off}), tree(1))
+
+
 def test_empty_folder(tmp_path):
     with pytest.raises(checkpoint.CheckpointError) as error:
         read(tmp_path)
