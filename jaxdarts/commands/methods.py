@@ -171,6 +171,7 @@ METHODS: dict[str, Method] = {
             "learning_rate_min": 1e-3,
             "arch_learning_rate": 3e-4,
             "weight_decay": 3e-4,
+            "nesterov": False,
         },
     ),
     "pdarts": Method(

@@ -10,7 +10,9 @@ treats all rows alike; a genotype keeps one operation and the given number of so
 (`Choices.picks`).
 
 Genotypes are those of NAS-Bench-101, with all blocks as they were chosen, also such that nothing
-reads: `genotypes.pruned` drops those, as tables, fingerprints and networks do by themselves.
+reads: `genotypes.pruned` drops those, as tables, fingerprints and networks do by themselves. A
+space has fewer cells than descriptions; the authors' generator of cells without loose ends makes
+fewer still, 2,487, 3,609 and 24,066, for it leaves some graphs out.
 """
 
 import functools
