@@ -189,7 +189,13 @@ def start(config: Config, folder: Path, dies_at: int = 0) -> subprocess.Popen:
         words += [f"--run_dir={folder}", f"--cache_dir={config.cache_dir}"]
     command = [sys.executable, "-c", SAVER, str(folder), str(dies_at)]
     command += [*program.command.split(), *words]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command,
+        env={**os.environ, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def finished(process: subprocess.Popen) -> str:
