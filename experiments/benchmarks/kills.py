@@ -267,9 +267,10 @@ def killed(
     death["saving"] = saving[1] if saving else None
     if program.trains:
         log = log_of(folder)[len(log) :]
-        death["begun_at"] = begun_at(log)
         records = jd.files.read_json_lines(folder.parent / "uninterrupted" / "metrics.jsonl")
-        death["killed_at"] = last_step(log, records[0]["step"]) or death["begun_at"]
+        begun_step, last = begun_at(log), last_step(log, records[0]["step"])
+        death["begun_at"] = begun_step
+        death["killed_at"] = max(last, begun_step or 0) if last else begun_step
     return death
 
 
