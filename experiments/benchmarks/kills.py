@@ -1,11 +1,10 @@
-"""Kill a program again and again: python experiments/benchmarks/kills.py --kills=20
+"""Kill a program again and again: python experiments/benchmarks/kills.py --program=search
 
-python experiments/benchmarks/kills.py --program=discrete --kills=10
-
-Runs a tiny program on the digits (or a text), once without interruption, then in a folder where
-SIGKILL ends it at random moments (while it starts, compiles, computes or saves) and --resume goes
-on. Prints what each kill lost, and whether the result is the same to the bit: records, mixes,
-numbers, and the last checkpoint. --output keeps it all, with command, commit, versions, device.
+Runs a tiny program on the digits (or a text) once without interruption. Then SIGKILL ends it at
+random moments (while it starts, compiles, computes or saves), and it is resumed until it ends by
+itself. The results must be equal: arrays and checkpoints to the bit, records and tables but for
+times. A program that ends before its kill is started in a new folder, until there are --kills
+kills, at least one of them inside a save. --output adds a row to a JSON file of all programs.
 """
 
 import dataclasses
@@ -38,13 +37,15 @@ class Program(NamedTuple):
     """A program to kill.
 
     command: its words after `jaxdarts`.
-    flags: of a tiny run; {epochs} and {checkpoint_freq} are filled in.
+    flags: of a tiny run; {epochs}, {checkpoint_freq}, {folder} and {cell} are filled in.
     trains: whether it has steps and checkpoints; others write down every finished part.
+    pause: mean seconds between the first sign of work and the kill.
     """
 
     command: str
     flags: str
     trains: bool = True
+    pause: float = 0.7
 
 
 TINY = (
@@ -76,11 +77,12 @@ PROGRAMS = {
         " --init_channels=2 --layers=1 --batch_size=16 --budget_evaluations=200",
         False,
     ),
-    "score": Program("score", "--count=200 --scores=synflow --batch_size=16", False),
+    "score": Program("score", "--count=200 --scores=synflow --layers=1 --batch_size=16", False),
     "ensemble": Program(
         "evaluate",
         "--ensemble={cell},{cell},{cell} --layers=1 --init_channels=2 --epochs=2 --num_devices=1",
         False,
+        2,
     ),
     "ranking": Program(
         "analyze ranking",
@@ -89,13 +91,50 @@ PROGRAMS = {
         " --tune_epochs 2 --tune_steps 1 3 --groups 16 --prefixes 1 --prefix_epochs=3"
         " --truth_epochs=1",
         False,
+        10,
     ),
-    "compare": Program("compare", f"darts gdas --run_dir={{folder}} -- {TINY} --epochs=2", False),
+    "compare": Program(
+        "compare", f"darts gdas --run_dir={{folder}} -- {TINY} --epochs=2", False, 3
+    ),
 }
 NOT_COMPARED = frozenset(
     "seconds wall_time date command commit speed step_ms versions run_dir resume arguments".split()
 )
 """Fields of JSON that tell of the time or of the place."""
+START_SECONDS = 8
+"""Longest time that a program takes from its start to its first work, about."""
+ROUNDS = 10
+"""How often a program may end before its kill, one after the other."""
+SAVER = """
+import os, signal, sys
+
+folder, count, last = sys.argv[1], 0, int(sys.argv[2])
+
+def dying(rename):
+    def renamed(source, target, *rest, **names):
+        global count
+        if os.path.abspath(target).startswith(folder + os.sep):
+            count += 1
+            if count == last:
+                print("died before the rename to", os.path.relpath(target, folder), file=sys.stderr,
+                      flush=True)
+                os.kill(os.getpid(), signal.SIGKILL)
+        rename(source, target, *rest, **names)
+    return renamed
+
+os.replace, os.rename = dying(os.replace), dying(os.rename)
+sys.argv = sys.argv[:1] + sys.argv[3:]
+
+from jaxdarts.__main__ import main
+
+try:
+    main()
+finally:
+    print("renames:", count, file=sys.stderr, flush=True)
+"""
+"""Runs jaxdarts; all that is saved as a whole is written aside and renamed, and this program kills
+itself just before the rename of a number that it is given.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,31 +153,27 @@ class Config:
         "compare",
     ] = "search"
     """What to kill."""
-    kills: int = 20
+    kills: int = 10
     """How often."""
-    epochs: int = 10
-    """Passes over the data."""
+    epochs: int = 5
+    """Passes over the data, of programs with steps."""
     checkpoint_freq: int = 3
     """Steps between checkpoints, besides the one after every epoch."""
     seed: int = 0
     """Of the moments."""
     run_dir: str | None = None
-    """Folder for both runs; default a temporary one."""
+    """Folder for all runs; default a temporary one."""
     cache_dir: str | None = None
     """Where compiled programs are kept from one start to the next; default in that folder."""
     output: str | None = None
-    """JSON file to write everything to."""
+    """JSON file to which the result is added, in place of an earlier one of the same program."""
 
 
-class Whole(NamedTuple):
-    """The run that nothing interrupts: its duration, and the steps of its first epoch."""
+def start(config: Config, folder: Path, dies_at: int = 0) -> subprocess.Popen:
+    """The program in a process of its own: in a new folder, or on from where it was killed.
 
-    seconds: float
-    length: int
-
-
-def start(config: Config, folder: Path) -> subprocess.Popen:
-    """The program in a process of its own: in a new folder, or on from where it was killed."""
+    dies_at: number of the save inside which it kills itself; 0 for none.
+    """
     program = PROGRAMS[config.program]
     values = {
         **dataclasses.asdict(config),
@@ -152,20 +187,28 @@ def start(config: Config, folder: Path) -> subprocess.Popen:
         words = [f"--resume={folder}", f"--cache_dir={config.cache_dir}"]
     else:
         words += [f"--run_dir={folder}", f"--cache_dir={config.cache_dir}"]
-    command = [sys.executable, "-m", "jaxdarts", *program.command.split(), *words]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", SAVER, str(folder), str(dies_at)]
+    command += [*program.command.split(), *words]
+    return subprocess.Popen(
+        command,
+        env={**os.environ, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
-def finished(process: subprocess.Popen) -> None:
-    """Waits for a process that should end well."""
+def finished(process: subprocess.Popen) -> str:
+    """Waits for a process that should end well; what it wrote as errors."""
     _, errors = process.communicate()
     if process.returncode:
         raise Stop(f"a program that was not killed ended with {process.returncode}: {errors}")
+    return errors
 
 
 def log_of(folder: Path) -> str:
-    """The log so far."""
-    return (folder / "log.txt").read_text() if (folder / "log.txt").exists() else ""
+    """The logs so far."""
+    return "".join(path.read_text() for path in sorted(folder.rglob("log.txt")))
 
 
 def last_step(log: str, length: int) -> int:
@@ -178,48 +221,68 @@ def last_step(log: str, length: int) -> int:
     return step
 
 
-def killed(
-    process: subprocess.Popen,
-    program: Program,
-    folder: Path,
-    chance: random.Random,
-    uninterrupted: Whole,
-) -> dict[str, Any] | None:
-    """Kills a program: one time in five while it starts, otherwise after its first step, or in the
-    time that it has; None if it was done before.
+def begun_at(log: str) -> int | None:
+    """The step that a search starts from by its log, None if it does not tell yet."""
+    resumed = re.search(r"resumed at step (\d+)", log)
+    return int(resumed[1]) if resumed else 0 if "epoch 0" in log else None
+
+
+def works(program: Program, folder: Path, log: str, begun: float) -> bool:
+    """Whether a process that began at a time has done some work after its start; `log` is the one
+    before it.
     """
-    before = log_of(folder)
-    if chance.random() < 0.2:
-        time.sleep(chance.uniform(0, 10))
-    elif program.trains:
-        while "the first step took" not in log_of(folder)[len(before) :] and process.poll() is None:
+    if program.trains:
+        return "the first step took" in log_of(folder)[len(log) :]
+    paths = [*folder.rglob("*.json"), *folder.rglob("*.jsonl"), *folder.rglob("*.csv")]
+    paths = [path for path in paths if path.name != "config.json"]
+    with_times = (path.stat().st_mtime for path in paths if path.exists())
+    return any(changed > begun for changed in with_times)
+
+
+def killed(
+    config: Config, folder: Path, chance: random.Random, saves: int, way: str
+) -> dict[str, Any] | None:
+    """Starts a program and kills it; None if it was done before.
+
+    way: "start" for a kill while it starts, "work" for one after its first step or finished part,
+      "save" for one inside a random save of `saves`.
+    """
+    program, log, begun = PROGRAMS[config.program], log_of(folder), time.time()
+    process = start(config, folder, chance.randint(1, saves) if way == "save" else 0)
+    if way == "start":
+        time.sleep(chance.uniform(0, START_SECONDS))
+    if way == "work":
+        while process.poll() is None and not works(program, folder, log, begun):
             time.sleep(0.01)
-        time.sleep(chance.expovariate(1 / 0.7))
-    else:
-        time.sleep(chance.uniform(0, uninterrupted.seconds))
-    process.kill()
+        time.sleep(chance.expovariate(1 / program.pause))
+    if way != "save":
+        process.kill()
     _, errors = process.communicate()
     if process.returncode == 0:
         return None
     if process.returncode != -signal.SIGKILL:
         raise Stop(f"a program ended with {process.returncode} before it was killed: {errors}")
-    log = log_of(folder)[len(before) :]
-    torn = any(path.name.endswith("tmp") for path in folder.rglob("*"))
-    if not program.trains:
-        return {"begun_at": None, "killed_at": None, "in_a_save": torn, "before_a_step": not log}
-    begun, last = begun_at(log), last_step(log, uninterrupted.length)
-    return {
-        "begun_at": begun,
-        "killed_at": last or begun,
-        "in_a_save": torn,
-        "before_a_step": not last,
-    }
+    saving = re.search("died before the rename to (.*)", errors)
+    death: dict[str, Any] = {"seconds": round(time.time() - begun, 2), "kind": way}
+    death["saving"] = saving[1] if saving else None
+    if program.trains:
+        log = log_of(folder)[len(log) :]
+        records = jd.files.read_json_lines(folder.parent / "uninterrupted" / "metrics.jsonl")
+        begun_step, last = begun_at(log), last_step(log, records[0]["step"])
+        death["begun_at"] = begun_step
+        death["killed_at"] = max(last, begun_step or 0) if last else begun_step
+    return death
 
 
-def begun_at(log: str) -> int | None:
-    """The step that a search starts from by its log, None if it does not tell yet."""
-    resumed = re.search(r"resumed at step (\d+)", log)
-    return int(resumed[1]) if resumed else 0 if "epoch 0" in log else None
+def count_lost_steps(deaths: list[dict[str, Any]], log: str) -> None:
+    """Notes in each kill how many steps were taken again after it.
+
+    A process that died before it knew its step lost nothing, and tells nothing of the one before.
+    """
+    resumed = int((re.findall(r"resumed at step (\d+)", log) or [0])[-1])
+    for death in reversed(deaths):
+        death["lost_steps"] = 0 if death["killed_at"] is None else death["killed_at"] - resumed
+        resumed = resumed if death["begun_at"] is None else death["begun_at"]
 
 
 def timeless(value: Any) -> Any:
@@ -234,6 +297,8 @@ def results(folder: Path) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
+        if path.name.endswith(".tmp"):
+            values[name] = "a file that a killed save has left"
         if "checkpoints" in path.parts or path.name == "config.json":
             continue
         if path.suffix == ".json":
@@ -258,7 +323,7 @@ def newest(folder: Path, name: str) -> dict[str, Any]:
         tree = checkpoints.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore()))[
             "state"
         ]
-    tree.pop("seconds")
+    tree.pop("seconds", None)
     values = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         bits = jax.random.key_data(leaf) if jd.parallel.is_key(leaf) else leaf
@@ -267,57 +332,85 @@ def newest(folder: Path, name: str) -> dict[str, Any]:
 
 
 def measure(config: Config) -> dict[str, Any]:
-    """Both runs, and what the kills did."""
-    chance, folder = random.Random(config.seed), Path(str(config.run_dir))
-    program, begun = PROGRAMS[config.program], time.monotonic()
+    """The uninterrupted run, and rounds of kills until there are enough of them."""
+    chance, folder = random.Random(config.seed), Path(str(config.run_dir)).absolute()
     (folder / "cell.json").write_text(jd.genotypes.to_json(CELL))
-    finished(start(config, folder / "whole"))
-    seconds, length = time.monotonic() - begun, 0
-    if program.trains:
-        length = jd.files.read_json_lines(folder / "whole" / "metrics.jsonl")[0]["step"]
-    uninterrupted, deaths, torn = Whole(seconds, length), [], folder / "torn"
+    begun = time.monotonic()
+    errors = finished(start(config, folder / "uninterrupted"))
+    renames = re.search(r"^renames: (\d+)$", errors, re.M)
+    assert renames is not None  # SAVER prints it
+    saves, expected = int(renames[1]), results(folder / "uninterrupted")
+    print(f"uninterrupted: {time.monotonic() - begun:.0f} s, {saves} saves", flush=True)
+    deaths: list[dict[str, Any]] = []
+    differing: set[str] = set()
+    rounds, late, late_in_a_row = 0, 0, 0
     while len(deaths) < config.kills:
-        death = killed(start(config, torn), program, torn, chance, uninterrupted)
-        if death is None:
-            print(f"the program was done after {len(deaths)} of {config.kills} kills", flush=True)
-            break
-        deaths.append(death)
-        print(json.dumps(death), flush=True)
-    finished(start(config, torn))
-    again = int((re.findall(r"resumed at step (\d+)", log_of(torn)) or [0])[-1])
-    for death in reversed(
-        deaths
-    ):  # one that died before it knew its step lost nothing, and tells nothing of the one before
-        death["lost_steps"] = 0 if death["killed_at"] is None else death["killed_at"] - again
-        again = again if death["begun_at"] is None else death["begun_at"]
-    expected, actual = results(folder / "whole"), results(torn)
-    differing = [
-        name for name in expected.keys() | actual.keys() if expected.get(name) != actual.get(name)
-    ]
+        here: list[dict[str, Any]] = []
+        killed_folder = folder / f"killed-{rounds}"
+        rounds += 1
+        while len(deaths) + len(here) < config.kills:
+            left = config.kills - len(deaths) - len(here)
+            no_save = not any(death["saving"] for death in (*deaths, *here))
+            [way] = chance.choices(("start", "work", "save"), (2, 5, 3))
+            way = "save" if left == 1 and no_save else way
+            death = killed(config, killed_folder, chance, saves, way)
+            if death is None:
+                late, late_in_a_row = late + 1, late_in_a_row + 1
+                break
+            here.append(death)
+            late_in_a_row = 0
+            print(json.dumps(death), flush=True)
+        else:
+            finished(start(config, killed_folder))
+        if PROGRAMS[config.program].trains:
+            count_lost_steps(here, log_of(killed_folder))
+        deaths += here
+        actual = results(killed_folder)
+        differing |= {
+            name
+            for name in expected.keys() | actual.keys()
+            if expected.get(name) != actual.get(name)
+        }
+        print(f"round {rounds}: {len(here)} kills, {len(differing)} results differ", flush=True)
+        if late_in_a_row >= ROUNDS:
+            raise Stop(f"{config.program} was done before its kill {ROUNDS} times in a row")
     return {
         "program": config.program,
         "kills": deaths,
-        "in_a_save": sum(death["in_a_save"] for death in deaths),
-        "before_a_step": sum(death["before_a_step"] for death in deaths),
+        "number": len(deaths),
+        "in_a_save": sum(death["saving"] is not None for death in deaths),
+        "while_starting": sum(death["kind"] == "start" for death in deaths),
+        "too_late": late,
+        "rounds": rounds,
         "checkpoint_interval": config.checkpoint_freq,
-        "most_steps_lost": max((death["lost_steps"] for death in deaths), default=0),
+        "most_steps_lost": max((death.get("lost_steps", 0) for death in deaths), default=0),
         "compared": len(expected),
         "differing": sorted(differing),
     }
 
 
+def add_row(path: Path, row: dict[str, Any]) -> None:
+    """Adds a program's result to a file of many, in place of an earlier one."""
+    rows = jd.files.read_json(path, dict)["rows"] if path.exists() else []
+    rows = [one for one in rows if one["program"] != row["program"]]
+    jd.files.replace_text(path, json.dumps({"rows": [*rows, row]}, indent=1) + "\n")
+
+
 def main(arguments: list[str]) -> None:
     config = tyro.cli(Config, args=arguments, description=__doc__)
+    if config.kills < 1:
+        raise Stop(f"--kills={config.kills}: must be positive", 2)
     with tempfile.TemporaryDirectory() as temporary:
         folder = config.run_dir or temporary
+        Path(folder).mkdir(parents=True, exist_ok=True)
         config = dataclasses.replace(
             config, run_dir=folder, cache_dir=config.cache_dir or f"{folder}/cache"
         )
         figures = measure(config)
     if config.output:
-        Path(config.output).write_text(json.dumps({**runs.versions(), **figures}, indent=1) + "\n")
+        add_row(Path(config.output), {**runs.versions(), **figures})
     line = (
-        f"{config.program}: {len(figures['kills'])} kills, {figures['in_a_save']} of them in a"
+        f"{config.program}: {figures['number']} kills, {figures['in_a_save']} of them in a"
         f" save: at most {figures['most_steps_lost']} steps lost"
     )
     if figures["differing"] or figures["most_steps_lost"] > config.checkpoint_freq:

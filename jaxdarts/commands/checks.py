@@ -1,5 +1,6 @@
 """Checks of settings that several commands have."""
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,18 @@ def check_flags(config: Any) -> None:
     wrong = flags.wrong(config)
     if wrong:
         raise Stop(wrong, 2)
+    for field in dataclasses.fields(config):
+        if field.default is None and getattr(config, field.name) == "":
+            raise Stop(f"--{field.name}=: must not be empty; leave the flag out", 2)
+    for name in ("run_dir", "cache_dir"):
+        folder = getattr(config, name, None)
+        if folder and Path(folder).expanduser().exists() and not Path(folder).expanduser().is_dir():
+            raise Stop(f"--{name}={folder}: must be a folder, and is a file", 2)
+    if getattr(config, "checkpoint", None) and not (config.test_only or config.resume):
+        raise Stop(f"--checkpoint={config.checkpoint}: only with --test_only", 2)
+    rate, last_rate = (getattr(config, f"learning_rate{end}", 0) for end in ("", "_min"))
+    if last_rate > rate and not getattr(config, "resume", None):
+        raise Stop(f"--learning_rate_min={last_rate}: above --learning_rate={rate}", 2)
     output = getattr(config, "output", None)
     if output and (Path(output).is_dir() or not Path(output).absolute().parent.is_dir()):
         raise Stop(f"--output={output}: must be a file in a folder that is there", 2)

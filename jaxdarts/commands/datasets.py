@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from jaxdarts.data import images
@@ -21,7 +22,9 @@ def load(config: Any, read: Callable[..., Any] = images.load) -> Any:
         return read(config.dataset, config.data_dir)
     except (OSError, ValueError, ImportError) as error:
         text = str(error).replace("--image_size=N", resizing(config, "N"))
-        raise Stop(f"--dataset={config.dataset}: {text}") from error
+        _, _, path = config.dataset.partition(":")
+        is_there = bool(path) and Path(path).exists()  # what the files hold is at fault
+        raise Stop(f"--dataset={config.dataset}: {text}", 1 if is_there else 2) from error
 
 
 def resizing(config: Any, size: Any) -> str:

@@ -34,7 +34,7 @@ from jaxdarts.data import augment, images
 from jaxdarts.discrete import enas
 from jaxdarts.parallel import OnDevices
 from jaxdarts.runs import Run, Stop, flag
-from jaxdarts.runs.flags import BELOW_ONE, NOT_NEGATIVE, POSITIVE, POSITIVE_OR_INFINITE
+from jaxdarts.runs.flags import BELOW_ONE, DEPTH, NOT_NEGATIVE, POSITIVE, POSITIVE_OR_INFINITE
 from jaxdarts.space import Space
 from jaxdarts.types import Metrics
 
@@ -51,7 +51,7 @@ class EnasSpace:
     space: Literal[SPACES] = flag(  # type: ignore[valid-type]
         "nasbench201", "Search space: nasbench201, darts, s1 to s4, or weight_sharing64."
     )
-    nodes: int = flag(4, "Number of intermediate nodes of a cell (--space=darts).", POSITIVE)
+    nodes: int = flag(4, "Number of intermediate nodes of a cell (--space=darts).", DEPTH)
 
 
 @dataclasses.dataclass(frozen=True)

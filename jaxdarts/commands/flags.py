@@ -11,11 +11,15 @@ from typing import ClassVar, Literal
 
 from jaxdarts.runs.flags import (
     BELOW_ONE,
+    CHANNELS,
+    DEPTH,
     EPOCHS,
     NOT_NEGATIVE,
+    PIXELS,
     PORTION,
     POSITIVE,
     POSITIVE_OR_INFINITE,
+    SEEDS,
     flag,
 )
 
@@ -87,7 +91,7 @@ class Augmentation:
     TOPIC: ClassVar[str] = "data"
 
     crop_padding: int = flag(
-        4, "Training images are shifted at random by up to this number of pixels.", NOT_NEGATIVE
+        4, "Training images are shifted at random by up to this number of pixels.", PIXELS
     )
     flip: bool = flag(True, "Mirror half of the training images.")
 
@@ -125,13 +129,13 @@ class Size:
     TOPIC: ClassVar[str] = "network"
 
     init_channels: int = flag(
-        16, "Channels of the first cells; every reduction cell doubles them.", POSITIVE
+        16, "Channels of the first cells; every reduction cell doubles them.", CHANNELS
     )
     layers: int = flag(
         8,
         "Number of cells, with reduction cells at a third and two thirds; in the spaces of"
         " benchmarks, of cells in each of three stages.",
-        POSITIVE,
+        DEPTH,
     )
 
 
@@ -230,7 +234,7 @@ class Seeds(Seed):
         1,
         "Number of seeds (--seed, --seed + 1, ...) that run in one program; a search keeps the best"
         " cell, a training reports mean and deviation.",
-        POSITIVE,
+        SEEDS,
     )
 
 

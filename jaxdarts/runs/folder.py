@@ -6,6 +6,8 @@ import contextlib
 import dataclasses
 import json
 import logging
+import os
+import re
 import shlex
 import signal
 import sys
@@ -118,6 +120,7 @@ def open_folder(config: Any, kind: str) -> tuple[Path, logging.Logger]:
         ) from error
     try:
         log = locks.logger(folder)
+        remove_leftovers(folder)
         if not config.resume:
             command, task = origin_of(type(config))
             saved = {"command": command, "kind": task} | {
@@ -135,6 +138,25 @@ def open_folder(config: Any, kind: str) -> tuple[Path, logging.Logger]:
         ) from error
     except OSError as error:
         raise Stop(f"--run_dir={folder}: cannot write there: {error}") from error
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes the temporary files of `jaxdarts.files` that killed processes have left."""
+    for path in folder.rglob(".*.tmp"):
+        process = re.fullmatch(r"\..+\.(\d+)\.tmp", path.name)
+        if process and not _runs(int(process[1])):
+            path.unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    """Whether a process of this machine has this number."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # another user's
+        return True
+    return True
 
 
 def again(folder: str | Path) -> str:

@@ -4,18 +4,27 @@ The cluster is one that dask.distributed has been started on.
 """
 
 import contextlib
+import logging
 import math
 import multiprocessing
 import os
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import (
+    BrokenExecutor,
+    Executor,
+    Future,
+    InvalidStateError,
+    ProcessPoolExecutor,
+)
 from typing import Any, NamedTuple
 
-from jaxdarts.discrete.studies import Here
+from jaxdarts.discrete.studies import Failure, Here
 from jaxdarts.runs.process import Stop
 
+ADDRESS = re.compile(r"((tcp|tls|wss?)://)?(\[[0-9a-fA-F:.]+\]|[\w.-]+):\d{1,5}", re.ASCII)
 SECONDS = 30
 """How long a scheduler, and its first worker, may take to answer."""
 
@@ -86,6 +95,8 @@ def follow() -> None:
 @contextlib.contextmanager
 def client(scheduler: str) -> Iterator[Any]:
     """A connection to a running cluster."""
+    if not ADDRESS.fullmatch(scheduler):
+        raise Stop(f"--scheduler={scheduler}: no address; it must be like tcp://HOST:8786", 2)
     try:
         # Not every user has it, and it is slow to import.
         from distributed import Client
@@ -93,12 +104,43 @@ def client(scheduler: str) -> Iterator[Any]:
         raise Stop(
             f"--scheduler={scheduler}: needs dask.distributed, pip install 'jaxdarts[cluster]'", 2
         ) from None
+    # What its loggers tell comes as an exception too.
+    for name in list(logging.root.manager.loggerDict):
+        if name.partition(".")[0] in ("distributed", "tornado"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         cluster_client = Client(scheduler, timeout=SECONDS, set_as_default=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
         raise Stop(f"--scheduler={scheduler}: no scheduler answers there: {error}", 2) from error
     with cluster_client:
         yield cluster_client
+
+
+class Cluster(Executor):
+    """A cluster as an executor, whose trials fail when its scheduler is lost.
+
+    The cluster's futures alone may then wait for ever.
+    """
+
+    def __init__(self, cluster_client: Any):
+        self.client = cluster_client
+        self.executor = cluster_client.get_executor(pure=False)
+        self.futures: set[Future] = set()
+        self.left = threading.Event()
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def submit(self, fn, /, *args, **kwargs) -> Future:
+        future = self.executor.submit(fn, *args, **kwargs)
+        self.futures.add(future)
+        future.add_done_callback(self.futures.discard)
+        return future
+
+    def _watch(self) -> None:
+        while not self.left.wait(0.5):
+            if self.client.status != "running":
+                for future in list(self.futures):
+                    with contextlib.suppress(InvalidStateError):  # it is done after all
+                        future.set_exception(BrokenExecutor("the scheduler is lost"))
 
 
 @contextlib.contextmanager
@@ -106,6 +148,15 @@ def cluster(scheduler: str) -> Iterator[Executor]:
     """The cluster as an executor.
 
     It gives a trial whose worker dies to another one, four times at most.
+
+    Raises:
+        Failure: if the scheduler does not answer.
     """
-    with client(scheduler) as cluster_client:
-        yield cluster_client.get_executor(pure=False)
+    with contextlib.ExitStack() as stack:
+        try:
+            cluster_client = stack.enter_context(client(scheduler))
+        except Stop as stop:  # it was there when the study began
+            raise Failure(str(stop)) from stop
+        executor = Cluster(cluster_client)
+        stack.callback(executor.left.set)
+        yield executor

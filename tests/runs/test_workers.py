@@ -16,7 +16,7 @@ import pytest
 
 import jaxdarts as jd
 from jaxdarts.commands.discrete import command as script
-from jaxdarts.runs import Stop
+from jaxdarts.runs import Stop, workers
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "experiments" / "discrete.py"
@@ -83,7 +83,7 @@ def test_a_local_process_is_killed(small, tmp_path):
 
 @contextlib.contextmanager
 def cluster(folder, count=2):
-    """A scheduler and workers, as processes: (address, workers)."""
+    """A scheduler and workers, as processes: (address, workers, scheduler)."""
     pytest.importorskip(
         "distributed", reason="dask.distributed is not installed: pip install 'jaxdarts[cluster]'"
     )
@@ -110,7 +110,7 @@ def cluster(folder, count=2):
         address = json.loads((folder / "scheduler.json").read_text())["address"]
         for _ in range(count):
             start("worker", address, "--host=127.0.0.1", "--nthreads=1", "--no-nanny")
-        yield address, processes[1:]
+        yield address, processes[1:], processes[0]
     finally:
         for process in processes:
             process.kill()
@@ -120,7 +120,7 @@ def cluster(folder, count=2):
 @pytest.mark.slow
 def test_a_worker_of_a_cluster_is_killed(small, tmp_path):
     folder = tmp_path / "run"
-    with cluster(tmp_path) as (address, workers):
+    with cluster(tmp_path) as (address, killable, _):
         flags = [*FLAGS, f"--table={small[0]}", f"--run_dir={folder}", f"--scheduler={address}"]
         with (tmp_path / "script.txt").open("w") as log:
             study = subprocess.Popen(
@@ -128,7 +128,7 @@ def test_a_worker_of_a_cluster_is_killed(small, tmp_path):
             )
         try:
             until(lambda: lines(folder) > 5 or study.poll() is not None)
-            workers[0].kill()
+            killable[0].kill()
             assert study.wait(timeout=120) == 0, (tmp_path / "script.txt").read_text()
         finally:
             study.kill()
@@ -136,9 +136,60 @@ def test_a_worker_of_a_cluster_is_killed(small, tmp_path):
     assert results(folder) == small[1]
 
 
-def test_no_scheduler(small, tmp_path):
+@pytest.mark.slow
+def test_the_scheduler_of_a_cluster_is_killed(small, tmp_path):
+    """The study ends in one line; on another cluster it goes on, and no trial counts twice."""
+    folder = tmp_path / "run"
+
+    def study(address, *flags):
+        words = [*flags, f"--scheduler={address}"]
+        return subprocess.Popen(
+            [sys.executable, str(SCRIPT), *words], stdout=subprocess.DEVNULL, stderr=log
+        )
+
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    with (tmp_path / "errors.txt").open("w") as log:
+        with cluster(tmp_path / "first") as (address, _, scheduler):
+            process = study(address, *FLAGS, f"--table={small[0]}", f"--run_dir={folder}")
+            try:
+                until(lambda: lines(folder) > 5 or process.poll() is not None)
+                scheduler.kill()
+                assert process.wait(timeout=120) == 1
+            finally:
+                process.kill()
+                process.wait()
+        [line] = (tmp_path / "errors.txt").read_text().splitlines()
+        assert f"--scheduler={address}: no scheduler answers there" in line
+        assert line.endswith(f"what was finished is saved: continue with --resume={folder}")
+        before = lines(folder)
+        assert 5 < before < 100
+        with cluster(tmp_path / "second") as (address, *_):
+            assert study(address, f"--resume={folder}").wait(timeout=120) == 0
+    assert (tmp_path / "errors.txt").read_text().count("\n") == 1
+    assert results(folder) == small[1]
+
+
+@pytest.mark.parametrize(
+    "address, words",
+    [
+        *((address, "no address; it must be like") for address in ("nowhere", "[", " ", "a:b")),
+        ("http://127.0.0.1:1", "no address"),
+        ("tcp://127.0.0.1", "no address"),
+        ("ucx://127.0.0.1:1", "no address"),
+        ("127.0.0.1:1", "no scheduler answers there: Timed out"),
+        ("tcp://127.0.0.1:99999", "no scheduler answers there"),
+        ("tls://127.0.0.1:1", "no scheduler answers there"),
+    ],
+)
+def test_no_scheduler(address, words, small, tmp_path, monkeypatch, capfd):
     pytest.importorskip(
         "distributed", reason="dask.distributed is not installed: pip install 'jaxdarts[cluster]'"
     )
-    with pytest.raises(Stop, match="--scheduler=nowhere: no scheduler answers there"):
-        script.main([*FLAGS, f"--table={small[0]}", f"--run_dir={tmp_path}", "--scheduler=nowhere"])
+    monkeypatch.setattr(workers, "SECONDS", 1)
+    with pytest.raises(Stop) as caught:
+        script.main(
+            [*FLAGS, f"--table={small[0]}", f"--run_dir={tmp_path}/run", f"--scheduler={address}"]
+        )
+    assert f"--scheduler={address}: {words}" in str(caught.value) and caught.value.code == 2
+    assert not (tmp_path / "run").exists() and capfd.readouterr().err == ""

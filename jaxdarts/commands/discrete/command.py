@@ -296,6 +296,10 @@ def check(config: Config) -> Config:
             raise Stop(f"--{name}={getattr(config, name)}: the space has {size} cells", 2)
     if "pool" in method.flags and config.pool < config.population:
         raise Stop(f"--pool={config.pool}: fewer than --population={config.population}", 2)
+    if "sample_size" in method.flags and config.sample_size > config.population:
+        raise Stop(
+            f"--sample_size={config.sample_size}: more than --population={config.population}", 2
+        )
     if method.lengths and not evaluation.lengths:
         raise Stop(
             f"--algorithm={config.algorithm}: trains for some epochs, which"

@@ -27,7 +27,7 @@ from jaxdarts.commands.search import results as search_results
 from jaxdarts.data import augment, feed, images, stream
 from jaxdarts.data.benchmarks import tabular
 from jaxdarts.runs import Stop, flag
-from jaxdarts.runs.flags import EPOCHS, NOT_NEGATIVE, POSITIVE
+from jaxdarts.runs.flags import CHANNELS, DEPTH, EPOCHS, NOT_NEGATIVE, POSITIVE
 from jaxdarts.space import Space, one_hot
 
 SPACES: Mapping[str, Space] = {
@@ -106,13 +106,13 @@ class Options(flags.Halves, flags.Seed, flags.Cache):
         None,
         "Channels of the first cells (--evaluate=training or proxy); default those of the preset of"
         " jaxdarts evaluate, 16 for a score.",
-        POSITIVE,
+        CHANNELS,
     )
     layers: int | None = flag(
         None,
         "Number of cells (--evaluate=training or proxy), of each stage in nasbench201; default as"
         " for --init_channels.",
-        POSITIVE,
+        DEPTH,
     )
     batch_size: int | None = flag(
         None,

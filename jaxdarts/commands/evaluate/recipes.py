@@ -12,7 +12,7 @@ from jaxdarts import files, genotypes, spaces
 from jaxdarts.commands import checks, command_line, flags, reproduce
 from jaxdarts.genotypes import Genotype, GraphGenotype, SizeGenotype, TopologyGenotype
 from jaxdarts.runs import Stop, flag
-from jaxdarts.runs.flags import BELOW_ONE, INSIDE_ONE, NOT_NEGATIVE, POSITIVE
+from jaxdarts.runs.flags import BELOW_ONE, INSIDE_ONE, NOT_NEGATIVE, PORTION, POSITIVE
 
 Cells = Genotype | TopologyGenotype | SizeGenotype | GraphGenotype
 """What can be trained: two cells, or what a benchmark has trained."""
@@ -79,7 +79,7 @@ class Recipe:
         " linear to zero, slower in the last five epochs and with five epochs of warm-up for"
         " batches larger than 256.",
     )
-    decay: float = flag(0.97, "Factor of --schedule=exponential, for each epoch.", POSITIVE)
+    decay: float = flag(0.97, "Factor of --schedule=exponential, for each epoch.", PORTION)
     auxiliary_weight: float = flag(0.4, "Weight of the auxiliary head's loss.", NOT_NEGATIVE)
     drop_path_prob: float = flag(
         0.2,

@@ -1,0 +1,215 @@
+"""Hundreds of bad command lines: each ends in one line, makes nothing, and starts no work.
+
+The lines are drawn from every flag of every command, with seeds that are fixed. A guard ends a
+program where its work would begin. Oracle: the tables below say by hand which odd values a flag may
+take; everything else must be refused.
+"""
+
+import importlib
+import random
+import typing
+from collections.abc import Iterator
+
+import jax
+import pytest
+from flax import linen as nn
+
+from jaxdarts import __main__ as program
+from jaxdarts import runs
+from jaxdarts.commands import compare, enas, nats_to_csv, score
+from jaxdarts.commands.analyze import comparison, convergence, curvatures, planes, ranking, tables
+from jaxdarts.commands.discrete import command as discrete
+from jaxdarts.commands.draw import Config as Draw
+from jaxdarts.commands.ensemble import command as ensemble
+from jaxdarts.commands.evaluate import recipes, text_recipes
+from jaxdarts.commands.search import images, text
+from jaxdarts.runs import Stop
+
+COMMANDS: dict[str, type] = {
+    "search": images.Config,
+    "search --dataset=pydoc": text.Config,
+    "evaluate": recipes.Config,
+    "evaluate --dataset=pydoc": text_recipes.Config,
+    "evaluate --ensemble=DARTS_V1,DARTS_V2": ensemble.Config,
+    "discrete --evaluate=proxy --dataset=digits --budget_evaluations=9": discrete.Config,
+    "enas": enas.Config,
+    "score": score.Config,
+    "compare darts --": images.Config,
+    "compare darts": compare.Config,
+    "nats_to_csv": nats_to_csv.Config,
+    "draw DARTS_V2": Draw,
+    "analyze topology": tables.Topology,
+    "analyze mixture": tables.Mixture,
+    "analyze landscape": planes.Plane,
+    "analyze variance": planes.Variance,
+    "analyze curvature": curvatures.Curvature,
+    "analyze convergence": convergence.Convergence,
+    "analyze compare": comparison.Comparison,
+    "analyze ranking": ranking.Config,
+}
+"""Every command with the words that a line begins with, and its flags."""
+NUMBERS = (
+    "0",
+    "-1",
+    "nan",
+    "inf",
+    "-inf",
+    "1e400",
+    "",
+    "ten",
+    "0x10",
+    "1e3",
+    "2.5",
+    "9" * 20,
+    "2147483647",
+)
+TEXTS = ("", "\udcff", "a\0b", "/nowhere/at/all", "FILE", "FOLDER", "-1", "nothing", "a\nb")
+OTHER = (
+    "--=3",
+    "--no_such_flag=1",
+    "-x",
+    "--epochs=3=4",
+    "--",
+    "--help=3",
+    "extra",
+    "--seed --seed=1",
+)
+
+
+ZERO = set(
+    """adanet_beta adanet_lambda adapt_weight_decay alpha arch_beta1 arch_beta2 arch_learning_rate
+    arch_warmup arch_weight_decay auxiliary_skip auxiliary_weight balance baseline_decay batches
+    beta checkpoint_freq cost_weight crop_padding cutout_length derive_batches deviation distance
+    drop_path_prob dropout dropoute dropouth dropouti dropoutx ema_decay eigenvalue_freq
+    entropy_weight epsilon_alpha fork_epoch instances keep_checkpoints label_smooth lambda_valid
+    last_steps learning_rate_min max_seq_len_delta max_skips max_steps momentum neighbours
+    policy_steps prefixes radius random_cells random_fraction retries seed size stop_eigenvalue
+    stop_skips stop_start test_images train_images tune_steps weight_decay workers
+    zero_one_weight""".split()
+)
+"""Flags that may be 0."""
+COUNTS = set(
+    """arch_warmup attack_steps batches bptt checkpoint_freq cutout_length derive_batches
+    dense_steps
+    distance draws emsize eval_freq fork_epoch hidden iterations keep_checkpoints keep_ops
+    last_steps
+    machines max_seq_len_delta max_skips max_steps neighbours nonmono num_samples partial
+    policy_samples policy_steps population radius_steps report_freq retries runs seed size
+    stop_size stop_skips stop_start test_images train_images tune_epochs tune_steps unroll
+    unroll_steps""".split()
+)
+"""Flags that may be 2**31 - 1: the run is long, or the number is cut to what there is."""
+AMOUNTS = set(
+    """adanet_beta adanet_lambda alpha arch_learning_rate arch_weight_decay auxiliary_skip
+    auxiliary_weight beta budget_seconds cost_target cost_weight dense_learning_rate deviation
+    entropy_weight epsilon_alpha grad_clip lambda_valid learning_rate policy_learning_rate radius
+    stop_eigenvalue tanh_constant tau_end tau_start temperature temperature_end weight_decay
+    zero_one_weight""".split()
+)
+"""Flags that may be any positive number, however large: the run ends where a loss is not finite."""
+READ_LATER = set("accuracies cache_dir data_dir output run run_dir score scores table".split())
+"""Texts that only some settings read, or that name what is yet to be made."""
+NEVER = {
+    "cache_dir": {"FILE"},
+    "data_dir": {""},
+    "output": {"", "FOLDER", "/nowhere/at/all"},
+    "run_dir": {"", "FILE"},
+}
+"""Texts of them that are wrong all the same."""
+
+
+def may_be_accepted(word: str) -> bool:
+    """Whether an odd word at the end of a line is right."""
+    name, _, value = word.removeprefix("--").partition("=")
+    if name in READ_LATER:
+        return value not in NEVER.get(name, set()) and not {"\udcff", "\0"} & set(value)
+    if name in ("scheduler", "") and value == "":
+        return True
+    if value == "0":
+        return name in ZERO
+    if value == "2147483647":
+        return name in COUNTS | AMOUNTS
+    if value in ("inf", "1e400"):
+        return name == "grad_clip"
+    return value in ("1e3", "2.5", "9" * 20) and name in AMOUNTS
+
+
+class Accepted(Exception):
+    """The program would begin its work."""
+
+
+@pytest.fixture
+def guarded(monkeypatch):
+    """Ends a program where it would build its network or open its folder."""
+
+    def accept(*arguments, **names):
+        raise Accepted
+
+    monkeypatch.setattr(jax, "eval_shape", accept)
+    monkeypatch.setattr(nn.Module, "init", accept)
+    for module, name in (
+        ("jaxdarts.runs.folder", "open_folder"),
+        ("jaxdarts.runs", "open_folder"),
+        ("jaxdarts.runs", "jitted"),
+        ("jaxdarts.parallel", "over_devices"),
+        ("jaxdarts.report.export", "save"),
+    ):
+        monkeypatch.setattr(importlib.import_module(module), name, accept)
+
+
+def drawn(start: str, kind: type, every: int = 1) -> Iterator[list[str]]:
+    """Lines of a command: odd values of one flag in `every`, and odd words."""
+    types = typing.get_type_hints(kind)
+    flags = [name for name, one in runs.declared(kind).items() if not one.positional]
+    others = sorted({name for one in COMMANDS.values() for name in runs.declared(one)} - set(flags))
+    for name in flags[::every]:
+        form, values = str(types[name]), NUMBERS
+        if types[name] is bool:
+            values = ("maybe", "", "1")
+        elif "str" in form or "Literal" in form:
+            values = TEXTS
+        # A seed for each flag: the values do not change with other flags.
+        for value in random.Random(f"{start} {name}").sample(values, min(3, len(values))):
+            yield [*start.split(), f"--{name}={value}"]
+    for name in random.Random(start).sample(others, min(4, len(others))):
+        yield [*start.split(), f"--{name}=3"]
+    for words in random.Random(start).sample(OTHER, 4):
+        yield [*start.split(), *words.split(" ")]
+
+
+def run(words: list[str]) -> str:
+    """Runs a line as `jaxdarts` does: its error message, or "" where it was accepted."""
+    module, _ = program.COMMANDS[words[0]]
+    try:
+        importlib.import_module(f"jaxdarts.commands.{module}").main(words[1:])
+    except Accepted:
+        return ""
+    except Stop as stop:
+        assert stop.code == 2, (words, stop.code, str(stop))
+        assert "\n" not in str(stop) and 0 < len(str(stop)) < 1500, words
+        return str(stop)
+    return "ended"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start", COMMANDS)
+def test_every_bad_line_ends_in_one_line(start, guarded, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "FILE").write_text("nothing of use")
+    (tmp_path / "FOLDER").mkdir()
+    lines = list(drawn(start, COMMANDS[start], every=3 if start.endswith("--") else 1))
+    assert len(lines) > 10
+    accepted = []
+    for words in lines:
+        if run(words) in ("", "ended"):
+            accepted.append(words[-1])
+        assert capsys.readouterr().err == "", words
+        assert {path.name for path in tmp_path.rglob("*")} == {"FILE", "FOLDER"}, words
+    # Where a value is right, its flag belongs into the tables above.
+    assert [word for word in accepted if not may_be_accepted(word)] == []
+
+
+def test_there_are_more_than_500_bad_lines():
+    lines = [words for start, kind in COMMANDS.items() for words in drawn(start, kind)]
+    wrong = [words for words in lines if not may_be_accepted(words[-1])]
+    assert len(wrong) > 1000
