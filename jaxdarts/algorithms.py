@@ -4,8 +4,8 @@ Each one is one expression over relaxations, hypergradients, perturbations and p
 
 Defaults are the papers'; `order` 1 takes the weights as they are, 2 unrolls the optimiser's step.
 What belongs to a network or an optimiser (partial channels, warm-up, learning rates) is not here:
-`experiments/methods.py` sets it together with the algorithm. Schedules are functions of the step;
-`by_epoch` makes them.
+`jaxdarts/commands/methods.py` sets it together with the algorithm. Schedules are functions of the
+step; `by_epoch` makes them.
 """
 
 from collections.abc import Callable

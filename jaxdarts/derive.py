@@ -79,7 +79,7 @@ def by_validation(
 
 
 def by_samples(space: Space, score: Score, keys: Sequence[Key[Array, ""]], num_seeds: int) -> Mixes:
-    """The best of so many random cells, one for each key.
+    """The best of several random cells, one for each key.
 
     Random search with weight sharing (Li & Talwalkar, UAI 2019).
     """
