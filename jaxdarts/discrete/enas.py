@@ -69,10 +69,10 @@ def lstm_policy(
 
     Where a genotype keeps a given number of edges of a node, it draws them, all different (ENAS
     lets them be equal), by attention to what it remembers of their sources, then the operation of
-    each among those other than `none`; where it keeps all edges (NAS-Bench-201), the operation of each. Two
-    orders of a node's edges are two sequences of actions, but one architecture. The second cell
-    goes on from the memory after the first, with the same weights. No operation is favoured from
-    the start, as the two separable convolutions are in ENAS' code.
+    each among those other than `none`; where it keeps all edges (NAS-Bench-201), the operation of
+    each. Two orders of a node's edges are two sequences of actions, but one architecture. The
+    second cell goes on from the memory after the first, with the same weights. No operation is
+    favoured from the start, as the two separable convolutions are in ENAS' code.
 
     Args:
         cells: of the space.

@@ -30,8 +30,8 @@ class Windows:
     )
     max_seq_len_delta: int = flag(
         20,
-        "Largest number of rows by which a window is longer than --bptt; the shortest window has 5"
-        " rows.",
+        "Largest number of rows by which a window is longer than --bptt; the shortest has 5 rows (at"
+        " the end of the text, fewer).",
         NOT_NEGATIVE,
     )
 
@@ -44,8 +44,8 @@ class Averaging:
 
     nonmono: int = flag(
         5,
-        "Averaging of the weights begins (NT-ASGD) when the validation loss is above the best of"
-        " all epochs but the last ones, this number of them.",
+        "Averaging of the weights begins (NT-ASGD) when an epoch's validation loss is above the"
+        " best of all earlier epochs but the last N, where N is this number.",
         POSITIVE,
     )
 
