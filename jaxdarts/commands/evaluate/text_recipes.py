@@ -30,8 +30,8 @@ class Windows:
     )
     max_seq_len_delta: int = flag(
         20,
-        "Largest number of rows by which a window is longer than --bptt; the shortest has 5 rows (at"
-        " the end of the text, fewer).",
+        "Largest number of rows by which a window is longer than --bptt; the shortest has 5 rows"
+        " (at the end of the text, fewer).",
         NOT_NEGATIVE,
     )
 
