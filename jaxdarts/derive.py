@@ -91,7 +91,7 @@ def by_samples(
     first_look: Score | None = None,
     finalists: int = 10,
 ) -> Mixes:
-    """The best of so many random cells, one for each key.
+    """The best of several random cells, one for each key.
 
     With `first_look`, a cheaper score, the best `finalists` by it are scored again, and the best of
     them wins; a single one wins at once. Of equal cells the first wins.

@@ -31,7 +31,7 @@ SMALLEST = 1e-30
 
 
 def none(arch: Arch, mix: Mix, step: Step) -> tuple[Float[Array, ""], Metrics]:
-    """Nothing."""
+    """No penalty: always zero."""
     return jnp.float32(0), {}
 
 

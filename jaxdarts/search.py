@@ -70,7 +70,7 @@ class SearchState:
 
 
 class Search(NamedTuple):
-    """Functions of a search.
+    """The init, step, derive and price functions that `bilevel_search` returns.
 
     init: (key, params[, carry]) -> state. step: (state, training batch, validation batch) ->
     (state, metrics). derive: state -> the mix that its architecture stands for, as it was trained

@@ -38,7 +38,9 @@ asked for it by `has_aux`.
 
 
 class Choices(NamedTuple):
-    """One cell of a space, or of a network: then every edge has one operation.
+    """The edges of one cell, and the operations that each may have.
+
+    In a cell of a trained network, every edge has one operation.
 
     edges: (source, target) states, ordered by target; the first states are the cell's inputs.
     ops: the candidate operations of each edge, in the order of its row of mixture weights.

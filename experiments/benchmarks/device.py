@@ -230,7 +230,7 @@ class Worker:
         """The results of one item, as they come.
 
         Raises:
-            TimeoutError: after so many seconds.
+            TimeoutError: after the given number of seconds.
             ChildProcessError: if the process ended.
         """
         assert self.process.stdin is not None
@@ -255,7 +255,7 @@ class Worker:
             yield result
 
     def end(self, patience: float = 10.0) -> None:
-        """Ends it and all that it has started; a search gets so many seconds to save its state."""
+        """Ends it and all that it has started; a search gets some seconds to save its state."""
         with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
             os.killpg(self.process.pid, signal.SIGTERM)
             self.process.wait(patience)

@@ -81,7 +81,7 @@ def milliseconds(
 
     Calls follow one another without waiting, as in a training, so that the device is never idle
     between them unless the host takes longer to launch a call than the device to run it. n is such
-    that the repeats together take so many seconds.
+    that the repeats together take a given number of seconds.
     """
     run(1)
     start = time.perf_counter()

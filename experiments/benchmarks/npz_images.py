@@ -16,7 +16,7 @@ LIMIT = 60 * 2**20
 
 
 def write(train: images.Images, folder: Path, limit: int = LIMIT) -> list[Path]:
-    """Writes a training set as files of at most so many bytes of images."""
+    """Writes a training set as files of at most `limit` bytes of images."""
     folder.mkdir(parents=True, exist_ok=True)
     number = -(-train.images.nbytes // limit)
     paths = [folder / f"part-{i:02d}.npz" for i in range(number)]

@@ -230,7 +230,7 @@ def of_texts(config: Config) -> Problem:
 
 
 def trained(problem: Problem, steps: int) -> tuple[Any, Any, Any]:
-    """Weights, alpha and hidden state after so many first-order search steps in float32."""
+    """Weights, alpha and hidden state after a number of first-order search steps in float32."""
     algorithm = jd.algorithms.darts(problem.space, 1)
     search = jd.bilevel_search(problem.objective(jnp.float32), algorithm, *problem.txs)
     state, step = (

@@ -88,7 +88,7 @@ def lanczos(
 
     Returns:
         Nodes, which lie within the range of the eigenvalues, rising; and weights, which sum to one.
-        Where the vectors span less than so many dimensions, zeros of weight zero fill up.
+        Where the vectors span fewer than `num_steps` dimensions, zeros of weight zero fill up.
     """
     flat, unravel = ravel_pytree(like)
     num_steps = min(num_steps, flat.size)

@@ -5,7 +5,7 @@ NA-DARTS and NA-RS look at this neighbourhood.
 Wang, Cao, Li & Kitani, `Neighborhood-Aware Neural Architecture Search
 <https://arxiv.org/abs/2105.06369>`_, BMVC 2021, call an architecture flat if its neighbours do as
 well as it does. Of the paper only the abstract was at hand: that neighbours differ in the
-operations of so many edges, and what is reported of them, is a reconstruction.
+operations of a given number of edges, and what is reported of them, is a reconstruction.
 """
 
 import itertools

@@ -74,7 +74,7 @@ def best_of_top(accuracies: Accuracies, truth: Accuracies, n: int) -> int:
     Models with equal accuracies are ranked in their order.
 
     Raises:
-        ValueError: if there are not so many models.
+        ValueError: if there are fewer than n models.
 
     >>> best_of_top(np.array([0.9, 0.8, 0.1]), np.array([0.5, 0.7, 0.6]), 1)
     3

@@ -257,7 +257,5 @@ def random_groups(number: int, models: int = 64, seed: int = 42) -> list[list[in
 
 def _size(number: int, models: int) -> int:
     if not 1 <= number <= models or models % number:
-        raise ValueError(
-            f"{number} groups: {models} models do not split into so many of equal size"
-        )
+        raise ValueError(f"{number} groups: {models} models do not split into groups of equal size")
     return models // number

@@ -141,14 +141,14 @@ def variants(
     each: int = 3,
     draws: int = 100_000,
 ) -> list[Genotype]:
-    """Different `reconnected` cells whose normal cells have given widths, so many of each.
+    """Different `reconnected` cells whose normal cells have given widths, `each` of a width.
 
     The narrow and deep ones come first.
 
     The paper compares twelve of such variants with the cell of DARTS. Which ones is not known.
 
     Raises:
-        ValueError: if so many draws do not give them: the width does not exist, or is rare.
+        ValueError: if `draws` draws do not give them: the width does not exist, or is rare.
     """
     groups: dict[float, list[Genotype]] = {float(width): [] for width in widths}
     for _ in range(draws):

@@ -18,8 +18,10 @@ from jaxtyping import Array, Float
 
 
 class Gradients(NamedTuple):
-    """variance: see above; its square root over that of `squared_mean` is noise over signal.
-    squared_mean: |mean|^2.
+    """Variance of a gradient between batches, and the square of the mean gradient.
+
+    variance: mean of |g_b - mean|^2; its square root over that of `squared_mean` is noise over
+    signal. squared_mean: |mean|^2.
     """
 
     variance: Float[Array, ""]

@@ -1,13 +1,15 @@
-"""Compare algorithms: jaxdarts compare darts sdarts_rs "milenas --lambda_valid=999" --
---num_seeds=3
+"""Compare algorithms by searches with each of them.
+
+    jaxdarts compare [OPTIONS] ALGORITHM ... [-- FLAGS]
+    jaxdarts compare darts sdarts_rs "milenas --lambda_valid=999" -- --num_seeds=3
 
 Every word, or group of words in quotes, is an algorithm of jaxdarts search with flags of its own;
 what follows -- goes to all of them. Each is searched with all its seeds in one program, and is a
 row of the table, printed as soon as it is there: mean +- deviation over the seeds of the validation
 loss and accuracy of the supernet; accuracy of the derived cell with the same weights, and the gap
 between the two; mean loss of random cells; how much better the cell is than its neighbours (with
---flatness); skip connections; dominant eigenvalue of the validation loss in alpha (with
---eigenvalue_freq); milliseconds a step.
+--flatness); skip connections; dominant eigenvalue of the Hessian of the validation loss with
+respect to alpha (with --eigenvalue_freq); milliseconds a step.
 
 The same command goes on where an interrupted one ended, and takes searches that are finished as
 they are. For one page of finished runs, whatever they are, see jaxdarts analyze compare.
@@ -63,7 +65,7 @@ class Config(flags.Output):
     )
     run_dir: str | None = flag(
         None,
-        "Folder for the searches; default runs/compare-DATASET-NUMBER, where NUMBER stands for the"
+        "Folder for the searches; default runs/compare-DATASET-HASH, where HASH is made from the"
         " flags after --.",
     )
 

@@ -1,7 +1,7 @@
 """Draw a cell, or the curves and mixture weights of a run, as a file for a paper.
 
-jaxdarts draw DARTS_V2 --output=cell.pdf
-jaxdarts draw runs/search-digits-20260102-030405 --what=curves --output=curves.png
+    jaxdarts draw DARTS_V2 --output=cell.pdf
+    jaxdarts draw runs/search-digits-20260102-030405 --what=curves --output=curves.png
 
 The suffix of --output chooses PDF, PNG or SVG. PDF and PNG need CairoSVG: pip install
 "jaxdarts[draw]".
@@ -36,7 +36,7 @@ class Config:
         "Run folder, name of a published cell, JSON file, or text of a genotype.",
         positional=True,
     )
-    output: str = flag("", "File to write; its suffix is .pdf, .png or .svg.")
+    output: str = flag("", "File to write (required); its suffix is .pdf, .png or .svg.")
     what: Literal["cell", "curves", "weights"] = flag(
         "cell", "Picture: the cell, the curves of a run, or the mixture weights of a search."
     )

@@ -78,8 +78,8 @@ class Resized:
 
     image_size: int | None = flag(
         None,
-        "Height and width to which the pictures of folder:PATH are resized and cut; default as they"
-        " are.",
+        "Height and width to which the pictures of folder:PATH are resized and cropped; default:"
+        " no change, and then all must have one size.",
         POSITIVE,
     )
 
@@ -93,7 +93,7 @@ class Augmentation:
     crop_padding: int = flag(
         4, "Training images are shifted at random by up to this number of pixels.", PIXELS
     )
-    flip: bool = flag(True, "Mirror half of the training images.")
+    flip: bool = flag(True, "Mirror each training image left to right with probability 1/2.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,8 +116,8 @@ class Halves:
 
     train_portion: float = flag(
         0.5,
-        "Fraction of the training images that trains the weights; the rest validates, and trains"
-        " alpha or the policy of a search.",
+        "Fraction of the training images that trains the weights; the rest validates and, in a"
+        " search, trains alpha or the policy. In jaxdarts search, 1 uses all images for both.",
         PORTION,
     )
 
@@ -133,8 +133,8 @@ class Size:
     )
     layers: int = flag(
         8,
-        "Number of cells, with reduction cells at a third and two thirds; in the spaces of"
-        " benchmarks, of cells in each of three stages.",
+        "Number of cells, with reduction cells at a third and two thirds; in NAS-Bench-101,"
+        " NAS-Bench-201 and NATS-Bench, the number of cells in each of the three stages.",
         DEPTH,
     )
 
@@ -169,8 +169,10 @@ class ImageWeights(WeightDecay):
 
     TOPIC: ClassVar[str] = "weights"
 
-    epochs: int = flag(50, "Passes over the training images of the weights.", EPOCHS)
-    batch_size: int = flag(64, "Images in a training batch, over all devices.", POSITIVE)
+    epochs: int = flag(50, "Passes over the images that train the weights.", EPOCHS)
+    batch_size: int = flag(
+        64, "Images in a training batch, in all (several devices share it).", POSITIVE
+    )
     learning_rate: float = flag(
         0.025, "Learning rate of the weights in the first epoch; it falls afterwards.", POSITIVE
     )
@@ -204,8 +206,7 @@ class Cell:
     )
     select: tuple[str, ...] = flag(
         (),
-        "Cells, as for --arch, among which a short training chooses one; default none, --arch is"
-        " trained.",
+        "Cells to choose from by a short training, named as in --arch; default: train --arch.",
     )
     select_epochs: int = flag(100, "Epochs of the short training of --select.", EPOCHS)
     random_cells: int = flag(
@@ -213,7 +214,7 @@ class Cell:
     )
     test_only: bool = flag(False, "Only test the trained network of --checkpoint.")
     checkpoint: str | None = flag(
-        None, "Run folder of the trained network that --test_only tests; no default."
+        None, "Run folder of the trained network that --test_only tests; required with --test_only."
     )
 
 
@@ -256,7 +257,10 @@ class Folder(Cache):
     """The folder of a run."""
 
     run_dir: str | None = flag(
-        None, "Folder to write; default runs/COMMAND-DATASET-TIME.", free=True
+        None,
+        "Folder to write; default a new folder runs/NAME-DATASET-TIME, where NAME is search, eval,"
+        " ensemble, enas, discrete, score or ranking.",
+        free=True,
     )
     resume: str | None = flag(
         None,
@@ -292,7 +296,7 @@ class Saving:
     report_freq: int = flag(50, "Steps between log lines.", POSITIVE, free=True)
     checkpoint_freq: int = flag(
         0,
-        "Steps between checkpoints, in addition to one after every epoch; 0 for none.",
+        "Steps between checkpoints, in addition to one after each epoch; 0: only after each epoch.",
         NOT_NEGATIVE,
         free=True,
     )

@@ -1,4 +1,4 @@
-"""The algorithms that `search.py --algorithm` names, each with what its paper searches with."""
+"""The algorithms that `jaxdarts search --algorithm` names, with the settings of their papers."""
 
 import contextlib
 import functools
@@ -381,7 +381,7 @@ def make(
     num_classes: int,
     shape: tuple[int, int, int],
 ) -> Algorithm:
-    """The algorithm that a configuration asks for, on images of a shape in so many classes."""
+    """The algorithm that a configuration asks for, on images of a shape and a number of classes."""
     algorithm = of_space(config, space, steps_per_epoch)
     if not (config.cost_weight or config.log_cost_weight):
         return algorithm
@@ -408,7 +408,7 @@ def of_space(config: Any, space: Space, steps_per_epoch: int) -> Algorithm:
     if config.unrolled and config.algorithm in ONE_LEVEL:
         raise Stop(
             f"--unrolled --algorithm={config.algorithm}: there is no second-order form of it; use"
-            " --no-unrolled",
+            " --no_unrolled",
             2,
         )
     try:

@@ -32,12 +32,14 @@ class TextData:
         " have other flags: --dataset=digits --help.",
     )
     data_dir: str | None = flag(
-        None, "Folder of the files of ptb and wikitext2; default this folder.", free=True
+        None,
+        "Folder of the files of ptb and wikitext2; default the folder ptb or wikitext2 in the"
+        " current folder.",
+        free=True,
     )
     bptt: int = flag(
         35,
-        "Length of a window in rows, through which gradients flow; one window in twenty has half of"
-        " it.",
+        "Words in a window (BPTT length); with probability 0.05 a window has half as many.",
         at_least(2),
     )
 
@@ -74,12 +76,13 @@ class TextWeights(flags.WeightDecay, flags.Clipping):
     )
     learning_rate: float = flag(
         20.0,
-        "Learning rate of SGD for a window of --bptt rows; proportional to the length of a window.",
+        "Learning rate of SGD at a window of --bptt rows; other windows scale it by their length.",
         POSITIVE,
     )
     alpha: float = flag(
         0.0,
-        "Weight of the activation regularisation: mean square of the outputs.",
+        "Weight of the activation regularisation (AR of AWD-LSTM): mean square of the outputs"
+        " after dropout. It is not the alpha of the architecture.",
         NOT_NEGATIVE,
     )
     beta: float = flag(

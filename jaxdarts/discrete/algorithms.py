@@ -232,7 +232,7 @@ def ranked(candidates: Iterable[Any], score: Score) -> list[Any]:
 
 
 def best_of(key: Key[Array, ""], space: Space, score: Score, candidates: int = 100) -> Proposals:
-    """Evaluates the one genotype, of so many random ones, that a score likes best.
+    """Evaluates one genotype: the random candidate with the best score.
 
     With the overlap of ReLU patterns as the score: Mellor, Turner, Storkey & Crowley, `Neural
     Architecture Search without Training <https://arxiv.org/abs/2006.04647>`_, ICML 2021.
@@ -244,7 +244,7 @@ def best_of(key: Key[Array, ""], space: Space, score: Score, candidates: int = 1
 def neighbourhood_search(
     key: Key[Array, ""], space: Space, neighbours: int = 4, radius: int = 1
 ) -> Proposals:
-    """Random genotypes, each followed by so many of its neighbours; `flattest` chooses among them.
+    """Random genotypes, each followed by some of its neighbours; `flattest` chooses among them.
 
     A reconstruction of the NA-RS of Wang, Cao, Li & Kitani, `Neighborhood-Aware Neural Architecture
     Search <https://arxiv.org/abs/2105.06369>`_, BMVC 2021, of which only the abstract was at hand:

@@ -67,12 +67,12 @@ def lstm_policy(
 ) -> Policy:
     """A recurrent policy of one layer that decides one thing after another, as in ENAS.
 
-    Where a genotype keeps so many edges of a node, it draws them, all different (ENAS lets them be
-    equal), by attention to what it remembers of their sources, then the operation of each among
-    those other than `none`; where it keeps all edges (NAS-Bench-201), the operation of each. Two
-    orders of a node's edges are two sequences of actions, but one architecture. The second cell
-    goes on from the memory after the first, with the same weights. No operation is favoured from
-    the start, as the two separable convolutions are in ENAS' code.
+    Where a genotype keeps a given number of edges of a node, it draws them, all different (ENAS
+    lets them be equal), by attention to what it remembers of their sources, then the operation of
+    each among those other than `none`; where it keeps all edges (NAS-Bench-201), the operation of
+    each. Two orders of a node's edges are two sequences of actions, but one architecture. The
+    second cell goes on from the memory after the first, with the same weights. No operation is
+    favoured from the start, as the two separable convolutions are in ENAS' code.
 
     Args:
         cells: of the space.
@@ -346,7 +346,7 @@ def enas(
 def best_of(
     policy: Policy, params: Any, key: Key[Array, ""], count: int, score: Callable[[Mix], float]
 ) -> tuple[Mix, float]:
-    """The architecture with the best score among so many of a policy, and its score.
+    """The architecture with the best score among `count` that a policy draws, and its score.
 
     It is the first of equals.
 

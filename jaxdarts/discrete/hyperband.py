@@ -44,8 +44,8 @@ def bohb(
 
     The trials of the longest length that has enough of them are split into good and bad ones, at
     least one more than the space has rows on either side; before that, genotypes are random. Then
-    the candidate with the largest ratio of the two densities is taken, of so many draws from the
-    good ones'. As soon as a bracket waits for trials in flight the next one begins.
+    the candidate with the largest ratio of the two densities is taken, of `draws` draws from
+    the good ones'. As soon as a bracket waits for trials in flight the next one begins.
 
     Args:
         key: what is random.

@@ -2,7 +2,7 @@
 
 The executor is this process, local processes, or a cluster.
 
-Every search asks for so many trials at a time as its `discrete.schedule` allows. With one, each is
+Every search asks for as many trials at a time as its `discrete.schedule` allows. With one, each is
 determined by its key alone, wherever and in whatever order its trials run, since it knows all
 earlier ones before it proposes the next:
 

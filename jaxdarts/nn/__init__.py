@@ -1,0 +1,1 @@
+"""Flax modules: cells, supernets and networks, on images and texts, and what operations cost."""

@@ -113,7 +113,7 @@ def cell(
         key: what operations that draw at random, such as `noise`, draw from on every edge; for
           cells that have any.
         partial: operations see the first channels of a state only, one in `partial`, and have
-            weights for so many; the others bypass them (Xu et al., PC-DARTS, 2020).
+            weights for these only; the others bypass them (Xu et al., PC-DARTS, 2020).
         ops: declarations of the candidates.
         skip_dropout: rate of the dropout after skip connections that do not stride, drawn from
           `key`; None for none (Chen et al., P-DARTS, 2019).

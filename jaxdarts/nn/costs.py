@@ -64,7 +64,7 @@ def parameters(op: Op, channels: int, stride: int) -> int:
 
 
 def multiply_adds(op: Op, channels: int, stride: int, pixels: int) -> int:
-    """Multiply-adds of an operation on one edge for one image with so many pixels after it."""
+    """Multiply-adds of an operation on one edge for one image that has `pixels` pixels after it."""
     if op.multiply_adds is not None:
         return op.multiply_adds(channels, stride, pixels)
     return _weights(op, channels, stride) * pixels

@@ -135,6 +135,7 @@ def _runs(points) -> list[list[tuple[float, float]]]:
 
 
 def scale_of(low: float, high: float, start: float, stop: float) -> Callable[[float], float]:
+    """Linear map from the values `low` to `high` onto the positions `start` to `stop`."""
     return lambda value: (
         start + (stop - start) * ((value - low) / (high - low) if high > low else 0.5)
     )

@@ -64,7 +64,7 @@ CHARTS = (
     ),
     Chart(
         "Dominant eigenvalue of the Hessian",
-        "of the validation loss in alpha",
+        "of the validation loss with respect to alpha",
         {"eigenvalue": "eigenvalue"},
     ),
     Chart("Expected cost of the network", "", {"expected cost": "valid_expected_cost"}),

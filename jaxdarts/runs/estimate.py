@@ -85,7 +85,7 @@ def estimate(
 
 
 def fits(device: str, taken: int, lower: str) -> str:
-    """Sentence that says whether so many bytes fit in the memory of a device.
+    """Sentence that says whether `taken` bytes fit in the memory of a device.
 
     `lower` says what to do where they do not.
     """

@@ -41,7 +41,7 @@ class Workers(NamedTuple):
 
 
 def find(workers: int, scheduler: str) -> Workers:
-    """The cluster of a scheduler, or so many processes, or this one.
+    """The cluster of a scheduler, or `workers` local processes, or this process.
 
     Raises:
         Stop: if the cluster is not there.

@@ -57,7 +57,7 @@ def nasbench1shot1_s3() -> Space:
 
 
 def _of_parents(*parents: int, name: str = "") -> Space:
-    """The space whose vertices, the output last, read so many vertices before them each."""
+    """The space whose vertices, the output last, read given numbers of vertices before them."""
     last = len(parents)
 
     def rows(targets):

@@ -96,7 +96,7 @@ def network(
 
 
 def of_picks(picks: np.ndarray) -> TopologyGenotype:
-    """The cell of so many an operation on each edge, counted from 0."""
+    """The cell that has on each edge the operation of a given number, counted from 0."""
     return TopologyGenotype(
         tuple((CHILD_OPS[k], source) for k, (source, _) in zip(picks, EDGES, strict=True))
     )

@@ -108,7 +108,7 @@ def load(run: str | Path) -> Trained:
         logits, hidden = jax.jit(apply)(params, tokens)  # places in trained.vocabulary(run)
 
     Args:
-        run: a run folder of `experiments/evaluate.py` (of one seed, where it trained several).
+        run: a run folder of `jaxdarts evaluate` (of one seed, where it trained several).
 
     Raises:
         ValueError: if the folder holds no trained network, or not all of it. `apply` raises it for

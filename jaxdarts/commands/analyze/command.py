@@ -35,12 +35,13 @@ def usage() -> str:
     rows = [f"  {name:12} {summary}" for name, (_, summary) in COMMANDS.items()]
     return "\n".join(
         [
-            "usage: jaxdarts analyze ANALYSIS RUN ... [flags]",
+            "usage: jaxdarts analyze ANALYSIS [RUN ...] [flags]",
             "",
             *rows,
             "",
             "All but the last three write numbers (JSON) and pictures (SVG) into RUN/analysis and",
             "show them in RUN/report.html; a second time replaces the first.",
+            "All but ranking and ensemble take RUN.",
             "jaxdarts analyze ANALYSIS --help lists the flags.",
         ]
     )

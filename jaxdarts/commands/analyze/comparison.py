@@ -246,7 +246,10 @@ def against_error(
                 )
     return [
         report.charts.scatter(
-            series, title=title, xlabel="dominant eigenvalue in alpha", ylabel="percent"
+            series,
+            title=title,
+            xlabel="dominant eigenvalue, with respect to alpha",
+            ylabel="percent",
         )
         for title, series in charts.items()
         if series

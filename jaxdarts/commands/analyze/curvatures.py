@@ -103,7 +103,7 @@ def curvature_of_runs(arguments: list[str]) -> None:
             ]
             pictures["trajectory"] = report.charts.curves(
                 {"measured": measured, "mean of 5": averaged},
-                title="Dominant eigenvalue in alpha",
+                title="Dominant eigenvalue, with respect to alpha",
                 xlabel="epoch",
             )
         section = report.sections.Section(

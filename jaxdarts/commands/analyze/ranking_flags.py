@@ -72,13 +72,14 @@ class Studies:
     )
     last_steps: int = flag(
         64,
-        "All children are evaluated after each of this number of last mini-batches; 0 for none.",
+        "All children are also evaluated after each of the last N mini-batches, where N is this"
+        " number; 0: none.",
         NOT_NEGATIVE,
     )
     tune_epochs: tuple[int, ...] = flag(
         (100, 200),
-        "Epochs after which every child is trained further alone, from the shared weights"
-        " (different seeds only).",
+        "Epochs after which every child is trained further alone, from the shared weights (in the"
+        " study of seeds only).",
         POSITIVE,
     )
     tune_steps: tuple[int, ...] = flag(

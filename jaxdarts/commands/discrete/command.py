@@ -51,7 +51,7 @@ class Search:
         " halving); bohb (Hyperband with a model of the good cells); reinforce; na_rs"
         " (neighbourhoods, a reconstruction).",
     )
-    population: int = flag(10, "Number of living cells (rea, area).", POSITIVE)
+    population: int = flag(10, "Population size (rea, area).", POSITIVE)
     sample_size: int = flag(
         3, "Number of cells among which a parent is chosen (rea, area).", POSITIVE
     )
@@ -72,14 +72,15 @@ class Search:
     starters: int = flag(32, "Number of random cells at the shortest length (halving).", POSITIVE)
     lengths: tuple[int, ...] = flag(
         (12, 200),
-        "Epochs of training, increasing (halving, bohb); of n cells, n times the ratio of two"
-        " lengths go on to the longer one.",
+        "Epochs of training in each round, increasing (halving, bohb): the best cells of a round"
+        " are trained again, longer, in the next one; of n cells, n times the shorter length"
+        " divided by the longer one.",
         EPOCHS,
     )
     draws: int = flag(64, "Number of cells among which the model chooses (bohb).", POSITIVE)
     random_fraction: float = flag(
         1 / 3,
-        "Fraction of cells that are drawn at random in spite of the model (bohb).",
+        "Fraction of cells that are drawn at random instead of by the model (bohb).",
         WITHIN_ONE,
     )
     learning_rate: float = flag(
@@ -136,7 +137,7 @@ class Study:
     )
     retries: int = flag(
         2,
-        "Number of times that a trial may be lost with its worker and start again.",
+        "How often a trial is started again when its worker dies.",
         NOT_NEGATIVE,
         free=True,
     )

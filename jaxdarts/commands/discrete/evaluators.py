@@ -278,7 +278,7 @@ def timed(value: Callable[[Any], float]):
 
 
 def recipe(options: Options) -> recipes.Config:
-    """What evaluate.py would train the cells of this space with, but for what the flags say."""
+    """What `jaxdarts evaluate` would train cells of this space with, but for what the flags say."""
     kind = type(SPACES[options.space].sample(jax.random.key(0)))
     presets, fallback = recipes.presets_of(kind)
     start = presets.get(options.dataset, fallback)
@@ -357,7 +357,7 @@ def check(options: Options) -> None:
     if options.evaluate == "table" and not options.table:
         raise Stop("--table: say which file has the accuracies", 2)
     if options.evaluate == "supernet" and not options.run:
-        raise Stop("--run: say which folder of search.py has the supernet", 2)
+        raise Stop("--run: say which folder of jaxdarts search has the supernet", 2)
     if options.evaluate == "supernet":
         searched(options)
     if options.evaluate == "proxy" and options.score not in SCORES:

@@ -64,7 +64,7 @@ class Ensemble:
     balance: float = flag(
         0.5,
         "Lambda of the distributed information criterion: accuracy at 0, diversity at 1. The"
-        " centralised criterion takes five values.",
+        " centralised one is run at 0, 0.25, 0.5, 0.75 and 1.",
         WITHIN_ONE,
         free=True,
     )

@@ -1,9 +1,9 @@
 """Where the members of an ensemble come from, and what each says: logits of every image, kept in a
 folder of its own.
 
-Cells are trained from scratch, runs of evaluate.py are loaded as they are, checkpoints of one
-supernet are child cells with shared weights, and growing ensembles train cells and dense networks
-of the depth they are asked for.
+Cells are trained from scratch, runs of `jaxdarts evaluate` are loaded as they are, checkpoints of
+one supernet are child cells with shared weights, and growing ensembles train cells and dense
+networks of the depth they are asked for.
 """
 
 import dataclasses
@@ -126,7 +126,7 @@ def on_all_images(
 
 
 def member_config(config: Any, genotype: Any, seed: int, folder: Path) -> recipes.Config:
-    """The settings of evaluate.py for one member."""
+    """The settings of `jaxdarts evaluate` for one member."""
     settings: dict[str, Any] = {
         field.name: getattr(config, field.name) for field in dataclasses.fields(recipes.Training)
     }

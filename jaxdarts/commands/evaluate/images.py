@@ -5,7 +5,7 @@ and NATS-Bench have the benchmark's network and training (with clipped gradients
 Nesterov's momentum). The test set is looked at once, after the last epoch. Three other uses:
 --select trains several cells for a short time and goes on with the best one on held-out training
 images; --test_only --checkpoint=RUN tests a trained network again; --ensemble=RUN,RUN,... trains,
-prunes and tests an ensemble, with flags of its own (--ensemble=RUN --help).
+prunes and tests an ensemble, with flags of its own (jaxdarts analyze ensemble --help).
 
 A run folder holds config.json, log.txt, metrics.jsonl, tensorboard/, genotype.json, network.json
 and weights.npz (jaxdarts.load reads both), report.html and checkpoints/. An interrupted training

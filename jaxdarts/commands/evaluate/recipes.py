@@ -56,8 +56,8 @@ class Network:
     auxiliary: bool = flag(True, "Train with an auxiliary head after the second reduction cell.")
     unroll: int = flag(
         6,
-        "Number of consecutive cells that are compiled separately: more cells compile longer and,"
-        " on a CPU, run a fifth faster.",
+        "Number of equal consecutive cells that are unrolled in the compiled loop: a larger number"
+        " compiles longer and, on a CPU, runs faster.",
         POSITIVE,
     )
 
@@ -75,15 +75,16 @@ class Recipe:
     )
     schedule: Literal["cosine", "exponential", "linear"] = flag(
         "cosine",
-        "Learning rate over the epochs: cosine to zero; exponential, times --decay after each;"
-        " linear to zero, slower in the last five epochs and with five epochs of warm-up for"
-        " batches larger than 256.",
+        "Learning rate over the epochs: cosine to zero; exponential: multiplied by --decay after"
+        " each epoch; linear to zero, slower in the last five epochs and with five epochs of"
+        " warm-up for batches larger than 256.",
     )
     decay: float = flag(0.97, "Factor of --schedule=exponential, for each epoch.", PORTION)
     auxiliary_weight: float = flag(0.4, "Weight of the auxiliary head's loss.", NOT_NEGATIVE)
     drop_path_prob: float = flag(
         0.2,
-        "Probability of dropping an operation in the last epoch; it rises linearly from zero.",
+        "Probability of dropping an operation after the last epoch; it rises linearly from zero,"
+        " by the epoch: in epoch e of E, counted from 0, it is this times e / E.",
         BELOW_ONE,
     )
     label_smooth: float = flag(
@@ -303,8 +304,8 @@ def named(arch: str, flag: str = "--arch") -> Any:
         elif _is_there(path, Path.is_dir):
             if not (path / "genotype.json").is_file():
                 raise Stop(
-                    f"{flag}={arch}: a folder without genotype.json; is it a run of search.py, and"
-                    " one epoch old?",
+                    f"{flag}={arch}: a folder without genotype.json; is it a run of"
+                    " jaxdarts search, and one epoch old?",
                     2,
                 )
             path = path / "genotype.json"

@@ -29,7 +29,10 @@ class Windows:
         5.0, "Standard deviation of a window's length around --bptt.", NOT_NEGATIVE
     )
     max_seq_len_delta: int = flag(
-        20, "Largest difference of a window's length to --bptt.", NOT_NEGATIVE
+        20,
+        "Largest number of rows by which a window is longer than --bptt; the shortest has 5 rows"
+        " (at the end of the text, fewer).",
+        NOT_NEGATIVE,
     )
 
 
@@ -41,7 +44,8 @@ class Averaging:
 
     nonmono: int = flag(
         5,
-        "Weights are averaged after this number of epochs without a better validation loss.",
+        "Averaging of the weights begins (NT-ASGD) when an epoch's validation loss is above the"
+        " best of all earlier epochs but the last N, where N is this number.",
         POSITIVE,
     )
 

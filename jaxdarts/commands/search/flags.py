@@ -35,7 +35,7 @@ class Architecture:
     unrolled: bool = flag(
         True,
         "Take the gradient of alpha through one step of the weights (exact second order);"
-        " --no-unrolled for the first order.",
+        " --no_unrolled for the first order.",
     )
     temperature_end: float = flag(
         1.0, "Temperature of alpha after the last epoch; it falls from 1.", POSITIVE
@@ -50,12 +50,13 @@ class Algorithm:
 
     algorithm: Literal[tuple(METHODS)] = flag(  # type: ignore[valid-type]
         "darts",
-        "Search algorithm. The settings of its paper become the defaults of other flags.",
+        "Search algorithm. It changes the defaults of other flags: on images to its paper's"
+        " settings, on digits and texts only what belongs to the method.",
     )
     epsilon_alpha: float = flag(
         0.3,
-        "Largest perturbation of the mix in the last epoch; it rises from 0.03 (sdarts_rs,"
-        " sdarts_adv).",
+        "Largest perturbation of the mix after the last epoch; it rises from 0.03 by equal steps,"
+        " one an epoch (sdarts_rs, sdarts_adv).",
         NOT_NEGATIVE,
     )
     attack_steps: int = flag(
@@ -120,8 +121,8 @@ class Spaces:
     )
     candidates: str | None = flag(
         None,
-        "Run folder of a search whose --keep_ops strongest operations of every edge are the"
-        " space; default none, all operations.",
+        "Run folder of an earlier search; the space keeps its --keep_ops strongest operations on"
+        " each edge (P-DARTS); default none, all operations.",
     )
     keep_ops: int = flag(5, "Number of operations that --candidates keeps on an edge.", POSITIVE)
 
@@ -176,8 +177,8 @@ class ImageMethod:
 
     partial: int = flag(
         1,
-        "One channel in this number goes through the operations, the others bypass them"
-        " (pc_darts).",
+        "Only 1/K of the channels go through the operations, where K is this number (K in"
+        " PC-DARTS; 1: all).",
         POSITIVE,
     )
     drop_path_prob: float = flag(
@@ -216,14 +217,13 @@ class Cost:
 
     cost_weight: float = flag(
         0.0,
-        "Penalty for exceeding --cost_target by 100 %, in units of the validation loss; 0 for"
-        " none.",
+        "Added to the loss of alpha for each 100 % above --cost_target; 0: none.",
         NOT_NEGATIVE,
     )
     cost_target: float = flag(
         3.3,
-        "Cost that is free, in millions of --cost_of, for the network of the paper (36 channels, 20"
-        " cells).",
+        "Expected cost up to which there is no penalty, in millions, of the space's published"
+        " network (darts: 36 channels, 20 cells).",
         POSITIVE,
     )
     cost_of: Literal["parameters", "multiply_adds"] = flag(
@@ -246,17 +246,21 @@ class Stopping:
 
     eigenvalue_freq: int = flag(
         0,
-        "Epochs between measurements of the dominant eigenvalue of the Hessian in alpha; 0 for none"
-        " (2 in RobustDARTS).",
+        "Epochs between measurements of the largest eigenvalue (by magnitude) of the Hessian of"
+        " the validation loss with respect to alpha, also after the last epoch; 0: never (2 in"
+        " RobustDARTS).",
         NOT_NEGATIVE,
     )
     stop_eigenvalue: float = flag(
         0.0,
-        "Stop when the dominant eigenvalue has grown by this factor, and go back to the epoch"
-        " before (1.3 in DARTS-ES); 0 for never.",
+        "Stop when the largest eigenvalue (average of five measurements) has grown by more than"
+        " this factor over four measurements, and go back to the earlier of the two epochs (1.3 in"
+        " DARTS-ES); 0: never.",
         NOT_NEGATIVE,
     )
-    stop_start: int = flag(10, "Earliest epoch to which --stop_eigenvalue goes back.", NOT_NEGATIVE)
+    stop_start: int = flag(
+        10, "Earliest epoch, counted from 0, to which --stop_eigenvalue goes back.", NOT_NEGATIVE
+    )
     adapt_weight_decay: float = flag(
         0.0,
         "After a stop by --stop_eigenvalue, go on from that epoch with the weight decay times this"
@@ -265,7 +269,7 @@ class Stopping:
     )
     stop_skips: int = flag(
         0,
-        "Stop when the normal cell has this number of skip connections; 0 for never.",
+        "Stop when the normal cell has this number of skip connections or more; 0: never.",
         NOT_NEGATIVE,
     )
     stop_size: tuple[int, ...] = flag(
@@ -281,7 +285,7 @@ class Stopping:
     )
     fork_epoch: int = flag(
         0,
-        "Last epoch that --fork takes over; its checkpoint must have been kept"
+        "Last epoch, counted from 0, that --fork takes over; its checkpoint must have been kept"
         " (--keep_checkpoints=0).",
         NOT_NEGATIVE,
     )
@@ -321,7 +325,8 @@ class ImageDerivation:
     )
     flatness: bool = flag(
         False,
-        "Report the accuracy of cells with one other operation, with the shared weights.",
+        "Report the accuracy, with the shared weights, of cells that differ from the found one in"
+        " one operation.",
         free=True,
     )
     max_skips: int | None = flag(

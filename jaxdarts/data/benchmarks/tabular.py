@@ -16,7 +16,7 @@ for CIFAR-10 half of the set |
 
 The size space has 90 epochs where this has 200. All accuracies are percentages. Other columns are
 left alone; `column` reads one of them. The benchmark's own files are pickles, which are programs:
-nothing here reads them. `experiments/nats_to_csv.py` makes a CSV file of them with the authors'
+nothing here reads them. `jaxdarts nats_to_csv` makes a CSV file of them with the authors'
 package.
 
 NAS-Bench-101's record file is read by `data.nasbench101`, the trainings of the network design
