@@ -187,7 +187,7 @@ def test_every_way_to_name_a_cell(finished_run, tmp_path):
             ["--schedule=linear", "--epochs=9", "--select_epochs=2", "--select", "DARTS_V1"],
             "needs more than 2 epochs",
         ),
-        (["--decay=0"], "--decay=0.0: must be positive"),
+        (["--decay=0"], "--decay=0.0: must be above 0 and at most 1"),
         (["--preset=imagenet", "--image_size=0"], "--image_size=0: must be positive"),
     ],
 )

@@ -186,7 +186,7 @@ def test_help_explains_every_flag_and_shows_the_preset(capsys, dataset, epochs):
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())
     for field in dataclasses.fields(script.Config):
         assert f"--{field.name}" in text
-    assert f"Passes over the training images of the weights. (default: {epochs})" in text
+    assert f"Passes over the images that train the weights. (default: {epochs})" in text
 
 
 def test_help_from_the_shell():
