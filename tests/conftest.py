@@ -17,9 +17,6 @@ _FLAGS = ["--xla_force_host_platform_device_count=4"]
 _OURS = (
     "--xla_backend_extra_options=xla_cpu_flatten_after_fusion",
     "--xla_cpu_experimental_ynn_fusion_type=individual_dot",
-    # LLVM's optimisation takes a quarter of the suite's time; what XLA itself does stays. The fast
-    # tests on the newest Python (.ci/run) are compiled in full.
-    "--xla_backend_optimization_level=0",
 )
 _FLAGS += [flag for flag in _OURS if flag.partition("=")[0] not in os.environ.get("XLA_FLAGS", "")]
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *_FLAGS]).strip()
