@@ -267,13 +267,7 @@ def build(config: Config, dataset: images.Dataset) -> Program:
     search = enas.enas(
         objective,
         policy,
-        optimizers.weights_optimizer(
-            config,
-            lambda epoch: optimizers.cosine_rate_over(
-                config, config.cosine_epochs or config.epochs, epoch
-            ),
-            length,
-        ),
+        optimizers.weights_optimizer(config, lambda epoch: learning_rate(config, epoch), length),
         policy_optimizer(config),
         samples=config.policy_samples,
         decay=config.baseline_decay,
@@ -321,6 +315,12 @@ def build(config: Config, dataset: images.Dataset) -> Program:
         sizes=(train.num, val.num),
         steps_per_epoch=length,
     )
+
+
+def learning_rate(config: Config, epoch: Any, cos: Callable = jnp.cos) -> Any:
+    """Learning rate of the weights in an epoch: a cosine that falls and rises in turns."""
+    one_fall = dataclasses.replace(config, epochs=config.cosine_epochs or config.epochs)
+    return optimizers.cosine_rate(one_fall, epoch, cos)
 
 
 def policy_optimizer(config: Config) -> optax.GradientTransformation:

@@ -15,13 +15,8 @@ def cosine_rate(config: Any, epoch: Any, cos: Callable = jnp.cos) -> Any:
 
     The cosine of DARTS' official code ends at learning_rate_min, the paper's at zero.
     """
-    return cosine_rate_over(config, config.epochs, epoch, cos)
-
-
-def cosine_rate_over(config: Any, epochs: int, epoch: Any, cos: Callable = jnp.cos) -> Any:
-    """The same with so many epochs from the peak to learning_rate_min, and as many back to it."""
     span = config.learning_rate - config.learning_rate_min
-    return config.learning_rate_min + 0.5 * span * (1 + cos(math.pi * epoch / epochs))
+    return config.learning_rate_min + 0.5 * span * (1 + cos(math.pi * epoch / config.epochs))
 
 
 def weights_optimizer(

@@ -33,11 +33,6 @@ class Stage(NamedTuple):
     keep: int | None
     before: Path | None
 
-    @property
-    def last(self) -> bool:
-        """Whether the cell of this stage is the result."""
-        return self.number == self.count
-
 
 SETTINGS = ("layers", "partial", "skip_dropout")
 """Settings that may differ by stage: those of the flags stage_layers, ..."""
@@ -76,6 +71,13 @@ def check(config: Any) -> None:
         raise Stop(
             f"--stage={config.stage}: must be at most {count - 1}, the number of --stage_keep", 2
         )
+    sizes = [len(config.ops), *config.stage_keep]
+    if sorted(sizes, reverse=True) != sizes:
+        raise Stop(
+            f"--stage_keep={' '.join(map(str, config.stage_keep))}: no number may be above the one"
+            f" before, or above the {len(config.ops)} of --ops",
+            2,
+        )
     if count == 1:
         return
     for name, without in (("num_seeds", 1), ("fork", None), ("candidates", None)):
@@ -96,7 +98,7 @@ def check(config: Any) -> None:
         if len(set(config.stage_layers)) > 1:
             raise Stop(
                 f"--stage_layers={' '.join(map(str, config.stage_layers))}: --carry_weights takes"
-                " over the weights of every cell; use one number of cells, or --no-carry_weights",
+                " over the weights of every cell; use one number of cells, or --no_carry_weights",
                 2,
             )
         partial = config.stage_partial

@@ -40,6 +40,7 @@ def carried(params: Params, old: Supernet, new: Supernet, rng: np.random.Generat
     out = dict(params)
     for i, run in enumerate(runs(old.width, old.depth)):
         name, choices = f"cells{i}_{run.kind}", (old.cells[run.kind], new.cells[run.kind])
+        columns(*choices)  # refuses cells that do not fit
         widths = run.width // old.partial, run.width // new.partial
         stride = 2 if run.kind == "reduce" else 1
         of_run = {key: w for key, w in params[name].items() if key.startswith("preprocess")}
@@ -70,7 +71,6 @@ def _of_op(
 ) -> dict[str, Array]:
     """The weights of one operation in a run of cells, {name: [cells, edges, ...]}."""
     before, after = choices
-    columns(before, after)
     rows: dict[str, list[np.ndarray]] = {}
     for edge in edges_of(after, op.name):
         shapes = op.shapes(widths[0], stride_of(after, edge, stride))

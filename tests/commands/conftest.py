@@ -47,6 +47,9 @@ def _programs():
     def once(build):
         @functools.wraps(build)
         def built(config, *rest):
+            # A narrowed space is read from the run folder.
+            if getattr(config, "stage_keep", ()) or getattr(config, "candidates", None):
+                return build(config, *rest)
             free = {name: value for name, value in FREE.items() if hasattr(config, name)}
             key = build, dataclasses.replace(config, **free), *map(digest, rest)
             if key not in programs:

@@ -79,30 +79,37 @@ OTHER = (
 ZERO = set(
     """adanet_beta adanet_lambda adapt_weight_decay alpha arch_beta1 arch_beta2 arch_learning_rate
     arch_warmup arch_weight_decay auxiliary_skip auxiliary_weight balance baseline_decay batches
-    beta checkpoint_freq cost_weight crop_padding cutout_length derive_batches deviation distance
-    drop_path_prob dropout dropoute dropouth dropouti dropoutx ema_decay eigenvalue_freq
+    beta checkpoint_freq cosine_epochs cost_weight crop_padding cutout_length derive_batches
+    deviation distance drop_path_prob drop_path_start dropout
+    dropoute dropouth dropouti dropoutx ema_decay eigenvalue_freq
     entropy_weight epsilon_alpha fork_epoch instances keep_checkpoints label_smooth lambda_valid
-    last_steps learning_rate_min max_seq_len_delta max_skips max_steps momentum neighbours
-    policy_steps prefixes radius random_cells random_fraction retries seed size stop_eigenvalue
+    last_steps learning_rate_min log_cost_weight max_seq_len_delta max_skips max_steps momentum
+    neighbours policy_beta1 policy_steps prefixes radius random_cells random_fraction retries
+    sample_batches seed size skip_dropout stage stop_eigenvalue
     stop_skips stop_start test_images train_images tune_steps weight_decay workers
     zero_one_weight""".split()
 )
 """Flags that may be 0."""
 COUNTS = set(
-    """arch_warmup attack_steps batches bptt checkpoint_freq cutout_length derive_batches
+    """arch_warmup attack_steps batches bptt checkpoint_freq cosine_epochs cutout_length
+    derive_batches
     dense_steps
     distance draws emsize eval_freq fork_epoch hidden iterations keep_checkpoints keep_ops
     last_steps
-    machines max_seq_len_delta max_skips max_steps neighbours nonmono num_samples partial
-    policy_samples policy_steps population radius_steps report_freq retries runs seed size
+    machines max_seq_len_delta max_skips max_steps neighbours nonmono num_finalists num_samples
+    partial
+    policy_samples policy_steps population radius_steps report_freq retries runs sample_batches
+    seed size
     stop_size stop_skips stop_start test_images train_images tune_epochs tune_steps unroll
     unroll_steps""".split()
 )
 """Flags that may be 2**31 - 1: the run is long, or the number is cut to what there is."""
 AMOUNTS = set(
-    """adanet_beta adanet_lambda alpha arch_learning_rate arch_weight_decay auxiliary_skip
+    """adanet_beta adanet_lambda alpha arch_grad_clip arch_learning_rate arch_weight_decay
+    auxiliary_skip
     auxiliary_weight beta budget_seconds cost_target cost_weight dense_learning_rate deviation
-    entropy_weight epsilon_alpha grad_clip lambda_valid learning_rate policy_learning_rate radius
+    entropy_weight epsilon_alpha grad_clip lambda_valid learning_rate log_cost_weight policy_epsilon
+    policy_grad_clip policy_learning_rate radius
     stop_eigenvalue tanh_constant tau_end tau_start temperature temperature_end weight_decay
     zero_one_weight""".split()
 )
@@ -130,7 +137,7 @@ def may_be_accepted(word: str) -> bool:
     if value == "2147483647":
         return name in COUNTS | AMOUNTS
     if value in ("inf", "1e400"):
-        return name == "grad_clip"
+        return name.endswith("grad_clip")
     return value in ("1e3", "2.5", "9" * 20) and name in AMOUNTS
 
 

@@ -159,7 +159,7 @@ class Stages:
     carry_weights: bool = flag(
         False,
         "Every stage goes on with the weights and alpha of the one before and with its schedule of"
-        " the learning rate (drnas); --no-carry_weights to start anew (pdarts).",
+        " the learning rate (drnas); --no_carry_weights to start anew (pdarts).",
     )
     stage: int = flag(
         0,
