@@ -85,7 +85,8 @@ ZERO = set(
     entropy_weight epsilon_alpha fork_epoch instances keep_checkpoints label_smooth lambda_valid
     last_steps learning_rate_min log_cost_weight max_seq_len_delta max_skips max_steps momentum
     neighbours policy_beta1 policy_steps prefixes radius random_cells random_fraction retries
-    sample_batches seed size skip_dropout stage stop_eigenvalue
+    sample_batches seed size skip_dropout stage
+    stage_skip_dropout stop_eigenvalue
     stop_skips stop_start test_images train_images tune_steps weight_decay workers
     zero_one_weight""".split()
 )
@@ -100,7 +101,7 @@ COUNTS = set(
     partial
     policy_samples policy_steps population radius_steps report_freq retries runs sample_batches
     seed size
-    stop_size stop_skips stop_start test_images train_images tune_epochs tune_steps unroll
+    stage_partial stop_size stop_skips stop_start test_images train_images tune_epochs tune_steps unroll
     unroll_steps""".split()
 )
 """Flags that may be 2**31 - 1: the run is long, or the number is cut to what there is."""

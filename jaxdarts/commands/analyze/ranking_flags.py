@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from jaxdarts.commands import flags
 from jaxdarts.runs import flag
-from jaxdarts.runs.flags import EPOCHS, NOT_NEGATIVE, POSITIVE
+from jaxdarts.runs.flags import EPOCHS, NOT_NEGATIVE, POSITIVE, SEEDS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,13 +39,13 @@ class Studies:
     instances: int = flag(
         10,
         "Number of trainings of each study; 0 runs only the trainings of single children.",
-        NOT_NEGATIVE,
+        NOT_NEGATIVE._replace(most=SEEDS.most),
     )
     truth_instances: int = flag(
         10,
         "Number of seeds with which every child is trained alone; the ground truth is the mean over"
         " them.",
-        POSITIVE,
+        SEEDS,
     )
     groups: tuple[int, ...] = flag(
         (2, 4, 8, 16, 32),

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 from jaxdarts.commands import checks, flags, stages
 from jaxdarts.commands.methods import AGGREGATES, METHODS, NAMED
 from jaxdarts.runs import Stop, flag
-from jaxdarts.runs.flags import BELOW_ONE, NOT_NEGATIVE, POSITIVE, POSITIVE_OR_INFINITE
+from jaxdarts.runs.flags import BELOW_ONE, DEPTH, NOT_NEGATIVE, POSITIVE, POSITIVE_OR_INFINITE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +142,7 @@ class Stages:
     stage_layers: tuple[int, ...] = flag(
         (),
         "Number of cells in each stage (pdarts: 5 11 17); default --layers in all.",
-        POSITIVE,
+        DEPTH,
     )
     stage_partial: tuple[int, ...] = flag(
         (),
