@@ -100,8 +100,8 @@ COUNTS = set(
     machines max_seq_len_delta max_skips max_steps neighbours nonmono num_finalists num_samples
     partial
     policy_samples policy_steps population radius_steps report_freq retries runs sample_batches
-    seed size
-    stage_partial stop_size stop_skips stop_start test_images train_images tune_epochs tune_steps unroll
+    seed size stage_partial
+    stop_size stop_skips stop_start test_images train_images tune_epochs tune_steps unroll
     unroll_steps""".split()
 )
 """Flags that may be 2**31 - 1: the run is long, or the number is cut to what there is."""
