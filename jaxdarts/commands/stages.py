@@ -84,14 +84,14 @@ def check(config: Any) -> None:
         value = getattr(config, name)
         if value != without:
             raise Stop(
-                f"--{name}={value}: not in a search of {count} stages; --stage_keep without a"
-                " number is a single one",
+                f"--{name}={value}: not in a search of {count} stages; --stage_keep without"
+                " numbers searches in one stage",
                 2,
             )
     if config.adapt_weight_decay or config.coordinator:
         raise Stop(
             "--adapt_weight_decay, --coordinator: not in a search of several stages; --stage_keep"
-            " without a number is a single one",
+            " without numbers searches in one stage",
             2,
         )
     if config.carry_weights:

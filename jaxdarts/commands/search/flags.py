@@ -146,8 +146,8 @@ class Stages:
     )
     stage_partial: tuple[int, ...] = flag(
         (),
-        "Number of channels of which one goes through the operations, in each stage (drnas: 6 4);"
-        " default --partial in all.",
+        "Only 1/K of the channels go through the operations: K in each stage (drnas: 6 4); default"
+        " --partial in all.",
         POSITIVE,
     )
     stage_skip_dropout: tuple[float, ...] = flag(
