@@ -80,6 +80,12 @@ def check(config: Any) -> None:
         )
     if count == 1:
         return
+    if "none" in config.ops and min(config.stage_keep) < 2:
+        raise Stop(
+            f"--stage_keep={' '.join(map(str, config.stage_keep))}: must be at least 2, since none"
+            " is one of --ops: an edge of none alone has no weights",
+            2,
+        )
     for name, without in (("num_seeds", 1), ("fork", None), ("candidates", None)):
         value = getattr(config, name)
         if value != without:

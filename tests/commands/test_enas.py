@@ -23,6 +23,12 @@ def few(monkeypatch):
     monkeypatch.setattr(script.datasets, "load", lambda config: digits._replace(train=train))
 
 
+def test_a_rate_that_rises_again():
+    config = script.Config(learning_rate=1.0, learning_rate_min=0.1, cosine_epochs=2, epochs=9)
+    rates = [script.learning_rate(config, epoch) for epoch in range(5)]
+    assert [float(rate) for rate in rates] == pytest.approx([1.0, 0.55, 0.1, 0.55, 1.0], abs=1e-6)
+
+
 def test_run_folder_and_resume(few, tmp_path, capsys):
     uncut, cut = tmp_path / "whole", tmp_path / "cut"
     script.main([*FLAGS, f"--run_dir={uncut}"])

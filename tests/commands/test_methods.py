@@ -42,9 +42,16 @@ def records(folder):
     return jd.files.read_json_lines(folder / "metrics.jsonl")
 
 
+TINY_STAGES = {
+    "drnas": "--stage_keep 2 --init_channels=12".split(),
+    "pdarts": "--stage_keep 2 2 --stage_layers 1 1 2".split(),
+}
+
+
 @pytest.mark.parametrize("name", methods.METHODS)
 def test_every_method_searches(name, tmp_path):
-    folder = searched(tmp_path, f"--algorithm={name}", "--nodes=1", "--eigenvalue_freq=1")
+    flags = [f"--algorithm={name}", *TINY_STAGES.get(name, [])]
+    folder = searched(tmp_path, *flags, "--nodes=1", "--eigenvalue_freq=1")
     assert ("eigenvalue" in records(folder)[0]) == (name != "random_sharing")
     facts = json.loads((folder / "facts.json").read_text())
     assert facts["algorithm"] == name and np.isfinite(facts["found_cell_supernet_loss"])

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import pytest
 
 import jaxdarts as jd
 from jaxdarts.commands import optimizers
@@ -75,10 +74,3 @@ def test_nesterov_is_unrolled_exactly(x64):
         weights, trace = stepped(weights, trace, arch, train)
         np.testing.assert_allclose(state.params["w"], weights, atol=1e-12)
     assert set(clipped) == {True, False}  # both sides of the clip are passed
-
-
-@pytest.mark.parametrize("epochs, expected", [(4, [1.0, 0.55, 0.1, 0.55, 1.0])])
-def test_a_rate_that_rises_again(epochs, expected):
-    config = types.SimpleNamespace(learning_rate=1.0, learning_rate_min=0.1)
-    rates = [optimizers.cosine_rate_over(config, 2, epoch) for epoch in range(epochs + 1)]
-    np.testing.assert_allclose(rates, expected, atol=1e-6)

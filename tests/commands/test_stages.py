@@ -88,6 +88,10 @@ def test_dropout_fades_within_a_stage(warm_up):
         ("--stage_keep 3 --num_seeds=2", "--num_seeds=2: not in a search of 2 stages"),
         ("--stage_keep 0", "--stage_keep=0: must be positive"),
         (
+            "--ops none skip_connect max_pool_3x3 --stage_keep 2 1",
+            "--stage_keep=2 1: must be at least 2, since none is one of --ops",
+        ),
+        (
             "--stage_keep 3 --carry_weights --stage_layers 1 2",
             "--stage_layers=1 2: --carry_weights takes over the weights of every cell",
         ),
