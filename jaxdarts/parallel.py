@@ -9,6 +9,7 @@ Devices may be those of several hosts, after `jax.distributed.initialize()`: eve
 same functions in the same order, and has its own devices' entries of the leading axis.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -135,9 +136,13 @@ def is_key(x: Any) -> bool:
 
 def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
     """Copies a tree to every device: a new leading axis, one entry a device."""
-    return jax.pmap(lambda _, tree: tree, in_axes=(0, None), devices=devices)(
-        here(np.arange(len(devices)), devices), tree
-    )
+    return _replicator(tuple(devices))(here(np.arange(len(devices)), devices), tree)
+
+
+@functools.cache
+def _replicator(devices: tuple[jax.Device, ...]) -> Callable:
+    """One function for all calls: every new one would be compiled anew and kept for ever."""
+    return jax.pmap(lambda _, tree: tree, in_axes=(0, None), devices=devices)
 
 
 def first(tree: Any) -> Any:
