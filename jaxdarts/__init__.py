@@ -36,6 +36,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; __getattr__ imports the
     from jaxdarts import files as files
     from jaxdarts import genotypes as genotypes
     from jaxdarts import hypergrad as hypergrad
+    from jaxdarts import implicit as implicit
     from jaxdarts import nn as nn
     from jaxdarts import objectives as objectives
     from jaxdarts import once as once
@@ -72,8 +73,8 @@ if TYPE_CHECKING:  # what type checkers and editors see; __getattr__ imports the
 
 _MODULES = frozenset(
     """
-    algorithms analysis data derive discrete ensembles files genotypes hypergrad nn objectives
-    once parallel penalty perturb proxies relax report runs spaces training
+    algorithms analysis data derive discrete ensembles files genotypes hypergrad implicit nn
+    objectives once parallel penalty perturb proxies relax report runs spaces training
     """.split()
 )
 _MODULE_OF = {

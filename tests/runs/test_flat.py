@@ -93,9 +93,6 @@ TINY = "--nodes=1 --ops none skip_connect --init_channels=2 --layers=1 --no-unro
         "search --dataset=pydoc --nodes=1 --emsize=4 --batch_size=512 --num_devices=1"
         " --ops none tanh identity --no-unrolled",
         "evaluate --arch=DARTS_V2 --layers=1 --init_channels=4 --num_devices=1",
-        "evaluate --dataset=pydoc --arch=DARTS_V2 --emsize=4 --batch_size=512 --num_devices=1",
-        "enas --space=weight_sharing64 --init_channels=1 --policy_steps=2 --num_samples=3"
-        " --hidden=4",
     ],
 )
 def test_more_epochs_compile_nothing_more(words, tmp_path):
