@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Key
 
 from jaxdarts.nn.cell import cell, random_edges, weight_shapes
 from jaxdarts.nn.ops import OPS, Norms, Op, halved, halved_weights, pointwise, relu
+from jaxdarts.nn.path import path_cell
 from jaxdarts.nn.primitives.norm import Running, batch_norm, batch_norms, scaled
 from jaxdarts.space import Choices
 from jaxdarts.types import Mix
@@ -86,6 +87,7 @@ class Cells(nn.Module):
     discrete: bool = False
     partial: int = 1
     ops: Mapping[str, Op] = OPS
+    one_path: bool = False
 
     @nn.compact
     def __call__(self, s0, s1, mix, train: bool = True, keys=None, skip_dropout=None):
@@ -126,7 +128,10 @@ class Cells(nn.Module):
             (projections, operations), key = of_cell
             (inputs,) = norms.conv([pointwise(relu(carry), projections)])
             options = (key, self.partial, self.ops, skip_dropout)
-            out = cell(operations, inputs, mix, choices, stride, norms, *options)
+            if self.one_path:
+                out = path_cell(operations, inputs, mix, choices, stride, norms, key, self.ops)
+            else:
+                out = cell(operations, inputs, mix, choices, stride, norms, *options)
             return jnp.stack([carry[1], pad(out, 3)]) if repeats > 1 else out
 
         carry, stacked = jnp.stack([pad(s0, 3), pad(s1, 3)]), (stacked, keys)
@@ -328,6 +333,9 @@ class Supernet(nn.Module):
     With `partial` = k operations work on the first k-th of the channels, and the others bypass them
     (PC-DARTS; `nn.cell`); it divides the width.
 
+    With `one_path` the mix has at most one operation an edge, and no other is computed (`nn.path`).
+    Then there are no partial channels, no drop path and no dropout after skip connections.
+
     Batch norm inside the cells has no scale and shift and always uses the moments of the batch (the
     paper; the official code switches to running averages for validation). The stem's has both a
     scale and a shift, as in the official code.
@@ -348,6 +356,7 @@ class Supernet(nn.Module):
     unroll: int = 2
     partial: int = 1
     ops: Mapping[str, Op] = OPS
+    one_path: bool = False
 
     def example_mix(self) -> Mix:
         """A mix of the right shapes, all zero."""
@@ -370,7 +379,11 @@ class Supernet(nn.Module):
             key = jax.random.key(0)  # nothing is drawn from it
         if self.partial < 1 or self.width % self.partial:
             raise ValueError(f"partial is {self.partial}: it must divide the width, {self.width}")
+        if self.partial > 1 and self.one_path:
+            raise ValueError(f"partial is {self.partial}: must be 1 in a network with one path")
         for name, rate in (("drop_path", drop_path), ("skip_dropout", skip_dropout)):
+            if rate is not None and self.one_path:
+                raise ValueError(f"{name} is given: not in a network with one path")
             if rate is not None and key is None:
                 raise ValueError(
                     f"{name} is given without a key: the network's call needs a random key"
@@ -405,6 +418,7 @@ class Supernet(nn.Module):
                 self.unroll,
                 partial=self.partial,
                 ops=self.ops,
+                one_path=self.one_path,
                 name=f"cells{i}_{run.kind}",
             )
             run_mix = mix[run.kind]

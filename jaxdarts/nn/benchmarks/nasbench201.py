@@ -24,6 +24,7 @@ from jaxdarts.nn.cell import cell, edges_of
 from jaxdarts.nn.cnn import Run, cell_weights, linear, norm_sites, over_cells
 from jaxdarts.nn.network import ConvNorm, drop_paths, scaled_norm
 from jaxdarts.nn.ops import OPS, Norms
+from jaxdarts.nn.path import path_cell
 from jaxdarts.nn.primitives.norm import batch_norm, moments, scaled
 from jaxdarts.nn.taps import layer, tapped, taps_of, tell
 from jaxdarts.space import Choices
@@ -49,6 +50,7 @@ class Stage(nn.Module):
     unroll: int
     discrete: bool
     partial: int = 1
+    one_path: bool = False
 
     @nn.compact
     def __call__(self, x: Images, mix: Array, train: bool) -> Images:
@@ -61,6 +63,8 @@ class Stage(nn.Module):
 
         def one(x, of_cell, mix, norms):
             norms = norms._replace(pool=scaled)
+            if self.one_path:
+                return path_cell(of_cell, x[None], mix, self.choices, 1, norms)
             return cell(of_cell, x[None], mix, self.choices, 1, norms, partial=self.partial)
 
         sites = norm_sites(self, self.depth, one, x, weights, mix) if self.discrete else []
@@ -147,14 +151,16 @@ class Skeleton(nn.Module):
         train: bool,
         discrete: bool,
         partial: int = 1,
+        one_path: bool = False,
     ) -> Logits:
         """mixes: one a stage. discrete: with running averages in all batch norms and scale and
-        shift in the cells' too. partial: as of `nn.cell`.
+        shift in the cells' too. partial: as of `nn.cell`. one_path: see `Supernet`.
         """
         options = (self.dtype, self.axis_name, self.remat, self.unroll, discrete)
+        kind = (partial, one_path)
 
         def stage(i, x):
-            cells = Stage(self.cells["cell"], self.depth, *options, partial, name=f"stage{i}")
+            cells = Stage(self.cells["cell"], self.depth, *options, *kind, name=f"stage{i}")
             return cells(x, mixes[i], train)
 
         return self.logits(images, stage, train, discrete)
@@ -189,9 +195,13 @@ class Supernet(Skeleton):
     (PC-DARTS; `nn.cell`); it divides the width. DrNAS' authors search this space so
     (201-space/search_cells.py). There the channels that bypass an edge have the weight one; here
     they have the edge's own, which is one under `relax.softmax`.
+
+    With `one_path` the mix has at most one operation an edge, and no other is computed (`nn.path`).
+    Then there are no partial channels.
     """
 
     partial: int = 1
+    one_path: bool = False
 
     def example_mix(self) -> Mix:
         """A mix of the right shapes, all zero."""
@@ -205,8 +215,10 @@ class Supernet(Skeleton):
     def __call__(self, images: Images, mix: Mix, key: Key[Array, ""] | None = None) -> Logits:
         if self.partial < 1 or self.width % self.partial:
             raise ValueError(f"partial is {self.partial}: it must divide the width, {self.width}")
-        mixes = [mix["cell"]] * STAGES
-        return self.mixed(images, mixes, train=True, discrete=False, partial=self.partial)
+        if self.partial > 1 and self.one_path:
+            raise ValueError(f"partial is {self.partial}: must be 1 in a network with one path")
+        mixes, kind = [mix["cell"]] * STAGES, (self.partial, self.one_path)
+        return self.mixed(images, mixes, True, False, *kind)
 
 
 class Network(Skeleton):

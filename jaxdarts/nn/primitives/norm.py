@@ -341,11 +341,19 @@ def _sums_jvp(primals, tangents):
 def _sums_transpose(cotangent, *arguments):
     """Transpose of the sums as a function of their first arguments.
 
-    They are the only ones that a derivative is linear in.
+    They are the only ones that a derivative is linear in, in all of them or in some.
     """
     half = len(arguments) // 2
     cotangents = _affine.bind(*arguments[half:], cotangent, shifted=True)
-    return [new.astype(y.aval.dtype) for new, y in zip(cotangents, arguments)] + [None] * half
+    return [*_of_linear(cotangents, arguments[:half]), *[None] * half]
+
+
+def _of_linear(cotangents, arguments) -> list[Array | None]:
+    """The cotangents of arguments in which a function is linear, None for those held fixed."""
+    return [
+        new.astype(old.aval.dtype) if ad.is_undefined_primal(old) else None
+        for new, old in zip(cotangents, arguments, strict=True)
+    ]
 
 
 def _moments_jvp(primals, tangents):
@@ -365,11 +373,11 @@ def _affine_jvp(primals, tangents, *, shifted: bool):
 
 
 def _affine_transpose(cotangents, *arguments, shifted: bool):
-    """Linear in the arrays where nothing is added, or in the numbers."""
+    """Linear in arrays, in all or in some, where nothing is added; or in the numbers."""
     *arrays, numbers = arguments
     cotangents = _arrays(cotangents)
-    if ad.is_undefined_primal(arrays[0]):
-        return [*_affine.bind(*cotangents, numbers, shifted=False), None]
+    if not ad.is_undefined_primal(numbers):
+        return [*_of_linear(_affine.bind(*cotangents, numbers, shifted=False), arrays), None]
     sums = _sums.bind(*cotangents, *arrays)
     if numbers.aval.shape[-2] == 1:
         sums = sums[..., :1, :]

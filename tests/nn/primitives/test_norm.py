@@ -185,3 +185,24 @@ def test_devices_normalise_around_one_origin(devices):
     wide = x.astype(np.float64)
     expected = (wide - wide.mean((0, 1, 2))) / np.sqrt(wide.var((0, 1, 2)) + 1e-5)
     np.testing.assert_allclose(y, expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("moving", [0, 1])
+def test_one_of_two_arrays_is_held_fixed(moving, x64):
+    """Norms taken together, and a gradient by some of their arrays: of weights, not of images."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    bundles = [jax.random.normal(key, (2, 3, 4, 4, 2)) for key in keys[:2]]
+    weights = jax.random.normal(keys[2], (2, 2, 3, 4, 4, 2))
+
+    def total(function):
+        def of(x):
+            arrays = [x if i == moving else bundle for i, bundle in enumerate(bundles)]
+            return sum(jnp.vdot(w, y) for w, y in zip(weights, function(arrays), strict=True))
+
+        return of
+
+    apart = total(lambda arrays: [batch_norm(x) for x in arrays])
+    together = total(batch_norms)
+    x = bundles[moving]
+    for of in (jax.grad, lambda f: jax.grad(lambda x: jnp.sum(jax.grad(f)(x) ** 2))):
+        np.testing.assert_allclose(of(together)(x), of(apart)(x), rtol=1e-8, atol=1e-10)
