@@ -137,6 +137,17 @@ def is_finished(folder: Path) -> bool:
     return (folder / "report.html").exists()
 
 
+def reports(config: Any) -> dict[str, str]:
+    """The reports of the other stages, from the folder of this one; none without stages."""
+    count, number = len(getattr(config, "stage_keep", ())) + 1, getattr(config, "stage", 0)
+    return {
+        f"stage {n} of {count}": ("../" if number else "")
+        + ("report.html" if n == count else f"stage{n}/report.html")
+        for n in range(1, count + 1)
+        if n != (number or count)
+    }
+
+
 def seconds_before(config: Any) -> float:
     """The time that the stages before this one took; none where their records are lost."""
     stage = of(config)

@@ -5,6 +5,7 @@ schedules, the stages' folders.
 import dataclasses
 import json
 import math
+import re
 
 import jax
 import numpy as np
@@ -65,6 +66,19 @@ def test_what_the_command_line_names_holds_in_every_stage():
     assert [one[::2] for one in settings(config)] == [(2, 0.3), (3, 0.3), (4, 0.3)]
     start = config.start()
     assert start.settings.stage_skip_dropout == () and start.settings.stage_layers == (3, 4, 5)
+
+
+def test_reports_of_the_other_stages():
+    config = parsed("--algorithm=pdarts")
+    assert stages.reports(config) == {
+        "stage 1 of 3": "stage1/report.html",
+        "stage 2 of 3": "stage2/report.html",
+    }
+    assert stages.reports(dataclasses.replace(config, stage=2)) == {
+        "stage 1 of 3": "../stage1/report.html",
+        "stage 3 of 3": "../report.html",
+    }
+    assert stages.reports(parsed()) == stages.reports(object()) == {}
 
 
 @pytest.mark.parametrize("warm_up", [0, 10])
@@ -141,6 +155,11 @@ def test_an_interrupted_search_in_stages_goes_on(tmp_path, monkeypatch):
     script.main([f"--resume={moved}"])
     assert (moved / "stage1" / "metrics.jsonl").stat() == first
     jd.genotypes.check(jd.genotypes.from_json((moved / "genotype.json").read_text()))
+
+    # Every report leads to the other.
+    for folder in (moved, moved / "stage1"):
+        links = re.findall(r'<a href="([^"#]+)">stage', (folder / "report.html").read_text())
+        assert len(links) == 1 and (folder / links[0]).exists()
 
     # The operations are the strongest ones of the first stage.
     with np.load(moved / "stage1" / "alphas.npz") as alphas:
