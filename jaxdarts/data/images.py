@@ -265,7 +265,7 @@ def _digits() -> tuple[Mapping[str, np.ndarray], None]:
 
 
 def _npz(path: Path) -> tuple[Mapping[str, np.ndarray], None]:
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"npz:{path}: no such file")
     try:
         present = files.array_names(path)

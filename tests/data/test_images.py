@@ -142,6 +142,10 @@ def test_npz_errors(tmp_path, changes, words):
 def test_npz_of_other_kinds(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such file"):
         images.load(f"npz:{tmp_path / 'a.npz'}")
+    with pytest.raises(ValueError, match="/dev/zero is no regular file"):
+        images.load("npz:/dev/zero")
+    with pytest.raises(ValueError, match="is a folder, not a file"):
+        images.load(f"npz:{tmp_path}")
     (tmp_path / "text.npz").write_text("not an archive")
     np.save(tmp_path / "one.npy", np.zeros(3))
     for name in ("text.npz", "one.npy"):
