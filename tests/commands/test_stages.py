@@ -59,6 +59,20 @@ def test_drnas_has_its_papers_settings():
     assert (config.arch_learning_rate, config.init_channels) == (3e-4, 16)
 
 
+def test_the_second_script_of_drnas_in_nasbench201():
+    """xiangning-chen/DrNAS, 201-space/train_search_progressive.py: ks, num_keeps, train_epochs."""
+    flags = "--epochs=50 --stage_keep 3 --stage_partial 4 2 --carry_weights".split()
+    config = parsed("--dataset=cifar10", "--space=nasbench201", "--algorithm=drnas", *flags)
+    stages.check(config)
+    assert settings(config) == [(5, 4, 0.0, None), (5, 2, 0.0, 3)]
+    first = dataclasses.replace(config, stage=1)
+    rates = [image_program.learning_rate(first, e, math.cos) for e in range(50)]
+    rates += [image_program.learning_rate(config, e, math.cos) for e in range(50)]
+    expected = 0.001 + 0.012 * (1 + np.cos(np.pi * np.arange(100) / 100))
+    np.testing.assert_allclose(rates, expected, rtol=1e-12)
+    assert (config.batch_size, config.arch_learning_rate, config.arch_warmup) == (64, 3e-4, 0)
+
+
 def test_what_the_command_line_names_holds_in_every_stage():
     config = parsed("--dataset=cifar10", "--algorithm=pdarts", "--layers=2", "--epochs=1")
     assert [one[0] for one in settings(config)] == [2, 2, 2] and config.epochs == 1
@@ -114,6 +128,12 @@ def test_dropout_fades_within_a_stage(warm_up):
             "--stage_partial=2 4: --carry_weights makes the operations wider",
         ),
         ("--space=nasbench201 --algorithm=pdarts", "not in --space=nasbench201"),
+        ("--space=nasbench201 --stage_keep 6", "--stage_keep=6: no number may be above the one"),
+        ("--space=nasbench201 --stage_keep 1", "--stage_keep=1: must be at least 2, since none"),
+        (
+            "--space=nasbench201 --stage_keep 3 --stage_skip_dropout 0.1 0.2",
+            "--stage_skip_dropout=(0.1, 0.2): not in --space=nasbench201",
+        ),
     ],
 )
 def test_stages_that_cannot_work(flags, line):
