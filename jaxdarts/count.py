@@ -88,6 +88,11 @@ def check_cells(
     An edge has one operation or several, as in a supernet. Errors as of `check_image_shape`.
     """
     height, width, _ = image_shape
+    if min(image_shape) < 1:
+        raise ValueError(
+            f"images of {' x '.join(map(str, image_shape))}: height, width and channels must be"
+            " positive"
+        )
     kinds = ["reduce"] * 2  # in the benchmarks' networks, where each needs an even state
     strided = True
     if "reduce" in cells:

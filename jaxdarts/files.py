@@ -201,6 +201,10 @@ def _fitting(value: Any, form: Any, where: str, field: str) -> Any:
         for option in arguments:
             with contextlib.suppress(Damaged):
                 return _fitting(value, option, where, field)
+        objects = [option for option in arguments if typing.is_typeddict(option)]
+        if isinstance(value, dict) and objects:  # the error is about the fields of the nearest one
+            shared = [len(value.keys() & option.__annotations__.keys()) for option in objects]
+            return _fields(value, objects[shared.index(max(shared))], where, field)
     elif origin is typing.Literal:
         if any(type(value) is type(option) and value == option for option in arguments):
             return value

@@ -53,6 +53,14 @@ def test_colour_costs_the_stem_alone():
     assert jd.count_params(net, (8, 8, 3)) - jd.count_params(net, (8, 8, 1)) == 2 * 9 * 12
 
 
+@pytest.mark.parametrize("shape", [(0, 0, 3), (8, 0, 3), (8, 8, 0), (-8, 8, 3)])
+def test_images_without_pixels_have_no_cost(shape):
+    cells = jd.genotypes.DARTS_V2, jd.genotypes.parse("|nor_conv_3x3~0|")
+    for cell in cells:
+        with pytest.raises(ValueError, match="height, width and channels must be positive"):
+            jd.network_cost(cell, 4, 3, 10, shape)
+
+
 @pytest.mark.parametrize("imagenet", [False, True])
 @pytest.mark.parametrize("skips", [False, True])
 @pytest.mark.parametrize("side", [8, 10, 12, 75, 76, 64, 96])

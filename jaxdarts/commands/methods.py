@@ -285,8 +285,7 @@ def space_of(config: Any) -> Space:
         if source is not None and config.run_dir:
             with contextlib.suppress(FileNotFoundError):
                 text = files.read_text(Path(config.run_dir) / "space.json")
-                cells = cells_from_json(text)
-                return spaces.of_cells(cells["normal"], cells["reduce"])
+                return narrowed_to(cells_from_json(text))
         if source is not None and keep is not None:
             return strongest_of(source, keep)
         return (
@@ -346,8 +345,7 @@ def strongest_of(run: Path, keep: int) -> Space:
     try:
         cells = cells_from_json(files.read_text(run / "space.json"))
         alphas = files.read_arrays(run / "alphas.npz")
-        narrowed = []
-        for name in ("normal", "reduce"):
+        for name in cells:
             mix, ops = alphas[name][-1], cells[name].ops
             kept = [
                 np.sort(np.argsort(-row[: len(edge_ops)], kind="stable")[:keep])
@@ -357,12 +355,19 @@ def strongest_of(run: Path, keep: int) -> Space:
                 tuple(edge_ops[i] for i in indices)
                 for edge_ops, indices in zip(ops, kept, strict=True)
             )
-            narrowed.append(cells[name]._replace(ops=ops))
+            cells[name] = cells[name]._replace(ops=ops)
+        return narrowed_to(cells)
     except (OSError, ValueError, KeyError, IndexError) as error:
         raise Stop(
             f"--candidates={run}: not the folder of a finished search with one seed: {error}", 2
         ) from error
-    return spaces.of_cells(*narrowed)
+
+
+def narrowed_to(cells: Mapping[str, Choices]) -> Space:
+    """The space of these cells: those of a search whose edges lost candidates."""
+    if "cell" in cells:
+        return spaces.nasbench201(cells["cell"].ops)
+    return spaces.of_cells(cells["normal"], cells["reduce"])
 
 
 def evaluated(space: Space) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
 from jaxdarts import files
+from jaxdarts.genotypes import TOPOLOGY_OPS
 from jaxdarts.runs import Stop
 
 
@@ -71,19 +72,20 @@ def check(config: Any) -> None:
         raise Stop(
             f"--stage={config.stage}: must be at most {count - 1}, the number of --stage_keep", 2
         )
-    sizes = [len(config.ops), *config.stage_keep]
+    ops = TOPOLOGY_OPS if config.space == "nasbench201" else config.ops
+    sizes = [len(ops), *config.stage_keep]
     if sorted(sizes, reverse=True) != sizes:
         raise Stop(
             f"--stage_keep={' '.join(map(str, config.stage_keep))}: no number may be above the one"
-            f" before, or above the {len(config.ops)} of --ops",
+            f" before, or above the {len(ops)} operations of an edge (--ops)",
             2,
         )
     if count == 1:
         return
-    if "none" in config.ops and min(config.stage_keep) < 2:
+    if "none" in ops and min(config.stage_keep) < 2:
         raise Stop(
             f"--stage_keep={' '.join(map(str, config.stage_keep))}: must be at least 2, since none"
-            " is one of --ops: an edge of none alone has no weights",
+            " is one of --ops, or of the space: an edge of none alone has no weights",
             2,
         )
     for name, without in (("num_seeds", 1), ("fork", None), ("candidates", None)):
@@ -135,6 +137,17 @@ def before_last(config: Any, folder: Path) -> Iterator[tuple[Stage, Any]]:
 def is_finished(folder: Path) -> bool:
     """Whether a stage has written its last file."""
     return (folder / "report.html").exists()
+
+
+def reports(config: Any) -> dict[str, str]:
+    """The reports of the other stages, from the folder of this one; none without stages."""
+    count, number = len(getattr(config, "stage_keep", ())) + 1, getattr(config, "stage", 0)
+    return {
+        f"stage {n} of {count}": ("../" if number else "")
+        + ("report.html" if n == count else f"stage{n}/report.html")
+        for n in range(1, count + 1)
+        if n != (number or count)
+    }
 
 
 def seconds_before(config: Any) -> float:

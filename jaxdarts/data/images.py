@@ -194,10 +194,16 @@ def _checked(name: str, part: str, images: np.ndarray, labels: np.ndarray) -> Im
 
 
 def _check_labels(name: str, train: np.ndarray, test: np.ndarray) -> None:
-    """Refuses labels that leave out a class."""
+    """Refuses labels that leave out a class, and classes of the test part alone."""
     present = np.union1d(train, test)
     largest = int(present[-1])
     if len(present) == largest + 1:
+        if (untrained := np.setdiff1d(test, train)).size:
+            text = ", ".join(map(str, untrained[:5])) + (", ..." if len(untrained) > 5 else "")
+            raise ValueError(
+                f"{name}: test labels contain {text}, which train lacks: do the labels of both"
+                " parts start at 0, and is an image of every class in train?"
+            )
         return
     missing = np.setdiff1d(np.arange(min(largest, len(present) + 5)), present)[:5].tolist()
     more = largest + 1 - len(present) - len(missing)
@@ -259,7 +265,7 @@ def _digits() -> tuple[Mapping[str, np.ndarray], None]:
 
 
 def _npz(path: Path) -> tuple[Mapping[str, np.ndarray], None]:
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"npz:{path}: no such file")
     try:
         present = files.array_names(path)

@@ -52,9 +52,10 @@ def parse(text: str, ops: Iterable[str] | None = None) -> AnyGenotype:
     stand a name with an equals sign or whatever a logger writes.
 
     Some variants say the same and are read too: a class with its module
-    (`genotypes.Genotype(...)`), `Structure(4 nodes with |...|)` around NAS-Bench-201's string,
-    `np.int64(0)` for 0, `connectN=None` and other fields that are None, NNI's older keys
-    (`normal_n2_p0`, `normal_n2_switch`).
+    (`genotypes.Genotype(...)`), fields in their order without names, `Structure(4 nodes with
+    |...|)` around NAS-Bench-201's string, `np.int64(0)` and `tensor(0)` for 0, `list(range(2, 6))`,
+    `connectN=None` and other fields that are None, NNI's older keys (`normal_n2_p0`,
+    `normal_n2_switch`).
 
     NNI's dictionary does not tell which states make the output. All nodes do here, which is right
     for its DARTS space; for its NASNet, ENAS and AmoebaNet spaces, replace the two concats by the
@@ -92,7 +93,7 @@ def parse(text: str, ops: Iterable[str] | None = None) -> AnyGenotype:
     start, read = min(matches, key=lambda pair: pair[0].start())
     prefix, source = text[: start.start()].lstrip(), text[start.start() :].strip()
     prefix = re.sub(
-        r"(?<![\w.])(?:\w+\.)*(genotypes?|api|model_spec)\.$", "", prefix
+        r"(?<![\w.])(?:\w+\.)*(genotypes?|gt|api|model_spec)\.$", "", prefix
     )  # the class's module
     if structure := re.search(r"\bStructure\(\s*([0-9]{1,3}) nodes with\s*$", prefix):
         prefix, source = prefix[: structure.start()], _inside(source, int(structure[1]))
@@ -184,12 +185,16 @@ def _read_fields(source: str) -> dict[str, Any]:
         if not (isinstance(root, ast.Call) and isinstance(root.func, ast.Name)):
             raise ValueError(f"{reprlib.repr(source)} is more than one genotype, or something else")
         fields: dict[str, Any] = {}
-        if root.args or any(keyword.arg is None for keyword in root.keywords):
-            raise ValueError("the fields of a genotype must be written name=value")
-        for keyword in root.keywords:
-            if keyword.arg in fields:
-                raise ValueError(f"field {keyword.arg!r} is given twice")
-            fields[str(keyword.arg)] = _literal(keyword.value, source)
+        if any(keyword.arg is None for keyword in root.keywords):
+            raise ValueError("the fields of a genotype must be written name=value, or in order")
+        names = _names_in_order(root.func.id, len(root.args) + len(root.keywords))
+        if len(root.args) > len(names):
+            raise ValueError(f"{len(root.args)} fields without names; there are {', '.join(names)}")
+        values = [*zip(names, root.args), *((key.arg, key.value) for key in root.keywords)]
+        for name, value in values:
+            if name in fields:
+                raise ValueError(f"field {name!r} is given twice")
+            fields[str(name)] = _literal(value, source)
         return fields
     except (SyntaxError, UnicodeEncodeError, Warning) as error:
         raise ValueError(
@@ -199,20 +204,38 @@ def _read_fields(source: str) -> dict[str, Any]:
         raise ValueError("the text is nested too deeply for a genotype") from error
 
 
+def _names_in_order(name: str, count: int) -> tuple[str, ...]:
+    """The names of the fields of a class, which has as many or more."""
+    if name == "ModelSpec":
+        return (*GraphGenotype._fields, "data_format")  # NAS-Bench-101's own
+    if name == "Genotype" and count <= len(RecurrentGenotype._fields):
+        return RecurrentGenotype._fields
+    return next(kind._fields for kind in KINDS if kind.__name__ == name)
+
+
 class _Plain(ast.NodeTransformer):
     """Puts the literal in the place of what only wraps one, such as `np.int64(0)`."""
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
         self.generic_visit(node)
-        name = ast.unparse(node.func).removeprefix("numpy.").removeprefix("np.")
-        if len(node.args) != 1 or node.keywords:
+        name = re.sub(r"^(numpy|np|torch)\.", "", ast.unparse(node.func))
+        if name == "arange":
+            node.func = ast.Name("range")
+        about = {keyword.arg for keyword in node.keywords}
+        if len(node.args) != 1 or about - ({"device", "dtype"} if name == "tensor" else set()):
             return node
         (argument,) = node.args
-        if isinstance(argument, ast.List | ast.Tuple) and name in ("list", "tuple", "array"):
+        several = isinstance(argument, ast.List | ast.Tuple) or _is_range(argument)
+        if several and name in ("list", "tuple", "array", "tensor"):
             return argument
-        if isinstance(argument, ast.Constant) and re.fullmatch(r"u?int(\d\d?|p|c)?|str_?", name):
+        scalar = r"u?int(\d\d?|p|c)?|str_?|tensor"
+        if isinstance(argument, ast.Constant) and re.fullmatch(scalar, name):
             return argument
         return node
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:  # of JSON
+        constants = {"true": True, "false": False, "null": None}
+        return ast.Constant(constants[node.id]) if node.id in constants else node
 
 
 def _is_range(node: ast.AST) -> bool:
@@ -262,8 +285,10 @@ def _assemble(fields: Mapping[str, Any]) -> AnyGenotype:
 def _checked(genotype: AnyGenotype, ops: Iterable[str] | None) -> AnyGenotype:
     """The genotype, if it is sound; warns of nodes that are no part of the output."""
     if isinstance(genotype, Genotype):
-        _refuse_all_edges("normal", genotype.normal, genotype.normal_concat)
-        _refuse_all_edges("reduce", genotype.reduce, genotype.reduce_concat)
+        _refuse_all_edges("normal", genotype.normal, genotype.normal_concat, 2)
+        _refuse_all_edges("reduce", genotype.reduce, genotype.reduce_concat, 2)
+    if isinstance(genotype, RecurrentGenotype):
+        _refuse_all_edges("recurrent", genotype.recurrent, genotype.concat, 1)
     check(genotype, ops)
     if isinstance(genotype, Genotype):
         _warn_of_dead_nodes("normal", genotype.normal, genotype.normal_concat, 2)
@@ -273,14 +298,19 @@ def _checked(genotype: AnyGenotype, ops: Iterable[str] | None) -> AnyGenotype:
     return genotype
 
 
-def _refuse_all_edges(name: str, pairs: Any, concat: Any) -> None:
-    """Refuses a pair for every edge, which would be read as more nodes than the cell has."""
+def _refuse_all_edges(name: str, pairs: Any, concat: Any, inputs: int) -> None:
+    """Refuses a pair for every edge, which would be read as more nodes than the cell has.
+
+    `inputs`: as of `_warn_of_dead_nodes`.
+    """
     states = [state for state in concat if type(state) is int] if isinstance(concat, tuple) else []
-    nodes = max(states, default=1) - 1
-    if isinstance(pairs, tuple) and nodes > 1 and len(pairs) == nodes * (nodes + 3) // 2:
+    nodes = max(states, default=1) - inputs + 1
+    edges = nodes * (nodes + 2 * inputs - 1) // 2
+    if isinstance(pairs, tuple) and nodes > 1 and len(pairs) == edges:
+        kept = "two that are" if inputs == 2 else "one that is"
         raise ValueError(
             f"{name} has {len(pairs)} pairs, one for every edge of {nodes} nodes; a genotype has"
-            f" the two that are kept for each node, {2 * nodes}"
+            f" the {kept} kept for each node, {inputs * nodes}"
         )
 
 

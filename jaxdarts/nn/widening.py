@@ -12,14 +12,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from jaxdarts.nn.benchmarks import nasbench201
 from jaxdarts.nn.cell import edges_of, stride_of
 from jaxdarts.nn.cnn import Supernet, runs
-from jaxdarts.nn.ops import Op
+from jaxdarts.nn.ops import OPS, Op
 from jaxdarts.space import Choices
 from jaxdarts.types import Params
 
 
-def carried(params: Params, old: Supernet, new: Supernet, rng: np.random.Generator) -> Params:
+Net = Supernet | nasbench201.Supernet
+
+
+def carried(params: Params, old: Net, new: Net, rng: np.random.Generator) -> Params:
     """The weights of a supernet as those of another one.
 
     Args:
@@ -38,16 +42,25 @@ def carried(params: Params, old: Supernet, new: Supernet, rng: np.random.Generat
             f" weights for width {new.width}, depth {new.depth} and partial {new.partial}"
         )
     out = dict(params)
-    for i, run in enumerate(runs(old.width, old.depth)):
-        name, choices = f"cells{i}_{run.kind}", (old.cells[run.kind], new.cells[run.kind])
+    ops = new.ops if isinstance(new, Supernet) else OPS
+    for name, kind, width in _parts(old):
+        choices = old.cells[kind], new.cells[kind]
         columns(*choices)  # refuses cells that do not fit
-        widths = run.width // old.partial, run.width // new.partial
-        stride = 2 if run.kind == "reduce" else 1
+        widths = width // old.partial, width // new.partial
+        stride = 2 if kind == "reduce" else 1
         of_run = {key: w for key, w in params[name].items() if key.startswith("preprocess")}
-        for op in new.ops:
-            of_run |= _of_op(params[name], new.ops[op], choices, widths, stride, rng)
+        for op in ops.values():
+            of_run |= _of_op(params[name], op, choices, widths, stride, rng)
         out[name] = of_run
     return out
+
+
+def _parts(net: Net) -> list[tuple[str, str, int]]:
+    """The weights of cells: (their name, the kind of the cells, the width)."""
+    if isinstance(net, Supernet):
+        every = enumerate(runs(net.width, net.depth))
+        return [(f"cells{i}_{run.kind}", run.kind, run.width) for i, run in every]
+    return [(f"stage{i}", "cell", net.width * 2**i) for i in range(nasbench201.STAGES)]
 
 
 def columns(old: Choices, new: Choices) -> np.ndarray:

@@ -353,9 +353,10 @@ def synflow(apply: Apply, params: Params, images: Array, layers: Layers = layers
 
     What `apply` does is done, its norms too: this is the variant `synflow_bn`, with the moments of
     that image or with the running averages, as `apply` has it, these not made absolute. For the
-    published variant give an `apply` without norms. On NAS-Bench-201 that is not yet the number of
-    the authors' code: their network keeps biases and four batch norms, in train mode, in its two
-    residual blocks. Ours was about 290 times theirs on four cells, in the same order.
+    published variant give an `apply` without norms. On NAS-Bench-201 the authors' network keeps the
+    batch norms of its two residual blocks, in train mode, and its cells' convolutions have biases:
+    `nn.nasbench201.Picked` with normed=False, residual_normed=True and biased=True, which gives
+    their number.
 
     Args:
         images: [batch, ...]; only the shape of an example matters.

@@ -133,6 +133,7 @@ def write(
     sections: Sequence[Section] = (),
     summary: Summary = Summary(),
     confusion: Confusion | None = None,
+    links: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Writes the report of a run; the same arguments give the same bytes.
 
@@ -160,6 +161,7 @@ def write(
         sections: analyses of the run (`sections.gather`).
         summary: the head of the page.
         confusion: of a trained network, up to `MOST_CLASSES` classes.
+        links: other reports of the run by their names; paths from the page's folder.
 
     Raises:
         ValueError: if `edges` and `ops` do not fit `mixes`.
@@ -168,6 +170,7 @@ def write(
         "report.html.jinja",
         title=title,
         summary=summary,
+        links=links,
         figures=[(title_of(key), shown(key, value)) for key, value in summary.figures.items()],
         classes=_classes(confusion),
         facts=_facts(facts, records, genotype),

@@ -150,6 +150,8 @@ def connect(config: Any) -> None:
         name, _, port = config.coordinator.rpartition(":")
         if not (name and port.isdecimal()):
             raise Stop(f"--coordinator={config.coordinator}: must be HOST:PORT, or auto", 2)
+        if not 0 < int(port[:6]) < 65536:
+            raise Stop(f"--coordinator={config.coordinator}: a port is 1 to 65535", 2)
         if (
             config.num_hosts is None
             or config.host is None

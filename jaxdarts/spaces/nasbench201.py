@@ -5,7 +5,7 @@ The benchmark has trained each of them.
 
 import functools
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -18,12 +18,19 @@ from jaxdarts.nn.benchmarks.nasbench201 import Network, Supernet
 from jaxdarts.space import Choices, Size, Space, Table, locate, of_genotype, seeded
 
 
-def nasbench201() -> Space:
+def nasbench201(ops: Sequence[Sequence[str]] = ()) -> Space:
     """The space of Dong & Yang, `NAS-Bench-201 <https://arxiv.org/abs/2001.00326>`_, ICLR 2020.
 
     One cell of four states, the first of them its input and the last its output; an edge between
     any two of them, with `none` among its five candidates. `discretize` keeps the strongest one of
     every edge, `none` too; ties go to the first.
+
+    Args:
+        ops: the candidates of each edge, equally many and some of the five, as in the later stages
+          of a search; by default all five.
+
+    Raises:
+        ValueError: if they are not.
 
     >>> space = nasbench201()
     >>> space.cells["cell"].shape
@@ -32,7 +39,16 @@ def nasbench201() -> Space:
     |none~0|+|none~0|none~1|+|none~0|none~1|none~2|
     """
     edges = tuple(itertools.islice(all_edges(), 6))
-    cells = {"cell": Choices(edges, (TOPOLOGY_OPS,) * len(edges), (3,), num_inputs=1, kept=None)}
+    by_edge = tuple(map(tuple, ops)) or (TOPOLOGY_OPS,) * len(edges)
+    for names in by_edge:
+        if not set(names) <= set(TOPOLOGY_OPS) or len(names) != len(by_edge[0]) or not names:
+            raise ValueError(
+                f"candidates {', '.join(names)}: needed are equally many on every edge, among"
+                f" {', '.join(TOPOLOGY_OPS)}"
+            )
+    if len(by_edge) != len(edges):
+        raise ValueError(f"candidates of {len(by_edge)} edges; the cell has {len(edges)}")
+    cells = {"cell": Choices(edges, by_edge, (3,), num_inputs=1, kept=None)}
     return Space(
         cells=cells,
         supernet=functools.partial(Supernet, cells),
@@ -49,7 +65,7 @@ def nasbench201() -> Space:
         cost=functools.partial(costs.of_sum, costs.one_cell),
         costs=functools.partial(costs.one_cell, cells),
         table=Table(tabular.read, tabular.column),
-        num_genotypes=len(TOPOLOGY_OPS) ** len(edges),
+        num_genotypes=len(by_edge[0]) ** len(edges),
     )
 
 

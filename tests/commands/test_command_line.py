@@ -387,6 +387,8 @@ search --stop_size 6 -1 | --stop_size
 search --max_skips=-1 | --max_skips=-1: must not be negative
 search --host=0 | --coordinator
 search --coordinator=here --num_hosts=2 --host=0 | must be HOST:PORT
+search --coordinator=here:0 --num_hosts=2 --host=0 | here:0: a port is 1 to 65535
+search --coordinator=here:99999 --num_hosts=2 --host=0 | here:99999: a port is 1 to 65535
 search --dataset=ptb --dropout=1 | --dropout=1.0: must be at least 0 and below 1
 search --dataset=ptb --emsize=0 | --emsize=0: must be positive
 search --dataset=ptb --keep_checkpoints=-1 | --keep_checkpoints=-1: must not be negative
@@ -398,6 +400,8 @@ evaluate --select_portion=1 | --select_portion=1.0: must lie between 0 and 1
 evaluate --decay=inf | --decay=inf: must be finite
 evaluate --image_size=0 | --image_size=0: must be positive
 evaluate --arch=NOTHING | --arch=NOTHING: no such file
+evaluate --arch= | --arch=: must not be empty
+evaluate --arch=/dev/zero | /dev/zero is no regular file
 evaluate --select DARTS_V2 |nor_conv_3x3~0| | --select
 evaluate --test_only | --checkpoint=RUN
 evaluate --resume=/nowhere | not the folder of a run

@@ -5,6 +5,7 @@ schedules, the stages' folders.
 import dataclasses
 import json
 import math
+import re
 
 import jax
 import numpy as np
@@ -58,6 +59,20 @@ def test_drnas_has_its_papers_settings():
     assert (config.arch_learning_rate, config.init_channels) == (3e-4, 16)
 
 
+def test_the_second_script_of_drnas_in_nasbench201():
+    """xiangning-chen/DrNAS, 201-space/train_search_progressive.py: ks, num_keeps, train_epochs."""
+    flags = "--epochs=50 --stage_keep 3 --stage_partial 4 2 --carry_weights".split()
+    config = parsed("--dataset=cifar10", "--space=nasbench201", "--algorithm=drnas", *flags)
+    stages.check(config)
+    assert settings(config) == [(5, 4, 0.0, None), (5, 2, 0.0, 3)]
+    first = dataclasses.replace(config, stage=1)
+    rates = [image_program.learning_rate(first, e, math.cos) for e in range(50)]
+    rates += [image_program.learning_rate(config, e, math.cos) for e in range(50)]
+    expected = 0.001 + 0.012 * (1 + np.cos(np.pi * np.arange(100) / 100))
+    np.testing.assert_allclose(rates, expected, rtol=1e-12)
+    assert (config.batch_size, config.arch_learning_rate, config.arch_warmup) == (64, 3e-4, 0)
+
+
 def test_what_the_command_line_names_holds_in_every_stage():
     config = parsed("--dataset=cifar10", "--algorithm=pdarts", "--layers=2", "--epochs=1")
     assert [one[0] for one in settings(config)] == [2, 2, 2] and config.epochs == 1
@@ -65,6 +80,19 @@ def test_what_the_command_line_names_holds_in_every_stage():
     assert [one[::2] for one in settings(config)] == [(2, 0.3), (3, 0.3), (4, 0.3)]
     start = config.start()
     assert start.settings.stage_skip_dropout == () and start.settings.stage_layers == (3, 4, 5)
+
+
+def test_reports_of_the_other_stages():
+    config = parsed("--algorithm=pdarts")
+    assert stages.reports(config) == {
+        "stage 1 of 3": "stage1/report.html",
+        "stage 2 of 3": "stage2/report.html",
+    }
+    assert stages.reports(dataclasses.replace(config, stage=2)) == {
+        "stage 1 of 3": "../stage1/report.html",
+        "stage 3 of 3": "../report.html",
+    }
+    assert stages.reports(parsed()) == stages.reports(object()) == {}
 
 
 @pytest.mark.parametrize("warm_up", [0, 10])
@@ -100,6 +128,12 @@ def test_dropout_fades_within_a_stage(warm_up):
             "--stage_partial=2 4: --carry_weights makes the operations wider",
         ),
         ("--space=nasbench201 --algorithm=pdarts", "not in --space=nasbench201"),
+        ("--space=nasbench201 --stage_keep 6", "--stage_keep=6: no number may be above the one"),
+        ("--space=nasbench201 --stage_keep 1", "--stage_keep=1: must be at least 2, since none"),
+        (
+            "--space=nasbench201 --stage_keep 3 --stage_skip_dropout 0.1 0.2",
+            "--stage_skip_dropout=(0.1, 0.2): not in --space=nasbench201",
+        ),
     ],
 )
 def test_stages_that_cannot_work(flags, line):
@@ -141,6 +175,11 @@ def test_an_interrupted_search_in_stages_goes_on(tmp_path, monkeypatch):
     script.main([f"--resume={moved}"])
     assert (moved / "stage1" / "metrics.jsonl").stat() == first
     jd.genotypes.check(jd.genotypes.from_json((moved / "genotype.json").read_text()))
+
+    # Every report leads to the other.
+    for folder in (moved, moved / "stage1"):
+        links = re.findall(r'<a href="([^"#]+)">stage', (folder / "report.html").read_text())
+        assert len(links) == 1 and (folder / links[0]).exists()
 
     # The operations are the strongest ones of the first stage.
     with np.load(moved / "stage1" / "alphas.npz") as alphas:

@@ -81,7 +81,7 @@ def test_without_tfds_other_sources_work(monkeypatch, tmp_path):
 def npz_arrays(**changes):
     arrays = {
         "images_train": random_images(6, 4, 5, 3),
-        "labels_train": np.array([0, 1, 2, 0, 1, 2]),
+        "labels_train": np.array([0, 1, 2, 3, 1, 2]),
         "images_test": random_images(2, 4, 5, 3),
         "labels_test": np.array([3, 1]),
     }
@@ -107,7 +107,7 @@ def test_npz_grey_and_keras_names(tmp_path):
         x_train=train,
         y_train=np.zeros((6, 1), np.uint8),
         x_test=test,
-        y_test=np.ones(2, int),
+        y_test=np.zeros(2, int),
     )
     data = images.load(f"npz:{tmp_path / 'a.npz'}")
     order = np.random.RandomState(0).permutation(6)
@@ -123,6 +123,8 @@ def test_npz_grey_and_keras_names(tmp_path):
         ({"labels_train": np.arange(5)}, ("6", "5")),
         ({"labels_train": np.array([0, 1, 2, 0, -1, 2])}, ("-1",)),
         ({"labels_train": np.zeros(6)}, ("float64", "integers")),
+        ({"labels_test": np.array([4, 1])}, ("test labels contain 4, which train lacks",)),
+        ({"labels_train": np.array([0, 1, 2, 0, 1, 2])}, ("test labels contain 3", "start at 0")),
         ({"images_test": random_images(2, 4, 4, 3)}, ("(4, 5, 3)", "(4, 4, 3)")),
         ({"images_test": random_images(0, 4, 5, 3), "labels_test": np.arange(0)}, ("empty",)),
         ({"images_test": random_images(2, 5)}, ("(2, 5)", "[N, H, W, C]")),
@@ -140,6 +142,10 @@ def test_npz_errors(tmp_path, changes, words):
 def test_npz_of_other_kinds(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such file"):
         images.load(f"npz:{tmp_path / 'a.npz'}")
+    with pytest.raises(ValueError, match="/dev/zero is no regular file"):
+        images.load("npz:/dev/zero")
+    with pytest.raises(ValueError, match="is a folder, not a file"):
+        images.load(f"npz:{tmp_path}")
     (tmp_path / "text.npz").write_text("not an archive")
     np.save(tmp_path / "one.npy", np.zeros(3))
     for name in ("text.npz", "one.npy"):

@@ -201,7 +201,7 @@ def test_ranges_tuples_and_lines():
         "[('skip_connect', 0), ('sep_conv_3x3', print('seen'))]",
         "[('skip_connect', 0) for _ in range(2)]",
         "[('skip_connect', 0)] * 2",
-        "list(range(2))",
+        "sorted(range(2))",
         "OPS",
         "(lambda: 1)()",
         "range(2, stop=4)",
@@ -233,7 +233,9 @@ def test_nothing_is_evaluated(value, capsys):
         (f"import os\nx = {DARTS_V2_TEXT}", ["unexpected 'import os\\nx = ' before"]),
         (DARTS_V2_TEXT[:-1], ["not exactly one complete genotype", "never closed"]),
         ("Genotype()", ["'normal' is missing", "normal, normal_concat, reduce, reduce_concat"]),
-        ("Genotype([], [], [], [])", ["must be written name=value"]),
+        ("Genotype([], [], [], [])", ["normal is empty"]),
+        ("Genotype([], [], [], [], [])", ["5 fields without names", "normal_concat"]),
+        ("Genotype([], [], normal=[], reduce=[])", ["field 'normal' is given twice"]),
         ("Genotype(**{})", ["must be written name=value"]),
         ("Genotype(recurrent=[('tanh', 0)])", ["'concat' is missing", "recurrent, concat"]),
         ("Genotype(normal=1, normal=2)", ["field 'normal' is given twice"]),
@@ -674,6 +676,15 @@ STRING = "|nor_conv_3x3~0|+|nor_conv_3x3~0|none~1|+|skip_connect~0|none~1|nor_co
         ("best = cnn.genotypes." + TINY_TEXT, TINY_TEXT),
         ("11/22 03:00:01 AM genotype = genotypes." + TINY_TEXT, TINY_TEXT),
         (TINY_TEXT[:-1] + ", connectN=None, connects=None)", TINY_TEXT),
+        ("genotype = gt." + TINY_TEXT, TINY_TEXT),
+        (re.sub(r"\w+=", "", TINY_TEXT), TINY_TEXT),
+        (re.sub(r"matrix=|ops=", "", MODEL[:-1]) + ", 'channels_last')", MODEL),
+        ("Genotype([('tanh', 0), ('relu', 1)], range(1, 3))", str(RNN)),
+        (TINY_TEXT.replace("[2]", "list(range(2, 3))"), TINY_TEXT),
+        (TINY_TEXT.replace("[2]", "np.arange(2, 3)"), TINY_TEXT),
+        (TINY_TEXT.replace("', 0)", "', tensor(0, device='cuda:0'))"), TINY_TEXT),
+        (TINY_TEXT.replace("[2]", "torch.tensor([2])"), TINY_TEXT),
+        (json.dumps(TINY._asdict() | {"connectN": None}), TINY_TEXT),
         (TINY_TEXT.replace("', 0)", "', np.int64(0))"), TINY_TEXT),
         (TINY_TEXT.replace("[2]", "range(np.int64(2), numpy.int32(3))"), TINY_TEXT),
         (TINY_TEXT.replace("'skip_connect'", "np.str_('skip_connect')"), TINY_TEXT),
@@ -698,6 +709,8 @@ def test_variants_that_say_the_same(text, plain):
         (TINY_TEXT[:-1] + ", connectN=3)", ["unknown field 'connectN'"]),
         (TINY_TEXT.replace("', 0)", "', np.int64(0, 1))"), ["must be a literal"]),
         (TINY_TEXT.replace("', 0)", "', os.system('x'))"), ["must be a literal"]),
+        (TINY_TEXT.replace("', 0)", "', tensor(0, run=f()))"), ["must be a literal"]),
+        (json.dumps({"normal_n2_p0": [True, False]}), ["lacks 'normal_n2_switch'"]),
         (TINY_TEXT[:-1] + ", data_format='channels_last')", ["unknown field 'data_format'"]),
     ],
 )
@@ -722,6 +735,15 @@ def test_a_pair_for_every_edge_is_refused(nodes):
         text = f"Genotype({', '.join(f'{key}={value}' for key, value in fields.items())})"
         refuses(parse, text, f"{name} has {len(every)} pairs", f"every edge of {nodes} nodes")
         refuses(from_json, json.dumps(fields), f"{name} has {len(every)} pairs")
+
+
+@pytest.mark.parametrize("nodes", [2, 8])
+def test_a_pair_for_every_edge_of_a_recurrent_cell_is_refused(nodes):
+    every = tuple(("tanh", j) for i in range(nodes) for j in range(i + 1))
+    cell = RecurrentGenotype(every, tuple(range(1, nodes + 1)))
+    words = f"recurrent has {len(every)} pairs", f"every edge of {nodes} nodes"
+    refuses(parse, f"Genotype(recurrent={[*every]}, concat={[*cell.concat]})", *words)
+    refuses(from_json, json.dumps(cell._asdict()), *words)
 
 
 def test_dead_nodes_are_named():

@@ -116,3 +116,47 @@ def test_supernets_that_do_not_fit(sizes, partial):
         carried(OLD.supernet(4, 3, 3, partial=2), NEW.supernet(*sizes, 3, partial=partial))
     with pytest.raises(ValueError, match="not among the old ones"):
         carried(NEW.supernet(4, 3, 3), OLD.supernet(4, 3, 3))
+
+
+def test_cells_of_nasbench201():
+    """DrNAS' second script there: what stays computes what it did; new channels are copies."""
+    space = jd.spaces.nasbench201()
+    ops = space.cells["cell"].ops[0]
+    kept = [(0, 2, 3), (1, 3, 4), (2, 3, 4), (0, 1, 2), (0, 3, 4), (1, 2, 3)]
+    narrow = jd.spaces.nasbench201([[ops[i] for i in columns] for columns in kept])
+    assert narrow.num_genotypes == 3**6
+    old, new = (one.supernet(8, 2, 3, partial=4) for one in (space, narrow))
+    x, rng = jax.random.normal(jax.random.key(2), (4, 8, 8, 1)), np.random.default_rng(0)
+    params = old.init(jax.random.key(1), x, old.example_mix())["params"]
+    same = widening.carried(params, old, new, np.random.default_rng(0))
+    small, wide = rng.random((6, 3)).astype(np.float32), np.zeros((6, 5), np.float32)
+    np.put_along_axis(wide, np.array(kept), small, axis=1)
+    np.testing.assert_allclose(
+        jax.jit(new.apply)({"params": same}, x, {"cell": small}),
+        jax.jit(old.apply)({"params": params}, x, {"cell": wide}),
+        atol=1e-5,
+    )
+
+    wider = narrow.supernet(8, 2, 3, partial=2)
+    expected = jax.eval_shape(wider.init, jax.random.key(0), *wider.example_inputs((8, 8, 1)))
+    grown = widening.carried(params, old, wider, np.random.default_rng(0))
+    assert jax.tree.map(jnp.shape, grown) == jax.tree.map(jnp.shape, expected["params"])
+    for stage in range(3):
+        before, after = (tree[f"stage{stage}"] for tree in (params, grown))
+        for op in ("nor_conv_1x1", "nor_conv_3x3"):
+            edges = edges_of(narrow.cells["cell"], op)
+            rows = [edges_of(space.cells["cell"], op).index(edge) for edge in edges]
+            kernel, width = np.asarray(before[f"{op}_kernel"])[:, rows], 2 * 2**stage
+            new_kernel = np.asarray(after[f"{op}_kernel"])
+            np.testing.assert_array_equal(new_kernel[..., :width, :width], kernel)
+            for cell in range(2):
+                for edge in range(len(edges)):
+                    outputs = copied(kernel[cell, edge], new_kernel[cell, edge, ..., :width, :])
+                    np.testing.assert_array_equal(outputs[:width], np.arange(width))
+
+
+def test_candidates_of_nasbench201_that_make_no_space():
+    names = jd.spaces.nasbench201().cells["cell"].ops
+    for ops in (names[:5], [names[0][:2], *names[1:]], [("noise",)] * 6, [()] * 6):
+        with pytest.raises(ValueError, match="candidates"):
+            jd.spaces.nasbench201(ops)

@@ -88,8 +88,8 @@ def copy_of(run, folder, facts=None, weights=None):
         ({"genotype": "Genotype()"}, "'normal' is missing"),
         ({"genotype": "8:16:24:32:64"}, "no trained network"),
         ({"image_shape": [8, 8]}, "network.json"),
-        ({"mean": None}, "network.json"),
-        ({"imagenet": "left out"}, "network.json"),
+        ({"mean": None}, "network.json: mean is None, not a list"),
+        ({"imagenet": "left out"}, "network.json: imagenet is missing"),
     ],
 )
 def test_facts_that_do_not_fit(run, tmp_path, facts, words):

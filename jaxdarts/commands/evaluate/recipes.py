@@ -298,6 +298,8 @@ def resolve(arch: str, flag: str = "--arch") -> Cells:
 def named(arch: str, flag: str = "--arch") -> Any:
     """The genotype, of any kind, that a name, a run folder, a file or a text stands for."""
     path = Path(arch)
+    if not arch.strip():
+        raise Stop(f"{flag}={arch}: must not be empty: name a run folder, a file or a cell", 2)
     try:
         if arch in genotypes.PUBLISHED:
             genotype = genotypes.PUBLISHED[arch]
@@ -310,7 +312,7 @@ def named(arch: str, flag: str = "--arch") -> Any:
                 )
             path = path / "genotype.json"
             genotype = read(path)
-        elif _is_there(path, Path.is_file):
+        elif _is_there(path, Path.exists):
             genotype = read(path)
         elif "(" in arch or "{" in arch or "|" in arch or re.fullmatch(r"\d+(:\d+)+", arch):
             genotype = genotypes.parse(arch)

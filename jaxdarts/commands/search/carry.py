@@ -12,7 +12,6 @@ from jax.flatten_util import ravel_pytree
 
 from jaxdarts import runs
 from jaxdarts.nn import widening
-from jaxdarts.nn.cnn import Supernet
 from jaxdarts.search import SearchState
 
 
@@ -26,7 +25,7 @@ def restored(folder: Path, like: Any) -> SearchState:
 
 
 def carried(
-    state: SearchState, before: SearchState, old: Supernet, new: Supernet, seed: int
+    state: SearchState, before: SearchState, old: widening.Net, new: widening.Net, seed: int
 ) -> SearchState:
     """The first state of a stage, with weights and alpha of the stage before.
 

@@ -363,9 +363,10 @@ def check(config: Any) -> None:
         "candidates",
         "max_skips",
         "stage_keep",
+        "stage_skip_dropout",
     )
     for name in only_two:
-        if (name, config.space) == ("partial", "nasbench201"):
+        if name in ("partial", "stage_keep") and config.space == "nasbench201":
             continue
         if alone and getattr(config, name) not in (1, 0.0, None, ()):
             raise Stop(f"--{name}={getattr(config, name)}: not in --space={config.space}", 2)

@@ -417,6 +417,7 @@ def write_result(
         facts=summary.labelled(facts, space, config.dataset),
         sections=runs.analyses(folder),
         summary=summary.head(config, facts, space, folder, wrong),
+        links=stages.reports(config),
     )
     log.info("genotype = %s", genotype)
     log.info("report %s", folder / "report.html")

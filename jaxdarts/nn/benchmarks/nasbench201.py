@@ -21,7 +21,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
 from jaxdarts.nn.cell import cell, edges_of
-from jaxdarts.nn.cnn import Run, cell_weights, linear, norm_sites, over_cells
+from jaxdarts.nn.cnn import Run, cell_weights, linear, norm_sites, over_cells, uniform
 from jaxdarts.nn.network import ConvNorm, drop_paths, scaled_norm
 from jaxdarts.nn.ops import OPS, Norms
 from jaxdarts.nn.path import path_cell
@@ -113,14 +113,14 @@ class Skeleton(nn.Module):
         discrete: bool,
         rectify: Callable[[Array], Array] = jax.nn.relu,
         normed: bool = True,
+        residual_normed: bool = True,
     ) -> Logits:
-        """stage: (its number, x) -> x. discrete: norms have running averages."""
+        """stage: (its number, x) -> x. discrete: norms have running averages. normed,
+        residual_normed: whether the stem and the head, and the residual blocks, have norms.
+        """
 
-        def conv(name, x, width, size, stride=1):
-            padding, norm = (
-                size // 2,
-                normed and size > 1,
-            )  # the shortcut of a residual block has no norm
+        def conv(name, x, width, size, norm, stride=1):
+            padding = size // 2
             options = {
                 "norm": norm,
                 "averages": discrete,
@@ -129,13 +129,13 @@ class Skeleton(nn.Module):
             }
             return ConvNorm(width, size, stride, padding, **options, name=name)(x, train)
 
-        x = conv("stem", images, self.width, 3)
+        x = conv("stem", images, self.width, 3, normed)
         for i in range(STAGES):
             if i:
                 width = self.width * 2**i
-                y = conv(f"reduction{i}_first", rectify(x), width, 3, stride=2)
-                y = conv(f"reduction{i}_second", rectify(y), width, 3)
-                x = y + conv(f"reduction{i}_shortcut", averaged_pairs(x), width, 1)
+                y = conv(f"reduction{i}_first", rectify(x), width, 3, residual_normed, stride=2)
+                y = conv(f"reduction{i}_second", rectify(y), width, 3, residual_normed)
+                x = y + conv(f"reduction{i}_shortcut", averaged_pairs(x), width, 1, False)
             x = stage(i, x)
         if normed:
             x = LastNorm(discrete, self.axis_name, name="last_norm")(x, train)
@@ -278,11 +278,18 @@ class Picked(Skeleton):
     - `taps`: zeros, [batch, channels] or [cells, edges, batch, channels]; see `nn.taps`.
 
     Attributes:
-        normed: without norms if False, as the published synflow wants it.
+        normed: without norms if False.
+        residual_normed: whether the two residual blocks keep their norms where `normed` is False.
+        biased: whether the convolutions of the cells have a bias.
         hooked: units are counted as the hook of NASWOT's authors does.
+
+    The zero-cost proxies' authors score synflow with `normed=False, residual_normed=True,
+    biased=True`: their switch does not reach the norms of the residual blocks.
     """
 
     normed: bool = True
+    residual_normed: bool = False
+    biased: bool = False
     hooked: bool = False
 
     def example_inputs(self, image_shape: tuple[int, ...]) -> tuple[Array, Array]:
@@ -306,11 +313,13 @@ class Picked(Skeleton):
                 self.remat,
                 self.unroll,
                 self.normed,
+                self.biased,
                 self.hooked,
             )
             return PickedStage(self.cells["cell"], self.depth, *options, name=f"stage{i}")(x, picks)
 
-        return self.logits(images, stage, True, False, rectify, self.normed)
+        residual_normed = self.normed or self.residual_normed
+        return self.logits(images, stage, True, False, rectify, self.normed, residual_normed)
 
 
 class PickedStage(nn.Module):
@@ -328,6 +337,7 @@ class PickedStage(nn.Module):
     remat: bool
     unroll: int
     normed: bool
+    biased: bool
     hooked: bool
 
     @nn.compact
@@ -339,6 +349,10 @@ class PickedStage(nn.Module):
                 " one-hot mix"
             )
         weights = cell_weights(self, choices, x.shape[-1], 1, self.depth)
+        for op, of_op in weights.items() if self.biased else ():
+            *_, size, _, channels, width = of_op["kernel"].shape
+            shape = (*of_op["kernel"].shape[:2], width)
+            of_op["bias"] = self.param(f"{op}_bias", uniform(size**2 * channels), shape)
         if self.is_initializing():  # Shapes are all that matters.
             return x
         # Rows are ordered by source; here by edge.
@@ -382,9 +396,11 @@ class PickedStage(nn.Module):
         if op not in OPS:
             return jnp.zeros_like(x), variances
         of_op = {name: w[None, None] for name, w in weights.get(op, {}).items()}
+        bias = of_op.pop("bias", None)
         bundle, _ = OPS[op].family([of_op], x[None], 1, Norms(scaled, scaled))
         y = bundle[0, 0]
         if of_op:
+            y = y if bias is None else y + bias[None]
             y = y if tap is None else tapped(y, tap, math.prod(of_op["kernel"].shape[2:-1]))
             if self.normed:
                 variances = moments(y, self.axis_name)[1].reshape(-1)
