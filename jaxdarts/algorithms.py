@@ -254,6 +254,22 @@ def darts_minus(space: Space, amount: Schedule, order: int = 1) -> Algorithm:
     )
 
 
+def beta_darts(space: Space, weight: Schedule, order: int = 1) -> Algorithm:
+    """beta-DARTS: the parameters of an edge pay for their logsumexp, which keeps them near another.
+
+    The published `weight` rises from 0 to 50. Theirs is 50 epoch / 100, for any number of epochs;
+    here it ends at its last value. The authors' script has one cell (NAS-Bench-201); with two, the
+    mean is over the edges of both.
+
+    Ye et al., `beta-DARTS <https://arxiv.org/abs/2203.01665>`_, CVPR 2022.
+    """
+    return Algorithm(
+        relax.softmax(space.cells),
+        _of_order(order),
+        penalty=penalty.beta_decay(space.cells, weight),
+    )
+
+
 def _of_order(order: int):
     if order not in (1, 2):
         raise ValueError(

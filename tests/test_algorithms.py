@@ -46,6 +46,7 @@ ALGORITHMS = {
     "snas": lambda space: jd.algorithms.snas(space, by_epoch(1.0, 0.03)),
     "drnas": lambda space: jd.algorithms.drnas(space),
     "fair darts": lambda space: jd.algorithms.fair_darts(space),
+    "beta-darts": lambda space: jd.algorithms.beta_darts(space, by_epoch(0.0, 5.0)),
     "darts-": lambda space: jd.algorithms.darts_minus(space, by_epoch(1.0, 0.0)),
 }
 PARAMS_TX = optax.chain(
@@ -336,6 +337,10 @@ LIMITS = {
     "a2m, radius 0": (lambda s: jd.algorithms.a2m(s, radius=0.0), "darts, first order"),
     "darts-, nothing added": (
         lambda s: jd.algorithms.darts_minus(s, lambda step: 0.0),
+        "darts, first order",
+    ),
+    "beta-darts, weight 0": (
+        lambda s: jd.algorithms.beta_darts(s, lambda step: 0.0),
         "darts, first order",
     ),
     "milenas, lambda 0": (lambda s: jd.algorithms.milenas(s, weight=0.0), "coordinate descent"),

@@ -58,6 +58,26 @@ def test_zero_one_by_hand():
     np.testing.assert_allclose(value, -3.0 * (0 + 0.25 + 0.25) / 3, rtol=1e-6)
 
 
+def test_beta_decay_takes_the_softmax_from_every_parameter():
+    """In float64 by NumPy; on an edge with fewer candidates the end of the row counts nothing."""
+    first = Choices(((0, 2), (1, 2)), (("a", "b", "c"), ("a", "b")), (2,))
+    cells = {"normal": first, "reduce": fully_connected(2, ("a", "b"))}
+    rng = np.random.default_rng(0)
+    arch = {name: rng.standard_normal(choices.shape) for name, choices in cells.items()}
+    price = penalty.beta_decay(cells, lambda step: 0.5 * step)
+    value, gradient = jax.value_and_grad(lambda a: price(a, {}, 3)[0])(
+        jax.tree.map(jnp.float32, arch)
+    )
+    exponentials = {n: np.where(cells[n].where(), np.exp(a), 0) for n, a in arch.items()}
+    sums = {n: e.sum(1, keepdims=True) for n, e in exponentials.items()}
+    mean = np.log(np.concatenate(list(sums.values()))).mean()
+    np.testing.assert_allclose(value, 1.5 * mean, rtol=1e-6)
+    for n, e in exponentials.items():
+        np.testing.assert_allclose(gradient[n], 1.5 / 7 * e / sums[n], rtol=1e-5)
+    with_edges = {n: {"ops": a, "edges": jnp.zeros(len(a))} for n, a in arch.items()}
+    np.testing.assert_allclose(price(with_edges, {}, 3)[0], value, rtol=1e-6)
+
+
 def test_both_is_the_sum():
     mix = {name: jnp.full(choices.shape, 1 / 8) for name, choices in SPACE.cells.items()}
     parts = penalty.zero_one(SPACE.cells), penalty.cost(SPACE.cells, COSTS[0], 1e6)

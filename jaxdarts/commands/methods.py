@@ -208,6 +208,12 @@ METHODS: dict[str, Method] = {
         lambda c, s, order, ramp: algorithms.darts_minus(s, ramp(c.auxiliary_skip, 0.0), order),
         FIRST,
     ),
+    "beta_darts": Method(
+        lambda c, s, order, ramp: algorithms.beta_darts(s, ramp(0.0, c.beta_weight), order),
+        FIRST,
+        {"ops": WITHOUT_NONE},
+        nasbench201={"epochs": 100, "weight_decay": 3e-4, "nesterov": False},
+    ),
 }
 ONE_LEVEL = ("joint", "coordinate_descent", "snas", "drnas", "random_sharing")
 """Methods without a second-order form: one level, nothing to learn, or a draw whose second

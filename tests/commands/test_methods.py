@@ -123,6 +123,21 @@ SOURCES = [
     ),
     ("--space=nasbench201 --algorithm=snas", {"drop_path_prob": 0.0, "log_cost_weight": 0.0}),
     ("--space=nasbench1shot1_s1 --algorithm=snas", {"drop_path_prob": 0.0, "log_cost_weight": 0}),
+    # Beta-DARTS, nasbench201/train_search.py and sota/cnn/spaces.py
+    (
+        "--space=nasbench201 --algorithm=beta_darts",
+        {
+            "epochs": 100,
+            "batch_size": 64,
+            "weight_decay": 3e-4,
+            "nesterov": False,
+            "layers": 5,
+            "beta_weight": 50.0,
+            "arch_learning_rate": 3e-4,
+            "arch_weight_decay": 1e-3,
+        },
+    ),
+    ("--algorithm=beta_darts", {"epochs": 50, "batch_size": 64, "unrolled": False}),
     ("--space=nasbench201 --algorithm=pc_darts", {"partial": 4, "layers": 5}),
 ]
 

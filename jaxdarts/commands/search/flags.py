@@ -80,6 +80,12 @@ class Algorithm:
         1e-2, "Length of an ascent step, as a multiple of the gradient (a2m).", NOT_NEGATIVE
     )
     radius_steps: int = flag(1, "Number of ascent steps (a2m).", POSITIVE)
+    beta_weight: float = flag(
+        50.0,
+        "Weight of the penalty of alpha's logsumexp after the last epoch; it rises from 0 by equal"
+        " steps, one an epoch (beta_darts).",
+        NOT_NEGATIVE,
+    )
     tau_start: float = flag(
         10.0, "Gumbel-softmax temperature in the first epoch (gdas, snas).", POSITIVE
     )
