@@ -270,6 +270,20 @@ def beta_darts(space: Space, weight: Schedule, order: int = 1) -> Algorithm:
     )
 
 
+def gaea(space: Space, edges: bool = False, order: int = 1) -> Algorithm:
+    """GAEA: exponentiated gradient on the simplex, if the architecture's optimiser is plain SGD.
+
+    `optax.sgd(0.1)` is the published one, without weight decay. With `edges` the weights of edges
+    descend so too: GAEA PC-DARTS, with `partial=4` in the supernet. All weights start equal. Theirs
+    lifts a weight below 1e-5 to that; here it stays as small as it is.
+
+    Li, Khodak, Balcan & Talwalkar, `Geometry-Aware Gradient Algorithms for Neural Architecture
+    Search <https://arxiv.org/abs/2004.07802>`_, ICLR 2021.
+    """
+    make = relax.edge_softmax if edges else relax.softmax
+    return Algorithm(make(space.cells, scale=0.0, mirrored=True), _of_order(order))
+
+
 def _of_order(order: int):
     if order not in (1, 2):
         raise ValueError(

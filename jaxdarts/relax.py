@@ -36,18 +36,24 @@ class Relaxation(NamedTuple):
     derive: Derive
 
 
-def softmax(cells: Cells, scale: float = 1e-3) -> Relaxation:
+def softmax(cells: Cells, scale: float = 1e-3, mirrored: bool = False) -> Relaxation:
     """A softmax over the operations of every edge (Eq. 2 of Liu, Simonyan & Yang, DARTS, 2019).
+
+    With `mirrored` the gradient by the parameters is that by the mix itself: as if the derivative
+    of the softmax were one. A step of plain gradient descent with rate r then multiplies every
+    weight by exp(-r gradient) and divides a row by its sum: exponentiated gradient on the simplex.
 
     Args:
         cells: the space's `Space.cells`.
         scale: deviation of the initial parameters. The paper starts at zero, the official code
             (followed here) at 1e-3 times a standard normal, which also decides the ties of an
             untrained cell.
+        mirrored: see above (Li et al., GAEA, 2021).
     """
 
     def derive(arch, step=None):
-        return {name: _softmax(alpha, cells[name]) for name, alpha in arch.items()}
+        mix = {name: _softmax(alpha, cells[name]) for name, alpha in arch.items()}
+        return {name: _straight(mix[name], arch[name]) for name in mix} if mirrored else mix
 
     return Relaxation(
         lambda key: _normal(cells, key, scale), lambda arch, key, step: derive(arch), derive
@@ -71,10 +77,10 @@ def sigmoid(cells: Cells) -> Relaxation:
     )
 
 
-def edge_softmax(cells: Cells, scale: float = 1e-3) -> Relaxation:
+def edge_softmax(cells: Cells, scale: float = 1e-3, mirrored: bool = False) -> Relaxation:
     """A softmax over operations times a softmax over the edges that enter a node.
 
-    Parameters are {cell: {"ops", "edges"}}.
+    Parameters are {cell: {"ops", "edges"}}. `mirrored` as in `softmax`, for both.
 
     Xu et al., `PC-DARTS <https://arxiv.org/abs/1907.05737>`_, ICLR 2020, Eq. 4 (edge
     normalisation).
@@ -95,7 +101,10 @@ def edge_softmax(cells: Cells, scale: float = 1e-3) -> Relaxation:
             targets = np.array([target for _, target in cells[name].edges])
             entering = targets[:, None] == targets[None]  # the edges that enter the same node
             betas = jax.nn.softmax(jnp.where(entering, weights["edges"][None], -jnp.inf), axis=1)
-            mix[name] = _softmax(weights["ops"], cells[name]) * jnp.diag(betas)[:, None]
+            ops, of_edge = _softmax(weights["ops"], cells[name]), jnp.diag(betas)
+            if mirrored:
+                ops, of_edge = _straight(ops, weights["ops"]), _straight(of_edge, weights["edges"])
+            mix[name] = ops * of_edge[:, None]
         return mix
 
     return Relaxation(init, lambda arch, key, step: derive(arch), derive)
@@ -334,6 +343,11 @@ def _normal(cells: Cells, key: Key[Array, ""], scale: float) -> Arch:
         name: scale * jax.random.normal(k, cells[name].shape)
         for k, name in zip(keys, sorted(cells))
     }
+
+
+def _straight(values: Array, parameters: Array) -> Array:
+    """The values, with a derivative by the parameters of one."""
+    return lax.stop_gradient(values) + (parameters - lax.stop_gradient(parameters))
 
 
 def _softmax(logits: Array, choices: Choices) -> Array:

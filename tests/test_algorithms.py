@@ -47,6 +47,8 @@ ALGORITHMS = {
     "drnas": lambda space: jd.algorithms.drnas(space),
     "fair darts": lambda space: jd.algorithms.fair_darts(space),
     "beta-darts": lambda space: jd.algorithms.beta_darts(space, by_epoch(0.0, 5.0)),
+    "gaea": lambda space: jd.algorithms.gaea(space),
+    "gaea, with edges": lambda space: jd.algorithms.gaea(space, edges=True),
     "darts-": lambda space: jd.algorithms.darts_minus(space, by_epoch(1.0, 0.0)),
 }
 PARAMS_TX = optax.chain(

@@ -48,6 +48,8 @@ EVERY = {
     "softmax": relax.softmax,
     "sigmoid": relax.sigmoid,
     "edge_softmax": relax.edge_softmax,
+    "mirrored softmax": lambda cells: relax.softmax(cells, mirrored=True),
+    "mirrored edge_softmax": lambda cells: relax.edge_softmax(cells, mirrored=True),
     "gumbel": lambda cells: relax.gumbel(cells, constant(1.0)),
     "hard gumbel": lambda cells: relax.gumbel(cells, constant(1.0), hard=True),
     "dirichlet": relax.dirichlet,
@@ -112,6 +114,42 @@ def test_edge_softmax_weighs_the_edges_of_a_node():
     mix = relax.edge_softmax(CELLS).derive({"normal": {"ops": ALPHA, "edges": edges}})["normal"]
     betas = np.concatenate([softmax(edges[:2]), softmax(edges[2:])])
     np.testing.assert_allclose(mix, softmax(ALPHA) * betas[:, None], rtol=1e-5)
+
+
+def test_plain_descent_of_a_mirrored_softmax_is_exponentiated_gradient():
+    """Oracle: the update of the GAEA paper in NumPy, each weight times exp(-rate gradient), and a
+    row, or the edges of a node, divided by their sum.
+    """
+    rng = np.random.default_rng(3)
+    weights, rate = rng.standard_normal((5, 3)), 0.1
+    plain = relax.softmax(CELLS, mirrored=True)
+    full = relax.edge_softmax(CELLS, mirrored=True)
+    edges = jnp.array([1.0, 0.0, 0.3, -0.2, 2.0])
+    starts = {"normal": ALPHA}, {"normal": {"ops": ALPHA, "edges": edges}}
+
+    def loss(mix):
+        return jnp.sum(jnp.sin(3 * mix["normal"]) * weights)
+
+    new = []
+    for relaxation, arch in zip((plain, full), starts, strict=True):
+        slope = jax.grad(lambda a, r=relaxation: loss(r.apply(a, KEY, STEP)))(arch)
+        arch = jax.tree.map(lambda a, g: a - rate * g, arch, slope)
+        new.append(relaxation.derive(arch)["normal"])
+
+    def normed(values):
+        return values / values.sum(-1, keepdims=True)
+
+    def slope_at(mix):
+        return 3 * np.cos(3 * mix) * weights
+
+    ops = softmax(ALPHA)
+    np.testing.assert_allclose(new[0], normed(ops * np.exp(-rate * slope_at(ops))), rtol=1e-5)
+    betas = np.concatenate([softmax(edges[:2]), softmax(edges[2:])])
+    slope = slope_at(ops * betas[:, None])
+    ops_new = normed(ops * np.exp(-rate * slope * betas[:, None]))
+    betas_new = betas * np.exp(-rate * (slope * ops).sum(1))
+    betas_new = np.concatenate([normed(betas_new[:2]), normed(betas_new[2:])])
+    np.testing.assert_allclose(new[1], ops_new * betas_new[:, None], rtol=1e-5)
 
 
 def test_gumbel_draws_operations_as_often_as_the_softmax_says():

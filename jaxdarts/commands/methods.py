@@ -214,6 +214,23 @@ METHODS: dict[str, Method] = {
         {"ops": WITHOUT_NONE},
         nasbench201={"epochs": 100, "weight_decay": 3e-4, "nesterov": False},
     ),
+    "gaea": Method(
+        # Weights of edges belong to partial channels, as in PC-DARTS.
+        lambda c, s, order, ramp: algorithms.gaea(s, getattr(c, "partial", 1) > 1, order),
+        {
+            **FIRST,
+            "arch_optimizer": "sgd",
+            "arch_learning_rate": 0.1,
+            "arch_weight_decay": 0.0,
+        },
+        {"partial": 4, "batch_size": 256, "learning_rate": 0.1, "learning_rate_min": 0.0},
+        nasbench201={
+            "epochs": 25,
+            "init_channels": 24,
+            "weight_decay": 3e-4,
+            "nesterov": False,
+        },
+    ),
 }
 ONE_LEVEL = ("joint", "coordinate_descent", "snas", "drnas", "random_sharing")
 """Methods without a second-order form: one level, nothing to learn, or a draw whose second
@@ -430,10 +447,13 @@ def of_space(config: Any, space: Space, steps_per_epoch: int) -> Algorithm:
 def optimizer(config: Any, steps_per_epoch: int) -> optax.GradientTransformation:
     """The published optimiser of alpha, which rests for --arch_warmup epochs."""
     clip = [] if math.isinf(config.arch_grad_clip) else [clip_by_global_norm(config.arch_grad_clip)]
+    rate = config.arch_learning_rate
     tx = optax.chain(
         *clip,
         optax.add_decayed_weights(config.arch_weight_decay),
-        optax.adam(config.arch_learning_rate, b1=config.arch_beta1, b2=0.999),
+        optax.sgd(rate)
+        if config.arch_optimizer == "sgd"
+        else optax.adam(rate, b1=config.arch_beta1, b2=0.999),
     )
     if config.arch_warmup:
         tx = optax.conditionally_mask(

@@ -138,6 +138,31 @@ SOURCES = [
         },
     ),
     ("--algorithm=beta_darts", {"epochs": 50, "batch_size": 64, "unrolled": False}),
+    # GAEA, configs/cnn: mode/search_pcdarts, mode/search_nasbench201, search_method and README.md
+    (
+        "--algorithm=gaea",
+        {
+            "partial": 4,
+            "batch_size": 256,
+            "learning_rate": 0.1,
+            "learning_rate_min": 0.0,
+            "arch_optimizer": "sgd",
+            "arch_learning_rate": 0.1,
+            "arch_weight_decay": 0.0,
+            "arch_warmup": 0,
+        },
+    ),
+    (
+        "--space=nasbench201 --algorithm=gaea",
+        {
+            "partial": 1,
+            "batch_size": 64,
+            "init_channels": 24,
+            "epochs": 25,
+            "arch_learning_rate": 0.1,
+            "weight_decay": 3e-4,
+        },
+    ),
     ("--space=nasbench201 --algorithm=pc_darts", {"partial": 4, "layers": 5}),
 ]
 

@@ -17,7 +17,10 @@ class Architecture:
 
     TOPIC: ClassVar[str] = "architecture"
 
-    arch_learning_rate: float = flag(3e-4, "Learning rate of alpha (Adam), constant.", NOT_NEGATIVE)
+    arch_optimizer: Literal["adam", "sgd"] = flag(
+        "adam", "Optimiser of alpha: adam, or sgd without momentum (gaea)."
+    )
+    arch_learning_rate: float = flag(3e-4, "Learning rate of alpha, constant.", NOT_NEGATIVE)
     arch_weight_decay: float = flag(
         1e-3,
         "Weight decay of alpha: this multiple of alpha is added to its gradient.",
