@@ -201,6 +201,19 @@ def straight_through(space: Space, temperature: Schedule, order: int = 1) -> Alg
     return Algorithm(relax.gumbel(space.cells, temperature, hard=True), _of_order(order))
 
 
+def reinmax(space: Space, temperature: Schedule) -> Algorithm:
+    """ReinMax in place of straight-through: one drawn operation an edge, a better gradient.
+
+    The published temperature is 1 or above. Besides the gradient it is `straight_through`, first
+    order; the draw is that of the softmax, at no temperature.
+
+    Liu, Dong, Liu, Yu & Gao, `Bridging Discrete and Backpropagation
+    <https://arxiv.org/abs/2304.08612>`_, NeurIPS 2023. Their code has no search; settings are
+    GDAS'.
+    """
+    return Algorithm(relax.reinmax(space.cells, temperature))
+
+
 def snas(
     space: Space, temperature: Schedule, costs: Costs | None = None, weight: float = 1.5e-3
 ) -> Algorithm:

@@ -183,6 +183,39 @@ def drawn(cells: Cells, temperature: Schedule, scale: float = 1e-3) -> Relaxatio
     return hard._replace(apply=apply)
 
 
+def reinmax(cells: Cells, temperature: Schedule, scale: float = 1e-3) -> Relaxation:
+    """One drawn operation an edge, with a gradient of second order: ReinMax (Heun's method).
+
+    With p the softmax of a row, D the draw and q = (D + softmax(a / temperature)) / 2 the gradient
+    by a row of parameters is 2 J(q) g - J(p) g / 2, where g is that by the mix, and J(w) g is
+    w (g - the sum of w g), as a softmax has it. Straight-through has J(p) g.
+
+    Liu, Dong, Liu, Yu & Gao, `Bridging Discrete and Backpropagation
+    <https://arxiv.org/abs/2304.08612>`_, NeurIPS 2023, Algorithm 2.
+
+    Args:
+        cells: the space's `Space.cells`.
+        temperature: by step; of the gradient alone, published 1 and above. The draw is at 1.
+        scale: deviation of the initial parameters. Rows of sources (`Choices.picks`) stay soft.
+    """
+    plain = softmax(cells, scale)
+
+    def apply(arch, key, step):
+        mix, keys = dict(plain.derive(arch)), jax.random.split(key, len(arch))
+        for cell_key, (name, alpha) in zip(keys, sorted(arch.items())):
+            if cells[name].picks is not None:
+                continue
+            soft = lax.stop_gradient(mix[name])
+            warm = lax.stop_gradient(_softmax(alpha / temperature(step), cells[name]))
+            best = jnp.argmax(jnp.log(soft) + jax.random.gumbel(cell_key, alpha.shape), axis=1)
+            draw = jax.nn.one_hot(best, alpha.shape[1], dtype=alpha.dtype)
+            line = 2 * _along((draw + warm) / 2, alpha) - _along(soft, alpha) / 2
+            mix[name] = _straight(draw, line)
+        return mix
+
+    return plain._replace(apply=apply)
+
+
 def dirichlet(cells: Cells, scale: float = 1e-3) -> Relaxation:
     """Operations' weights drawn from a Dirichlet distribution, differentiably.
 
@@ -343,6 +376,14 @@ def _normal(cells: Cells, key: Key[Array, ""], scale: float) -> Arch:
         name: scale * jax.random.normal(k, cells[name].shape)
         for k, name in zip(keys, sorted(cells))
     }
+
+
+def _along(weights: Array, parameters: Array) -> Array:
+    """A linear function of the parameters with the derivatives of a softmax that has the weights.
+
+    The weights count as constant.
+    """
+    return weights * (parameters - jnp.sum(weights * parameters, axis=1, keepdims=True))
 
 
 def _straight(values: Array, parameters: Array) -> Array:

@@ -43,6 +43,7 @@ ALGORITHMS = {
     "pc-darts": lambda space: jd.algorithms.pc_darts(space),
     "gdas": lambda space: jd.algorithms.gdas(space, by_epoch(10.0, 0.1)),
     "straight-through": lambda space: jd.algorithms.straight_through(space, by_epoch(10.0, 0.1)),
+    "reinmax": lambda space: jd.algorithms.reinmax(space, lambda step: 1.1),
     "snas": lambda space: jd.algorithms.snas(space, by_epoch(1.0, 0.03)),
     "drnas": lambda space: jd.algorithms.drnas(space),
     "fair darts": lambda space: jd.algorithms.fair_darts(space),

@@ -52,6 +52,7 @@ EVERY = {
     "mirrored edge_softmax": lambda cells: relax.edge_softmax(cells, mirrored=True),
     "gumbel": lambda cells: relax.gumbel(cells, constant(1.0)),
     "hard gumbel": lambda cells: relax.gumbel(cells, constant(1.0), hard=True),
+    "reinmax": lambda cells: relax.reinmax(cells, constant(1.1)),
     "dirichlet": relax.dirichlet,
     "uniform_path": relax.uniform_path,
     "annealed": lambda cells: relax.annealed(relax.softmax(cells), constant(0.5)),
@@ -177,6 +178,50 @@ def test_gumbel_by_its_formula_and_the_gradient_of_a_hard_draw():
     np.testing.assert_allclose(*gradients, rtol=1e-5)
 
 
+def test_reinmax_draws_like_the_softmax_and_has_the_gradient_of_its_authors():
+    """The gradient is Heun's, in NumPy; microsoft/ReinMax' ReinMaxCore.backward gives the same, up
+    to the mean of a row, which is zero.
+    """
+    relaxation = relax.reinmax(CELLS, constant(1.3))
+    drawn = draws(relaxation, {"normal": ALPHA})
+    assert set(np.unique(drawn)) == {0.0, 1.0} and np.all(drawn.sum(-1) == 1)
+    np.testing.assert_allclose(drawn.mean(0), softmax(ALPHA), atol=0.04)
+    g = np.random.default_rng(4).standard_normal((5, 3))
+    draw = np.asarray(relaxation.apply({"normal": ALPHA}, KEY, STEP)["normal"])
+    gradient = jax.grad(
+        lambda alpha: jnp.sum(relaxation.apply({"normal": alpha}, KEY, STEP)["normal"] * g)
+    )(ALPHA)
+
+    def jacobian(w):
+        return w * (g - (w * g).sum(1, keepdims=True))
+
+    q = (draw + softmax(ALPHA / 1.3)) / 2
+    np.testing.assert_allclose(
+        gradient, 2 * jacobian(q) - jacobian(softmax(ALPHA)) / 2, rtol=1e-4, atol=1e-6
+    )
+
+
+def test_the_mean_gradient_of_reinmax_is_nearer_the_exact_one_than_straight_through():
+    """Of a square of the draw, whose mean has an exact gradient: a sum over all operations."""
+    alpha = ALPHA[:1]
+    cells = {"normal": Choices(((0, 2),), (("a", "b", "c"),), (2,))}
+    target = jnp.array([[0.3, -0.2, 0.9]])
+    values = np.sum((np.eye(3) - np.asarray(target)) ** 3, axis=1)
+    p = softmax(alpha)
+    exact = p * (values - (p * values).sum())
+
+    def mean_gradient(relaxation):
+        def loss(alpha, key):
+            return jnp.sum((relaxation.apply({"normal": alpha}, key, STEP)["normal"] - target) ** 3)
+
+        keys = jax.random.split(KEY, 20_000)
+        return np.asarray(jax.jit(jax.vmap(jax.grad(loss), (None, 0)))(alpha, keys)).mean(0)
+
+    better = np.abs(mean_gradient(relax.reinmax(cells, constant(1.0))) - exact).max()
+    other = relax.gumbel(cells, constant(1.0), hard=True)
+    assert 2 * better < np.abs(mean_gradient(other) - exact).max()
+
+
 def test_dirichlet_has_its_moments():
     """Mean c / C and variance m (1 - m) / (C + 1), with concentrations c = elu(alpha) + 1 and their
     sum C.
@@ -251,6 +296,9 @@ COLD = EVERY | {
     "cold edges": lambda cells: relax.annealed(relax.edge_softmax(cells), constant(1e-3)),
     "cold gumbel": lambda cells: relax.gumbel(cells, constant(1e-3)),
     "cold hard gumbel": lambda cells: relax.gumbel(cells, constant(1e-3), hard=True),
+    "cold reinmax": lambda cells: relax.annealed(
+        relax.reinmax(cells, constant(1.0)), constant(1e-3)
+    ),
     "cold dirichlet": lambda cells: relax.annealed(relax.dirichlet(cells), constant(1e-3)),
     "auxiliary skip": lambda cells: relax.auxiliary_skip(
         relax.softmax(cells), cells, constant(1.0)

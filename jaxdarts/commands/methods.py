@@ -131,6 +131,12 @@ METHODS: dict[str, Method] = {
         {"epochs": 250, "batch_size": 256, "weight_decay": 5e-4, "nesterov": True},
         nasbench201={"epochs": 250},
     ),
+    "reinmax": Method(
+        lambda c, s, order, ramp: algorithms.reinmax(s, ramp(c.tau_start, c.tau_end)),
+        {**FIRST, "tau_start": 1.0, "tau_end": 1.0},
+        {"epochs": 250, "batch_size": 256, "weight_decay": 5e-4, "nesterov": True},
+        nasbench201={"epochs": 250},
+    ),
     "snas": Method(
         lambda c, s, order, ramp: algorithms.snas(s, ramp(c.tau_start, c.tau_end)),
         {**FIRST, "tau_start": 1.0, "tau_end": 0.03},
@@ -232,9 +238,9 @@ METHODS: dict[str, Method] = {
         },
     ),
 }
-ONE_LEVEL = ("joint", "coordinate_descent", "snas", "drnas", "random_sharing")
-"""Methods without a second-order form: one level, nothing to learn, or a draw whose second
-derivative JAX does not have.
+ONE_LEVEL = ("joint", "coordinate_descent", "snas", "drnas", "random_sharing", "reinmax")
+"""Methods without a second-order form: one level, nothing to learn, a draw whose second derivative
+JAX does not have, or a gradient that is none of a function.
 """
 
 

@@ -90,10 +90,10 @@ class Algorithm:
         NOT_NEGATIVE,
     )
     tau_start: float = flag(
-        10.0, "Gumbel-softmax temperature in the first epoch (gdas, snas).", POSITIVE
+        10.0, "Gumbel-softmax temperature in the first epoch (gdas, snas, reinmax).", POSITIVE
     )
     tau_end: float = flag(
-        0.1, "Gumbel-softmax temperature after the last epoch (gdas, snas).", POSITIVE
+        0.1, "Gumbel-softmax temperature after the last epoch (gdas, snas, reinmax).", POSITIVE
     )
 
 
