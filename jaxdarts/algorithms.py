@@ -55,6 +55,27 @@ def fading_dropout(start: float, epochs: int, warm_up: int, steps_per_epoch: int
     return rate
 
 
+def slow_start(last: float, epoch: Schedule, epochs: int, warm_up: int = 0) -> Schedule:
+    """DA2S' weight of the operations' entropy: a line times a logarithm, zero in the warm-up.
+
+    It is about `last` in the last epoch. `epoch` is the number of a step's epoch, from 0.
+
+    Tian et al., `Discretization-Aware Architecture Search <https://arxiv.org/abs/2007.03154>`_,
+    2021; the numbers are those of its code, with 50 epochs and a warm-up of 7.
+
+    >>> weight = slow_start(0.1, lambda step: step // 2, epochs=50, warm_up=7)
+    >>> [round(float(weight(2 * epoch)), 4) for epoch in (0, 7, 20, 48)]
+    [0.0, 0.0, 0.0288, 0.098]
+    """
+
+    def weight(step):
+        line = epoch(step) / max(epochs - 1, 1)
+        since = jnp.maximum(epoch(step) - warm_up + 1, 1)
+        return last * line * jnp.log(since) / jnp.log(max(epochs - warm_up - 1, 2))
+
+    return weight
+
+
 def darts(space: Space, order: int = 2) -> Algorithm:
     """Softmax over the operations of every edge; first-order or exact second-order hypergradient.
 
@@ -295,6 +316,24 @@ def gaea(space: Space, edges: bool = False, order: int = 1) -> Algorithm:
     """
     make = relax.edge_softmax if edges else relax.softmax
     return Algorithm(make(space.cells, scale=0.0, mirrored=True), _of_order(order))
+
+
+def da2s(space: Space, operations: Schedule, edges: Schedule, order: int = 1) -> Algorithm:
+    """DA2S: the entropy of operations and edges has a price that rises, so the mix becomes a cell.
+
+    The published weights are `slow_start(0.1, ...)` for the operations, and for the edges a line
+    from 0 to 0.4. Edges have the softmax of PC-DARTS, without its partial channels. The authors
+    also stretch alpha, multiply a node's edges by their number, and bound the sum of their
+    parameters.
+
+    Tian et al., `Discretization-Aware Architecture Search <https://arxiv.org/abs/2007.03154>`_,
+    Pattern Recognition 2021.
+    """
+    return Algorithm(
+        relax.edge_softmax(space.cells),
+        _of_order(order),
+        penalty=penalty.entropy(space.cells, operations, edges),
+    )
 
 
 def _of_order(order: int):

@@ -119,6 +119,34 @@ def beta_decay(cells: Mapping[str, Choices], weight: Schedule) -> Penalty:
     return penalty
 
 
+def entropy(cells: Mapping[str, Choices], operations: Schedule, edges: Schedule) -> Penalty:
+    """Price of undecided mixes: weighted entropies of the operations and of the edges.
+
+    `operations` weighs the sum of the entropies of the operations on every edge, `edges` that of
+    the entropies of the edges that enter a node, for nodes that have more than a genotype keeps. An
+    edge's weight is the sum of its row. The sum of both entropies is reported as a metric.
+
+    Tian et al., `Discretization-Aware Architecture Search <https://arxiv.org/abs/2007.03154>`_,
+    Pattern Recognition 2021.
+    """
+
+    def of(weights):
+        total = jnp.sum(weights, axis=-1, keepdims=True)
+        shares = weights / jnp.where(total > 0, total, 1)
+        return -jnp.sum(shares * jnp.log(jnp.maximum(shares, SMALLEST)))
+
+    def penalty(arch, mix, step):
+        rows = sum(of(mix[name]) for name in cells)
+        nodes = jnp.float32(0)
+        for name, choices in cells.items():
+            for entering in choices.entering().values():
+                if choices.kept is not None and len(entering) > choices.kept:
+                    nodes += of(jnp.sum(mix[name][np.array(entering)], axis=1))
+        return operations(step) * rows + edges(step) * nodes, {"mix_entropy": rows + nodes}
+
+    return penalty
+
+
 def both(first: Penalty, second: Penalty) -> Penalty:
     """The sum of two penalties."""
 

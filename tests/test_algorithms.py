@@ -50,6 +50,7 @@ ALGORITHMS = {
     "beta-darts": lambda space: jd.algorithms.beta_darts(space, by_epoch(0.0, 5.0)),
     "gaea": lambda space: jd.algorithms.gaea(space),
     "gaea, with edges": lambda space: jd.algorithms.gaea(space, edges=True),
+    "da2s": lambda space: jd.algorithms.da2s(space, by_epoch(0.0, 0.1), by_epoch(0.0, 0.4)),
     "darts-": lambda space: jd.algorithms.darts_minus(space, by_epoch(1.0, 0.0)),
 }
 PARAMS_TX = optax.chain(
@@ -390,6 +391,18 @@ def test_one_level_takes_one_backward_pass(name):
         jax.make_jaxpr(other.step)(other.init(jax.random.key(0), toy_params()), *batches(0))
     )
     assert program.count("name=loss_and_gradients") == 2
+
+
+def test_slow_start_is_the_weight_of_da2s():
+    """The numbers are linear(epoch) * log_(epoch) / 10 of sunsmarterjie/DAAS, cnn/dimension.py, for
+    its epochs 1, 8, 9, 30 and 50, which count from 1.
+    """
+    schedule = jd.algorithms.slow_start(0.1, lambda step: step // 10, 50, warm_up=7)
+    theirs = [0.1 * (e - 1) / 49 * (np.log(e - 7) / np.log(42) if e >= 8 else 0) for e in EPOCHS]
+    np.testing.assert_allclose([schedule(10 * (e - 1)) for e in EPOCHS], theirs, rtol=1e-5)
+
+
+EPOCHS = (1, 8, 9, 30, 50)
 
 
 def test_by_epoch():

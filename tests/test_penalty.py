@@ -78,6 +78,27 @@ def test_beta_decay_takes_the_softmax_from_every_parameter():
     np.testing.assert_allclose(price(with_edges, {}, 3)[0], value, rtol=1e-6)
 
 
+def test_entropy_of_operations_and_of_edges_by_numpy():
+    """In float64: of the first node all edges are kept, so only the second one's are undecided."""
+    cells = {"normal": fully_connected(2, ("a", "b", "c"))}
+    rng = np.random.default_rng(0)
+    ops = rng.dirichlet(np.ones(3), 5)
+    edges = np.concatenate([rng.dirichlet(np.ones(2)), rng.dirichlet(np.ones(3))])
+    mix = ops * edges[:, None]
+
+    def of(p):
+        return -np.sum(p * np.log(p))
+
+    rows = sum(map(of, ops))
+    price = penalty.entropy(cells, lambda step: 0.1 * step, lambda step: 0.4)
+    value, about = price({}, {"normal": jnp.float32(mix)}, 3)
+    np.testing.assert_allclose(value, 0.3 * rows + 0.4 * of(edges[2:]), rtol=1e-6)
+    np.testing.assert_allclose(about["mix_entropy"], rows + of(edges[2:]), rtol=1e-6)
+    decided = {"normal": jnp.eye(3)[jnp.array([0, 1, 2, 0, 1])] * jnp.array([[1.0, 1, 1, 0, 0]]).T}
+    value, slope = jax.value_and_grad(lambda m: price({}, m, 3)[0])(decided)
+    assert value == 0 and np.all(np.isfinite(slope["normal"]))
+
+
 def test_both_is_the_sum():
     mix = {name: jnp.full(choices.shape, 1 / 8) for name, choices in SPACE.cells.items()}
     parts = penalty.zero_one(SPACE.cells), penalty.cost(SPACE.cells, COSTS[0], 1e6)

@@ -237,6 +237,17 @@ METHODS: dict[str, Method] = {
             "nesterov": False,
         },
     ),
+    "da2s": Method(
+        lambda c, s, order, ramp: algorithms.da2s(
+            s,
+            algorithms.slow_start(c.entropy_weight, ramp(0.0, c.epochs), c.epochs, c.arch_warmup),
+            ramp(0.0, 4 * c.entropy_weight),
+            order,
+        ),
+        FIRST,
+        {"ops": WITHOUT_NONE, "arch_warmup": 7},
+        nasbench201={"arch_warmup": 7},
+    ),
 }
 ONE_LEVEL = ("joint", "coordinate_descent", "snas", "drnas", "random_sharing", "reinmax")
 """Methods without a second-order form: one level, nothing to learn, a draw whose second derivative

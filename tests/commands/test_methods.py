@@ -163,6 +163,18 @@ SOURCES = [
             "weight_decay": 3e-4,
         },
     ),
+    # DAAS, cnn/train_search.py and cnn/architect.py: alpha rests in epochs 1 to 7
+    (
+        "--algorithm=da2s",
+        {
+            "epochs": 50,
+            "batch_size": 64,
+            "learning_rate": 0.025,
+            "arch_learning_rate": 3e-4,
+            "arch_warmup": 7,
+            "entropy_weight": 0.1,
+        },
+    ),
     ("--space=nasbench201 --algorithm=pc_darts", {"partial": 4, "layers": 5}),
 ]
 

@@ -89,6 +89,12 @@ class Algorithm:
         " steps, one an epoch (beta_darts).",
         NOT_NEGATIVE,
     )
+    entropy_weight: float = flag(
+        0.1,
+        "Weight of the entropy of every edge's operations after the last epoch; four times as much"
+        " for the edges of a node; both rise from 0 (da2s).",
+        NOT_NEGATIVE,
+    )
     tau_start: float = flag(
         10.0, "Gumbel-softmax temperature in the first epoch (gdas, snas, reinmax).", POSITIVE
     )
