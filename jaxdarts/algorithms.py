@@ -1,6 +1,7 @@
 """Published search algorithms as combinations of the library's parts.
 
-Each one is one expression over relaxations, hypergradients, perturbations and penalties.
+Each one is one expression over relaxations, hypergradients, perturbations, penalties, and rules for
+the weights' gradient.
 
 Defaults are the papers'; `order` 1 takes the weights as they are, 2 unrolls the optimiser's step.
 What belongs to a network or an optimiser (partial channels, warm-up, learning rates) is not here:
@@ -13,7 +14,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from jaxdarts import hypergrad, penalty, perturb, relax
+from jaxdarts import descent, hypergrad, penalty, perturb, relax
 from jaxdarts.count import Costs
 from jaxdarts.search import Algorithm
 from jaxdarts.space import Space
@@ -334,6 +335,21 @@ def da2s(space: Space, operations: Schedule, edges: Schedule, order: int = 1) ->
         _of_order(order),
         penalty=penalty.entropy(space.cells, operations, edges),
     )
+
+
+def oles(space: Space, threshold: float = 0.4, num_batches: int = 20) -> Algorithm:
+    """OLES: the weights of an operation stop for good when its gradients disagree, first order.
+
+    The two gradients, of the training and the validation loss, are of one step and the same
+    weights; in the authors' code the training gradient is that of the step before, clipped. What
+    stops has a gradient of zero: momentum and weight decay go on, as in that code. `threshold` and
+    `num_batches` are published.
+
+    Jiang, Ji, Zhu, Yuan & Huang, `Operation-Level Early Stopping
+    <https://openreview.net/forum?id=yAOwkf4FyL>`_, NeurIPS 2023.
+    """
+    rule = descent.early_stopping(descent.of_cells(space.cells), threshold, num_batches)
+    return Algorithm(relax.softmax(space.cells), rule=rule)
 
 
 def _of_order(order: int):

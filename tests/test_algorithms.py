@@ -25,6 +25,11 @@ def by_epoch(start, end):
     return jd.algorithms.by_epoch(start, end, epochs=10, steps_per_epoch=2)
 
 
+def toy_operation(path):
+    """The toy has one operation with weights on every edge."""
+    return path[0].key if path[0].key in toy_cells() else None
+
+
 ALGORITHMS = {
     "darts, first order": lambda space: jd.algorithms.darts(space, order=1),
     "darts, second order": lambda space: jd.algorithms.darts(space, order=2),
@@ -51,6 +56,9 @@ ALGORITHMS = {
     "gaea": lambda space: jd.algorithms.gaea(space),
     "gaea, with edges": lambda space: jd.algorithms.gaea(space, edges=True),
     "da2s": lambda space: jd.algorithms.da2s(space, by_epoch(0.0, 0.1), by_epoch(0.0, 0.4)),
+    "oles": lambda space: jd.Algorithm(
+        jd.relax.softmax(space.cells), rule=jd.descent.early_stopping(toy_operation, 0.4, 2, 1)
+    ),
     "darts-": lambda space: jd.algorithms.darts_minus(space, by_epoch(1.0, 0.0)),
 }
 PARAMS_TX = optax.chain(
@@ -347,6 +355,12 @@ LIMITS = {
         lambda s: jd.algorithms.beta_darts(s, lambda step: 0.0),
         "darts, first order",
     ),
+    "oles, always in agreement": (
+        lambda s: jd.Algorithm(
+            jd.relax.softmax(s.cells), rule=jd.descent.early_stopping(toy_operation, -1.0, 2, 1)
+        ),
+        "darts, first order",
+    ),
     "milenas, lambda 0": (lambda s: jd.algorithms.milenas(s, weight=0.0), "coordinate descent"),
 }
 
@@ -377,6 +391,12 @@ def test_milenas_with_a_large_lambda_is_first_order_darts():
         for s in (large, first)
     ]
     chex.assert_trees_all_close(states[0].arch, states[1].arch, rtol=1e-4, atol=1e-4)
+
+
+def test_no_rule_for_the_weights_of_one_level():
+    joint = ALGORITHMS["joint"](space())._replace(rule=ALGORITHMS["oles"](space()).rule)
+    with pytest.raises(ValueError, match="no rule for one"):
+        jd.bilevel_search(toy_objective, joint, PARAMS_TX, ARCH_TX)
 
 
 @pytest.mark.parametrize("name", ["joint", "snas"])

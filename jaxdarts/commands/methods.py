@@ -248,14 +248,29 @@ METHODS: dict[str, Method] = {
         {"ops": WITHOUT_NONE, "arch_warmup": 7},
         nasbench201={"arch_warmup": 7},
     ),
+    "oles": Method(
+        lambda c, s, order, ramp: algorithms.oles(s, c.agreement, c.agreement_batches),
+        FIRST,
+        {"ops": WITHOUT_NONE},
+        nasbench201={"weight_decay": 3e-4, "nesterov": False},
+    ),
 }
-ONE_LEVEL = ("joint", "coordinate_descent", "snas", "drnas", "random_sharing", "reinmax")
+ONLY_FIRST_ORDER = (
+    "joint",
+    "coordinate_descent",
+    "snas",
+    "drnas",
+    "random_sharing",
+    "reinmax",
+    "oles",
+)
 """Methods without a second-order form: one level, nothing to learn, a draw whose second derivative
-JAX does not have, or a gradient that is none of a function.
+JAX does not have, a gradient that is none of a function, or a rule for the weights' gradient.
 """
 
 
 ONLY_ON_IMAGES = {
+    "oles": "an activation has no weights, so there is nothing of an operation to stop",
     "pdarts": "no activation is a skip connection, and a recurrent cell has no depth to grow",
     # All activations of an edge read one matrix product: leaving units out would save nothing, and
     # what would remain of the method, a weight for every edge, is not PC-DARTS.
@@ -445,7 +460,7 @@ def of_space(config: Any, space: Space, steps_per_epoch: int) -> Algorithm:
     def ramp(first: float, last: float):
         return algorithms.by_epoch(first, last, config.epochs, steps_per_epoch)
 
-    if config.unrolled and config.algorithm in ONE_LEVEL:
+    if config.unrolled and config.algorithm in ONLY_FIRST_ORDER:
         raise Stop(
             f"--unrolled --algorithm={config.algorithm}: there is no second-order form of it; use"
             " --no_unrolled",

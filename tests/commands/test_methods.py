@@ -175,6 +175,11 @@ SOURCES = [
             "entropy_weight": 0.1,
         },
     ),
+    # PasaLab/oles, train_search.py
+    (
+        "--algorithm=oles",
+        {"epochs": 50, "batch_size": 64, "agreement": 0.4, "agreement_batches": 20},
+    ),
     ("--space=nasbench201 --algorithm=pc_darts", {"partial": 4, "layers": 5}),
 ]
 

@@ -216,6 +216,14 @@ class ImageMethod:
         "Weight of the loss that drives every operation to zero or one (fair_darts).",
         NOT_NEGATIVE,
     )
+    agreement: float = flag(
+        0.4,
+        "Mean cosine of an operation's training gradient with its sum with the validation gradient,"
+        " below which its weights stop (oles).",
+    )
+    agreement_batches: int = flag(
+        20, "Number of steps whose cosines --agreement is compared with (oles).", POSITIVE
+    )
     auxiliary_skip: float = flag(
         1.0,
         "Weight of the auxiliary skip connection in the first epoch; it falls to zero"
