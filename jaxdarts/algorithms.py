@@ -191,6 +191,18 @@ def random_sharing(space: Space) -> Algorithm:
     return Algorithm(relax.uniform_path(space.cells))
 
 
+def fixed_alpha(space: Space) -> Algorithm:
+    """DARTS+PT with fixed alpha: weights alone are trained, at a mix of equal operations.
+
+    The cell is chosen by validation in the end (`derive.by_perturbation`, `derive.by_shapley`).
+    Theirs has the first alpha of DARTS, near zero; here it is zero.
+
+    Wang, Cheng, Chen, Tang & Hsieh, `Rethinking Architecture Selection in Differentiable NAS
+    <https://arxiv.org/abs/2108.04392>`_, ICLR 2021, section 5.3.
+    """
+    return Algorithm(relax.uniform(space.cells))
+
+
 def pc_darts(space: Space, order: int = 1) -> Algorithm:
     """PC-DARTS' edge normalisation; its partial channels are the supernet's (`partial=4`).
 

@@ -259,6 +259,23 @@ def held(relaxation: Relaxation, mix: Mix, decided: Mapping[str, Array]) -> Rela
     )
 
 
+def uniform(cells: Cells) -> Relaxation:
+    """Nothing to learn: all operations of an edge have one weight. DARTS+PT with alpha that rests.
+
+    What was trained so is derived by validation, not from the mix, in which all is equal.
+
+    Wang, Cheng, Chen, Tang & Hsieh, `Rethinking Architecture Selection in Differentiable NAS
+    <https://arxiv.org/abs/2108.04392>`_, ICLR 2021.
+    """
+
+    def derive(arch, step=None):
+        return {
+            name: _softmax(jnp.zeros(choices.shape), choices) for name, choices in cells.items()
+        }
+
+    return Relaxation(lambda key: {}, lambda arch, key, step: derive(arch), derive)
+
+
 def uniform_path(cells: Cells) -> Relaxation:
     """Nothing to learn: in every step the mix of a random genotype.
 
@@ -285,12 +302,7 @@ def uniform_path(cells: Cells) -> Relaxation:
             mix[name] = jax.nn.one_hot(ops, choices.shape[1]) * (rank < kept)[:, None]
         return mix
 
-    def derive(arch, step=None):
-        return {
-            name: _softmax(jnp.zeros(choices.shape), choices) for name, choices in cells.items()
-        }
-
-    return Relaxation(lambda key: {}, apply, derive)
+    return uniform(cells)._replace(apply=apply)
 
 
 def annealed(relaxation: Relaxation, temperature: Schedule) -> Relaxation:

@@ -45,6 +45,7 @@ ALGORITHMS = {
     "joint": lambda space: jd.algorithms.joint(space),
     "coordinate descent": lambda space: jd.algorithms.coordinate_descent(space),
     "random sharing": lambda space: jd.algorithms.random_sharing(space),
+    "fixed alpha": lambda space: jd.algorithms.fixed_alpha(space),
     "pc-darts": lambda space: jd.algorithms.pc_darts(space),
     "gdas": lambda space: jd.algorithms.gdas(space, by_epoch(10.0, 0.1)),
     "straight-through": lambda space: jd.algorithms.straight_through(space, by_epoch(10.0, 0.1)),

@@ -54,6 +54,7 @@ EVERY = {
     "hard gumbel": lambda cells: relax.gumbel(cells, constant(1.0), hard=True),
     "reinmax": lambda cells: relax.reinmax(cells, constant(1.1)),
     "dirichlet": relax.dirichlet,
+    "uniform": relax.uniform,
     "uniform_path": relax.uniform_path,
     "annealed": lambda cells: relax.annealed(relax.softmax(cells), constant(0.5)),
 }
@@ -263,6 +264,15 @@ def test_uniform_path_draws_sound_cells_uniformly():
     np.testing.assert_array_equal(kept[:, 2:].sum(1), 2)
     np.testing.assert_allclose(kept[:, 2:].mean(0), 2 / 3, atol=0.04)
     np.testing.assert_allclose(drawn[:, 0].mean(0), [0, 0.5, 0.5], atol=0.04)
+
+
+def test_uniform_has_equal_operations_and_no_parameters():
+    relaxation = relax.uniform(RAGGED)
+    assert relaxation.init(KEY) == {}
+    used = RAGGED["normal"].where()
+    np.testing.assert_allclose(
+        relaxation.apply({}, KEY, STEP)["normal"], used / used.sum(1, keepdims=True), rtol=1e-6
+    )
 
 
 def test_auxiliary_skip_adds_to_the_skip_connection():

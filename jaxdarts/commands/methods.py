@@ -113,6 +113,12 @@ METHODS: dict[str, Method] = {
             "num_finalists": 1,
         },
     ),
+    "fixed_alpha": Method(
+        lambda c, s, order, ramp: algorithms.fixed_alpha(s),
+        {**FIRST, "derive": "perturbation"},
+        {"ops": WITHOUT_NONE},
+        nasbench201={"epochs": 100, "weight_decay": 3e-4, "nesterov": False},
+    ),
     "pc_darts": Method(
         lambda c, s, order, ramp: algorithms.pc_darts(s, order),
         FIRST,
@@ -261,6 +267,7 @@ ONLY_FIRST_ORDER = (
     "snas",
     "drnas",
     "random_sharing",
+    "fixed_alpha",
     "reinmax",
     "oles",
 )

@@ -48,11 +48,15 @@ TINY_STAGES = {
 }
 
 
+WITHOUT_ALPHA = ("random_sharing", "fixed_alpha")
+TINY_DERIVATIONS = {"fixed_alpha": ["--tune_steps=1"]}
+
+
 @pytest.mark.parametrize("name", methods.METHODS)
 def test_every_method_searches(name, tmp_path):
-    flags = [f"--algorithm={name}", *TINY_STAGES.get(name, [])]
+    flags = [f"--algorithm={name}", *TINY_STAGES.get(name, []), *TINY_DERIVATIONS.get(name, [])]
     folder = searched(tmp_path, *flags, "--nodes=1", "--eigenvalue_freq=1")
-    assert ("eigenvalue" in records(folder)[0]) == (name != "random_sharing")
+    assert ("eigenvalue" in records(folder)[0]) == (name not in WITHOUT_ALPHA)
     facts = json.loads((folder / "facts.json").read_text())
     assert facts["algorithm"] == name and np.isfinite(facts["found_cell_supernet_loss"])
     jd.genotypes.check(jd.genotypes.from_json((folder / "genotype.json").read_text()))
@@ -180,6 +184,12 @@ SOURCES = [
         "--algorithm=oles",
         {"epochs": 50, "batch_size": 64, "agreement": 0.4, "agreement_batches": 20},
     ),
+    # darts-pt, exp_scripts/blank-201.sh, blank-proj-201.sh, blank-sota.sh
+    (
+        "--space=nasbench201 --algorithm=fixed_alpha",
+        {"epochs": 100, "batch_size": 64, "weight_decay": 3e-4, "derive": "perturbation"},
+    ),
+    ("--algorithm=fixed_alpha", {"epochs": 50, "batch_size": 64, "tune_steps": None}),
     ("--space=nasbench201 --algorithm=pc_darts", {"partial": 4, "layers": 5}),
 ]
 
