@@ -119,6 +119,20 @@ METHODS: dict[str, Method] = {
         {"ops": WITHOUT_NONE},
         nasbench201={"epochs": 100, "weight_decay": 3e-4, "nesterov": False},
     ),
+    "shapley_nas": Method(
+        lambda c, s, order, ramp: algorithms.fixed_alpha(s),
+        {**FIRST, "derive": "shapley"},
+        # Contributions on 1,024 images.
+        {
+            "ops": WITHOUT_NONE,
+            "batch_size": 256,
+            "learning_rate": 0.1,
+            "learning_rate_min": 0.0,
+            "partial": 4,
+            "derive_batches": 4,
+        },
+        nasbench201={"derive_batches": 16},
+    ),
     "pc_darts": Method(
         lambda c, s, order, ramp: algorithms.pc_darts(s, order),
         FIRST,
@@ -268,6 +282,7 @@ ONLY_FIRST_ORDER = (
     "drnas",
     "random_sharing",
     "fixed_alpha",
+    "shapley_nas",
     "reinmax",
     "oles",
 )

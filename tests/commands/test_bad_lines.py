@@ -93,7 +93,7 @@ ZERO = set(
 )
 """Flags that may be 0."""
 COUNTS = set(
-    """agreement_batches
+    """agreement_batches shapley_orders
     arch_warmup attack_steps batches bptt checkpoint_freq cosine_epochs cutout_length
     derive_batches
     dense_steps

@@ -48,8 +48,11 @@ TINY_STAGES = {
 }
 
 
-WITHOUT_ALPHA = ("random_sharing", "fixed_alpha")
-TINY_DERIVATIONS = {"fixed_alpha": ["--tune_steps=1"]}
+WITHOUT_ALPHA = ("random_sharing", "fixed_alpha", "shapley_nas")
+TINY_DERIVATIONS = {
+    "fixed_alpha": ["--tune_steps=1"],
+    "shapley_nas": ["--derive_batches=1", "--shapley_orders=2"],
+}
 
 
 @pytest.mark.parametrize("name", methods.METHODS)
@@ -190,6 +193,20 @@ SOURCES = [
         {"epochs": 100, "batch_size": 64, "weight_decay": 3e-4, "derive": "perturbation"},
     ),
     ("--algorithm=fixed_alpha", {"epochs": 50, "batch_size": 64, "tune_steps": None}),
+    # Shapley-NAS, train_search.py; its valid_queue has batches of 1,024
+    (
+        "--algorithm=shapley_nas",
+        {
+            "epochs": 50,
+            "batch_size": 256,
+            "learning_rate": 0.1,
+            "learning_rate_min": 0.0,
+            "partial": 4,
+            "derive": "shapley",
+            "derive_batches": 4,
+            "shapley_orders": 10,
+        },
+    ),
     ("--space=nasbench201 --algorithm=pc_darts", {"partial": 4, "layers": 5}),
 ]
 

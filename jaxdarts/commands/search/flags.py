@@ -109,11 +109,15 @@ class Derivation:
 
     TOPIC: ClassVar[str] = "derivation"
 
-    derive: Literal["strongest", "validation", "perturbation", "samples"] = flag(
+    derive: Literal["strongest", "validation", "perturbation", "shapley", "samples"] = flag(
         "strongest",
         "How the cell is chosen: strongest (by the mix), validation (by validating the supernet),"
-        " perturbation (by removing operations, DARTS+PT), samples (the best of random cells).",
+        " perturbation (by removing operations, DARTS+PT), shapley (by removing them in random"
+        " orders), samples (the best of random cells).",
         free=True,
+    )
+    shapley_orders: int = flag(
+        10, "Number of random orders of --derive=shapley.", POSITIVE, free=True
     )
     num_samples: int = flag(100, "Number of random cells of --derive=samples.", POSITIVE, free=True)
 
@@ -393,7 +397,7 @@ def check(config: Any) -> None:
         if alone and getattr(config, name) not in (1, 0.0, None, ()):
             raise Stop(f"--{name}={getattr(config, name)}: not in --space={config.space}", 2)
     if config.space.startswith("nasbench1shot1"):
-        if config.derive in ("perturbation", "validation"):
+        if config.derive in ("perturbation", "validation", "shapley"):
             raise Stop(
                 f"--derive={config.derive}: decides edges, not which two to read; not in"
                 f" --space={config.space}",
