@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jax import lax
+from jaxtyping import Array, Float
 
 from jaxdarts.space import Choices
-from jaxdarts.types import Params
+from jaxdarts.types import Params, Schedule
 
 
 class Rule(NamedTuple):
@@ -98,6 +99,55 @@ def early_stopping(
         return (jax.tree.unflatten(jax.tree.structure(of_train), left), aux), state
 
     return Rule(init, gradient)
+
+
+def aligned(num_cells: Mapping[str, int], weight: Schedule) -> Rule:
+    """Lambda-DARTS: the weights also ascend the alignment of the cells' gradients.
+
+    They descend train - weight(step) * alignment of the gradients of the training loss by the mix,
+    each cell's own, summed over the kinds. The second term's gradient is one jvp of the training
+    gradient, along the alignment's derivative by the cells' gradients.
+
+    Movahedi et al., `Lambda-DARTS <https://arxiv.org/abs/2210.07998>`_, ICLR 2023, which takes it
+    by a central difference.
+
+    Args:
+        num_cells: kinds of cells that are aligned, and how many of each the network has. It must
+          take one mix a cell for them, [cells, edges, ops].
+        weight: by step.
+    """
+
+    def gradient(train, val, params, mix, state, step, mean):
+        def slopes_at(mixes):
+            by = jax.grad(lambda w, m: train(w, {**mix, **m}), argnums=(0, 1), has_aux=True)
+            return by(params, mixes)
+
+        mixes = {
+            name: jnp.broadcast_to(mix[name], (number, *mix[name].shape))
+            for name, number in num_cells.items()
+        }
+        (plain, by_cell), aux = slopes_at(mixes)
+        up = jax.grad(lambda slopes: sum(map(alignment, slopes.values()), 0.0))(mean(by_cell))
+        # Behind the barrier the second look at the batch keeps nothing of the first one alive.
+        mixes, up = lax.optimization_barrier((mixes, up))
+        _, ascent = jax.jvp(lambda mixes: slopes_at(mixes)[0][0], (mixes,), (up,))
+        rate = weight(step)
+        return (jax.tree.map(lambda g, a: g - rate * a, plain, ascent), aux), state
+
+    return Rule(lambda params: None, gradient)
+
+
+def alignment(slopes: Float[Array, "cells edges ops"]) -> Float[Array, ""]:
+    """Mean cosine between the gradients of two cells; zero for a single cell.
+
+    >>> float(alignment(jnp.array([[[1.0, 0.0]], [[0.0, 2.0]], [[3.0, 0.0]]])))
+    0.3333333432674408
+    """
+    number = len(slopes)
+    flat = slopes.reshape(number, -1)
+    squares = jnp.sum(flat * flat, axis=1, keepdims=True)
+    units = jnp.where(squares > 0, flat, 0) * lax.rsqrt(jnp.where(squares > 0, squares, 1))
+    return (jnp.sum(jnp.sum(units, 0) ** 2) - jnp.sum(units**2)) / max(number * (number - 1), 1)
 
 
 def of_cells(cells: Mapping[str, Choices]) -> Callable[[Any], str | None]:

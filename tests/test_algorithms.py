@@ -56,10 +56,11 @@ ALGORITHMS = {
     "beta-darts": lambda space: jd.algorithms.beta_darts(space, by_epoch(0.0, 5.0)),
     "gaea": lambda space: jd.algorithms.gaea(space),
     "gaea, with edges": lambda space: jd.algorithms.gaea(space, edges=True),
-    "da2s": lambda space: jd.algorithms.da2s(space, by_epoch(0.0, 0.1), by_epoch(0.0, 0.4)),
+    "da2s": lambda space: jd.algorithms.da2s(space, by_epoch(0.0, 2e-3), by_epoch(0.0, 8e-3)),
     "oles": lambda space: jd.Algorithm(
         jd.relax.softmax(space.cells), rule=jd.descent.early_stopping(toy_operation, 0.4, 2, 1)
     ),
+    "lambda-darts": lambda space: jd.algorithms.lambda_darts(space, {}, by_epoch(0.0, 0.1)),
     "darts-": lambda space: jd.algorithms.darts_minus(space, by_epoch(1.0, 0.0)),
 }
 PARAMS_TX = optax.chain(
@@ -356,10 +357,8 @@ LIMITS = {
         lambda s: jd.algorithms.beta_darts(s, lambda step: 0.0),
         "darts, first order",
     ),
-    "oles, always in agreement": (
-        lambda s: jd.Algorithm(
-            jd.relax.softmax(s.cells), rule=jd.descent.early_stopping(toy_operation, -1.0, 2, 1)
-        ),
+    "lambda-darts, no cells": (
+        lambda s: jd.algorithms.lambda_darts(s, {}, lambda step: 1.0),
         "darts, first order",
     ),
     "milenas, lambda 0": (lambda s: jd.algorithms.milenas(s, weight=0.0), "coordinate descent"),

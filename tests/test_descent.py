@@ -98,3 +98,68 @@ def test_oles_searches_with_a_supernet():
     ):
         moved = np.abs(np.diff(np.asarray(weights), axis=0)).reshape(3, -1).max(1) > 0
         assert moved.tolist() == ([True, False, False] if operation_of(path) else [True] * 3)
+
+
+def smoothly_mixed(space, depth):
+    """A supernet's loss in float64, weights and a mix that differs from edge to edge."""
+    net = space.supernet(width=2, depth=depth, num_classes=3)
+    images = jax.random.normal(jax.random.key(1), (4, 8, 8, 1), jnp.float64)
+    labels = jnp.array([0, 1, 2, 0])
+    params = net.init(jax.random.key(0), images, net.example_mix())["params"]
+    params = jax.tree.map(jnp.float64, params)
+    rng = np.random.default_rng(0)
+    mix = {
+        name: jnp.asarray(rng.dirichlet(np.ones(c.shape[1]), c.shape[0]))
+        for name, c in space.cells.items()
+    }
+
+    def loss(params, mix):
+        logits = net.clone(dtype=jnp.float64).apply({"params": params}, images, mix)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), logits
+
+    return net, loss, params, mix
+
+
+@pytest.mark.parametrize(
+    "space, depth, kind",
+    [
+        (jd.spaces.darts(1, ("skip_connect", "dil_conv_3x3")), 6, "normal"),
+        (jd.spaces.nasbench201(), 2, "cell"),
+    ],
+    ids=["darts", "nasbench201"],
+)
+def test_weights_ascend_the_alignment_of_the_cells(space, depth, kind, x64):
+    """Oracle: the formulas of the authors' get_perturbations and get_reg_grads (Lambda-DARTS,
+    sota/cnn/model_search.py) in NumPy, with their central difference. And the gradients by the
+    cells' mixes sum up to that by the mix that they share.
+    """
+    net, loss, params, mix = smoothly_mixed(space, depth)
+    number = net.num_cells()[kind]
+    assert number == {"normal": 4, "cell": 6}[kind]
+    by = jax.jit(jax.grad(loss, (0, 1), has_aux=True))
+    tiled = {**mix, kind: jnp.tile(mix[kind], (number, 1, 1))}
+    (plain, slopes), logits = by(params, tiled)
+    np.testing.assert_allclose(logits, loss(params, mix)[1], rtol=1e-9)
+    shared = jax.grad(lambda m: loss(params, {**mix, kind: m})[0])(mix[kind])
+    np.testing.assert_allclose(slopes[kind].sum(0), shared, rtol=1e-7, atol=1e-12)
+
+    g = np.asarray(slopes[kind]).reshape(number, -1)
+    norms = np.linalg.norm(g, axis=1, keepdims=True)
+    units = g / norms
+    pairs = number * (number - 1) / 2
+    up = (units.sum(0) - units * (units @ units.sum(0))[:, None]) / norms / pairs
+    cosines = units @ units.T
+    expected = cosines[np.triu_indices(number, 1)].mean()
+    np.testing.assert_allclose(jd.descent.alignment(slopes[kind]), expected, rtol=1e-9)
+    up = up.reshape(tiled[kind].shape)
+    epsilon = 1e-5 / np.linalg.norm(up)
+    ends = [by(params, {**tiled, kind: tiled[kind] + s * epsilon * up})[0][0] for s in (1, -1)]
+    ascent = jax.tree.map(lambda a, b: (a - b) / (2 * epsilon), *ends)
+
+    rule = jd.descent.aligned({kind: number}, lambda step: 0.1 * step)
+    (found, _), _ = rule.gradient(loss, None, params, mix, None, 3, lambda tree: tree)
+    expected = jax.tree.map(lambda g, a: g - 0.3 * a, plain, ascent)
+    size = optax.tree.norm(ascent)
+    assert float(size) > 1e-3
+    difference = optax.tree.norm(optax.tree.sub(found, expected))
+    assert float(difference) < 1e-4 * float(size)

@@ -207,6 +207,17 @@ SOURCES = [
             "shapley_orders": 10,
         },
     ),
+    # Lambda-DARTS, sota/cnn/train_search.py, NAS-Bench201/scripts-search/algos/DARTS-V1.sh
+    ("--algorithm=lambda_darts", {"epochs": 50, "batch_size": 64, "alignment_weight": 0.125}),
+    (
+        "--space=nasbench201 --algorithm=lambda_darts",
+        {
+            "epochs": 100,
+            "alignment_weight": 0.25,
+            "arch_learning_rate": 1e-4,
+            "weight_decay": 3e-4,
+        },
+    ),
     ("--space=nasbench201 --algorithm=pc_darts", {"partial": 4, "layers": 5}),
 ]
 
@@ -240,6 +251,7 @@ def test_the_price_of_snas():
         "--algorithm=random_sharing --num_samples=3 --num_finalists=2 --sample_batches=1",
         "--derive=validation --derive_batches=1",
         "--algorithm=pc_darts --nesterov",
+        "--algorithm=lambda_darts",
     ],
 )
 def test_nasbench201(flags, tmp_path):
@@ -288,6 +300,10 @@ def test_nasbench201(flags, tmp_path):
         (
             "--space=nasbench1shot1_s1 --log_cost_weight=1",
             "--log_cost_weight=1.0: an operation has no price of its own",
+        ),
+        (
+            "--space=nasbench1shot1_s1 --algorithm=lambda_darts",
+            "--algorithm=lambda_darts: all cells of --space=nasbench1shot1_s1 share one mix",
         ),
         (
             "--space=nasbench201 --algorithm=pc_darts --init_channels=6",

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from jaxdarts.commands import checks, flags, stages
-from jaxdarts.commands.methods import AGGREGATES, METHODS, NAMED
+from jaxdarts.commands.methods import NAMED
+from jaxdarts.commands.published import AGGREGATES, METHODS
 from jaxdarts.runs import Stop, flag
 from jaxdarts.runs.flags import BELOW_ONE, DEPTH, NOT_NEGATIVE, POSITIVE, POSITIVE_OR_INFINITE
 
@@ -228,6 +229,12 @@ class ImageMethod:
     agreement_batches: int = flag(
         20, "Number of steps whose cosines --agreement is compared with (oles).", POSITIVE
     )
+    alignment_weight: float = flag(
+        0.125,
+        "Weight of the alignment of the cells' gradients in the last epoch; it rises from 0"
+        " (lambda_darts).",
+        NOT_NEGATIVE,
+    )
     auxiliary_skip: float = flag(
         1.0,
         "Weight of the auxiliary skip connection in the first epoch; it falls to zero"
@@ -397,6 +404,10 @@ def check(config: Any) -> None:
         if alone and getattr(config, name) not in (1, 0.0, None, ()):
             raise Stop(f"--{name}={getattr(config, name)}: not in --space={config.space}", 2)
     if config.space.startswith("nasbench1shot1"):
+        if config.algorithm == "lambda_darts":
+            raise Stop(
+                f"--algorithm=lambda_darts: all cells of --space={config.space} share one mix", 2
+            )
         if config.derive in ("perturbation", "validation", "shapley"):
             raise Stop(
                 f"--derive={config.derive}: decides edges, not which two to read; not in"
