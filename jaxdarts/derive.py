@@ -116,21 +116,23 @@ def by_shapley(
     rng, names = seeded(key), sorted(cells)
     players = [(n, e, o) for n in names for e, o in np.argwhere(cells[n].derivable()).tolist()]
     first = np.asarray(score(mixes))
-    losses = {name: np.zeros((num_permutations, *np.shape(mixes[name]))) for name in cells}
-    for order in range(num_permutations):
+    losses: dict[str, list[np.ndarray]] = {name: [] for name in cells}
+    for _ in range(num_permutations):
         weights, last = {name: np.array(mixes[name]) for name in cells}, first
+        for name in cells:
+            losses[name].append(np.zeros(weights[name].shape))
         going = np.ones(len(first), bool)
         for i in rng.permutation(len(players)):
             name, e, op = players[i]
             weights[name][:, e, op] = 0
             new = np.asarray(score(weights))
-            losses[name][order, :, e, op] = np.where(going, last - new, 0)
+            losses[name][-1][:, e, op] = np.where(going, last - new, 0)
             last, going = new, going & ((first <= 0) | (new >= threshold * first))
             if not going.any():
                 break
     out = {}
     for name, choices in cells.items():
-        values = losses[name].mean(0) - losses[name].std(0)
+        values = np.mean(losses[name], axis=0) - np.std(losses[name], axis=0)
         used = choices.derivable()
         spread = values[:, used].std(axis=1)[:, None, None]
         logits = np.where(used, values / np.where(spread > 0, spread, 1), -np.inf)

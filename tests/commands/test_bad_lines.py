@@ -113,7 +113,7 @@ AMOUNTS = set(
     auxiliary_weight beta budget_seconds cost_target cost_weight dense_learning_rate deviation
     entropy_weight epsilon_alpha grad_clip lambda_valid learning_rate log_cost_weight policy_epsilon
     policy_grad_clip policy_learning_rate radius
-    agreement alignment_weight beta_weight
+    alignment_weight beta_weight
     stop_eigenvalue tanh_constant tau_end tau_start temperature temperature_end weight_decay
     zero_one_weight""".split()
 )

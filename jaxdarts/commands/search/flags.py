@@ -225,6 +225,7 @@ class ImageMethod:
         0.4,
         "Mean cosine of an operation's training gradient with its sum with the validation gradient,"
         " below which its weights stop (oles).",
+        BELOW_ONE,
     )
     agreement_batches: int = flag(
         20, "Number of steps whose cosines --agreement is compared with (oles).", POSITIVE
