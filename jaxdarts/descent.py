@@ -50,8 +50,9 @@ def early_stopping(
 
     Every `num_batches` steps the mean agreement of an operation since the last time is compared
     with `threshold`. The agreement of a step is the cosine between the training gradient and its
-    sum with the validation gradient, for every output channel's place in each weight; the mean over
-    places, then over the operation's weights. A gradient of zero counts as zero.
+    sum with the validation gradient: along the output channels, the mean over the other axes of a
+    weight, then over the operation's weights. A gradient of zero counts as zero. A step takes one
+    gradient more than DARTS' does.
 
     Jiang, Ji, Zhu, Yuan & Huang, `Operation-Level Early Stopping
     <https://openreview.net/forum?id=yAOwkf4FyL>`_, NeurIPS 2023. The paper has the cosine between

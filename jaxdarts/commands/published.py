@@ -270,10 +270,7 @@ METHODS: dict[str, Method] = {
         },
     ),
     "oles": Method(
-        lambda c, s, order, ramp: algorithms.oles(s, c.agreement, c.agreement_batches),
-        FIRST,
-        {"ops": WITHOUT_NONE},
-        nasbench201={"weight_decay": 3e-4, "nesterov": False},
+        lambda c, s, order, ramp: algorithms.oles(s, c.agreement, c.agreement_batches), FIRST
     ),
 }
 ONLY_FIRST_ORDER = (
