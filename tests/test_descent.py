@@ -101,7 +101,7 @@ def test_oles_searches_with_a_supernet():
 
 
 def smoothly_mixed(space, depth):
-    """A supernet's loss in float64, weights and a mix that differs from edge to edge."""
+    """A supernet, its loss in float64, weights, and a mix that differs from edge to edge."""
     net = space.supernet(width=2, depth=depth, num_classes=3)
     images = jax.random.normal(jax.random.key(1), (4, 8, 8, 1), jnp.float64)
     labels = jnp.array([0, 1, 2, 0])
@@ -120,46 +120,60 @@ def smoothly_mixed(space, depth):
     return net, loss, params, mix
 
 
+def in_every_cell(net, mix, kind):
+    """The mix with one copy for every cell of a kind."""
+    return {**mix, kind: jnp.tile(mix[kind], (net.num_cells()[kind], 1, 1))}
+
+
 @pytest.mark.parametrize(
-    "space, depth, kind",
+    "space, depth, kind, number",
     [
-        (jd.spaces.darts(1, ("skip_connect", "dil_conv_3x3")), 6, "normal"),
-        (jd.spaces.nasbench201(), 2, "cell"),
+        (jd.spaces.darts(1, ("skip_connect", "max_pool_3x3")), 6, "normal", 4),
+        (jd.spaces.nasbench201(), 1, "cell", 3),
     ],
     ids=["darts", "nasbench201"],
 )
-def test_weights_ascend_the_alignment_of_the_cells(space, depth, kind, x64):
-    """Oracle: the formulas of the authors' get_perturbations and get_reg_grads (Lambda-DARTS,
-    sota/cnn/model_search.py) in NumPy, with their central difference. And the gradients by the
-    cells' mixes sum up to that by the mix that they share.
+def test_a_supernet_takes_one_mix_a_cell(space, depth, kind, number, x64):
+    """With equal mixes the logits are those of the mix that the cells share, and the gradients by
+    the cells' mixes sum up to that by the shared one.
     """
     net, loss, params, mix = smoothly_mixed(space, depth)
-    number = net.num_cells()[kind]
-    assert number == {"normal": 4, "cell": 6}[kind]
-    by = jax.jit(jax.grad(loss, (0, 1), has_aux=True))
-    tiled = {**mix, kind: jnp.tile(mix[kind], (number, 1, 1))}
-    (plain, slopes), logits = by(params, tiled)
-    np.testing.assert_allclose(logits, loss(params, mix)[1], rtol=1e-9)
-    shared = jax.grad(lambda m: loss(params, {**mix, kind: m})[0])(mix[kind])
-    np.testing.assert_allclose(slopes[kind].sum(0), shared, rtol=1e-7, atol=1e-12)
+    assert net.num_cells()[kind] == number
+    by_mix = jax.jit(jax.grad(loss, argnums=1, has_aux=True))
+    slopes, logits = by_mix(params, in_every_cell(net, mix, kind))
+    shared, expected = by_mix(params, mix)
+    np.testing.assert_allclose(logits, expected, rtol=1e-9)
+    np.testing.assert_allclose(slopes[kind].sum(0), shared[kind], rtol=1e-7, atol=1e-12)
+    assert np.ptp(np.asarray(slopes[kind]), axis=0).max() > 1e-3  # cells differ
 
-    g = np.asarray(slopes[kind]).reshape(number, -1)
+
+def test_weights_ascend_the_alignment_of_the_cells(x64):
+    """Oracle: the formulas of the authors' get_perturbations and get_reg_grads (Lambda-DARTS,
+    sota/cnn/model_search.py) in NumPy, with their central difference.
+    """
+    net, loss, params, mix = smoothly_mixed(jd.spaces.darts(1, ("skip_connect", "max_pool_3x3")), 6)
+    tiled, number = in_every_cell(net, mix, "normal"), net.num_cells()["normal"]
+    by = jax.jit(jax.grad(loss, (0, 1), has_aux=True))
+    (plain, slopes), _ = by(params, tiled)
+    g = np.asarray(slopes["normal"]).reshape(number, -1)
     norms = np.linalg.norm(g, axis=1, keepdims=True)
-    units = g / norms
-    pairs = number * (number - 1) / 2
+    units, pairs = g / norms, number * (number - 1) / 2
+    cosines = (units @ units.T)[np.triu_indices(number, 1)]
+    np.testing.assert_allclose(jd.descent.alignment(slopes["normal"]), cosines.mean(), rtol=1e-9)
     up = (units.sum(0) - units * (units @ units.sum(0))[:, None]) / norms / pairs
-    cosines = units @ units.T
-    expected = cosines[np.triu_indices(number, 1)].mean()
-    np.testing.assert_allclose(jd.descent.alignment(slopes[kind]), expected, rtol=1e-9)
-    up = up.reshape(tiled[kind].shape)
+    up = up.reshape(tiled["normal"].shape)
     epsilon = 1e-5 / np.linalg.norm(up)
-    ends = [by(params, {**tiled, kind: tiled[kind] + s * epsilon * up})[0][0] for s in (1, -1)]
+    ends = [
+        by(params, {**tiled, "normal": tiled["normal"] + sign * epsilon * up})[0][0]
+        for sign in (1, -1)
+    ]
     ascent = jax.tree.map(lambda a, b: (a - b) / (2 * epsilon), *ends)
 
-    rule = jd.descent.aligned({kind: number}, lambda step: 0.1 * step)
-    (found, _), _ = rule.gradient(loss, None, params, mix, None, 3, lambda tree: tree)
+    rule = jd.descent.aligned({"normal": number}, lambda step: 0.1 * step)
+    found = jax.jit(
+        lambda params, mix: rule.gradient(loss, None, params, mix, None, 3, lambda tree: tree)[0][0]
+    )(params, mix)
     expected = jax.tree.map(lambda g, a: g - 0.3 * a, plain, ascent)
-    size = optax.tree.norm(ascent)
-    assert float(size) > 1e-3
-    difference = optax.tree.norm(optax.tree.sub(found, expected))
-    assert float(difference) < 1e-4 * float(size)
+    size = float(optax.tree.norm(ascent))
+    assert size > 1e-3
+    assert float(optax.tree.norm(optax.tree.sub(found, expected))) < 1e-4 * size
