@@ -116,7 +116,13 @@ def aligned(num_cells: Mapping[str, int], weight: Schedule) -> Rule:
         num_cells: kinds of cells that are aligned, and how many of each the network has. It must
           take one mix a cell for them, [cells, edges, ops].
         weight: by step.
+
+    Raises:
+        ValueError: if there are less than two cells of a kind.
     """
+    for name, number in num_cells.items():
+        if number < 2:
+            raise ValueError(f"the network has {number} {name} cells: two or more can be aligned")
 
     def gradient(train, val, params, mix, state, step, mean):
         def slopes_at(mixes):

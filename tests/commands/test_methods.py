@@ -49,7 +49,8 @@ TINY_STAGES = {
 
 
 WITHOUT_ALPHA = ("random_sharing", "fixed_alpha", "shapley_nas")
-TINY_DERIVATIONS = {
+TINY_SETTINGS = {
+    "lambda_darts": ["--layers=4"],
     "fixed_alpha": ["--tune_steps=1"],
     "shapley_nas": ["--derive_batches=1", "--shapley_orders=2"],
 }
@@ -57,7 +58,7 @@ TINY_DERIVATIONS = {
 
 @pytest.mark.parametrize("name", methods.METHODS)
 def test_every_method_searches(name, tmp_path):
-    flags = [f"--algorithm={name}", *TINY_STAGES.get(name, []), *TINY_DERIVATIONS.get(name, [])]
+    flags = [f"--algorithm={name}", *TINY_STAGES.get(name, []), *TINY_SETTINGS.get(name, [])]
     folder = searched(tmp_path, *flags, "--nodes=1", "--eigenvalue_freq=1")
     assert ("eigenvalue" in records(folder)[0]) == (name not in WITHOUT_ALPHA)
     facts = json.loads((folder / "facts.json").read_text())
@@ -309,6 +310,7 @@ def test_nasbench201(flags, tmp_path):
             "--space=nasbench201 --algorithm=pc_darts --init_channels=6",
             "partial is 4: it must divide the width, 6",
         ),
+        ("--algorithm=lambda_darts", "the network has 0 normal cells: two or more can be aligned"),
         ("--algorithm=na_darts --distance=99", "--algorithm=na_darts"),
         ("--algorithm=darts_minus --ops none sep_conv_3x3", "no skip_connect"),
     ],
