@@ -261,6 +261,7 @@ METHODS: dict[str, Method] = {
         ),
         FIRST,
         {"ops": WITHOUT_NONE},
+        small={"layers": 4},  # of three cells one is normal
         nasbench201={
             "epochs": 100,
             "weight_decay": 3e-4,

@@ -87,6 +87,8 @@ def test_published_settings_hold_for_the_papers_data(tmp_path):
     )
     assert parsed("--algorithm=pc_darts").batch_size == script.PRESETS["digits"].batch_size
     assert parsed("--algorithm=pc_darts").partial == 4
+    assert parsed("--algorithm=lambda_darts").layers == 4
+    assert parsed("--dataset=cifar10", "--algorithm=lambda_darts").layers == 8
     assert parsed("--dataset=cifar10", "--algorithm=gdas", "--epochs=7").epochs == 7
     assert "none" not in parsed("--dataset=cifar10", "--algorithm=sdarts_adv").ops
     assert parsed("--dataset=cifar10").unrolled
