@@ -198,7 +198,7 @@ def fixed_alpha(space: Space) -> Algorithm:
     Theirs has the first alpha of DARTS, near zero; here it is zero.
 
     Wang, Cheng, Chen, Tang & Hsieh, `Rethinking Architecture Selection in Differentiable NAS
-    <https://arxiv.org/abs/2108.04392>`_, ICLR 2021, section 5.3.
+    <https://arxiv.org/abs/2108.04392>`_, ICLR 2021.
     """
     return Algorithm(relax.uniform(space.cells))
 
@@ -302,7 +302,7 @@ def darts_minus(space: Space, amount: Schedule, order: int = 1) -> Algorithm:
 
 
 def beta_darts(space: Space, weight: Schedule, order: int = 1) -> Algorithm:
-    """beta-DARTS: the parameters of an edge pay for their logsumexp, which keeps them near another.
+    """beta-DARTS: the parameters of an edge pay for their logsumexp, so they stay near each other.
 
     The published `weight` rises from 0 to 50. Theirs is 50 epoch / 100, for any number of epochs;
     here it ends at its last value. The authors' script has one cell (NAS-Bench-201); with two, the
@@ -354,8 +354,8 @@ def oles(space: Space, threshold: float = 0.4, num_batches: int = 20) -> Algorit
 
     The two gradients, of the training and the validation loss, are of one step and the same
     weights; in the authors' code the training gradient is that of the step before, clipped. What
-    stops has a gradient of zero: momentum and weight decay go on, as in that code. `threshold` and
-    `num_batches` are published.
+    stops has a gradient of zero: momentum and weight decay go on, as in that code under a PyTorch
+    before 2. `threshold` and `num_batches` are published.
 
     Jiang, Ji, Zhu, Yuan & Huang, `Operation-Level Early Stopping
     <https://openreview.net/forum?id=yAOwkf4FyL>`_, NeurIPS 2023.

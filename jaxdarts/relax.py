@@ -191,7 +191,7 @@ def reinmax(cells: Cells, temperature: Schedule, scale: float = 1e-3) -> Relaxat
     w (g - the sum of w g), as a softmax has it. Straight-through has J(p) g.
 
     Liu, Dong, Liu, Yu & Gao, `Bridging Discrete and Backpropagation
-    <https://arxiv.org/abs/2304.08612>`_, NeurIPS 2023, Algorithm 2.
+    <https://arxiv.org/abs/2304.08612>`_, NeurIPS 2023, and their code.
 
     Args:
         cells: the space's `Space.cells`.
