@@ -291,7 +291,8 @@ def drop_edges(
     RobustDARTS' code (Zela et al., 2020).
     """
     kept = jax.random.bernoulli(key, 1 - rate, (num_cells, mix.shape[-2], 1, batch_size))
-    return mix[..., None] * (kept / (1 - rate))
+    every = mix[None] if mix.ndim == 2 else mix
+    return every[..., None] * (kept / (1 - rate))
 
 
 def norm_variables(module: nn.Module, prefix: str, shape: tuple[int, ...]) -> dict[str, Array]:
