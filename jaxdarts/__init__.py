@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; __getattr__ imports the
     from jaxdarts import analysis as analysis
     from jaxdarts import data as data
     from jaxdarts import derive as derive
+    from jaxdarts import descent as descent
     from jaxdarts import discrete as discrete
     from jaxdarts import ensembles as ensembles
     from jaxdarts import files as files
@@ -73,7 +74,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; __getattr__ imports the
 
 _MODULES = frozenset(
     """
-    algorithms analysis data derive discrete ensembles files genotypes hypergrad implicit nn
+    algorithms analysis data derive descent discrete ensembles files genotypes hypergrad implicit nn
     objectives once parallel penalty perturb proxies relax report runs spaces training
     """.split()
 )

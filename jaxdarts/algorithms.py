@@ -1,6 +1,7 @@
 """Published search algorithms as combinations of the library's parts.
 
-Each one is one expression over relaxations, hypergradients, perturbations and penalties.
+Each one is one expression over relaxations, hypergradients, perturbations, penalties, and rules for
+the weights' gradient.
 
 Defaults are the papers'; `order` 1 takes the weights as they are, 2 unrolls the optimiser's step.
 What belongs to a network or an optimiser (partial channels, warm-up, learning rates) is not here:
@@ -8,12 +9,12 @@ What belongs to a network or an optimiser (partial channels, warm-up, learning r
 the step; `by_epoch` makes them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from jaxdarts import hypergrad, penalty, perturb, relax
+from jaxdarts import descent, hypergrad, penalty, perturb, relax
 from jaxdarts.count import Costs
 from jaxdarts.search import Algorithm
 from jaxdarts.space import Space
@@ -53,6 +54,27 @@ def fading_dropout(start: float, epochs: int, warm_up: int, steps_per_epoch: int
         return start * jnp.where(epoch < warm_up, before, after)
 
     return rate
+
+
+def slow_start(last: float, epoch: Schedule, epochs: int, warm_up: int = 0) -> Schedule:
+    """DA2S' weight of the operations' entropy: a line times a logarithm, zero in the warm-up.
+
+    It is about `last` in the last epoch. `epoch` is the number of a step's epoch, from 0.
+
+    Tian et al., `Discretization-Aware Architecture Search <https://arxiv.org/abs/2007.03154>`_,
+    2021; the numbers are those of its code, with 50 epochs and a warm-up of 7.
+
+    >>> weight = slow_start(0.1, lambda step: step // 2, epochs=50, warm_up=7)
+    >>> [round(float(weight(2 * epoch)), 4) for epoch in (0, 7, 20, 48)]
+    [0.0, 0.0, 0.0288, 0.098]
+    """
+
+    def weight(step):
+        line = epoch(step) / max(epochs - 1, 1)
+        since = jnp.maximum(epoch(step) - warm_up + 1, 1)
+        return last * line * jnp.log(since) / jnp.log(max(epochs - warm_up - 1, 2))
+
+    return weight
 
 
 def darts(space: Space, order: int = 2) -> Algorithm:
@@ -169,6 +191,18 @@ def random_sharing(space: Space) -> Algorithm:
     return Algorithm(relax.uniform_path(space.cells))
 
 
+def fixed_alpha(space: Space) -> Algorithm:
+    """DARTS+PT with fixed alpha: weights alone are trained, at a mix of equal operations.
+
+    The cell is chosen by validation in the end (`derive.by_perturbation`, `derive.by_shapley`).
+    Theirs has the first alpha of DARTS, near zero; here it is zero.
+
+    Wang, Cheng, Chen, Tang & Hsieh, `Rethinking Architecture Selection in Differentiable NAS
+    <https://arxiv.org/abs/2108.04392>`_, ICLR 2021.
+    """
+    return Algorithm(relax.uniform(space.cells))
+
+
 def pc_darts(space: Space, order: int = 1) -> Algorithm:
     """PC-DARTS' edge normalisation; its partial channels are the supernet's (`partial=4`).
 
@@ -199,6 +233,19 @@ def straight_through(space: Space, temperature: Schedule, order: int = 1) -> Alg
     These are the equations of the GDAS paper; the code of its authors is `gdas`.
     """
     return Algorithm(relax.gumbel(space.cells, temperature, hard=True), _of_order(order))
+
+
+def reinmax(space: Space, temperature: Schedule) -> Algorithm:
+    """ReinMax in place of straight-through: one drawn operation an edge, a better gradient.
+
+    The published temperature is 1 or above. Besides the gradient it is `straight_through`, first
+    order; the draw is that of the softmax, at no temperature.
+
+    Liu, Dong, Liu, Yu & Gao, `Bridging Discrete and Backpropagation
+    <https://arxiv.org/abs/2304.08612>`_, NeurIPS 2023. Their code has no search; settings are
+    GDAS'.
+    """
+    return Algorithm(relax.reinmax(space.cells, temperature))
 
 
 def snas(
@@ -252,6 +299,80 @@ def darts_minus(space: Space, amount: Schedule, order: int = 1) -> Algorithm:
     return Algorithm(
         relax.auxiliary_skip(relax.softmax(space.cells), space.cells, amount), _of_order(order)
     )
+
+
+def beta_darts(space: Space, weight: Schedule, order: int = 1) -> Algorithm:
+    """beta-DARTS: the parameters of an edge pay for their logsumexp, so they stay near each other.
+
+    The published `weight` rises from 0 to 50. Theirs is 50 epoch / 100, for any number of epochs;
+    here it ends at its last value. The authors' script has one cell (NAS-Bench-201); with two, the
+    mean is over the edges of both.
+
+    Ye et al., `beta-DARTS <https://arxiv.org/abs/2203.01665>`_, CVPR 2022.
+    """
+    return Algorithm(
+        relax.softmax(space.cells),
+        _of_order(order),
+        penalty=penalty.beta_decay(space.cells, weight),
+    )
+
+
+def gaea(space: Space, edges: bool = False, order: int = 1) -> Algorithm:
+    """GAEA: exponentiated gradient on the simplex, if the architecture's optimiser is plain SGD.
+
+    `optax.sgd(0.1)` is the published one, without weight decay. With `edges` the weights of edges
+    descend so too: GAEA PC-DARTS, with `partial=4` in the supernet. All weights start equal. Theirs
+    lifts a weight below 1e-5 to that; here it stays as small as it is.
+
+    Li, Khodak, Balcan & Talwalkar, `Geometry-Aware Gradient Algorithms for Neural Architecture
+    Search <https://arxiv.org/abs/2004.07802>`_, ICLR 2021.
+    """
+    make = relax.edge_softmax if edges else relax.softmax
+    return Algorithm(make(space.cells, scale=0.0, mirrored=True), _of_order(order))
+
+
+def da2s(space: Space, operations: Schedule, edges: Schedule, order: int = 1) -> Algorithm:
+    """DA2S: the entropy of operations and edges has a price that rises, so the mix becomes a cell.
+
+    The published weights are `slow_start(0.1, ...)` for the operations, and for the edges a line
+    from 0 to 0.4. Edges have the softmax of PC-DARTS, without its partial channels. The authors
+    also stretch alpha, multiply a node's edges by their number, and bound the sum of their
+    parameters.
+
+    Tian et al., `Discretization-Aware Architecture Search <https://arxiv.org/abs/2007.03154>`_,
+    Pattern Recognition 2021.
+    """
+    return Algorithm(
+        relax.edge_softmax(space.cells),
+        _of_order(order),
+        penalty=penalty.entropy(space.cells, operations, edges),
+    )
+
+
+def oles(space: Space, threshold: float = 0.4, num_batches: int = 20) -> Algorithm:
+    """OLES: the weights of an operation stop for good when its gradients disagree, first order.
+
+    The two gradients, of the training and the validation loss, are of one step and the same
+    weights; in the authors' code the training gradient is that of the step before, clipped. What
+    stops has a gradient of zero: momentum and weight decay go on, as in that code under a PyTorch
+    before 2. `threshold` and `num_batches` are published.
+
+    Jiang, Ji, Zhu, Yuan & Huang, `Operation-Level Early Stopping
+    <https://openreview.net/forum?id=yAOwkf4FyL>`_, NeurIPS 2023.
+    """
+    rule = descent.early_stopping(descent.of_cells(space.cells), threshold, num_batches)
+    return Algorithm(relax.softmax(space.cells), rule=rule)
+
+
+def lambda_darts(space: Space, num_cells: Mapping[str, int], weight: Schedule) -> Algorithm:
+    """Lambda-DARTS: the weights align the cells' gradients by the mix, first order.
+
+    `num_cells` says how many cells of the aligned kinds the supernet has (`net.num_cells()`); the
+    authors align normal cells only. The published `weight` rises from 0 to 0.125 on CIFAR-10.
+
+    Movahedi et al., `Lambda-DARTS <https://arxiv.org/abs/2210.07998>`_, ICLR 2023.
+    """
+    return Algorithm(relax.softmax(space.cells), rule=descent.aligned(num_cells, weight))
 
 
 def _of_order(order: int):

@@ -83,6 +83,64 @@ def by_validation(
     return _decide(cells, mixes, score, key, tune, alone, lambda scores: np.argmax(scores, axis=0))
 
 
+def by_shapley(
+    cells: Mapping[str, Choices],
+    mixes: Mixes,
+    score: Score,
+    key: Key[Array, ""],
+    num_permutations: int = 10,
+    threshold: float = 0.5,
+) -> Mixes:
+    """Shapley-NAS' contributions as a mix: a softmax over every edge's Shapley values.
+
+    In each of several random orders operations are removed one by one. An operation's contribution
+    is what the score loses by its removal; its value the mean over the orders less their deviation,
+    divided by the deviation of all values of the cell. An order ends where the score has fallen
+    below `threshold` times the first one; what is left contributes nothing then. A score below zero
+    ends nothing. All seeds share the orders.
+
+    Xiao, Wang, Zhu, Zhou & Lu, `Shapley-NAS <https://openaccess.thecvf.com/content/CVPR2022/html/
+    Xiao_Shapley-NAS_Discovering_Operation_Contribution_for_Neural_Architecture_Search_CVPR_2022_
+    paper.html>`_, CVPR 2022. There alpha moves along the values every epoch, in the second half of
+    the search; here the values of the end decide alone.
+
+    Args:
+        cells: the space's cells.
+        mixes: the supernets' own.
+        score: see above.
+        key: for the orders.
+        num_permutations: orders, published 10.
+        threshold: published 0.5.
+    """
+    _check_choices(cells)
+    rng, names = seeded(key), sorted(cells)
+    players = [(n, e, o) for n in names for e, o in np.argwhere(cells[n].derivable()).tolist()]
+    first = np.asarray(score(mixes))
+    losses: dict[str, list[np.ndarray]] = {name: [] for name in cells}
+    for _ in range(num_permutations):
+        weights, last = {name: np.array(mixes[name]) for name in cells}, first
+        for name in cells:
+            losses[name].append(np.zeros(weights[name].shape))
+        going = np.ones(len(first), bool)
+        for i in rng.permutation(len(players)):
+            name, e, op = players[i]
+            weights[name][:, e, op] = 0
+            new = np.asarray(score(weights))
+            losses[name][-1][:, e, op] = np.where(going, last - new, 0)
+            last, going = new, going & ((first <= 0) | (new >= threshold * first))
+            if not going.any():
+                break
+    out = {}
+    for name, choices in cells.items():
+        values = np.mean(losses[name], axis=0) - np.std(losses[name], axis=0)
+        used = choices.derivable()
+        spread = values[:, used].std(axis=1)[:, None, None]
+        logits = np.where(used, values / np.where(spread > 0, spread, 1), -np.inf)
+        shares = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        out[name] = shares / shares.sum(axis=-1, keepdims=True)
+    return out
+
+
 def by_samples(
     space: Space,
     score: Score,
@@ -158,6 +216,14 @@ def _crowded(choices: Choices) -> list[list[int]]:
     return [edges for edges in choices.entering().values() if len(edges) > choices.kept]
 
 
+def _check_choices(cells: Mapping[str, Choices]) -> None:
+    if any(choices.picks for choices in cells.values()):
+        raise ValueError(
+            "a row of this space keeps several candidates: take its cells from the mix, or from"
+            " drawn cells"
+        )
+
+
 def _decide(
     cells: Mapping[str, Choices],
     mixes: Mixes,
@@ -168,11 +234,7 @@ def _decide(
     choose: Callable[[np.ndarray], np.ndarray],
 ) -> Mixes:
     rng = seeded(key)
-    if any(choices.picks for choices in cells.values()):
-        raise ValueError(
-            "a row of this space keeps several candidates: take its cells from the mix, or from"
-            " drawn cells"
-        )
+    _check_choices(cells)
     weights = {name: np.array(mixes[name]) for name in cells}
     undecided = {name: np.ones(len(choices.edges), bool) for name, choices in cells.items()}
     seeds = np.arange(len(next(iter(weights.values()))))

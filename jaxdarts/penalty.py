@@ -20,11 +20,12 @@ from collections.abc import Mapping
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.nn import logsumexp
 from jaxtyping import Array, Float
 
 from jaxdarts.count import Costs
 from jaxdarts.space import Choices
-from jaxdarts.types import Arch, Metrics, Mix, Penalty, Step
+from jaxdarts.types import Arch, Metrics, Mix, Penalty, Schedule, Step
 
 SMALLEST = 1e-30
 """A weight below it counts as none: its inverse times a cost is no number in single precision."""
@@ -93,6 +94,55 @@ def log_cost(cells: Mapping[str, Choices], costs: Costs, weight: float = 1.5e-3)
         expected = expected_cost(cells, costs, mix)
         positive = jnp.maximum(expected, jnp.finfo(expected.dtype).tiny)
         return weight * jnp.log(positive), {"expected_cost": expected}
+
+    return penalty
+
+
+def beta_decay(cells: Mapping[str, Choices], weight: Schedule) -> Penalty:
+    """beta-DARTS' penalty of large parameters: weight(step) * mean of logsumexp over the edges.
+
+    The mean is over the edges of all cells. Its gradient takes more from a parameter the larger its
+    softmax, so the differences between operations shrink. With edge normalisation it is of the
+    operations' parameters.
+
+    Ye et al., `beta-DARTS <https://arxiv.org/abs/2203.01665>`_, CVPR 2022; `mlc_loss` in its code.
+    """
+    count = sum(len(choices.edges) for choices in cells.values())
+
+    def penalty(arch, mix, step):
+        total = jnp.float32(0)
+        for name, choices in cells.items():
+            alpha = arch[name]["ops"] if isinstance(arch[name], Mapping) else arch[name]
+            total += jnp.sum(logsumexp(jnp.where(choices.where(), alpha, -jnp.inf), axis=1))
+        return weight(step) * total / count, {}
+
+    return penalty
+
+
+def entropy(cells: Mapping[str, Choices], operations: Schedule, edges: Schedule) -> Penalty:
+    """Price of undecided mixes: weighted entropies of the operations and of the edges.
+
+    `operations` weighs the sum of the entropies of the operations on every edge, `edges` that of
+    the entropies of the edges that enter a node, for nodes that have more than a genotype keeps. An
+    edge's weight is the sum of its row. The sum of both entropies is reported as a metric.
+
+    Tian et al., `Discretization-Aware Architecture Search <https://arxiv.org/abs/2007.03154>`_,
+    Pattern Recognition 2021.
+    """
+
+    def of(weights):
+        total = jnp.sum(weights, axis=-1, keepdims=True)
+        shares = weights / jnp.where(total > 0, total, 1)
+        return -jnp.sum(shares * jnp.log(jnp.maximum(shares, SMALLEST)))
+
+    def penalty(arch, mix, step):
+        rows = sum(of(mix[name]) for name in cells)
+        nodes = jnp.float32(0)
+        for name, choices in cells.items():
+            for entering in choices.entering().values():
+                if choices.kept is not None and len(entering) > choices.kept:
+                    nodes += of(jnp.sum(mix[name][np.array(entering)], axis=1))
+        return operations(step) * rows + edges(step) * nodes, {"mix_entropy": rows + nodes}
 
     return penalty
 

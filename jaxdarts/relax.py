@@ -36,18 +36,24 @@ class Relaxation(NamedTuple):
     derive: Derive
 
 
-def softmax(cells: Cells, scale: float = 1e-3) -> Relaxation:
+def softmax(cells: Cells, scale: float = 1e-3, mirrored: bool = False) -> Relaxation:
     """A softmax over the operations of every edge (Eq. 2 of Liu, Simonyan & Yang, DARTS, 2019).
+
+    With `mirrored` the gradient by the parameters is that by the mix itself: as if the derivative
+    of the softmax were one. A step of plain gradient descent with rate r then multiplies every
+    weight by exp(-r gradient) and divides a row by its sum: exponentiated gradient on the simplex.
 
     Args:
         cells: the space's `Space.cells`.
         scale: deviation of the initial parameters. The paper starts at zero, the official code
             (followed here) at 1e-3 times a standard normal, which also decides the ties of an
             untrained cell.
+        mirrored: see above (Li et al., GAEA, 2021).
     """
 
     def derive(arch, step=None):
-        return {name: _softmax(alpha, cells[name]) for name, alpha in arch.items()}
+        mix = {name: _softmax(alpha, cells[name]) for name, alpha in arch.items()}
+        return {name: _straight(mix[name], arch[name]) for name in mix} if mirrored else mix
 
     return Relaxation(
         lambda key: _normal(cells, key, scale), lambda arch, key, step: derive(arch), derive
@@ -71,10 +77,10 @@ def sigmoid(cells: Cells) -> Relaxation:
     )
 
 
-def edge_softmax(cells: Cells, scale: float = 1e-3) -> Relaxation:
+def edge_softmax(cells: Cells, scale: float = 1e-3, mirrored: bool = False) -> Relaxation:
     """A softmax over operations times a softmax over the edges that enter a node.
 
-    Parameters are {cell: {"ops", "edges"}}.
+    Parameters are {cell: {"ops", "edges"}}. `mirrored` as in `softmax`, for both.
 
     Xu et al., `PC-DARTS <https://arxiv.org/abs/1907.05737>`_, ICLR 2020, Eq. 4 (edge
     normalisation).
@@ -95,7 +101,10 @@ def edge_softmax(cells: Cells, scale: float = 1e-3) -> Relaxation:
             targets = np.array([target for _, target in cells[name].edges])
             entering = targets[:, None] == targets[None]  # the edges that enter the same node
             betas = jax.nn.softmax(jnp.where(entering, weights["edges"][None], -jnp.inf), axis=1)
-            mix[name] = _softmax(weights["ops"], cells[name]) * jnp.diag(betas)[:, None]
+            ops, of_edge = _softmax(weights["ops"], cells[name]), jnp.diag(betas)
+            if mirrored:
+                ops, of_edge = _straight(ops, weights["ops"]), _straight(of_edge, weights["edges"])
+            mix[name] = ops * of_edge[:, None]
         return mix
 
     return Relaxation(init, lambda arch, key, step: derive(arch), derive)
@@ -174,6 +183,39 @@ def drawn(cells: Cells, temperature: Schedule, scale: float = 1e-3) -> Relaxatio
     return hard._replace(apply=apply)
 
 
+def reinmax(cells: Cells, temperature: Schedule, scale: float = 1e-3) -> Relaxation:
+    """One drawn operation an edge, with a gradient of second order: ReinMax (Heun's method).
+
+    With p the softmax of a row, D the draw and q = (D + softmax(a / temperature)) / 2 the gradient
+    by a row of parameters is 2 J(q) g - J(p) g / 2, where g is that by the mix, and J(w) g is
+    w (g - the sum of w g), as a softmax has it. Straight-through has J(p) g.
+
+    Liu, Dong, Liu, Yu & Gao, `Bridging Discrete and Backpropagation
+    <https://arxiv.org/abs/2304.08612>`_, NeurIPS 2023, and their code.
+
+    Args:
+        cells: the space's `Space.cells`.
+        temperature: by step; of the gradient alone, published 1 and above. The draw is at 1.
+        scale: deviation of the initial parameters. Rows of sources (`Choices.picks`) stay soft.
+    """
+    plain = softmax(cells, scale)
+
+    def apply(arch, key, step):
+        mix, keys = dict(plain.derive(arch)), jax.random.split(key, len(arch))
+        for cell_key, (name, alpha) in zip(keys, sorted(arch.items())):
+            if cells[name].picks is not None:
+                continue
+            soft = lax.stop_gradient(mix[name])
+            warm = lax.stop_gradient(_softmax(alpha / temperature(step), cells[name]))
+            best = jnp.argmax(jnp.log(soft) + jax.random.gumbel(cell_key, alpha.shape), axis=1)
+            draw = jax.nn.one_hot(best, alpha.shape[1], dtype=alpha.dtype)
+            line = 2 * _along((draw + warm) / 2, alpha) - _along(soft, alpha) / 2
+            mix[name] = _straight(draw, line)
+        return mix
+
+    return plain._replace(apply=apply)
+
+
 def dirichlet(cells: Cells, scale: float = 1e-3) -> Relaxation:
     """Operations' weights drawn from a Dirichlet distribution, differentiably.
 
@@ -217,6 +259,23 @@ def held(relaxation: Relaxation, mix: Mix, decided: Mapping[str, Array]) -> Rela
     )
 
 
+def uniform(cells: Cells) -> Relaxation:
+    """Nothing to learn: all operations of an edge have one weight. DARTS+PT with alpha that rests.
+
+    What was trained so is derived by validation, not from the mix, in which all is equal.
+
+    Wang, Cheng, Chen, Tang & Hsieh, `Rethinking Architecture Selection in Differentiable NAS
+    <https://arxiv.org/abs/2108.04392>`_, ICLR 2021.
+    """
+
+    def derive(arch, step=None):
+        return {
+            name: _softmax(jnp.zeros(choices.shape), choices) for name, choices in cells.items()
+        }
+
+    return Relaxation(lambda key: {}, lambda arch, key, step: derive(arch), derive)
+
+
 def uniform_path(cells: Cells) -> Relaxation:
     """Nothing to learn: in every step the mix of a random genotype.
 
@@ -243,12 +302,7 @@ def uniform_path(cells: Cells) -> Relaxation:
             mix[name] = jax.nn.one_hot(ops, choices.shape[1]) * (rank < kept)[:, None]
         return mix
 
-    def derive(arch, step=None):
-        return {
-            name: _softmax(jnp.zeros(choices.shape), choices) for name, choices in cells.items()
-        }
-
-    return Relaxation(lambda key: {}, apply, derive)
+    return uniform(cells)._replace(apply=apply)
 
 
 def annealed(relaxation: Relaxation, temperature: Schedule) -> Relaxation:
@@ -334,6 +388,19 @@ def _normal(cells: Cells, key: Key[Array, ""], scale: float) -> Arch:
         name: scale * jax.random.normal(k, cells[name].shape)
         for k, name in zip(keys, sorted(cells))
     }
+
+
+def _along(weights: Array, parameters: Array) -> Array:
+    """A linear function of the parameters with the derivatives of a softmax that has the weights.
+
+    The weights count as constant.
+    """
+    return weights * (parameters - jnp.sum(weights * parameters, axis=1, keepdims=True))
+
+
+def _straight(values: Array, parameters: Array) -> Array:
+    """The values, with a derivative by the parameters of one."""
+    return lax.stop_gradient(values) + (parameters - lax.stop_gradient(parameters))
 
 
 def _softmax(logits: Array, choices: Choices) -> Array:

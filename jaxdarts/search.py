@@ -10,7 +10,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, Int32, Key
 
-from jaxdarts import hypergrad, once, penalty, perturb
+from jaxdarts import descent, hypergrad, once, penalty, perturb
 from jaxdarts.relax import Relaxation
 from jaxdarts.types import (
     Arch,
@@ -36,6 +36,8 @@ class Algorithm(NamedTuple):
     `hypergrad` mixes. It sees what `relax.derive` makes of the architecture.
     simultaneous: one level. Weights and architecture descend the training loss together, at one mix
     and by one backward pass; `hypergrad` and `perturb` are not used.
+    rule: the gradient that the weights descend, with a state (`descent`). The step inside a
+    second-order hypergradient descends the training loss, whatever it is.
     """
 
     relax: Relaxation
@@ -43,6 +45,18 @@ class Algorithm(NamedTuple):
     perturb: Perturbation = perturb.none
     penalty: Penalty = penalty.none
     simultaneous: bool = False
+    rule: descent.Rule = descent.training_loss
+
+
+class Ruled(NamedTuple):
+    """State of the weights' optimiser, and that of a rule for their gradient which has one."""
+
+    optimizer: optax.OptState
+    rule: Any
+
+
+def _ruled(optimizer: optax.OptState, rule: Any) -> Any:
+    return optimizer if rule is None else Ruled(optimizer, rule)
 
 
 @jax.tree_util.register_dataclass
@@ -57,7 +71,8 @@ class SearchState:
         key: the search's only random key; every step folds its number into it.
         params, arch: weights and architecture parameters.
         carry: what the objective carries along the training and along the validation stream.
-        params_opt, arch_opt: states of the two optimisers.
+        params_opt, arch_opt: states of the two optimisers; the first one is a `Ruled` where the
+            algorithm's rule has a state.
     """
 
     step: Int32[Array, ""]
@@ -109,7 +124,12 @@ def bilevel_search(
         axis_name: the mapped axis when `step` runs inside `jax.pmap`, each device on its part of
             the batches. Gradients, hypergradients and metrics are averaged over it; the network
             must average its batch-norm moments.
+
+    Raises:
+        ValueError: if a `simultaneous` algorithm has a rule for the weights' gradient.
     """
+    if algorithm.simultaneous and algorithm.rule is not descent.training_loss:
+        raise ValueError("a simultaneous algorithm has one gradient for both, so no rule for one")
     relax, params_tx = algorithm.relax, optax.with_extra_args_support(params_tx)
     objective = once.with_gradients(objective)
 
@@ -123,10 +143,9 @@ def bilevel_search(
         key: Key[Array, ""], params: Params, carry: tuple[Carry, Carry] = ((), ())
     ) -> SearchState:
         arch_key, key = jax.random.split(key)
-        arch = relax.init(arch_key)
-        return SearchState(
-            jnp.int32(0), key, params, carry, arch, params_tx.init(params), arch_tx.init(arch)
-        )
+        arch, params_opt = relax.init(arch_key), params_tx.init(params)
+        params_opt = _ruled(params_opt, algorithm.rule.init(params))
+        return SearchState(jnp.int32(0), key, params, carry, arch, params_opt, arch_tx.init(arch))
 
     def step(
         state: SearchState, train_batch: Batch, val_batch: Batch
@@ -136,6 +155,8 @@ def bilevel_search(
         keys = jax.random.split(jax.random.fold_in(state.key, state.step), 6)
         arch_mix_key, weight_mix_key, train_key, val_key, perturb_key, hypergrad_key = keys
         train_carry, val_carry = state.carry
+        ruled: Any = state.params_opt
+        params_opt, rule_state = ruled if isinstance(ruled, Ruled) else (ruled, None)
 
         def train_at(params: Params, mix: Mix):
             return objective(params, mix, train_carry, train_batch, train_key)
@@ -152,7 +173,7 @@ def bilevel_search(
             return mean(loss), aux
 
         def update_params(*gradients: Params) -> tuple[Params, optax.OptState]:
-            params, opt_state = state.params, state.params_opt
+            params, opt_state = state.params, params_opt
             for gradient in gradients:
                 updates, opt_state = params_tx.update(
                     mean(gradient), opt_state, params, batch=train_batch
@@ -186,10 +207,17 @@ def bilevel_search(
             mix = algorithm.perturb(
                 mix, lambda mix: mean(train_at(state.params, mean(mix))[0]), perturb_key, state.step
             )
-            gradient, (train_carry, train_metrics) = jax.grad(train_at, has_aux=True)(
-                state.params, mix
+            (gradient, (train_carry, train_metrics)), rule_state = algorithm.rule.gradient(
+                train_at,
+                lambda params: val(params, state.arch),
+                state.params,
+                mix,
+                rule_state,
+                state.step,
+                mean,
             )
-        params, params_opt = update_params(gradient)
+        params, new_opt = update_params(gradient)
+        params_opt = _ruled(new_opt, rule_state)
 
         metrics = {f"train_{name}": value for name, value in train_metrics.items()}
         metrics |= {f"valid_{name}": value for name, value in (val_metrics | about).items()}

@@ -15,6 +15,9 @@ Arch = PyTree[Float[Array, "..."]]
 Mix = Mapping[str, Float[Array, "edges ops"]]
 """Weight of every operation on every edge, for each cell type of a space."""
 
+EveryMix = Mapping[str, Float[Array, "*cells edges ops"]]
+"""A mix, or one for each cell of a kind."""
+
 Batch = PyTree[Array]
 Carry = PyTree[Array]
 """What a network hands from one batch to the next: the hidden state of a recurrent one, nothing for

@@ -25,6 +25,11 @@ def by_epoch(start, end):
     return jd.algorithms.by_epoch(start, end, epochs=10, steps_per_epoch=2)
 
 
+def toy_operation(path):
+    """The toy has one operation with weights on every edge."""
+    return path[0].key if path[0].key in toy_cells() else None
+
+
 ALGORITHMS = {
     "darts, first order": lambda space: jd.algorithms.darts(space, order=1),
     "darts, second order": lambda space: jd.algorithms.darts(space, order=2),
@@ -40,12 +45,22 @@ ALGORITHMS = {
     "joint": lambda space: jd.algorithms.joint(space),
     "coordinate descent": lambda space: jd.algorithms.coordinate_descent(space),
     "random sharing": lambda space: jd.algorithms.random_sharing(space),
+    "fixed alpha": lambda space: jd.algorithms.fixed_alpha(space),
     "pc-darts": lambda space: jd.algorithms.pc_darts(space),
     "gdas": lambda space: jd.algorithms.gdas(space, by_epoch(10.0, 0.1)),
     "straight-through": lambda space: jd.algorithms.straight_through(space, by_epoch(10.0, 0.1)),
+    "reinmax": lambda space: jd.algorithms.reinmax(space, lambda step: 1.1),
     "snas": lambda space: jd.algorithms.snas(space, by_epoch(1.0, 0.03)),
     "drnas": lambda space: jd.algorithms.drnas(space),
     "fair darts": lambda space: jd.algorithms.fair_darts(space),
+    "beta-darts": lambda space: jd.algorithms.beta_darts(space, by_epoch(0.0, 5.0)),
+    "gaea": lambda space: jd.algorithms.gaea(space),
+    "gaea, with edges": lambda space: jd.algorithms.gaea(space, edges=True),
+    "da2s": lambda space: jd.algorithms.da2s(space, by_epoch(0.0, 2e-3), by_epoch(0.0, 8e-3)),
+    "oles": lambda space: jd.Algorithm(
+        jd.relax.softmax(space.cells), rule=jd.descent.early_stopping(toy_operation, 0.4, 2, 1)
+    ),
+    "lambda-darts": lambda space: jd.algorithms.lambda_darts(space, {}, by_epoch(0.0, 0.1)),
     "darts-": lambda space: jd.algorithms.darts_minus(space, by_epoch(1.0, 0.0)),
 }
 PARAMS_TX = optax.chain(
@@ -338,6 +353,14 @@ LIMITS = {
         lambda s: jd.algorithms.darts_minus(s, lambda step: 0.0),
         "darts, first order",
     ),
+    "beta-darts, weight 0": (
+        lambda s: jd.algorithms.beta_darts(s, lambda step: 0.0),
+        "darts, first order",
+    ),
+    "lambda-darts, no cells": (
+        lambda s: jd.algorithms.lambda_darts(s, {}, lambda step: 1.0),
+        "darts, first order",
+    ),
     "milenas, lambda 0": (lambda s: jd.algorithms.milenas(s, weight=0.0), "coordinate descent"),
 }
 
@@ -370,6 +393,12 @@ def test_milenas_with_a_large_lambda_is_first_order_darts():
     chex.assert_trees_all_close(states[0].arch, states[1].arch, rtol=1e-4, atol=1e-4)
 
 
+def test_no_rule_for_the_weights_of_one_level():
+    joint = ALGORITHMS["joint"](space())._replace(rule=ALGORITHMS["oles"](space()).rule)
+    with pytest.raises(ValueError, match="no rule for one"):
+        jd.bilevel_search(toy_objective, joint, PARAMS_TX, ARCH_TX)
+
+
 @pytest.mark.parametrize("name", ["joint", "snas"])
 def test_one_level_takes_one_backward_pass(name):
     """Of weights and alpha together: one program of gradients in the step, called once."""
@@ -382,6 +411,18 @@ def test_one_level_takes_one_backward_pass(name):
         jax.make_jaxpr(other.step)(other.init(jax.random.key(0), toy_params()), *batches(0))
     )
     assert program.count("name=loss_and_gradients") == 2
+
+
+def test_slow_start_is_the_weight_of_da2s():
+    """The numbers are linear(epoch) * log_(epoch) / 10 of sunsmarterjie/DAAS, cnn/dimension.py, for
+    its epochs 1, 8, 9, 30 and 50, which count from 1.
+    """
+    schedule = jd.algorithms.slow_start(0.1, lambda step: step // 10, 50, warm_up=7)
+    theirs = [0.1 * (e - 1) / 49 * (np.log(e - 7) / np.log(42) if e >= 8 else 0) for e in EPOCHS]
+    np.testing.assert_allclose([schedule(10 * (e - 1)) for e in EPOCHS], theirs, rtol=1e-5)
+
+
+EPOCHS = (1, 8, 9, 30, 50)
 
 
 def test_by_epoch():

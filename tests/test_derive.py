@@ -1,5 +1,7 @@
 """Derivation by validation accuracy. Oracle: scores made so that the answer is known."""
 
+import itertools
+
 import jax
 import numpy as np
 import pytest
@@ -196,3 +198,73 @@ def test_every_edge_is_scored_beside_all_others_of_its_node(seed):
             there[[e for e in edges if e not in kept]] = 0
         expected.append(there.tolist())
     assert row.tolist() in expected
+
+
+def test_shapley_values_of_an_additive_score_are_what_every_operation_adds():
+    """In any order, so without a deviation; in units of the deviation of a cell's values they are
+    the logarithms of the mix, up to a constant for each edge.
+    """
+    mixes = {name: np.full((SEEDS, *choices.shape), 0.25) for name, choices in SPACE.cells.items()}
+    found = derive.by_shapley(SPACE.cells, mixes, additive, KEY, 3, threshold=0.0)
+    for seed in range(SEEDS):
+        for name, values in worth(seed).items():
+            logits = values[:, 1:] / values[:, 1:].std()
+            expected = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+            np.testing.assert_allclose(found[name][seed][:, 1:], expected, rtol=1e-6)
+            assert not found[name][seed][:, 0].any()  # none is never kept
+
+
+def test_shapley_values_of_a_game_are_the_mean_over_all_orders():
+    """Three operations on one edge and a score with interactions. Oracle: the six orders; one order
+    of each kind among many has the mean and the deviation of the six.
+    """
+    cells = {"normal": jd.Choices(((0, 2),), (("a", "b", "c"),), (2,), kept=None)}
+
+    def game(on):
+        a, b, c = on
+        return 1 + a + 2 * b * c + 0.5 * a * b - 0.25 * c
+
+    contributions = []
+    for order in itertools.permutations(range(3)):
+        on, lost = np.ones(3), np.zeros(3)
+        for i in order:
+            before = game(on)
+            on[i] = 0
+            lost[i] = before - game(on)
+        contributions.append(lost)
+    values = np.mean(contributions, 0) - np.std(contributions, 0)
+    logits = values / values.std()
+    expected = np.exp(logits) / np.exp(logits).sum()
+    found = derive.by_shapley(
+        cells,
+        {"normal": np.ones((1, 1, 3))},
+        lambda mixes: np.array([game(mixes["normal"][0, 0])]),
+        KEY,
+        2000,
+        threshold=0.0,
+    )
+    np.testing.assert_allclose(found["normal"][0, 0], expected, atol=0.02)
+
+
+def test_an_order_ends_where_the_score_is_below_the_threshold():
+    """Ten equal operations that add one each: six removals leave less than half of the score."""
+    cells = {"normal": jd.Choices(((0, 2),), (tuple("abcdefghij"),), (2,), kept=None)}
+    scored = []
+
+    def score(mixes):
+        scored.append(mixes["normal"].sum(axis=(1, 2)))
+        return scored[-1]
+
+    mixes = {"normal": np.ones((1, 1, 10))}
+    found = derive.by_shapley(cells, mixes, score, KEY, 1)["normal"][0, 0]
+    assert [int(value[0]) for value in scored] == [10, 9, 8, 7, 6, 5, 4]
+    assert sorted(np.round(found / found.min(), 6))[3] == 1 < sorted(found / found.min())[4]
+    scored.clear()
+    derive.by_shapley(cells, mixes, lambda mixes: -score(mixes), KEY, 1)
+    assert len(scored) == 11  # losses have no such end
+
+
+def test_no_shapley_values_where_a_row_keeps_several():
+    cells = jd.spaces.nasbench1shot1_s1().cells
+    with pytest.raises(ValueError, match="keeps several candidates"):
+        derive.by_shapley(cells, {}, additive, KEY)

@@ -19,6 +19,7 @@ IDEA = (
     "perturb",
     "penalty",
     "derive",
+    "descent",
     "objectives",
     "once",
 )

@@ -58,6 +58,47 @@ def test_zero_one_by_hand():
     np.testing.assert_allclose(value, -3.0 * (0 + 0.25 + 0.25) / 3, rtol=1e-6)
 
 
+def test_beta_decay_takes_the_softmax_from_every_parameter():
+    """In float64 by NumPy; on an edge with fewer candidates the end of the row counts nothing."""
+    first = Choices(((0, 2), (1, 2)), (("a", "b", "c"), ("a", "b")), (2,))
+    cells = {"normal": first, "reduce": fully_connected(2, ("a", "b"))}
+    rng = np.random.default_rng(0)
+    arch = {name: rng.standard_normal(choices.shape) for name, choices in cells.items()}
+    price = penalty.beta_decay(cells, lambda step: 0.5 * step)
+    value, gradient = jax.value_and_grad(lambda a: price(a, {}, 3)[0])(
+        jax.tree.map(jnp.float32, arch)
+    )
+    exponentials = {n: np.where(cells[n].where(), np.exp(a), 0) for n, a in arch.items()}
+    sums = {n: e.sum(1, keepdims=True) for n, e in exponentials.items()}
+    mean = np.log(np.concatenate(list(sums.values()))).mean()
+    np.testing.assert_allclose(value, 1.5 * mean, rtol=1e-6)
+    for n, e in exponentials.items():
+        np.testing.assert_allclose(gradient[n], 1.5 / 7 * e / sums[n], rtol=1e-5)
+    with_edges = {n: {"ops": a, "edges": jnp.zeros(len(a))} for n, a in arch.items()}
+    np.testing.assert_allclose(price(with_edges, {}, 3)[0], value, rtol=1e-6)
+
+
+def test_entropy_of_operations_and_of_edges_by_numpy():
+    """In float64: of the first node all edges are kept, so only the second one's are undecided."""
+    cells = {"normal": fully_connected(2, ("a", "b", "c"))}
+    rng = np.random.default_rng(0)
+    ops = rng.dirichlet(np.ones(3), 5)
+    edges = np.concatenate([rng.dirichlet(np.ones(2)), rng.dirichlet(np.ones(3))])
+    mix = ops * edges[:, None]
+
+    def of(p):
+        return -np.sum(p * np.log(p))
+
+    rows = sum(map(of, ops))
+    price = penalty.entropy(cells, lambda step: 0.1 * step, lambda step: 0.4)
+    value, about = price({}, {"normal": jnp.float32(mix)}, 3)
+    np.testing.assert_allclose(value, 0.3 * rows + 0.4 * of(edges[2:]), rtol=1e-6)
+    np.testing.assert_allclose(about["mix_entropy"], rows + of(edges[2:]), rtol=1e-6)
+    decided = {"normal": jnp.eye(3)[jnp.array([0, 1, 2, 0, 1])] * jnp.array([[1.0, 1, 1, 0, 0]]).T}
+    value, slope = jax.value_and_grad(lambda m: price({}, m, 3)[0])(decided)
+    assert value == 0 and np.all(np.isfinite(slope["normal"]))
+
+
 def test_both_is_the_sum():
     mix = {name: jnp.full(choices.shape, 1 / 8) for name, choices in SPACE.cells.items()}
     parts = penalty.zero_one(SPACE.cells), penalty.cost(SPACE.cells, COSTS[0], 1e6)

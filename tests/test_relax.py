@@ -48,9 +48,13 @@ EVERY = {
     "softmax": relax.softmax,
     "sigmoid": relax.sigmoid,
     "edge_softmax": relax.edge_softmax,
+    "mirrored softmax": lambda cells: relax.softmax(cells, mirrored=True),
+    "mirrored edge_softmax": lambda cells: relax.edge_softmax(cells, mirrored=True),
     "gumbel": lambda cells: relax.gumbel(cells, constant(1.0)),
     "hard gumbel": lambda cells: relax.gumbel(cells, constant(1.0), hard=True),
+    "reinmax": lambda cells: relax.reinmax(cells, constant(1.1)),
     "dirichlet": relax.dirichlet,
+    "uniform": relax.uniform,
     "uniform_path": relax.uniform_path,
     "annealed": lambda cells: relax.annealed(relax.softmax(cells), constant(0.5)),
 }
@@ -114,6 +118,42 @@ def test_edge_softmax_weighs_the_edges_of_a_node():
     np.testing.assert_allclose(mix, softmax(ALPHA) * betas[:, None], rtol=1e-5)
 
 
+def test_plain_descent_of_a_mirrored_softmax_is_exponentiated_gradient():
+    """Oracle: the update of the GAEA paper in NumPy, each weight times exp(-rate gradient), and a
+    row, or the edges of a node, divided by their sum.
+    """
+    rng = np.random.default_rng(3)
+    weights, rate = rng.standard_normal((5, 3)), 0.1
+    plain = relax.softmax(CELLS, mirrored=True)
+    full = relax.edge_softmax(CELLS, mirrored=True)
+    edges = jnp.array([1.0, 0.0, 0.3, -0.2, 2.0])
+    starts = {"normal": ALPHA}, {"normal": {"ops": ALPHA, "edges": edges}}
+
+    def loss(mix):
+        return jnp.sum(jnp.sin(3 * mix["normal"]) * weights)
+
+    new = []
+    for relaxation, arch in zip((plain, full), starts, strict=True):
+        slope = jax.grad(lambda a, r=relaxation: loss(r.apply(a, KEY, STEP)))(arch)
+        arch = jax.tree.map(lambda a, g: a - rate * g, arch, slope)
+        new.append(relaxation.derive(arch)["normal"])
+
+    def normed(values):
+        return values / values.sum(-1, keepdims=True)
+
+    def slope_at(mix):
+        return 3 * np.cos(3 * mix) * weights
+
+    ops = softmax(ALPHA)
+    np.testing.assert_allclose(new[0], normed(ops * np.exp(-rate * slope_at(ops))), rtol=1e-5)
+    betas = np.concatenate([softmax(edges[:2]), softmax(edges[2:])])
+    slope = slope_at(ops * betas[:, None])
+    ops_new = normed(ops * np.exp(-rate * slope * betas[:, None]))
+    betas_new = betas * np.exp(-rate * (slope * ops).sum(1))
+    betas_new = np.concatenate([normed(betas_new[:2]), normed(betas_new[2:])])
+    np.testing.assert_allclose(new[1], ops_new * betas_new[:, None], rtol=1e-5)
+
+
 def test_gumbel_draws_operations_as_often_as_the_softmax_says():
     drawn = draws(relax.gumbel(CELLS, constant(0.1), hard=True), {"normal": ALPHA})
     np.testing.assert_allclose(drawn.sum(-1), 1, atol=1e-5)
@@ -137,6 +177,50 @@ def test_gumbel_by_its_formula_and_the_gradient_of_a_hard_draw():
         for r in (soft, hard)
     ]
     np.testing.assert_allclose(*gradients, rtol=1e-5)
+
+
+def test_reinmax_draws_like_the_softmax_and_has_the_gradient_of_its_authors():
+    """The gradient is Heun's, in NumPy; microsoft/ReinMax' ReinMaxCore.backward gives the same, up
+    to the mean of a row, which is zero.
+    """
+    relaxation = relax.reinmax(CELLS, constant(1.3))
+    drawn = draws(relaxation, {"normal": ALPHA})
+    assert set(np.unique(drawn)) == {0.0, 1.0} and np.all(drawn.sum(-1) == 1)
+    np.testing.assert_allclose(drawn.mean(0), softmax(ALPHA), atol=0.04)
+    g = np.random.default_rng(4).standard_normal((5, 3))
+    draw = np.asarray(relaxation.apply({"normal": ALPHA}, KEY, STEP)["normal"])
+    gradient = jax.grad(
+        lambda alpha: jnp.sum(relaxation.apply({"normal": alpha}, KEY, STEP)["normal"] * g)
+    )(ALPHA)
+
+    def jacobian(w):
+        return w * (g - (w * g).sum(1, keepdims=True))
+
+    q = (draw + softmax(ALPHA / 1.3)) / 2
+    np.testing.assert_allclose(
+        gradient, 2 * jacobian(q) - jacobian(softmax(ALPHA)) / 2, rtol=1e-4, atol=1e-6
+    )
+
+
+def test_the_mean_gradient_of_reinmax_is_nearer_the_exact_one_than_straight_through():
+    """Of a square of the draw, whose mean has an exact gradient: a sum over all operations."""
+    alpha = ALPHA[:1]
+    cells = {"normal": Choices(((0, 2),), (("a", "b", "c"),), (2,))}
+    target = jnp.array([[0.3, -0.2, 0.9]])
+    values = np.sum((np.eye(3) - np.asarray(target)) ** 3, axis=1)
+    p = softmax(alpha)
+    exact = p * (values - (p * values).sum())
+
+    def mean_gradient(relaxation):
+        def loss(alpha, key):
+            return jnp.sum((relaxation.apply({"normal": alpha}, key, STEP)["normal"] - target) ** 3)
+
+        keys = jax.random.split(KEY, 20_000)
+        return np.asarray(jax.jit(jax.vmap(jax.grad(loss), (None, 0)))(alpha, keys)).mean(0)
+
+    better = np.abs(mean_gradient(relax.reinmax(cells, constant(1.0))) - exact).max()
+    other = relax.gumbel(cells, constant(1.0), hard=True)
+    assert 2 * better < np.abs(mean_gradient(other) - exact).max()
 
 
 def test_dirichlet_has_its_moments():
@@ -182,6 +266,15 @@ def test_uniform_path_draws_sound_cells_uniformly():
     np.testing.assert_allclose(drawn[:, 0].mean(0), [0, 0.5, 0.5], atol=0.04)
 
 
+def test_uniform_has_equal_operations_and_no_parameters():
+    relaxation = relax.uniform(RAGGED)
+    assert relaxation.init(KEY) == {}
+    used = RAGGED["normal"].where()
+    np.testing.assert_allclose(
+        relaxation.apply({}, KEY, STEP)["normal"], used / used.sum(1, keepdims=True), rtol=1e-6
+    )
+
+
 def test_auxiliary_skip_adds_to_the_skip_connection():
     relaxation = relax.auxiliary_skip(relax.softmax(CELLS), CELLS, lambda step: 1.0 - 0.25 * step)
     expected = softmax(ALPHA)
@@ -213,6 +306,9 @@ COLD = EVERY | {
     "cold edges": lambda cells: relax.annealed(relax.edge_softmax(cells), constant(1e-3)),
     "cold gumbel": lambda cells: relax.gumbel(cells, constant(1e-3)),
     "cold hard gumbel": lambda cells: relax.gumbel(cells, constant(1e-3), hard=True),
+    "cold reinmax": lambda cells: relax.annealed(
+        relax.reinmax(cells, constant(1.0)), constant(1e-3)
+    ),
     "cold dirichlet": lambda cells: relax.annealed(relax.dirichlet(cells), constant(1e-3)),
     "auxiliary skip": lambda cells: relax.auxiliary_skip(
         relax.softmax(cells), cells, constant(1.0)

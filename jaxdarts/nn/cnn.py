@@ -17,7 +17,7 @@ from jaxdarts.nn.ops import OPS, Norms, Op, halved, halved_weights, pointwise, r
 from jaxdarts.nn.path import path_cell
 from jaxdarts.nn.primitives.norm import Running, batch_norm, batch_norms, scaled
 from jaxdarts.space import Choices
-from jaxdarts.types import Mix
+from jaxdarts.types import EveryMix, Mix
 
 
 class Run(NamedTuple):
@@ -93,7 +93,8 @@ class Cells(nn.Module):
     def __call__(self, s0, s1, mix, train: bool = True, keys=None, skip_dropout=None):
         """Applies the cells for a mix [edges, ops].
 
-        The mix is [cells, edges, ops, batch] for a run whose cells and examples differ in it.
+        The mix is [cells, edges, ops] for a run whose cells differ in it, and [cells, edges, ops,
+        batch] where examples do so too.
 
         keys: [cells], for all that the cells draw at random, or None (`noise_keys`).
         skip_dropout: as of `nn.cell.cell`.
@@ -180,7 +181,7 @@ def norm_sites(module: nn.Module, repeats: int, one, carry, weights, mix) -> lis
         shapes.extend((repeats, *x.shape[:-4], x.shape[-1]) for x in bundles)
         return bundles
 
-    first, first_mix = jax.tree.map(lambda w: w[0], weights), mix[0] if mix.ndim == 4 else mix
+    first, first_mix = jax.tree.map(lambda w: w[0], weights), mix[0] if mix.ndim > 2 else mix
     jax.eval_shape(lambda: one(carry, first, first_mix, Norms(look, scaled)))
     return [norm_variables(module, f"norm{i}_", shape) for i, shape in enumerate(shapes)]
 
@@ -206,10 +207,10 @@ def over_cells(
         one: (carry, weights of a cell, its mix, norms) -> carry.
         weights: a tree with a leading axis over the cells.
         sites: of `norm_sites`.
-        mix: [edges, ops], or [cells, edges, ops, batch].
+        mix: [edges, ops], [cells, edges, ops] or [cells, edges, ops, batch].
         momentum: share of the new moments in the running averages.
     """
-    per_cell = mix if mix.ndim == 4 else None
+    per_cell = mix if mix.ndim > 2 else None
 
     def body(carry, xs):
         of_cell, cell_sites, cell_mix = xs
@@ -283,7 +284,7 @@ def of_device(key: Key[Array, ""], axis_name: str | None) -> Key[Array, ""]:
 def drop_edges(
     key: Key[Array, ""],
     rate: Float[Array, ""] | float,
-    mix: Float[Array, "edges ops"],
+    mix: Float[Array, "*cells edges ops"],
     num_cells: int,
     batch_size: int,
 ) -> Float[Array, "cells edges ops batch"]:
@@ -294,8 +295,9 @@ def drop_edges(
     An edge's operations fall together: what is dropped is their sum, identities not excepted, as in
     RobustDARTS' code (Zela et al., 2020).
     """
-    kept = jax.random.bernoulli(key, 1 - rate, (num_cells, mix.shape[0], 1, batch_size))
-    return mix[None, :, :, None] * (kept / (1 - rate))
+    kept = jax.random.bernoulli(key, 1 - rate, (num_cells, mix.shape[-2], 1, batch_size))
+    every = mix[None] if mix.ndim == 2 else mix
+    return every[..., None] * (kept / (1 - rate))
 
 
 def norm_variables(module: nn.Module, prefix: str, shape: tuple[int, ...]) -> dict[str, Array]:
@@ -328,7 +330,8 @@ class Supernet(nn.Module):
     and for dropout; it may be left out where there is none of them. `drop_path` is the rate, at
     least 0 and below 1, at which edges are left out, in training; None for never (`drop_edges`).
     `skip_dropout` is the rate, alike, of dropout after skip connections that do not stride
-    (P-DARTS).
+    (P-DARTS). The mix of a kind of cell may also be [cells, edges, ops], one for each of them in
+    order.
 
     With `partial` = k operations work on the first k-th of the channels, and the others bypass them
     (PC-DARTS; `nn.cell`); it divides the width.
@@ -362,6 +365,11 @@ class Supernet(nn.Module):
         """A mix of the right shapes, all zero."""
         return {name: jnp.zeros(choices.shape) for name, choices in self.cells.items()}
 
+    def num_cells(self) -> dict[str, int]:
+        """How many cells of each kind there are."""
+        kinds = [run.kind for run in runs(self.width, self.depth) for _ in range(run.repeats)]
+        return {name: kinds.count(name) for name in self.cells}
+
     def example_inputs(self, image_shape: tuple[int, ...]) -> tuple[Array, Mix]:
         """Arguments that `init` takes, for images of [height, width, channels]."""
         return jnp.zeros((1, *image_shape)), self.example_mix()
@@ -370,7 +378,7 @@ class Supernet(nn.Module):
     def __call__(
         self,
         images: Float[Array, "batch height width channels"],
-        mix: Mix,
+        mix: EveryMix,
         key: Key[Array, ""] | None = None,
         drop_path: Float[Array, ""] | float | None = None,
         skip_dropout: Float[Array, ""] | float | None = None,
@@ -407,6 +415,7 @@ class Supernet(nn.Module):
         )
         x = x * scale[None, None, None] + bias[None, None, None]
         s0 = s1 = x.astype(self.dtype)
+        seen = dict.fromkeys(self.cells, 0)
         for i, run in enumerate(runs(self.width, self.depth)):
             choices = self.cells[run.kind]
             cells = Cells(
@@ -421,7 +430,10 @@ class Supernet(nn.Module):
                 one_path=self.one_path,
                 name=f"cells{i}_{run.kind}",
             )
-            run_mix = mix[run.kind]
+            run_mix, first = mix[run.kind], seen[run.kind]
+            seen[run.kind] += run.repeats
+            if run_mix.ndim > 2:
+                run_mix = run_mix[first : seen[run.kind]]
             if drop_path is not None and key is not None:
                 run_key = jax.random.fold_in(of_device(key, self.axis_name), i)
                 run_mix = drop_edges(run_key, drop_path, run_mix, run.repeats, images.shape[0])

@@ -17,6 +17,7 @@ from jaxdarts.runs.folder import Records as Records
 from jaxdarts.runs.folder import Run as Run
 from jaxdarts.runs.folder import again as again
 from jaxdarts.runs.folder import analyses as analyses
+from jaxdarts.runs.folder import defaults as defaults
 from jaxdarts.runs.folder import folder_of as folder_of
 from jaxdarts.runs.folder import frozen as frozen
 from jaxdarts.runs.folder import open_folder as open_folder

@@ -149,6 +149,7 @@ def restore(
     config: Mapping[str, Any] | None,
     step: int | None = None,
     say: Callable[[str], None] = say,
+    defaults: Mapping[str, Any] = {},
 ) -> Any:
     """Reads a complete checkpoint.
 
@@ -159,13 +160,14 @@ def restore(
           to fit.
         step: whose checkpoint; None for the newest that is intact.
         say: takes a line about each newer checkpoint that cannot be used.
+        defaults: of the settings; one that is newer than the checkpoint may have its default.
 
     Raises:
         Unusable: if there is none, or it was written under another configuration: tells the first
           difference.
     """
     if step is None:
-        newest = restore_newest(manager, like, config)
+        newest = restore_newest(manager, like, config, defaults)
         for line in newest.unusable.values():
             say(f"{line}; the one of step {newest.step} is taken")
         return newest.tree
@@ -175,17 +177,20 @@ def restore(
             f"{manager.directory} has no checkpoint of step {step}, only"
             f" {', '.join(map(str, sorted(kept)))}"
         )
-    return _read(manager, step, like, config)
+    return _read(manager, step, like, config, defaults)
 
 
 def restore_newest(
-    manager: CheckpointManager, like: Any, config: Mapping[str, Any] | None
+    manager: CheckpointManager,
+    like: Any,
+    config: Mapping[str, Any] | None,
+    defaults: Mapping[str, Any] = {},
 ) -> Newest:
     """Reads the newest checkpoint that is intact; arguments and errors as of `restore`."""
     errors: dict[int, Unusable] = {}
     for step in _steps(manager):
         try:
-            tree = _read(manager, step, like, config)
+            tree = _read(manager, step, like, config, defaults)
             return Newest(step, tree, {step: str(error) for step, error in errors.items()})
         except OtherConfiguration:  # nothing is damaged: an older one would be no better
             raise
@@ -216,7 +221,11 @@ def _steps(manager: CheckpointManager) -> list[int]:
 
 
 def _read(
-    manager: CheckpointManager, step: int, like: Any, config: Mapping[str, Any] | None
+    manager: CheckpointManager,
+    step: int,
+    like: Any,
+    config: Mapping[str, Any] | None,
+    defaults: Mapping[str, Any],
 ) -> Any:
     """The checkpoint of a step, if its files are what was written."""
     import orbax.checkpoint as ocp
@@ -230,7 +239,8 @@ def _read(
         differing = [
             name
             for name in sorted({*saved, *config})
-            if saved.get(name) != config.get(name) and (name in saved or not _off(config[name]))
+            if saved.get(name) != config.get(name)
+            and (name in saved or not (_off(config[name]) or config[name] == defaults.get(name)))
         ]
         if not differing:
             abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)

@@ -69,6 +69,17 @@ def frozen(config: Any) -> dict[str, Any]:
     }
 
 
+def defaults(config: Any) -> dict[str, Any]:
+    """The default of every setting that has one, as JSON reads it back.
+
+    A run whose checkpoints are older than a setting was made with its default.
+    """
+    missing = dataclasses.MISSING
+    return json.loads(
+        json.dumps({f.name: f.default for f in dataclasses.fields(config) if f.default != missing})
+    )
+
+
 class Run(NamedTuple):
     """An open run: its folder, its log, its checkpoints, what was asked of it, and how to continue
     it.

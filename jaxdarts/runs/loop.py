@@ -18,7 +18,7 @@ from jax.experimental import multihost_utils
 
 from jaxdarts import parallel
 from jaxdarts.runs import checkpoint, writers
-from jaxdarts.runs.folder import Run, frozen
+from jaxdarts.runs.folder import Run, defaults, frozen
 from jaxdarts.runs.process import Stop
 from jaxdarts.runs.signals import Interruption
 from jaxdarts.runs.task import Book, Epoch, Result, State, Task, Training
@@ -111,7 +111,7 @@ def restored(config: Any, run: Run, new: Training[State]) -> tuple[Training[Stat
     """
     saved = saved_form(new, jnp.float32(0))
     if config.resume and run.checkpoints.latest_step() is not None:
-        newest = checkpoint.restore_newest(run.checkpoints, saved, frozen(config))
+        newest = checkpoint.restore_newest(run.checkpoints, saved, frozen(config), defaults(config))
         saved = newest.tree
         for step, reason in newest.unusable.items():
             line = f"{reason}; the run goes on from step {newest.step}"

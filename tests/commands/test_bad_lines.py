@@ -83,6 +83,7 @@ ZERO = set(
     deviation distance drop_path_prob drop_path_start dropout
     dropoute dropouth dropouti dropoutx ema_decay eigenvalue_freq
     entropy_weight epsilon_alpha fork_epoch instances keep_checkpoints label_smooth lambda_valid
+    agreement alignment_weight beta_weight
     last_steps learning_rate_min log_cost_weight max_seq_len_delta max_skips max_steps momentum
     neighbours policy_beta1 policy_steps prefixes radius random_cells random_fraction retries
     sample_batches seed size skip_dropout stage
@@ -92,7 +93,8 @@ ZERO = set(
 )
 """Flags that may be 0."""
 COUNTS = set(
-    """arch_warmup attack_steps batches bptt checkpoint_freq cosine_epochs cutout_length
+    """agreement_batches shapley_orders
+    arch_warmup attack_steps batches bptt checkpoint_freq cosine_epochs cutout_length
     derive_batches
     dense_steps
     distance draws emsize eval_freq fork_epoch hidden iterations keep_checkpoints keep_ops
@@ -111,6 +113,7 @@ AMOUNTS = set(
     auxiliary_weight beta budget_seconds cost_target cost_weight dense_learning_rate deviation
     entropy_weight epsilon_alpha grad_clip lambda_valid learning_rate log_cost_weight policy_epsilon
     policy_grad_clip policy_learning_rate radius
+    alignment_weight beta_weight
     stop_eigenvalue tanh_constant tau_end tau_start temperature temperature_end weight_decay
     zero_one_weight""".split()
 )

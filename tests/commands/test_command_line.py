@@ -102,8 +102,8 @@ ALL = "run_dir resume data_dir cache_dir"
 TRAINED = f"{ALL} {SAVING} num_devices estimate device"
 FREE = {
     "search on images": f"{TRAINED} derive num_samples derive_batches tune_steps max_skips flatness"
-    " sample_batches num_finalists coordinator num_hosts host",
-    "search on text": f"{TRAINED} derive num_samples",
+    " sample_batches num_finalists shapley_orders coordinator num_hosts host",
+    "search on text": f"{TRAINED} derive num_samples shapley_orders",
     "evaluate on images": f"{TRAINED} random_cells",
     "evaluate on text": f"{TRAINED} random_cells",
     "evaluate of an ensemble": f"{TRAINED} size balance machines mixture adanet_lambda adanet_beta"

@@ -48,11 +48,19 @@ TINY_STAGES = {
 }
 
 
+WITHOUT_ALPHA = ("random_sharing", "fixed_alpha", "shapley_nas")
+TINY_SETTINGS = {
+    "lambda_darts": ["--layers=4"],
+    "fixed_alpha": ["--tune_steps=1"],
+    "shapley_nas": ["--derive_batches=1", "--shapley_orders=2"],
+}
+
+
 @pytest.mark.parametrize("name", methods.METHODS)
 def test_every_method_searches(name, tmp_path):
-    flags = [f"--algorithm={name}", *TINY_STAGES.get(name, [])]
+    flags = [f"--algorithm={name}", *TINY_STAGES.get(name, []), *TINY_SETTINGS.get(name, [])]
     folder = searched(tmp_path, *flags, "--nodes=1", "--eigenvalue_freq=1")
-    assert ("eigenvalue" in records(folder)[0]) == (name != "random_sharing")
+    assert ("eigenvalue" in records(folder)[0]) == (name not in WITHOUT_ALPHA)
     facts = json.loads((folder / "facts.json").read_text())
     assert facts["algorithm"] == name and np.isfinite(facts["found_cell_supernet_loss"])
     jd.genotypes.check(jd.genotypes.from_json((folder / "genotype.json").read_text()))
@@ -79,6 +87,8 @@ def test_published_settings_hold_for_the_papers_data(tmp_path):
     )
     assert parsed("--algorithm=pc_darts").batch_size == script.PRESETS["digits"].batch_size
     assert parsed("--algorithm=pc_darts").partial == 4
+    assert parsed("--algorithm=lambda_darts").layers == 4
+    assert parsed("--dataset=cifar10", "--algorithm=lambda_darts").layers == 8
     assert parsed("--dataset=cifar10", "--algorithm=gdas", "--epochs=7").epochs == 7
     assert "none" not in parsed("--dataset=cifar10", "--algorithm=sdarts_adv").ops
     assert parsed("--dataset=cifar10").unrolled
@@ -123,6 +133,94 @@ SOURCES = [
     ),
     ("--space=nasbench201 --algorithm=snas", {"drop_path_prob": 0.0, "log_cost_weight": 0.0}),
     ("--space=nasbench1shot1_s1 --algorithm=snas", {"drop_path_prob": 0.0, "log_cost_weight": 0}),
+    # Beta-DARTS, nasbench201/train_search.py and sota/cnn/spaces.py
+    (
+        "--space=nasbench201 --algorithm=beta_darts",
+        {
+            "epochs": 100,
+            "batch_size": 64,
+            "weight_decay": 3e-4,
+            "nesterov": False,
+            "layers": 5,
+            "beta_weight": 50.0,
+            "arch_learning_rate": 3e-4,
+            "arch_weight_decay": 1e-3,
+        },
+    ),
+    ("--algorithm=beta_darts", {"epochs": 50, "batch_size": 64, "unrolled": False}),
+    # GAEA, configs/cnn: mode/search_pcdarts, mode/search_nasbench201, search_method and README.md
+    (
+        "--algorithm=gaea",
+        {
+            "partial": 4,
+            "batch_size": 256,
+            "learning_rate": 0.1,
+            "learning_rate_min": 0.0,
+            "arch_optimizer": "sgd",
+            "arch_learning_rate": 0.1,
+            "arch_weight_decay": 0.0,
+            "arch_warmup": 0,
+        },
+    ),
+    (
+        "--space=nasbench201 --algorithm=gaea",
+        {
+            "partial": 1,
+            "batch_size": 64,
+            "init_channels": 24,
+            "epochs": 25,
+            "arch_learning_rate": 0.1,
+            "weight_decay": 3e-4,
+        },
+    ),
+    # DAAS, cnn/train_search.py and cnn/architect.py: alpha rests in epochs 1 to 7
+    (
+        "--algorithm=da2s",
+        {
+            "epochs": 50,
+            "batch_size": 64,
+            "learning_rate": 0.025,
+            "arch_learning_rate": 3e-4,
+            "arch_warmup": 7,
+            "entropy_weight": 0.1,
+        },
+    ),
+    # PasaLab/oles, train_search.py
+    (
+        "--algorithm=oles",
+        {"epochs": 50, "batch_size": 64, "agreement": 0.4, "agreement_batches": 20},
+    ),
+    # darts-pt, exp_scripts/blank-201.sh, blank-proj-201.sh, blank-sota.sh
+    (
+        "--space=nasbench201 --algorithm=fixed_alpha",
+        {"epochs": 100, "batch_size": 64, "weight_decay": 3e-4, "derive": "perturbation"},
+    ),
+    ("--algorithm=fixed_alpha", {"epochs": 50, "batch_size": 64, "tune_steps": None}),
+    # Shapley-NAS, train_search.py; its valid_queue has batches of 1,024
+    (
+        "--algorithm=shapley_nas",
+        {
+            "epochs": 50,
+            "batch_size": 256,
+            "learning_rate": 0.1,
+            "learning_rate_min": 0.0,
+            "partial": 4,
+            "derive": "shapley",
+            "derive_batches": 4,
+            "shapley_orders": 10,
+        },
+    ),
+    # Lambda-DARTS, sota/cnn/train_search.py, NAS-Bench201/scripts-search/algos/DARTS-V1.sh
+    ("--algorithm=lambda_darts", {"epochs": 50, "batch_size": 64, "alignment_weight": 0.125}),
+    (
+        "--space=nasbench201 --algorithm=lambda_darts",
+        {
+            "epochs": 100,
+            "alignment_weight": 0.25,
+            "arch_learning_rate": 1e-4,
+            "weight_decay": 3e-4,
+        },
+    ),
     ("--space=nasbench201 --algorithm=pc_darts", {"partial": 4, "layers": 5}),
 ]
 
@@ -156,6 +254,7 @@ def test_the_price_of_snas():
         "--algorithm=random_sharing --num_samples=3 --num_finalists=2 --sample_batches=1",
         "--derive=validation --derive_batches=1",
         "--algorithm=pc_darts --nesterov",
+        "--algorithm=lambda_darts",
     ],
 )
 def test_nasbench201(flags, tmp_path):
@@ -206,9 +305,14 @@ def test_nasbench201(flags, tmp_path):
             "--log_cost_weight=1.0: an operation has no price of its own",
         ),
         (
+            "--space=nasbench1shot1_s1 --algorithm=lambda_darts",
+            "--algorithm=lambda_darts: all cells of --space=nasbench1shot1_s1 share one mix",
+        ),
+        (
             "--space=nasbench201 --algorithm=pc_darts --init_channels=6",
             "partial is 4: it must divide the width, 6",
         ),
+        ("--algorithm=lambda_darts", "the network has 0 normal cells: two or more can be aligned"),
         ("--algorithm=na_darts --distance=99", "--algorithm=na_darts"),
         ("--algorithm=darts_minus --ops none sep_conv_3x3", "no skip_connect"),
     ],

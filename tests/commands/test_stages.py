@@ -8,13 +8,14 @@ import math
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
 import jaxdarts as jd
 from jaxdarts.commands import command_line, datasets, stages
-from jaxdarts.commands.search import image_program
+from jaxdarts.commands.search import carry, image_program
 from jaxdarts.commands.search import images as script
 from jaxdarts.nn import widening
 from jaxdarts.runs import Stop
@@ -221,3 +222,23 @@ def test_an_interrupted_search_in_stages_goes_on(tmp_path, monkeypatch):
     traces = [np.asarray(optax.tree.get(s.params_opt, "trace"))[0] for s in (before, state)]
     assert np.isin(traces[1], traces[0]).all() and traces[0].any()
     assert int(optax.tree.get(state.arch_opt, "count")[0]) == 3 and int(state.step[0]) == 0
+
+
+def test_alpha_is_carried_over_whatever_its_optimiser_keeps():
+    """Plain SGD (gaea) has no moments."""
+    space = jd.spaces.darts(1, ("skip_connect", "max_pool_3x3"))
+    net = space.supernet(width=2, depth=1, num_classes=3)
+    images = jnp.zeros((1, 4, 4, 1))
+    params = net.init(jax.random.key(0), images, net.example_mix())["params"]
+    search = jd.bilevel_search(
+        jd.objectives.classification(net),
+        jd.algorithms.gaea(space),
+        optax.flatten(optax.sgd(0.1, momentum=0.9)),
+        optax.sgd(0.1),
+    )
+    start = search.init(jax.random.key(0), params)
+    before = dataclasses.replace(start, arch=jax.tree.map(lambda a: a + 1, start.arch))
+    start, before = (jax.tree.map(lambda leaf: leaf[None], one) for one in (start, before))
+    state = carry.carried(start, before, net, net, 0)
+    jax.tree.map(np.testing.assert_array_equal, state.arch, before.arch)
+    assert jax.tree.structure(state) == jax.tree.structure(start)

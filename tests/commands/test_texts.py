@@ -166,7 +166,9 @@ def test_every_method_searches(name, tiny, tmp_path):
     facts = json.loads((folder / "facts.json").read_text())
     assert facts["algorithm"] == name and np.isfinite(facts["found_cell_supernet_loss"])
     jd.genotypes.check(jd.genotypes.from_json((folder / "genotype.json").read_text()))
-    assert (record["arch_gradient_norm"] > 0) == (name != "random_sharing")
+    assert (record["arch_gradient_norm"] > 0) == (
+        name not in ("random_sharing", "fixed_alpha", "shapley_nas")
+    )
 
 
 @pytest.mark.parametrize(

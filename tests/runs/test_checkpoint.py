@@ -100,6 +100,12 @@ def test_a_flag_that_is_newer_than_the_checkpoint(tmp_path):
     write(tmp_path, 1)
     for off in ([], 0, False, None, float("inf")):
         assert_same(read(tmp_path, config={**CONFIG, "newer": off}), tree(1))
+    config, defaults = {**CONFIG, "newer": 2}, {"newer": 2, "width": 9}
+    with checkpoint.open_folder(tmp_path) as manager:
+        assert_same(checkpoint.restore(manager, tree(99), config, defaults=defaults), tree(1))
+        for wrong in ({**config, "newer": 3}, {**config, "width": 9}):
+            with pytest.raises(checkpoint.OtherConfiguration):
+                checkpoint.restore(manager, tree(99), wrong, defaults=defaults)
 
 
 def test_empty_folder(tmp_path):

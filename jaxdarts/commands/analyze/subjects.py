@@ -287,7 +287,9 @@ def _of_search(run: Opened, config: Measured) -> Subject:
     like = runs.checkpoint_form(program.init)
     try:
         with runs.checkpoint.open_folder(run.root / "checkpoints", keep=None) as checkpoints:
-            saved = runs.checkpoint.restore(checkpoints, like, runs.frozen(run_config))
+            saved = runs.checkpoint.restore(
+                checkpoints, like, runs.frozen(run_config), defaults=runs.defaults(run_config)
+            )
     except runs.checkpoint.CheckpointError as error:
         raise Stop(f"{error}; name another run", 2) from error
     state = jax.tree.map(lambda x: x[run.seed_index], saved["state"])

@@ -26,10 +26,11 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import jax
 
 from jaxdarts import Trial, discrete, files, genotypes, report, runs
-from jaxdarts.commands import checks, command_line, methods
+from jaxdarts.commands import checks, command_line
 from jaxdarts.commands import flags as shared_flags
 from jaxdarts.commands.discrete import evaluators
 from jaxdarts.commands.discrete import results as study_results
+from jaxdarts.commands.published import AGGREGATES
 from jaxdarts.discrete import studies
 from jaxdarts.runs import Stop, flag, workers
 from jaxdarts.runs.flags import BELOW_ONE, EPOCHS, NOT_NEGATIVE, POSITIVE, WITHIN_ONE
@@ -94,7 +95,7 @@ class Search:
         4, "Number of neighbouring cells that are evaluated with each cell (na_rs).", POSITIVE
     )
     radius: int = flag(1, "Number of edges in which a neighbouring cell differs (na_rs).", POSITIVE)
-    aggregate: Literal[tuple(methods.AGGREGATES)] = flag(  # type: ignore[valid-type]
+    aggregate: Literal[tuple(AGGREGATES)] = flag(  # type: ignore[valid-type]
         "mean",
         "Statistic of a neighbourhood that is maximised (na_rs): mean, median, minimum, or"
         " deviation (mean minus one deviation).",
@@ -215,7 +216,7 @@ METHODS = {
         ),
         ("neighbours", "radius", "aggregate"),
         lambda c, history: discrete.flattest(
-            in_order(history), c.neighbours, methods.AGGREGATES[c.aggregate]
+            in_order(history), c.neighbours, AGGREGATES[c.aggregate]
         ),
     ),
 }

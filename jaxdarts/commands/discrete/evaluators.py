@@ -201,7 +201,9 @@ def by_supernet(options: Options):
         with runs.checkpoint.open_folder(
             Path(options.run) / "checkpoints", keep=None
         ) as checkpoints:
-            state = runs.checkpoint.restore(checkpoints, like, runs.frozen(config))["state"]
+            state = runs.checkpoint.restore(
+                checkpoints, like, runs.frozen(config), defaults=runs.defaults(config)
+            )["state"]
     except runs.checkpoint.CheckpointError as error:
         raise Stop(f"--run={options.run}: {error}", 2) from error
     params = parallel.replicate(state.params, program.devices)

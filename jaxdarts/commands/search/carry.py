@@ -53,16 +53,16 @@ def carried(
     momentum = as_tree(optax.tree.get(trained.params_opt, "trace"))
     trace = ravel_pytree(weights(momentum))[0]
     moments = {name: optax.tree.get(trained.arch_opt, name) for name in ("count", "mu", "nu")}
+    arch_opt = fresh.arch_opt
+    if moments["mu"] is not None:  # plain SGD has none
+        arch_opt = optax.tree.set(
+            arch_opt, count=moments["count"], mu=arch(moments["mu"]), nu=arch(moments["nu"])
+        )
     result = dataclasses.replace(
         fresh,
         params=weights(trained.params),
         params_opt=optax.tree.set(fresh.params_opt, trace=trace),
         arch=arch(trained.arch),
-        arch_opt=optax.tree.set(
-            fresh.arch_opt,
-            count=moments["count"],
-            mu=arch(moments["mu"]),
-            nu=arch(moments["nu"]),
-        ),
+        arch_opt=arch_opt,
     )
     return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], result)

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from jaxdarts.commands import checks, flags, stages
-from jaxdarts.commands.methods import AGGREGATES, METHODS, NAMED
+from jaxdarts.commands.methods import NAMED
+from jaxdarts.commands.published import AGGREGATES, METHODS
 from jaxdarts.runs import Stop, flag
 from jaxdarts.runs.flags import BELOW_ONE, DEPTH, NOT_NEGATIVE, POSITIVE, POSITIVE_OR_INFINITE
 
@@ -17,7 +18,10 @@ class Architecture:
 
     TOPIC: ClassVar[str] = "architecture"
 
-    arch_learning_rate: float = flag(3e-4, "Learning rate of alpha (Adam), constant.", NOT_NEGATIVE)
+    arch_optimizer: Literal["adam", "sgd"] = flag(
+        "adam", "Optimiser of alpha: adam, or sgd without momentum (gaea)."
+    )
+    arch_learning_rate: float = flag(3e-4, "Learning rate of alpha, constant.", NOT_NEGATIVE)
     arch_weight_decay: float = flag(
         1e-3,
         "Weight decay of alpha: this multiple of alpha is added to its gradient.",
@@ -80,11 +84,23 @@ class Algorithm:
         1e-2, "Length of an ascent step, as a multiple of the gradient (a2m).", NOT_NEGATIVE
     )
     radius_steps: int = flag(1, "Number of ascent steps (a2m).", POSITIVE)
+    beta_weight: float = flag(
+        50.0,
+        "Weight of the penalty of alpha's logsumexp after the last epoch; it rises from 0 by equal"
+        " steps, one an epoch (beta_darts).",
+        NOT_NEGATIVE,
+    )
+    entropy_weight: float = flag(
+        0.1,
+        "Weight of the entropy of every edge's operations after the last epoch; four times as much"
+        " for the edges of a node; both rise from 0 (da2s).",
+        NOT_NEGATIVE,
+    )
     tau_start: float = flag(
-        10.0, "Gumbel-softmax temperature in the first epoch (gdas, snas).", POSITIVE
+        10.0, "Gumbel-softmax temperature in the first epoch (gdas, snas, reinmax).", POSITIVE
     )
     tau_end: float = flag(
-        0.1, "Gumbel-softmax temperature after the last epoch (gdas, snas).", POSITIVE
+        0.1, "Gumbel-softmax temperature after the last epoch (gdas, snas, reinmax).", POSITIVE
     )
 
 
@@ -94,11 +110,15 @@ class Derivation:
 
     TOPIC: ClassVar[str] = "derivation"
 
-    derive: Literal["strongest", "validation", "perturbation", "samples"] = flag(
+    derive: Literal["strongest", "validation", "perturbation", "shapley", "samples"] = flag(
         "strongest",
         "How the cell is chosen: strongest (by the mix), validation (by validating the supernet),"
-        " perturbation (by removing operations, DARTS+PT), samples (the best of random cells).",
+        " perturbation (by removing operations, DARTS+PT), shapley (by removing them in random"
+        " orders), samples (the best of random cells).",
         free=True,
+    )
+    shapley_orders: int = flag(
+        10, "Number of random orders of --derive=shapley.", POSITIVE, free=True
     )
     num_samples: int = flag(100, "Number of random cells of --derive=samples.", POSITIVE, free=True)
 
@@ -199,6 +219,21 @@ class ImageMethod:
     zero_one_weight: float = flag(
         10.0,
         "Weight of the loss that drives every operation to zero or one (fair_darts).",
+        NOT_NEGATIVE,
+    )
+    agreement: float = flag(
+        0.4,
+        "Mean cosine of an operation's training gradient with its sum with the validation gradient,"
+        " below which its weights stop (oles).",
+        BELOW_ONE,
+    )
+    agreement_batches: int = flag(
+        20, "Number of steps whose cosines --agreement is compared with (oles).", POSITIVE
+    )
+    alignment_weight: float = flag(
+        0.125,
+        "Weight of the alignment of the cells' gradients in the last epoch; it rises from 0"
+        " (lambda_darts).",
         NOT_NEGATIVE,
     )
     auxiliary_skip: float = flag(
@@ -371,7 +406,11 @@ def check(config: Any) -> None:
         if alone and getattr(config, name) not in (1, 0.0, None, ()):
             raise Stop(f"--{name}={getattr(config, name)}: not in --space={config.space}", 2)
     if config.space.startswith("nasbench1shot1"):
-        if config.derive in ("perturbation", "validation"):
+        if config.algorithm == "lambda_darts":
+            raise Stop(
+                f"--algorithm=lambda_darts: all cells of --space={config.space} share one mix", 2
+            )
+        if config.derive in ("perturbation", "validation", "shapley"):
             raise Stop(
                 f"--derive={config.derive}: decides edges, not which two to read; not in"
                 f" --space={config.space}",

@@ -185,15 +185,19 @@ def build(config: "Config", dataset: images.Dataset) -> Program:
             loss, state.arch, jax.random.fold_in(state.key, state.step)
         )
 
-    tune_tx = tuning_optimizer(config, space, steps_per_epoch)
+    tune_txs = (
+        tuning_optimizer(config, space, steps_per_epoch),
+        methods.optimizer(config, steps_per_epoch),
+    )
 
     def tune_init(state):
-        return dataclasses.replace(state, params_opt=tune_tx.init(state.params))
+        tuning, _ = searches(objective, algorithm, *tune_txs)
+        new = tuning.init(state.key, state.params, state.carry)
+        return dataclasses.replace(state, params_opt=new.params_opt)
 
     def tune(state, mix, decided, data, train_indices, val_indices, data_key):
         held = algorithm._replace(relax=relax.held(algorithm.relax, mix, decided))
-        arch_tx = methods.optimizer(config, steps_per_epoch)
-        tuning, _ = searches(objective, held, tune_tx, arch_tx)
+        tuning, _ = searches(objective, held, *tune_txs)
         return advanced(tuning, state, data, train_indices, val_indices, data_key)[0]
 
     def init():

@@ -250,6 +250,8 @@ def chosen(
         return derive.by_perturbation(space.cells, mixes, score, key, tune)
     if config.derive == "validation":
         return derive.by_validation(space.cells, mixes, score, key, tune)
+    if config.derive == "shapley":
+        return derive.by_shapley(space.cells, mixes, score, key, config.shapley_orders)
     if config.derive == "samples":
         keys = list(jax.random.split(key, config.num_samples))
         if first_look is None:

@@ -2,9 +2,9 @@
 
 Trains the weights of a supernet on the training part, and alpha, the parameters of its
 architecture, on the validation part, a window of the text at a time. --algorithm names the method,
-DARTS with the exact second-order gradient by default; pdarts, pc_darts, fair_darts and darts_minus
-are for images only. --dataset=pydoc takes minutes on a CPU and needs no download; the files of ptb
-and wikitext2 are read from --data_dir.
+DARTS with the exact second-order gradient by default; pdarts, pc_darts, fair_darts, darts_minus,
+lambda_darts and oles are for images only. --dataset=pydoc takes minutes on a CPU and needs no
+download; the files of ptb and wikitext2 are read from --data_dir.
 
 A run folder holds config.json, log.txt, metrics.jsonl, tensorboard/, alphas.npz, genotype.json, the
 drawn cell, report.html and checkpoints/. An interrupted search continues with --resume=RUN;

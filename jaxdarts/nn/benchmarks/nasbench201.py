@@ -28,7 +28,7 @@ from jaxdarts.nn.path import path_cell
 from jaxdarts.nn.primitives.norm import batch_norm, moments, scaled
 from jaxdarts.nn.taps import layer, tapped, taps_of, tell
 from jaxdarts.space import Choices
-from jaxdarts.types import Mix, Params, Units
+from jaxdarts.types import EveryMix, Mix, Params, Units
 
 STAGES = 3
 
@@ -56,7 +56,8 @@ class Stage(nn.Module):
     def __call__(self, x: Images, mix: Array, train: bool) -> Images:
         """Applies the cells for a mix [edges, ops].
 
-        The mix is [cells, edges, ops, batch] where cells and examples differ in it (drop path).
+        The mix is [cells, edges, ops] where cells differ in it, and [cells, edges, ops, batch]
+        where examples do so too (drop path).
         """
         weights = cell_weights(self, self.choices, x.shape[-1] // self.partial, 1, self.depth)
         weights = jax.tree.map(lambda w: w.astype(self.dtype), weights)
@@ -184,7 +185,8 @@ def averaged_pairs(x: Images) -> Float[Array, "batch half_height half_width chan
 class Supernet(Skeleton):
     """The weight-sharing network of NAS-Bench-201.
 
-    It is `apply(variables, images, {"cell": [edges, ops]}, key=None) -> logits`.
+    It is `apply(variables, images, {"cell": [edges, ops]}, key=None) -> logits`; the mix may also
+    be [cells, edges, ops], one for each of the cells of all stages in order.
 
     The key is not used; every supernet takes one. All norms use the moments of the batch, those of
     the cells without scale and shift, as in `nn.cnn.Supernet`. In the authors' searches the cells'
@@ -207,17 +209,22 @@ class Supernet(Skeleton):
         """A mix of the right shapes, all zero."""
         return {name: jnp.zeros(choices.shape) for name, choices in self.cells.items()}
 
+    def num_cells(self) -> dict[str, int]:
+        """How many cells there are in all stages."""
+        return {"cell": STAGES * self.depth}
+
     def example_inputs(self, image_shape: tuple[int, ...]) -> tuple[Array, Mix]:
         """Arguments that `init` takes, for images of [height, width, channels]."""
         return jnp.zeros((1, *image_shape)), self.example_mix()
 
     @nn.compact
-    def __call__(self, images: Images, mix: Mix, key: Key[Array, ""] | None = None) -> Logits:
+    def __call__(self, images: Images, mix: EveryMix, key: Key[Array, ""] | None = None) -> Logits:
         if self.partial < 1 or self.width % self.partial:
             raise ValueError(f"partial is {self.partial}: it must divide the width, {self.width}")
         if self.partial > 1 and self.one_path:
             raise ValueError(f"partial is {self.partial}: must be 1 in a network with one path")
-        mixes, kind = [mix["cell"]] * STAGES, (self.partial, self.one_path)
+        all_cells, kind = mix["cell"], (self.partial, self.one_path)
+        mixes = [all_cells] * STAGES if all_cells.ndim == 2 else jnp.split(all_cells, STAGES)
         return self.mixed(images, mixes, True, False, *kind)
 
 
