@@ -19,6 +19,7 @@ from jaxdarts.nn.rnn import Dropouts
 OPS = ("none", "max_pool_3x3", "skip_connect", "sep_conv_3x3", "dil_conv_3x3")
 SPACE, TEXTS = jd.spaces.darts(1, OPS), jd.spaces.darts_rnn(2)
 WORDS = 50
+SMALL = {"init_channels": 4, "layers": 1, "nodes": 1, "ops": OPS}
 
 
 def text_batch(seed, time=6, batch=32):
@@ -151,7 +152,7 @@ def check(errors, **bounds):
 
 
 def test_a_supernet_on_digits():
-    problem = precision.of_images(precision.Config(init_channels=4, layers=1, nodes=1))
+    problem = precision.of_images(precision.Config(**SMALL))
     check(
         errors_of(problem), loss=1e-4, weights=0.08, alpha_first_order=0.02, alpha_second_order=0.02
     )
@@ -164,9 +165,7 @@ def test_a_supernet_on_real_images(shared, tmp_path, monkeypatch):
     np.savez(
         tmp_path / "cifar10.npz", **{name: array[:64] for name, array in zip(names, cifar10.load())}
     )
-    config = precision.Config(
-        dataset=f"npz:{tmp_path / 'cifar10.npz'}", init_channels=4, layers=1, nodes=1
-    )
+    config = precision.Config(dataset=f"npz:{tmp_path / 'cifar10.npz'}", **SMALL)
     check(
         errors_of(precision.of_images(config)),
         loss=2e-4,

@@ -19,9 +19,8 @@ DROPOUTS = Dropouts(0.1, 0.2, 0.3, 0.2, 0.3)
 
 def network(**options):
     net = SPACE.supernet(WIDTH, WORDS, **options)
-    return net, jax.tree.map(
-        lambda w: 10 * w, net.init(jax.random.key(0), *net.example_inputs())["params"]
-    )
+    params = jax.jit(net.init)(jax.random.key(0), *net.example_inputs())["params"]
+    return net, jax.tree.map(lambda w: 10 * w, params)
 
 
 def batch(seed, length=TIME, **more):
@@ -59,7 +58,7 @@ def test_the_loss_by_hand():
 def test_a_model_that_knows_nothing_has_the_perplexity_of_its_vocabulary():
     net, params = network()
     nothing = jax.tree.map(jnp.zeros_like, params)
-    _, (_, metrics) = jd.objectives.language_model(net)(
+    _, (_, metrics) = jax.jit(jd.objectives.language_model(net))(
         nothing, mix_of(0), net.start(BATCH), batch(0, length=2), None
     )
     np.testing.assert_allclose(np.exp(metrics["loss"]), WORDS, rtol=1e-6)

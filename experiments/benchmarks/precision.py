@@ -48,6 +48,8 @@ class Config:
     """Number of cells."""
     nodes: int = 4
     """Intermediate nodes of a cell; 8 in the published recurrent one."""
+    ops: tuple[str, ...] = jd.spaces.PRIMITIVES
+    """Candidate operations of every edge of a convolutional cell."""
     batch_size: int = 16
     """Images or columns of text in a batch."""
     emsize: int = 100
@@ -169,7 +171,7 @@ class Problem(NamedTuple):
 
 
 def of_images(config: Config) -> Problem:
-    space, dataset = jd.spaces.darts(config.nodes), datasets.load(config)
+    space, dataset = jd.spaces.darts(config.nodes, config.ops), datasets.load(config)
     read = augment.reader(dataset.mean, dataset.std)
     parts = images.split(dataset.train, 0.5)
 

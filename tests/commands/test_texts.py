@@ -152,13 +152,32 @@ def tiny(common):
     return [*common, *sizes, *CALM, "--ops", "relu", "identity"]
 
 
+# A second derivative, an attack, a relaxation that draws, one without alpha.
+KINDS = ("darts", "sdarts_adv", "drnas", "random_sharing")
+FEW = "--attack_steps=1 --neighbours=1 --num_samples=2 --arch_learning_rate=0.1".split()
+
+
 @pytest.mark.parametrize(
-    "name", [name for name in methods.METHODS if name not in methods.ONLY_ON_IMAGES]
+    "name", [name for name in methods.METHODS if name not in (*methods.ONLY_ON_IMAGES, *KINDS)]
 )
-def test_every_method_searches(name, tiny, tmp_path):
+def test_every_method_has_a_program(name, tiny):
+    """It is traced, not compiled: `test_every_kind_of_method_searches` does that."""
+    config = text_search.parse([*tiny, f"--algorithm={name}", *FEW])
+    program = text_search.build(config, texts.load(config))
+    data = jax.tree.map(lambda leaf: leaf[0], program.data)
+    training, *inputs = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype),  # of one device
+        (jax.eval_shape(program.init), data, np.zeros(4, np.int32)),
+    )
+    new = jax.eval_shape(program.step.mapped, training, *inputs)
+    assert jax.tree.map(jnp.shape, new) == jax.tree.map(jnp.shape, training)
+    assert {"train_loss", "valid_loss", "arch_gradient_norm"} <= set(new.sums)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_kind_of_method_searches(name, tiny, tmp_path):
     folder = tmp_path / "run"
-    few = "--attack_steps=1 --neighbours=1 --num_samples=2 --arch_learning_rate=0.1".split()
-    search_command.main([*tiny, f"--algorithm={name}", *few, f"--run_dir={folder}"])
+    search_command.main([*tiny, f"--algorithm={name}", *FEW, f"--run_dir={folder}"])
     (record,) = jd.files.read_json_lines(folder / "metrics.jsonl")
     assert (
         record["step"] > 10 and np.isfinite(record["train_loss"]) and record["valid_perplexity"] > 1
@@ -363,7 +382,7 @@ def test_every_epoch_of_a_search_begins_with_hidden_states_of_zeros(
     loaded = texts.load(config)
     train, valid = (text.streams(part, 8) for part in (loaded.train, loaded.valid))
     length = len(text_search.windows(config, (len(train), len(valid)), 0))
-    flags = [*searched, "--arch_learning_rate=0"]
+    flags = [*searched, "--arch_learning_rate=0", "--no-unrolled"]
     run = check_the_head_of_an_epoch(
         search_command.main, flags, length, "carry", resume_with, tmp_path
     )
@@ -375,7 +394,7 @@ def test_every_epoch_of_a_search_begins_with_hidden_states_of_zeros(
     mix = {"recurrent": jax.nn.softmax(jnp.asarray(state["arch"]["recurrent"][0]))}
     batch = jnp.asarray(train[start : start + rows + 1])
     zeros = jnp.zeros((8, 4))
-    out = net.apply({"params": params}, batch[:-1], zeros, mix, None, None, batch[1:])
+    out = jax.jit(net.apply)({"params": params}, batch[:-1], zeros, mix, None, None, batch[1:])
     assert loss == pytest.approx(float(np.mean(out.losses)), rel=1e-5)
 
 
@@ -413,6 +432,7 @@ def test_a_trained_model_loaded_exported_and_tested_again(
     logits, hidden = jax.jit(apply)(params, column[:-1])
     log_p = np.take_along_axis(np.asarray(jax.nn.log_softmax(logits)), column[1:, :, None], axis=2)
     assert np.exp(-log_p.mean()) == pytest.approx(perplexities["test_perplexity"], rel=1e-5)
+    apply = jax.jit(apply)
     half, between = apply(params, column[:20])
     rest, last = apply(params, column[20:-1], between)
     np.testing.assert_allclose(np.concatenate([half, rest]), logits, atol=1e-5)
