@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from jaxdarts import descent, hypergrad, penalty, perturb, relax
+from jaxdarts import descent, hypergrad, implicit, penalty, perturb, relax
 from jaxdarts.count import Costs
 from jaxdarts.search import Algorithm
 from jaxdarts.space import Space
@@ -113,6 +113,18 @@ def sdarts_adv(space: Space, epsilon: Schedule, num_steps: int = 7, order: int =
         _of_order(order),
         perturb.adversarial(space.cells, epsilon, num_steps),
     )
+
+
+def idarts(space: Space, num_terms: int = 3) -> Algorithm:
+    """iDARTS: the hypergradient of the implicit function theorem, by a Neumann series.
+
+    `num_terms` is that of the authors' code on NAS-Bench-201 (its K = 2 counts from zero). The code
+    takes four steps of the weights before the series; here the weights are as they are
+    (`implicit.neumann`).
+
+    Zhang et al., `iDARTS <https://arxiv.org/abs/2106.10784>`_, ICML 2021.
+    """
+    return Algorithm(relax.softmax(space.cells), implicit.neumann(num_terms))
 
 
 def milenas(space: Space, order: int = 1, weight: float = 1.0) -> Algorithm:
@@ -217,8 +229,8 @@ def gdas(space: Space, temperature: Schedule, order: int = 1) -> Algorithm:
     The gradient is the authors': of the drawn operation alone (`relax.drawn`). In a space that
     draws sources as well it is that of `straight_through`. The weight step follows the
     architecture's, each with a draw of its own; the authors' code has them the other way round. A
-    supernet still computes the operations of weight zero. A genotype is DARTS' (two edges a node);
-    the authors' may keep two operations of one edge.
+    supernet with `one_path` computes the drawn operations alone. A genotype is DARTS' (two edges a
+    node); the authors' may keep two operations of one edge.
 
     Dong & Yang, `GDAS <https://arxiv.org/abs/1910.04465>`_, CVPR 2019.
     """

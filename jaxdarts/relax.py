@@ -29,11 +29,14 @@ class Relaxation(NamedTuple):
     derive: (architecture parameters[, step]) -> the mix that they stand for, nothing drawn. It is
     validated, priced and made a genotype of. The step is the number of weight updates so far; only
     what changes with it (`annealed`) needs it.
+    one_path: whether what `apply` gives has one operation an edge at most, and no gradient but by
+    the weight of that one: a supernet may compute no other (`nn.path`).
     """
 
     init: Callable[[Key[Array, ""]], Arch]
     apply: Callable[[Arch, Key[Array, ""], Step], Mix]
     derive: Derive
+    one_path: bool = False
 
 
 def softmax(cells: Cells, scale: float = 1e-3, mirrored: bool = False) -> Relaxation:
@@ -180,7 +183,7 @@ def drawn(cells: Cells, temperature: Schedule, scale: float = 1e-3) -> Relaxatio
             mix[name] = jnp.concatenate([jnp.where(picks, of_drawn, 0), others], axis=1)
         return mix
 
-    return hard._replace(apply=apply)
+    return hard._replace(apply=apply, one_path=True)
 
 
 def reinmax(cells: Cells, temperature: Schedule, scale: float = 1e-3) -> Relaxation:
@@ -302,7 +305,8 @@ def uniform_path(cells: Cells) -> Relaxation:
             mix[name] = jax.nn.one_hot(ops, choices.shape[1]) * (rank < kept)[:, None]
         return mix
 
-    return uniform(cells)._replace(apply=apply)
+    one_path = all(choices.picks is None for choices in cells.values())
+    return uniform(cells)._replace(apply=apply, one_path=one_path)
 
 
 def annealed(relaxation: Relaxation, temperature: Schedule) -> Relaxation:
@@ -358,7 +362,7 @@ def auxiliary_skip(relaxation: Relaxation, cells: Cells, amount: Schedule) -> Re
             for name, mix in relaxation.apply(arch, key, step).items()
         }
 
-    return relaxation._replace(apply=apply)
+    return relaxation._replace(apply=apply, one_path=False)
 
 
 LOWEST = -60.0

@@ -40,6 +40,7 @@ ALGORITHMS = {
     "sdarts-adv": lambda space: jd.algorithms.sdarts_adv(space, by_epoch(0.03, 0.3)),
     "milenas, first order": lambda space: jd.algorithms.milenas(space),
     "milenas, second order": lambda space: jd.algorithms.milenas(space, order=2),
+    "idarts": lambda space: jd.algorithms.idarts(space),
     "na-darts": lambda space: jd.algorithms.na_darts(space),
     "a2m": lambda space: jd.algorithms.a2m(space),
     "joint": lambda space: jd.algorithms.joint(space),

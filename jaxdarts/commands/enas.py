@@ -261,6 +261,8 @@ def build(config: Config, dataset: images.Dataset) -> Program:
         sizes = f"--layers={config.layers} --init_channels={config.init_channels}"
         raise Stop(f"{sizes} do not fit the images of {config.dataset}: {error}", 2) from error
     policy = enas.lstm_policy(space.cells, config.hidden, config.temperature, config.tanh_constant)
+    if hasattr(net, "one_path"):  # the policy draws one operation an edge
+        net = net.clone(one_path=True)
     objective = objectives.classification(net)
     length = train.num // config.batch_size
 

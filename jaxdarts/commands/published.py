@@ -73,6 +73,11 @@ METHODS: dict[str, Method] = {
     "milenas": Method(
         lambda c, s, order, ramp: algorithms.milenas(s, order, c.lambda_valid), FIRST
     ),
+    "idarts": Method(
+        lambda c, s, order, ramp: algorithms.idarts(s, c.neumann_terms),
+        FIRST,
+        nasbench201={"weight_decay": 5e-4, "nesterov": True},
+    ),
     "na_darts": Method(
         lambda c, s, order, ramp: algorithms.na_darts(
             s, c.neighbours, c.distance, AGGREGATES[c.aggregate], order
@@ -275,6 +280,7 @@ METHODS: dict[str, Method] = {
     ),
 }
 ONLY_FIRST_ORDER = (
+    "idarts",
     "joint",
     "coordinate_descent",
     "snas",

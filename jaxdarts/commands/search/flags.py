@@ -236,6 +236,11 @@ class ImageMethod:
         " (lambda_darts).",
         NOT_NEGATIVE,
     )
+    neumann_terms: int = flag(
+        3,
+        "Terms of the Neumann series that stands for the inverse Hessian (idarts).",
+        POSITIVE._replace(most=1000),
+    )
     auxiliary_skip: float = flag(
         1.0,
         "Weight of the auxiliary skip connection in the first epoch; it falls to zero"

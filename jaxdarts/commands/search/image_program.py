@@ -92,6 +92,15 @@ def supernet(config: "Config", space: Space, num_classes: int, remat: bool | Non
     )
 
 
+def may_take_one_path(config: "Config", net: Any) -> bool:
+    """Whether the network of a search may compute the drawn operation of an edge alone.
+
+    Several seeds draw different ones, and would compute all of them in one program.
+    """
+    drops = config.drop_path_start or config.drop_path_prob or stages.of(config).skip_dropout
+    return hasattr(net, "one_path") and net.partial == 1 and config.num_seeds == 1 and not drops
+
+
 def build(config: "Config", dataset: images.Dataset) -> Program:
     """Puts the library's parts together for one configuration, on `runs.devices` of it."""
     devices = runs.devices(config)
@@ -125,7 +134,10 @@ def build(config: "Config", dataset: images.Dataset) -> Program:
     objective = jax.jit(
         objectives.classification(net)
     )  # traced once, however many gradients a step takes
-    search, warm_up = searches(objective, algorithm, *optimizers(config, steps_per_epoch))
+    path_objective = objective
+    if algorithm.relax.one_path and may_take_one_path(config, net):
+        path_objective = jax.jit(objectives.classification(net.clone(one_path=True)))
+    search, warm_up = searches(path_objective, algorithm, *optimizers(config, steps_per_epoch))
 
     cutout_length = config.cutout_length if config.cutout else 0
     batch = augment.reader(
