@@ -308,6 +308,7 @@ def algorithms(config: Config) -> list[dict[str, Any]]:
         config.init_channels, config.layers, 10, dtype=jnp.dtype(config.dtype), unroll=config.unroll
     )
     objective = jax.jit(jd.objectives.classification(net))
+    of_path = jax.jit(jd.objectives.classification(net.clone(one_path=True)))
     rng = np.random.default_rng(0)
     images = jnp.asarray(
         rng.normal(size=(config.batch_size, config.image_size, config.image_size, 3)), jnp.float32
@@ -325,10 +326,19 @@ def algorithms(config: Config) -> list[dict[str, Any]]:
         "milenas": jd.algorithms.milenas(space),
         "a2m": jd.algorithms.a2m(space),
         "na_darts": jd.algorithms.na_darts(space),
+        "idarts": jd.algorithms.idarts(space),
+        "gdas": jd.algorithms.gdas(space, lambda step: 1.0),
+        "random_sharing": jd.algorithms.random_sharing(space),
     }
+    # Methods that draw one operation an edge: the drawn one alone, and beside it all of them.
+    searches = {
+        name: (algorithm, of_path if algorithm.relax.one_path else objective)
+        for name, algorithm in made.items()
+    }
+    searches["gdas_of_all_operations"] = made["gdas"], objective
     calls: dict[str, tuple[Callable, tuple]] = {}
-    for name, algorithm in made.items():
-        search = jd.bilevel_search(objective, algorithm, params_tx, arch_tx)
+    for name, (algorithm, of_net) in searches.items():
+        search = jd.bilevel_search(of_net, algorithm, params_tx, arch_tx)
         calls[name] = search.step, (search.init(jax.random.key(0), params), batch, batch)
     relax, arch = made["darts"].relax, made["darts"].relax.init(jax.random.key(1))
 
@@ -361,6 +371,7 @@ def algorithms(config: Config) -> list[dict[str, Any]]:
             "runs_ms": times[name][1:],
             "first_order_steps": medians[name] / medians["darts"],
             "alpha_gradients": medians[name] / medians["alpha_gradient"],
+            "temporary_memory_mb": compiled[name].memory_analysis().temp_size_in_bytes / 1e6,
             "compile_seconds": compile_seconds[name],
         }
         for name in calls
