@@ -9,7 +9,9 @@ row of the table, printed as soon as it is there: mean +- deviation over the see
 loss and accuracy of the supernet; accuracy of the derived cell with the same weights, and the gap
 between the two; mean loss of random cells; how much better the cell is than its neighbours (with
 --flatness); skip connections; dominant eigenvalue of the Hessian of the validation loss with
-respect to alpha (with --eigenvalue_freq); milliseconds a step.
+respect to alpha (with --eigenvalue_freq); milliseconds a step. With --table, searches of
+NAS-Bench-201 have the true test accuracy of the derived cell in further columns, and --output has
+that of the cell of every epoch.
 
 The same command goes on where an interrupted one ended, and takes searches that are finished as
 they are. For one page of finished runs, whatever they are, see jaxdarts analyze compare.
@@ -29,6 +31,7 @@ import numpy as np
 from jaxdarts import files, genotypes, runs
 from jaxdarts.commands import checks, command_line, flags, methods
 from jaxdarts.commands.search import command as search_command
+from jaxdarts.data.benchmarks import tabular
 from jaxdarts.runs import Stop, flag
 from jaxdarts.space import of_genotype
 
@@ -68,6 +71,12 @@ class Config(flags.Output):
         "Folder for the searches; default runs/compare-DATASET-HASH, where HASH is made from the"
         " flags after --.",
     )
+    table: str | None = flag(
+        None,
+        "Table of NAS-Bench-201 (a CSV file, plain or gzip) in which cells are looked up; its"
+        " columns DATASET_test_200 are the true test accuracies. Needs --space=nasbench201 after"
+        " --.",
+    )
 
 
 class Record(TypedDict):
@@ -103,19 +112,23 @@ def main(arguments: Sequence[str]) -> None:
         raise Stop("name one algorithm of jaxdarts search or more; --help lists them", 2)
     root = Path(config.run_dir or default_folder(shared))
     rows = [row_of(text, shared, root) for text in dict.fromkeys(config.algorithms)]
+    truth = true_accuracies(config, rows)
     for row in rows:
         check_earlier(row)
-    results, head = {}, ["algorithm", *COLUMNS.values(), "ms/step"]
+    columns = COLUMNS | {column_of(dataset): f"{dataset} test" for dataset in truth}
+    results, head = {}, ["algorithm", *columns.values(), "ms/step"]
     print("| " + " | ".join(head) + " |\n|" + " --- |" * len(head), flush=True)
     try:
         for row in rows:
-            results[row.text] = searched(row)
-            print(table_line(row.text, results[row.text]), flush=True)
+            results[row.text] = searched(row) | looked_up(row, truth)
+            print(table_line(row.text, results[row.text], columns), flush=True)
     except KeyboardInterrupt as interrupt:  # between two searches; one of them tells by itself
         name, code = runs.signals.named(interrupt)
         raise Stop(f"{name}: {CONTINUES}", code) from None
     if config.output:
-        text = json.dumps({**runs.versions(), "rows": results}, indent=1) + "\n"
+        every = {"every_cell": {name: spread(table) for name, table in truth.items()}}
+        result = {**runs.versions(), **(every if truth else {}), "rows": results}
+        text = json.dumps(result, indent=1) + "\n"
         files.replace_text(config.output, text)
 
 
@@ -181,8 +194,8 @@ def searched(row: Row) -> dict[str, Any]:
             raise Stop(message, stop.code) from stop
     values: dict[str, list[float]] = {}
     records: list[dict[str, Any]] = []
-    for facts in sorted(folder.glob("seed-*/facts.json")) or [folder / "facts.json"]:
-        path = facts
+    for of_seed in seed_folders(folder):
+        path = facts = of_seed / "facts.json"
         try:
             records = files.read_json_lines(facts.parent / "metrics.jsonl", Record)
             known = {**records[-1], **files.read_json(facts, dict[str, Any])} if records else {}
@@ -210,9 +223,69 @@ def searched(row: Row) -> dict[str, Any]:
     return {**values, "step_ms": float(np.min(timed))}
 
 
-def table_line(name: str, values: Mapping[str, Any]) -> str:
+def seed_folders(folder: Path) -> list[Path]:
+    """The folders of a finished search, one a seed."""
+    return [path.parent for path in sorted(folder.glob("seed-*/facts.json"))] or [folder]
+
+
+def true_accuracies(config: Config, rows: Sequence[Row]) -> dict[str, dict[Any, float]]:
+    """The table's test accuracies, {data set: {cell: percent}}; none without a table."""
+    if config.table is None:
+        return {}
+    for row in rows:
+        if row.config.space != "nasbench201":
+            raise Stop(
+                f"--table: {row.text} searches --space={row.config.space}, and the table is of"
+                " nasbench201; give --space=nasbench201 after --",
+                2,
+            )
+    try:
+        return tabular.test_accuracies(config.table)
+    except (OSError, ValueError) as error:
+        raise Stop(f"--table: {error}", 2) from error
+
+
+def column_of(dataset: str) -> str:
+    """Name of the values of a data set in the table, in a row's result."""
+    return f"{dataset}_test"
+
+
+def spread(accuracies: Mapping[Any, float]) -> dict[str, float]:
+    """What a random cell reaches, and the best one."""
+    values = np.array(list(accuracies.values()))
+    return {"mean": values.mean(), "deviation": values.std(), "best": values.max()}
+
+
+def looked_up(row: Row, truth: Mapping[str, Mapping[Any, float]]) -> dict[str, Any]:
+    """True accuracies of a search's cells: of the last one, and of every epoch's, by seed.
+
+    The cells of the epochs are those of alpha; a method that chooses its cell by validation alone
+    has no others than the last one.
+    """
+    values: dict[str, list[Any]] = {}
+    if not truth:
+        return values
+    space = methods.space_of(row.config)
+    for folder in seed_folders(row.folder):
+        try:
+            cell = genotypes.from_json(files.read_text(folder / "genotype.json"))
+            alphas = files.read_arrays(folder / "alphas.npz")
+            every = [space.discretize({"cell": mix}) for mix in alphas["cell"]]
+            for dataset, accuracies in truth.items():
+                name = column_of(dataset)
+                values.setdefault(name, []).append(accuracies[cell])
+                by_epoch = [accuracies[one] for one in every]
+                values.setdefault(f"{name}_of_every_epoch", []).append(by_epoch)
+        except KeyError as error:
+            raise Stop(f"--table: {folder}: {error} is not in the table", 2) from error
+        except (OSError, ValueError) as error:
+            raise Stop(f"{folder}: no finished search: {error}", 2) from error
+    return values
+
+
+def table_line(name: str, values: Mapping[str, Any], columns: Mapping[str, str]) -> str:
     """One row as Markdown."""
     cells = [
-        runs.mean_and_deviation(values[column]) if column in values else "" for column in COLUMNS
+        runs.mean_and_deviation(values[column]) if column in values else "" for column in columns
     ]
     return "| " + " | ".join([name, *cells, f"{values['step_ms']:.0f}"]) + " |"

@@ -1,5 +1,6 @@
 """The script that compares algorithms, on searches of seconds."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+import jaxdarts as jd
 from jaxdarts import genotypes, runs
 from jaxdarts.commands import compare
 from jaxdarts.commands.search import images as image_search
@@ -58,6 +60,44 @@ def test_a_table_of_two_algorithms(tmp_path, capsys):
             compare.main([*rows_given, *shared, *flags])
         assert caught.value.code == 2
     assert (tmp_path / "runs" / "darts" / "log.txt").read_bytes() == before
+
+
+def test_cells_looked_up_in_a_table(tmp_path, capsys):
+    """Every cell's accuracy is the number of its skip connections times 10, and its place apart."""
+    space = jd.spaces.nasbench201()
+    ops, lines = space.cells["cell"].ops[0], ["arch_str,a_test_200,b_test_200"]
+    for i, picks in enumerate(itertools.product(range(len(ops)), repeat=6)):
+        mix = {"cell": np.eye(len(ops))[list(picks)]}
+        text = str(space.discretize(mix))
+        lines.append(f"{text},{10 * picks.count(ops.index('skip_connect'))},{i}")
+    table = tmp_path / "table.csv"
+    table.write_text("\n".join(lines) + "\n")
+    given = [f"--run_dir={tmp_path}/runs", f"--table={table}", f"--output={tmp_path}/out.json"]
+    shared = [
+        *("--", "--space=nasbench201", "--init_channels=2", "--epochs=2", "--num_devices=1"),
+        *("--max_steps=4", "--no_unrolled", f"--cache_dir={jax.config.jax_compilation_cache_dir}"),
+    ]
+    compare.main(["darts", *given, *shared])
+    head, _, row = [line for line in capsys.readouterr().out.splitlines() if line[:1] == "|"]
+    result = json.loads((tmp_path / "out.json").read_text())
+    values, every = result["rows"]["darts"], result["every_cell"]
+    assert values["a_test"] == [10 * skips for skips in values["skips"]]
+    assert head.split("|")[-4:-2] == [" a test ", " b test "]
+    assert float(row.split("|")[-4].split()[0]) == values["a_test"][0]
+    (of_epochs,) = values["b_test_of_every_epoch"]
+    assert of_epochs[-1] == values["b_test"][0]
+    assert every["b"]["best"] == len(ops) ** 6 - 1
+    np.testing.assert_allclose(every["b"]["mean"], (len(ops) ** 6 - 1) / 2)
+
+    table.write_text("\n".join(lines[:2]) + "\n")
+    for flags, message in (
+        (["darts", *given, *shared], "is not in the table"),
+        (["darts", *given, *shared, "--space=darts"], "--space=darts, and the table is of nasben"),
+        (["darts", *given[:1], "--table=none.csv", *shared], "--table: .*none.csv"),
+    ):
+        with pytest.raises(Stop, match=message) as caught:
+            compare.main(flags)
+        assert caught.value.code == 2
 
 
 def test_an_interrupted_comparison_goes_on_with_the_same_command(tmp_path, monkeypatch, capsys):

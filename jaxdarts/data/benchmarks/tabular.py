@@ -40,6 +40,8 @@ from jaxdarts.types import Trial
 
 EPOCHS = 12
 """Length of the trainings that a search pays for."""
+LONG = 200
+"""Length of NAS-Bench-201's trainings that are reported."""
 
 
 @runtime_checkable
@@ -86,7 +88,7 @@ class Row(NamedTuple):
     def trainings(self) -> Mapping[int, tuple[float, float]]:
         return {
             EPOCHS: (self.valid_12, self.seconds),
-            200: (self.valid_200, self.seconds * 200 / EPOCHS),
+            LONG: (self.valid_200, self.seconds * LONG / EPOCHS),
         }
 
 
@@ -125,7 +127,7 @@ def read(path: str | os.PathLike, dataset: str = "cifar10") -> dict[TopologyGeno
         OSError: if the file cannot be read.
         ValueError: if it is not such a table; the message names the line and what is wrong with it.
     """
-    return _read(path, dataset, 200, TopologyGenotype, Row)
+    return _read(path, dataset, LONG, TopologyGenotype, Row)
 
 
 def read_sizes(path: str | os.PathLike, dataset: str = "cifar10") -> dict[SizeGenotype, SizeRow]:
@@ -160,6 +162,29 @@ def column(path: str | os.PathLike, name: str) -> dict[Any, float]:
         OSError, ValueError: as `read`.
     """
     return {genotype: value for _, genotype, (value,) in _lines(path, [name], tuple(_WHAT))}
+
+
+def test_accuracies(path: str | os.PathLike) -> dict[str, dict[TopologyGenotype, float]]:
+    """Test accuracies after 200 epochs on every data set that a table of NAS-Bench-201 has.
+
+    {data set: {cell: accuracy in percent}}, of the columns DATASET_test_200.
+
+    Raises:
+        OSError, ValueError: as `read`; also if there is no such column.
+    """
+    ending = f"_test_{LONG}"
+    with files.open_lines(Path(path)) as file:
+        header = next(csv.reader(file), [])
+    names = [name for name in header if name.endswith(ending)]
+    if not names:
+        raise ValueError(f"{path} has no column DATASET{ending}; there are {', '.join(header)}")
+    accuracies: dict[str, dict[TopologyGenotype, float]] = {
+        name.removesuffix(ending): {} for name in names
+    }
+    for _, genotype, values in _lines(path, names, (TopologyGenotype,)):
+        for of_dataset, value in zip(accuracies.values(), values, strict=True):
+            of_dataset[genotype] = value
+    return accuracies
 
 
 def evaluate(table: Mapping[Any, Known], genotype: Any, epochs: int | None = None) -> Trial:
