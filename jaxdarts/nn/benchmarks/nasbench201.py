@@ -22,6 +22,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from jaxdarts.nn.cell import cell, edges_of
 from jaxdarts.nn.cnn import Run, cell_weights, linear, norm_sites, over_cells
+from jaxdarts.nn.inputs import OfImages, OfMix, OfPicks
 from jaxdarts.nn.network import ConvNorm, drop_paths, scaled_norm
 from jaxdarts.nn.ops import OPS, Norms
 from jaxdarts.nn.primitives.norm import batch_norm, moments, scaled
@@ -175,7 +176,7 @@ def averaged_pairs(x: Images) -> Float[Array, "batch half_height half_width chan
     return jnp.mean(x.reshape(batch, height // 2, 2, width // 2, 2, channels), axis=(2, 4))
 
 
-class Supernet(Skeleton):
+class Supernet(OfMix, Skeleton):
     """The weight-sharing network of NAS-Bench-201.
 
     It is `apply(variables, images, {"cell": [edges, ops]}, key=None) -> logits`.
@@ -193,14 +194,6 @@ class Supernet(Skeleton):
 
     partial: int = 1
 
-    def example_mix(self) -> Mix:
-        """A mix of the right shapes, all zero."""
-        return {name: jnp.zeros(choices.shape) for name, choices in self.cells.items()}
-
-    def example_inputs(self, image_shape: tuple[int, ...]) -> tuple[Array, Mix]:
-        """Arguments that `init` takes, for images of [height, width, channels]."""
-        return jnp.zeros((1, *image_shape)), self.example_mix()
-
     @nn.compact
     def __call__(self, images: Images, mix: Mix, key: Key[Array, ""] | None = None) -> Logits:
         if self.partial < 1 or self.width % self.partial:
@@ -209,7 +202,7 @@ class Supernet(Skeleton):
         return self.mixed(images, mixes, train=True, discrete=False, partial=self.partial)
 
 
-class Network(Skeleton):
+class Network(OfImages, Skeleton):
     """A discrete network of NAS-Bench-201.
 
     It is `apply(variables, images, train=False, drop_path=None, key=None) -> (logits, None)`.
@@ -218,10 +211,6 @@ class Network(Skeleton):
     0.1). There is no auxiliary head. The benchmark's trainings drop no paths; those that do keep
     identities, as `nn.network.Network`.
     """
-
-    def example_inputs(self, image_shape: tuple[int, ...]) -> tuple[Array]:
-        """Arguments that `init` takes, for images of [height, width, channels]."""
-        return (jnp.zeros((1, *image_shape)),)
 
     @nn.compact
     def __call__(
@@ -243,7 +232,7 @@ class Network(Skeleton):
         return self.mixed(images, mixes, train, discrete=True), None
 
 
-class Picked(Skeleton):
+class Picked(OfPicks, Skeleton):
     """A supernet of which one operation an edge is computed.
 
     It is `apply(variables, images, picks) -> logits`.
@@ -272,10 +261,6 @@ class Picked(Skeleton):
 
     normed: bool = True
     hooked: bool = False
-
-    def example_inputs(self, image_shape: tuple[int, ...]) -> tuple[Array, Array]:
-        """Arguments that `init` takes, for images of [height, width, channels]."""
-        return jnp.zeros((1, *image_shape)), jnp.zeros(len(self.cells["cell"].edges), jnp.int32)
 
     @nn.compact
     def __call__(self, images: Images, picks: Int[Array, " edges"]) -> Logits:
