@@ -1,5 +1,6 @@
 """Settings that must be made before JAX starts, and the fixtures of the suite."""
 
+import gc
 import itertools
 import os
 import sys
@@ -67,6 +68,40 @@ jaxtyping.install_import_hook(CHECKED, "beartype.beartype")
 
 from jaxdarts.genotypes import TOPOLOGY_OPS, TopologyGenotype  # noqa: E402
 from tests.helpers import Golden  # noqa: E402
+
+# With several workers the last module decides when a run ends: the dearest ones come first.
+DEAREST = [
+    "commands/test_methods.py",
+    "test_algorithms.py",
+    "commands/test_texts.py",
+    "commands/test_search.py",
+    "commands/test_evaluate.py",
+    "test_bfloat16.py",
+    "nn/benchmarks/test_nasbench201.py",
+    "commands/test_evaluators.py",
+    "test_objectives.py",
+    "nn/test_network.py",
+    "benchmarks/test_device.py",
+    "nn/benchmarks/test_picked.py",
+    "proxies/test_scores.py",
+    "commands/test_ensemble.py",
+    "commands/test_analyze.py",
+]
+
+
+def pytest_configure(config):
+    """pytest-xdist keeps that order; by itself it starts with the modules of most tests."""
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
+def pytest_collection_finish():
+    gc.freeze()  # what is imported stays; tracing would walk through it again and again
+
+
+def pytest_collection_modifyitems(items):
+    ranks = {Path(__file__).parent / name: rank for rank, name in enumerate(DEAREST)}
+    items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
 
 
 @pytest.fixture(autouse=True)

@@ -195,8 +195,9 @@ def test_a_penalty_is_descended_once(name):
     assert "valid_price" in metrics
 
 
-@every_algorithm
+@pytest.mark.parametrize("name", THREE_KINDS)
 def test_jit_or_not(name):
+    """`test_a_penalty_is_descended_once` steps every algorithm without jit."""
     search, start = search_of(name), start_of(name)
     assert_close(advance(step_of(name), start, 0, 2)[0], advance(search.step, start, 0, 2)[0])
 

@@ -86,12 +86,13 @@ def test_the_network_computes_it():
     net = page()["space"].network(SE, width=4, depth=3, num_classes=10)
     images = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
     variables = net.init(jax.random.key(1), images)
-    logits, _ = net.apply(variables, images)
+    apply = jax.jit(net.apply)
+    logits, _ = apply(variables, images)
     assert logits.shape == (2, 10) and jnp.all(jnp.isfinite(logits))
     changed = jax.tree_util.tree_map_with_path(
         lambda path, leaf: leaf + ("squeeze" in str(path[-1])), variables
     )
-    assert not np.allclose(net.apply(changed, images)[0], logits)
+    assert not np.allclose(apply(changed, images)[0], logits)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -170,7 +171,8 @@ def test_steps_have_norms_between_and_draw_at_random():
     net = space.supernet(2, 1, 3)
     images, mix = jnp.ones((1, 8, 8, 1)), jax.tree.map(jnp.ones_like, net.example_mix())
     variables = net.init(jax.random.key(0), images, mix)
-    a, b, c = (net.apply(variables, images, mix, jax.random.key(k)) for k in (1, 1, 2))
+    apply = jax.jit(net.apply)
+    a, b, c = (apply(variables, images, mix, jax.random.key(k)) for k in (1, 1, 2))
     np.testing.assert_array_equal(a, b)
     assert not np.allclose(a, c)
     with pytest.raises(ValueError, match="thinned"):

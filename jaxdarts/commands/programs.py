@@ -4,6 +4,7 @@ They lead from pure functions of one seed on one device to functions of all seed
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -60,6 +61,22 @@ def evaluation(
 ) -> OnDevices:
     """A function over seeds and devices that changes nothing."""
     return parallel.over_devices(parallel.over_seeds(function, in_axes), devices)
+
+
+def trained_state(folder: Path, like: Any, settings: Any, before: str = "", after: str = "") -> Any:
+    """The newest state in a run folder; `like` is the form of its checkpoints.
+
+    Args:
+        folder: of the run.
+        like: as `runs.checkpoint_form` gives it.
+        settings: that the checkpoints must have been written with; None for any.
+        before, after: what the line of an unusable checkpoint says besides the error.
+    """
+    try:
+        with runs.checkpoint.open_folder(folder / "checkpoints", keep=None) as checkpoints:
+            return runs.checkpoint.restore(checkpoints, like, settings)["state"]
+    except runs.checkpoint.CheckpointError as error:
+        raise runs.Stop(f"{before}{error}{after}", 2) from error
 
 
 def means_of(sums: Metrics, count: int, prefix: str = "") -> dict[str, np.ndarray]:

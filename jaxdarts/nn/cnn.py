@@ -13,6 +13,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
 from jaxdarts.nn.cell import cell, random_edges, weight_shapes
+from jaxdarts.nn.inputs import OfMix
 from jaxdarts.nn.ops import OPS, Norms, Op, halved, halved_weights, pointwise, relu
 from jaxdarts.nn.path import path_cell
 from jaxdarts.nn.primitives.norm import Running, batch_norm, batch_norms, scaled
@@ -321,7 +322,7 @@ def linear(
     return features @ weight + bias[None]
 
 
-class Supernet(nn.Module):
+class Supernet(OfMix, nn.Module):
     """The weight-sharing network of a cell space.
 
     It is `apply(variables, images, mix, key=None, drop_path=None, skip_dropout=None) -> logits`.
@@ -361,6 +362,7 @@ class Supernet(nn.Module):
     ops: Mapping[str, Op] = OPS
     one_path: bool = False
 
+<<<<<<< HEAD
     def example_mix(self) -> Mix:
         """A mix of the right shapes, all zero."""
         return {name: jnp.zeros(choices.shape) for name, choices in self.cells.items()}
@@ -374,6 +376,8 @@ class Supernet(nn.Module):
         """Arguments that `init` takes, for images of [height, width, channels]."""
         return jnp.zeros((1, *image_shape)), self.example_mix()
 
+=======
+>>>>>>> h2
     @nn.compact
     def __call__(
         self,

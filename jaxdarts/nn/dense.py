@@ -2,11 +2,12 @@
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxdarts.nn.inputs import OfImages
 
-class Dense(nn.Module):
+
+class Dense(OfImages, nn.Module):
     """Dense network: hidden layers with ReLU on the flattened image, and a linear classifier.
 
     It is called as `nn.network.Network` is.
@@ -20,10 +21,6 @@ class Dense(nn.Module):
     width: int
     depth: int
     num_classes: int
-
-    def example_inputs(self, image_shape: tuple[int, ...]) -> tuple[Array]:
-        """Arguments that `init` takes, for images of [height, width, channels]."""
-        return (jnp.zeros((1, *image_shape)),)
 
     @nn.compact
     def __call__(

@@ -24,6 +24,7 @@ from jaxdarts.nn.cnn import (
     runs,
     uniform,
 )
+from jaxdarts.nn.inputs import OfImages
 from jaxdarts.nn.ops import OPS, Op
 from jaxdarts.nn.primitives.norm import Running, batch_norm, moments
 from jaxdarts.nn.taps import layer, tell
@@ -126,7 +127,7 @@ class AuxiliaryHead(nn.Module):
         return linear(self, x.reshape(x.shape[0], -1).astype(wide), self.num_classes)
 
 
-class Network(nn.Module):
+class Network(OfImages, nn.Module):
     """A discrete network of convolutional cells.
 
     It is `apply(variables, images, train=False, drop_path=None, key=None) -> (logits, auxiliary
@@ -159,10 +160,6 @@ class Network(nn.Module):
     remat: bool = False
     unroll: int = 1
     ops: Mapping[str, Op] = OPS
-
-    def example_inputs(self, image_shape: tuple[int, ...]) -> tuple[Array]:
-        """Arguments that `init` takes, for images of [height, width, channels]."""
-        return (jnp.zeros((1, *image_shape)),)
 
     @nn.compact
     def __call__(

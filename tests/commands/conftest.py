@@ -27,7 +27,20 @@ BUILDERS = (
     ranking_program.build,
 )
 # What these name does not change what is compiled.
-FREE = dict(run_dir=None, resume=None, max_steps=0, keep_checkpoints=1, report_freq=1)
+FREE = dict(
+    run_dir=None,
+    resume=None,
+    max_steps=0,
+    keep_checkpoints=1,
+    checkpoint_freq=0,
+    report_freq=1,
+    eigenvalue_freq=0,
+    stop_skips=0,
+    fork=None,
+    fork_epoch=0,
+    flatness=False,
+    derive_batches=1,
+)
 
 
 def digest(data) -> str:

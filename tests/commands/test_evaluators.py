@@ -60,6 +60,7 @@ def test_a_trained_supernet(run):
     dataset = images.load("digits")
     _, val = images.split(dataset.train, 0.5)
     net = space.supernet(width=2, depth=1, num_classes=10)
+    apply = jax.jit(net.apply)
     with jd.runs.checkpoint.open_folder(run / "checkpoints") as checkpoints:
         like = runs.checkpoint_form(image_search.build(evaluators.searched(options), dataset).init)
         params = jd.runs.checkpoint.restore(checkpoints, like, None)["state"].params
@@ -69,7 +70,7 @@ def test_a_trained_supernet(run):
             batch = slice(32 * i, 32 * i + 32)
             seed_params = jax.tree.map(lambda leaf, seed=seed: leaf[seed], params)
             pixels = augment.normalize(jnp.asarray(val.images[batch]), dataset.mean, dataset.std)
-            logits = net.apply(
+            logits = apply(
                 {"params": seed_params},
                 pixels,
                 jd.one_hot(space.cells, genotype),
@@ -107,8 +108,9 @@ def test_a_score_of_untrained_networks(cache, monkeypatch):
     )
     net = space.supernet(width=2, depth=1, num_classes=10)
     params = net.init(jax.random.key(3), pixels[:1], net.example_mix())
+    apply = jax.jit(net.apply)
     for genotype, value in zip((CELL, OTHER), values[:2], strict=True):
-        logits = net.apply(params, pixels, jd.one_hot(space.cells, genotype))
+        logits = apply(params, pixels, jd.one_hot(space.cells, genotype))
         expected = np.log(np.var(logits[:, 0])) + np.mean(dataset.train.labels[indices])
         assert value == pytest.approx(float(expected), rel=1e-4)
     assert values[0] != values[1] and math.isnan(
@@ -118,20 +120,23 @@ def test_a_score_of_untrained_networks(cache, monkeypatch):
 
 def test_a_short_training_is_that_of_the_script(cache, tmp_path):
     options = Options(evaluate="training", epochs=2, batch_size=96, cache_dir=cache, **SMALL)
-    trial = evaluators.trial(options, CELL, 1)
+    cell = jd.genotypes.parse(
+        "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|none~0|none~1|avg_pool_3x3~2|"
+    )
+    trial = evaluators.trial(options, cell, 1)
     assert trial.epochs == 1 and trial.seconds > 0
     dataset = images.load("digits")
     fit, held = images.split(dataset.train, 0.5)
     part, config = (
         dataset._replace(train=fit, test=held),
-        recipes.presets_of(type(CELL))[0]["digits"],
+        recipes.presets_of(type(cell))[0]["digits"],
     )
     config = dataclasses.replace(
         config, epochs=1, batch_size=96, layers=1, init_channels=2, run_dir=str(tmp_path / "run")
     )
     with runs.open_run(config, "eval") as opened:
         expected = training.train(
-            config, CELL, part, training.build(config, CELL, part), opened, "valid"
+            config, cell, part, training.build(config, cell, part), opened, "valid"
         )
     assert trial.value == pytest.approx(100 * float(expected["accuracy"][0]))
 

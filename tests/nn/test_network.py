@@ -2,6 +2,8 @@
 one hot.
 """
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -50,17 +52,23 @@ def test_the_published_table(name):
         assert jd.count_params(net, shape) == counted
 
 
-def tiny(depth=4, **options):
-    net = SPACE.network(TINY, 4, depth, 5, **options)
+@functools.cache
+def tiny():
+    net = SPACE.network(TINY, 4, 4, 5)
     x = jnp.asarray(np.random.default_rng(0).standard_normal((6, 16, 16, 3)), jnp.float32)
     return net, net.init(jax.random.key(0), x), x
 
 
+@functools.cache
+def training():
+    """A jitted pass in training, without drop path."""
+    net, _, x = tiny()
+    return jax.jit(lambda variables: net.apply(variables, x, True, mutable=["batch_stats"]))
+
+
 def test_shapes_and_running_averages():
     net, variables, x = tiny()
-    (logits, auxiliary), new = jax.jit(lambda v, x: net.apply(v, x, True, mutable=["batch_stats"]))(
-        variables, x
-    )
+    (logits, auxiliary), new = training()(variables)
     chex.assert_shape(logits, (6, 5))
     assert auxiliary is None
     chex.assert_trees_all_equal_shapes(new["batch_stats"], variables["batch_stats"])
@@ -82,14 +90,13 @@ def test_shapes_and_running_averages():
 def test_converged_averages_evaluate_like_the_batch():
     """With the batch's own moments as averages, evaluation is training without its randomness."""
     net, variables, x = tiny()
-    step = jax.jit(lambda v: net.apply(v, x, True, mutable=["batch_stats"]))
     for _ in range(150):
-        (trained, _), new = step(variables)
+        (of_batch, _), new = training()(variables)
         variables = {**variables, **new}
     # The averages are of the unbiased variance, which differs most where the last cells have few
     # pixels.
     evaluated, _ = jax.jit(net.apply)(variables, x)
-    np.testing.assert_allclose(evaluated, trained, atol=0.03 * float(jnp.abs(trained).max()))
+    np.testing.assert_allclose(evaluated, of_batch, atol=0.03 * float(jnp.abs(of_batch).max()))
 
 
 # Every edge has its own candidates, TINY's among them.
@@ -192,20 +199,21 @@ def test_drop_path():
     assert set(np.unique(mix[:, :3])) == {0, np.float32(1 / 0.75)}
     assert (mix[:, 3] == 1).all()
     net, variables, x = tiny()
-
-    def train(rate, key):
-        return net.apply(variables, x, True, rate, jax.random.key(key), mutable=["batch_stats"])[0][
-            0
-        ]
-
-    np.testing.assert_allclose(
-        train(0.0, 0), net.apply(variables, x, True, mutable=["batch_stats"])[0][0], atol=1e-4
+    train = jax.jit(
+        lambda rate, key: net.apply(variables, x, True, rate, key, mutable=["batch_stats"])[0][0]
     )
-    assert not np.allclose(train(0.5, 0), train(0.5, 1))
+    keys = [jax.random.key(i) for i in range(2)]
+    np.testing.assert_allclose(train(0.0, keys[0]), training()(variables)[0][0], atol=1e-4)
+    assert not np.allclose(train(0.5, keys[0]), train(0.5, keys[1]))
 
 
-def test_scanned_unrolled_and_rematerialised(tiny_depth=6):
-    net, variables, x = tiny(tiny_depth)
+def test_scanned_unrolled_and_rematerialised():
+    """Six cells: two of a kind in a row, which are scanned, and four alone."""
+    normal = (("dil_conv_3x3", 0), ("skip_connect", 1))
+    reduce = (("max_pool_3x3", 0), ("max_pool_3x3", 1))  # for the joints
+    net = SPACE.network(jd.Genotype(normal, (2,), reduce, (2,)), 2, 6, 3)
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((6, 8, 8, 3)), jnp.float32)
+    variables = net.init(jax.random.key(0), x)
 
     def loss(net):
         def of(params):

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdarts import Trial, parallel, proxies, runs, spaces
-from jaxdarts.commands import checks, command_line, datasets, flags, methods
+from jaxdarts.commands import checks, command_line, datasets, flags, methods, programs
 from jaxdarts.commands.evaluate import images as training
 from jaxdarts.commands.evaluate import recipes
 from jaxdarts.commands.search import images as image_search
@@ -197,6 +197,7 @@ def by_supernet(options: Options):
     dataset = datasets.load(config)
     program = image_search.build(config, dataset)
     like = runs.checkpoint_form(program.init)
+<<<<<<< HEAD
     try:
         with runs.checkpoint.open_folder(
             Path(options.run) / "checkpoints", keep=None
@@ -206,6 +207,11 @@ def by_supernet(options: Options):
             )["state"]
     except runs.checkpoint.CheckpointError as error:
         raise Stop(f"--run={options.run}: {error}", 2) from error
+=======
+    state = programs.trained_state(
+        Path(options.run), like, runs.frozen(config), f"--run={options.run}: "
+    )
+>>>>>>> h2
     params = parallel.replicate(state.params, program.devices)
     data = parallel.replicate(program.data, program.devices)
 

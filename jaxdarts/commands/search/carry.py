@@ -10,18 +10,15 @@ import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
-from jaxdarts import runs
+from jaxdarts.commands import programs
 from jaxdarts.nn import widening
 from jaxdarts.search import SearchState
 
 
 def restored(folder: Path, like: Any) -> SearchState:
     """The state of a finished stage; `like` is the form of its checkpoints."""
-    try:
-        with runs.checkpoint.open_folder(folder / "checkpoints", keep=None) as checkpoints:
-            return runs.checkpoint.restore(checkpoints, like, None)["state"]
-    except runs.checkpoint.Unusable as error:
-        raise runs.Stop(f"{folder}: {error}; restore the folder, or search anew", 2) from error
+    after = "; restore the folder, or search anew"
+    return programs.trained_state(folder, like, None, f"{folder}: ", after)
 
 
 def carried(

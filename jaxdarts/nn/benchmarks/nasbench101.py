@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Key
 
 from jaxdarts.genotypes import GraphGenotype
 from jaxdarts.nn.cnn import linear, norm_sites, over_cells, uniform
+from jaxdarts.nn.inputs import OfImages
 from jaxdarts.nn.network import ConvNorm
 from jaxdarts.nn.primitives.convolution import convolution
 from jaxdarts.nn.primitives.pooling import max_pool, max_pool_2x2
@@ -146,7 +147,7 @@ class Modules(nn.Module):
         return over_cells(self, one, x, weights, sites, none, train, self.depth, MOMENTUM)
 
 
-class Network(nn.Module):
+class Network(OfImages, nn.Module):
     """The network of a graph of NAS-Bench-101.
 
     It is `apply(variables, images, train=False, drop_path=None, key=None) -> (logits, None)`.
@@ -171,10 +172,6 @@ class Network(nn.Module):
     axis_name: str | None = None
     remat: bool = False
     unroll: int = 1
-
-    def example_inputs(self, image_shape: tuple[int, ...]) -> tuple[Array]:
-        """Arguments that `init` takes, for images of [height, width, channels]."""
-        return (jnp.zeros((1, *image_shape)),)
 
     @nn.compact
     def __call__(

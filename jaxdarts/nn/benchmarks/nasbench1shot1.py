@@ -22,6 +22,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
 from jaxdarts.nn.cnn import linear, norm_parameters, uniform
+from jaxdarts.nn.inputs import OfMix
 from jaxdarts.nn.network import ConvNorm
 from jaxdarts.nn.ops import pointwise
 from jaxdarts.nn.primitives.barrier import once_on_cpu
@@ -157,7 +158,7 @@ class Stage(nn.Module):
         return x[..., :out]
 
 
-class Supernet(nn.Module):
+class Supernet(OfMix, nn.Module):
     """The weight-sharing network: `apply(variables, images, mix, key=None) -> logits`.
 
     The mix is that of `one_shot_cell`. The key is not used; every supernet takes one. All norms use
@@ -180,14 +181,6 @@ class Supernet(nn.Module):
     axis_name: str | None = None
     remat: bool = False
     unroll: int = 1
-
-    def example_mix(self) -> Mix:
-        """A mix of the right shapes, all zero."""
-        return {name: jnp.zeros(choices.shape) for name, choices in self.cells.items()}
-
-    def example_inputs(self, image_shape: tuple[int, ...]) -> tuple[Array, Mix]:
-        """Arguments that `init` takes, for images of [height, width, channels]."""
-        return jnp.zeros((1, *image_shape)), self.example_mix()
 
     @nn.compact
     def __call__(

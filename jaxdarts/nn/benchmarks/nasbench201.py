@@ -21,7 +21,12 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
 from jaxdarts.nn.cell import cell, edges_of
+<<<<<<< HEAD
 from jaxdarts.nn.cnn import Run, cell_weights, linear, norm_sites, over_cells, uniform
+=======
+from jaxdarts.nn.cnn import Run, cell_weights, linear, norm_sites, over_cells
+from jaxdarts.nn.inputs import OfImages, OfMix, OfPicks
+>>>>>>> h2
 from jaxdarts.nn.network import ConvNorm, drop_paths, scaled_norm
 from jaxdarts.nn.ops import OPS, Norms
 from jaxdarts.nn.path import path_cell
@@ -182,7 +187,7 @@ def averaged_pairs(x: Images) -> Float[Array, "batch half_height half_width chan
     return jnp.mean(x.reshape(batch, height // 2, 2, width // 2, 2, channels), axis=(2, 4))
 
 
-class Supernet(Skeleton):
+class Supernet(OfMix, Skeleton):
     """The weight-sharing network of NAS-Bench-201.
 
     It is `apply(variables, images, {"cell": [edges, ops]}, key=None) -> logits`; the mix may also
@@ -205,6 +210,7 @@ class Supernet(Skeleton):
     partial: int = 1
     one_path: bool = False
 
+<<<<<<< HEAD
     def example_mix(self) -> Mix:
         """A mix of the right shapes, all zero."""
         return {name: jnp.zeros(choices.shape) for name, choices in self.cells.items()}
@@ -217,6 +223,8 @@ class Supernet(Skeleton):
         """Arguments that `init` takes, for images of [height, width, channels]."""
         return jnp.zeros((1, *image_shape)), self.example_mix()
 
+=======
+>>>>>>> h2
     @nn.compact
     def __call__(self, images: Images, mix: EveryMix, key: Key[Array, ""] | None = None) -> Logits:
         if self.partial < 1 or self.width % self.partial:
@@ -228,7 +236,7 @@ class Supernet(Skeleton):
         return self.mixed(images, mixes, True, False, *kind)
 
 
-class Network(Skeleton):
+class Network(OfImages, Skeleton):
     """A discrete network of NAS-Bench-201.
 
     It is `apply(variables, images, train=False, drop_path=None, key=None) -> (logits, None)`.
@@ -237,10 +245,6 @@ class Network(Skeleton):
     0.1). There is no auxiliary head. The benchmark's trainings drop no paths; those that do keep
     identities, as `nn.network.Network`.
     """
-
-    def example_inputs(self, image_shape: tuple[int, ...]) -> tuple[Array]:
-        """Arguments that `init` takes, for images of [height, width, channels]."""
-        return (jnp.zeros((1, *image_shape)),)
 
     @nn.compact
     def __call__(
@@ -262,7 +266,7 @@ class Network(Skeleton):
         return self.mixed(images, mixes, train, discrete=True), None
 
 
-class Picked(Skeleton):
+class Picked(OfPicks, Skeleton):
     """A supernet of which one operation an edge is computed.
 
     It is `apply(variables, images, picks) -> logits`.
@@ -298,10 +302,6 @@ class Picked(Skeleton):
     residual_normed: bool = False
     biased: bool = False
     hooked: bool = False
-
-    def example_inputs(self, image_shape: tuple[int, ...]) -> tuple[Array, Array]:
-        """Arguments that `init` takes, for images of [height, width, channels]."""
-        return jnp.zeros((1, *image_shape)), jnp.zeros(len(self.cells["cell"].edges), jnp.int32)
 
     @nn.compact
     def __call__(self, images: Images, picks: Int[Array, " edges"]) -> Logits:

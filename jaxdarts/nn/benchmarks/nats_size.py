@@ -18,6 +18,7 @@ from jaxdarts.genotypes import TopologyGenotype
 from jaxdarts.genotypes.cells import all_edges
 from jaxdarts.nn.benchmarks.nasbench201 import LastNorm, averaged_pairs
 from jaxdarts.nn.cnn import linear
+from jaxdarts.nn.inputs import OfImages
 from jaxdarts.nn.network import ConvNorm
 
 _CONV, _SKIP = "nor_conv_3x3", "skip_connect"
@@ -41,7 +42,7 @@ def convolutions(before: int, after: int) -> list[tuple[str, int, int, int]]:
     ]
 
 
-class Network(nn.Module):
+class Network(OfImages, nn.Module):
     """A network of NATS-Bench's size space by its widths.
 
     It is `apply(variables, images, train=False, drop_path=None, key=None) -> (logits, None)`.
@@ -60,10 +61,6 @@ class Network(nn.Module):
     dtype: DTypeLike = jnp.float32
     axis_name: str | None = None
     remat: bool = False
-
-    def example_inputs(self, image_shape: tuple[int, ...]) -> tuple[Array]:
-        """Arguments that `init` takes, for images of [height, width, channels]."""
-        return (jnp.zeros((1, *image_shape)),)
 
     @nn.compact
     def __call__(

@@ -22,6 +22,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from jaxdarts.nn.cell import cell, edges_of, weight_shapes
 from jaxdarts.nn.cnn import cell_weights, linear, uniform
+from jaxdarts.nn.inputs import OfImages, OfMix, OfPicks
 from jaxdarts.nn.network import ConvNorm
 from jaxdarts.nn.ops import OPS, Norms, pointwise
 from jaxdarts.nn.primitives.norm import Running, batch_norms
@@ -108,21 +109,13 @@ class Skeleton(nn.Module):
         return linear(self, features, self.num_classes), rest
 
 
-class Supernet(Skeleton):
+class Supernet(OfMix, Skeleton):
     """The supernet of the 64-model space: all operations on all edges, for any mix.
 
     It is `apply(variables, images, {"cell": [edges, ops]}, key=None) -> logits`.
 
     All norms use the moments of the batch, as in the other spaces' supernets. The key is not used.
     """
-
-    def example_mix(self) -> Mix:
-        """A mix of the right shapes, all zero."""
-        return {name: jnp.zeros(choices.shape) for name, choices in self.cells.items()}
-
-    def example_inputs(self, image_shape: tuple[int, ...]) -> tuple[Array, Mix]:
-        """Arguments that `init` takes, for images of [height, width, channels]."""
-        return jnp.zeros((1, *image_shape)), self.example_mix()
 
     @nn.compact
     def __call__(self, images: Images, mix: Mix, key: Key[Array, ""] | None = None) -> Logits:
@@ -136,7 +129,7 @@ class Supernet(Skeleton):
         return self.logits(images, one, None, train=True, averages=False)[0]
 
 
-class SinglePath(Skeleton):
+class SinglePath(OfPicks, Skeleton):
     """The network of the 64-model space with one operation an edge, chosen by an array.
 
     It is `apply(variables, images, picks, train=False) -> logits`.
@@ -148,10 +141,6 @@ class SinglePath(Skeleton):
     norms remember what other children did to their common states.
     """
 
-    def example_inputs(self, image_shape: tuple[int, ...]) -> tuple[Array, Array]:
-        """Arguments that `init` takes, for images of [height, width, channels]."""
-        return jnp.zeros((1, *image_shape)), jnp.zeros(len(self.cells["cell"].edges), jnp.int32)
-
     @nn.compact
     def __call__(
         self, images: Images, picks: Int[Array | np.ndarray, " edges"], train: bool = False
@@ -159,17 +148,13 @@ class SinglePath(Skeleton):
         return _one_child(self, images, jnp.asarray(picks), train)
 
 
-class Network(Skeleton):
+class Network(OfImages, Skeleton):
     """The network of one child alone.
 
     It is `apply(variables, images, train=False, drop_path=None, key=None) -> (logits, None)`.
 
     `cells` have one operation an edge. There is no drop path, and the key is not used.
     """
-
-    def example_inputs(self, image_shape: tuple[int, ...]) -> tuple[Array]:
-        """Arguments that `init` takes, for images of [height, width, channels]."""
-        return (jnp.zeros((1, *image_shape)),)
 
     @nn.compact
     def __call__(

@@ -4,6 +4,7 @@ benchmark's parameter counts.
 
 import collections
 import csv
+import functools
 import gzip
 
 import chex
@@ -354,6 +355,7 @@ def test_cost_of_other_shapes():
 # ------------------------------------------------------------------------------------ how it is run
 
 
+@functools.cache
 def tiny(**options):
     genotype = jd.genotypes.parse(
         "|nor_conv_3x3~0|+|none~0|none~1|+|skip_connect~0|avg_pool_3x3~1|none~2|"
@@ -428,15 +430,13 @@ def test_four_devices_are_one(devices):
 def test_drop_path():
     net, variables, images = tiny()
 
-    def train(rate, key):
-        return net.apply(
-            variables, images, True, rate, jax.random.key(key), mutable=["batch_stats"]
-        )[0][0]
+    @jax.jit
+    def train(*drop_path):
+        return net.apply(variables, images, True, *drop_path, mutable=["batch_stats"])[0][0]
 
-    np.testing.assert_allclose(
-        train(0.0, 0), net.apply(variables, images, True, mutable=["batch_stats"])[0][0], atol=1e-4
-    )
-    assert not np.allclose(train(0.5, 0), train(0.5, 1))
+    keys = [jax.random.key(i) for i in range(2)]
+    np.testing.assert_allclose(train(0.0, keys[0]), train(), atol=1e-4)
+    assert not np.allclose(train(0.5, keys[0]), train(0.5, keys[1]))
 
 
 @pytest.mark.parametrize("shape", [(10, 8), (8, 6)])

@@ -302,9 +302,14 @@ def test_units_as_often_as_the_authors_hook_takes_them(x64):
         return lambda params, x: net.apply(params, x, picks, mutable=["units"])
 
     images = jnp.asarray(IMAGES)
-    once = proxies.declared(recording(net), variables, images)
-    hooked = proxies.declared(recording(net.clone(hooked=True)), variables, images)
-    units = recording(net)(variables, images)[1]["units"]["value"][-1]
+    once, _ = compiled(looked_into)(variables, picks)
+
+    @jax.jit
+    def hooked_and_units(variables):
+        k = proxies.declared(recording(net.clone(hooked=True)), variables, images)
+        return k, recording(net)(variables, images)[1]["units"]["value"][-1]
+
+    hooked, units = hooked_and_units(variables)
     on = np.asarray(units.on).reshape(len(IMAGES), -1).astype(int)
     last = on @ on.T + (1 - on) @ (1 - on).T
     np.testing.assert_array_equal(hooked, 2 * once - last)
