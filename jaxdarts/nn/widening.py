@@ -19,7 +19,6 @@ from jaxdarts.nn.ops import OPS, Op
 from jaxdarts.space import Choices
 from jaxdarts.types import Params
 
-
 Net = Supernet | nasbench201.Supernet
 
 
