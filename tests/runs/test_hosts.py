@@ -15,7 +15,8 @@ import pytest
 
 import jaxdarts as jd
 from jaxdarts.commands.search import images as script
-from jaxdarts.runs import Stop, hosts
+from jaxdarts.runs import Stop
+from jaxdarts.runs.hosts import reach
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "experiments" / "search.py"
@@ -150,8 +151,8 @@ def test_a_first_host_that_is_not_there(capsys):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
         with pytest.raises(Stop, match=f"127.0.0.1:{port}: no host listens there after 0.1 s"):
-            hosts.reach("127.0.0.1", port, 0.1)
+            reach("127.0.0.1", port, 0.1)
         line = f"waiting for the first host at 127.0.0.1:{port}, for 0.1 s at most"
         assert capsys.readouterr().out.strip() == line
         free.listen()
-        hosts.reach("127.0.0.1", port, 0.1)
+        reach("127.0.0.1", port, 0.1)
