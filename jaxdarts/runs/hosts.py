@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import shlex
+import socket
 import subprocess
 import sys
 import tempfile
@@ -42,6 +43,7 @@ ended.
 """
 
 HEARTBEAT = 60  # seconds without a sign of life after which JAX counts a host as lost
+WAIT = 300.0  # seconds after which hosts that are not there yet are missing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,13 +164,40 @@ def connect(config: Any) -> None:
                 " host < num_hosts",
                 2,
             )
+        if config.host:
+            reach(name, int(port))
+        else:
+            print(f"waiting for {config.num_hosts - 1} other hosts, for {WAIT:g} s", flush=True)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.config.update("jax_enable_preemption_service", False)  # SIGTERM is ours
     logging.getLogger("absl").setLevel(logging.ERROR)  # orbax warns of every save by one host alone
     try:
-        jax.distributed.initialize(*known, heartbeat_timeout_seconds=HEARTBEAT)
+        jax.distributed.initialize(
+            *known, initialization_timeout=int(WAIT), heartbeat_timeout_seconds=HEARTBEAT
+        )
     except (RuntimeError, ValueError) as error:
         raise Stop(f"--coordinator={config.coordinator}: {error}") from error
+
+
+def reach(name: str, port: int, limit: float | None = None) -> None:
+    """Waits until the first host listens; JAX would wait without a word, and then abort.
+
+    Raises:
+        Stop: if it does not within `limit` seconds, by default `WAIT`.
+    """
+    limit = WAIT if limit is None else limit
+    address, deadline = f"{name}:{port}", time.monotonic() + limit
+    print(f"waiting for the first host at {address}, for {limit:g} s at most", flush=True)
+    while True:
+        try:
+            return socket.create_connection((name, port), timeout=2).close()
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise Stop(
+                    f"--coordinator={address}: no host listens there after {limit:g} s ({error});"
+                    " start the one with --host=0, with a port that the others reach"
+                ) from error
+            time.sleep(0.5)
 
 
 def of_first_host(data: bytes) -> bytes:

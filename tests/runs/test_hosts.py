@@ -15,6 +15,8 @@ import pytest
 
 import jaxdarts as jd
 from jaxdarts.commands.search import images as script
+from jaxdarts.runs import Stop
+from jaxdarts.runs.hosts import reach
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "experiments" / "search.py"
@@ -141,3 +143,16 @@ def test_flags_that_say_too_little_or_too_much(flags, message):
     with pytest.raises(script.Stop) as caught:
         script.main(flags.split())
     assert message in str(caught.value) and caught.value.code == 2
+
+
+def test_a_first_host_that_is_not_there(capsys):
+    """A line at once, and another one at the end of a limit."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+        with pytest.raises(Stop, match=f"127.0.0.1:{port}: no host listens there after 0.1 s"):
+            reach("127.0.0.1", port, 0.1)
+        line = f"waiting for the first host at 127.0.0.1:{port}, for 0.1 s at most"
+        assert capsys.readouterr().out.strip() == line
+        free.listen()
+        reach("127.0.0.1", port, 0.1)
