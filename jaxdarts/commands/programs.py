@@ -63,18 +63,21 @@ def evaluation(
     return parallel.over_devices(parallel.over_seeds(function, in_axes), devices)
 
 
-def trained_state(folder: Path, like: Any, settings: Any, before: str = "", after: str = "") -> Any:
+def trained_state(folder: Path, like: Any, config: Any, before: str = "", after: str = "") -> Any:
     """The newest state in a run folder; `like` is the form of its checkpoints.
 
     Args:
         folder: of the run.
         like: as `runs.checkpoint_form` gives it.
-        settings: that the checkpoints must have been written with; None for any.
+        config: that the checkpoints must have been written with; None for any.
         before, after: what the line of an unusable checkpoint says besides the error.
     """
     try:
         with runs.checkpoint.open_folder(folder / "checkpoints", keep=None) as checkpoints:
-            return runs.checkpoint.restore(checkpoints, like, settings)["state"]
+            if config is None:
+                return runs.checkpoint.restore(checkpoints, like, None)["state"]
+            frozen, defaults = runs.frozen(config), runs.defaults(config)
+            return runs.checkpoint.restore(checkpoints, like, frozen, defaults=defaults)["state"]
     except runs.checkpoint.CheckpointError as error:
         raise runs.Stop(f"{before}{error}{after}", 2) from error
 

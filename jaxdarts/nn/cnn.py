@@ -18,7 +18,7 @@ from jaxdarts.nn.ops import OPS, Norms, Op, halved, halved_weights, pointwise, r
 from jaxdarts.nn.path import path_cell
 from jaxdarts.nn.primitives.norm import Running, batch_norm, batch_norms, scaled
 from jaxdarts.space import Choices
-from jaxdarts.types import EveryMix, Mix
+from jaxdarts.types import EveryMix
 
 
 class Run(NamedTuple):
@@ -362,22 +362,11 @@ class Supernet(OfMix, nn.Module):
     ops: Mapping[str, Op] = OPS
     one_path: bool = False
 
-<<<<<<< HEAD
-    def example_mix(self) -> Mix:
-        """A mix of the right shapes, all zero."""
-        return {name: jnp.zeros(choices.shape) for name, choices in self.cells.items()}
-
     def num_cells(self) -> dict[str, int]:
         """How many cells of each kind there are."""
         kinds = [run.kind for run in runs(self.width, self.depth) for _ in range(run.repeats)]
         return {name: kinds.count(name) for name in self.cells}
 
-    def example_inputs(self, image_shape: tuple[int, ...]) -> tuple[Array, Mix]:
-        """Arguments that `init` takes, for images of [height, width, channels]."""
-        return jnp.zeros((1, *image_shape)), self.example_mix()
-
-=======
->>>>>>> h2
     @nn.compact
     def __call__(
         self,

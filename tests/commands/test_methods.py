@@ -49,30 +49,20 @@ TINY_STAGES = {
 }
 
 
-<<<<<<< HEAD
-WITHOUT_ALPHA = ("random_sharing", "fixed_alpha", "shapley_nas")
 TINY_SETTINGS = {
     "lambda_darts": ["--layers=4"],
     "fixed_alpha": ["--tune_steps=1"],
     "shapley_nas": ["--derive_batches=1", "--shapley_orders=2"],
 }
-=======
 # An eigenvalue takes a program of its own, whose only part of a method is the derived mix.
 CURVED = ("darts", "drnas", "random_sharing")
->>>>>>> h2
 
 
 @pytest.mark.parametrize("name", methods.METHODS)
 def test_every_method_searches(name, tmp_path):
-<<<<<<< HEAD
     flags = [f"--algorithm={name}", *TINY_STAGES.get(name, []), *TINY_SETTINGS.get(name, [])]
-    folder = searched(tmp_path, *flags, "--nodes=1", "--eigenvalue_freq=1")
-    assert ("eigenvalue" in records(folder)[0]) == (name not in WITHOUT_ALPHA)
-=======
-    flags = [f"--algorithm={name}", *TINY_STAGES.get(name, [])]
     folder = searched(tmp_path, *flags, f"--eigenvalue_freq={int(name in CURVED)}")
     assert ("eigenvalue" in records(folder)[0]) == (name in ("darts", "drnas"))
->>>>>>> h2
     facts = json.loads((folder / "facts.json").read_text())
     assert facts["algorithm"] == name and np.isfinite(facts["found_cell_supernet_loss"])
     jd.genotypes.check(jd.genotypes.from_json((folder / "genotype.json").read_text()))
@@ -263,13 +253,8 @@ def test_the_price_of_snas():
     "flags",
     [
         "--algorithm=random_sharing --num_samples=3 --num_finalists=2 --sample_batches=1",
-<<<<<<< HEAD
-        "--derive=validation --derive_batches=1",
-        "--algorithm=pc_darts --nesterov",
-        "--algorithm=lambda_darts",
-=======
         "--algorithm=pc_darts --nesterov --derive=validation --derive_batches=1",
->>>>>>> h2
+        "--algorithm=lambda_darts",
     ],
 )
 def test_nasbench201(flags, tmp_path):

@@ -285,21 +285,8 @@ def _of_search(run: Opened, config: Measured) -> Subject:
     dataset = datasets.load(run_config)
     program = image_search.build(run_config, dataset)
     like = runs.checkpoint_form(program.init)
-<<<<<<< HEAD
-    try:
-        with runs.checkpoint.open_folder(run.root / "checkpoints", keep=None) as checkpoints:
-            saved = runs.checkpoint.restore(
-                checkpoints, like, runs.frozen(run_config), defaults=runs.defaults(run_config)
-            )
-    except runs.checkpoint.CheckpointError as error:
-        raise Stop(f"{error}; name another run", 2) from error
-    state = jax.tree.map(lambda x: x[run.seed_index], saved["state"])
-=======
-    state = programs.trained_state(
-        run.root, like, runs.frozen(run_config), after="; name another run"
-    )
+    state = programs.trained_state(run.root, like, run_config, after="; name another run")
     state = jax.tree.map(lambda x: x[run.seed_index], state)
->>>>>>> h2
     params, arch = state.params, state.arch
     if config.of != "weights" and not jax.tree.leaves(arch):
         raise Stop(

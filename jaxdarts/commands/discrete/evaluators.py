@@ -197,21 +197,7 @@ def by_supernet(options: Options):
     dataset = datasets.load(config)
     program = image_search.build(config, dataset)
     like = runs.checkpoint_form(program.init)
-<<<<<<< HEAD
-    try:
-        with runs.checkpoint.open_folder(
-            Path(options.run) / "checkpoints", keep=None
-        ) as checkpoints:
-            state = runs.checkpoint.restore(
-                checkpoints, like, runs.frozen(config), defaults=runs.defaults(config)
-            )["state"]
-    except runs.checkpoint.CheckpointError as error:
-        raise Stop(f"--run={options.run}: {error}", 2) from error
-=======
-    state = programs.trained_state(
-        Path(options.run), like, runs.frozen(config), f"--run={options.run}: "
-    )
->>>>>>> h2
+    state = programs.trained_state(Path(options.run), like, config, f"--run={options.run}: ")
     params = parallel.replicate(state.params, program.devices)
     data = parallel.replicate(program.data, program.devices)
 

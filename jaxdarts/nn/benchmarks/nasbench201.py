@@ -21,19 +21,15 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
 from jaxdarts.nn.cell import cell, edges_of
-<<<<<<< HEAD
 from jaxdarts.nn.cnn import Run, cell_weights, linear, norm_sites, over_cells, uniform
-=======
-from jaxdarts.nn.cnn import Run, cell_weights, linear, norm_sites, over_cells
 from jaxdarts.nn.inputs import OfImages, OfMix, OfPicks
->>>>>>> h2
 from jaxdarts.nn.network import ConvNorm, drop_paths, scaled_norm
 from jaxdarts.nn.ops import OPS, Norms
 from jaxdarts.nn.path import path_cell
 from jaxdarts.nn.primitives.norm import batch_norm, moments, scaled
 from jaxdarts.nn.taps import layer, tapped, taps_of, tell
 from jaxdarts.space import Choices
-from jaxdarts.types import EveryMix, Mix, Params, Units
+from jaxdarts.types import EveryMix, Params, Units
 
 STAGES = 3
 
@@ -210,21 +206,10 @@ class Supernet(OfMix, Skeleton):
     partial: int = 1
     one_path: bool = False
 
-<<<<<<< HEAD
-    def example_mix(self) -> Mix:
-        """A mix of the right shapes, all zero."""
-        return {name: jnp.zeros(choices.shape) for name, choices in self.cells.items()}
-
     def num_cells(self) -> dict[str, int]:
         """How many cells there are in all stages."""
         return {"cell": STAGES * self.depth}
 
-    def example_inputs(self, image_shape: tuple[int, ...]) -> tuple[Array, Mix]:
-        """Arguments that `init` takes, for images of [height, width, channels]."""
-        return jnp.zeros((1, *image_shape)), self.example_mix()
-
-=======
->>>>>>> h2
     @nn.compact
     def __call__(self, images: Images, mix: EveryMix, key: Key[Array, ""] | None = None) -> Logits:
         if self.partial < 1 or self.width % self.partial:
