@@ -259,6 +259,7 @@ def held(relaxation: Relaxation, mix: Mix, decided: Mapping[str, Array]) -> Rela
     return relaxation._replace(
         apply=lambda arch, key, step: fixed(relaxation.apply(arch, key, step)),
         derive=lambda arch, step=None: fixed(relaxation.derive(arch, step)),
+        one_path=False,
     )
 
 
