@@ -4,17 +4,18 @@ import contextlib
 import functools
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
+import jax
 import numpy as np
 import optax
 
-from jaxdarts import algorithms, files, penalty, relax, spaces
+from jaxdarts import algorithms, files, penalty, perturb, relax, spaces
 from jaxdarts.commands import stages
+from jaxdarts.commands.published import DRAWS_ONE, ONLY_FIRST_ORDER, entropy_weights
 from jaxdarts.commands.published import METHODS as METHODS
-from jaxdarts.commands.published import ONLY_FIRST_ORDER
 from jaxdarts.commands.published import ONLY_ON_IMAGES as ONLY_ON_IMAGES
 from jaxdarts.count import operation_costs
 from jaxdarts.runs import Stop
@@ -227,6 +228,42 @@ def of_space(config: Any, space: Space, steps_per_epoch: int) -> Algorithm:
     if config.temperature_end != 1:
         annealed = relax.annealed(algorithm.relax, ramp(1.0, config.temperature_end))
         algorithm = algorithm._replace(relax=annealed)
+    return with_parts(algorithm, config, space, ramp)
+
+
+def with_parts(algorithm: Algorithm, config: Any, space: Space, ramp: Callable) -> Algorithm:
+    """An algorithm with the perturbation and the regularizer of a configuration."""
+    cells, named = space.cells, f"--algorithm={config.algorithm}"
+    if config.perturbation != "none":
+        given, reason = f"--perturbation={config.perturbation} {named}", None
+        if algorithm.perturb is not perturb.none:
+            reason = "the method has a perturbation of its own"
+        elif algorithm.simultaneous:
+            reason = "weights and alpha take one step at one mix"
+        elif config.algorithm in DRAWS_ONE:
+            reason = "the method draws one operation an edge, which is no mix to perturb"
+        if reason:
+            raise Stop(f"{given}: {reason}; leave --perturbation out", 2)
+        size = ramp(min(0.03, config.epsilon_alpha), config.epsilon_alpha)
+        algorithm = algorithm._replace(
+            perturb=perturb.random_noise(cells, size)
+            if config.perturbation == "random"
+            else perturb.adversarial(cells, size, config.attack_steps)
+        )
+    if config.regularizer != "none":
+        given, reason = f"--regularizer={config.regularizer} {named}", None
+        if (config.algorithm, config.regularizer) in (("beta_darts", "beta"), ("da2s", "entropy")):
+            reason = "the method has it already"
+        elif not jax.eval_shape(algorithm.relax.init, jax.random.key(0)):
+            reason = "the method has no alpha"
+        if reason:
+            raise Stop(f"{given}: {reason}; leave --regularizer out", 2)
+        price = (
+            penalty.beta_decay(cells, ramp(0.0, config.beta_weight))
+            if config.regularizer == "beta"
+            else penalty.entropy(cells, *entropy_weights(config, ramp))
+        )
+        algorithm = algorithm._replace(penalty=penalty.both(algorithm.penalty, price))
     return algorithm
 
 

@@ -12,6 +12,7 @@ from jaxdarts import algorithms, hypergrad, spaces
 from jaxdarts.commands import stages
 from jaxdarts.search import Algorithm
 from jaxdarts.space import Space
+from jaxdarts.types import Schedule
 
 WITHOUT_NONE = spaces.PRIMITIVES[1:]
 
@@ -52,6 +53,13 @@ def aligned_cells(config: Any, space: Space) -> dict[str, int]:
     """Number of a supernet's normal cells, or of all where there is one kind."""
     net: Any = space.supernet(width=1, depth=stages.of(config).layers, num_classes=1)
     return {name: number for name, number in net.num_cells().items() if name != "reduce"}
+
+
+def entropy_weights(config: Any, ramp: Callable) -> tuple[Schedule, Schedule]:
+    """DA2S' weights of the entropies of operations and of edges."""
+    weight, epochs = config.entropy_weight, config.epochs
+    operations = algorithms.slow_start(weight, ramp(0.0, epochs), epochs, config.arch_warmup)
+    return operations, ramp(0.0, 4 * weight)
 
 
 METHODS: dict[str, Method] = {
@@ -248,12 +256,7 @@ METHODS: dict[str, Method] = {
         },
     ),
     "da2s": Method(
-        lambda c, s, order, ramp: algorithms.da2s(
-            s,
-            algorithms.slow_start(c.entropy_weight, ramp(0.0, c.epochs), c.epochs, c.arch_warmup),
-            ramp(0.0, 4 * c.entropy_weight),
-            order,
-        ),
+        lambda c, s, order, ramp: algorithms.da2s(s, *entropy_weights(c, ramp), order),
         FIRST,
         {"ops": WITHOUT_NONE, "arch_warmup": 7},
         nasbench201={"arch_warmup": 7},
@@ -297,6 +300,8 @@ JAX does not have, a gradient that is none of a function, or a rule for the weig
 """
 
 
+DRAWS_ONE = ("gdas", "reinmax", "random_sharing")
+"""Methods whose mix has one operation an edge."""
 ONLY_ON_IMAGES = {
     "lambda_darts": "a recurrent network has a single cell, whose gradients align with no other's",
     "oles": "an activation has no weights, so there is nothing of an operation to stop",

@@ -70,6 +70,47 @@ def test_every_method_searches(name, tmp_path):
     assert name in (folder / "report.html").read_text()
 
 
+def made(*flags):
+    config = command_line.parse(list(flags), script.PRESETS, script.CIFAR, "", script.STARTS)
+    space = methods.space_of(config)
+    return config, space, methods.of_space(config, space, steps_per_epoch=5)
+
+
+def test_parts_of_methods_go_together(tmp_path):
+    """PC-DARTS with adversarial weights and beta-DARTS' penalty, in a search of seconds."""
+    flags = "--perturbation=adversarial --attack_steps=1 --regularizer=beta --beta_weight=7".split()
+    folder = searched(tmp_path, "--algorithm=pc_darts", *flags)
+    assert np.isfinite(records(folder)[-1]["valid_loss"])
+    config, space, algorithm = made("--algorithm=fair_darts", *flags, "--epochs=4")
+    alone = made("--algorithm=fair_darts")[2]
+    arch = {name: jnp.ones(choices.shape) for name, choices in space.cells.items()}
+    step, mix = jnp.int32(10), algorithm.relax.derive(arch)
+    beta = jd.penalty.beta_decay(space.cells, lambda step: 3.5)(arch, mix, step)[0]
+    both = algorithm.penalty(arch, mix, step)[0]
+    np.testing.assert_allclose(both, alone.penalty(arch, mix, step)[0] + beta, rtol=1e-6)
+    loss, key = (lambda mix: sum(jnp.sum(rows**2) for rows in mix.values())), jax.random.key(0)
+    worst = algorithm.perturb(mix, loss, key, step)
+    size = 0.03 + (config.epsilon_alpha - 0.03) / 2
+    expected = jd.perturb.adversarial(space.cells, lambda step: size, 1)(mix, loss, key, step)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), worst, dict(expected))
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        ("--perturbation=random --algorithm=sdarts_adv", "a perturbation of its own; leave"),
+        ("--perturbation=random --algorithm=snas", "one step at one mix"),
+        ("--perturbation=adversarial --algorithm=gdas", "draws one operation an edge"),
+        ("--regularizer=beta --algorithm=beta_darts", "the method has it already"),
+        ("--regularizer=entropy --algorithm=fixed_alpha", "the method has no alpha"),
+    ],
+)
+def test_parts_that_do_not_go_together(flags, message):
+    with pytest.raises(Stop, match=message) as caught:
+        made(*flags.split())
+    assert caught.value.code == 2
+
+
 def test_second_order_of_others_and_what_has_none(tmp_path):
     searched(tmp_path, "--algorithm=milenas", "--unrolled")
     with pytest.raises(Stop, match="--unrolled --algorithm=gdas|--unrolled --algorithm=snas"):

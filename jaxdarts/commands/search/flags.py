@@ -57,6 +57,16 @@ class Algorithm:
         "Search algorithm. It changes the defaults of other flags: on images to its paper's"
         " settings, on digits and texts only what belongs to the method.",
     )
+    perturbation: Literal["none", "random", "adversarial"] = flag(
+        "none",
+        "Perturbation of the mix before every step of the weights, with any method that mixes:"
+        " none, random or adversarial (SmoothDARTS); its size is --epsilon_alpha.",
+    )
+    regularizer: Literal["none", "beta", "entropy"] = flag(
+        "none",
+        "Regularizer of alpha, with any method that learns alpha: none, beta (--beta_weight) or"
+        " entropy (--entropy_weight).",
+    )
     epsilon_alpha: float = flag(
         0.3,
         "Largest perturbation of the mix after the last epoch; it rises from 0.03 by equal steps,"
