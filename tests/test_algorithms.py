@@ -248,7 +248,9 @@ def test_seeds_on_devices(name, devices):
             lambda leaf, i=i: leaf[i], (parallel.first(state), parallel.first(metrics))
         )
         expected, expected_metrics = advance(step_of(name), start, 0, 3)
-        assert_close(one, expected)
+        # One of its gradients cancels to nearly zero, and Adam divides by its size: in float64 the
+        # two are within 5e-15.
+        assert_close(one, expected, 1e-4 if name == "reinmax" else 1e-5)
         chex.assert_trees_all_close(one_metrics, expected_metrics, rtol=1e-5, atol=1e-5)
 
 

@@ -94,6 +94,11 @@ class Algorithm:
         1e-2, "Length of an ascent step, as a multiple of the gradient (a2m).", NOT_NEGATIVE
     )
     radius_steps: int = flag(1, "Number of ascent steps (a2m).", POSITIVE)
+    neumann_terms: int = flag(
+        3,
+        "Terms of the Neumann series that stands for the inverse Hessian (idarts).",
+        POSITIVE._replace(most=1000),
+    )
     beta_weight: float = flag(
         50.0,
         "Weight of the penalty of alpha's logsumexp after the last epoch; it rises from 0 by equal"
@@ -245,11 +250,6 @@ class ImageMethod:
         "Weight of the alignment of the cells' gradients in the last epoch; it rises from 0"
         " (lambda_darts).",
         NOT_NEGATIVE,
-    )
-    neumann_terms: int = flag(
-        3,
-        "Terms of the Neumann series that stands for the inverse Hessian (idarts).",
-        POSITIVE._replace(most=1000),
     )
     auxiliary_skip: float = flag(
         1.0,
