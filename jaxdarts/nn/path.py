@@ -79,7 +79,9 @@ class Edges(NamedTuple):
     weights: dict[str, dict[str, Array]]
 
 
-def _edges(weights: Weights, mix: Array, choices: Choices, numbers: list[int], states: int):
+def _edges(
+    weights: Weights, mix: Array, choices: Choices, numbers: list[int], states: int
+) -> Edges:
     """The edges of some numbers; the last of all states are the last of `states`."""
     rows = mix[np.array(numbers)]
     width = choices.shape[1]

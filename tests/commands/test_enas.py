@@ -75,3 +75,20 @@ def test_bad_input(flags, message, tmp_path):
     with pytest.raises(Stop, match=message):
         script.main([*flags, f"--run_dir={tmp_path / 'run'}"])
     assert not (tmp_path / "run").exists()
+
+
+def test_a_space_whose_supernet_has_one_path(few, tmp_path, monkeypatch):
+    """NAS-Bench-201's supernet computes what the policy draws, and no other operation."""
+    nets, original = [], script.objectives.classification
+
+    def classification(net):
+        nets.append(net)
+        return original(net)
+
+    monkeypatch.setattr(script.objectives, "classification", classification)
+    flags = "--space=nasbench201 --layers=1 --max_steps=2".split()
+    script.main([*FLAGS, *flags, f"--run_dir={tmp_path / 'run'}"])
+    (net,) = nets
+    assert net.one_path
+    (record,) = jd.files.read_json_lines(tmp_path / "run" / "metrics.jsonl")
+    assert record["step"] == 2 and 0 < record["train_loss"] < 10
