@@ -14,7 +14,7 @@ import optax
 
 from jaxdarts import algorithms, files, penalty, perturb, relax, spaces
 from jaxdarts.commands import stages
-from jaxdarts.commands.published import DRAWS_ONE, ONLY_FIRST_ORDER, entropy_weights
+from jaxdarts.commands.published import DRAWS_ONE, ONLY_FIRST_ORDER, entropy_weights, noise
 from jaxdarts.commands.published import METHODS as METHODS
 from jaxdarts.commands.published import ONLY_ON_IMAGES as ONLY_ON_IMAGES
 from jaxdarts.count import operation_costs
@@ -244,7 +244,7 @@ def with_parts(algorithm: Algorithm, config: Any, space: Space, ramp: Callable) 
             reason = "the method draws one operation an edge, which is no mix to perturb"
         if reason:
             raise Stop(f"{given}: {reason}; leave --perturbation out", 2)
-        size = ramp(min(0.03, config.epsilon_alpha), config.epsilon_alpha)
+        size = noise(config, ramp)
         algorithm = algorithm._replace(
             perturb=perturb.random_noise(cells, size)
             if config.perturbation == "random"

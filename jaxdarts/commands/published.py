@@ -55,6 +55,11 @@ def aligned_cells(config: Any, space: Space) -> dict[str, int]:
     return {name: number for name, number in net.num_cells().items() if name != "reduce"}
 
 
+def noise(config: Any, ramp: Callable) -> Schedule:
+    """SmoothDARTS' largest perturbation of the mix, which rises from 0.03."""
+    return ramp(min(0.03, config.epsilon_alpha), config.epsilon_alpha)
+
+
 def entropy_weights(config: Any, ramp: Callable) -> tuple[Schedule, Schedule]:
     """DA2S' weights of the entropies of operations and of edges."""
     weight, epochs = config.entropy_weight, config.epochs
@@ -65,16 +70,12 @@ def entropy_weights(config: Any, ramp: Callable) -> tuple[Schedule, Schedule]:
 METHODS: dict[str, Method] = {
     "darts": Method(lambda c, s, order, ramp: algorithms.darts(s, order)),
     "sdarts_rs": Method(
-        lambda c, s, order, ramp: algorithms.sdarts_rs(
-            s, ramp(min(0.03, c.epsilon_alpha), c.epsilon_alpha), order
-        ),
+        lambda c, s, order, ramp: algorithms.sdarts_rs(s, noise(c, ramp), order),
         FIRST,
         {"ops": WITHOUT_NONE},
     ),
     "sdarts_adv": Method(
-        lambda c, s, order, ramp: algorithms.sdarts_adv(
-            s, ramp(min(0.03, c.epsilon_alpha), c.epsilon_alpha), c.attack_steps, order
-        ),
+        lambda c, s, order, ramp: algorithms.sdarts_adv(s, noise(c, ramp), c.attack_steps, order),
         FIRST,
         {"ops": WITHOUT_NONE},
     ),

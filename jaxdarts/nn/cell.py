@@ -66,6 +66,25 @@ def random_edges(
     return {name: numbers for name, numbers in edges.items() if numbers}
 
 
+def with_keys(
+    weights: Weights,
+    key: Key[Array, ""],
+    choices: Choices,
+    ops: Mapping[str, Op] = OPS,
+    skip_dropout: Float[Array, ""] | float | None = None,
+) -> Weights:
+    """The weights of a cell, and a key for every edge of each operation that draws at random."""
+    drawing = random_edges(choices, ops, skip_dropout is not None)
+    keys, start = jax.random.split(key, sum(map(len, drawing.values()))), 0
+    for op, edges in drawing.items():
+        of_op: dict[str, Array] = {"key": keys[start : start + len(edges)]}
+        if op == SKIP and skip_dropout is not None:
+            of_op["rate"] = jnp.full(len(edges), skip_dropout)
+        weights = {**weights, op: {**weights.get(op, {}), **of_op}}
+        start += len(edges)
+    return weights
+
+
 def groups_of(choices: Choices) -> list[tuple[int, ...]]:
     """The source states that are computed together.
 
@@ -123,14 +142,7 @@ def cell(
     """
     groups = groups_of(choices)
     if key is not None:
-        drawing = random_edges(choices, ops, skip_dropout is not None)
-        keys, start = jax.random.split(key, sum(map(len, drawing.values()))), 0
-        for op, edges in drawing.items():
-            of_op: dict[str, Array] = {"key": keys[start : start + len(edges)]}
-            if op == SKIP and skip_dropout is not None:
-                of_op["rate"] = jnp.full(len(edges), skip_dropout)
-            weights = {**weights, op: {**weights.get(op, {}), **of_op}}
-            start += len(edges)
+        weights = with_keys(weights, key, choices, ops, skip_dropout)
     parts = {
         op: _by_group(of_op, edges_of(choices, op), choices, groups)
         for op, of_op in weights.items()

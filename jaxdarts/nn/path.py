@@ -17,7 +17,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
-from jaxdarts.nn.cell import Weights, edges_of, random_edges
+from jaxdarts.nn.cell import Weights, edges_of, with_keys
 from jaxdarts.nn.ops import OPS, Norms, Op, States
 from jaxdarts.space import Choices
 
@@ -39,11 +39,7 @@ def path_cell(
     the states are kept.
     """
     if key is not None:
-        drawing = random_edges(choices, ops)
-        keys, start = jax.random.split(key, sum(map(len, drawing.values()))), 0
-        for op, edges in drawing.items():
-            weights = {**weights, op: {"key": keys[start : start + len(edges)]}}
-            start += len(edges)
+        weights = with_keys(weights, key, choices, ops)
     of_inputs = [e for e, (source, _) in enumerate(choices.edges) if source < choices.num_inputs]
     of_nodes = [e for e in range(len(choices.edges)) if e not in of_inputs]  # ordered by target
     _, batch, height, width, channels = inputs.shape
