@@ -233,10 +233,12 @@ def true_accuracies(config: Config, rows: Sequence[Row]) -> dict[str, dict[Any, 
     if config.table is None:
         return {}
     for row in rows:
-        if row.config.space != "nasbench201":
+        space = getattr(row.config, "space", None)  # a text has one space, and no flag for it
+        if space != "nasbench201":
+            searched_space = f"--space={space}" if space else f"--dataset={row.config.dataset}"
             raise Stop(
-                f"--table: {row.text} searches --space={row.config.space}, and the table is of"
-                " nasbench201; give --space=nasbench201 after --",
+                f"--table: {row.text} searches {searched_space}, and the table is of nasbench201;"
+                " give --space=nasbench201 and a data set of images after --",
                 2,
             )
     try:

@@ -94,6 +94,7 @@ def test_cells_looked_up_in_a_table(tmp_path, capsys):
         (["darts", *given, *shared], "is not in the table"),
         (["darts", *given, *shared, "--space=darts"], "--space=darts, and the table is of nasben"),
         (["darts", *given[:1], "--table=none.csv", *shared], "--table: .*none.csv"),
+        (["darts", *given, "--", "--dataset=pydoc"], "--dataset=pydoc, and the table is of nasb"),
     ):
         with pytest.raises(Stop, match=message) as caught:
             compare.main(flags)
