@@ -89,6 +89,17 @@ def darts(space: Space, order: int = 2) -> Algorithm:
     return Algorithm(relax.softmax(space.cells), _of_order(order))
 
 
+def finite_difference(space: Space) -> Algorithm:
+    """DARTS as its authors' code has it: the second order by a finite difference.
+
+    A baseline for `darts`, whose second order is exact (`hypergrad.finite_difference`).
+
+    Liu, Simonyan & Yang, `DARTS: Differentiable Architecture Search
+    <https://arxiv.org/abs/1806.09055>`_, ICLR 2019, Eq. 8.
+    """
+    return Algorithm(relax.softmax(space.cells), hypergrad.finite_difference)
+
+
 def sdarts_rs(space: Space, epsilon: Schedule, order: int = 1) -> Algorithm:
     """SmoothDARTS with random smoothing: weights are trained at a mix with noise.
 

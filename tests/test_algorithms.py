@@ -33,6 +33,7 @@ def toy_operation(path):
 ALGORITHMS = {
     "darts, first order": lambda space: jd.algorithms.darts(space, order=1),
     "darts, second order": lambda space: jd.algorithms.darts(space, order=2),
+    "darts, finite difference": lambda space: jd.algorithms.finite_difference(space),
     "darts, annealed": lambda space: jd.Algorithm(
         jd.relax.annealed(jd.relax.softmax(space.cells), by_epoch(1.0, 0.1))
     ),

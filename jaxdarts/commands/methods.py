@@ -217,7 +217,7 @@ def of_space(config: Any, space: Space, steps_per_epoch: int) -> Algorithm:
 
     if config.unrolled and config.algorithm in ONLY_FIRST_ORDER:
         raise Stop(
-            f"--unrolled --algorithm={config.algorithm}: there is no second-order form of it; use"
+            f"--unrolled --algorithm={config.algorithm}: there is no exact second-order form of it; use"
             " --no_unrolled",
             2,
         )

@@ -69,6 +69,7 @@ def entropy_weights(config: Any, ramp: Callable) -> tuple[Schedule, Schedule]:
 
 METHODS: dict[str, Method] = {
     "darts": Method(lambda c, s, order, ramp: algorithms.darts(s, order)),
+    "finite_difference": Method(lambda c, s, order, ramp: algorithms.finite_difference(s), FIRST),
     "sdarts_rs": Method(
         lambda c, s, order, ramp: algorithms.sdarts_rs(s, noise(c, ramp), order),
         FIRST,
@@ -284,6 +285,7 @@ METHODS: dict[str, Method] = {
     ),
 }
 ONLY_FIRST_ORDER = (
+    "finite_difference",
     "idarts",
     "joint",
     "coordinate_descent",
@@ -296,7 +298,7 @@ ONLY_FIRST_ORDER = (
     "oles",
     "lambda_darts",
 )
-"""Methods without a second-order form: one level, nothing to learn, a draw whose second derivative
+"""Methods without an exact second-order form: an approximation of it, one level, nothing to learn, a draw whose second derivative
 JAX does not have, a gradient that is none of a function, or a rule for the weights' gradient.
 """
 
