@@ -217,8 +217,8 @@ def of_space(config: Any, space: Space, steps_per_epoch: int) -> Algorithm:
 
     if config.unrolled and config.algorithm in ONLY_FIRST_ORDER:
         raise Stop(
-            f"--unrolled --algorithm={config.algorithm}: there is no exact second-order form of it; use"
-            " --no_unrolled",
+            f"--unrolled --algorithm={config.algorithm}: there is no exact second-order form of"
+            " it; use --no_unrolled",
             2,
         )
     try:

@@ -298,8 +298,10 @@ ONLY_FIRST_ORDER = (
     "oles",
     "lambda_darts",
 )
-"""Methods without an exact second-order form: an approximation of it, one level, nothing to learn, a draw whose second derivative
-JAX does not have, a gradient that is none of a function, or a rule for the weights' gradient.
+"""Methods without an exact second-order form.
+
+They are an approximation of it, have one level or nothing to learn, draw with a second derivative
+that JAX does not have, or have a gradient that is none of a function or a rule for that of weights.
 """
 
 
