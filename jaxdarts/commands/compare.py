@@ -10,8 +10,10 @@ loss and accuracy of the supernet; accuracy of the derived cell with the same we
 between the two; mean loss of random cells; how much better the cell is than its neighbours (with
 --flatness); skip connections; dominant eigenvalue of the Hessian of the validation loss with
 respect to alpha (with --eigenvalue_freq); milliseconds a step. With --table, searches of
-NAS-Bench-201 have the true test accuracy of the derived cell in further columns, and --output has
-that of the cell of every epoch.
+NAS-Bench-201 have the true test accuracy of the derived cell in further columns, and with
+--ranked_cells Kendall's tau between the accuracies of random cells with the shared weights and
+their true ones; --output has the true accuracy of the cell of every epoch. --page is an HTML page
+with the table, curves and cells.
 
 The same command goes on where an interrupted one ended, and takes searches that are finished as
 they are. For one page of finished runs, whatever they are, see jaxdarts analyze compare.
@@ -28,9 +30,11 @@ from typing import Any, ClassVar, NamedTuple, TypedDict
 
 import numpy as np
 
-from jaxdarts import files, genotypes, runs
-from jaxdarts.commands import checks, command_line, flags, methods
+from jaxdarts import files, genotypes, report, runs
+from jaxdarts.analysis.ranking import kendall_tau
+from jaxdarts.commands import checks, command_line, compare_page, flags, methods
 from jaxdarts.commands.search import command as search_command
+from jaxdarts.commands.search.results import RANKING, Ranking
 from jaxdarts.data.benchmarks import tabular
 from jaxdarts.runs import Stop, flag
 from jaxdarts.space import of_genotype
@@ -70,6 +74,9 @@ class Config(flags.Output):
         None,
         "Folder for the searches; default runs/compare-DATASET-HASH, where HASH is made from the"
         " flags after --.",
+    )
+    page: str | None = flag(
+        None, "HTML file with the table, curves over the epochs and the cells; default none."
     )
     table: str | None = flag(
         None,
@@ -115,13 +122,17 @@ def main(arguments: Sequence[str]) -> None:
     truth = true_accuracies(config, rows)
     for row in rows:
         check_earlier(row)
-    columns = COLUMNS | {column_of(dataset): f"{dataset} test" for dataset in truth}
-    results, head = {}, ["algorithm", *columns.values(), "ms/step"]
+    columns = dict(COLUMNS)
+    for dataset in truth:
+        columns |= {column_of(dataset): f"{dataset} test", f"{dataset}_tau": f"{dataset} tau"}
+    columns["step_ms"] = "ms/step"
+    results, head = {}, ["algorithm", *columns.values()]
     print("| " + " | ".join(head) + " |\n|" + " --- |" * len(head), flush=True)
     try:
         for row in rows:
             results[row.text] = searched(row) | looked_up(row, truth)
-            print(table_line(row.text, results[row.text], columns), flush=True)
+            line = [row.text, *shown(results[row.text], columns)]
+            print("| " + " | ".join(line) + " |", flush=True)
     except KeyboardInterrupt as interrupt:  # between two searches; one of them tells by itself
         name, code = runs.signals.named(interrupt)
         raise Stop(f"{name}: {CONTINUES}", code) from None
@@ -130,6 +141,15 @@ def main(arguments: Sequence[str]) -> None:
         result = {**runs.versions(), **(every if truth else {}), "rows": results}
         text = json.dumps(result, indent=1) + "\n"
         files.replace_text(config.output, text)
+    if config.page:
+        lines = [[name, *shown(values, columns)] for name, values in results.items()]
+        table = report.sections.Table("Mean and deviation over the seeds", head, lines)
+        folders = {row.text: [row.folder, *seed_folders(row.folder)] for row in rows}
+        try:
+            compare_page.write(config.page, table, results, folders, list(truth))
+        except OSError as error:
+            raise Stop(f"--page={config.page}: {error}") from error
+        print(f"page {config.page}", flush=True)
 
 
 def default_folder(shared: Sequence[str]) -> str:
@@ -262,7 +282,7 @@ def looked_up(row: Row, truth: Mapping[str, Mapping[Any, float]]) -> dict[str, A
     """True accuracies of a search's cells: of the last one, and of every epoch's, by seed.
 
     The cells of the epochs are those of alpha; a method that chooses its cell by validation alone
-    has no others than the last one.
+    has no others than the last one. A search with `--ranked_cells` has Kendall's tau too.
     """
     values: dict[str, list[Any]] = {}
     if not truth:
@@ -272,12 +292,19 @@ def looked_up(row: Row, truth: Mapping[str, Mapping[Any, float]]) -> dict[str, A
         try:
             cell = genotypes.from_json(files.read_text(folder / "genotype.json"))
             alphas = files.read_arrays(folder / "alphas.npz")
+            if "cell" not in alphas:
+                raise files.Damaged(f"{folder / 'alphas.npz'} has no array cell")
             every = [space.discretize({"cell": mix}) for mix in alphas["cell"]]
+            ranking = ranking_of(folder)
             for dataset, accuracies in truth.items():
                 name = column_of(dataset)
                 values.setdefault(name, []).append(accuracies[cell])
                 by_epoch = [accuracies[one] for one in every]
                 values.setdefault(f"{name}_of_every_epoch", []).append(by_epoch)
+                if ranking:
+                    true = [accuracies[genotypes.parse(one)] for one in ranking["cells"]]
+                    tau = kendall_tau(np.array(ranking["accuracy"]), np.array(true))
+                    values.setdefault(f"{dataset}_tau", []).append(tau)
         except KeyError as error:
             raise Stop(f"--table: {folder}: {error} is not in the table", 2) from error
         except (OSError, ValueError) as error:
@@ -285,9 +312,24 @@ def looked_up(row: Row, truth: Mapping[str, Mapping[Any, float]]) -> dict[str, A
     return values
 
 
-def table_line(name: str, values: Mapping[str, Any], columns: Mapping[str, str]) -> str:
-    """One row as Markdown."""
-    cells = [
-        runs.mean_and_deviation(values[column]) if column in values else "" for column in columns
+def ranking_of(folder: Path) -> Ranking | None:
+    """Accuracies of random cells with the shared weights of a search; None without them."""
+    path = folder / RANKING
+    if not path.exists():
+        return None
+    ranking = files.read_json(path, Ranking)
+    if len(ranking["cells"]) != len(ranking["accuracy"]):
+        raise files.Damaged(f"{path} does not have one accuracy for each cell")
+    return ranking
+
+
+def shown(values: Mapping[str, Any], columns: Mapping[str, str]) -> list[str]:
+    """One row's values as text, in the order of the columns."""
+    return [
+        f"{values[column]:.0f}"
+        if column == "step_ms"
+        else runs.mean_and_deviation(values[column])
+        if column in values
+        else ""
+        for column in columns
     ]
-    return "| " + " | ".join([name, *cells, f"{values['step_ms']:.0f}"]) + " |"

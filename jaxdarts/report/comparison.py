@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from markupsafe import Markup
@@ -79,16 +80,50 @@ def write(
         tables=tables,
         settings=_settings(entries),
         charts=[Markup(svg) for svg in charts],
-        drawn=[
-            (
-                e.name,
-                [Markup(svg) for svg in (cells.cell(e.genotype).values() if e.genotype else ())],
-                str(e.genotype),
-            )
-            for e in entries
-        ],
+        drawn=[_drawn(entry.name, entry.genotype) for entry in entries],
         analyses=analyses,
     )
+    _write(path, html)
+
+
+def write_table(
+    path: str | os.PathLike,
+    table: Table,
+    *,
+    title: str,
+    pictures: Sequence[str] = (),
+    genotypes: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
+    """Writes a page with one table, pictures and cells; the same arguments give the same bytes.
+
+    Args:
+        path: the HTML file; it is replaced as a whole or not at all.
+        table: what the page is about.
+        title: headline.
+        pictures: charts, as SVG text.
+        genotypes: cells by name.
+    """
+    contents = [("runs", "Table"), ("curves", "Curves"), ("cells", "Cells")]
+    html = page.render(
+        "comparison.html.jinja",
+        title=title,
+        contents=contents,
+        facts=table,
+        tables=(),
+        settings=Table("", (), ()),
+        charts=[Markup(svg) for svg in pictures],
+        drawn=[_drawn(name, genotype) for name, genotype in genotypes.items()],
+        analyses=[],
+    )
+    _write(path, html)
+
+
+def _drawn(name: str, genotype: Any) -> tuple[str, list[Markup], str]:
+    pictures = cells.cell(genotype).values() if genotype else ()
+    return name, [Markup(svg) for svg in pictures], str(genotype)
+
+
+def _write(path: str | os.PathLike, html: str) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     files.replace_text(path, html)

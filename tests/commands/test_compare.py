@@ -31,6 +31,7 @@ def test_a_table_of_two_algorithms(tmp_path, capsys):
         "milenas --lambda_valid=2",
         f"--run_dir={tmp_path}/runs",
         f"--output={tmp_path}/table.json",
+        f"--page={tmp_path}/table.html",
     ]
     compare.main([*rows_given, *shared])
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
@@ -46,6 +47,9 @@ def test_a_table_of_two_algorithms(tmp_path, capsys):
             for name, values in row.items()
             if name != "step_ms"
         )
+    page = (tmp_path / "table.html").read_text()
+    assert "milenas --lambda_valid=2" in page and "Dominant eigenvalue of the Hessian" in page
+
     # Searches that are finished are not repeated.
     before = (tmp_path / "runs" / "darts" / "log.txt").read_bytes()
     compare.main([*rows_given, *shared])
@@ -73,21 +77,53 @@ def test_cells_looked_up_in_a_table(tmp_path, capsys):
     table = tmp_path / "table.csv"
     table.write_text("\n".join(lines) + "\n")
     given = [f"--run_dir={tmp_path}/runs", f"--table={table}", f"--output={tmp_path}/out.json"]
+    given += [f"--page={tmp_path}/out.html"]
     shared = [
         *("--", "--space=nasbench201", "--init_channels=2", "--epochs=2", "--num_devices=1"),
         *("--max_steps=4", "--no_unrolled", f"--cache_dir={jax.config.jax_compilation_cache_dir}"),
+        *("--ranked_cells=12", "--sample_batches=1"),
     ]
     compare.main(["darts", *given, *shared])
     head, _, row = [line for line in capsys.readouterr().out.splitlines() if line[:1] == "|"]
     result = json.loads((tmp_path / "out.json").read_text())
     values, every = result["rows"]["darts"], result["every_cell"]
     assert values["a_test"] == [10 * skips for skips in values["skips"]]
-    assert head.split("|")[-4:-2] == [" a test ", " b test "]
-    assert float(row.split("|")[-4].split()[0]) == values["a_test"][0]
+    columns = [name.strip() for name in head.split("|")]
+    assert columns[-6:-1] == ["a test", "a tau", "b test", "b tau", "ms/step"]
+    assert float(row.split("|")[-6].split()[0]) == values["a_test"][0]
+
+    # Kendall's tau from its definition (tau-b, over all pairs).
+    ranking = json.loads((tmp_path / "runs" / "darts" / "ranked_cells.json").read_text())
+    assert len(set(ranking["cells"])) == len(ranking["accuracy"]) == 12
+    true = {line.split(",")[0]: float(line.split(",")[1]) for line in lines[1:]}
+    signs = [
+        np.sign(np.subtract.outer(of_all, of_all))
+        for of_all in (np.array(ranking["accuracy"]), np.array([true[c] for c in ranking["cells"]]))
+    ]
+    tau = np.sum(signs[0] * signs[1]) / np.sqrt(np.sum(signs[0] ** 2) * np.sum(signs[1] ** 2))
+    np.testing.assert_allclose(values["a_tau"], [tau], rtol=1e-6)
+
+    page = (tmp_path / "out.html").read_text()
+    for text in ("a tau", "a: true test accuracy of the cell", "Skip connections in the cell"):
+        assert text in page
+    assert page.count("<svg") >= 2 * 2 + 2 + 1  # two data sets, validation and skips, the cell
     (of_epochs,) = values["b_test_of_every_epoch"]
     assert of_epochs[-1] == values["b_test"][0]
     assert every["b"]["best"] == len(ops) ** 6 - 1
     np.testing.assert_allclose(every["b"]["mean"], (len(ops) ** 6 - 1) / 2)
+
+    folder = tmp_path / "runs" / "darts"
+    for name, content, message in (
+        ("ranked_cells.json", b'{"cells": ["|none~0|"], "accuracy": []}', "ranked_cells.json does"),
+        ("ranked_cells.json", b'{"cells": 3}', "ranked_cells.json.*cells"),
+        ("alphas.npz", (tmp_path / "other.npz"), "alphas.npz has no array cell"),
+    ):
+        np.savez(tmp_path / "other.npz", normal=np.zeros((1, 6, 5)))
+        before = (folder / name).read_bytes()
+        (folder / name).write_bytes(content if isinstance(content, bytes) else content.read_bytes())
+        with pytest.raises(Stop, match=message):
+            compare.main(["darts", *given, *shared])
+        (folder / name).write_bytes(before)
 
     table.write_text("\n".join(lines[:2]) + "\n")
     for flags, message in (

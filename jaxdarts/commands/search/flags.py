@@ -355,8 +355,8 @@ class ImageDerivation:
     )
     sample_batches: int = flag(
         10,
-        "Number of validation batches for the first accuracy of each of the --num_samples cells;"
-        " 0 for all.",
+        "Number of validation batches for the first accuracy of each of the --num_samples cells,"
+        " and for those of --ranked_cells; 0 for all.",
         NOT_NEGATIVE,
         free=True,
     )
@@ -377,6 +377,13 @@ class ImageDerivation:
         False,
         "Report the accuracy, with the shared weights, of cells that differ from the found one in"
         " one operation.",
+        free=True,
+    )
+    ranked_cells: int = flag(
+        0,
+        "Number of random cells whose accuracies, with the shared weights on --sample_batches"
+        " batches, are written to ranked_cells.json; 0: none.",
+        NOT_NEGATIVE,
         free=True,
     )
     max_skips: int | None = flag(

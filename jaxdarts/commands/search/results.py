@@ -8,7 +8,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import jax
 import numpy as np
@@ -351,6 +351,8 @@ def finish(
         if config.flatness
         else [{}] * len(found_cells)
     )
+    if config.ranked_cells:
+        write_ranking(config, program, params, data, [one.folder for one in history])
     sentences = []
     for seed, (genotype, seed_history) in enumerate(zip(found_cells, history, strict=True)):
         accuracy = float(alone[0]["accuracy"][seed])
@@ -383,6 +385,33 @@ def finish(
         )
     losses = [float(loss) for loss in alone[0]["loss"]]
     write_best(config, run.folder, found_cells, losses, log, sentences)
+
+
+class Ranking(TypedDict):
+    """How the shared weights rank random cells: genotypes as text, and accuracies, fractions."""
+
+    cells: list[str]
+    accuracy: list[float]
+
+
+RANKING = "ranked_cells.json"
+
+
+def write_ranking(config, program, params, data, folders: Sequence[Path]) -> None:
+    """Writes accuracies of random cells with the shared weights, in the folder of every seed.
+
+    All seeds have the same cells.
+    """
+    cells = program.space.cells
+    drawn = random_cells(config, program.space, config.ranked_cells)
+    accuracies = []
+    for genotype in drawn:
+        mixes = parallel.stack([one_hot(cells, genotype)] * len(folders))
+        metrics = validate(program, params, mixes, data, config, config.sample_batches)
+        accuracies.append(metrics["accuracy"])
+    for folder, accuracy in zip(folders, np.transpose(accuracies), strict=True):
+        ranking = Ranking(cells=[str(one) for one in drawn], accuracy=accuracy.tolist())
+        files.replace_text(folder / RANKING, json.dumps(ranking, indent=1) + "\n")
 
 
 def write_result(
