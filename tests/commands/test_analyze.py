@@ -157,12 +157,19 @@ def test_a_search(searched, cache):
     analyze_command.main(["curvature", str(seed), "--images=64", "--probes=1", cache])
     curved = numbers(seed, "curvature-alpha")
     assert [epoch for epoch, _ in curved["trajectory"]] == [0, 1] and curved["size"] == 8
+    few = ["--images=64", "--draws=2", "--attack_steps=2", "--epsilons", "0", "0.3", cache]
+    analyze_command.main(["perturbation", str(seed), *few])
+    moved = numbers(seed, "perturbation")
+    for kind in ("random", "worst"):  # no noise is the mix itself
+        np.testing.assert_allclose(moved[kind]["loss"][0], plane["loss_of_the_run"], rtol=1e-4)
+    assert moved["worst"]["loss"][1] > moved["worst"]["loss"][0]
+    assert moved["random"]["loss"][1] not in (moved["random"]["loss"][0], moved["worst"]["loss"][1])
     assert '<section id="mixture"' in page(seed) and "Dominant eigenvalue" in page(seed)
     assert "<section id=" not in page(searched / "seed-2")
     # The report that a resumed run writes again shows them too.
     shown = page(seed)
     image_search.main([f"--resume={searched}"])
-    assert page(seed).count("<section id=") == shown.count("<section id=") == 4
+    assert page(seed).count("<section id=") == shown.count("<section id=") == 5
 
 
 def test_cells_of_a_search_in_a_table(tmp_path):

@@ -2,7 +2,15 @@
 
 from collections.abc import Callable
 
-from jaxdarts.commands.analyze import comparison, convergence, curvatures, planes, ranking, tables
+from jaxdarts.commands.analyze import (
+    comparison,
+    convergence,
+    curvatures,
+    perturbation,
+    planes,
+    ranking,
+    tables,
+)
 from jaxdarts.commands.ensemble import command as ensemble_command
 from jaxdarts.runs import Stop
 
@@ -12,6 +20,10 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "landscape": (planes.landscape_of_runs, "loss and accuracy on a plane of weights or alpha"),
     "variance": (planes.variance_of_runs, "variance of the gradient between batches, on a plane"),
     "curvature": (curvatures.curvature_of_runs, "eigenvalues of the loss's Hessian"),
+    "perturbation": (
+        perturbation.perturbation_of_runs,
+        "accuracy of a search's supernet at mixes near its end",
+    ),
     "convergence": (convergence.convergence_of_runs, "short trainings of variants of the cell"),
     "compare": (comparison.main, "one page of several runs and published cells"),
     "ranking": (ranking.main, "how well shared weights rank the cells of a small space"),

@@ -44,16 +44,11 @@ class Options(flags.Seed):
 
 
 @dataclasses.dataclass(frozen=True)
-class Measured(Options, flags.Cache):
+class OnImages(Options, flags.Cache):
     """Flags of analyses that compute a loss."""
 
     TOPIC: ClassVar[str] = "measurement"
 
-    of: Literal["weights", "alpha", "either"] = flag(
-        "either",
-        "Parameters that vary: the weights, or alpha of a search; either stands for alpha of a"
-        " search and the weights of a training.",
-    )
     part: Literal["train", "valid", "test", "own"] = flag(
         "own",
         "Images: train, valid or test; own stands for the validation half of a search, and the test"
@@ -67,6 +62,17 @@ class Measured(Options, flags.Cache):
     batch_size: int = flag(0, "Images in a batch; 0 for the batch size of the run.", NOT_NEGATIVE)
     data_dir: str | None = flag(
         None, "Folder of the data set; default the folder that the run used."
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured(OnImages):
+    """Flags of analyses of a loss as a function of weights or alpha."""
+
+    of: Literal["weights", "alpha", "either"] = flag(
+        "either",
+        "Parameters that vary: the weights, or alpha of a search; either stands for alpha of a"
+        " search and the weights of a training.",
     )
 
 
@@ -203,26 +209,30 @@ class Subject(NamedTuple):
 def subject(run: Opened, config: Measured) -> Subject:
     """The loss that an analysis of a run looks at."""
     runs.use_cache(config)
-    settings = dict(run.settings)
-    if run.kind == "text":
-        raise Stop(f"{run.folder}: a run on texts; this analysis takes images only", 2)
     if config.of == "alpha" and not run.searched:
         raise Stop(
             f"--of=alpha {run.folder}: the training of a cell has weights only; name a search", 2
         )
-    if settings.get("stream"):
+    _check_images(run)
+    return (_of_search if run.searched else _of_training)(run, config)
+
+
+def _check_images(run: Opened) -> None:
+    """Refuses runs whose images do not lie in memory."""
+    if run.kind == "text":
+        raise Stop(f"{run.folder}: a run on texts; this analysis takes images only", 2)
+    if run.settings.get("stream"):
         raise Stop(
             f"{run.folder}: its images are streamed from a disk; this analysis takes sets in memory"
             " only",
             2,
         )
-    return (_of_search if run.searched else _of_training)(run, config)
 
 
 WORDS = {"train": "training", "valid": "validation", "test": "test"}
 
 
-def _batches(part: images.Images, name: str, config: Measured, batch_size: int) -> tuple[Any, str]:
+def _batches(part: images.Images, name: str, config: OnImages, batch_size: int) -> tuple[Any, str]:
     size = config.batch_size or batch_size
     count = min(config.images, part.num) // size
     if not count:
@@ -270,7 +280,33 @@ def _loss_and_hits(logits, labels) -> tuple[Any, Any]:
     return loss, jnp.mean((jnp.argmax(logits, -1) == labels).astype(jnp.float32))
 
 
-def _of_search(run: Opened, config: Measured) -> Subject:
+class Restored(NamedTuple):
+    """A search's supernet where the search ended.
+
+    algorithm: its --algorithm.
+    cells: choices of every cell.
+    params, arch: weights and alpha, which may be empty.
+    mix: alpha -> the mix.
+    loss: (weights, mix, batch) -> (mean loss of the batch, its share of right answers); pure.
+    batches, images: as of `Subject`.
+    """
+
+    algorithm: str
+    cells: Mapping[str, Choices]
+    params: Any
+    arch: Any
+    mix: Callable[[Any], Any]
+    loss: Callable[[Any, Any, Any], tuple[Any, Any]]
+    batches: Any
+    images: str
+
+
+def restored(run: Opened, config: OnImages) -> Restored:
+    """The supernet of a search on images."""
+    runs.use_cache(config)
+    if not run.searched:
+        raise Stop(f"{run.folder}: the training of a cell has no mix; name a search", 2)
+    _check_images(run)
     saved = command_line.Saved(str(run.root), run.command, run.kind, run.settings)
     run_config = command_line.resumed(image_search.Config, saved, "RUN")
     run_config = image_search.check(
@@ -287,13 +323,6 @@ def _of_search(run: Opened, config: Measured) -> Subject:
     like = runs.checkpoint_form(program.init)
     state = programs.trained_state(run.root, like, run_config, after="; name another run")
     state = jax.tree.map(lambda x: x[run.seed_index], state)
-    params, arch = state.params, state.arch
-    if config.of != "weights" and not jax.tree.leaves(arch):
-        raise Stop(
-            f"{run.folder}: --algorithm={run_config.algorithm} has no alpha; --of=weights looks at"
-            " its weights",
-            2,
-        )
     parts = {
         name: images.Images(np.asarray(d["image"]), np.asarray(d["label"]))
         for name, d in program.data.items()
@@ -310,30 +339,55 @@ def _of_search(run: Opened, config: Measured) -> Subject:
     )
     noise = jax.random.key(0)
 
-    def logits(params, arch, batch):
+    def loss(params, mix, batch):
         pixels = data.augment.normalize(batch["image"], dataset.mean, dataset.std)
-        mix = algorithm.relax.derive(arch, last_step(state))
-        return net.apply({"params": params}, pixels, mix, noise)
+        return _loss_and_hits(net.apply({"params": params}, pixels, mix, noise), batch["label"])
 
+    return Restored(
+        run_config.algorithm,
+        program.space.cells,
+        state.params,
+        state.arch,
+        lambda arch: algorithm.relax.derive(arch, last_step(state)),
+        loss,
+        batches,
+        name,
+    )
+
+
+def _of_search(run: Opened, config: Measured) -> Subject:
+    search = restored(run, config)
+    params, arch = search.params, search.arch
     if config.of == "weights":
 
         def loss_of_weights(params, batch):
-            return _loss_and_hits(logits(params, arch, batch), batch["label"])
+            return search.loss(params, search.mix(arch), batch)
 
         return Subject(
             "weights",
             params,
             loss_of_weights,
-            batches,
+            search.batches,
             lambda key: landscape.direction(params, key),
-            name,
+            search.images,
+        )
+    if not jax.tree.leaves(arch):
+        raise Stop(
+            f"{run.folder}: --algorithm={search.algorithm} has no alpha; --of=weights looks at"
+            " its weights",
+            2,
         )
 
     def loss_of_arch(arch, batch):
-        return _loss_and_hits(logits(params, arch, batch), batch["label"])
+        return search.loss(params, search.mix(arch), batch)
 
     return Subject(
-        "alpha", arch, loss_of_arch, batches, lambda key: landscape.unit_direction(arch, key), name
+        "alpha",
+        arch,
+        loss_of_arch,
+        search.batches,
+        lambda key: landscape.unit_direction(arch, key),
+        search.images,
     )
 
 
