@@ -12,9 +12,15 @@ import jax
 import numpy as np
 import optax
 
-from jaxdarts import algorithms, files, penalty, perturb, relax, spaces
+from jaxdarts import algorithms, files, hypergrad, penalty, perturb, relax, spaces
 from jaxdarts.commands import stages
-from jaxdarts.commands.published import DRAWS_ONE, ONLY_FIRST_ORDER, entropy_weights, noise
+from jaxdarts.commands.published import (
+    AGGREGATES,
+    DRAWS_ONE,
+    ONLY_FIRST_ORDER,
+    entropy_weights,
+    noise,
+)
 from jaxdarts.commands.published import METHODS as METHODS
 from jaxdarts.commands.published import ONLY_ON_IMAGES as ONLY_ON_IMAGES
 from jaxdarts.count import operation_costs
@@ -22,6 +28,7 @@ from jaxdarts.runs import Stop
 from jaxdarts.search import Algorithm
 from jaxdarts.space import Choices, Space
 from jaxdarts.training.schedules import clip_by_global_norm
+from jaxdarts.types import Hypergradient
 
 NAMED = tuple(
     name
@@ -232,8 +239,24 @@ def of_space(config: Any, space: Space, steps_per_epoch: int) -> Algorithm:
 
 
 def with_parts(algorithm: Algorithm, config: Any, space: Space, ramp: Callable) -> Algorithm:
-    """An algorithm with the perturbation and the regularizer of a configuration."""
+    """An algorithm with the loss of alpha, perturbation and regularizer that flags add."""
     cells, named = space.cells, f"--algorithm={config.algorithm}"
+    learnt = jax.eval_shape(algorithm.relax.init, jax.random.key(0))
+    if config.alpha_loss != "method":
+        given, reason = f"--alpha_loss={config.alpha_loss} {named}", None
+        if not learnt:
+            reason = "the method has no alpha"
+        elif algorithm.hypergrad is hypergrad.single_level:
+            reason = "the method has one level: alpha descends the training loss"
+        elif config.algorithm == LOSSES[config.alpha_loss]:
+            reason = "the method has it already"
+        elif config.alpha_loss == "uphill" and config.algorithm in ("drnas", "reinmax"):
+            reason = "it needs a second derivative of the draw, which the method does not have"
+        elif config.alpha_loss == "neighbourhood" and set(learnt) != set(cells):
+            reason = "the method learns weights of edges too, and a neighbour has other operations"
+        if reason:
+            raise Stop(f"{given}: {reason}; leave --alpha_loss out", 2)
+        algorithm = algorithm._replace(hypergrad=descended(algorithm.hypergrad, config, cells))
     if config.perturbation != "none":
         given, reason = f"--perturbation={config.perturbation} {named}", None
         if algorithm.perturb is not perturb.none:
@@ -254,7 +277,7 @@ def with_parts(algorithm: Algorithm, config: Any, space: Space, ramp: Callable) 
         given, reason = f"--regularizer={config.regularizer} {named}", None
         if (config.algorithm, config.regularizer) in (("beta_darts", "beta"), ("da2s", "entropy")):
             reason = "the method has it already"
-        elif not jax.eval_shape(algorithm.relax.init, jax.random.key(0)):
+        elif not learnt:
             reason = "the method has no alpha"
         if reason:
             raise Stop(f"{given}: {reason}; leave --regularizer out", 2)
@@ -265,6 +288,23 @@ def with_parts(algorithm: Algorithm, config: Any, space: Space, ramp: Callable) 
         )
         algorithm = algorithm._replace(penalty=penalty.both(algorithm.penalty, price))
     return algorithm
+
+
+LOSSES = {"mixed": "milenas", "neighbourhood": "na_darts", "uphill": "a2m"}
+"""The method that each --alpha_loss is from."""
+
+
+def descended(inner: Hypergradient, config: Any, cells: Mapping[str, Choices]) -> Hypergradient:
+    """A method's gradient of the loss that --alpha_loss names."""
+    if config.alpha_loss == "mixed":
+        return hypergrad.mixed_level(config.lambda_valid, inner)
+    if config.alpha_loss == "uphill":
+        return hypergrad.flat_minimum(config.radius, config.radius_steps, inner)
+    try:
+        neighbours = hypergrad.permuted_edges(cells, config.neighbours, config.distance)
+    except ValueError as error:
+        raise Stop(f"--alpha_loss=neighbourhood: {error}", 2) from error
+    return hypergrad.neighbourhood(neighbours, AGGREGATES[config.aggregate], inner)
 
 
 def optimizer(config: Any, steps_per_epoch: int) -> optax.GradientTransformation:

@@ -8,6 +8,7 @@ import types
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import orbax.checkpoint as ocp
 import pytest
 
@@ -96,12 +97,54 @@ def test_parts_of_methods_go_together(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "loss, of_method",
+    [
+        ("mixed --lambda_valid=3", lambda s, o: jd.algorithms.milenas(s, o, 3.0)),
+        ("neighbourhood", lambda s, o: jd.algorithms.na_darts(s, order=o)),
+        ("uphill --radius=0.1", lambda s, o: jd.algorithms.a2m(s, 0.1, order=o)),
+    ],
+)
+@pytest.mark.parametrize("order", [1, 2])
+def test_the_loss_of_alpha_is_that_of_its_method(loss, of_method, order):
+    """DARTS with the loss of a method is that method; and every method can have another loss."""
+    flags = [f"--alpha_loss={loss.split()[0]}", *loss.split()[1:], "--nodes=2"]
+    ways = ["--unrolled"] if order == 2 else ["--no_unrolled"]
+    _, space, algorithm = made("--dataset=digits", *flags, *ways)
+
+    def objective(params, mix, carry, batch, key):
+        value = 0.0
+        for rows in mix.values():
+            price = jnp.linspace(0, 1, rows.size).reshape(rows.shape)  # no two operations alike
+            value += jnp.sum(jnp.tanh(params["w"] * rows * batch * price))
+        return value**2, (carry, {})
+
+    def stepped(algorithm):
+        search = jd.bilevel_search(objective, algorithm, optax.sgd(0.1), optax.sgd(0.1))
+        state = search.init(jax.random.key(0), {"w": jnp.ones(())})
+        return jax.jit(search.step)(state, jnp.float32(0.3), jnp.float32(0.7))[0].arch
+
+    expected = stepped(of_method(space, order))
+    jax.tree.map(np.testing.assert_array_equal, stepped(algorithm), expected)
+    for name in ("gdas", "fair_darts", "idarts"):
+        other = made("--dataset=digits", *flags, f"--algorithm={name}")[2]
+        without = made("--dataset=digits", "--nodes=2", f"--algorithm={name}")[2]
+        changes = jax.tree.map(lambda a, b: np.abs(a - b).max(), stepped(other), stepped(without))
+        assert max(jax.tree.leaves(changes)) > 1e-6, name
+
+
+@pytest.mark.parametrize(
     "flags, message",
     [
         ("--perturbation=random --algorithm=sdarts_adv", "a perturbation of its own; leave"),
         ("--perturbation=random --algorithm=snas", "one step at one mix"),
         ("--perturbation=adversarial --algorithm=gdas", "draws one operation an edge"),
         ("--regularizer=beta --algorithm=beta_darts", "the method has it already"),
+        ("--alpha_loss=uphill --algorithm=a2m", "the method has it already"),
+        ("--alpha_loss=mixed --algorithm=joint", "the method has one level"),
+        ("--alpha_loss=mixed --algorithm=random_sharing", "the method has no alpha"),
+        ("--alpha_loss=uphill --algorithm=reinmax", "a second derivative of the draw"),
+        ("--alpha_loss=neighbourhood --algorithm=da2s", "the method learns weights of edges too"),
+        ("--alpha_loss=neighbourhood --distance=99", "neighbours at distance 99"),
         ("--regularizer=entropy --algorithm=fixed_alpha", "the method has no alpha"),
     ],
 )

@@ -67,6 +67,12 @@ class Algorithm:
         "Regularizer of alpha, with any method that learns alpha: none, beta (--beta_weight) or"
         " entropy (--entropy_weight).",
     )
+    alpha_loss: Literal["method", "mixed", "neighbourhood", "uphill"] = flag(
+        "method",
+        "Loss that alpha descends, with any method of two levels: that of the method; mixed, with"
+        " the training loss (milenas); that of the neighbourhood (na_darts); or uphill, at a worse"
+        " alpha nearby (a2m).",
+    )
     epsilon_alpha: float = flag(
         0.3,
         "Largest perturbation of the mix after the last epoch; it rises from 0.03 by equal steps,"
