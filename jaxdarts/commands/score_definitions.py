@@ -88,16 +88,22 @@ def zen(net: Net, picks, params, batch, key):
     return proxies.zen(features, proxies.gaussian(weights, params), batch["image"], images)
 
 
-def az_nas(net: Net, picks, params, batch, key):
-    """With weights and images of its own."""
-    images, weights, directions = jax.random.split(key, 3)
+def blocks(net: Net, picks) -> Callable[[Any, Any, Any], list[Any]]:
+    """(params, images, cuts) -> the outputs of the network's blocks."""
 
-    def blocks(params: Any, x: Any, cuts: Any) -> list[Any]:
+    def maps(params: Any, x: Any, cuts: Any) -> list[Any]:
         _, recorded = net.apply(params, x, picks, cuts, mutable=["blocks"])
         return list(recorded["blocks"]["value"])
 
+    return maps
+
+
+def az_nas(net: Net, picks, params, batch, key):
+    """With weights and images of its own."""
+    images, weights, directions = jax.random.split(key, 3)
     drawn = jax.random.normal(images, batch["image"].shape, batch["image"].dtype)
-    return tuple(proxies.az_nas(blocks, proxies.kaiming(weights, params), drawn, directions))
+    params = proxies.kaiming(weights, params)
+    return tuple(proxies.az_nas(blocks(net, picks), params, drawn, directions))
 
 
 def zico(net: Net, picks, params, batch, key):
@@ -113,10 +119,13 @@ def zico(net: Net, picks, params, batch, key):
 
 def gradsign_mean(net: Net, picks, params, batch, key):
     """The mean over the weights of the cell's own layers; those of others are zero."""
-    used = sum(
-        jnp.sum(jnp.any(rows != 0, axis=1)) * rows.shape[1] for rows in proxies.layers(params)
-    )
-    return by_outputs("gradsign")(net, picks, params, batch, key) / used
+    return by_outputs("gradsign")(net, picks, params, batch, key) / used_weights(params)
+
+
+def used_weights(params):
+    """The number of weights of the layers whose weights are not all zero."""
+    counts = [jnp.any(rows != 0, axis=1).sum() * rows.shape[1] for rows in proxies.layers(params)]
+    return sum(counts)
 
 
 def swap(net: Net, picks, params, batch, key):

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, UInt32
 
 from jaxdarts.proxies.rectifiers import rectified
 from jaxdarts.proxies.scores import Apply, Score
@@ -102,8 +102,7 @@ def declared(
 
     def add(total, layer):
         def counted():
-            signs = jnp.where(layer.on, 1.0, -1.0).reshape(batch, -1)
-            return total + layer.count * (signs @ signs.T + signs.shape[1]) / 2
+            return total + layer.count * _agreeing(layer.on.reshape(batch, -1))
 
         return jax.lax.cond(layer.count != 0, counted, lambda: total), None
 
@@ -173,15 +172,11 @@ def swap(
     rows = jnp.concatenate(signs(apply, params, images), axis=1)
     # What does not count gets the pattern of no example, which is taken off again.
     on, silent = rows > 0, jnp.any((rows[0] != 0) & jnp.all(rows <= 0, axis=0))
+    words = _words(on.T).T
     if len(rows) <= 16:  # 20 times as fast as sorting 500,000 units on a CPU
-        numbers = jnp.sum(on << jnp.arange(len(rows))[:, None], axis=0)
-        present = jnp.zeros(2 ** len(rows), bool).at[numbers].set(True).at[0].set(silent)
+        present = jnp.zeros(2 ** len(rows), bool).at[words[0]].set(True).at[0].set(silent)
         return jnp.sum(present).astype(jnp.float32)
-    on = jnp.pad(on, ((0, -len(rows) % 32), (0, 0))).reshape(-1, 32, rows.shape[1])
-    words = jnp.sum(
-        on.astype(jnp.uint32) << jnp.arange(32, dtype=jnp.uint32)[None, :, None], axis=1
-    )
-    words = jax.lax.sort(tuple(words.astype(jnp.uint32)), num_keys=len(words))
+    words = jax.lax.sort(tuple(words), num_keys=len(words))
     new = functools.reduce(jnp.logical_or, (word[1:] != word[:-1] for word in words))
     has_zero = functools.reduce(jnp.logical_and, (word[0] == 0 for word in words))
     return (1 + jnp.sum(new) - (has_zero & ~silent)).astype(jnp.float32)
@@ -201,7 +196,29 @@ def _told(tree: Any) -> list[Units]:
 
 
 def _agreements(signs: Float[Array, "batch units"]) -> Float[Array, "batch batch"]:
-    return (signs @ signs.T + jnp.sum(signs[0] ** 2)) / 2
+    counted = signs[0] != 0
+    differing = signs.shape[1] - _agreeing((signs > 0) & counted[None])
+    return jnp.sum(counted) - differing
+
+
+def _agreeing(on: Bool[Array, "batch units"]) -> Float[Array, "batch batch"]:
+    """How many units are on for both or off for both.
+
+    Bits are counted: on a CPU in a fifth of the time of a product of matrices of signs.
+    """
+    words = _words(on)
+
+    def row(word):
+        return jnp.sum(jax.lax.population_count(word[None] ^ words), axis=1, dtype=jnp.uint32)
+
+    return on.shape[1] - jax.lax.map(row, words).astype(float)
+
+
+def _words(bits: Bool[Array, "rows bits"]) -> UInt32[Array, "rows words"]:
+    """32 bits in each number, the lowest first, zeros behind the last ones."""
+    rows, length = bits.shape
+    bits = jnp.pad(bits, ((0, 0), (0, -length % 32))).reshape(rows, -1, 32).astype(jnp.uint32)
+    return jnp.sum(bits << jnp.arange(32, dtype=jnp.uint32)[None, None], axis=2, dtype=jnp.uint32)
 
 
 def _signs(x: Array, slope: Array, axis: int) -> Float[Array, "batch units"]:

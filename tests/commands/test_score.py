@@ -6,12 +6,15 @@ import csv
 import itertools
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
 
+from jaxdarts import spaces
 from jaxdarts.commands import score as script
-from jaxdarts.commands import score_summary
+from jaxdarts.commands import score_definitions, score_summary
 from jaxdarts.commands.discrete import command as discrete_command
 from jaxdarts.genotypes import TOPOLOGY_OPS, TopologyGenotype
 from jaxdarts.runs import Stop
@@ -96,8 +99,21 @@ def test_file_resume_and_correlations(table, tmp_path, capsys):
         run(f"--resume={folder}")
 
 
-def test_sums_of_ranks_and_other_data_sets(table, tmp_path, capsys):
-    """Oracles: SciPy's ranks of the columns of scores.csv, and the table."""
+def test_sums_of_ranks_and_other_data_sets(table, tmp_path, capsys, monkeypatch):
+    """Oracles: SciPy's ranks of the columns of scores.csv, and the table. The scores are numbers of
+    the cell and the key alone.
+    """
+
+    def random(count):
+        def of(net, picks, params, batch, key):
+            noise = jax.random.normal(key, (count,))
+            return tuple(noise + jnp.sum(picks)) if count > 1 else 900 + noise[0]
+
+        return of
+
+    for name, count in (("swap", 1), ("az_nas", 3)):
+        cheap = score_definitions.SCORES[name]._replace(of=random(count))
+        monkeypatch.setitem(score_definitions.SCORES, name, cheap)
     folder = tmp_path / "run"
     run(
         "--scores=swap,az_nas",
@@ -141,6 +157,21 @@ def test_sums_of_ranks_and_other_data_sets(table, tmp_path, capsys):
     assert set(columns) == set(result)
     assert result["swap"]["milliseconds_a_cell"] > 0
     assert "az_nas: kendall_valid" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name, count", [("az_nas", 3), ("zico", 1), ("gradsign_mean", 1)])
+def test_a_score_gives_its_columns(name, count):
+    """Traced, not compiled."""
+    score, space = score_definitions.SCORES[name], spaces.nasbench201()
+    net = score_definitions.Net(space.cells, 2, 1, num_classes=2)
+    batch = {"image": jnp.zeros((4, 8, 8, 1)), "label": jnp.zeros(4, jnp.int32)}
+
+    def program(key):
+        params = net.init(key, *net.example_inputs((8, 8, 1)))
+        return score.of(net, jnp.ones(6, jnp.int32), params, batch, key)
+
+    leaves = jax.tree.leaves(jax.eval_shape(program, jax.random.key(0)))
+    assert len(leaves) == len(score_definitions.columns([name])) == count
 
 
 def test_what_is_not_finite_ranks_last_and_is_counted():
