@@ -317,7 +317,6 @@ def score(
             "compile_seconds": compiled[name],
             "cells": len(cells),
             "cells_a_second": len(cells) / spent[name],
-            "milliseconds_a_cell": 1000 * spent[name] / len(cells),
         }
         # On a busy machine the other figure tells little.
         speeds[name]["cpu_seconds_a_cell"] = worked[name] / len(cells)

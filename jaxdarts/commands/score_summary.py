@@ -151,7 +151,7 @@ def summarize(
         for kind, (value, source) in published.items():
             row["published"] = {"kind": kind, "value": value, "source": source}
         if name in speeds:
-            row["milliseconds_a_cell"] = speeds[name]["milliseconds_a_cell"]
+            row["milliseconds_a_cell"] = 1000 / speeds[name]["cells_a_second"]
     return summary
 
 
