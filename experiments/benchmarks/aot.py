@@ -30,7 +30,7 @@ import bench
 import floor
 import jaxdarts as jd
 from jaxdarts import aot, runs
-from jaxdarts.commands import score
+from jaxdarts.commands import score_definitions
 from jaxdarts.nn import ops
 from jaxdarts.nn.benchmarks import nasbench201
 
@@ -138,7 +138,7 @@ def naswot(config: Config) -> tuple[Callable, tuple]:
 
     def program(params, picks, images):
         params = nasbench201.picked(space.cells, params, picks)
-        return score.by_units(net, picks, {"params": params}, {"image": images}, None)
+        return score_definitions.by_units(net, picks, {"params": params}, {"image": images}, None)
 
     return program, (params, picks, jax.ShapeDtypeStruct((batch_size, 32, 32, 3), jnp.float32))
 

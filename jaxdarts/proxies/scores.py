@@ -7,14 +7,14 @@ here: jit a score as a function of the mix, and one compilation scores all cells
 (`nn.nasbench201.Picked` takes operations' numbers instead of a mix, and computes no others):
 
 >>> import jax
->>> from jaxdarts import spaces
+>>> from jaxdarts import proxies, spaces
 >>> space = spaces.nasbench201()
 >>> net = space.supernet(width=2, depth=1, num_classes=2)
 >>> images = jax.random.normal(jax.random.key(0), (3, 4, 4, 1))
 >>> mix = net.example_mix()  # nothing but zeros: no image reaches the output, so all look alike
 >>> params = net.init(jax.random.key(1), images, mix)
 >>> def score(mix):
-...     return linear_regions(lambda params, x: net.apply(params, x, mix), params, images)
+...     return proxies.linear_regions(lambda params, x: net.apply(params, x, mix), params, images)
 >>> print(jax.jit(score)(mix))
 1.0
 
@@ -27,7 +27,6 @@ A score that cannot be taken is NaN or -inf, as said with each, and never inf; `
 puts both last. NaN among weights or images makes the scores by gradients NaN.
 """
 
-import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -38,165 +37,11 @@ import optax
 from jaxtyping import Array, Float, Key, PyTree
 
 from jaxdarts.nn.ops import OPS
-from jaxdarts.proxies.rectifiers import rectified
-from jaxdarts.types import Batch, Params, Units
+from jaxdarts.types import Batch, Params
 
 Apply = Callable[[Any, Any], Array]
 Score = Float[Array, ""]
 Layers = Callable[[Params], list[Float[Array, "layers weights"]]]
-
-# ---------------------------------------------------------------------------------- rectified units
-
-
-def agreements(apply: Apply, params: Params, images: Array) -> Float[Array, "batch batch"]:
-    """Number of rectified units that agree, for any two examples: K of `naswot`.
-
-    They are on for both or off for both.
-
-    Units are found in the program of `apply`: `jax.nn.relu`, `relu6` and `max(x, 0)` with a
-    constant 0, also in jitted or rematerialised functions, functions with a derivative of their
-    own, and scans. A rectified array without an axis of the batch, such as a variance, is none. A
-    layer counts if some derivative of the logits by its output is not zero; where the array has
-    axes before that of the batch, as bundles of edges have here, each entry of them is a layer. So,
-    with a one-hot mix, layers on edges of weight zero do not count.
-
-    Two differences from the authors' code, which `declared` does not have. It marks the layers that
-    a backward pass visits, so it counts those that only a multiplication by zero follows, as
-    NAS-Bench-201's `none` is there. And an operation there has a ReLU of its own: a state counts
-    once for each that reads it, here once for all of a family (`nn.ops`). Channels that are zero in
-    all examples and that nothing reads are padding (`nn.cnn.Cells`) and do not count.
-
-    Args:
-        apply: must also take one example more than there are: the two programs tell which axis is
-          the batch's.
-        params: weights.
-        images: [batch, ...].
-
-    Returns:
-        Whole numbers, exact while there are fewer than 2^24 units. Their determinant may want
-        float64, on the host if need be.
-
-    Raises:
-        ValueError: if there are no rectified units, or there are some in a while loop, a branch or
-            another thing that cannot be followed, or where the batch is merged with another axis.
-    """
-    batch = images.shape[0]
-    run = functools.partial(rectified, apply)
-    _, inputs = jax.eval_shape(run, params, images)
-    _, others = jax.eval_shape(
-        run, params, jax.ShapeDtypeStruct((batch + 1, *images.shape[1:]), images.dtype)
-    )
-    axes = [
-        _batch_axis(x.shape, other.shape, batch) for x, other in zip(inputs, others, strict=True)
-    ]
-    if all(axis is None for axis in axes):
-        raise ValueError("the network has no rectified units: nothing in its program is max(x, 0)")
-    taps = [None if axis is None else jnp.zeros(x.shape, x.dtype) for x, axis in zip(inputs, axes)]
-    logits, pull, inputs = jax.vjp(
-        lambda taps: rectified(apply, params, images, taps), taps, has_aux=True
-    )
-    # Any cotangent but ones: the sum over a batch of what a batch norm returns does not depend on
-    # what is before it.
-    (slopes,) = pull(jax.random.normal(jax.random.key(0), logits.shape).astype(logits.dtype))
-    return sum(
-        (
-            _agreements(x, slope, axis)
-            for x, slope, axis in zip(inputs, slopes, axes)
-            if axis is not None
-        ),
-        start=jnp.zeros((batch, batch)),
-    )
-
-
-def declared(
-    apply: Callable[..., tuple[Array, Any]], params: Params, images: Array
-) -> Float[Array, "batch batch"]:
-    """K of `naswot` from the units that a network tells itself, instead of `agreements`.
-
-    Args:
-        apply: (params, images) -> (logits, a tree with `Units` among its leaves): that of a Flax
-            module with `mutable=["units"]`, where the module leaves them by `self.sow("units",
-            NAME, units)`. `nn.nasbench201.Picked` tells every rectifier that the backward pass
-            visits, once for each; with `hooked` as often as the hook in the authors' code, twice
-            but for the last one.
-        params, images: as in `agreements`.
-
-    Returns:
-        As `agreements`.
-    """
-    batch = images.shape[0]
-
-    def add(total, layer):
-        def counted():
-            signs = jnp.where(layer.on, 1.0, -1.0).reshape(batch, -1)
-            return total + layer.count * (signs @ signs.T + signs.shape[1]) / 2
-
-        return jax.lax.cond(layer.count != 0, counted, lambda: total), None
-
-    total = jnp.zeros((batch, batch))
-    for units in jax.tree.leaves(
-        apply(params, images)[1], is_leaf=lambda tree: isinstance(tree, Units)
-    ):
-        if isinstance(units, Units):
-            total, _ = jax.lax.scan(add, total, units)
-    return total
-
-
-Agreements = Callable[[Any, Params, Array], Float[Array, "batch batch"]]
-
-
-def naswot(apply: Any, params: Params, images: Array, agreements: Agreements = agreements) -> Score:
-    """log |det K| of the `agreements` K: how unlike the patterns are in which units are on.
-
-    Mellor, Turner, Storkey & Crowley, `Neural Architecture Search without Training
-    <https://arxiv.org/abs/2006.04647>`_, ICML 2021; 128 images without augmentation there, the same
-    for all networks. Arguments and errors as in `agreements`, and so are the differences from the
-    authors' code; give `declared` instead for units that the network counts itself. Two examples
-    with the same pattern, which NaN makes of all, give -inf, or what rounding leaves of it: a low
-    number.
-    """
-    return jnp.linalg.slogdet(agreements(apply, params, images))[1]
-
-
-def linear_regions(
-    apply: Any, params: Params, images: Array, agreements: Agreements = agreements
-) -> Score:
-    """The number of different patterns of rectified units among the examples, at least 1.
-
-    Chen, Gong & Wang, `Neural Architecture Search on ImageNet in Four GPU Hours
-    <https://arxiv.org/abs/2102.11535>`_ (TE-NAS), ICLR 2021, which looks at units of maps only,
-    where this takes all. Arguments and errors as in `agreements`.
-    """
-    same = agreements(apply, params, images)
-    return jnp.sum(1 / jnp.sum(same == jnp.diag(same)[:, None], axis=1))
-
-
-def _agreements(x: Array, slope: Array, axis: int) -> Float[Array, "batch batch"]:
-    inner = tuple(range(axis, x.ndim))
-    counts = jnp.any(slope != 0, axis=inner, keepdims=True)
-    if len(inner) > 1:
-        counts &= jnp.any((slope != 0) | (x != 0), axis=inner[:-1], keepdims=True)
-    signs = jnp.moveaxis(jnp.where(counts, jnp.where(x > 0, 1.0, -1.0), 0.0), axis, 0).reshape(
-        x.shape[axis], -1
-    )
-    return (signs @ signs.T + jnp.sum(signs[0] ** 2)) / 2
-
-
-def _batch_axis(shape: Sequence[int], other: Sequence[int], batch: int) -> int | None:
-    """The axis of length `batch` that is longer by one in the other shape.
-
-    None if the shapes are the same.
-    """
-    differing = [i for i, (a, b) in enumerate(zip(shape, other, strict=True)) if a != b]
-    if not differing:
-        return None
-    if len(differing) > 1 or (shape[differing[0]], other[differing[0]]) != (batch, batch + 1):
-        raise ValueError(
-            f"rectified units of shape {tuple(shape)} have no axis of their own for the batch of"
-            f" {batch}"
-        )
-    return differing[0]
-
 
 # ---------------------------------------------------------------------------------------- gradients
 
@@ -367,6 +212,47 @@ def synflow(apply: Apply, params: Params, images: Array, layers: Layers = layers
     return _total(lambda w, g: jnp.abs(w * g), absolute, flow, layers=layers)
 
 
+def zico(apply: Apply, params: Params, batches: Sequence[Batch], layers: Layers = layers) -> Score:
+    """ZiCo: the sum over layers of ln of the sum of mean |gradient| / deviation over batches.
+
+    Li, Yang, Bhardwaj & Marculescu, `ZiCo <https://arxiv.org/abs/2301.11300>`_, ICLR 2023. Weights
+    whose gradients are the same in all batches do not count, and neither do layers without others:
+    0 if nothing reaches the output. NaN where it overflows.
+
+    Args:
+        batches: two or more of one size; the authors take two.
+    """
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(dict, batches))
+    gradients = jax.lax.map(lambda batch: layers(_gradient(apply, batch)(params)), stacked)
+    total = jnp.zeros(())
+    for rows in gradients:
+        deviation = jnp.std(rows, axis=0)
+        counts = deviation != 0
+        ratio = jnp.mean(jnp.abs(rows), axis=0) / jnp.where(counts, deviation, 1)
+        sums = jnp.sum(jnp.where(counts, ratio, 0), axis=1)
+        total += jnp.sum(jnp.where(sums == 0, 0, jnp.log(jnp.where(sums == 0, 1, sums))))
+    return jnp.where(jnp.isinf(total), jnp.nan, total)
+
+
+def gradsign(apply: Apply, params: Params, batch: Batch, layers: Layers = layers) -> Score:
+    """GradSign: the sum over weights of |examples with a positive gradient - with a negative one|.
+
+    Zhang & Jia, `GradSign <https://arxiv.org/abs/2110.08616>`_, ICLR 2022. Each example goes
+    through the network alone, so norms use the moments of one example, as in the authors' code. 0
+    if nothing reaches the output.
+    """
+
+    def add(total, example):
+        alone = jax.tree.map(lambda leaf: leaf[None], example)
+        signs = [jnp.sign(rows) for rows in layers(_gradient(apply, alone)(params))]
+        return [a + b for a, b in zip(total, signs)], None
+
+    zeros = [jnp.zeros_like(rows) for rows in layers(params)]
+    examples = {name: batch[name] for name in ("image", "label")}
+    total, _ = jax.lax.scan(add, zeros, examples)
+    return sum((jnp.sum(jnp.abs(rows)) for rows in total), start=jnp.zeros(()))
+
+
 # ---------------------------------------------------------------------------------- Gaussian inputs
 
 
@@ -385,6 +271,23 @@ def gaussian(key: Key[Array, ""], params: Params) -> Params:
         else:
             drawn.append(jnp.full_like(leaf, 1.0 if name.endswith("scale") else 0.0))
     return jax.tree.unflatten(structure, drawn)
+
+
+def kaiming(key: Key[Array, ""], params: Params, ops: Iterable[str] = OPS) -> Params:
+    """Random weights for `az_nas`: normal ones of variance 2 / fan-in; see `gaussian`.
+
+    `ops` as in `layers`.
+    """
+    prefixes = tuple(f"{op}_" for op in ops)
+
+    def scale(path, leaf):
+        name = _name(path)
+        if leaf.ndim < 2 or name.endswith(_NO_WEIGHTS):
+            return leaf
+        stacked = 2 if name.startswith(prefixes) else 0
+        return leaf * math.sqrt(2 / math.prod(leaf.shape[stacked:-1]))
+
+    return jax.tree_util.tree_map_with_path(scale, gaussian(key, params))
 
 
 def zen(

@@ -6,11 +6,15 @@ import csv
 import itertools
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
 
+from jaxdarts import spaces
 from jaxdarts.commands import score as script
+from jaxdarts.commands import score_definitions, score_summary
 from jaxdarts.commands.discrete import command as discrete_command
 from jaxdarts.genotypes import TOPOLOGY_OPS, TopologyGenotype
 from jaxdarts.runs import Stop
@@ -22,11 +26,15 @@ TINY = ["--batch_size=6", "--init_channels=2", "--layers=1", "--cache_dir="]
 def table(tmp_path_factory):
     """All cells, better the more convolutions they have."""
     path = tmp_path_factory.mktemp("table") / "table.csv"
-    lines = ["arch_str,cifar10_valid_12,cifar10_valid_200,cifar10_test_200,train_seconds_200"]
+    lines = [
+        "arch_str,cifar10_valid_12,cifar10_valid_200,cifar10_test_200,train_seconds_200,"
+        "cifar100_test_200"
+    ]
     for ops in itertools.product(TOPOLOGY_OPS, repeat=6):
         value = 60 + 4 * sum(op.startswith("nor") for op in ops) + ops.count("skip_connect")
         cell = TopologyGenotype(tuple(zip(ops, (0, 0, 1, 0, 1, 2))))
-        lines.append(f"{cell},{value},{value + 1},{value + 2},500")
+        other = 50 + 5 * ops.count("avg_pool_3x3") - ops.count("none")
+        lines.append(f"{cell},{value},{value + 1},{value + 2},500,{other}")
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
 
@@ -91,19 +99,107 @@ def test_file_resume_and_correlations(table, tmp_path, capsys):
         run(f"--resume={folder}")
 
 
+def test_sums_of_ranks_and_other_data_sets(table, tmp_path, capsys, monkeypatch):
+    """Oracles: SciPy's ranks of the columns of scores.csv, and the table. The scores are numbers of
+    the cell and the key alone.
+    """
+
+    def random(count):
+        def of(net, picks, params, batch, key):
+            noise = jax.random.normal(key, (count,))
+            return tuple(noise + jnp.sum(picks)) if count > 1 else 900 + noise[0]
+
+        return of
+
+    for name, count in (("swap", 1), ("az_nas", 3)):
+        cheap = score_definitions.SCORES[name]._replace(of=random(count))
+        monkeypatch.setitem(score_definitions.SCORES, name, cheap)
+    folder = tmp_path / "run"
+    run(
+        "--scores=swap,az_nas",
+        "--count=5",
+        "--repeats=2",
+        *TINY,
+        f"--table={table}",
+        "--rank_sums=swap+parameters",
+        "--log_rank_sums=az_nas+swap",
+        "--swap_mu=1",
+        "--swap_sigma=9",
+        f"--run_dir={folder}",
+    )
+    columns: dict[str, list] = {}
+    for name in ("scores.csv", "combined.csv"):
+        for row in csv.DictReader((folder / name).read_text(encoding="utf-8").splitlines()):
+            for key, value in row.items():
+                columns.setdefault(key, []).append(value)
+    cells = columns.pop("arch_str")[:5]
+    columns = {key: np.array(values, float) for key, values in columns.items()}
+    ranks = {
+        key: scipy.stats.rankdata(np.where(np.isfinite(values), values, -np.inf)) / 5
+        for key, values in columns.items()
+    }
+    parts = ["expressivity", "progressivity", "trainability", "multiply_adds"]
+    az_nas = sum(np.log(ranks[part]) for part in parts)
+    expected = {
+        "az_nas": az_nas,
+        "log ranks of az_nas+swap": az_nas + np.log(ranks["swap"]),
+        "ranks of swap+parameters": ranks["swap"] + ranks["parameters"],
+        "swap_regularised": columns["swap"] * np.exp(-((columns["parameters"] / 1e3 - 1) ** 2) / 9),
+    }
+    for name, values in expected.items():
+        np.testing.assert_allclose(columns[name], values, rtol=1e-5, err_msg=name)
+    rows = csv.DictReader(table.read_text().splitlines())
+    accuracy = {row["arch_str"]: float(row["cifar100_test_200"]) for row in rows}
+    result = summary(folder)["correlations"]
+    assert result["az_nas"]["kendall_test_cifar100"] == pytest.approx(
+        scipy.stats.kendalltau(az_nas, [accuracy[cell] for cell in cells])[0]
+    )
+    assert set(columns) == set(result)
+    assert result["swap"]["milliseconds_a_cell"] > 0
+    assert "az_nas: kendall_valid" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name, count", [("az_nas", 3), ("zico", 1), ("gradsign_mean", 1)])
+def test_a_score_gives_its_columns(name, count):
+    """Traced, not compiled."""
+    score, space = score_definitions.SCORES[name], spaces.nasbench201()
+    net = score_definitions.Net(space.cells, 2, 1, num_classes=2)
+    batch = {"image": jnp.zeros((4, 8, 8, 1)), "label": jnp.zeros(4, jnp.int32)}
+
+    def program(key):
+        params = net.init(key, *net.example_inputs((8, 8, 1)))
+        return score.of(net, jnp.ones(6, jnp.int32), params, batch, key)
+
+    leaves = jax.tree.leaves(jax.eval_shape(program, jax.random.key(0)))
+    assert len(leaves) == len(score_definitions.columns([name])) == count
+
+
 def test_what_is_not_finite_ranks_last_and_is_counted():
     accuracy = np.array([1.0, 2, 3, 4, 5])
-    result = script.correlations(np.array([np.nan, -np.inf, 1, 2, np.inf]), {"valid": accuracy})
+    result = score_summary.correlations(
+        np.array([np.nan, -np.inf, 1, 2, np.inf]), {"valid": accuracy}
+    )
     expected = [0, 0, 1, 2, 0]
     assert result["not_finite"] == 3
     assert result["kendall_valid"] == pytest.approx(scipy.stats.kendalltau(expected, accuracy)[0])
     assert result["spearman_valid"] == pytest.approx(scipy.stats.spearmanr(expected, accuracy)[0])
-    assert script.correlations(np.full(5, np.nan), {"valid": accuracy})["kendall_valid"] is None
+    assert (
+        score_summary.correlations(np.full(5, np.nan), {"valid": accuracy})["kendall_valid"] is None
+    )
 
 
 @pytest.mark.parametrize(
     "flags, message",
     [
+        (
+            "--rank_sums=naswot+snip",
+            "naswot+snip needs snip, which --scores does not ask for; there are naswot, parameters",
+        ),
+        ("--log_rank_sums=az_nas", "az_nas needs expressivity, which --scores does not ask for"),
+        ("--swap_mu=1", "the regularised SWAP needs both"),
+        ("--swap_mu=1 --swap_sigma=2", "--swap_mu=1.0: --scores does not ask for swap"),
+        ("--batch_size=-1", "--batch_size=-1: must not be negative"),
+        ("--scores=zico --batch_size=719", "has 1437 images to train with, zico takes 1438"),
         ("--scores=foo", "there is no 'foo', there are naswot"),
         ("--scores=snip,snip", "one is named twice"),
         ("--space=darts", "invalid choice 'darts' for argument '--space'"),

@@ -44,11 +44,11 @@ def of_images(score: Callable) -> Callable:
 SCORES: dict[str, Callable] = {
     **{
         name: getattr(proxies, name)
-        for name in ("grad_norm", "snip", "grasp", "plain", "l2_norm", "epe_nas")
+        for name in ("grad_norm", "snip", "grasp", "plain", "l2_norm", "epe_nas", "gradsign")
     },
     **{
         name: of_images(getattr(proxies, name))
-        for name in ("naswot", "linear_regions", "synflow", "jacob_cov", "ntk_condition")
+        for name in ("naswot", "linear_regions", "swap", "synflow", "jacob_cov", "ntk_condition")
     },
 }
 
@@ -93,8 +93,8 @@ class Options(flags.Halves, flags.Seed, flags.Cache):
     score: str = flag(
         "",
         "Score (--evaluate=proxy): naswot (default), grad_norm, snip, grasp, plain, l2_norm,"
-        " epe_nas, linear_regions, synflow, jacob_cov, ntk_condition. For area and best_of: column"
-        " of --scores, default params_millions. Larger is better, nan is worst.",
+        " epe_nas, gradsign, linear_regions, swap, synflow, jacob_cov, ntk_condition. For area and"
+        " best_of: column of --scores, default params_millions. Larger is better, nan is worst.",
     )
     epochs: int = flag(
         12,

@@ -116,9 +116,11 @@ class Skeleton(nn.Module):
         rectify: Callable[[Array], Array] = jax.nn.relu,
         normed: bool = True,
         residual_normed: bool = True,
+        block: Callable[[Array], Array] = lambda x: x,
     ) -> Logits:
         """stage: (its number, x) -> x. discrete: norms have running averages. normed,
-        residual_normed: whether the stem and the head, and the residual blocks, have norms.
+        residual_normed: whether the stem and the head, and the residual blocks, have norms. block:
+        what is done to the outputs of the stem and of the residual blocks.
         """
 
         def conv(name, x, width, size, norm, stride=1):
@@ -131,13 +133,13 @@ class Skeleton(nn.Module):
             }
             return ConvNorm(width, size, stride, padding, **options, name=name)(x, train)
 
-        x = conv("stem", images, self.width, 3, normed)
+        x = block(conv("stem", images, self.width, 3, normed))
         for i in range(STAGES):
             if i:
                 width = self.width * 2**i
                 y = conv(f"reduction{i}_first", rectify(x), width, 3, residual_normed, stride=2)
                 y = conv(f"reduction{i}_second", rectify(y), width, 3, residual_normed)
-                x = y + conv(f"reduction{i}_shortcut", averaged_pairs(x), width, 1, False)
+                x = block(y + conv(f"reduction{i}_shortcut", averaged_pairs(x), width, 1, False))
             x = stage(i, x)
         if normed:
             x = LastNorm(discrete, self.axis_name, name="last_norm")(x, train)
@@ -272,6 +274,9 @@ class Picked(OfPicks, Skeleton):
       norm is picked.
     - `features`: the map that is averaged for the head.
     - `taps`: zeros, [batch, channels] or [cells, edges, batch, channels]; see `nn.taps`.
+    - `blocks`: the outputs of the stem, of the residual blocks and of the cells in order, [blocks,
+      batch, height, width, channels] for each stage or other block. With `cuts`, arrays of these
+      shapes, each is read as `stop_gradient(output) + cut`; see `proxies.az_nas`.
 
     Attributes:
         normed: without norms if False.
@@ -289,8 +294,16 @@ class Picked(OfPicks, Skeleton):
     hooked: bool = False
 
     @nn.compact
-    def __call__(self, images: Images, picks: Int[Array, " edges"]) -> Logits:
+    def __call__(
+        self, images: Images, picks: Int[Array, " edges"], cuts: Sequence[Array] | None = None
+    ) -> Logits:
         alone = itertools.count()  # all others stand in a ReLUConvBN
+        rest = itertools.repeat(None) if cuts is None else iter(cuts)
+
+        def block(x):
+            tell(self, "blocks", x[None])
+            mine = next(rest)
+            return x if mine is None else lax.stop_gradient(x) + mine[0]
 
         def rectify(x):
             last = next(alone) == 2 * (STAGES - 1)
@@ -308,10 +321,13 @@ class Picked(OfPicks, Skeleton):
                 self.biased,
                 self.hooked,
             )
-            return PickedStage(self.cells["cell"], self.depth, *options, name=f"stage{i}")(x, picks)
+            cells = PickedStage(self.cells["cell"], self.depth, *options, name=f"stage{i}")
+            x, outputs = cells(x, picks, next(rest))
+            tell(self, "blocks", outputs)
+            return x
 
-        residual_normed = self.normed or self.residual_normed
-        return self.logits(images, stage, True, False, rectify, self.normed, residual_normed)
+        normed = (self.normed, self.normed or self.residual_normed)
+        return self.logits(images, stage, True, False, rectify, *normed, block)
 
 
 class PickedStage(nn.Module):
@@ -333,7 +349,10 @@ class PickedStage(nn.Module):
     hooked: bool
 
     @nn.compact
-    def __call__(self, x: Images, picks: Int[Array, " edges"]) -> Images:
+    def __call__(
+        self, x: Images, picks: Int[Array, " edges"], cuts: Array | None
+    ) -> tuple[Images, Float[Array, "cells batch height width channels"]]:
+        """The last cell's output, and those of all cells."""
         choices, edges, nodes = self.choices, self.choices.edges, self.choices.num_nodes
         if len(set(choices.ops)) > 1:
             raise ValueError(
@@ -346,7 +365,7 @@ class PickedStage(nn.Module):
             shape = (*of_op["kernel"].shape[:2], width)
             of_op["bias"] = self.param(f"{op}_bias", uniform(size**2 * channels), shape)
         if self.is_initializing():  # Shapes are all that matters.
-            return x
+            return x, jnp.zeros((self.depth, *x.shape), x.dtype)
         # Rows are ordered by source; here by edge.
         order = np.argsort(edges_of(choices, next(iter(weights))))
         weights = jax.tree.map(lambda w: w[:, order].astype(self.dtype), weights)
@@ -359,12 +378,17 @@ class PickedStage(nn.Module):
             return states.at[target].add(y), variance
 
         def one(x, of_cell):
+            *of_edges, cut = of_cell
             states = jnp.concatenate([x[None], jnp.zeros((nodes, *x.shape), x.dtype)])
-            states, variances = lax.scan(edge, states, (picks, jnp.asarray(edges), *of_cell))
-            return states[-1], (states[:-1] > 0, variances)
+            states, variances = lax.scan(edge, states, (picks, jnp.asarray(edges), *of_edges))
+            y = states[-1]
+            read = y if cut is None else lax.stop_gradient(y) + cut
+            return read, (states[:-1] > 0, variances, y)
 
         one = jax.checkpoint(one) if self.remat else one
-        x, (on, variances) = lax.scan(one, x, (weights, taps), unroll=min(self.unroll, self.depth))
+        x, (on, variances, outputs) = lax.scan(
+            one, x, (weights, taps, cuts), unroll=min(self.unroll, self.depth)
+        )
         rectified = jnp.asarray(
             choices.where(lambda op: op in OPS and bool(OPS[op].shapes(1, 1))), jnp.float32
         )
@@ -378,7 +402,7 @@ class PickedStage(nn.Module):
             self, "units", Units(on.reshape(-1, *x.shape), jnp.tile(jnp.stack(counts), self.depth))
         )
         tell(self, "variances", variances)
-        return x
+        return x, outputs
 
     def operation(
         self, op: str, x: Images, weights: Mapping[str, Mapping[str, Array]], tap: Array | None
