@@ -12,8 +12,8 @@ from jaxdarts.runs.process import Stop
 def load(config: Any, read: Callable[..., Any] = images.load) -> Any:
     """The images that --dataset and --data_dir name.
 
-    They are loaded by `images.load` or another function of the two, and resized where the command
-    has --image_size.
+    They are loaded by `images.load` or another function of the two, and resized by the former where
+    the command has --image_size.
     """
     size = getattr(config, "image_size", None)
     if read is images.load and size is not None and not hasattr(config, "stream"):
@@ -31,4 +31,4 @@ def resizing(config: Any, size: Any) -> str:
     """How a command is told to resize the pictures of a folder."""
     if not hasattr(config, "image_size"):
         return "not by this command"
-    return f"--stream --image_size={size}" if hasattr(config, "stream") else f"--image_size={size}"
+    return f"--image_size={size}"
