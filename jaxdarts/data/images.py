@@ -84,15 +84,15 @@ def load(name: str, data_dir: str | None = None, size: int | None = None) -> Dat
               own. The five named here are downloaded and prepared where necessary; the others need
               TensorFlow for that, though not to read a folder prepared as `array_record`;
             - `npz:PATH`: a NumPy archive with the arrays `images_train`, `labels_train`,
-              `images_test`, `labels_test` (or `x_train`, `y_train`, `x_test`, `y_test`, or
-              `train_images`, `train_labels`, `test_images`, `test_labels`, as MedMNIST has them): images
-              uint8 [N, H, W, C] or [N, H, W], labels integers from 0, each of which occurs; the
-              training images are shuffled by a fixed permutation;
-            - `folder:PATH`: pictures in `PATH/train/<class>/` and `PATH/test/<class>/` (or `val`,
-              `valid`, `validation`; `Training`, `Testing`; in any case), or in `PATH/<class>/`, a fifth of which then becomes the test set;
-              shuffled by a fixed permutation.
-
-              Files that cannot be read are left out, with a warning that counts and names them.
+              `images_test`, `labels_test` (or `x_train`, `y_train`, `x_test`, `y_test`, or, as in
+              MedMNIST, `train_images`, `train_labels`, `test_images`, `test_labels`): images uint8
+              [N, H, W, C] or [N, H, W], labels integers from 0, each of which occurs; the training
+              images are shuffled by a fixed permutation;
+            - `folder:PATH`: pictures in `PATH/train/<class>/` and `PATH/test/<class>/` (`Training`,
+              `Testing`, `val`, `valid` and `validation` mean the same, in any case), or in
+              `PATH/<class>/`, a fifth of which then becomes the test set; shuffled by a fixed
+              permutation. Files that cannot be read are left out, with a warning that counts and
+              names them.
 
             A permutation leaves examples of every class in both halves of the training set, where
             the class has two.
@@ -359,8 +359,8 @@ def folder_files(
         train, test = _four_fifths(files)
     elif "train" not in parts or len(parts) == 1:
         raise FileNotFoundError(
-            f"folder:{root} has only {', '.join(p.name for p in parts.values())}; needed are train, and test, val or"
-            " validation"
+            f"folder:{root} has only {', '.join(path.name for path in parts.values())}; needed are"
+            " train, and test, val or validation"
         )
     else:
         to_train_on = parts.pop("train")

@@ -175,6 +175,8 @@ def save_networks(
     config: Config, genotype: Cells, dataset: Dataset, state: TrainState, folder: Path
 ) -> None:
     """Writes the trained network of every seed, as `jaxdarts.load` reads it."""
+    side = stream.shorter_side(dataset.image_shape[0])
+    cut = {"shorter_side": side} if config.stream else {}
     for i, seed in enumerate(programs.seeds_of(config)):
         seed_folder = folder if config.num_seeds == 1 else folder / f"seed-{seed}"
         seed_folder.mkdir(exist_ok=True)
@@ -192,11 +194,7 @@ def save_networks(
             mean=[float(value) for value in dataset.mean],
             std=[float(value) for value in dataset.std],
             class_names=dataset.class_names,
-            **(
-                {"shorter_side": stream.shorter_side(dataset.image_shape[0])}
-                if config.stream
-                else {}
-            ),
+            **cut,
         )
 
 
