@@ -66,7 +66,8 @@ def _closed(graph: Graph, closed: Any, arguments: Sequence[Any]) -> list[Any]:
 
     def read(atom: Any) -> Any:
         if isinstance(atom, Literal):
-            return constant(np.asarray(atom.val, atom.aval.dtype))
+            like: Any = atom.aval
+            return constant(np.asarray(atom.val, like.dtype))
         return known[atom]
 
     for equation in _needed(closed.jaxpr):
@@ -102,10 +103,13 @@ def _equation(graph: Graph, equation: Any, values: Sequence[Any]) -> Sequence[An
     if inlined is not None:
         return _inlined(graph, parameters[inlined], values)
     rule = onnx_rules.RULES.get(primitive.name) or _CONTROL.get(primitive.name)
-    if rule is None or primitive.name == "gather":  # an indexing of constants may be any
+    has_keys = not all(isinstance(value, Value) for value in values)
+    if rule is None or has_keys or primitive.name == "gather":  # constants may be indexed anyhow
         results = _computed(graph, equation, values)
         if results is not None:
             return results
+        if has_keys:
+            raise Unsupported("the network draws at random: it has no translation to ONNX")
     if rule is None:
         raise Unsupported(f"the operation {primitive.name} of JAX has no translation to ONNX")
     results = rule(graph, equation, values, *shapes, **parameters)
@@ -115,6 +119,8 @@ def _equation(graph: Graph, equation: Any, values: Sequence[Any]) -> Sequence[An
 def _computed(graph: Graph, equation: Any, values: Sequence[Any]) -> list[Any] | None:
     """The results of an operation on constants, by JAX; None where it has other arguments."""
     if any(isinstance(value, Value) and value.content is None for value in values):
+        return None
+    if not all(is_size(size) for variable in equation.outvars for size in variable.aval.shape):
         return None
     full = [
         graph.expand(value, atom.aval.shape).content if isinstance(value, Value) else value
