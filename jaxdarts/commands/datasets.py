@@ -1,7 +1,10 @@
 """Data sets as commands name them."""
 
+import contextlib
 import functools
-from collections.abc import Callable
+import sys
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +22,26 @@ def load(config: Any, read: Callable[..., Any] = images.load) -> Any:
     if read is images.load and size is not None and not hasattr(config, "stream"):
         read = functools.partial(images.load, size=size)
     try:
-        return read(config.dataset, config.data_dir)
+        with one_line_warnings():
+            return read(config.dataset, config.data_dir)
     except (OSError, ValueError, ImportError) as error:
         text = str(error).replace("--image_size=N", resizing(config, "N"))
         _, _, path = config.dataset.partition(":")
         is_there = bool(path) and Path(path).exists()  # what the files hold is at fault
         raise Stop(f"--dataset={config.dataset}: {text}", 1 if is_there else 2) from error
+
+
+@contextlib.contextmanager
+def one_line_warnings() -> Iterator[None]:
+    """Prints what is warned of on standard error, a line each, without the place in the program."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        try:
+            yield
+        finally:
+            lines = dict.fromkeys(" ".join(str(one.message).split()) for one in caught)
+            for line in lines:
+                print(f"warning: {line}", file=sys.stderr, flush=True)
 
 
 def resizing(config: Any, size: Any) -> str:
