@@ -18,8 +18,24 @@ from jaxdarts.nn.primitives import barrier, convolution, depthwise, norm, poolin
 
 
 def _depthwise(x: Array, w: Array, *, missing: str, geometry: depthwise.Geometry) -> Array:
+    """A convolution for every kernel: all at once would need transposes of six axes."""
     _forward_only(missing == "y")
-    return depthwise._grouped(x, w, geometry)
+    p, channels = geometry.padding, x.shape[-1]
+
+    def one(state: Array, kernel: Array) -> Array:
+        return lax.conv_general_dilated(
+            state,
+            kernel[:, :, None],
+            (geometry.stride, geometry.stride),
+            [(p, p)] * 2,
+            rhs_dilation=(geometry.dilation, geometry.dilation),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=channels,
+        )
+
+    return jnp.stack(
+        [jnp.stack([one(state, kernel) for kernel in kernels]) for state, kernels in zip(x, w)]
+    )
 
 
 def _convolution(x: Array, w: Array, *, missing: str, geometry: convolution.Geometry) -> Array:
