@@ -164,8 +164,7 @@ class Graph:
         wanted = [1 if old == new else new for old, new in zip(value.shape, shape, strict=True)]
         sizes = self.sizes_of(wanted)
         if sizes.content is not None and value.content is not None:
-            full = [size for size in shape]
-            return constant(np.broadcast_to(value.content, full))
+            return constant(np.broadcast_to(value.content, tuple(shape)))
         return self.add("Expand", [value, sizes], shape, value.dtype)
 
     def cut(self, value: Value, axis: int, start: int, end: int, step: int = 1) -> Value:
