@@ -11,6 +11,8 @@ COMMANDS = {
         "evaluate.command",
         "train a found or published cell from scratch; ensembles of cells",
     ),
+    "predict": ("predict", "classify pictures by a trained network"),
+    "export": ("export", "write a trained network as one file, for ONNX or JAX"),
     "discrete": (
         "discrete.command",
         "search among discrete cells: random, evolution, NASWOT, hyperband",

@@ -23,12 +23,14 @@ PAGES = [
     ROOT / "experiments" / "results" / "README.md",
 ]
 SHELL = ("", "sh", "bash")
-SLOW = ("train.md", "text.md")
+SLOW = ("train.md", "text.md", "deploy.md")
 """Pages whose blocks read a finished run."""
 TINY = "--epochs=1 --max_steps=2 --batch_size=32 --num_devices=1"
 RUNS = {
     "train.md": f"evaluate --arch=DARTS_V1 --init_channels=2 --layers=1 {TINY}"
     " --run_dir=runs/eval-digits",
+    "deploy.md": f"evaluate --arch=DARTS_V1 --init_channels=2 --layers=1 {TINY}"
+    " --run_dir=runs/trained",
     "text.md": f"evaluate --dataset=pydoc --arch=DARTS_V1 --emsize=8 {TINY}"
     " --run_dir=runs/eval-pydoc",
 }

@@ -1,7 +1,10 @@
 """Data sets as commands name them."""
 
+import contextlib
 import functools
-from collections.abc import Callable
+import sys
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +15,15 @@ from jaxdarts.runs.process import Stop
 def load(config: Any, read: Callable[..., Any] = images.load) -> Any:
     """The images that --dataset and --data_dir name.
 
-    They are loaded by `images.load` or another function of the two, and resized where the command
-    has --image_size.
+    They are loaded by `images.load` or another function of the two, and resized by the former where
+    the command has --image_size.
     """
     size = getattr(config, "image_size", None)
     if read is images.load and size is not None and not hasattr(config, "stream"):
         read = functools.partial(images.load, size=size)
     try:
-        return read(config.dataset, config.data_dir)
+        with one_line_warnings():
+            return read(config.dataset, config.data_dir)
     except (OSError, ValueError, ImportError) as error:
         text = str(error).replace("--image_size=N", resizing(config, "N"))
         _, _, path = config.dataset.partition(":")
@@ -27,8 +31,21 @@ def load(config: Any, read: Callable[..., Any] = images.load) -> Any:
         raise Stop(f"--dataset={config.dataset}: {text}", 1 if is_there else 2) from error
 
 
+@contextlib.contextmanager
+def one_line_warnings() -> Iterator[None]:
+    """Prints what is warned of on standard error, a line each, without the place in the program."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        try:
+            yield
+        finally:
+            lines = dict.fromkeys(" ".join(str(one.message).split()) for one in caught)
+            for line in lines:
+                print(f"warning: {line}", file=sys.stderr, flush=True)
+
+
 def resizing(config: Any, size: Any) -> str:
     """How a command is told to resize the pictures of a folder."""
     if not hasattr(config, "image_size"):
         return "not by this command"
-    return f"--stream --image_size={size}" if hasattr(config, "stream") else f"--image_size={size}"
+    return f"--image_size={size}"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, Int32, UInt8
+from jaxtyping import Float32, Int32, Integer, UInt8
 
 from jaxdarts import files
 from jaxdarts.data.optional import require
@@ -19,6 +19,14 @@ from jaxdarts.data.tfds import source as tfds_source
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"}
 MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK"}  # eight bits a channel or fewer
+
+_PARTS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("test", "testing"), "test"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+}
+"""What the folders of a set's parts are called, in any case."""
+_ORIENTATION = 0x0112  # EXIF: how a camera was held; 5 to 8 change height and width
 
 # What published searches normalise by: mean and standard deviation of each channel of the training
 # images.
@@ -76,12 +84,15 @@ def load(name: str, data_dir: str | None = None, size: int | None = None) -> Dat
               own. The five named here are downloaded and prepared where necessary; the others need
               TensorFlow for that, though not to read a folder prepared as `array_record`;
             - `npz:PATH`: a NumPy archive with the arrays `images_train`, `labels_train`,
-              `images_test`, `labels_test` (or `x_train`, `y_train`, `x_test`, `y_test`): images
-              uint8 [N, H, W, C] or [N, H, W], labels integers from 0, each of which occurs; the
-              training images are shuffled by a fixed permutation;
-            - `folder:PATH`: pictures in `PATH/train/<class>/` and `PATH/test/<class>/` (or `val`,
-              `validation`), or in `PATH/<class>/`, a fifth of which then becomes the test set;
-              shuffled by a fixed permutation.
+              `images_test`, `labels_test` (or `x_train`, `y_train`, `x_test`, `y_test`, or, as in
+              MedMNIST, `train_images`, `train_labels`, `test_images`, `test_labels`): images uint8
+              [N, H, W, C] or [N, H, W], labels integers from 0, each of which occurs; the training
+              images are shuffled by a fixed permutation;
+            - `folder:PATH`: pictures in `PATH/train/<class>/` and `PATH/test/<class>/` (`Training`,
+              `Testing`, `val`, `valid` and `validation` mean the same, in any case), or in
+              `PATH/<class>/`, a fifth of which then becomes the test set; shuffled by a fixed
+              permutation. Files that cannot be read are left out, with a warning that counts and
+              names them.
 
             A permutation leaves examples of every class in both halves of the training set, where
             the class has two.
@@ -164,6 +175,25 @@ def first_part(size: int, portion: float) -> int:
             f"portion {portion} of {size} examples leaves a part empty; both parts need an example"
         )
     return count
+
+
+def balanced(
+    labels: Int32[np.ndarray, " num"], order: Integer[np.ndarray, " places"]
+) -> Integer[np.ndarray, " places"]:
+    """An order of as many images in which all classes take turns.
+
+    Images of rare classes come several times, and of common ones as many of the first as fit.
+
+    >>> balanced(np.array([0, 0, 0, 1], np.int32), np.array([2, 3, 1, 0]))
+    array([2, 3, 1, 3])
+    """
+    of_class = [order[labels[order] == label] for label in np.unique(labels[order])]
+    turns = np.arange(len(order))
+    chosen = np.empty_like(order)
+    for i, members in enumerate(of_class):
+        mine = turns % len(of_class) == i
+        chosen[mine] = members[turns[mine] // len(of_class) % len(members)]
+    return chosen
 
 
 def _checked(name: str, part: str, images: np.ndarray, labels: np.ndarray) -> Images:
@@ -272,7 +302,7 @@ def _npz(path: Path) -> tuple[Mapping[str, np.ndarray], None]:
         keys = {}
         for part in ("train", "test"):
             for field, other in (("images", "x"), ("labels", "y")):
-                options = (f"{field}_{part}", f"{other}_{part}")
+                options = (f"{field}_{part}", f"{part}_{field}", f"{other}_{part}")
                 key = next((key for key in options if key in present), None)
                 if key is None:
                     raise ValueError(
@@ -288,9 +318,14 @@ def _npz(path: Path) -> tuple[Mapping[str, np.ndarray], None]:
 
 def _folder(root: Path, size: int | None) -> tuple[Mapping[str, np.ndarray], tuple[str, ...]]:
     train, test, class_names = folder_files(root)
-    images = _pictures([file for file, _ in train + test], size)
-    labels = np.array([label for _, label in train + test], np.int32)
-    count = len(train)
+    images, kept = _pictures([file for file, _ in train + test], size)
+    labels = np.array([label for _, label in train + test], np.int32)[kept]
+    count = int(np.sum(kept < len(train)))
+    for label, name in enumerate(class_names):
+        if not (labels[:count] == label).any():
+            raise files.Damaged(f"folder:{root}: no training image of {name} is readable")
+    if count == len(labels):
+        raise files.Damaged(f"folder:{root}: no test image is readable")
     return _arrays((images[:count], labels[:count]), (images[count:], labels[count:])), class_names
 
 
@@ -309,27 +344,32 @@ def folder_files(
     """
     if not root.is_dir():
         raise FileNotFoundError(f"folder:{root}: no such folder")
-    parts = {
-        name: root / name
-        for name in ("train", "test", "val", "validation")
-        if (root / name).is_dir()
-    }
+    parts: dict[str, Path] = {}
+    for path in sorted(root.iterdir()):
+        part = _PARTS.get(path.name.lower())
+        if part is None or not path.is_dir():
+            continue
+        if part in parts:
+            raise ValueError(f"{path} and {parts[part]} have the same meaning: remove one of them")
+        parts[part] = path
+    parts = {part: parts[part] for part in ("train", "test", "val") if part in parts}
     if not parts:
         class_names = _subfolders(root)
         files = _files(root, class_names)
         train, test = _four_fifths(files)
     elif "train" not in parts or len(parts) == 1:
         raise FileNotFoundError(
-            f"folder:{root} has only {', '.join(parts)}; needed are train, and test, val or"
-            " validation"
+            f"folder:{root} has only {', '.join(path.name for path in parts.values())}; needed are"
+            " train, and test, val or validation"
         )
     else:
-        class_names = _subfolders(parts.pop("train"))
+        to_train_on = parts.pop("train")
+        class_names = _subfolders(to_train_on)
         held_out = next(iter(parts.values()))
         if unknown := sorted(set(_subfolders(held_out)) - set(class_names)):
-            raise ValueError(f"{held_out / unknown[0]} is a class that {root / 'train'} lacks")
+            raise ValueError(f"{held_out / unknown[0]} is a class that {to_train_on} lacks")
         # Sorted by class, the first half of the training set would lack the last classes.
-        files, others = _files(root / "train", class_names), _files(held_out, class_names, False)
+        files, others = _files(to_train_on, class_names), _files(held_out, class_names, False)
         train, test = ([part[i] for i in _order(part)] for part in (files, others))
     if not train or not test:
         raise FileNotFoundError(
@@ -404,37 +444,53 @@ def _four_fifths(
     return [pictures[i] for i in train], [pictures[i] for i in test]
 
 
-def _pictures(paths: Sequence[str], size: int | None = None) -> np.ndarray:
+def _pictures(
+    paths: Sequence[str], size: int | None = None
+) -> tuple[UInt8[np.ndarray, "num height width channels"], Integer[np.ndarray, " num"]]:
+    """The readable pictures, and which of the files they are; warns of the others."""
     pil = require("PIL.Image", "pillow", "'folder:PATH'")
-    shape, modes = None if size is None else (size, size), set()
-    for path in paths:
-        with _readable(path), pil.open(path) as picture:
-            if shape is None:
-                shape = picture.size
-            if size is None and picture.size != shape:
-                raise files.Damaged(
-                    f"{path} has {picture.width} x {picture.height} pixels, but {paths[0]}"
-                    f" {shape[0]} x {shape[1]}; all images must have the same size, or be resized"
-                    " and cut to N x N: --image_size=N"
-                )
-            if picture.mode not in MODES:
-                raise files.Damaged(
-                    f"{path} has the mode {picture.mode}; needed are 8 bits a channel"
-                )
-            modes.add(picture.mode)
+    shape, first, modes = None if size is None else (size, size), "", set()
+    broken: dict[int, str] = {}
+    for i, path in enumerate(paths):
+        try:
+            with _readable(path), pil.open(path) as picture:
+                if picture.mode not in MODES:
+                    raise ValueError(f"the mode is {picture.mode}; needed are 8 bits a channel")
+                turned = picture.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+                own, mode = picture.size[::-1] if turned else picture.size, picture.mode
+        except files.Damaged as error:
+            broken[i] = str(error)
+            continue
+        modes.add(mode)
+        if shape is None:
+            shape, first = own, path
+        if size is None and own != shape:
+            raise files.Damaged(
+                f"{path} has {own[0]} x {own[1]} pixels, but {first} {shape[0]} x {shape[1]}; all"
+                " images must have the same size, or be resized and cut to N x N: --image_size=N"
+            )
     mode, channels = ("L", 1) if modes <= {"1", "L"} else ("RGB", 3)
-    width, height = shape or (0, 0)  # the first file set it
+    width, height = shape or (0, 0)
     images = np.empty((len(paths), height, width, channels), np.uint8)
     for i, path in enumerate(paths):
-        # Pillow warns that the transparency of a palette gets lost; the colour beneath is what is
-        # wanted here.
-        with _readable(path), warnings.catch_warnings(), pil.open(path) as picture:
-            warnings.filterwarnings("ignore", "Palette images with Transparency", UserWarning)
-            picture = picture.convert(mode)
-            if size is not None:
-                picture = square(picture, size)
-            images[i] = np.asarray(picture).reshape(images.shape[1:])
-    return images
+        if i in broken:
+            continue
+        try:
+            with _readable(path), pil.open(path) as picture:
+                new = converted(picture, mode)
+                images[i] = np.asarray(new if size is None else square(new, size)).reshape(
+                    images.shape[1:]
+                )
+        except files.Damaged as error:
+            broken[i] = str(error)
+    if len(broken) == len(paths):
+        raise files.Damaged(next(iter(broken.values())))
+    if broken:
+        named = "; ".join(list(broken.values())[:5]) + ("; ..." if len(broken) > 5 else "")
+        number = f"{len(broken)} files that are" if len(broken) > 1 else "a file that is"
+        warnings.warn(f"skipped {number} no readable image: {named}", UserWarning, stacklevel=2)
+    kept = np.array([i for i in range(len(paths)) if i not in broken])
+    return images[kept] if broken else images, kept
 
 
 @contextlib.contextmanager
@@ -446,6 +502,43 @@ def _readable(path: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise files.Damaged(f"{path} is no readable image: {error}") from error
+
+
+def converted(picture: Any, mode: str) -> Any:
+    """An open picture, turned as its camera says, in the mode L or RGB.
+
+    Raises:
+        ValueError: if it has more than 8 bits a channel.
+    """
+    if picture.mode not in MODES:
+        raise ValueError(f"the mode is {picture.mode}; needed are 8 bits a channel")
+    # Pillow warns where a palette's transparency gets lost on the way to RGB, and not on this one.
+    with_alpha = picture.convert("RGBA") if picture.mode in ("P", "PA") else picture
+    turned = require("PIL.ImageOps", "pillow", "a picture").exif_transpose(with_alpha)
+    return turned.convert(mode)
+
+
+def fitted(
+    path: str, shape: tuple[int, int, int], shorter: int | None = None
+) -> UInt8[np.ndarray, "height width channels"]:
+    """A picture of any size and kind as a network takes it.
+
+    Its shorter side is resized to `shorter` pixels, by default to the height, and the central
+    square is cut out. Where a network takes no squares, the picture is resized to its shape.
+
+    Raises:
+        Damaged: if it is no readable picture; the message names it.
+    """
+    pil, (height, width, channels) = require("PIL.Image", "pillow", "a picture"), shape
+    with _readable(path), pil.open(path) as picture:
+        new = converted(picture, "L" if channels == 1 else "RGB")
+        if new.size == (width, height) and shorter is None:
+            pass
+        elif height == width:
+            new = square(new, height, shorter)
+        else:
+            new = new.resize((width, height), pil.Resampling.BILINEAR)
+        return np.asarray(new).reshape(shape)
 
 
 def square(picture: Any, size: int, shorter: int | None = None) -> Any:

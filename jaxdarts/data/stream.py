@@ -38,10 +38,12 @@ class Stored(NamedTuple):
 
     num: their number.
     read: index -> (RGB picture of any size, label); threads may share it. Raises Unreadable.
+    labels: where they are known without reading.
     """
 
     num: int
     read: Callable[[int], tuple[Any, int]]
+    labels: np.ndarray | None = None
 
 
 class Dataset(NamedTuple):
@@ -110,8 +112,9 @@ def split(part: Stored, portion: float) -> tuple[Stored, Stored]:
         ValueError: if either part would be empty.
     """
     count = images.first_part(part.num, portion)
-    return Stored(count, part.read), Stored(
-        part.num - count, lambda index: part.read(count + index)
+    first, rest = (None, None) if part.labels is None else np.split(part.labels, [count])
+    return Stored(count, part.read, first), Stored(
+        part.num - count, lambda index: part.read(count + index), rest
     )
 
 
@@ -205,7 +208,12 @@ def central_crop(picture: Any, size: int) -> Any:
 
     They are `Resize(256)` and `CenterCrop(224)` of torchvision.
     """
-    return images.square(picture, size, round(size * 256 / 224))
+    return images.square(picture, size, shorter_side(size))
+
+
+def shorter_side(size: int) -> int:
+    """What the shorter side of an image is resized to before its central square is cut out."""
+    return round(size * 256 / 224)
 
 
 def _bilinear() -> Any:
@@ -220,7 +228,7 @@ def _files(files: list[tuple[str, int]]) -> Stored:
         file, label = files[index]
         return _picture(lambda: file, file), label
 
-    return Stored(len(files), read)
+    return Stored(len(files), read, np.array([label for _, label in files], np.int32))
 
 
 def _split(builder: Any, name: str) -> Stored:
@@ -242,12 +250,6 @@ def _picture(source: Callable[[], Any], name: str) -> Any:
     pil = require("PIL.Image", "pillow", name)
     try:
         with pil.open(source()) as picture:
-            if picture.mode not in images.MODES:
-                raise ValueError(f"the mode is {picture.mode}; needed are 8 bits a channel")
-            # Pillow warns where a palette's transparency gets lost on the way to RGB, and not on
-            # this one.
-            return (picture.convert("RGBA") if picture.mode in ("P", "PA") else picture).convert(
-                "RGB"
-            )
+            return images.converted(picture, "RGB")
     except Exception as error:  # Pillow's decoders raise anything on broken data
         raise Unreadable(f"{name} is no readable image: {error}") from error

@@ -35,6 +35,7 @@ class ImageNetwork(TypedDict):
     std: tuple[float, ...]
     image_shape: tuple[int, int, int]
     class_names: NotRequired[tuple[str, ...]]
+    shorter_side: NotRequired[int]
 
 
 class LanguageModel(TypedDict):
@@ -68,7 +69,8 @@ def save(folder: str | Path, *, genotype, params: Any, averages: Any, **facts: A
         genotype: the network's cells.
         params, averages: its variables `params` and `batch_stats`.
         facts: width and depth (as of the space's `network`), num_classes, imagenet, mean and std
-            (of every channel, pixels scaled to [0, 1]), image_shape, class_names.
+            (of every channel, pixels scaled to [0, 1]), image_shape, class_names, shorter_side
+            (of a picture before its central square is cut out; by default the height).
     """
     flat = flatten_dict({"params": params, "batch_stats": averages}, sep="/")
     folder = Path(folder)
@@ -282,6 +284,53 @@ def num_classes(run: str | Path) -> int:
     return _read(Path(run))[0]["num_classes"]
 
 
+def facts_of(run: str | Path) -> Mapping[str, Any]:
+    """Facts of a trained network, as its network.json has them; errors as in `load`."""
+    return _read(Path(run))[0]
+
+
+def _inputs(facts: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
+    """The inputs of a network by name, with symbolic sizes of a batch and a text."""
+    if "num_words" not in facts:
+        batch = jax.export.symbolic_shape("batch")
+        return {"images": jax.ShapeDtypeStruct((*batch, *facts["image_shape"]), jnp.uint8)}
+    time, batch = jax.export.symbolic_shape("time, batch")
+    hidden = jax.ShapeDtypeStruct((batch, facts["width"]), jnp.float32)
+    return {"tokens": jax.ShapeDtypeStruct((time, batch), jnp.int32), "hidden": hidden}
+
+
+def export_onnx(run: str | Path, path: str | Path) -> None:
+    """Writes a trained network as an ONNX file, with normalisation and names of classes inside.
+
+    Inputs and outputs are those of `load`'s function, and any batch size will do. Images: `images`,
+    uint8 -> `logits`. A language model: `tokens`, int32, and `hidden` -> `logits` and
+    `next_hidden`. The names of classes, or the words, are JSON texts in the file's metadata:
+    `class_names`, `vocabulary`.
+
+    Raises:
+        ValueError: as `load`; if the network draws at random, as cells with noise do.
+        ModuleNotFoundError: if the package `onnx` is missing; tells the pip command.
+    """
+    from jaxdarts.training import to_onnx  # here: few programs want it
+
+    facts, net, params = _read(Path(run))
+    apply, params = _functions(facts, net, params)
+    texts = {"jax": jax.__version__, "genotype": facts["genotype"]}
+    if "num_words" in facts:
+        outputs = ("logits", "next_hidden")
+        texts["vocabulary"] = json.dumps(vocabulary(run), ensure_ascii=False)
+    else:
+        outputs = ("logits",)
+        texts["class_names"] = json.dumps(facts.get("class_names", ()), ensure_ascii=False)
+
+    def function(*inputs: Array) -> tuple[Array, ...]:
+        results = apply(params, *inputs)
+        return tuple(results) if len(outputs) > 1 else (results,)
+
+    model = to_onnx.convert(function, _inputs(facts), outputs, texts)
+    files.replace_bytes(path, model.SerializeToString())
+
+
 def export(
     run: str | Path, path: str | Path, platforms: tuple[str, ...] = ("cpu", "cuda", "tpu")
 ) -> None:
@@ -293,16 +342,9 @@ def export(
     """
     facts, net, params = _read(Path(run))
     apply, params = _functions(facts, net, params)
-    if "num_words" in facts:
-        time, batch = jax.export.symbolic_shape("time, batch")
-        hidden = jax.ShapeDtypeStruct((batch, facts["width"]), jnp.float32)
-        inputs = (jax.ShapeDtypeStruct((time, batch), jnp.int32), hidden)
-    else:
-        batch = jax.export.symbolic_shape("batch")
-        inputs = (jax.ShapeDtypeStruct((*batch, *facts["image_shape"]), jnp.uint8),)
     exported = jax.export.export(
         jax.jit(lambda *inputs: apply(params, *inputs)), platforms=platforms
-    )(*inputs)
+    )(*_inputs(facts).values())
     content = bytes(exported.serialize())
     about = {
         "run": Path(run).resolve().name,

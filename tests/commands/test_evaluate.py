@@ -445,6 +445,27 @@ def test_streamed_seeds_and_devices(streamed, streaming, devices, tmp_path):
         )  # a variance of the stem is 23
 
 
+def test_pictures_of_several_sizes_in_memory(tiny, pictures, tmp_path, capsys):
+    """A broken one is left out, classes take turns, and the log tells what an accuracy is worth."""
+    shutil.copytree(pictures, tmp_path / "pictures")
+    broken = tmp_path / "pictures" / "train" / "dark" / "1.jpg"
+    broken.write_bytes(broken.read_bytes()[:50])
+    flags = "--image_size=8 --batch_size=4 --epochs=1 --no-auxiliary --balance_classes --no-flip"
+    data = f"--dataset=folder:{tmp_path}/pictures"
+    script.main([*tiny, *flags.split(), data, f"--run_dir={tmp_path}/run"])
+    assert f"{broken} is no readable image" in capsys.readouterr().err
+    facts = json.loads((tmp_path / "run" / "network.json").read_text())
+    assert facts["image_shape"] == [8, 8, 3] and "shorter_side" not in facts
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert f"largest class bright {100 * 4 / 7:f}" in log
+    counts = np.array(json.loads((tmp_path / "run" / "confusion.json").read_text())["counts"][0])
+    for i, name in enumerate(("bright", "dark")):
+        assert f"test_acc of {name} {100 * counts[i, i] / counts[i].sum():f}" in log
+    assert "Share of the largest class" in (tmp_path / "run" / "report.html").read_text()
+    text, code = stopped([*tiny, data, "--image_size=224", f"--run_dir={tmp_path}/other"])
+    assert "--image_size=224: pictures of this size are streamed" in text and code == 2
+
+
 def test_an_image_that_cannot_be_read(streaming, pictures, tmp_path):
     shutil.copytree(pictures, tmp_path / "pictures")
     broken = tmp_path / "pictures" / "train" / "dark" / "1.jpg"

@@ -272,7 +272,10 @@ def test_folder_errors(tmp_path):
         images.load(f"folder:{tmp_path}")
     assert_one_line(error, str(tmp_path / "test" / "a" / "000.png"), "6 x 4", "5 x 4")
     (tmp_path / "test" / "a" / "000.png").write_text("broken")
-    with pytest.raises(ValueError, match=r"000\.png is no readable image"):
+    with (
+        pytest.warns(UserWarning, match=r"000\.png is no readable image"),
+        pytest.raises(ValueError, match="no test image is readable"),
+    ):
         images.load(f"folder:{tmp_path}")
 
 
@@ -302,15 +305,98 @@ def test_a_folder_without_images_is_no_class(tmp_path, parts):
 
 
 @pytest.mark.parametrize("cut", [0.5, 0.9, 0.02])
-def test_a_damaged_picture_is_named(tmp_path, cut):
+def test_a_damaged_picture_is_left_out_and_named(tmp_path, cut):
+    pytest.importorskip("PIL")
+    written = [write_pictures(tmp_path / name, 4, (24, 24, 3)) for name in ("a", "b")]
+    broken = tmp_path / "b" / "002.png"
+    content = broken.read_bytes()
+    broken.write_bytes(content[: int(cut * len(content))])
+    with pytest.warns(UserWarning, match="skipped a file that is no readable image") as warned:
+        data = images.load(f"folder:{tmp_path}")
+    assert str(broken) in str(warned[0].message) and "\n" not in str(warned[0].message)
+    expected = [(image.tobytes(), i) for i, part in enumerate(written) for image in part]
+    del expected[4 + 2]
+    assert sorted(pairs(data.train) + pairs(data.test)) == sorted(expected)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_class_of_broken_pictures_is_refused(tmp_path, number):
     pytest.importorskip("PIL")
     for name in ("a", "b"):
-        write_pictures(tmp_path / name, 4, (24, 24, 3))
-    broken = tmp_path / "b" / "002.png"
-    broken.write_bytes(broken.read_bytes()[: int(cut * broken.stat().st_size)])
-    with pytest.raises(ValueError) as error:
+        write_pictures(tmp_path / name, 4)
+    for name in "ab"[:number]:
+        for path in (tmp_path / name).iterdir():
+            path.write_text("broken")
+    if number == 2:
+        with pytest.raises(ValueError, match="is no readable image"):
+            images.load(f"folder:{tmp_path}")
+        return
+    with pytest.warns(UserWarning, match="skipped 4 files"), pytest.raises(ValueError, match=" a "):
         images.load(f"folder:{tmp_path}")
-    assert_one_line(error, f"{broken} is no readable image")
+
+
+def test_a_picture_is_turned_as_its_camera_says(tmp_path):
+    pil = pytest.importorskip("PIL.Image")
+    upright = np.zeros((8, 4, 3), np.uint8)
+    upright[:4] = 200  # light above
+    exif = pil.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees, clockwise
+    lying = pil.fromarray(np.rot90(upright))
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for i in range(3):
+            lying.save(tmp_path / name / f"{i}.png", exif=exif)
+            pil.fromarray(upright).save(tmp_path / name / f"u{i}.png")
+    data = images.load(f"folder:{tmp_path}")
+    assert (data.train.images == upright[None]).all()
+    read = images.fitted(str(tmp_path / "a" / "0.png"), (8, 4, 3))
+    np.testing.assert_array_equal(read, upright)
+    assert images.fitted(str(tmp_path / "a" / "0.png"), (4, 4, 1)).shape == (4, 4, 1)
+
+
+@pytest.mark.parametrize("names", [("Training", "Testing"), ("TRAIN", "valid"), ("train", "Val")])
+def test_other_names_of_the_parts(tmp_path, names):
+    pytest.importorskip("PIL")
+    for part, count in zip(names, (3, 2)):
+        write_pictures(tmp_path / part / "a", count)
+    data = images.load(f"folder:{tmp_path}")
+    assert (data.train.num, data.test.num) == (3, 2)
+    write_pictures(tmp_path / "training2" / "a", 1)
+    assert images.load(f"folder:{tmp_path}").train.num == 3  # no name of a part
+    if names[0] == "Training":
+        write_pictures(tmp_path / "train" / "a", 1)
+        with pytest.raises(ValueError, match="have the same meaning"):
+            images.load(f"folder:{tmp_path}")
+
+
+def test_keys_of_medmnist(tmp_path):
+    arrays = {}
+    for part, count in (("train", 6), ("val", 3), ("test", 4)):
+        arrays[f"{part}_images"] = np.random.RandomState(count).randint(
+            0, 256, (count, 5, 5), np.uint8
+        )
+        arrays[f"{part}_labels"] = (np.arange(count) % 2)[:, None].astype(np.uint8)
+    np.savez(tmp_path / "set.npz", **arrays)
+    data = images.load(f"npz:{tmp_path}/set.npz")
+    assert sorted(pairs(data.test)) == sorted(
+        (image.tobytes(), i % 2) for i, image in enumerate(arrays["test_images"])
+    )
+    assert data.train.num == 6
+
+
+def test_all_classes_take_turns():
+    random = np.random.RandomState(0)
+    labels = random.choice(3, 200, p=[0.9, 0.08, 0.02]).astype(np.int32)
+    order = random.permutation(200)
+    chosen = images.balanced(labels, order)
+    assert len(chosen) == 200
+    assert np.abs(np.bincount(labels[chosen]) - 200 / 3).max() < 1
+    for start in range(0, 198, 3):
+        assert set(labels[chosen[start : start + 3]]) == {0, 1, 2}
+    for label in range(3):
+        members = order[labels[order] == label]
+        mine = chosen[labels[chosen] == label]
+        np.testing.assert_array_equal(mine, np.resize(members, len(mine)))
 
 
 def test_pictures_of_several_sizes_are_resized_and_cut(tmp_path):

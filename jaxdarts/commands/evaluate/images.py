@@ -27,11 +27,13 @@ from jaxdarts.commands import command_line, datasets, programs
 from jaxdarts.commands.evaluate import results as training_results
 from jaxdarts.commands.evaluate.image_program import Program, build, rates
 from jaxdarts.commands.evaluate.recipes import (
+    STREAMED,
     Cells,
     Config,
     check,
     parse,
     resolve,
+    size_in_memory,
     size_of,
 )
 from jaxdarts.commands.evaluate.results import LOWER, records_of
@@ -42,6 +44,8 @@ from jaxdarts.training import export
 from jaxdarts.training.images import TrainState
 from jaxdarts.types import Metrics
 
+MOST_CLASSES = 20
+"""Classes whose accuracies the log has; the report has them all in its confusion matrix."""
 Dataset = images.Dataset | stream.Dataset
 Trained = runs.Training[TrainState]
 
@@ -94,7 +98,8 @@ def train(
             write_report(config, genotype, tested, records[0].all, run, cost, part, dataset)
             return tested
 
-        task = task_of(config, program, fed, dataset.train.num)._replace(
+        labels = dataset.train.labels if config.balance_classes else None
+        task = task_of(config, program, fed, dataset.train.num, labels)._replace(
             about=lambda training: [
                 f"genotype = {genotype}",
                 f"param size = {cost[0] / 1e6:f}MB",
@@ -108,9 +113,16 @@ def train(
         return runs.train(config, run, task)
 
 
-def task_of(config: Config, program: Program, fed: feed.Feed, size: int) -> runs.Task:
+def task_of(
+    config: Config,
+    program: Program,
+    fed: feed.Feed,
+    size: int,
+    labels: np.ndarray | None = None,
+) -> runs.Task:
     """A training over `size` images, whose order is another one in every epoch.
 
+    With their labels, all classes take turns.
     Nothing is written down, and its result is the training.
     """
     length, seeds = program.steps_per_epoch, programs.seeds_of(config)
@@ -120,7 +132,10 @@ def task_of(config: Config, program: Program, fed: feed.Feed, size: int) -> runs
     )
 
     def steps(epoch: int) -> Callable[[Trained, int], Trained]:
-        orders = [augment.order(key, epoch, size)[: length * config.batch_size] for key in keys]
+        orders = [augment.order(key, epoch, size) for key in keys]
+        if labels is not None:
+            orders = [images.balanced(labels, np.asarray(order)) for order in orders]
+        orders = [order[: length * config.batch_size] for order in orders]
         order = np.stack(orders).reshape(config.num_seeds, length, -1)
         data = fed.train(order, epoch)
         indices = parallel.split(order, len(program.devices), axis=2)
@@ -160,6 +175,8 @@ def save_networks(
     config: Config, genotype: Cells, dataset: Dataset, state: TrainState, folder: Path
 ) -> None:
     """Writes the trained network of every seed, as `jaxdarts.load` reads it."""
+    side = stream.shorter_side(dataset.image_shape[0])
+    cut = {"shorter_side": side} if config.stream else {}
     for i, seed in enumerate(programs.seeds_of(config)):
         seed_folder = folder if config.num_seeds == 1 else folder / f"seed-{seed}"
         seed_folder.mkdir(exist_ok=True)
@@ -177,6 +194,7 @@ def save_networks(
             mean=[float(value) for value in dataset.mean],
             std=[float(value) for value in dataset.std],
             class_names=dataset.class_names,
+            **cut,
         )
 
 
@@ -195,10 +213,19 @@ def write_report(
         accuracy = 100 * fraction
         run.log.info("seed %d %s_acc %f error %f", seed, part, accuracy, 100 - accuracy)
     run.log.info("%s_acc %f", part, 100 * float(np.mean(tested["accuracy"])))
+    counts = np.sum(tested["confusion"], axis=0)
+    sizes = counts.sum(1)
+    name = dataset.class_names[int(sizes.argmax())]
+    run.log.info("largest class %s %f", name, 100 * sizes.max() / sizes.sum())
+    for label, size in enumerate(sizes):
+        if size and len(sizes) <= MOST_CLASSES:
+            right = 100 * counts[label, label] / size
+            run.log.info("%s_acc of %s %f", part, dataset.class_names[label], right)
     summary = runs.mean_and_deviation(1 - tested["accuracy"], 100, 2, " %")
     summary += f" over {config.num_seeds} seeds" if config.num_seeds > 1 else ""
     run.log.info("%s error %s", part, summary)
     facts = {"parameters": cost[0], "multiply_adds": cost[1], f"{part}_error": summary}
+    facts["largest_class"] = f"{100 * sizes.max() / sizes.sum():.2f} % ({name})"
     results = {name: value.tolist() for name, value in tested.items()}
     names = dataset.class_names
     training_results.write_result(config, run, records, genotype, part, results, facts, names)
@@ -258,7 +285,7 @@ def test_again(config: Config) -> None:
         classes = export.num_classes(checkpoint)
     except ValueError as error:
         raise Stop(f"--checkpoint={checkpoint}: {error}", 2) from error
-    if config.stream:
+    if config.stream or config.image_size is not None:
         config = dataclasses.replace(config, image_size=shape[0])
     dataset = load(config)
     if (shape, classes) != (dataset.image_shape, len(dataset.class_names)):
@@ -279,11 +306,10 @@ def test_again(config: Config) -> None:
 
 def load(config: Config) -> Any:
     """The data set, in memory or on a disk."""
-    return (
-        datasets.load(config, functools.partial(stream.load, size=config.image_size))
-        if config.stream
-        else datasets.load(config)
-    )
+    if config.stream:
+        size = config.image_size or STREAMED
+        return datasets.load(config, functools.partial(stream.load, size=size))
+    return datasets.load(config, functools.partial(images.load, size=size_in_memory(config)))
 
 
 def main(arguments: Sequence[str] | command_line.Line) -> None:
@@ -301,6 +327,8 @@ def main(arguments: Sequence[str] | command_line.Line) -> None:
         config = dataclasses.replace(
             config, arch=str(select(config, dataset, folder)), select=(), run_dir=str(folder)
         )
+    if config.balance_classes and dataset.train.labels is None:
+        raise Stop(f"--balance_classes: {config.dataset} is streamed and tells no labels", 2)
     genotype = resolve(config.arch)
     program = build(config, genotype, dataset)
     if config.estimate:

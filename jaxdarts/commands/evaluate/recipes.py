@@ -18,6 +18,10 @@ Cells = Genotype | TopologyGenotype | SizeGenotype | GraphGenotype
 """What can be trained: two cells, or what a benchmark has trained."""
 
 
+STREAMED = 224
+"""Height and width of streamed pictures where no flag says otherwise."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Streaming:
     """Images that are read from the disk."""
@@ -29,11 +33,16 @@ class Streaming:
         "Read images of any size from the disk batch by batch, randomly cropped; for data sets that"
         " do not fit on the device.",
     )
-    image_size: int = flag(
-        224,
-        "Height and width of streamed images; test images are resized to 8/7 of it and cropped in"
-        " the middle.",
+    image_size: int | None = flag(
+        None,
+        "Height and width to which the pictures of folder:PATH are resized and cropped; default: no"
+        " change, and 224 with --stream, where test images are resized to 8/7 of it first.",
         POSITIVE,
+    )
+    balance_classes: bool = flag(
+        False,
+        "All classes take turns in an epoch: pictures of rare classes come several times, of common"
+        " ones not all.",
     )
     color_jitter: bool = flag(
         False,
@@ -283,8 +292,18 @@ def check(config: Config) -> Config:
             " name",
             2,
         )
+    if config.image_size == STREAMED and not (config.stream or config.resume or config.test_only):
+        raise Stop(f"--image_size={STREAMED}: pictures of this size are streamed: add --stream", 2)
     checks.check_seeds_and_devices(config)
     return config
+
+
+def size_in_memory(config: Config) -> int | None:
+    """The size to which pictures are resized in memory; None for no change.
+
+    Runs of earlier versions have the size of streamed pictures without streaming any.
+    """
+    return None if config.image_size == STREAMED else config.image_size
 
 
 def resolve(arch: str, flag: str = "--arch") -> Cells:

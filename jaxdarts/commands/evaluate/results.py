@@ -104,6 +104,8 @@ def figures(
         accuracies = 100 * np.asarray(results["accuracy"])
         over = f", mean of {len(accuracies)} seeds" if len(accuracies) > 1 else ""
         shown[f"{name} accuracy{over}"] = f"{accuracies.mean():.2f} %"
+    if "largest_class" in facts:
+        shown["Share of the largest class"] = facts["largest_class"]
     if f"{part}_perplexity" in results:
         shown[f"{name} perplexity"] = results[f"{part}_perplexity"]
     size = ""
