@@ -10,6 +10,7 @@ Nothing that is read is evaluated.
 | NAS-Bench-201's string | `parse` | `str` |
 | the string of NATS-Bench's sizes | `parse` | `str` |
 | NAS-Bench-101's `ModelSpec(matrix=..., ops=...)` | `parse` | `str` |
+| `ChoiceGenotype(choices={...})` of a network of your own | `parse` | `str` |
 | JSON | `parse`, `from_json` | `to_json` |
 """
 
@@ -24,6 +25,7 @@ from typing import Any
 
 from jaxdarts.genotypes.cells import (
     AnyGenotype,
+    ChoiceGenotype,
     Genotype,
     GraphGenotype,
     RecurrentGenotype,
@@ -155,7 +157,7 @@ def _read_sizes(source: str) -> SizeGenotype:
 
 
 _FORMS: Mapping[str, Callable[[str], AnyGenotype]] = {
-    r"\b(?:(?:Recurrent|Topology|Size|Graph)?Genotype|ModelSpec)\s*\(|\{": _read_call,
+    r"\b(?:(?:Recurrent|Topology|Size|Graph|Choice)?Genotype|ModelSpec)\s*\(|\{": _read_call,
     r"\|\s*\w+\s*~": _read_string,
     # A logger's time of day has three numbers.
     r"\b[0-9]+(?::[0-9]+){4}": _read_sizes,
@@ -339,6 +341,8 @@ def _frozen(name: str, value: Any) -> Any:
 
     Leaves what is neither to `check`.
     """
+    if isinstance(value, dict):  # the choices of a network of your own
+        return tuple(value.items())
     if not isinstance(value, list | tuple):
         return value
     if name in ("normal", "reduce") and value and all(_is_node(node) for node in value):
@@ -435,9 +439,10 @@ def to_json(genotype: AnyGenotype, ops: Iterable[str] | None = None) -> str:
     }
     """
     check(genotype, ops)
-    lines = (
-        f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in genotype._asdict().items()
-    )
+    fields = genotype._asdict()
+    if isinstance(genotype, ChoiceGenotype):
+        fields = {"choices": dict(genotype.choices)}
+    lines = (f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in fields.items())
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
