@@ -150,8 +150,8 @@ class GraphGenotype(NamedTuple):
 class ChoiceGenotype(NamedTuple):
     """The candidates that a network of your own has in the place of its choices.
 
-    choices: (decision, candidate), in the order of the network's modules. `dict` of them tells a
-      decision's candidate.
+    choices: (decision, candidate), in the order of the space. `dict` of them tells a decision's
+      candidate.
 
     >>> print(ChoiceGenotype((("first kernel", "3x3"), ("second kernel", "5x5"))))
     ChoiceGenotype(choices={'first kernel': '3x3', 'second kernel': '5x5'})

@@ -43,15 +43,16 @@ ones.
 
 
 def parse(text: str, ops: Iterable[str] | None = None) -> AnyGenotype:
-    """Reads a genotype from text in one of seven dialects, none of which is evaluated.
+    """Reads a genotype from text in one of eight dialects, none of which is evaluated.
 
     These are quark0/darts' flat `Genotype(normal=[('sep_conv_3x3', 0), ...], normal_concat=range(2,
     6), ...)`, both kinds; the same with a list of pairs for each node, as pt.darts writes it; NNI's
     dictionary, `{'normal/op_2_0': 'sep_conv_3x3', 'normal/input_2_0': 1, ...}`, where an input may
     also be a list of one; NAS-Bench-201's `|nor_conv_3x3~0|+|none~0|skip_connect~1|+...`; the
     `8:16:24:32:64` of NATS-Bench's sizes; and NAS-Bench-101's `ModelSpec(matrix=[[0, 1], [0, 0]],
-    ops=['input', 'output'])`; and the JSON of `to_json`. In front of it, on the same line, may
-    stand a name with an equals sign or whatever a logger writes.
+    ops=['input', 'output'])`; `ChoiceGenotype(choices={'kernel': '3x3', ...})`; and the JSON of
+    `to_json`. In front of it, on the same line, may stand a name with an equals sign or whatever a
+    logger writes.
 
     Some variants say the same and are read too: a class with its module
     (`genotypes.Genotype(...)`), fields in their order without names, `Structure(4 nodes with

@@ -5,7 +5,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import flax.linen as nn
 import jax
@@ -118,7 +118,7 @@ class Place(NamedTuple):
 
 
 def places(net: nn.Module, *inputs: Any, **options: Any) -> tuple[Place, ...]:
-    """All choices of a network, in the order of their modules; nothing is computed.
+    """All choices of a network, ordered by the paths of their modules; nothing is computed.
 
     Raises:
         ValueError: if candidates do not fit, or choices of one decision have different candidates.
@@ -162,7 +162,7 @@ class OfChoices:
     places: tuple[Place, ...]
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
-    def clone(self, **fields: Any) -> "OfChoices":
+    def clone(self, **fields: Any) -> Self:
         """The same with another network, whose fields are replaced."""
         return dataclasses.replace(self, net=self.net.clone(**fields))
 
@@ -233,6 +233,12 @@ class ChoiceSupernet(OfChoices):
         if keys and keys[0] is not None:
             options = {"rngs": keys[0], **options}
         rows, columns = self._numbers()
+        shape = mix[CELL].shape
+        if shape not in ((len(rows), columns), (len(rows), columns + 1)):
+            raise ValueError(
+                f"a mix of the shape {shape}: the choices of this network need"
+                f" {(len(rows), columns)}, a row a decision"
+            )
 
         def row_of(place: Place) -> Array:
             # What stands behind the last candidate of the longest row belongs to every row.

@@ -16,7 +16,7 @@ from jaxdarts.space import Choices, Space, locate, seeded
 def of_network(net: Any, *inputs: Any, **options: Any) -> Space:
     """The space of a Flax network with choices (`nn.Choice`).
 
-    Its cell `choices` has an edge for every decision, in the order of the network's modules. A
+    Its cell `choices` has an edge for every decision, ordered by the paths of the modules. A
     choice inside a candidate is a decision like the others; where that candidate is not chosen, it
     has no effect. `supernet()` and `network(genotype)` take no sizes; what they return has `init`
     and `apply` like the network itself. The supernet's `apply` takes a mix after the inputs, and a
