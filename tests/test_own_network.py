@@ -217,19 +217,21 @@ def test_what_is_not_chosen_has_no_parameters():
 
 def test_the_mix_is_a_weighted_sum():
     space, variables = mixed()
-    rng = np.random.default_rng(5)
-    weights = rng.uniform(size=(3, 3)).astype(np.float32)
-    apply = functools.partial(space.supernet().apply, variables, X, train=False)
-    h = np.asarray(apply({"choices": jnp.asarray([[1.0, 0, 0], [0, 0, 1], [0, 0, 0]])}))  # the stem
-    mix = {"choices": jnp.asarray([[1.0, 0, 0], weights[1], [0, 0, 0]])}
-    ones = [
-        np.asarray(apply({"choices": jnp.asarray([[1.0, 0, 0], np.eye(3)[i], [0, 0, 0]])}))
-        for i in range(3)
-    ]
-    np.testing.assert_allclose(ones[2], h, rtol=1e-6)
-    np.testing.assert_allclose(apply(mix), np.tensordot(weights[1], ones, 1), rtol=1e-4, atol=1e-5)
-    added = jnp.concatenate([mix["choices"], jnp.asarray([[0.0], [0.25], [0]])], axis=1)
-    np.testing.assert_allclose(apply({"choices": added}), apply(mix) + 0.25, rtol=1e-4, atol=1e-5)
+    weights = np.random.default_rng(5).uniform(size=3).astype(np.float32)
+
+    def output(outer, added=()):
+        rows = {"Inner_0/inner": [1, 0, 0], "outer": outer, "shared": [0, 0, 0]}
+        row_length = 3 + len(added)
+        more = {name: added if name == "outer" else [0] * len(added) for name in rows}
+        mix = jnp.asarray([[*rows[n], *more[n]] for n in space.cells["choices"].names], jnp.float32)
+        assert mix.shape == (3, row_length)
+        return space.supernet().apply(variables, X, {"choices": mix}, train=False)
+
+    apart = [np.asarray(output(row)) for row in np.eye(3)]
+    assert all(np.abs(a - b).max() > 0.1 for a, b in zip(apart, apart[1:]))
+    sum_of_all = np.tensordot(weights, apart, 1)
+    np.testing.assert_allclose(output(weights), sum_of_all, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(output(weights, [0.25]), sum_of_all + 0.25, rtol=1e-4, atol=1e-5)
 
 
 def test_dropout_and_norms_of_candidates_in_a_search():

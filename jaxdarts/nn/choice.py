@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
@@ -92,7 +93,8 @@ def _weighted_sum(row: Array, values: Sequence[Array]) -> Array:
     dtype = jnp.result_type(*values)
     if not jnp.issubdtype(dtype, jnp.inexact):
         dtype = jnp.result_type(dtype, row.dtype)
-    total = sum(weight.astype(dtype) * value for weight, value in zip(row, values))
+    terms = [weight.astype(dtype) * value for weight, value in zip(row, values)]
+    total = functools.reduce(jnp.add, terms)
     # A number that is added to all entries of the output (`relax.drawn`).
     return total + row[len(values)].astype(dtype) if len(row) > len(values) else total
 
@@ -154,7 +156,7 @@ class OfChoices:
     net: the user's network, a Flax linen module.
     inputs: shapes and types of its arguments.
     places: its choices.
-    options: keyword arguments of every call, which a call may replace.
+    options: keyword arguments for `init` and the calls of the supernet, which a call may replace.
     """
 
     net: nn.Module
@@ -200,7 +202,7 @@ class OfChoices:
             {**variables, COLLECTION: rows},
             *inputs,
             mutable=mutable,
-            **{**self.options, **options},
+            **options,
         )
 
 
@@ -232,6 +234,7 @@ class ChoiceSupernet(OfChoices):
         mix, *keys = inputs[number:]
         if keys and keys[0] is not None:
             options = {"rngs": keys[0], **options}
+        options = {**self.options, **options}
         rows, columns = self._numbers()
         shape = mix[CELL].shape
         if shape not in ((len(rows), columns), (len(rows), columns + 1)):
@@ -291,7 +294,7 @@ class ChoiceNetwork(OfChoices):
 
         `inputs` and options are those of a call, by default the ones that the space was made with.
         """
-        inputs = inputs or self._example()
+        inputs, options = inputs or self._example(), {**self.options, **options}
 
         def made(key):
             return self._apply(self._chosen(), {}, inputs, True, rngs=key, **options)[1]
