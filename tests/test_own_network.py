@@ -370,9 +370,10 @@ def test_a_mutation_changes_one_decision():
 
 
 def test_a_score_is_that_of_the_network_without_choices():
-    space = jd.spaces.of_network(page()["Regression"](), X[:, :1])
+    points = jnp.asarray([[-3.0], [0.2], [3.0]])
+    space = jd.spaces.of_network(page()["Regression"](), points)
     plain = space.network(ChoiceGenotype((("activation", "relu"), ("width", "16"))))
-    params = plain.init(jax.random.key(0), X[:, :1])["params"]
+    params = plain.init(jax.random.key(0), points)["params"]
 
     def by_hand(w, x):
         def dense(number, width, x):
@@ -382,7 +383,7 @@ def test_a_score_is_that_of_the_network_without_choices():
 
     assert params.keys() == {"Dense_2", "Dense_3", "Dense_4"}
     scores = [
-        jd.proxies.naswot(apply, params, X[:, :1])
+        jd.proxies.naswot(apply, params, points)
         for apply in (lambda w, x: plain.apply({"params": w}, x), by_hand)
     ]
     assert scores[0] == scores[1] and np.isfinite(scores[0])
