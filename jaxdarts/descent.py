@@ -167,7 +167,15 @@ def of_cells(cells: Mapping[str, Choices]) -> Callable[[Any], str | None]:
     'cells0_normal/sep_conv_3x3'
     >>> operation_of((DictKey("head"),)) is None
     True
+
+    Raises:
+        ValueError: for a network of your own, whose weights do not tell their operations.
     """
+    if any(choices.names is not None for choices in cells.values()):
+        raise ValueError(
+            "the weights of this network do not tell their operations: give early_stopping a"
+            " function that does"
+        )
     ops = {op for choices in cells.values() for edge_ops in choices.ops for op in edge_ops}
 
     def operation_of(path):

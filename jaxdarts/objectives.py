@@ -1,10 +1,51 @@
 """Objectives: a network and a loss as one function of weights, mix and batch."""
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Key
 
-from jaxdarts.types import Batch, Carry, Mix, Module, Objective, Params
+from jaxdarts.types import Batch, Carry, Metrics, Mix, Module, Objective, Params
+
+
+def supervised(
+    net: Module,
+    loss: Callable[[Any, Batch], Float[Array, ""]],
+    metrics: Callable[[Any, Batch], Metrics] | None = None,
+    *,
+    inputs: Sequence[str] = ("image",),
+    options: Sequence[str] = (),
+) -> Objective:
+    """Any loss of a network's output and a batch.
+
+    Args:
+        net: a weight-sharing network, `net.apply(variables, *inputs, mix, key)`, such as the
+          supernet of any space (`spaces.of_network` for a network of your own).
+        loss: (output, batch) -> scalar, without derivatives by the batch.
+        metrics: (output, batch) -> scalars by name, besides `loss`.
+        inputs: entries of the batch that the network reads, in the order of its arguments.
+        options: entries that a batch may hold, given to the network as keyword arguments.
+
+    Returns:
+        An objective. Its carry is empty, or a dictionary of the network's variables that are no
+        parameters, such as {"batch_stats": ...}, which each batch moves on.
+    """
+
+    def objective(params, mix, carry, batch, key):
+        values = [batch[name] for name in inputs]
+        given = {name: batch[name] for name in options if name in batch}
+        if not carry:
+            output = net.apply({"params": params}, *values, mix, key, **given)
+        else:
+            output, carry = net.apply(
+                {"params": params, **carry}, *values, mix, key, mutable=[*carry], **given
+            )
+        value = loss(output, batch)
+        return value, (carry, {"loss": value, **(metrics(output, batch) if metrics else {})})
+
+    return objective
 
 
 def classification(net: Module) -> Objective:
@@ -14,20 +55,21 @@ def classification(net: Module) -> Objective:
         net: a Flax module, `net.apply({"params": params}, images, mix, key, drop_path) -> logits`.
 
     Returns:
-        An objective on batches {"image": [batch, height, width, channels], "label": [batch]}, with
-        the metrics `loss`, `accuracy` and `top5` (fractions) and no carry. A batch may hold
+        The `supervised` objective on batches {"image": [batch, height, width, channels], "label":
+        [batch]}, with the metrics `loss`, `accuracy` and `top5` (fractions). A batch may hold
         "drop_path", the rate at which the supernet leaves edges out, and "skip_dropout", that of
         the dropout after its skip connections.
     """
 
-    def objective(params, mix, carry, batch, key):
-        options = {name: batch[name] for name in ("drop_path", "skip_dropout") if name in batch}
-        logits = net.apply({"params": params}, batch["image"], mix, key, **options)
-        loss = jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]))
-        means = {name: jnp.mean(value) for name, value in hits(logits, batch["label"]).items()}
-        return loss, (carry, {"loss": loss, **means})
+    def metrics(logits, batch):
+        return {name: jnp.mean(value) for name, value in hits(logits, batch["label"]).items()}
 
-    return objective
+    return supervised(net, cross_entropy, metrics, options=("drop_path", "skip_dropout"))
+
+
+def cross_entropy(logits: Float[Array, "batch classes"], batch: Batch) -> Float[Array, ""]:
+    """Mean cross-entropy of a batch's labels, {"label": [batch]}."""
+    return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]))
 
 
 def language_model(net: Module, activation: float = 0.0, temporal: float = 1e-3) -> Objective:

@@ -131,14 +131,14 @@ def locate(cells: Mapping[str, Choices], genotype: AnyGenotype) -> dict[str, lis
     entries: dict[str, list[tuple[int, int]]] = {}
     for name, choices in cells.items():
         entries[name] = []
-        rows = zip(discrete[name].edges, discrete[name].ops)
+        rows = zip(discrete[name].keys, discrete[name].ops)
         for i, (edge, op) in enumerate((edge, op) for edge, ops in rows for op in ops):
-            if edge not in choices.edges or op not in choices.ops[choices.edges.index(edge)]:
+            if edge not in choices.keys or op not in choices.ops[choices.keys.index(edge)]:
+                pair = (edge, op) if choices.names else (op, edge[0])
                 raise ValueError(
-                    f"{name}[{i}] = {(op, edge[0])!r}: the space has no such operation on edge"
-                    f" {edge}"
+                    f"{name}[{i}] = {pair!r}: the space has no such operation on edge {edge}"
                 )
-            e = choices.edges.index(edge)
+            e = choices.keys.index(edge)
             entries[name].append((e, choices.ops[e].index(op)))
         if choices.kept is None:
             kept = [e for e, _ in entries[name]]

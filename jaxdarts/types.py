@@ -53,6 +53,8 @@ class Choices(NamedTuple):
       `none` on each; None where it keeps all of them and `none` is an operation like the others.
     picks: candidates of each row that a genotype keeps together, where that is not one:
       NAS-Bench-1Shot1's rows offer sources (`spaces.nasbench1shot1`).
+    names: of the edges, where a genotype tells them by name: decisions of a network of your own
+      (`spaces.of_network`).
     """
 
     edges: tuple[tuple[int, int], ...]
@@ -61,6 +63,12 @@ class Choices(NamedTuple):
     num_inputs: int = 2
     kept: int | None = 2
     picks: tuple[int, ...] | None = None
+    names: tuple[str, ...] | None = None
+
+    @property
+    def keys(self) -> tuple[Any, ...]:
+        """What tells each edge in a genotype: its name where it has one, else the edge."""
+        return self.edges if self.names is None else self.names
 
     @property
     def num_nodes(self) -> int:

@@ -36,17 +36,17 @@ def shell(cells: Mapping[str, Choices], genotype: Any, radius: int = 1) -> list[
         (name, i, edge, op)
         for name, choices in of_genotype(genotype).items()
         if choices.picks is None  # other rows choose no operations
-        for i, (edge, (op,)) in enumerate(zip(choices.edges, choices.ops))
+        for i, (edge, (op,)) in enumerate(zip(choices.keys, choices.ops))
     ]
     if not 1 <= radius <= len(slots):
         raise ValueError(f"radius is {radius}: the cells have {len(slots)} edges")
 
-    def others(name: str, i: int, edge: tuple[int, int], current: str) -> list[str]:
+    def others(name: str, i: int, edge: Any, current: str) -> list[str]:
         choices = cells[name]
-        allowed = choices.derivable()[choices.edges.index(edge)]
+        allowed = choices.derivable()[choices.keys.index(edge)]
         return [
             op
-            for op, use in zip(choices.ops[choices.edges.index(edge)], allowed)
+            for op, use in zip(choices.ops[choices.keys.index(edge)], allowed)
             if use and op != current
         ]
 

@@ -1,4 +1,4 @@
-"""Discrete architectures: five types, readers, writers, and the published ones by name.
+"""Discrete architectures: six types, readers, writers, and the published ones by name.
 
 The readers and writers know the dialects of the field.
 
@@ -22,6 +22,7 @@ from jaxdarts.genotypes.cells import OPS as OPS
 from jaxdarts.genotypes.cells import SIZES as SIZES
 from jaxdarts.genotypes.cells import TOPOLOGY_OPS as TOPOLOGY_OPS
 from jaxdarts.genotypes.cells import AnyGenotype as AnyGenotype
+from jaxdarts.genotypes.cells import ChoiceGenotype as ChoiceGenotype
 from jaxdarts.genotypes.cells import Genotype as Genotype
 from jaxdarts.genotypes.cells import GraphGenotype as GraphGenotype
 from jaxdarts.genotypes.cells import RecurrentGenotype as RecurrentGenotype

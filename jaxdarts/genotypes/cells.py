@@ -1,4 +1,4 @@
-"""The five types of discrete architectures; `genotypes.rules` tells a sound one.
+"""The six types of discrete architectures; `genotypes.rules` tells a sound one.
 
 The states of a cell are numbered in the order in which they arise. A convolutional cell has two
 inputs, states 0 (the output of the cell before the previous one) and 1 (of the previous one), and
@@ -9,7 +9,7 @@ state `1 + i`. A cell of NAS-Bench-201 has one input, state 0, and node `t` is t
 operation on every state before it, so that the sources of its pairs are 0 | 0, 1 | 0, 1, 2.
 
 Two benchmarks have no such pairs: NATS-Bench's size space chooses channels, NAS-Bench-101 any small
-graph.
+graph. Nor has a network of your own, whose genotype names the candidate of each of its choices.
 """
 
 import itertools
@@ -147,7 +147,25 @@ class GraphGenotype(NamedTuple):
         return f"ModelSpec(matrix={[[*row] for row in self.matrix]}, ops={[*self.ops]})"
 
 
-AnyGenotype = Genotype | RecurrentGenotype | TopologyGenotype | SizeGenotype | GraphGenotype
+class ChoiceGenotype(NamedTuple):
+    """The candidates that a network of your own has in the place of its choices.
+
+    choices: (decision, candidate), in the order of the space. `dict` of them tells a decision's
+      candidate.
+
+    >>> print(ChoiceGenotype((("first kernel", "3x3"), ("second kernel", "5x5"))))
+    ChoiceGenotype(choices={'first kernel': '3x3', 'second kernel': '5x5'})
+    """
+
+    choices: tuple[tuple[str, str], ...]
+
+    def __str__(self) -> str:
+        return f"ChoiceGenotype(choices={dict(self.choices)})"
+
+
+AnyGenotype = (
+    Genotype | RecurrentGenotype | TopologyGenotype | SizeGenotype | GraphGenotype | ChoiceGenotype
+)
 
 
 def all_edges() -> Iterator[tuple[int, int]]:

@@ -10,6 +10,7 @@ Nothing that is read is evaluated.
 | NAS-Bench-201's string | `parse` | `str` |
 | the string of NATS-Bench's sizes | `parse` | `str` |
 | NAS-Bench-101's `ModelSpec(matrix=..., ops=...)` | `parse` | `str` |
+| `ChoiceGenotype(choices={...})` of a network of your own | `parse` | `str` |
 | JSON | `parse`, `from_json` | `to_json` |
 """
 
@@ -24,6 +25,7 @@ from typing import Any
 
 from jaxdarts.genotypes.cells import (
     AnyGenotype,
+    ChoiceGenotype,
     Genotype,
     GraphGenotype,
     RecurrentGenotype,
@@ -41,15 +43,16 @@ ones.
 
 
 def parse(text: str, ops: Iterable[str] | None = None) -> AnyGenotype:
-    """Reads a genotype from text in one of seven dialects, none of which is evaluated.
+    """Reads a genotype from text in one of eight dialects, none of which is evaluated.
 
     These are quark0/darts' flat `Genotype(normal=[('sep_conv_3x3', 0), ...], normal_concat=range(2,
     6), ...)`, both kinds; the same with a list of pairs for each node, as pt.darts writes it; NNI's
     dictionary, `{'normal/op_2_0': 'sep_conv_3x3', 'normal/input_2_0': 1, ...}`, where an input may
     also be a list of one; NAS-Bench-201's `|nor_conv_3x3~0|+|none~0|skip_connect~1|+...`; the
     `8:16:24:32:64` of NATS-Bench's sizes; and NAS-Bench-101's `ModelSpec(matrix=[[0, 1], [0, 0]],
-    ops=['input', 'output'])`; and the JSON of `to_json`. In front of it, on the same line, may
-    stand a name with an equals sign or whatever a logger writes.
+    ops=['input', 'output'])`; `ChoiceGenotype(choices={'kernel': '3x3', ...})`; and the JSON of
+    `to_json`. In front of it, on the same line, may stand a name with an equals sign or whatever a
+    logger writes.
 
     Some variants say the same and are read too: a class with its module
     (`genotypes.Genotype(...)`), fields in their order without names, `Structure(4 nodes with
@@ -155,7 +158,7 @@ def _read_sizes(source: str) -> SizeGenotype:
 
 
 _FORMS: Mapping[str, Callable[[str], AnyGenotype]] = {
-    r"\b(?:(?:Recurrent|Topology|Size|Graph)?Genotype|ModelSpec)\s*\(|\{": _read_call,
+    r"\b(?:(?:Recurrent|Topology|Size|Graph|Choice)?Genotype|ModelSpec)\s*\(|\{": _read_call,
     r"\|\s*\w+\s*~": _read_string,
     # A logger's time of day has three numbers.
     r"\b[0-9]+(?::[0-9]+){4}": _read_sizes,
@@ -339,6 +342,8 @@ def _frozen(name: str, value: Any) -> Any:
 
     Leaves what is neither to `check`.
     """
+    if isinstance(value, dict):  # the choices of a network of your own
+        return tuple(value.items())
     if not isinstance(value, list | tuple):
         return value
     if name in ("normal", "reduce") and value and all(_is_node(node) for node in value):
@@ -435,9 +440,10 @@ def to_json(genotype: AnyGenotype, ops: Iterable[str] | None = None) -> str:
     }
     """
     check(genotype, ops)
-    lines = (
-        f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in genotype._asdict().items()
-    )
+    fields = genotype._asdict()
+    if isinstance(genotype, ChoiceGenotype):
+        fields = {"choices": dict(genotype.choices)}
+    lines = (f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in fields.items())
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 

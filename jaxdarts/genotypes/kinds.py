@@ -13,6 +13,7 @@ from jaxdarts.genotypes.cells import (
     SIZES,
     TOPOLOGY_OPS,
     AnyGenotype,
+    ChoiceGenotype,
     Genotype,
     GraphGenotype,
     RecurrentGenotype,
@@ -39,7 +40,7 @@ class Pens(NamedTuple):
 class Kind(NamedTuple):
     """Functions and names that the library needs for one kind of genotype.
 
-    names: what it may name.
+    names: what it may name; empty if it may name anything.
     check: (genotype, names) -> nothing, or a ValueError if it is not sound.
     cells: genotype -> its cells, as choices among one operation an edge.
     replace: (genotype, cell, row of that cell, operation) -> the genotype with that operation.
@@ -75,8 +76,8 @@ def check(genotype: AnyGenotype, ops: Iterable[str] | None = None) -> None:
         genotype: what to look at.
         ops: what it may name: operations (`Space.ops` of a space with operations of your own), or
           channels of a `SizeGenotype`; all that its kind has if None (`OPS` and `none`,
-          `ACTIVATIONS`, `TOPOLOGY_OPS`, `SIZES`, `GRAPH_OPS`). `none` is never part of a
-          `RecurrentGenotype`: only a search knows it there.
+          `ACTIVATIONS`, `TOPOLOGY_OPS`, `SIZES`, `GRAPH_OPS`, anything for a `ChoiceGenotype`).
+          `none` is never part of a `RecurrentGenotype`: only a search knows it there.
 
     Raises:
         ValueError: if a rule is broken; the message names the pair and the rule.
@@ -157,6 +158,21 @@ def _graph_rows(genotype: GraphGenotype) -> dict[str, Choices]:
     }
 
 
+def _choice_chain(genotype: ChoiceGenotype) -> dict[str, Choices]:
+    """Decision i leads from state i to state i + 1, and is told by its name."""
+    number = len(genotype.choices)
+    return {
+        "choices": Choices(
+            tuple((i, i + 1) for i in range(number)),
+            tuple((candidate,) for _, candidate in genotype.choices),
+            (number,),
+            num_inputs=1,
+            kept=None,
+            names=tuple(decision for decision, _ in genotype.choices),
+        )
+    }
+
+
 def _put(row: tuple, i: int, entry: Any) -> tuple:
     return (*row[:i], entry, *row[i + 1 :])
 
@@ -172,6 +188,10 @@ def _replace_size(genotype: SizeGenotype, name: str, i: int, op: str) -> SizeGen
 
 def _replace_vertex(genotype: GraphGenotype, name: str, i: int, op: str) -> GraphGenotype:
     return genotype._replace(ops=_put(genotype.ops, i + 1, op))  # the first vertex is the input
+
+
+def _replace_choice(genotype: ChoiceGenotype, name: str, i: int, op: str) -> ChoiceGenotype:
+    return ChoiceGenotype(_put(genotype.choices, i, (genotype.choices[i][0], op)))
 
 
 OLDER, NEWER = "c_{k-2}", "c_{k-1}"
@@ -200,6 +220,12 @@ def _draw_topology(genotype: TopologyGenotype, pens: Pens) -> dict[str, str]:
     return {"cell": pens.edges(triples, [triples[-1][2]], inputs=(NEWER,), title="Cell")}
 
 
+def _draw_choices(genotype: ChoiceGenotype, pens: Pens) -> dict[str, str]:
+    triples = [(": ".join(pair), i, i + 1) for i, pair in enumerate(genotype.choices)]
+    states = {"inputs": ("input",), "output": "output"}
+    return {"choices": pens.edges(triples, [len(triples)], title="Choices", **states)}
+
+
 KINDS: Mapping[type, Kind] = MappingProxyType(
     {
         # An edge of nothing is an operation of the space, and random cells have it (BANANAS).
@@ -224,6 +250,7 @@ KINDS: Mapping[type, Kind] = MappingProxyType(
             _replace_vertex,
             lambda genotype, pens: {"cell": pens.vertices(genotype, title="Cell")},
         ),
+        ChoiceGenotype: Kind((), rules.choices, _choice_chain, _replace_choice, _draw_choices),
     }
 )
 """All kinds of genotypes by their classes."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from jaxdarts.genotypes.cells import (
+    ChoiceGenotype,
     Genotype,
     GraphGenotype,
     RecurrentGenotype,
@@ -140,6 +141,25 @@ def graph(genotype: GraphGenotype, ops: tuple[str, ...]) -> None:
             raise ValueError(
                 f"the graph has {number} {what} between its input and its output; NAS-Bench-101 has"
                 f" up to {limit}"
+            )
+
+
+def choices(genotype: ChoiceGenotype, known: tuple[str, ...]) -> None:
+    """Checks the choices of a network of your own; any names are sound if none are known."""
+    _check_tuple("choices", genotype.choices)
+    seen = set()
+    for i, pair in enumerate(genotype.choices):
+        where = f"choices[{i}] = {reprlib.repr(pair)}"
+        sound = isinstance(pair, tuple) and [type(name) for name in pair] == [str, str]
+        if not sound:
+            raise ValueError(f"{where} must be a tuple of the names of a decision and a candidate")
+        decision, candidate = pair
+        if decision in seen:
+            raise ValueError(f"{where}: a decision may be named only once")
+        seen.add(decision)
+        if known and candidate not in known:
+            raise ValueError(
+                f"{where}: unknown candidate{hint(candidate, known)}; known are {', '.join(known)}"
             )
 
 

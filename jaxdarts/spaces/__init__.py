@@ -24,6 +24,7 @@ from jaxdarts.spaces.nasbench1shot1 import nasbench1shot1_s3 as nasbench1shot1_s
 from jaxdarts.spaces.nasbench101 import nasbench101 as nasbench101
 from jaxdarts.spaces.nasbench201 import nasbench201 as nasbench201
 from jaxdarts.spaces.nats_size import nats_size as nats_size
+from jaxdarts.spaces.of_network import of_network as of_network
 from jaxdarts.spaces.robust import s1 as s1
 from jaxdarts.spaces.robust import s2 as s2
 from jaxdarts.spaces.robust import s3 as s3
@@ -65,11 +66,15 @@ def of(genotype: AnyGenotype) -> Space:
     or its benchmark's.
 
     Raises:
-        ValueError: if it is none of them.
+        ValueError: if it is none of them, or of a network of your own (`of_network`).
 
     >>> from jaxdarts import genotypes
     >>> len(of(genotypes.parse("|none~0|+|none~0|skip_connect~1|")).cells)
     1
     """
     kind_of(genotype)
+    if type(genotype) not in _TRAINED_AS:
+        raise ValueError(
+            f"{genotype} is of a network of your own: its space is that of_network(net, ...) gives"
+        )
     return _TRAINED_AS[type(genotype)](genotype)

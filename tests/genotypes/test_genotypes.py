@@ -597,12 +597,14 @@ def test_check_of_something_else():
     refuses(
         check,
         DARTS_V2_TEXT,
-        "is not a Genotype, RecurrentGenotype, TopologyGenotype, SizeGenotype or GraphGenotype",
+        "is not a Genotype, RecurrentGenotype, TopologyGenotype, SizeGenotype, GraphGenotype or"
+        " ChoiceGenotype",
     )
     refuses(
         check,
         tuple(TINY),
-        "is not a Genotype, RecurrentGenotype, TopologyGenotype, SizeGenotype or GraphGenotype",
+        "is not a Genotype, RecurrentGenotype, TopologyGenotype, SizeGenotype, GraphGenotype or"
+        " ChoiceGenotype",
     )
 
 
