@@ -102,7 +102,7 @@ ALL = "run_dir resume data_dir cache_dir"
 TRAINED = f"{ALL} {SAVING} num_devices estimate device"
 FREE = {
     "search on images": f"{TRAINED} derive num_samples derive_batches tune_steps max_skips flatness"
-    " sample_batches num_finalists shapley_orders coordinator num_hosts host",
+    " sample_batches num_finalists shapley_orders ranked_cells coordinator num_hosts host",
     "search on text": f"{TRAINED} derive num_samples shapley_orders",
     "evaluate on images": f"{TRAINED} random_cells",
     "evaluate on text": f"{TRAINED} random_cells",
@@ -111,7 +111,7 @@ FREE = {
     "enas": f"{ALL} {SAVING} num_samples",
     "analyze ranking": f"{ALL} output",
     "discrete": f"{ALL} output workers scheduler retries table",
-    "score": f"{ALL} count table output",
+    "score": f"{ALL} count table output rank_sums log_rank_sums swap_mu swap_sigma",
 }
 
 

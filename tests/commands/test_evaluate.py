@@ -305,7 +305,7 @@ def test_seeds_equal_their_own_runs(tiny, tmp_path):
 
 
 def test_selection_never_sees_the_test_set(tiny, tmp_path, monkeypatch):
-    def spoiled(config):
+    def spoiled(config, read):
         dataset = images.load("digits")
         return dataset._replace(
             test=dataset.test._replace(labels=np.zeros_like(dataset.test.labels))
