@@ -1,15 +1,20 @@
 """The size at which `jaxdarts evaluate` trains a cell unless it is told another one."""
 
+from typing import Any
+
 from jaxdarts.commands import methods
 from jaxdarts.space import Space
 
 
-def trained(space: Space, dataset: str) -> tuple[int, int]:
-    """Width and depth of the network that is trained from a cell of a space on a data set."""
-    published = methods.evaluated(space)
-    if dataset == "digits":
-        return 8, 3
-    return (48, 14) if has_imagenet_stem(space, dataset) else published
+def trained(config: Any, space: Space) -> tuple[int, int]:
+    """Width and depth of the network that is trained from the cell of a search."""
+    size = methods.evaluated(space)
+    if config.dataset == "digits":
+        size = 8, 3
+    elif has_imagenet_stem(space, config.dataset):
+        size = 48, 14
+    width, depth = (getattr(config, f"trained_{name}", None) for name in ("channels", "layers"))
+    return width or size[0], depth or size[1]
 
 
 def has_imagenet_stem(space: Space, dataset: str) -> bool:

@@ -22,6 +22,7 @@ import jaxdarts as jd
 from jaxdarts.commands import command_line
 from jaxdarts.commands.search import images as script
 from jaxdarts.commands.search import summary
+from jaxdarts.runs import Stop
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "experiments" / "search.py"
@@ -685,3 +686,29 @@ def test_seeds_in_one_program_equal_their_own_runs(three_steps, tiny, tmp_path):
 def test_four_devices_equal_one(three_steps, tiny, tmp_path, devices):
     script.main([*tiny, "--max_steps=3", "--num_devices=4", f"--run_dir={tmp_path}"])
     assert_close(tmp_path, three_steps[2], 1e-4)
+
+
+def test_limits_of_the_network_that_is_trained(tmp_path, capsys):
+    """A finished search gets limits: its cell is another one, under them at the size given."""
+    folder = tmp_path / "run"
+    cache = f"--cache_dir={jax.config.jax_compilation_cache_dir}"
+    ops = "--ops none skip_connect sep_conv_3x3".split()
+    flags = ["--layers=1", "--nodes=1", *ops, "--init_channels=2", "--epochs=1", "--max_steps=2"]
+    script.main([*flags, "--no-unrolled", "--num_devices=1", cache, f"--run_dir={folder}"])
+    with pytest.raises(Stop, match="--max_parameters=0.0001: the smallest network of 4 channels"):
+        script.main([f"--resume={folder}", "--max_parameters=0.0001", "--trained_channels=4"])
+    sizes = {}
+    for limit in (1.0, 0.0025, 0.0016):
+        extra = [f"--max_parameters={limit}", "--trained_channels=4", "--trained_layers=3"]
+        script.main([f"--resume={folder}", *extra, "--max_multiply_adds=1"])
+        facts = json.loads((folder / "facts.json").read_text())
+        cell = jd.genotypes.from_json((folder / "genotype.json").read_text())
+        sizes[limit] = jd.count.network_cost(cell, 4, 3, 10, (8, 8, 1))
+        assert facts["trained_parameters"] == sizes[limit][0] <= 1e6 * limit
+    assert sizes[1.0][0] >= sizes[0.0025][0] >= sizes[0.0016][0] == 1566  # skips everywhere
+    printed = capsys.readouterr().out
+    assert "the strongest cell is larger" in printed and "--init_channels=4 --layers=3" in printed
+    with pytest.raises(
+        Stop, match="--max_parameters=1 --derive=samples|--max_parameters=1.0 --der"
+    ):
+        script.main([*flags, "--max_parameters=1", "--derive=samples", f"--run_dir={tmp_path}/x"])

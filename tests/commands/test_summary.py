@@ -75,28 +75,37 @@ def test_the_size_to_train_is_that_of_evaluate(dataset):
     ]
     for space, kind in cells:
         preset = command_line.preset("", dataset, *recipes.presets_of(kind))
-        assert sizes.trained(space, dataset) == (preset.init_channels, preset.layers)
+        assert sizes.trained(images.Config(dataset=dataset), space) == (
+            preset.init_channels,
+            preset.layers,
+        )
         stem = preset.network == "imagenet" and kind is jd.genotypes.Genotype
         assert sizes.has_imagenet_stem(space, dataset) == stem
 
 
 def test_costs_are_those_of_built_networks():
     space = jd.spaces.darts()
-    costs = summary.costs(jd.genotypes.DARTS_V2, space, "digits", 10, (8, 8, 1))
+    costs = summary.costs(
+        jd.genotypes.DARTS_V2, space, images.Config(dataset="digits"), 10, (8, 8, 1)
+    )
     net = space.network(jd.genotypes.DARTS_V2, 8, 3, 10, auxiliary=False)
     assert costs["trained_parameters"] == jd.count_params(net, (8, 8, 1))
-    labels = summary.labelled(costs, space, "digits")
+    labels = summary.labelled(costs, space, images.Config(dataset="digits"))
     name = "Parameters of the network to train, at 8 channels and 3 cells"
     assert labels[name] == costs["trained_parameters"]
     assert labels["Parameters of the network at 36 channels and 20 cells"] == costs["parameters"]
     # A network of eight cells cannot halve such images; one of a single cell was searched.
-    costs = summary.costs(jd.genotypes.DARTS_V2, space, "npz:x.npz", 10, (10, 10, 1))
+    costs = summary.costs(
+        jd.genotypes.DARTS_V2, space, images.Config(dataset="npz:x.npz"), 10, (10, 10, 1)
+    )
     assert not costs
     costs = {"dataset": "digits"} | FACTS
-    assert "parameters at" not in summary.sentence(costs, space, "digits")
+    assert "parameters at" not in summary.sentence(costs, space, images.Config(dataset="digits"))
     # One size is named once.
-    costs = summary.costs(jd.genotypes.DARTS_V2, space, "cifar10", 10, (32, 32, 3))
-    assert len(summary.labelled(costs, space, "cifar10")) == 2
+    costs = summary.costs(
+        jd.genotypes.DARTS_V2, space, images.Config(dataset="cifar10"), 10, (32, 32, 3)
+    )
+    assert len(summary.labelled(costs, space, images.Config(dataset="cifar10"))) == 2
 
 
 FACTS = {
@@ -147,10 +156,12 @@ def test_a_training_that_predicts_one_class_is_warned_of():
 def test_the_last_sentence_and_the_next_command():
     space = jd.spaces.darts()
     facts = FACTS | {"trained_parameters": 6194}
-    line = summary.sentence(facts, space, "digits")
+    line = summary.sentence(facts, space, images.Config(dataset="digits"))
     assert "validation accuracy 80.00%" in line and "better than random cells" in line
     assert "6,194 parameters at 8 channels and 3 cells" in line
-    worse = summary.sentence(facts | {"found_cell_supernet_loss": 3.0}, space, "digits")
+    worse = summary.sentence(
+        facts | {"found_cell_supernet_loss": 3.0}, space, images.Config(dataset="digits")
+    )
     assert "not better than random cells" in worse
     config = images.Config(dataset="npz:a b.npz", data_dir="d")
     words = shlex.split(summary.next_command(config, Path("my run")))

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 from jaxdarts.commands import checks, flags, stages
 from jaxdarts.commands.methods import NAMED
 from jaxdarts.commands.published import AGGREGATES, METHODS
+from jaxdarts.commands.search import limited
 from jaxdarts.runs import Stop, flag
 from jaxdarts.runs.flags import BELOW_ONE, DEPTH, NOT_NEGATIVE, POSITIVE, POSITIVE_OR_INFINITE
 
@@ -402,7 +403,9 @@ class ImageDerivation:
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(AlgorithmOptions, Spaces, Stages, ImageMethod, Cost, Stopping, ImageDerivation):
+class Options(
+    AlgorithmOptions, Spaces, Stages, ImageMethod, Cost, Stopping, ImageDerivation, limited.Flags
+):
     """Flags of searches in convolutional spaces."""
 
 
@@ -455,6 +458,13 @@ def check(config: Any) -> None:
             raise Stop(
                 f"--layers={config.layers}: --space={config.space} has three stages of one cell or"
                 " more",
+                2,
+            )
+    for name in ("max_parameters", "max_multiply_adds"):
+        if getattr(config, name) is not None and config.derive != "strongest":
+            raise Stop(
+                f"--{name}={getattr(config, name)} --derive={config.derive}: a limit needs the"
+                " strengths of all operations; use --derive=strongest",
                 2,
             )
     stages.check(config)

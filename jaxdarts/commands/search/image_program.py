@@ -17,6 +17,7 @@ from jaxdarts import algorithms, derive, objectives, parallel, relax, runs
 from jaxdarts.analysis import curvature
 from jaxdarts.commands import checks, methods, programs, stages
 from jaxdarts.commands.optimizers import cosine_rate, weights_optimizer
+from jaxdarts.commands.search import limited
 from jaxdarts.commands.search.program import searches, start_of
 from jaxdarts.commands.search.results import steps_of_tuning
 from jaxdarts.data import augment, images
@@ -128,6 +129,7 @@ def build(config: "Config", dataset: images.Dataset) -> Program:
         checks.check_image_shape(config, space.cells, stage.layers, train.images.shape[1:])
         sizes = f"--layers={stage.layers} --init_channels={config.init_channels}"
         raise Stop(f"{sizes} do not fit the images of {config.dataset}: {error}", 2) from error
+    limited.limits_of(config, space, dataset)  # refuses what no cell can keep
     algorithm = methods.make(
         config, space, steps_per_epoch, len(dataset.class_names), train.images.shape[1:]
     )

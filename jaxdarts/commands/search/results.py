@@ -17,7 +17,7 @@ from jaxdarts import derive, files, genotypes, parallel, report, runs
 from jaxdarts.analysis import curvature, flatness
 from jaxdarts.commands import stages
 from jaxdarts.commands.degenerate import convolutions, degenerate, operations
-from jaxdarts.commands.search import summary
+from jaxdarts.commands.search import limited, summary
 from jaxdarts.commands.search.history import History
 from jaxdarts.data import images
 from jaxdarts.space import Space, one_hot
@@ -341,6 +341,7 @@ def finish(
     log = run.log
     space, params = program.space, training.state.params
     mixes = derived(config, program, training, data, history, run)
+    mixes = limited.under_limits(config, space, dataset, mixes, log)
     found_cells = [space.discretize(mix) for mix in split_seeds(mixes)]
     others, alone = random_cells(config, space), []
     for candidates in [found_cells, *([other] * len(found_cells) for other in others)]:
@@ -371,7 +372,7 @@ def finish(
             "algorithm": config.algorithm,
             "epochs": len(seed_history.records.all),
             "supernet_parameters": num_params(config, parallel.first(training)),
-            **summary.costs(genotype, space, config.dataset, classes, shape),
+            **summary.costs(genotype, space, config, classes, shape),
             **losses,
             "found_cell_supernet_accuracy": accuracy,
             "discretisation_gap_accuracy": gap,
@@ -445,14 +446,14 @@ def write_result(
         mixes={name: np.stack(values) for name, values in history.alphas.items() if name in cells},
         edges={name: choices.edges for name, choices in cells.items()},
         ops={name: choices.ops for name, choices in cells.items()},
-        facts=summary.labelled(facts, space, config.dataset),
+        facts=summary.labelled(facts, space, config),
         sections=runs.analyses(folder),
         summary=summary.head(config, facts, space, folder, wrong),
         links=stages.reports(config),
     )
     log.info("genotype = %s", genotype)
     log.info("report %s", folder / "report.html")
-    return summary.sentence(facts, space, config.dataset)
+    return summary.sentence(facts, space, config)
 
 
 def neighbourhoods(

@@ -26,17 +26,17 @@ COSTS = {"parameters": "parameters", "multiply_adds": "multiply-adds"}
 
 
 def costs(
-    genotype: Any, space: Space, dataset: str, num_classes: int, shape: tuple[int, int, int]
+    genotype: Any, space: Space, config: Any, num_classes: int, shape: tuple[int, int, int]
 ) -> dict[str, int]:
     """Parameters and multiply-adds of the network of a cell.
 
     They are given at the published size, and at the size that `jaxdarts evaluate` trains; those
     that cannot be built for images of that shape are left out.
     """
-    stem, costs_by_name = sizes.has_imagenet_stem(space, dataset), {}
+    stem, costs_by_name = sizes.has_imagenet_stem(space, config.dataset), {}
     for name, size, large in (
         ("", evaluated(space), False),
-        ("trained_", sizes.trained(space, dataset), stem),
+        ("trained_", sizes.trained(config, space), stem),
     ):
         with contextlib.suppress(ValueError):
             cost = network_cost(genotype, *size, num_classes, shape, large)
@@ -44,7 +44,7 @@ def costs(
     return costs_by_name
 
 
-def labelled(facts: Mapping[str, Any], space: Space, dataset: str) -> dict[str, Any]:
+def labelled(facts: Mapping[str, Any], space: Space, config: Any) -> dict[str, Any]:
     """Facts with the size of the network in the names of its costs, as the report shows them."""
     names = {
         "found_cell_supernet_loss": "Loss of the found cell with the supernet's weights",
@@ -55,7 +55,7 @@ def labelled(facts: Mapping[str, Any], space: Space, dataset: str) -> dict[str, 
     }
     if "parameters" in facts or "trained_parameters" in facts:
         published, trained = (
-            sizes.words(space, size) for size in (evaluated(space), sizes.trained(space, dataset))
+            sizes.words(space, size) for size in (evaluated(space), sizes.trained(config, space))
         )
         names["parameters"] = f"Parameters of the network at {published}"
         names["multiply_adds"] = f"Multiply-adds of the network at {published}"
@@ -125,10 +125,14 @@ def next_command(config: Any, folder: Path) -> str:
     if getattr(config, "image_size", None) is not None:
         flags += ["--stream"] if config.image_size == 224 else []
         flags += [f"--image_size={config.image_size}"]
+    if getattr(config, "trained_channels", None):
+        flags += [f"--init_channels={config.trained_channels}"]
+    if getattr(config, "trained_layers", None):
+        flags += [f"--layers={config.trained_layers}"]
     return shlex.join(["jaxdarts", "evaluate", *flags])
 
 
-def sentence(facts: Mapping[str, Any], space: Space, dataset: str) -> str:
+def sentence(facts: Mapping[str, Any], space: Space, config: Any) -> str:
     """The result of a search, in one sentence."""
     loss, random_loss = facts["found_cell_supernet_loss"], facts["random_cells_supernet_loss"]
     order = "better" if loss < random_loss else "not better"
@@ -141,7 +145,7 @@ def sentence(facts: Mapping[str, Any], space: Space, dataset: str) -> str:
         f" {loss:.3f} against {random_loss:.3f})"
     )
     if "trained_parameters" in facts:
-        size = sizes.words(space, sizes.trained(space, dataset))
+        size = sizes.words(space, sizes.trained(config, space))
         text += f"; its network has {facts['trained_parameters']:,} parameters at {size}"
     return text
 
@@ -163,7 +167,7 @@ def head(
     else:
         perplexity = math.exp(facts["found_cell_supernet_loss"])
         figures["Validation perplexity of the cell, with the supernet's weights"] = perplexity
-    named = labelled(facts, space, config.dataset)
+    named = labelled(facts, space, config)
     figures |= {name: value for name, value in named.items() if name.startswith("Parameters of")}
     start = config.start()
     return page.Summary(

@@ -1,0 +1,120 @@
+"""Limits of the network that is trained from the cell of a search, such as --max_parameters."""
+
+import dataclasses
+import logging
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from jaxdarts import limits, parallel
+from jaxdarts.commands import sizes
+from jaxdarts.count import Costs
+from jaxdarts.data import images
+from jaxdarts.runs import Stop, flag
+from jaxdarts.runs.flags import POSITIVE
+from jaxdarts.space import Space
+
+
+@dataclasses.dataclass(frozen=True)
+class Flags:
+    """Limits of the network that will be trained."""
+
+    TOPIC: ClassVar[str] = "derivation"
+
+    max_parameters: float | None = flag(
+        None,
+        "Largest number of parameters, in millions, of the network that will be trained: the cell"
+        " is the one with the strongest operations under it; default any.",
+        POSITIVE,
+        free=True,
+    )
+    max_multiply_adds: float | None = flag(
+        None,
+        "Largest number of multiply-adds, in millions for one image, of the network that will be"
+        " trained; default any.",
+        POSITIVE,
+        free=True,
+    )
+    trained_channels: int | None = flag(
+        None,
+        "Channels of the network that will be trained, its --init_channels; default those of"
+        " jaxdarts evaluate.",
+        POSITIVE,
+        free=True,
+    )
+    trained_layers: int | None = flag(
+        None,
+        "Cells (nasbench201: cells a stage) of the network that will be trained, its --layers;"
+        " default those of jaxdarts evaluate.",
+        POSITIVE,
+        free=True,
+    )
+
+
+FLAGS = {"max_parameters": "parameters", "max_multiply_adds": "multiply-adds"}
+
+
+class Limit(NamedTuple):
+    """One limit: its flag and value, what every operation costs, and the largest cost."""
+
+    words: str
+    costs: Costs
+    most: float
+
+
+def limits_of(config: Any, space: Space, dataset: images.Dataset) -> list[Limit]:
+    """The limits of a configuration; Stop if nothing of the space is under one."""
+    given = {name: getattr(config, name) for name in FLAGS}
+    if all(value is None for value in given.values()):
+        return []
+    first = next(f"--{name}={value:g}" for name, value in given.items() if value is not None)
+    size, classes = sizes.trained(config, space), len(dataset.class_names)
+    if space.costs is None:
+        raise Stop(f"{first}: an operation has no cost of its own in {space.title}", 2)
+    stem = sizes.has_imagenet_stem(space, config.dataset)
+    both = space.costs(*size, classes, dataset.train.images.shape[1:], stem)
+    found = []
+    for (name, what), value, costs in zip(FLAGS.items(), given.values(), both, strict=True):
+        if value is None:
+            continue
+        least = limits.least(space.cells, costs)
+        if least > 1e6 * value:
+            raise Stop(
+                f"--{name}={value:g}: the smallest network of {sizes.words(space, size)} has"
+                f" {least:,} {what}; lower --trained_channels or --trained_layers",
+                2,
+            )
+        found.append(Limit(f"--{name}={value:g}", costs, 1e6 * value))
+    return found
+
+
+def under_limits(
+    config: Any,
+    space: Space,
+    dataset: images.Dataset,
+    mixes: Mapping[str, np.ndarray],
+    log: logging.Logger,
+) -> Mapping[str, np.ndarray]:
+    """The mixes of all seeds, [seeds, edges, ops] of each cell, with what is kept under the limits.
+
+    They stay as they are where there are no limits.
+    """
+    found = limits_of(config, space, dataset)
+    if not found:
+        return mixes
+    words = " ".join(limit.words for limit in found)
+    chosen = []
+    for seed in range(len(next(iter(mixes.values())))):
+        mix = {name: weights[seed] for name, weights in mixes.items()}
+        try:
+            best = limits.under_limits(
+                space.cells, mix, [one.costs for one in found], [one.most for one in found]
+            )
+        except ValueError as error:
+            raise Stop(f"{words}: {error}; raise one of them and resume the run", 2) from error
+        strongest, cell = space.discretize(mix), space.discretize(best)
+        if strongest != cell:
+            log.info("%s: the strongest cell is larger: %s", words, strongest)
+        chosen.append(best)
+    return {name: np.asarray(rows) for name, rows in parallel.stack(chosen).items()}
