@@ -187,8 +187,16 @@ CLAIMS = {
     ),
     "neighbourhoods": Claim((FIRST_ORDER, "na_darts", "a2m"), ("--flatness",), neighbourhoods),
     "shapes": Claim(
-        (FIRST_ORDER, "sdarts_rs", "milenas", "na_darts", "gdas", "drnas", "random_sharing"),
-        ("--nodes=4", "--no_carry_weights"),
+        (
+            FIRST_ORDER,
+            "sdarts_rs",
+            "milenas",
+            "na_darts",
+            "gdas",
+            "drnas --stage_keep",
+            "random_sharing",
+        ),
+        ("--nodes=4",),
         shapes,
     ),
 }
