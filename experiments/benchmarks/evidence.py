@@ -193,7 +193,7 @@ CLAIMS = {
             "milenas",
             "na_darts",
             "gdas",
-            "drnas --stage_keep",
+            "drnas --stage_keep --stage_partial --no_carry_weights",
             "random_sharing",
         ),
         ("--nodes=4",),
