@@ -32,9 +32,10 @@ def check_flags(config: Any) -> None:
     rate, last_rate = (getattr(config, f"learning_rate{end}", 0) for end in ("", "_min"))
     if last_rate > rate and not getattr(config, "resume", None):
         raise Stop(f"--learning_rate_min={last_rate}: above --learning_rate={rate}", 2)
-    output = getattr(config, "output", None)
-    if output and (Path(output).is_dir() or not Path(output).absolute().parent.is_dir()):
-        raise Stop(f"--output={output}: must be a file in a folder that is there", 2)
+    for name in ("output", "page"):
+        file = getattr(config, name, None)
+        if file and (Path(file).is_dir() or not Path(file).absolute().parent.is_dir()):
+            raise Stop(f"--{name}={file}: must be a file in a folder that is there", 2)
 
 
 def check_image_shape(

@@ -19,11 +19,20 @@ def load(config: Any, read: Callable[..., Any] = images.load) -> Any:
     the command has --image_size.
     """
     size = getattr(config, "image_size", None)
-    if read is images.load and size is not None and not hasattr(config, "stream"):
+    streams = hasattr(config, "stream")  # then a TFDS set may have a size too
+    if size is not None and not streams and not config.dataset.startswith("folder:"):
+        reason = f"--dataset={config.dataset} is no folder:PATH"
+        raise Stop(f"--image_size={size}: {reason}; leave --image_size out", 2)
+    if read is images.load and size is not None and not streams:
         read = functools.partial(images.load, size=size)
     try:
         with one_line_warnings():
             return read(config.dataset, config.data_dir)
+    except MemoryError as error:
+        way = "take a smaller set" if size is None else f"give less than --image_size={size}"
+        raise Stop(
+            f"--dataset={config.dataset}: does not fit into the memory: {error}; {way}"
+        ) from error
     except (OSError, ValueError, ImportError) as error:
         text = str(error).replace("--image_size=N", resizing(config, "N"))
         _, _, path = config.dataset.partition(":")

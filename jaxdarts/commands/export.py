@@ -64,7 +64,8 @@ def main(arguments: Sequence[str]) -> None:
         with one_core():
             FORMATS[config.format](config, path)
     except (ValueError, ModuleNotFoundError) as error:
-        raise Stop(f"{config.run}: {error}", 2) from error
+        text = str(error)  # that of a folder without a network names it
+        raise Stop(text if config.run in text else f"{config.run}: {text}", 2) from error
     except OSError as error:
         raise Stop(f"--output={path}: cannot write there: {error}") from error
     print(f"wrote {path}, {path.stat().st_size:,} bytes")

@@ -17,6 +17,7 @@ import numpy as np
 
 from jaxdarts.commands import checks, command_line
 from jaxdarts.data import images
+from jaxdarts.data.optional import require
 from jaxdarts.files import Damaged
 from jaxdarts.runs import Stop, flag, jitted
 from jaxdarts.runs.flags import POSITIVE
@@ -47,6 +48,12 @@ def main(arguments: Sequence[str]) -> None:
         facts = export.facts_of(config.run)
         apply, params = export.load(config.run)
     except ValueError as error:
+        raise Stop(str(error), 2) from error
+    if shape[2] not in (1, 3):
+        raise Stop(f"{config.run}: the network takes images of {shape[2]} channels, no pictures", 2)
+    try:
+        require("PIL.Image", "pillow", "a picture")
+    except ModuleNotFoundError as error:
         raise Stop(str(error), 2) from error
     names = facts.get("class_names") or [str(i) for i in range(facts["num_classes"])]
     probabilities = jitted(lambda params, pixels: jax.nn.softmax(apply(params, pixels)))

@@ -409,9 +409,13 @@ def _files(
                 f" a class: remove it, or put files {', '.join(sorted(SUFFIXES))} there"
             )
     if skipped:
-        number = f"{len(skipped)} files that are" if len(skipped) > 1 else "a file that is"
+        inner = " (a folder inside a class is not read)" if os.path.isdir(skipped[0]) else ""
+        number = f"{len(skipped)} entries that are" if len(skipped) > 1 else "an entry that is"
         warnings.warn(
-            f"{folder}: skipped {number} no image, such as {skipped[0]}", UserWarning, stacklevel=2
+            f"{folder}: skipped {number} no file {', '.join(sorted(SUFFIXES))}, such as"
+            f" {skipped[0]}{inner}",
+            UserWarning,
+            stacklevel=2,
         )
     return pictures
 

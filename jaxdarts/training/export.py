@@ -185,8 +185,20 @@ def _read(folder: Path) -> tuple[Mapping[str, Any], Any, Any]:
         _check_weights(net.init, params, *net.example_inputs(facts["image_shape"]))
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         reason = f"no {error} in weights.npz" if isinstance(error, KeyError) else error
+        if isinstance(error, FileNotFoundError):
+            reason = f"no file {Path(error.filename).name}{_way_out(folder)}"
         raise ValueError(f"{folder} holds no trained network: {reason}") from error
     return facts, net, params
+
+
+def _way_out(folder: Path) -> str:
+    """What to do about a folder that lacks a file of a trained network."""
+    if not folder.is_dir():
+        return "; there is no such folder"
+    seeds = sorted(folder.glob("seed-*/network.json"))
+    if seeds:
+        return f"; it has several seeds: name one, such as {seeds[0].parent}"
+    return "; name the folder of a finished run of jaxdarts evaluate, which trains a cell"
 
 
 def _check_weights(init: Callable[..., Any], variables: Any, *inputs: Any) -> None:

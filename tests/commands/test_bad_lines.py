@@ -7,6 +7,7 @@ take; everything else must be refused.
 
 import importlib
 import random
+import types
 import typing
 from collections.abc import Iterator
 
@@ -16,8 +17,17 @@ from flax import linen as nn
 
 from jaxdarts import __main__ as program
 from jaxdarts import runs
-from jaxdarts.commands import compare, enas, nats_to_csv, score
-from jaxdarts.commands.analyze import comparison, convergence, curvatures, planes, ranking, tables
+from jaxdarts.commands import compare, datasets, enas, nats_to_csv, score
+from jaxdarts.commands.analyze import (
+    comparison,
+    convergence,
+    curvatures,
+    perturbation,
+    planes,
+    ranking,
+    subjects,
+    tables,
+)
 from jaxdarts.commands.discrete import command as discrete
 from jaxdarts.commands.draw import Config as Draw
 from jaxdarts.commands.ensemble import command as ensemble
@@ -224,3 +234,26 @@ def test_there_are_more_than_500_bad_lines():
     lines = [words for start, kind in COMMANDS.items() for words in drawn(start, kind)]
     wrong = [words for words in lines if not may_be_accepted(words[-1])]
     assert len(wrong) > 1000
+
+
+def test_pictures_larger_than_the_memory_are_one_line(monkeypatch):
+    def read(*arguments, size):
+        raise MemoryError("Unable to allocate 16.0 PiB")
+
+    monkeypatch.setattr(datasets.images, "load", read)
+    config = types.SimpleNamespace(dataset="folder:a", data_dir=None, image_size=999)
+    with pytest.raises(Stop, match="give less than --image_size=999") as caught:
+        datasets.load(config, read)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_size_is_for_folders():
+    config = types.SimpleNamespace(dataset="digits", data_dir=None, image_size=8)
+    with pytest.raises(Stop, match="--image_size=8: --dataset=digits is no folder:PATH"):
+        datasets.load(config)
+
+
+def test_an_analysis_needs_a_value_of_each_list():
+    for kind, name in ((perturbation.Perturbation, "epsilons"),):
+        with pytest.raises(Stop, match=f"--{name}: give one value or more"):
+            subjects.parse(kind, ["run", f"--{name}"], "")

@@ -198,3 +198,10 @@ def test_a_damaged_file_of_a_finished_search_is_named(name, content, tmp_path):
 def test_an_unknown_algorithm():
     with pytest.raises(Stop, match="gdas2: no algorithm of jaxdarts search; there are darts"):
         compare.main(["darts", "gdas2"])
+
+
+def test_a_page_that_cannot_be_written_is_refused_before_the_searches(tmp_path):
+    for page in (tmp_path / "missing" / "page.html", tmp_path):
+        with pytest.raises(Stop, match=f"--page={page}: must be a file in a folder that is there"):
+            compare.main(["darts", f"--page={page}", f"--run_dir={tmp_path}/runs"])
+    assert not list(tmp_path.iterdir())

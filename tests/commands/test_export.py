@@ -87,3 +87,27 @@ def test_pictures_of_any_kind_and_a_broken_one(run, tmp_path, capsys):
         chances = np.asarray(jax.nn.softmax(apply(params, jnp.asarray(array[None]))[0]))
         best = int(chances.argmax())
         assert f"  class {best} {100 * chances[best]:.1f} %  " in line
+
+
+def test_a_folder_without_a_network_names_the_way_out(run, tmp_path):
+    (tmp_path / "seeds").mkdir()
+    (tmp_path / "seeds" / "seed-3").symlink_to(run)
+    (tmp_path / "search").mkdir()
+    for folder, way in (
+        ("none", "there is no such folder"),
+        ("search", "name the folder of a finished run of jaxdarts evaluate"),
+        ("seeds", f"name one, such as {tmp_path / 'seeds' / 'seed-3'}$"),
+    ):
+        for program, more in ((export, []), (predict, ["a.png"])):
+            with pytest.raises(Stop, match=way) as caught:
+                program.main([str(tmp_path / folder), *more])
+            assert str(caught.value).count(f"{tmp_path / folder} ") == 1
+
+
+def test_pictures_need_pillow_and_one_or_three_channels(run, tmp_path, monkeypatch):
+    several = saved(tmp_path, CELL, 2, 1, (8, 8, 4))
+    with pytest.raises(Stop, match="takes images of 4 channels"):
+        predict.main([str(several), "a.png"])
+    monkeypatch.setitem(__import__("sys").modules, "PIL.Image", None)
+    with pytest.raises(Stop, match="pip install pillow"):
+        predict.main([str(run), "a.png"])

@@ -115,6 +115,9 @@ def parse(kind: type[T], arguments: Sequence[str], description: str | None) -> T
     checks.check_flags(config)
     if not config.runs:
         raise Stop("name one run folder or more", 2)
+    for field in dataclasses.fields(config):
+        if isinstance(field.default, tuple) and field.default and not getattr(config, field.name):
+            raise Stop(f"--{field.name}: give one value or more, or leave the flag out", 2)
     return config
 
 
