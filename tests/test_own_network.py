@@ -500,6 +500,7 @@ def test_what_cannot_be_a_space():
     [
         ({"dense": nn.Dense(3), "none": None}, "'none' of the choice 'Choice_0' is a NoneType"),
         ({"dense": nn.Dense}, "is a class, Dense: write Dense"),
+        ({"nnx": nnx.Linear(3, 3, rngs=nnx.Rngs(0))}, r"write flax.nnx.bridge.to_linen\(Linear"),
         ({3: nn.Dense(3)}, "the candidate 3: its name must be a text, '3'"),
         ("ab", "are a str: a dictionary or a list"),
         (nn.Dense(3), "are a Dense: a dictionary or a list"),

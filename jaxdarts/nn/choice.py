@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Self
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from flax.core.scope import CollectionFilter, DenyList, union_filters
 from jaxtyping import Array, Key
 
@@ -129,6 +130,11 @@ def _named(decision: Any, candidates: Any) -> dict[str, Callable]:
         if isinstance(candidate, type):
             raise ValueError(
                 f"{where} a class, {candidate.__name__}: write {candidate.__name__}(...)"
+            )
+        if isinstance(candidate, nnx.Module):  # a function of constants: nothing would train it
+            raise ValueError(
+                f"{where} an NNX module, {_type(candidate)}: write"
+                f" flax.nnx.bridge.to_linen({_type(candidate)}, ...)"
             )
         if not callable(candidate):
             raise ValueError(
