@@ -28,7 +28,9 @@ def count_params(net: Module, image_shape: tuple[int, ...] = ()) -> int:
     3349342
     """
     variables = jax.eval_shape(net.init, jax.random.key(0), *net.example_inputs(image_shape))
-    params = {name: w for name, w in variables["params"].items() if name != "auxiliary_head"}
+    params = {
+        name: w for name, w in variables.get("params", {}).items() if name != "auxiliary_head"
+    }
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 

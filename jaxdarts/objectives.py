@@ -5,6 +5,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import optax
+from flax.errors import ScopeCollectionNotFound
 from jaxtyping import Array, Float, Key
 
 from jaxdarts.types import Batch, Carry, Metrics, Mix, Module, Objective, Params
@@ -33,11 +34,27 @@ def supervised(
         parameters, such as {"batch_stats": ...}, which each batch moves on.
     """
 
+    for name, value in (("inputs", inputs), ("options", options)):
+        if isinstance(value, str):
+            raise ValueError(f"{name}={value!r}: a list is needed, [{value!r}]")
+
     def objective(params, mix, carry, batch, key):
+        for name in inputs:
+            if name not in batch:
+                raise ValueError(
+                    f"the batch has no {name!r}, only {', '.join(map(repr, batch))}: inputs=[...]"
+                    " names the entries that the network reads"
+                )
         values = [batch[name] for name in inputs]
         given = {name: batch[name] for name in options if name in batch}
         if not carry:
-            output = net.apply({"params": params}, *values, mix, key, **given)
+            try:
+                output = net.apply({"params": params}, *values, mix, key, **given)
+            except ScopeCollectionNotFound as error:
+                raise ValueError(
+                    "the network has variables besides its parameters, which are the carry of a"
+                    f" search: search.init(key, params, (variables, variables)); {error}"
+                ) from error
         else:
             output, carry = net.apply(
                 {"params": params, **carry}, *values, mix, key, mutable=[*carry], **given

@@ -134,21 +134,30 @@ def locate(cells: Mapping[str, Choices], genotype: AnyGenotype) -> dict[str, lis
         rows = zip(discrete[name].keys, discrete[name].ops)
         for i, (edge, op) in enumerate((edge, op) for edge, ops in rows for op in ops):
             if edge not in choices.keys or op not in choices.ops[choices.keys.index(edge)]:
-                pair = (edge, op) if choices.names else (op, edge[0])
+                if not choices.names:
+                    raise ValueError(
+                        f"{name}[{i}] = {(op, edge[0])!r}: the space has no such operation on edge"
+                        f" {edge}"
+                    )
+                known = dict(zip(choices.names, choices.ops))
+                what, there = (
+                    ("candidate", known[edge]) if edge in known else ("decision", choices.names)
+                )
                 raise ValueError(
-                    f"{name}[{i}] = {pair!r}: the space has no such operation on edge {edge}"
+                    f"{name}[{i}] = {(edge, op)!r}: the space has no such {what}, only"
+                    f" {', '.join(there)}"
                 )
             e = choices.keys.index(edge)
             entries[name].append((e, choices.ops[e].index(op)))
         if choices.kept is None:
             kept = [e for e, _ in entries[name]]
             for e, (edge, needed) in enumerate(
-                zip(choices.edges, choices.picks or [1] * len(choices.edges))
+                zip(choices.keys, choices.picks or [1] * len(choices.edges))
             ):
                 if kept.count(e) != needed:
                     raise ValueError(
                         f"{name}, edge {edge}: the genotype does not keep {needed} of the space's"
-                        " candidates"
+                        f" candidates {', '.join(choices.ops[e])}"
                     )
     return entries
 

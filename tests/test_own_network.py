@@ -488,6 +488,95 @@ def test_what_cannot_be_a_space():
         of(network({}), X)
     with pytest.raises(ValueError, match="needs a name: decision="):
         of(jd.nn.Choice([nn.tanh, nn.relu]), X)
+    for net in (lambda x: x, nn.Dense, nnx.Linear(3, 3, rngs=nnx.Rngs(0))):
+        with pytest.raises(ValueError, match="a Flax linen module is needed"):
+            of(net, X)
+    with pytest.raises(ValueError, match="the input True: .* as a keyword argument"):
+        of(network([nn.tanh]), True)
+
+
+@pytest.mark.parametrize(
+    "candidates, message",
+    [
+        ({"dense": nn.Dense(3), "none": None}, "'none' of the choice 'Choice_0' is a NoneType"),
+        ({"dense": nn.Dense}, "is a class, Dense: write Dense"),
+        ({"nnx": nnx.Linear(3, 3, rngs=nnx.Rngs(0))}, r"write flax.nnx.bridge.to_linen\(Linear"),
+        ({3: nn.Dense(3)}, "the candidate 3: its name must be a text, '3'"),
+        ("ab", "are a str: a dictionary or a list"),
+        (nn.Dense(3), "are a Dense: a dictionary or a list"),
+    ],
+)
+def test_what_is_no_candidate(candidates, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        jd.spaces.of_network(network(candidates), X)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_collection_of_the_choices_name():
+    class Counted(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            self.variable("mix", "count", jnp.zeros, ())
+            return jd.nn.Choice([nn.tanh, nn.relu])(x)
+
+    with pytest.raises(ValueError, match="variable count in the collection 'mix'"):
+        jd.spaces.of_network(Counted(), X)
+
+
+def repeated(lift, **options):
+    class Layer(nn.Module):
+        @nn.compact
+        def __call__(self, x, _=None):
+            return jd.nn.Choice({"dense": nn.Dense(3), "tanh": nn.tanh}, name="layer")(x), None
+
+    class Repeated(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            layers = lift(Layer, split_rngs={"params": True}, **options)
+            return layers(name="layers")(x, None)[0]
+
+    return Repeated()
+
+
+@pytest.mark.parametrize("axes", [{"params": 0}, {"params": 0, "mix": 0}])
+@pytest.mark.parametrize("lift", [nn.scan, nn.vmap])
+def test_a_choice_that_is_repeated_without_its_row(lift, axes):
+    options = {"length": 2} if lift is nn.scan else {"in_axes": (0, None)}
+    with pytest.raises(ValueError, match="'layers/layer' lies in a module that is repeated"):
+        jd.spaces.of_network(repeated(lift, variable_axes=axes, **options), X)
+
+
+def test_a_choice_under_vmap_is_one_decision():
+    axes = {"params": 0, "mix": None}
+    net = repeated(nn.vmap, variable_axes=axes, in_axes=(0, None), out_axes=(0, None))
+    space = jd.spaces.of_network(net, X)
+    plain = space.network(ChoiceGenotype((("layers/layer", "dense"),)))
+    weights = jax.tree.map(np.asarray, plain.init(jax.random.key(0), X)["params"])
+    dense = weights["layers"]["Dense_0"]
+    expected = np.einsum("bi,bio->bo", X, dense["kernel"]) + dense["bias"]
+    np.testing.assert_allclose(plain.apply({"params": weights}, X), expected, rtol=1e-5)
+
+
+def test_a_network_without_parameters_has_none():
+    space = jd.spaces.of_network(network([nn.tanh, nn.relu]), X)
+    assert jd.count_params(space.supernet()) == 0
+    assert jd.count_params(space.network(space.sample(jax.random.key(0)))) == 0
+
+
+def test_an_objective_tells_what_a_batch_and_a_search_lack():
+    space, objective, batches, params = toy()
+    net = space.supernet()
+    with pytest.raises(ValueError, match=r"no 'image', only 'x', 'y': inputs=\[...\] names"):
+        jd.objectives.supervised(net, jd.objectives.cross_entropy)(
+            params, net.example_mix(), (), batches[0], None
+        )
+    with pytest.raises(ValueError, match=r"inputs='x': a list is needed, \['x'\]"):
+        jd.objectives.supervised(net, jd.objectives.cross_entropy, inputs="x")
+    space, variables = mixed()
+    objective = jd.objectives.supervised(space.supernet(), lambda y, _: y.sum(), inputs=["x"])
+    mix = {"choices": jnp.ones((3, 3))}
+    with pytest.raises(ValueError, match=r"the carry of a search: search.init\(key"):
+        objective(variables["params"], mix, (), {"x": X}, jax.random.key(0))
 
 
 def test_what_does_not_fit_a_space():
@@ -495,12 +584,32 @@ def test_what_does_not_fit_a_space():
     with pytest.raises(ValueError, match="'first' is not decided.*supernet"):
         Toy().apply({"params": params}, X[:, :2])
     other = ChoiceGenotype((("first", "tanh"), ("third", "dense")))
-    with pytest.raises(ValueError, match=r"choices\[1\] = \('third', 'dense'\): the space has no"):
+    with pytest.raises(
+        ValueError, match=r"\('third', 'dense'\): .* no such decision, only first, second"
+    ):
         space.network(other)
-    with pytest.raises(ValueError, match="does not keep 1"):
-        space.network(ChoiceGenotype((("first", "tanh"),)))
+    for choices, message in (
+        ((("first", "tanh"),), "edge second: the genotype does not keep 1 .* skip_connect, dense"),
+        ((("first", "none"), ("second", "dense")), "no such candidate, only skip_connect, dense"),
+        ({"first": "tanh", "second": "dense"}, "must be a tuple"),
+        ((("first", 0), ("second", "dense")), "must be a tuple of the names"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            space.network(ChoiceGenotype(choices))
     with pytest.raises(ValueError, match=r"a mix of the shape \(2, 2\).* need \(2, 3\)"):
         space.supernet().apply({"params": params}, X[:, :2], {"choices": jnp.ones((2, 2))})
+    for mix, message in (
+        ({"normal": jnp.ones((2, 3))}, "the mix has normal, but a mix of this network is"),
+        (jnp.ones((2, 3)), "the mix is a ArrayImpl"),
+        (other, "the mix is a ChoiceGenotype, .* jaxdarts.one_hot"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            space.supernet().apply({"params": params}, X[:, :2], mix)
+    plain = space.network(ChoiceGenotype((("first", "dense"), ("second", "dense"))))
+    with pytest.raises(ValueError, match=r'collections Dense_0, .* as \{"params": ...\}'):
+        plain.inherit(params)
+    with pytest.raises(ValueError, match="no params/Dense_0: those of this space's supernet"):
+        plain.inherit({"params": {}})
     with pytest.raises(TypeError, match="1 arguments: the network has 1; the mix follows"):
         space.supernet().apply({"params": params}, X[:, :2])
     with pytest.raises(ValueError, match="of a network of your own"):

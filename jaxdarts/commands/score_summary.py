@@ -29,18 +29,21 @@ def parts_of(flag: str, text: str, known: Sequence[str]) -> dict[str, list[str]]
         for part in parts:
             if part not in (*known, *BASELINES):
                 raise Stop(
-                    f"--{flag}={text}: {name} needs {part}, which --scores does not ask for; there"
-                    f" are {', '.join((*known, *BASELINES))}",
+                    f"--{flag}={text}: {name} needs {part or 'a name'}, which --scores does not ask"
+                    f" for; there are {', '.join((*known, *BASELINES))}",
                     2,
                 )
+            if parts.count(part) > 1:
+                raise Stop(f"--{flag}={text}: {name} has {part} twice, a sum has it once", 2)
         sums[name] = parts
     return sums
 
 
 def check(config: Any, known: Sequence[str]) -> None:
     """Raises Stop if a sum or the regularised SWAP needs what is not there."""
-    parts_of("rank_sums", config.rank_sums, known)
-    parts_of("log_rank_sums", config.log_rank_sums, known)
+    made = () if config.swap_mu is None else ("swap_regularised",)
+    parts_of("rank_sums", config.rank_sums, (*known, *made))
+    parts_of("log_rank_sums", config.log_rank_sums, (*known, *made))
     if (config.swap_mu is None) != (config.swap_sigma is None):
         raise Stop("--swap_mu and --swap_sigma: the regularised SWAP needs both", 2)
     if config.swap_mu is not None and "swap" not in known:

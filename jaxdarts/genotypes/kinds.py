@@ -160,6 +160,7 @@ def _graph_rows(genotype: GraphGenotype) -> dict[str, Choices]:
 
 def _choice_chain(genotype: ChoiceGenotype) -> dict[str, Choices]:
     """Decision i leads from state i to state i + 1, and is told by its name."""
+    rules.choices(genotype, ())
     number = len(genotype.choices)
     return {
         "choices": Choices(

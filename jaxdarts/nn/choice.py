@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Self
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from flax.core.scope import CollectionFilter, DenyList, union_filters
 from jaxtyping import Array, Key
 
@@ -22,14 +23,28 @@ COLLECTION = "mix"
 CELL = "choices"
 """The name of the cell whose edges are the decisions."""
 
+REPEATED = (
+    'lies in a module that is repeated: nn.scan needs variable_broadcast="mix" there, nn.vmap'
+    ' variable_axes={"mix": None, ...}'
+)
+"""Of a choice whose row Flax drops or splits."""
 
-@jax.tree_util.register_static
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["mark"],
+    meta_fields=["decision", "candidates"],
+)
 @dataclasses.dataclass(frozen=True)
 class Open:
-    """What a choice leaves in the variables when a network is initialised: it is not decided."""
+    """What a choice leaves in the variables when a network is initialised: it is not decided.
+
+    mark: a scalar. If it has become an array, a lifted transform of Flax has repeated the choice.
+    """
 
     decision: str
     candidates: tuple[str, ...]
+    mark: Any
 
 
 @jax.tree_util.register_static
@@ -60,25 +75,20 @@ class Choice(nn.Module):
 
     @nn.compact
     def __call__(self, *arguments: Any, **options: Any) -> Any:
-        candidates = self.candidates
-        if not isinstance(candidates, Mapping):
-            candidates = {str(i): candidate for i, candidate in enumerate(candidates)}
         decision = self.decision or "/".join(map(str, self.path))
-        if not decision or not candidates:
-            raise ValueError(
-                f"the choice {decision!r} has no candidates"
-                if decision
-                else "a choice that is no part of a Flax linen module needs a name: decision=..."
-            )
+        candidates = _named(decision, self.candidates)
         if self.has_variable(COLLECTION, "row"):
             row = self.get_variable(COLLECTION, "row")
         elif self.is_mutable_collection(COLLECTION):
-            row = Open(decision, tuple(candidates))
+            row = Open(decision, tuple(candidates), jnp.zeros(()))
             self.put_variable(COLLECTION, "row", row)
+        elif self.is_initializing():
+            raise ValueError(f"the choice {decision!r} {REPEATED}")
         else:
             raise ValueError(
                 f"the choice {decision!r} is not decided: call the supernet or a network of"
-                " jaxdarts.spaces.of_network(net, ...) instead of the network itself"
+                " jaxdarts.spaces.of_network(net, ...) instead of the network itself, and make the"
+                " space with inputs and options that reach this choice"
             )
         if isinstance(row, Chosen):
             return candidates[row.candidate](*arguments, **options)
@@ -87,6 +97,55 @@ class Choice(nn.Module):
         if isinstance(row, Open):
             row = jnp.full(len(candidates), 1 / len(candidates))
         return jax.tree.map(lambda *values: _weighted_sum(row, values), *outputs.values())
+
+
+def _named(decision: Any, candidates: Any) -> dict[str, Callable]:
+    """The candidates by name.
+
+    Raises:
+        ValueError: if they cannot be called, or a name is no text.
+    """
+    if not isinstance(decision, str):
+        raise ValueError(f"decision={decision!r}: the name of a decision is a text")
+    if not decision:
+        raise ValueError(
+            "a choice that is no part of a Flax linen module needs a name: decision=..."
+        )
+    if isinstance(candidates, Sequence) and not isinstance(candidates, str):
+        candidates = {str(i): candidate for i, candidate in enumerate(candidates)}
+    if not isinstance(candidates, Mapping):
+        raise ValueError(
+            f"the candidates of the choice {decision!r} are a {_type(candidates)}: a"
+            " dictionary or a list of modules and functions is needed"
+        )
+    if not candidates:
+        raise ValueError(f"the choice {decision!r} has no candidates")
+    for name, candidate in candidates.items():
+        if not isinstance(name, str):
+            raise ValueError(
+                f"the choice {decision!r} has the candidate {name!r}: its name must be a text,"
+                f" {str(name)!r}"
+            )
+        where = f"the candidate {name!r} of the choice {decision!r} is"
+        if isinstance(candidate, type):
+            raise ValueError(
+                f"{where} a class, {candidate.__name__}: write {candidate.__name__}(...)"
+            )
+        if isinstance(candidate, nnx.Module):  # a function of constants: nothing would train it
+            raise ValueError(
+                f"{where} an NNX module, {_type(candidate)}: write"
+                f" flax.nnx.bridge.to_linen({_type(candidate)}, ...)"
+            )
+        if not callable(candidate):
+            raise ValueError(
+                f"{where} a {_type(candidate)}, neither a module nor a function: lambda x: x"
+                " gives the input, jnp.zeros_like zeros"
+            )
+    return dict(candidates)
+
+
+def _type(value: Any) -> str:
+    return type(value).__name__
 
 
 def _weighted_sum(row: Array, values: Sequence[Array]) -> Array:
@@ -143,10 +202,17 @@ def places(net: nn.Module, *inputs: Any, **options: Any) -> tuple[Place, ...]:
 
 def _walk(tree: Any, path: tuple[str, ...]):
     if isinstance(tree, Open):
+        if tree.mark.shape:
+            raise ValueError(f"the choice {tree.decision!r} {REPEATED}")
         yield Place(path[:-1], tree.decision, tree.candidates)
     elif isinstance(tree, Mapping):
         for name, branch in tree.items():
             yield from _walk(branch, (*path, name))
+    else:
+        raise ValueError(
+            f"the network has a variable {'/'.join(path)} in the collection {COLLECTION!r}, which"
+            " is that of the choices: give its collection another name"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,6 +302,13 @@ class ChoiceSupernet(OfChoices):
             options = {"rngs": keys[0], **options}
         options = {**self.options, **options}
         rows, columns = self._numbers()
+        if not isinstance(mix, Mapping) or CELL not in mix:
+            has = f"has {', '.join(mix)}" if isinstance(mix, Mapping) else f"is a {_type(mix)}"
+            raise ValueError(
+                f"the mix {has}, but a mix of this network is {{{CELL!r}: [decisions,"
+                " candidates]}; jaxdarts.one_hot makes one of a genotype"
+            )
+        mix = {CELL: jnp.asarray(mix[CELL])}
         shape = mix[CELL].shape
         if shape not in ((len(rows), columns), (len(rows), columns + 1)):
             raise ValueError(
@@ -300,8 +373,15 @@ class ChoiceNetwork(OfChoices):
             return self._apply(self._chosen(), {}, inputs, True, rngs=key, **options)[1]
 
         shape = jax.eval_shape(made, jax.random.key(0))
+        if shape.get("params") and "params" not in variables:
+            raise ValueError(
+                f"variables of the collections {', '.join(variables) or 'none'}: the shared weights"
+                ' are needed as {"params": ...}'
+            )
         return {
-            name: _part(tree, variables[name]) for name, tree in shape.items() if name in variables
+            name: _part(tree, variables[name], (name,))
+            for name, tree in shape.items()
+            if name in variables
         }
 
     def example_inputs(self, image_shape: tuple[int, ...] = ()) -> tuple[Any, ...]:
@@ -313,7 +393,13 @@ class ChoiceNetwork(OfChoices):
         return self._rows(lambda place: Chosen(candidates[place.decision]))
 
 
-def _part(shape: Any, tree: Any) -> Any:
+def _part(shape: Any, tree: Any, path: tuple[str, ...]) -> Any:
     if not isinstance(shape, Mapping):
         return tree
-    return {name: _part(branch, tree[name]) for name, branch in shape.items()}
+    for name in shape:
+        if name not in tree:
+            raise ValueError(
+                f"the variables have no {'/'.join((*path, name))}: those of this space's supernet"
+                " are needed"
+            )
+    return {name: _part(branch, tree[name], (*path, name)) for name, branch in shape.items()}

@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 
@@ -28,8 +29,9 @@ def of_network(net: Any, *inputs: Any, **options: Any) -> Space:
         options: keyword arguments of its calls in a search, such as `train=True`.
 
     Raises:
-        ValueError: if the network has no choice, candidates of a choice give outputs of different
-          shapes, or choices of one decision have different candidates.
+        ValueError: if the network is none or has no choice, a candidate is none, candidates of a
+          choice give outputs of different shapes, or choices of one decision have different
+          candidates.
 
     >>> import flax.linen as nn
     >>> import jax.numpy as jnp
@@ -44,6 +46,17 @@ def of_network(net: Any, *inputs: Any, **options: Any) -> Space:
     >>> space.network(genotype).init(jax.random.key(0), jnp.zeros((1, 4)))
     {}
     """
+    if not isinstance(net, nn.Module):
+        raise ValueError(
+            f"the network is a {type(net).__name__}: a Flax linen module is needed, such as Net()"
+            " or flax.nnx.bridge.to_linen(Net) of a class of NNX"
+        )
+    for value in inputs:
+        if isinstance(value, bool | str):
+            raise ValueError(
+                f"the input {value!r}: only shapes and types of inputs are looked at; give it as a"
+                " keyword argument"
+            )
     shapes = jax.eval_shape(lambda: inputs)
     every = places(net, *shapes, **options)
     if not every:

@@ -121,7 +121,7 @@ def test_sums_of_ranks_and_other_data_sets(table, tmp_path, capsys, monkeypatch)
         "--repeats=2",
         *TINY,
         f"--table={table}",
-        "--rank_sums=swap+parameters",
+        "--rank_sums=swap+parameters,swap_regularised+expressivity",
         "--log_rank_sums=az_nas+swap",
         "--swap_mu=1",
         "--swap_sigma=9",
@@ -144,6 +144,7 @@ def test_sums_of_ranks_and_other_data_sets(table, tmp_path, capsys, monkeypatch)
         "az_nas": az_nas,
         "log ranks of az_nas+swap": az_nas + np.log(ranks["swap"]),
         "ranks of swap+parameters": ranks["swap"] + ranks["parameters"],
+        "ranks of swap_regularised+expressivity": ranks["swap_regularised"] + ranks["expressivity"],
         "swap_regularised": columns["swap"] * np.exp(-((columns["parameters"] / 1e3 - 1) ** 2) / 9),
     }
     for name, values in expected.items():
@@ -196,6 +197,13 @@ def test_what_is_not_finite_ranks_last_and_is_counted():
             "naswot+snip needs snip, which --scores does not ask for; there are naswot, parameters",
         ),
         ("--log_rank_sums=az_nas", "az_nas needs expressivity, which --scores does not ask for"),
+        ("--rank_sums=naswot+", "naswot+ needs a name, which --scores does not ask for"),
+        ("--rank_sums=naswot+naswot", "naswot+naswot has naswot twice"),
+        (
+            "--scores=az_nas --log_rank_sums=az_nas+multiply_adds",
+            "az_nas+multiply_adds has multiply_adds twice",
+        ),
+        ("--rank_sums=swap_regularised", "swap_regularised needs swap_regularised, which"),
         ("--swap_mu=1", "the regularised SWAP needs both"),
         ("--swap_mu=1 --swap_sigma=2", "--swap_mu=1.0: --scores does not ask for swap"),
         ("--batch_size=-1", "--batch_size=-1: must not be negative"),
