@@ -281,8 +281,8 @@ def spread(accuracies: Mapping[Any, float]) -> dict[str, float]:
 def looked_up(row: Row, truth: Mapping[str, Mapping[Any, float]]) -> dict[str, Any]:
     """True accuracies of a search's cells: of the last one, and of every epoch's, by seed.
 
-    The cells of the epochs are those of alpha; a method that chooses its cell by validation alone
-    has no others than the last one. A search with `--ranked_cells` has Kendall's tau too.
+    The cells of the epochs are those of alpha; a method whose alpha rests chooses its cell by
+    validation alone, and has no others than the last one. A search with `--ranked_cells` has Kendall's tau too.
     """
     values: dict[str, list[Any]] = {}
     if not truth:
@@ -294,7 +294,9 @@ def looked_up(row: Row, truth: Mapping[str, Mapping[Any, float]]) -> dict[str, A
             alphas = files.read_arrays(folder / "alphas.npz")
             if "cell" not in alphas:
                 raise files.Damaged(f"{folder / 'alphas.npz'} has no array cell")
-            every = [space.discretize({"cell": mix}) for mix in alphas["cell"]]
+            rests = len(alphas["cell"]) > 1 and not np.ptp(alphas["cell"], axis=0).any()
+            mixes = [] if rests else alphas["cell"]
+            every = [space.discretize({"cell": mix}) for mix in mixes]
             ranking = ranking_of(folder)
             for dataset, accuracies in truth.items():
                 name = column_of(dataset)

@@ -48,6 +48,7 @@ def write(
     pictures = []
     for dataset in datasets:
         every = {name: of_seeds(results[name], dataset) for name in results}
+        every = {name: lines for name, lines in every.items() if any(lines)}
         pictures.append(
             chart(
                 {name: mean(lines) for name, lines in every.items()},
