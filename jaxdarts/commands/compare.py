@@ -282,7 +282,8 @@ def looked_up(row: Row, truth: Mapping[str, Mapping[Any, float]]) -> dict[str, A
     """True accuracies of a search's cells: of the last one, and of every epoch's, by seed.
 
     The cells of the epochs are those of alpha; a method whose alpha rests chooses its cell by
-    validation alone, and has no others than the last one. A search with `--ranked_cells` has Kendall's tau too.
+    validation alone, and has no others than the last one. A search with `--ranked_cells` has
+    Kendall's tau too.
     """
     values: dict[str, list[Any]] = {}
     if not truth:
