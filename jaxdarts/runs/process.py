@@ -115,7 +115,7 @@ def _command() -> str:
 def _without_paths(flags: Sequence[str]) -> list[str]:
     """Flags without those that name files of this machine, which are no part of a result."""
     path_flags = tuple(
-        "--output --run_dir --resume --peer --data_dir --cache_dir --table --scheduler".split()
+        "--output --page --run_dir --resume --peer --data_dir --cache_dir --table --scheduler".split()
     )
     kept: list[str] = []
     value_of_path = False
