@@ -52,13 +52,16 @@ def write(
         pictures.append(
             chart(
                 {name: mean(lines) for name, lines in every.items()},
-                f"{dataset}: true test accuracy of the cell of each epoch, mean of the seeds",
+                f"True test accuracy on {dataset}, mean of seeds",
                 "percent",
             )
         )
         for name, lines in every.items():
-            seeds = {f"seed {i}": line for i, line in enumerate(lines)}
-            pictures.append(chart(seeds, f"{name}: true test accuracy on {dataset}", "percent"))
+            seeds = {
+                seed.name.replace("-", " "): line
+                for seed, line in zip(folders[name][1:], lines, strict=True)
+            }
+            pictures.append(chart(seeds, f"{name}, on {dataset}", "percent"))
     for key, (title, unit, scale) in CURVES.items():
         lines = {
             name: mean([report.page.points(one, key, scale) for one in of_method])
@@ -66,7 +69,7 @@ def write(
         }
         lines = {name: line for name, line in lines.items() if line}
         if lines:
-            pictures.append(chart(lines, f"{title}, mean of the seeds", unit))
+            pictures.append(chart(lines, f"{title}, mean of seeds", unit))
     cells = {
         name: genotypes.from_json(files.read_text(folder / "genotype.json"))
         for name, (folder, *_) in folders.items()
@@ -84,7 +87,7 @@ def chart(lines: Mapping[str, Line], title: str, unit: str) -> str:
 def of_seeds(values: Mapping[str, Any], dataset: str) -> list[Line]:
     """True accuracies over the epochs, one line a seed."""
     accuracies = values[f"{dataset}_test_of_every_epoch"]
-    return [[(epoch, value) for epoch, value in enumerate(line)] for line in accuracies]
+    return [[(epoch, value) for epoch, value in enumerate(line, 1)] for line in accuracies]
 
 
 def mean(lines: Sequence[Line]) -> Line:

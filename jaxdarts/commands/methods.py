@@ -252,7 +252,7 @@ def with_parts(algorithm: Algorithm, config: Any, space: Space, ramp: Callable) 
             reason = "the method has it already"
         elif config.alpha_loss == "uphill" and config.algorithm in ("drnas", "reinmax"):
             reason = "it needs a second derivative of the draw, which the method does not have"
-        elif config.alpha_loss == "neighbourhood" and set(learnt) != set(cells):
+        elif config.alpha_loss == "neighbourhood" and any(map(is_tree, learnt.values())):
             reason = "the method learns weights of edges too, and a neighbour has other operations"
         if reason:
             raise Stop(f"{given}: {reason}; leave --alpha_loss out", 2)
@@ -288,6 +288,11 @@ def with_parts(algorithm: Algorithm, config: Any, space: Space, ramp: Callable) 
         )
         algorithm = algorithm._replace(penalty=penalty.both(algorithm.penalty, price))
     return algorithm
+
+
+def is_tree(value: Any) -> bool:
+    """Whether a cell's alpha has parts, such as weights of operations and of edges."""
+    return not jax.tree_util.all_leaves([value])
 
 
 LOSSES = {"mixed": "milenas", "neighbourhood": "na_darts", "uphill": "a2m"}

@@ -103,7 +103,7 @@ def write_table(
         pictures: charts, as SVG text.
         genotypes: cells by name.
     """
-    contents = [("runs", "Table"), ("curves", "Curves"), ("cells", "Cells")]
+    contents = [("runs", "Runs"), ("curves", "Curves"), ("cells", "Cells")]
     html = page.render(
         "comparison.html.jinja",
         title=title,

@@ -104,7 +104,7 @@ def test_cells_looked_up_in_a_table(tmp_path, capsys):
     np.testing.assert_allclose(values["a_tau"], [tau], rtol=1e-6)
 
     page = (tmp_path / "out.html").read_text()
-    for text in ("a tau", "a: true test accuracy of the cell", "Skip connections in the cell"):
+    for text in ("a tau", "True test accuracy on a, mean of seeds", "Skip connections in the cell"):
         assert text in page
     assert page.count("<svg") >= 2 * 2 + 2 + 1  # two data sets, validation and skips, the cell
     (of_epochs,) = values["b_test_of_every_epoch"]
