@@ -114,9 +114,8 @@ def _command() -> str:
 
 def _without_paths(flags: Sequence[str]) -> list[str]:
     """Flags without those that name files of this machine, which are no part of a result."""
-    path_flags = tuple(
-        "--output --page --run_dir --resume --peer --data_dir --cache_dir --table --scheduler".split()
-    )
+    names = "output page run_dir resume peer data_dir cache_dir table scheduler"
+    path_flags = tuple(f"--{name}" for name in names.split())
     kept: list[str] = []
     value_of_path = False
     for flag in flags:
