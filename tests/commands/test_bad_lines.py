@@ -95,7 +95,8 @@ ZERO = set(
     entropy_weight epsilon_alpha fork_epoch instances keep_checkpoints label_smooth lambda_valid
     agreement alignment_weight beta_weight
     last_steps learning_rate_min log_cost_weight max_seq_len_delta max_skips max_steps momentum
-    neighbours policy_beta1 policy_steps prefixes radius random_cells random_fraction retries
+    neighbours policy_beta1 policy_steps prefixes radius random_cells random_fraction
+    ranked_cells retries
     sample_batches seed size skip_dropout stage
     stage_skip_dropout stop_eigenvalue
     stop_skips stop_start test_images train_images tune_steps weight_decay workers
@@ -111,7 +112,8 @@ COUNTS = set(
     last_steps
     machines max_seq_len_delta max_skips max_steps neighbours nonmono num_finalists num_samples
     partial
-    policy_samples policy_steps population radius_steps report_freq retries runs sample_batches
+    policy_samples policy_steps population radius_steps ranked_cells report_freq retries runs
+    sample_batches
     seed size stage_partial
     stop_size stop_skips stop_start test_images train_images tune_epochs tune_steps unroll
     unroll_steps""".split()
@@ -121,19 +123,21 @@ AMOUNTS = set(
     """adanet_beta adanet_lambda alpha arch_grad_clip arch_learning_rate arch_weight_decay
     auxiliary_skip
     auxiliary_weight beta budget_seconds cost_target cost_weight dense_learning_rate deviation
-    entropy_weight epsilon_alpha grad_clip lambda_valid learning_rate log_cost_weight policy_epsilon
+    entropy_weight epsilon_alpha grad_clip lambda_valid learning_rate log_cost_weight
+    max_multiply_adds max_parameters policy_epsilon
     policy_grad_clip policy_learning_rate radius
     alignment_weight beta_weight
     stop_eigenvalue tanh_constant tau_end tau_start temperature temperature_end weight_decay
     zero_one_weight""".split()
 )
 """Flags that may be any positive number, however large: the run ends where a loss is not finite."""
-READ_LATER = set("accuracies cache_dir data_dir output run run_dir score scores table".split())
+READ_LATER = set("accuracies cache_dir data_dir output page run run_dir score scores table".split())
 """Texts that only some settings read, or that name what is yet to be made."""
 NEVER = {
     "cache_dir": {"FILE"},
     "data_dir": {""},
     "output": {"", "FOLDER", "/nowhere/at/all"},
+    "page": {"", "FOLDER", "/nowhere/at/all"},
     "run_dir": {"", "FILE"},
 }
 """Texts of them that are wrong all the same."""

@@ -40,14 +40,14 @@ class Flags:
         None,
         "Channels of the network that will be trained, its --init_channels; default those of"
         " jaxdarts evaluate.",
-        POSITIVE,
+        POSITIVE._replace(most=100_000),
         free=True,
     )
     trained_layers: int | None = flag(
         None,
         "Cells (nasbench201: cells a stage) of the network that will be trained, its --layers;"
         " default those of jaxdarts evaluate.",
-        POSITIVE,
+        POSITIVE._replace(most=1000),
         free=True,
     )
 
