@@ -299,14 +299,15 @@ def looked_up(row: Row, truth: Mapping[str, Mapping[Any, float]]) -> dict[str, A
             mixes = [] if rests else alphas["cell"]
             every = [space.discretize({"cell": mix}) for mix in mixes]
             ranking = ranking_of(folder)
+            ranked = [genotypes.parse(text) for text in ranking["cells"]] if ranking else []
             for dataset, accuracies in truth.items():
                 name = column_of(dataset)
                 values.setdefault(name, []).append(accuracies[cell])
                 by_epoch = [accuracies[one] for one in every]
                 values.setdefault(f"{name}_of_every_epoch", []).append(by_epoch)
                 if ranking:
-                    true = [accuracies[genotypes.parse(one)] for one in ranking["cells"]]
-                    tau = kendall_tau(np.array(ranking["accuracy"]), np.array(true))
+                    true = np.array([accuracies[one] for one in ranked])
+                    tau = kendall_tau(np.array(ranking["accuracy"]), true)
                     values.setdefault(f"{dataset}_tau", []).append(tau)
         except KeyError as error:
             raise Stop(f"--table: {folder}: {error} is not in the table", 2) from error

@@ -460,7 +460,7 @@ def check(config: Any) -> None:
                 " more",
                 2,
             )
-    for name in ("max_parameters", "max_multiply_adds"):
+    for name in limited.FLAGS:
         if getattr(config, name) is not None and config.derive != "strongest":
             raise Stop(
                 f"--{name}={getattr(config, name)} --derive={config.derive}: a limit needs the"
