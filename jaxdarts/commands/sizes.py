@@ -1,9 +1,12 @@
-"""The size at which `jaxdarts evaluate` trains a cell unless it is told another one."""
+"""The sizes at which `jaxdarts evaluate` trains a cell unless it is told other ones."""
 
 from typing import Any
 
 from jaxdarts.commands import methods
 from jaxdarts.space import Space
+
+STREAMED = 224
+"""Height and width of streamed pictures where no flag says otherwise."""
 
 
 def trained(config: Any, space: Space) -> tuple[int, int]:

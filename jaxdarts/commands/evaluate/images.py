@@ -23,11 +23,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdarts import parallel, runs
-from jaxdarts.commands import command_line, datasets, programs
+from jaxdarts.commands import command_line, datasets, programs, sizes
 from jaxdarts.commands.evaluate import results as training_results
 from jaxdarts.commands.evaluate.image_program import Program, build, rates
 from jaxdarts.commands.evaluate.recipes import (
-    STREAMED,
     Cells,
     Config,
     check,
@@ -214,18 +213,19 @@ def write_report(
         run.log.info("seed %d %s_acc %f error %f", seed, part, accuracy, 100 - accuracy)
     run.log.info("%s_acc %f", part, 100 * float(np.mean(tested["accuracy"])))
     counts = np.sum(tested["confusion"], axis=0)
-    sizes = counts.sum(1)
-    name = dataset.class_names[int(sizes.argmax())]
-    run.log.info("largest class %s %f", name, 100 * sizes.max() / sizes.sum())
-    for label, size in enumerate(sizes):
-        if size and len(sizes) <= MOST_CLASSES:
+    class_sizes = counts.sum(1)
+    name = dataset.class_names[int(class_sizes.argmax())]
+    share = 100 * class_sizes.max() / class_sizes.sum()
+    run.log.info("largest class %s %f", name, share)
+    for label, size in enumerate(class_sizes):
+        if size and len(class_sizes) <= MOST_CLASSES:
             right = 100 * counts[label, label] / size
             run.log.info("%s_acc of %s %f", part, dataset.class_names[label], right)
     summary = runs.mean_and_deviation(1 - tested["accuracy"], 100, 2, " %")
     summary += f" over {config.num_seeds} seeds" if config.num_seeds > 1 else ""
     run.log.info("%s error %s", part, summary)
     facts = {"parameters": cost[0], "multiply_adds": cost[1], f"{part}_error": summary}
-    facts["largest_class"] = f"{100 * sizes.max() / sizes.sum():.2f} % ({name})"
+    facts["largest_class"] = f"{share:.2f} % ({name})"
     results = {name: value.tolist() for name, value in tested.items()}
     names = dataset.class_names
     training_results.write_result(config, run, records, genotype, part, results, facts, names)
@@ -307,7 +307,7 @@ def test_again(config: Config) -> None:
 def load(config: Config) -> Any:
     """The data set, in memory or on a disk."""
     if config.stream:
-        size = config.image_size or STREAMED
+        size = config.image_size or sizes.STREAMED
         return datasets.load(config, functools.partial(stream.load, size=size))
     return datasets.load(config, functools.partial(images.load, size=size_in_memory(config)))
 

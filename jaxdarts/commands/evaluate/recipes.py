@@ -9,17 +9,13 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from jaxdarts import files, genotypes, spaces
-from jaxdarts.commands import checks, command_line, flags, reproduce
+from jaxdarts.commands import checks, command_line, flags, reproduce, sizes
 from jaxdarts.genotypes import Genotype, GraphGenotype, SizeGenotype, TopologyGenotype
 from jaxdarts.runs import Stop, flag
 from jaxdarts.runs.flags import BELOW_ONE, INSIDE_ONE, NOT_NEGATIVE, PORTION, POSITIVE
 
 Cells = Genotype | TopologyGenotype | SizeGenotype | GraphGenotype
 """What can be trained: two cells, or what a benchmark has trained."""
-
-
-STREAMED = 224
-"""Height and width of streamed pictures where no flag says otherwise."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -249,9 +245,9 @@ def parse(arguments: Sequence[str] | command_line.Line, description: str | None)
         kind = kind_of(select, "--select")
     else:
         kind = kind_of([line.value("arch") or Config.arch], "--arch")
-    sizes = [name for name in ("init_channels", "layers") if name in line.given]
-    if kind is SizeGenotype and sizes:
-        size = f"--{sizes[0]}={line.value(sizes[0])}"
+    given = [name for name in ("init_channels", "layers") if name in line.given]
+    if kind is SizeGenotype and given:
+        size = f"--{given[0]}={line.value(given[0])}"
         raise Stop(f"{size}: the genotype itself says how wide and deep its network is", 2)
     return command_line.parse(line, *presets_of(kind), description)
 
@@ -292,8 +288,12 @@ def check(config: Config) -> Config:
             " name",
             2,
         )
-    if config.image_size == STREAMED and not (config.stream or config.resume or config.test_only):
-        raise Stop(f"--image_size={STREAMED}: pictures of this size are streamed: add --stream", 2)
+    if config.image_size == sizes.STREAMED and not (
+        config.stream or config.resume or config.test_only
+    ):
+        raise Stop(
+            f"--image_size={sizes.STREAMED}: pictures of this size are streamed: add --stream", 2
+        )
     checks.check_seeds_and_devices(config)
     return config
 
@@ -303,7 +303,7 @@ def size_in_memory(config: Config) -> int | None:
 
     Runs of earlier versions have the size of streamed pictures without streaming any.
     """
-    return None if config.image_size == STREAMED else config.image_size
+    return None if config.image_size == sizes.STREAMED else config.image_size
 
 
 def resolve(arch: str, flag: str = "--arch") -> Cells:

@@ -123,7 +123,7 @@ def next_command(config: Any, folder: Path) -> str:
     flags = [f"--arch={folder}", f"--dataset={config.dataset}"]
     flags += [f"--data_dir={config.data_dir}"] if config.data_dir else []
     if getattr(config, "image_size", None) is not None:
-        flags += ["--stream"] if config.image_size == 224 else []
+        flags += ["--stream"] if config.image_size == sizes.STREAMED else []
         flags += [f"--image_size={config.image_size}"]
     if getattr(config, "trained_channels", None):
         flags += [f"--init_channels={config.trained_channels}"]
