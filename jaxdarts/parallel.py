@@ -45,14 +45,19 @@ def over_seeds(function: Callable, in_axes: Any = 0) -> Callable:
 
 
 def over_devices(
-    function: Callable, devices: Sequence[jax.Device], donate: tuple[int, ...] = ()
+    function: Callable,
+    devices: Sequence[jax.Device],
+    donate: tuple[int, ...] = (),
+    obtain: "Obtain | None" = None,
 ) -> "OnDevices":
     """Maps a pure function over a leading axis of devices.
 
-    The arguments in `donate` give their memory to the results.
+    The arguments in `donate` give their memory to the results. `obtain` may give the executable of
+    the first call from elsewhere; by default it is compiled.
     """
     mapped = jax.pmap(function, axis_name=AXIS, devices=devices, donate_argnums=donate)
-    return OnDevices(mapped, compiler_options(devices[0].platform))
+    options = compiler_options(devices[0].platform)
+    return OnDevices(function, mapped, options, tuple(devices), donate, obtain)
 
 
 def compiler_options(platform: str) -> dict[str, str]:
@@ -77,6 +82,10 @@ def compiler_options(platform: str) -> dict[str, str]:
     }
 
 
+Obtain = Callable[["OnDevices", Sequence[Any]], Any]
+"""(program, arguments) -> its executable for arguments of these shapes."""
+
+
 class OnDevices:
     """A function over devices, compiled for the shapes of its first call.
 
@@ -84,8 +93,18 @@ class OnDevices:
     and takes no options.
     """
 
-    def __init__(self, mapped: Any, options: dict[str, str]):
-        self.mapped, self.options, self.compiled = mapped, options, None
+    def __init__(
+        self,
+        function: Callable,
+        mapped: Any,
+        options: dict[str, str],
+        devices: tuple[jax.Device, ...],
+        donate: tuple[int, ...],
+        obtain: Obtain | None,
+    ):
+        self.function, self.mapped, self.options = function, mapped, options
+        self.devices, self.donate, self.obtain = devices, donate, obtain
+        self.compiled = None
 
     def compile(self, *arguments: Any) -> Any:
         """Compiles without running; arguments may be `jax.ShapeDtypeStruct`s."""
@@ -95,6 +114,8 @@ class OnDevices:
     def __call__(self, *arguments: Any) -> Any:
         if jax.process_count() > 1:
             return self.mapped(*arguments)
+        if self.compiled is None and self.obtain is not None:
+            self.compiled = self.obtain(self, arguments)
         return (self.compiled or self.compile(*arguments))(*arguments)
 
 

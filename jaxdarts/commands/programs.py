@@ -14,6 +14,7 @@ from jaxtyping import Array, Key
 
 from jaxdarts import parallel, runs
 from jaxdarts.parallel import OnDevices
+from jaxdarts.runs import executables
 from jaxdarts.runs.task import State
 from jaxdarts.types import Metrics
 
@@ -53,14 +54,15 @@ def compiled(
     The training that it is given is used up.
     """
     over_seeds = parallel.over_seeds(adding_up(step), in_axes)
-    return parallel.over_devices(over_seeds, devices, donate=(0,))
+    return parallel.over_devices(over_seeds, devices, (0,), executables.obtained)
 
 
 def evaluation(
     function: Callable[..., Any], devices: Sequence[jax.Device], in_axes: Any
 ) -> OnDevices:
     """A function over seeds and devices that changes nothing."""
-    return parallel.over_devices(parallel.over_seeds(function, in_axes), devices)
+    over_seeds = parallel.over_seeds(function, in_axes)
+    return parallel.over_devices(over_seeds, devices, obtain=executables.obtained)
 
 
 def trained_state(folder: Path, like: Any, config: Any, before: str = "", after: str = "") -> Any:

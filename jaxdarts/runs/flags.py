@@ -103,6 +103,19 @@ def free(kind: type) -> frozenset[str]:
     return frozenset(name for name, one in declared(kind).items() if one.free)
 
 
+def not_compiled(kind: type) -> frozenset[str]:
+    """The flags of a class that no compiled program depends on; none where the class has no flags.
+
+    They say where a run is written and when, and which seed makes its random keys.
+    """
+    if not any("text" in field.metadata for field in dataclasses.fields(kind)):
+        return frozenset()
+    flags = declared(kind).items()
+    return frozenset(
+        name for name, one in flags if one.topic == "run" and (one.free or name == "seed")
+    )
+
+
 def wrong(config: Any) -> str | None:
     """Error line about the values of a configuration; None where nothing is wrong."""
     for name, one in declared(type(config)).items():

@@ -17,7 +17,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from jaxdarts import parallel
-from jaxdarts.runs import checkpoint, writers
+from jaxdarts.runs import checkpoint, patience, writers
 from jaxdarts.runs.folder import Run, defaults, frozen
 from jaxdarts.runs.process import Stop
 from jaxdarts.runs.signals import Interruption
@@ -234,15 +234,12 @@ def _epochs(
             training = Training(task.reset(training.state), zeros)
         last = min(int(every_end[epoch]), total) - (step - position) - 1
         for i in range(position, last + 1):
-            if not interruption.stepped.is_set():
-                where = f"; the next start reads {config.cache_dir}" if config.cache_dir else ""
-                log.info("compiling the step, which can take minutes%s", where)
-            training = take(training, i)
-            step += 1
-            if not interruption.stepped.is_set():
-                jax.block_until_ready(training)
-                log.info("the first step took %.1f s", time.monotonic() - start - seconds)
+            if interruption.stepped.is_set():
+                training = take(training, i)
+            else:
+                training = _first_step(config, log, lambda: take(training, i))
                 interruption.stepped.set()
+            step += 1
             reported = step % config.report_freq == 0 or i == last
             leaving, now = interruption.leaving(reported), time.monotonic()
             if reported or leaving or now - last_report > 1:
@@ -274,6 +271,21 @@ def _epochs(
             return training
     if step < every_end[-1]:
         log.info("--max_steps=%d of %d steps are done", config.max_steps, every_end[-1])
+    return training
+
+
+def _first_step(
+    config: Settings, log: logging.Logger, take: Callable[[], Training[State]]
+) -> Training[State]:
+    """The training after the first step of a process, which has to be compiled."""
+    clock, start = patience.Clock(config), time.monotonic()
+    where = f"; the next start reads {config.cache_dir}" if config.cache_dir else ""
+    log.info("compiling the step, which can take minutes%s", where)
+    with patience.patience(log, "compiling the step", clock.last()):
+        training = jax.block_until_ready(take())
+    seconds = time.monotonic() - start
+    log.info("the first step took %.1f s", seconds)
+    clock.keep(seconds)
     return training
 
 

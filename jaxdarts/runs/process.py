@@ -19,7 +19,7 @@ from typing import Any
 import jax
 
 from jaxdarts import parallel
-from jaxdarts.runs import signals
+from jaxdarts.runs import executables, signals
 
 
 class Stop(Exception):
@@ -38,9 +38,14 @@ def jitted(function: Callable, **options: Any) -> Any:
 
 
 def use_cache(config: Any) -> None:
-    """Keeps compiled programs for the next start."""
+    """Keeps compiled programs for the next start.
+
+    Small ones as well: the initial weights of a supernet are two hundred of them, and compiling
+    those takes seconds.
+    """
     if config.cache_dir:
         jax.config.update("jax_compilation_cache_dir", str(Path(config.cache_dir).expanduser()))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
 def set_up() -> None:
@@ -55,6 +60,8 @@ def set_up() -> None:
     os.environ["XLA_FLAGS"] = " ".join([given, *added]).strip()
     # Simulated devices on few cores deadlock with fewer threads (jax 0.9 and 0.10).
     os.environ.setdefault("PJRT_NPROC", str(max(16, os.cpu_count() or 1)))
+    # Here nobody but us defines what a program computes, so it is known by our source code.
+    os.environ.setdefault(executables.SWITCH, "1")
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
 
