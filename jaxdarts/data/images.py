@@ -17,7 +17,7 @@ from jaxdarts import files
 from jaxdarts.data.optional import require
 from jaxdarts.data.tfds import source as tfds_source
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"}
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK"}  # eight bits a channel or fewer
 
 _PARTS = {
@@ -87,9 +87,11 @@ def load(name: str, data_dir: str | None = None, size: int | None = None) -> Dat
               `images_test`, `labels_test` (or `x_train`, `y_train`, `x_test`, `y_test`, or, as in
               MedMNIST, `train_images`, `train_labels`, `test_images`, `test_labels`): images uint8
               [N, H, W, C] or [N, H, W], labels integers from 0, each of which occurs; the training
-              images are shuffled by a fixed permutation;
+              images are shuffled by a fixed permutation. Where there is no test part, `val` (or
+              `valid`, `validation`) takes its place; beside one it is left out, with a warning;
             - `folder:PATH`: pictures in `PATH/train/<class>/` and `PATH/test/<class>/` (`Training`,
-              `Testing`, `val`, `valid` and `validation` mean the same, in any case), or in
+              `Testing`, `val`, `valid` and `validation` mean the same, in any case; a `val` beside
+              a `test` is left out, with a warning), or in
               `PATH/<class>/`, a fifth of which then becomes the test set; shuffled by a fixed
               permutation. Files that cannot be read are left out, with a warning that counts and
               names them.
@@ -205,6 +207,17 @@ def _checked(name: str, part: str, images: np.ndarray, labels: np.ndarray) -> Im
         raise ValueError(
             f"{name}: {part} images have shape {images.shape}; needed is [N, H, W, C] or [N, H, W]"
         )
+    _, height, width, channels = images.shape
+    if channels > 4 and height == width == channels:
+        raise ValueError(
+            f"{name}: {part} images have shape {images.shape}: volumes of {height} x {width} x"
+            f" {channels}; needed are pictures [N, H, W, C] or [N, H, W], such as one slice of each"
+        )
+    if channels > 4 and height in (1, 3, 4):
+        raise ValueError(
+            f"{name}: {part} images have shape {images.shape}: are the {height} channels first?"
+            " Needed is [N, H, W, C]: transpose by (0, 2, 3, 1)"
+        )
     if labels.ndim == 2 and labels.shape[1] == 1:  # as Keras stores them
         labels = labels[:, 0]
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
@@ -299,21 +312,46 @@ def _npz(path: Path) -> tuple[Mapping[str, np.ndarray], None]:
         raise FileNotFoundError(f"npz:{path}: no such file")
     try:
         present = files.array_names(path)
-        keys = {}
-        for part in ("train", "test"):
-            for field, other in (("images", "x"), ("labels", "y")):
-                options = (f"{field}_{part}", f"{part}_{field}", f"{other}_{part}")
-                key = next((key for key in options if key in present), None)
-                if key is None:
-                    raise ValueError(
-                        f"no array {field}_{part} (or {other}_{part}), only"
-                        f" {', '.join(present)[:200]}"
-                    )
-                keys[f"{field}_{part}"] = key
-        stored = files.read_arrays(path, [*keys.values()])
+        keys = {
+            f"{field}_{part}": _keys(present, field, part)
+            for part in ("train", "test", "val")
+            for field in ("images", "labels")
+        }
+        validation = keys.pop("images_val"), keys.pop("labels_val")
+        if all(validation) and not (keys["images_test"] or keys["labels_test"]):
+            keys |= {"images_test": validation[0], "labels_test": validation[1]}
+        elif validation[0]:
+            _warn_of_validation(f"npz:{path}", f"the array {validation[0]}")
+        for name, key in keys.items():
+            if key is None:
+                raise ValueError(
+                    f"no array {name} (or {name.replace('images', 'x').replace('labels', 'y')}),"
+                    f" only {', '.join(present)[:200]}"
+                )
+        stored = files.read_arrays(path, [key for key in keys.values() if key])
     except (ValueError, OSError) as error:
         raise ValueError(f"npz:{path}: {error}") from error
-    return {name: stored[key] for name, key in keys.items()}, None
+    return {name: stored[key] for name, key in keys.items() if key}, None
+
+
+def _keys(present: Sequence[str], field: str, part: str) -> str | None:
+    """The name of an array of images or labels in an archive; None where it has none."""
+    other = {"images": "x", "labels": "y"}[field]
+    parts = ("val", "valid", "validation") if part == "val" else (part,)
+    options = [
+        key for one in parts for key in (f"{field}_{one}", f"{one}_{field}", f"{other}_{one}")
+    ]
+    return next((key for key in options if key in present), None)
+
+
+def _warn_of_validation(name: str, what: str) -> None:
+    """Warns of a validation part beside a test part."""
+    warnings.warn(
+        f"{name}: {what} is not used: tests are on the test images, and validation takes a part of"
+        " the training images",
+        UserWarning,
+        stacklevel=2,
+    )
 
 
 def _folder(root: Path, size: int | None) -> tuple[Mapping[str, np.ndarray], tuple[str, ...]]:
@@ -321,12 +359,22 @@ def _folder(root: Path, size: int | None) -> tuple[Mapping[str, np.ndarray], tup
     images, kept = _pictures([file for file, _ in train + test], size)
     labels = np.array([label for _, label in train + test], np.int32)[kept]
     count = int(np.sum(kept < len(train)))
-    for label, name in enumerate(class_names):
-        if not (labels[:count] == label).any():
-            raise files.Damaged(f"folder:{root}: no training image of {name} is readable")
-    if count == len(labels):
-        raise files.Damaged(f"folder:{root}: no test image is readable")
+    check_readable(root, class_names, labels[:count], labels[count:])
     return _arrays((images[:count], labels[:count]), (images[count:], labels[count:])), class_names
+
+
+def check_readable(
+    root: Path, class_names: Sequence[str], train: np.ndarray, test: np.ndarray
+) -> None:
+    """Refuses a folder where nothing of a class, or of the test part, is readable.
+
+    train, test: labels of the readable pictures.
+    """
+    for label, name in enumerate(class_names):
+        if not (train == label).any():
+            raise files.Damaged(f"folder:{root}: no training image of {name} is readable")
+    if not len(test):
+        raise files.Damaged(f"folder:{root}: no test image is readable")
 
 
 def folder_files(
@@ -365,7 +413,9 @@ def folder_files(
     else:
         to_train_on = parts.pop("train")
         class_names = _subfolders(to_train_on)
-        held_out = next(iter(parts.values()))
+        held_out, *rest = parts.values()
+        for path in rest:
+            _warn_of_validation(f"folder:{root}", str(path))
         if unknown := sorted(set(_subfolders(held_out)) - set(class_names)):
             raise ValueError(f"{held_out / unknown[0]} is a class that {to_train_on} lacks")
         # Sorted by class, the first half of the training set would lack the last classes.
@@ -457,9 +507,8 @@ def _pictures(
     broken: dict[int, str] = {}
     for i, path in enumerate(paths):
         try:
-            with _readable(path), pil.open(path) as picture:
-                if picture.mode not in MODES:
-                    raise ValueError(f"the mode is {picture.mode}; needed are 8 bits a channel")
+            with readable(path), pil.open(path) as picture:
+                check_mode(picture)
                 turned = picture.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
                 own, mode = picture.size[::-1] if turned else picture.size, picture.mode
         except files.Damaged as error:
@@ -480,25 +529,34 @@ def _pictures(
         if i in broken:
             continue
         try:
-            with _readable(path), pil.open(path) as picture:
+            with readable(path), pil.open(path) as picture:
                 new = converted(picture, mode)
                 images[i] = np.asarray(new if size is None else square(new, size)).reshape(
                     images.shape[1:]
                 )
         except files.Damaged as error:
             broken[i] = str(error)
-    if len(broken) == len(paths):
-        raise files.Damaged(next(iter(broken.values())))
-    if broken:
-        named = "; ".join(list(broken.values())[:5]) + ("; ..." if len(broken) > 5 else "")
-        number = f"{len(broken)} files that are" if len(broken) > 1 else "a file that is"
-        warnings.warn(f"skipped {number} no readable image: {named}", UserWarning, stacklevel=2)
+    warn_of_broken([broken[i] for i in sorted(broken)], len(paths))
     kept = np.array([i for i in range(len(paths)) if i not in broken])
     return images[kept] if broken else images, kept
 
 
+def warn_of_broken(errors: Sequence[str], number: int) -> None:
+    """Warns of broken files among a number of them, the first five by name.
+
+    Raises:
+        Damaged: if all of them are broken.
+    """
+    if errors and len(errors) == number:
+        raise files.Damaged(errors[0])
+    if errors:
+        named = "; ".join(errors[:5]) + ("; ..." if len(errors) > 5 else "")
+        count = f"{len(errors)} files that are" if len(errors) > 1 else "a file that is"
+        warnings.warn(f"skipped {count} no readable image: {named}", UserWarning, stacklevel=2)
+
+
 @contextlib.contextmanager
-def _readable(path: str) -> Iterator[None]:
+def readable(path: str) -> Iterator[None]:
     """Names the picture that cannot be read; Pillow's decoders raise anything on broken data."""
     try:
         yield
@@ -508,14 +566,19 @@ def _readable(path: str) -> Iterator[None]:
         raise files.Damaged(f"{path} is no readable image: {error}") from error
 
 
+def check_mode(picture: Any) -> None:
+    """Refuses an open picture of more than 8 bits a channel, by a ValueError."""
+    if picture.mode not in MODES:
+        raise ValueError(f"the mode is {picture.mode}; needed are 8 bits a channel")
+
+
 def converted(picture: Any, mode: str) -> Any:
     """An open picture, turned as its camera says, in the mode L or RGB.
 
     Raises:
         ValueError: if it has more than 8 bits a channel.
     """
-    if picture.mode not in MODES:
-        raise ValueError(f"the mode is {picture.mode}; needed are 8 bits a channel")
+    check_mode(picture)
     # Pillow warns where a palette's transparency gets lost on the way to RGB, and not on this one.
     with_alpha = picture.convert("RGBA") if picture.mode in ("P", "PA") else picture
     turned = require("PIL.ImageOps", "pillow", "a picture").exif_transpose(with_alpha)
@@ -534,7 +597,7 @@ def fitted(
         Damaged: if it is no readable picture; the message names it.
     """
     pil, (height, width, channels) = require("PIL.Image", "pillow", "a picture"), shape
-    with _readable(path), pil.open(path) as picture:
+    with readable(path), pil.open(path) as picture:
         new = converted(picture, "L" if channels == 1 else "RGB")
         if new.size == (width, height) and shorter is None:
             pass

@@ -14,10 +14,11 @@ from collections.abc import Iterator
 import jax
 import pytest
 from flax import linen as nn
+from PIL import Image
 
 from jaxdarts import __main__ as program
 from jaxdarts import runs
-from jaxdarts.commands import compare, datasets, enas, nats_to_csv, score
+from jaxdarts.commands import compare, datasets, draw, enas, export, nats_to_csv, predict, score
 from jaxdarts.commands.analyze import (
     comparison,
     convergence,
@@ -29,11 +30,12 @@ from jaxdarts.commands.analyze import (
     tables,
 )
 from jaxdarts.commands.discrete import command as discrete
-from jaxdarts.commands.draw import Config as Draw
 from jaxdarts.commands.ensemble import command as ensemble
 from jaxdarts.commands.evaluate import recipes, text_recipes
 from jaxdarts.commands.search import images, text
 from jaxdarts.runs import Stop
+from tests.commands.test_export import CELL
+from tests.training.test_onnx import saved
 
 COMMANDS: dict[str, type] = {
     "search": images.Config,
@@ -47,14 +49,17 @@ COMMANDS: dict[str, type] = {
     "compare darts --": images.Config,
     "compare darts": compare.Config,
     "nats_to_csv": nats_to_csv.Config,
-    "draw DARTS_V2": Draw,
-    "analyze topology": tables.Topology,
-    "analyze mixture": tables.Mixture,
-    "analyze landscape": planes.Plane,
-    "analyze variance": planes.Variance,
-    "analyze curvature": curvatures.Curvature,
-    "analyze convergence": convergence.Convergence,
-    "analyze compare": comparison.Comparison,
+    "draw DARTS_V2 --output=cell.svg": draw.Config,
+    "export NETWORK": export.Config,
+    "predict NETWORK PICTURE.png": predict.Config,
+    "analyze topology NETWORK": tables.Topology,
+    "analyze mixture NETWORK": tables.Mixture,
+    "analyze landscape NETWORK": planes.Plane,
+    "analyze variance NETWORK": planes.Variance,
+    "analyze curvature NETWORK": curvatures.Curvature,
+    "analyze perturbation NETWORK": perturbation.Perturbation,
+    "analyze convergence NETWORK": convergence.Convergence,
+    "analyze compare NETWORK": comparison.Comparison,
     "analyze ranking": ranking.Config,
 }
 """Every command with the words that a line begins with, and its flags."""
@@ -178,6 +183,8 @@ def guarded(monkeypatch):
         ("jaxdarts.runs", "jitted"),
         ("jaxdarts.parallel", "over_devices"),
         ("jaxdarts.report.export", "save"),
+        ("jaxdarts.training.export", "load"),
+        ("jaxdarts.training.export", "export"),
     ):
         monkeypatch.setattr(importlib.import_module(module), name, accept)
 
@@ -222,14 +229,20 @@ def test_every_bad_line_ends_in_one_line(start, guarded, tmp_path, monkeypatch, 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "FILE").write_text("nothing of use")
     (tmp_path / "FOLDER").mkdir()
+    saved(tmp_path / "NETWORK", CELL, 2, 1, (8, 8, 3))
+    Image.new("RGB", (8, 8)).save(tmp_path / "PICTURE.png")
+    before = sorted(tmp_path.rglob("*"))
+    plain = run(start.split())
+    capsys.readouterr()
     lines = list(drawn(start, COMMANDS[start], every=3 if start.endswith("--") else 1))
     assert len(lines) > 10
     accepted = []
     for words in lines:
-        if run(words) in ("", "ended"):
+        # A line that ends as without its last word does not refuse it.
+        if run(words) in ("", "ended", plain):
             accepted.append(words[-1])
         assert capsys.readouterr().err == "", words
-        assert {path.name for path in tmp_path.rglob("*")} == {"FILE", "FOLDER"}, words
+        assert sorted(tmp_path.rglob("*")) == before, words
     # Where a value is right, its flag belongs into the tables above.
     assert [word for word in accepted if not may_be_accepted(word)] == []
 
