@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float32, Integer
 
-from jaxdarts.data import images
+from jaxdarts.data import images, pictures
 from jaxdarts.data.optional import require
 from jaxdarts.data.tfds import source as tfds_source
 from jaxdarts.files import Damaged
@@ -85,7 +85,7 @@ def load(name: str, data_dir: str | None, size: int, check: bool = True) -> Data
     kind, _, path = name.partition(":")
     if kind == "folder" and path:
         root = Path(path).expanduser()
-        *files, class_names = images.folder_files(root)
+        *files, class_names = pictures.folder_files(root)
         if check:
             files = _unbroken(root, files, class_names)
         train, test = (_files(part) for part in files)
@@ -215,7 +215,7 @@ def central_crop(picture: Any, size: int) -> Any:
 
     They are `Resize(256)` and `CenterCrop(224)` of torchvision.
     """
-    return images.square(picture, size, shorter_side(size))
+    return pictures.square(picture, size, shorter_side(size))
 
 
 def shorter_side(size: int) -> int:
@@ -248,8 +248,8 @@ def _unbroken(
         errors: list[str | None] = []
         for path in paths:
             try:
-                with images.readable(path), pil.open(path) as picture:
-                    images.check_mode(picture)
+                with pictures.readable(path), pil.open(path) as picture:
+                    pictures.check_mode(picture)
                     picture.draft(picture.mode, (1, 1))  # JPEG is decoded sooner at an eighth
                     picture.load()
                 errors.append(None)
@@ -261,10 +261,10 @@ def _unbroken(
     chunks = [paths[start : start + 64] for start in range(0, len(paths), 64)]
     with threads() as pool:
         errors = [error for chunk in pool.map(errors_of, chunks) for error in chunk]
-    images.warn_of_broken([error for error in errors if error], len(paths))
+    pictures.warn_of_broken([error for error in errors if error], len(paths))
     rest = iter(errors)
     kept = [[one for one in part if next(rest) is None] for part in parts]
-    images.check_readable(root, class_names, *(np.array([y for _, y in part]) for part in kept))
+    pictures.check_readable(root, class_names, *(np.array([y for _, y in part]) for part in kept))
     return kept
 
 
@@ -287,6 +287,6 @@ def _picture(source: Callable[[], Any], name: str) -> Any:
     pil = require("PIL.Image", "pillow", name)
     try:
         with pil.open(source()) as picture:
-            return images.converted(picture, "RGB")
+            return pictures.converted(picture, "RGB")
     except Exception as error:  # Pillow's decoders raise anything on broken data
         raise Unreadable(f"{name} is no readable image: {error}") from error

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from jaxdarts.data import images, optional
+from jaxdarts.data import images, optional, pictures
 
 RNG = np.random.RandomState(0)
 
@@ -430,9 +430,9 @@ def test_a_picture_is_turned_as_its_camera_says(tmp_path):
             pil.fromarray(upright).save(tmp_path / name / f"u{i}.png")
     data = images.load(f"folder:{tmp_path}")
     assert (data.train.images == upright[None]).all()
-    read = images.fitted(str(tmp_path / "a" / "0.png"), (8, 4, 3))
+    read = pictures.fitted(str(tmp_path / "a" / "0.png"), (8, 4, 3))
     np.testing.assert_array_equal(read, upright)
-    assert images.fitted(str(tmp_path / "a" / "0.png"), (4, 4, 1)).shape == (4, 4, 1)
+    assert pictures.fitted(str(tmp_path / "a" / "0.png"), (4, 4, 1)).shape == (4, 4, 1)
 
 
 @pytest.mark.parametrize("names", [("Training", "Testing"), ("TRAIN", "valid"), ("train", "Val")])

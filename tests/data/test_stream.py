@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdarts.data import feed, images, stream
+from jaxdarts.data import feed, images, pictures, stream
 from jaxdarts.data.tfds import prepare as tfds_prepare
 
 Image = pytest.importorskip("PIL.Image")
@@ -133,7 +133,7 @@ def test_a_folder_of_many_sizes(folder):
     with stream.threads(2) as pool:
         batch = stream.batches(pool, data.test, np.arange(9)[None], 16)(0)
     assert batch["image"].shape == (9, 16, 16, 3) and batch["image"].dtype == np.uint8
-    files = images.folder_files(folder)[1]
+    files = pictures.folder_files(folder)[1]
     for (file, label), image, batch_label in zip(
         files, batch["image"], batch["label"], strict=True
     ):
