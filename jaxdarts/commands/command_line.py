@@ -4,6 +4,7 @@ tyro, over a preset or over the run that is resumed.
 
 import contextlib
 import dataclasses
+import inspect
 import io
 import shlex
 import types
@@ -229,7 +230,7 @@ def read(kind: type[T], arguments: Sequence[str], default: T, description: str |
 
 def _paragraphs(text: str) -> str:
     """A docstring with a line for each paragraph; indented ones stay as they are."""
-    parts = text.strip().split("\n\n")
+    parts = inspect.cleandoc(text).split("\n\n")
     return "\n\n".join(part if part.startswith(" ") else " ".join(part.split()) for part in parts)
 
 

@@ -21,6 +21,7 @@ import pytest
 
 import jaxdarts as jd
 from jaxdarts.commands import command_line, export
+from jaxdarts.commands.analyze import planes, subjects
 from jaxdarts.commands.evaluate import image_program, recipes
 from jaxdarts.commands.evaluate import images as script
 from jaxdarts.data import images, stream
@@ -466,6 +467,13 @@ def test_pictures_of_several_sizes_in_memory(tiny, pictures, tmp_path, capsys):
     page = (tmp_path / "run" / "report.html").read_text()
     assert "Share of the largest class" in page
     assert not re.search("top.?5", page + log, re.IGNORECASE)  # always right for two classes
+    # Analyses see the same pictures.
+    run = subjects.open_run(f"{tmp_path}/run")
+    subject = subjects.subject(run, planes.Plane(batch_size=7, part="test"))
+    capsys.readouterr()
+    _, accuracy = subject.mean_loss(subject.point)
+    assert subject.batches["image"].shape == (1, 7, 8, 8, 3)
+    assert float(accuracy) == pytest.approx(np.trace(counts) / 7)
     # The file for other programs: its size, its speed, and the same mistakes as in the report.
     capsys.readouterr()
     export.main([f"{tmp_path}/run", "--format=onnx", "--repeats=2"])

@@ -50,7 +50,7 @@ class Topology(subjects.Options):
 
 
 @dataclasses.dataclass(frozen=True)
-class Mixture(subjects.Options):
+class Mixture(subjects.OfSearches):
     """How decided a search is, what its cell keeps of the mix, and how stable the ranks of its
     operations are.
     """
