@@ -229,6 +229,7 @@ def test_every_bad_line_ends_in_one_line(start, guarded, tmp_path, monkeypatch, 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "FILE").write_text("nothing of use")
     (tmp_path / "FOLDER").mkdir()
+    (tmp_path / "NETWORK").mkdir()
     saved(tmp_path / "NETWORK", CELL, 2, 1, (8, 8, 3))
     Image.new("RGB", (8, 8)).save(tmp_path / "PICTURE.png")
     before = sorted(tmp_path.rglob("*"))
