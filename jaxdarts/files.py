@@ -11,7 +11,9 @@ import json
 import math
 import os
 import reprlib
+import shutil
 import stat
+import tempfile
 import types
 import typing
 import warnings
@@ -69,9 +71,17 @@ def replace_arrays(path: str | os.PathLike, arrays: Mapping[str, Any]) -> None:
 def replaced(path: str | os.PathLike) -> Iterator[Path]:
     """A temporary file beside `path` that replaces it on leaving.
 
-    It is removed after an error.
+    It is removed after an error. A link stays, and the file that it names is replaced. A device or
+    a pipe stays, and is written into.
     """
-    path = Path(path)
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+        with tempfile.TemporaryDirectory() as folder:
+            temporary = Path(folder) / "content"
+            yield temporary
+            with temporary.open("rb") as content, open(path, "wb") as target:
+                shutil.copyfileobj(content, target)
+        return
+    path = Path(os.path.realpath(path))
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
@@ -264,7 +274,7 @@ def _named(field: str, name: str) -> str:
 def _words(form: Any) -> str:
     origin, arguments = typing.get_origin(form), typing.get_args(form)
     if origin in (typing.Union, types.UnionType):
-        return " or ".join(_words(option) for option in arguments)
+        return " or ".join(dict.fromkeys(map(_words, arguments)))
     if origin is typing.Literal:
         return "one of " + ", ".join(map(repr, arguments))
     words: dict[Any, str] = {float: "a number", int: "an integer", str: "a text", bool: "a boolean"}

@@ -375,7 +375,7 @@ def newest(folder: Path, name: str) -> dict[str, Any]:
 
 def measure(config: Config) -> dict[str, Any]:
     """The uninterrupted run, and rounds of kills until there are enough of them."""
-    chance, folder = random.Random(config.seed), Path(str(config.run_dir)).absolute()
+    chance, folder = random.Random(config.seed), Path(str(config.run_dir)).resolve()
     program = PROGRAMS[config.program]
     planned = [*program.stages[: config.kills]] if len(program.stages) > 1 else []
     (folder / "cell.json").write_text(jd.genotypes.to_json(CELL))

@@ -21,7 +21,7 @@ from jaxdarts.report import page
 from jaxdarts.runs import Stop, flag
 from jaxdarts.runs.flags import Bound
 
-SCALE = Bound("must be above 0 and at most 100", lambda x: 0 < x <= 100)
+SCALE = Bound("must be from 0.1 to 100", lambda x: 0.1 <= x <= 100)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -67,7 +67,8 @@ def main(arguments: Sequence[str]) -> None:
                 read.append((file, " ".join(str(error).split())))
         pixels = np.zeros((size, *shape), np.uint8)  # of one size, so that one program does
         good = [content for _, content in read if not isinstance(content, str)]
-        pixels[: len(good)] = good
+        if good:
+            pixels[: len(good)] = good
         rows = iter(np.asarray(probabilities(params, jnp.asarray(pixels))) if good else ())
         for file, content in read:
             if isinstance(content, str):
