@@ -34,7 +34,9 @@ def check_flags(config: Any) -> None:
         raise Stop(f"--learning_rate_min={last_rate}: above --learning_rate={rate}", 2)
     for name in ("output", "page"):
         file = getattr(config, name, None)
-        if file and (Path(file).is_dir() or not Path(file).absolute().parent.is_dir()):
+        if file and (
+            file.endswith("/") or Path(file).is_dir() or not Path(file).absolute().parent.is_dir()
+        ):
             raise Stop(f"--{name}={file}: must be a file in a folder that is there", 2)
 
 

@@ -187,6 +187,8 @@ def read(kind: type[T], arguments: Sequence[str], default: T, description: str |
     fields = {field.name: field.type for field in dataclasses.fields(kind)}  # pyrefly: ignore
     for name, one in runs.declared(kind).items():
         value = getattr(default, name)
+        if value == () and not (one.bare or one.positional) and _is_bare(name, arguments):
+            raise Stop(f"--{name}: give one value or more, or leave the flag out", 2)
         # None and empty values are explained by the text.
         hint = "" if value in (None, "", ()) else None
         word = name.removesuffix("s").upper()
@@ -225,6 +227,15 @@ def read(kind: type[T], arguments: Sequence[str], default: T, description: str |
         raise Stop(_one_line(errors.getvalue()), 2) from None
     return kind(
         **{name: value for topic in vars(parsed).values() for name, value in vars(topic).items()}
+    )
+
+
+def _is_bare(name: str, arguments: Sequence[str]) -> bool:
+    """Whether a flag is on a command line, and no value follows it."""
+    words = [word.replace("-", "_") for word in arguments]
+    return any(
+        word == f"__{name}" and following.startswith("__")
+        for word, following in zip(words, [*words[1:], "__"])
     )
 
 

@@ -100,13 +100,17 @@ def space_of(config: Any) -> Space:
                 return narrowed_to(cells_from_json(text))
         if source is not None and keep is not None:
             return strongest_of(source, keep)
-        return (
-            spaces.BY_NAME[config.space]()
-            if config.space in NAMED
-            else spaces.darts(config.nodes, config.ops)
-        )
+        return spaces.BY_NAME[config.space]() if config.space in NAMED else darts_of(config)
     except (KeyError, OSError, ValueError) as error:
         raise Stop(str(error), 2) from error
+
+
+def darts_of(config: Any) -> Space:
+    """DARTS' space with the nodes and the operations that flags name."""
+    try:
+        return spaces.darts(config.nodes, config.ops)
+    except ValueError as error:
+        raise Stop(f"--ops={' '.join(config.ops)}: {error}", 2) from error
 
 
 def space_to_json(space: Space) -> str:

@@ -7,6 +7,7 @@ take; everything else must be refused.
 
 import importlib
 import random
+import shutil
 import types
 import typing
 from collections.abc import Iterator
@@ -168,6 +169,12 @@ class Accepted(Exception):
     """The program would begin its work."""
 
 
+@pytest.fixture(scope="module")
+def network(tmp_path_factory):
+    """The folder of a trained network."""
+    return saved(tmp_path_factory.mktemp("network"), CELL, 2, 1, (8, 8, 3))
+
+
 @pytest.fixture
 def guarded(monkeypatch):
     """Ends a program where it would build its network or open its folder."""
@@ -225,12 +232,11 @@ def run(words: list[str]) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("start", COMMANDS)
-def test_every_bad_line_ends_in_one_line(start, guarded, tmp_path, monkeypatch, capsys):
+def test_every_bad_line_ends_in_one_line(start, network, guarded, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "FILE").write_text("nothing of use")
     (tmp_path / "FOLDER").mkdir()
-    (tmp_path / "NETWORK").mkdir()
-    saved(tmp_path / "NETWORK", CELL, 2, 1, (8, 8, 3))
+    shutil.copytree(network, tmp_path / "NETWORK")
     Image.new("RGB", (8, 8)).save(tmp_path / "PICTURE.png")
     before = sorted(tmp_path.rglob("*"))
     plain = run(start.split())
