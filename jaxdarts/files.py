@@ -100,12 +100,17 @@ def open_regular(path: str | os.PathLike) -> IO[bytes]:
         OSError: if the file cannot be opened.
         Damaged: if it is no regular file.
     """
-    # Looked at first: opening a pipe waits for its writer.
+    check_regular(path)
+    return open(path, "rb")
+
+
+def check_regular(path: str | os.PathLike) -> None:
+    """Refuses a device, a pipe and a folder, without opening it; errors as of `open_regular`."""
+    # Opening a pipe waits for its writer.
     if stat.S_ISDIR(mode := os.stat(path).st_mode):
         raise IsADirectoryError(f"{path} is a folder, not a file")
     if not stat.S_ISREG(mode):
         raise Damaged(f"{path} is no regular file but a device or a pipe; copy it to a file first")
-    return open(path, "rb")
 
 
 def read_bytes(path: str | os.PathLike, limit: int = MAX_TEXT) -> bytes:

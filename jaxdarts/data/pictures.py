@@ -189,12 +189,11 @@ def in_memory(
     paths: Sequence[str], size: int | None = None
 ) -> tuple[UInt8[np.ndarray, "num height width channels"], Integer[np.ndarray, " num"]]:
     """The readable pictures, and which of the files they are; warns of the others."""
-    pil = require("PIL.Image", "pillow", "'folder:PATH'")
     shape, first, modes = None if size is None else (size, size), "", set()
     broken: dict[int, str] = {}
     for i, path in enumerate(paths):
         try:
-            with readable(path), pil.open(path) as picture:
+            with opened(path) as picture:
                 check_mode(picture)
                 turned = picture.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
                 own, mode = picture.size[::-1] if turned else picture.size, picture.mode
@@ -216,7 +215,7 @@ def in_memory(
         if i in broken:
             continue
         try:
-            with readable(path), pil.open(path) as picture:
+            with opened(path) as picture:
                 new = converted(picture, mode)
                 images[i] = np.asarray(new if size is None else square(new, size)).reshape(
                     images.shape[1:]
@@ -226,6 +225,20 @@ def in_memory(
     warn_of_broken([broken[i] for i in sorted(broken)], len(paths))
     kept = np.array([i for i in range(len(paths)) if i not in broken])
     return images[kept] if broken else images, kept
+
+
+@contextlib.contextmanager
+def opened(path: str) -> Iterator[Any]:
+    """An open picture; errors within the block are those of a picture that cannot be read.
+
+    Raises:
+        Damaged: names the picture that cannot be read.
+    """
+    pil = require("PIL.Image", "pillow", "a picture")
+    with readable(path):
+        files.check_regular(path)
+        with pil.open(path) as picture:
+            yield picture
 
 
 @contextlib.contextmanager
@@ -270,7 +283,7 @@ def fitted(
         Damaged: if it is no readable picture; the message names it.
     """
     pil, (height, width, channels) = require("PIL.Image", "pillow", "a picture"), shape
-    with readable(path), pil.open(path) as picture:
+    with opened(path) as picture:
         new = converted(picture, "L" if channels == 1 else "RGB")
         if new.size == (width, height) and shorter is None:
             pass

@@ -233,7 +233,11 @@ def _bilinear() -> Any:
 def _files(files: list[tuple[str, int]]) -> Stored:
     def read(index: int) -> tuple[Any, int]:
         file, label = files[index]
-        return _picture(lambda: file, file), label
+        try:
+            with pictures.opened(file) as picture:
+                return pictures.converted(picture, "RGB"), label
+        except Damaged as error:
+            raise Unreadable(str(error)) from error
 
     return Stored(len(files), read, np.array([label for _, label in files], np.int32))
 
@@ -242,13 +246,12 @@ def _unbroken(
     root: Path, parts: list[list[tuple[str, int]]], class_names: tuple[str, ...]
 ) -> list[list[tuple[str, int]]]:
     """The files of both parts that can be read; warns of the others."""
-    pil = require("PIL.Image", "pillow", "'folder:PATH'")
 
     def errors_of(paths: list[str]) -> list[str | None]:
         errors: list[str | None] = []
         for path in paths:
             try:
-                with pictures.readable(path), pil.open(path) as picture:
+                with pictures.opened(path) as picture:
                     pictures.check_mode(picture)
                     picture.draft(picture.mode, (1, 1))  # JPEG is decoded sooner at an eighth
                     picture.load()
@@ -269,24 +272,18 @@ def _unbroken(
 
 
 def _split(builder: Any, name: str) -> Stored:
+    pil = require("PIL.Image", "pillow", builder.name)
     num, record = tfds_source.random_access(builder, name)
 
     def read(index: int) -> tuple[Any, int]:
         encoded, label = record(index)
-        return (
-            _picture(
-                lambda: io.BytesIO(encoded), f"image {index} of {builder.info.full_name}, {name},"
-            ),
-            label,
-        )
+        try:
+            with (
+                pictures.readable(f"image {index} of {builder.info.full_name}, {name},"),
+                pil.open(io.BytesIO(encoded)) as picture,
+            ):
+                return pictures.converted(picture, "RGB"), label
+        except Damaged as error:
+            raise Unreadable(str(error)) from error
 
     return Stored(num, read)
-
-
-def _picture(source: Callable[[], Any], name: str) -> Any:
-    pil = require("PIL.Image", "pillow", name)
-    try:
-        with pil.open(source()) as picture:
-            return pictures.converted(picture, "RGB")
-    except Exception as error:  # Pillow's decoders raise anything on broken data
-        raise Unreadable(f"{name} is no readable image: {error}") from error

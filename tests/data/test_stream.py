@@ -3,6 +3,7 @@ they are asked for.
 """
 
 import math
+import os
 import threading
 
 import jax
@@ -243,9 +244,11 @@ def test_broken_files_of_every_kind_are_left_out(tmp_path):
                 cut.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     for path in (tmp_path / "train" / "a" / "deep.tif", tmp_path / "test" / "b" / "deep.png"):
         Image.fromarray(np.zeros((40, 60), np.uint16)).save(path)
-    with pytest.warns(UserWarning, match="skipped 26 files that are no readable image") as warned:
+    os.mkfifo(tmp_path / "train" / "a" / "pipe.png")  # nobody writes: to open it would wait
+    (tmp_path / "train" / "b" / "device.png").symlink_to("/dev/zero")
+    with pytest.warns(UserWarning, match="skipped 28 files that are no readable image") as warned:
         streamed = stream.load(f"folder:{tmp_path}", None, 8)
-    with pytest.warns(UserWarning, match="skipped 26 files") as others:
+    with pytest.warns(UserWarning, match="skipped 28 files") as others:
         loaded = images.load(f"folder:{tmp_path}", size=8)
     assert [str(one.message) for one in warned] == [str(one.message) for one in others]
     for one, other in ((streamed.train, loaded.train), (streamed.test, loaded.test)):
