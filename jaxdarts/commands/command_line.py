@@ -183,6 +183,9 @@ def read(kind: type[T], arguments: Sequence[str], default: T, description: str |
     import tyro  # here, so that a program that sets a configuration itself runs without it
 
     command, _ = runs.origin_of(kind)
+    for word in arguments:
+        if word.startswith("--="):  # else it would be taken for the name of a file
+            raise Stop(f"{word}: a flag without a name; --help lists the flags", 2)
     topics: dict[str, list[tuple[str, Any, Any]]] = {}
     fields = {field.name: field.type for field in dataclasses.fields(kind)}  # pyrefly: ignore
     for name, one in runs.declared(kind).items():

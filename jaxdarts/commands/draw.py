@@ -55,6 +55,10 @@ def main(arguments: Sequence[str]) -> None:
     suffix = Path(config.output).suffix.lower()
     if suffix not in report.export.FORMATS:
         raise Stop(f"--output={config.output}: name a file that ends in .pdf, .png or .svg", 2)
+    for name, kinds in (("cell", ("cell", "weights")), ("curve", ("curves",))):
+        value = getattr(config, name)
+        if value is not None and config.what not in kinds:
+            raise Stop(f"--{name}={value}: only with --what={' or --what='.join(kinds)}", 2)
     pictures = PICTURES[config.what](config)
     picture = report.export.beside(pictures, columns=1 if config.what == "weights" else 2)
     try:

@@ -35,7 +35,7 @@ class Convergence(subjects.Options):
 
     COMMAND: ClassVar[str] = "analyze convergence"
 
-    each: int = flag(3, "Number of variants for every width.", POSITIVE)
+    each: int = flag(3, "Number of variants for every width.", subjects.VARIANTS)
     widths: tuple[float, ...] = flag(
         (),
         "Widths of the variants' normal cells; default 2, 2.5, 3 and 3.5 for cells of four nodes,"

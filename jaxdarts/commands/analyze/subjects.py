@@ -29,6 +29,9 @@ from jaxdarts.search import last_step
 from jaxdarts.space import Choices
 from jaxdarts.training.export import load
 
+VARIANTS = POSITIVE._replace(most=10_000)
+"""Numbers of variants of a cell."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Options(flags.Seed):

@@ -19,7 +19,6 @@ from jaxdarts.data.benchmarks import tabular
 from jaxdarts.genotypes import Genotype
 from jaxdarts.report.page import CELLS
 from jaxdarts.runs import Stop, flag
-from jaxdarts.runs.flags import POSITIVE
 
 PUBLISHED = (
     "NASNet",
@@ -45,7 +44,7 @@ class Topology(subjects.Options):
         3,
         "Number of variants with other connections for every width; analysis/topology.json lists"
         " their genotypes.",
-        POSITIVE,
+        subjects.VARIANTS,
     )
 
 
