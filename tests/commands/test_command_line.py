@@ -438,6 +438,13 @@ compare darts --epochs=1 | --epochs
 nats_to_csv | name the folder
 nats_to_csv /nowhere x.csv | /nowhere: not a folder named like
 nats_to_csv /nowhere x.csv y | y
+nats_to_csv --=3 | --=3: a flag without a name
+analyze topology /nowhere --=3 | --=3: a flag without a name
+analyze topology /nowhere --each=2147483647 | --each=2147483647: must be at most 10000
+analyze compare DARTS_V1 --output= | --output=: must not be empty
+draw DARTS_V2 --output=x.svg --curve=loss | --curve=loss: only with --what=curves
+draw DARTS_V2 --output=x.svg --what=curves --cell=normal | --cell=normal: only with --what=cell or
+predict NETWORK a.png --top=0 | --top=0: must be positive
 analyze nothing | nothing: no analysis
 analyze topology | name one run folder
 analyze topology /nowhere | /nowhere: not the folder of a run: there is no such folder
