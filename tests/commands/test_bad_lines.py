@@ -154,11 +154,17 @@ NEVER = {
 """Texts of them that are wrong all the same."""
 
 
+OF_ANALYSES = {"--attack_steps=0", "--batch_size=0", "--batch_size=2147483647"}
+"""Odd words that analyses take: no attack, the batch of the run, and one that no images fill, which
+is refused when the run has been read.
+"""
+
+
 def may_be_accepted(word: str, start: str) -> bool:
     """Whether an odd word at the end of a line is right."""
     name, _, value = word.removeprefix("--").partition("=")
-    if start.startswith("analyze") and word in ("--batch_size=0", "--attack_steps=0"):
-        return True  # the run's own; no attack
+    if start.startswith("analyze") and word in OF_ANALYSES:
+        return True
     if name in READ_LATER:
         return value not in NEVER.get(name, set()) and not {"\udcff", "\0"} & set(value)
     if name in ("scheduler", "") and value == "":
