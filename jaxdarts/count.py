@@ -148,13 +148,17 @@ def network_cost(
     3349342
 
     Raises:
-        ValueError: if `imagenet` is asked for of a benchmark's network, which has one stem only; if
-          the costs of the space are not counted; or if no such network can be built for images of
+        ValueError: if a size is not positive; if `imagenet` is asked for of a
+          benchmark's network, which has one stem only; if the costs of the space are not counted;
+          or if no such network can be built for images of
           that size, as of `check_image_shape`.
     """
     space = spaces.of(genotype) if space is None else space
     if space.cost is None:
         raise ValueError(f"the costs of networks of {space.title} are not counted")
+    for name, size in (("width", width), ("depth", depth), ("num_classes", num_classes)):
+        if size is not None and size < 1:
+            raise ValueError(f"{name} is {size}; it must be positive")
     check_image_shape(genotype, depth, image_shape, imagenet)
     return space.cost(genotype, width, depth, num_classes, image_shape, imagenet)
 

@@ -11,7 +11,9 @@ import json
 import math
 import os
 import reprlib
+import shutil
 import stat
+import tempfile
 import types
 import typing
 import warnings
@@ -69,9 +71,17 @@ def replace_arrays(path: str | os.PathLike, arrays: Mapping[str, Any]) -> None:
 def replaced(path: str | os.PathLike) -> Iterator[Path]:
     """A temporary file beside `path` that replaces it on leaving.
 
-    It is removed after an error.
+    It is removed after an error. A link stays, and the file that it names is replaced. A device or
+    a pipe stays, and is written into.
     """
-    path = Path(path)
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+        with tempfile.TemporaryDirectory() as folder:
+            temporary = Path(folder) / "content"
+            yield temporary
+            with temporary.open("rb") as content, open(path, "wb") as target:
+                shutil.copyfileobj(content, target)
+        return
+    path = Path(os.path.realpath(path))
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
@@ -90,12 +100,17 @@ def open_regular(path: str | os.PathLike) -> IO[bytes]:
         OSError: if the file cannot be opened.
         Damaged: if it is no regular file.
     """
-    # Looked at first: opening a pipe waits for its writer.
+    check_regular(path)
+    return open(path, "rb")
+
+
+def check_regular(path: str | os.PathLike) -> None:
+    """Refuses a device, a pipe and a folder, without opening it; errors as of `open_regular`."""
+    # Opening a pipe waits for its writer.
     if stat.S_ISDIR(mode := os.stat(path).st_mode):
         raise IsADirectoryError(f"{path} is a folder, not a file")
     if not stat.S_ISREG(mode):
         raise Damaged(f"{path} is no regular file but a device or a pipe; copy it to a file first")
-    return open(path, "rb")
 
 
 def read_bytes(path: str | os.PathLike, limit: int = MAX_TEXT) -> bytes:
@@ -264,7 +279,7 @@ def _named(field: str, name: str) -> str:
 def _words(form: Any) -> str:
     origin, arguments = typing.get_origin(form), typing.get_args(form)
     if origin in (typing.Union, types.UnionType):
-        return " or ".join(_words(option) for option in arguments)
+        return " or ".join(dict.fromkeys(map(_words, arguments)))
     if origin is typing.Literal:
         return "one of " + ", ".join(map(repr, arguments))
     words: dict[Any, str] = {float: "a number", int: "an integer", str: "a text", bool: "a boolean"}

@@ -61,6 +61,21 @@ def test_images_without_pixels_have_no_cost(shape):
             jd.network_cost(cell, 4, 3, 10, shape)
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"width": 0}, "width is 0"),
+        ({"depth": -1}, "depth is -1"),
+        ({"num_classes": 0}, "num_classes is 0"),
+    ],
+)
+def test_sizes_of_no_network(changes, words):
+    sizes = {"width": 4, "depth": 3, "num_classes": 10, "image_shape": (32, 32, 3)}
+    for cell in (jd.genotypes.DARTS_V2, jd.genotypes.parse("|skip_connect~0|")):
+        with pytest.raises(ValueError, match=words):
+            jd.network_cost(cell, **{**sizes, **changes})
+
+
 @pytest.mark.parametrize("imagenet", [False, True])
 @pytest.mark.parametrize("skips", [False, True])
 @pytest.mark.parametrize("side", [8, 10, 12, 75, 76, 64, 96])

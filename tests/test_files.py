@@ -2,10 +2,12 @@
 line.
 """
 
+import concurrent.futures
 import gzip
 import io
 import json
 import os
+import stat
 import zipfile
 from collections.abc import Callable
 from typing import Any, Literal, NotRequired, TypedDict
@@ -95,6 +97,30 @@ def test_json_round_trip_and_missing_fields(tmp_path):
         refuses(lambda: files.read_json(path, dict), str(path))
     with pytest.raises(FileNotFoundError):
         files.read_json(tmp_path / "none.json")
+
+
+def test_what_is_written_leaves_links_and_pipes_as_they_are(tmp_path):
+    """Nothing but a regular file is replaced; `--output=/dev/null` must not remove the device."""
+    (tmp_path / "target").write_text("before")
+    (tmp_path / "link").symlink_to("target")
+    files.replace_text(tmp_path / "link", "after")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "target").read_text() == "after"
+    (tmp_path / "dangling").symlink_to("new")
+    files.replace_bytes(tmp_path / "dangling", b"made")
+    assert (tmp_path / "dangling").is_symlink() and (tmp_path / "new").read_text() == "made"
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        for write, expected in (
+            (lambda: files.replace_text(pipe, "text"), b"text"),
+            (lambda: files.replace_arrays(pipe, {"a": np.arange(3)}), b"PK"),
+        ):
+            content = pool.submit(pipe.read_bytes)
+            write()
+            assert content.result(10).startswith(expected)
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"target", "link", "dangling", "new", "pipe"}
 
 
 def test_only_regular_files_of_bounded_size(tmp_path):

@@ -4,7 +4,8 @@ Runs a tiny program on the digits (or a text) once without interruption. Then SI
 random moments (while it starts, compiles, computes or saves), and it is resumed until it ends by
 itself. The results must be equal: arrays and checkpoints to the bit, records and tables but for
 times. A program that ends before its kill is started in a new folder, until there are --kills
-kills, at least one of them inside a save. --output adds a row to a JSON file of all programs.
+kills, at least one of them inside a save, and one in every stage of a search in stages. --output
+adds a row to a JSON file of all programs.
 """
 
 import dataclasses
@@ -40,12 +41,14 @@ class Program(NamedTuple):
     flags: of a tiny run; {epochs}, {checkpoint_freq}, {folder} and {cell} are filled in.
     trains: whether it has steps and checkpoints; others write down every finished part.
     pause: mean seconds between the first sign of work and the kill.
+    stages: folders of the stages of a search, "." for the run folder, where the last one is.
     """
 
     command: str
     flags: str
     trains: bool = True
     pause: float = 0.7
+    stages: tuple[str, ...] = (".",)
 
 
 TINY = (
@@ -57,6 +60,13 @@ PAIRS = (("skip_connect", 0), ("sep_conv_3x3", 1))
 CELL = jd.Genotype(PAIRS, (2,), PAIRS, (2,))
 PROGRAMS = {
     "search": Program("search", TINY + STEPWISE),
+    "stages": Program(
+        "search",
+        TINY.replace("init_channels=2", "init_channels=4")
+        + " --algorithm=drnas --stage_keep 2 --stage_partial 2 1"
+        + STEPWISE,
+        stages=("stage1", "."),
+    ),
     "evaluate": Program(
         "evaluate",
         "--arch={cell} --layers=1 --init_channels=2 --num_devices=1" + STEPWISE,
@@ -143,6 +153,7 @@ class Config:
 
     program: Literal[
         "search",
+        "stages",
         "evaluate",
         "text",
         "discrete",
@@ -206,9 +217,15 @@ def finished(process: subprocess.Popen) -> str:
     return errors
 
 
-def log_of(folder: Path) -> str:
-    """The logs so far."""
-    return "".join(path.read_text() for path in sorted(folder.rglob("log.txt")))
+def logs_of(program: Program, folder: Path) -> dict[str, str]:
+    """The log of every stage so far."""
+    paths = {stage: folder / stage / "log.txt" for stage in program.stages}
+    return {stage: path.read_text() if path.exists() else "" for stage, path in paths.items()}
+
+
+def new_logs(program: Program, folder: Path, before: dict[str, str]) -> dict[str, str]:
+    """What has been added to the logs of the stages."""
+    return {stage: log[len(before[stage]) :] for stage, log in logs_of(program, folder).items()}
 
 
 def last_step(log: str, length: int) -> int:
@@ -227,12 +244,22 @@ def begun_at(log: str) -> int | None:
     return int(resumed[1]) if resumed else 0 if "epoch 0" in log else None
 
 
-def works(program: Program, folder: Path, log: str, begun: float) -> bool:
-    """Whether a process that began at a time has done some work after its start; `log` is the one
-    before it.
+def first_stage(logs: dict[str, str]) -> tuple[str | None, int | None]:
+    """The first stage that a process has worked at, by its logs, and the step it starts from."""
+    steps = {stage: begun_at(log) for stage, log in logs.items()}
+    return next(((stage, step) for stage, step in steps.items() if step is not None), (None, None))
+
+
+def works(
+    program: Program, folder: Path, logs: dict[str, str], begun: float, stage: str | None
+) -> bool:
+    """Whether a process that began at a time has done some work after its start, at a stage or
+    after it; `logs` are those before it.
     """
     if program.trains:
-        return "the first step took" in log_of(folder)[len(log) :]
+        later = program.stages[program.stages.index(stage or program.stages[0]) :]
+        new = new_logs(program, folder, logs)
+        return any("the first step took" in new[one] for one in later)
     paths = [*folder.rglob("*.json"), *folder.rglob("*.jsonl"), *folder.rglob("*.csv")]
     paths = [path for path in paths if path.name != "config.json"]
     with_times = (path.stat().st_mtime for path in paths if path.exists())
@@ -240,19 +267,26 @@ def works(program: Program, folder: Path, log: str, begun: float) -> bool:
 
 
 def killed(
-    config: Config, folder: Path, chance: random.Random, saves: int, way: str
+    config: Config,
+    folder: Path,
+    chance: random.Random,
+    saves: int,
+    way: str,
+    stage: str | None = None,
 ) -> dict[str, Any] | None:
     """Starts a program and kills it; None if it was done before.
 
     way: "start" for a kill while it starts, "work" for one after its first step or finished part,
       "save" for one inside a random save of `saves`.
+    stage: which must have begun before a kill at work.
     """
-    program, log, begun = PROGRAMS[config.program], log_of(folder), time.time()
+    program, begun = PROGRAMS[config.program], time.time()
+    logs = logs_of(program, folder)
     process = start(config, folder, chance.randint(1, saves) if way == "save" else 0)
     if way == "start":
         time.sleep(chance.uniform(0, START_SECONDS))
     if way == "work":
-        while process.poll() is None and not works(program, folder, log, begun):
+        while process.poll() is None and not works(program, folder, logs, begun, stage):
             time.sleep(0.01)
         time.sleep(chance.expovariate(1 / program.pause))
     if way != "save":
@@ -266,23 +300,31 @@ def killed(
     death: dict[str, Any] = {"seconds": round(time.time() - begun, 2), "kind": way}
     death["saving"] = saving[1] if saving else None
     if program.trains:
-        log = log_of(folder)[len(log) :]
+        logs = new_logs(program, folder, logs)
         records = jd.files.read_json_lines(folder.parent / "uninterrupted" / "metrics.jsonl")
-        begun_step, last = begun_at(log), last_step(log, records[0]["step"])
-        death["begun_at"] = begun_step
-        death["killed_at"] = max(last, begun_step or 0) if last else begun_step
+        death["begun_in"], death["begun_at"] = first_stage(logs)
+        worked = [one for one in program.stages if begun_at(logs[one]) is not None]
+        death["killed_in"], death["killed_at"] = None, None
+        if worked:
+            log = logs[worked[-1]]
+            steps = begun_at(log) or 0, last_step(log, records[0]["step"])
+            death["killed_in"], death["killed_at"] = worked[-1], max(steps)
     return death
 
 
-def count_lost_steps(deaths: list[dict[str, Any]], log: str) -> None:
+def count_lost_steps(deaths: list[dict[str, Any]], stage: str | None, resumed: int | None) -> None:
     """Notes in each kill how many steps were taken again after it.
 
     A process that died before it knew its step lost nothing, and tells nothing of the one before.
+    Nor is anything lost where the next process begins with a later stage.
+
+    stage, resumed: where the process began that nothing killed, and at which step.
     """
-    resumed = int((re.findall(r"resumed at step (\d+)", log) or [0])[-1])
     for death in reversed(deaths):
-        death["lost_steps"] = 0 if death["killed_at"] is None else death["killed_at"] - resumed
-        resumed = resumed if death["begun_at"] is None else death["begun_at"]
+        again = death["killed_at"] is not None and death["killed_in"] == stage
+        death["lost_steps"] = death["killed_at"] - resumed if again else 0
+        if death["begun_at"] is not None:
+            stage, resumed = death["begun_in"], death["begun_at"]
 
 
 def timeless(value: Any) -> Any:
@@ -333,7 +375,9 @@ def newest(folder: Path, name: str) -> dict[str, Any]:
 
 def measure(config: Config) -> dict[str, Any]:
     """The uninterrupted run, and rounds of kills until there are enough of them."""
-    chance, folder = random.Random(config.seed), Path(str(config.run_dir)).absolute()
+    chance, folder = random.Random(config.seed), Path(str(config.run_dir)).resolve()
+    program = PROGRAMS[config.program]
+    planned = [*program.stages[: config.kills]] if len(program.stages) > 1 else []
     (folder / "cell.json").write_text(jd.genotypes.to_json(CELL))
     begun = time.monotonic()
     errors = finished(start(config, folder / "uninterrupted"))
@@ -353,17 +397,22 @@ def measure(config: Config) -> dict[str, Any]:
             no_save = not any(death["saving"] for death in (*deaths, *here))
             [way] = chance.choices(("start", "work", "save"), (2, 5, 3))
             way = "save" if left == 1 and no_save else way
-            death = killed(config, killed_folder, chance, saves, way)
+            stage = planned[0] if planned else None
+            way = "work" if stage else way
+            logs = logs_of(program, killed_folder)
+            death = killed(config, killed_folder, chance, saves, way, stage)
             if death is None:
                 late, late_in_a_row = late + 1, late_in_a_row + 1
                 break
             here.append(death)
+            planned = planned[1:]
             late_in_a_row = 0
             print(json.dumps(death), flush=True)
         else:
+            logs = logs_of(program, killed_folder)
             finished(start(config, killed_folder))
-        if PROGRAMS[config.program].trains:
-            count_lost_steps(here, log_of(killed_folder))
+        if program.trains:
+            count_lost_steps(here, *first_stage(new_logs(program, killed_folder, logs)))
         deaths += here
         actual = results(killed_folder)
         differing |= {
@@ -374,6 +423,8 @@ def measure(config: Config) -> dict[str, Any]:
         print(f"round {rounds}: {len(here)} kills, {len(differing)} results differ", flush=True)
         if late_in_a_row >= ROUNDS:
             raise Stop(f"{config.program} was done before its kill {ROUNDS} times in a row")
+    killed_in = [death.get("killed_in") for death in deaths]
+    by_stage = {"in_stages": {stage: killed_in.count(stage) for stage in program.stages}}
     return {
         "program": config.program,
         "kills": deaths,
@@ -381,6 +432,7 @@ def measure(config: Config) -> dict[str, Any]:
         "in_a_save": sum(death["saving"] is not None for death in deaths),
         "while_starting": sum(death["kind"] == "start" for death in deaths),
         "too_late": late,
+        **(by_stage if len(program.stages) > 1 else {}),
         "rounds": rounds,
         "checkpoint_interval": config.checkpoint_freq,
         "most_steps_lost": max((death.get("lost_steps", 0) for death in deaths), default=0),

@@ -32,9 +32,14 @@ def check_flags(config: Any) -> None:
     rate, last_rate = (getattr(config, f"learning_rate{end}", 0) for end in ("", "_min"))
     if last_rate > rate and not getattr(config, "resume", None):
         raise Stop(f"--learning_rate_min={last_rate}: above --learning_rate={rate}", 2)
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
     for name in ("output", "page"):
         file = getattr(config, name, None)
-        if file and (Path(file).is_dir() or not Path(file).absolute().parent.is_dir()):
+        if file == "" != defaults[name]:
+            raise Stop(f"--{name}=: must not be empty; leave the flag out", 2)
+        if file and (
+            file.endswith("/") or Path(file).is_dir() or not Path(file).absolute().parent.is_dir()
+        ):
             raise Stop(f"--{name}={file}: must be a file in a folder that is there", 2)
 
 

@@ -4,6 +4,7 @@ tyro, over a preset or over the run that is resumed.
 
 import contextlib
 import dataclasses
+import inspect
 import io
 import shlex
 import types
@@ -182,10 +183,15 @@ def read(kind: type[T], arguments: Sequence[str], default: T, description: str |
     import tyro  # here, so that a program that sets a configuration itself runs without it
 
     command, _ = runs.origin_of(kind)
+    for word in arguments:
+        if word.startswith("--="):  # else it would be taken for the name of a file
+            raise Stop(f"{word}: a flag without a name; --help lists the flags", 2)
     topics: dict[str, list[tuple[str, Any, Any]]] = {}
     fields = {field.name: field.type for field in dataclasses.fields(kind)}  # pyrefly: ignore
     for name, one in runs.declared(kind).items():
         value = getattr(default, name)
+        if value == () and not (one.bare or one.positional) and _is_bare(name, arguments):
+            raise Stop(f"--{name}: give one value or more, or leave the flag out", 2)
         # None and empty values are explained by the text.
         hint = "" if value in (None, "", ()) else None
         word = name.removesuffix("s").upper()
@@ -227,9 +233,18 @@ def read(kind: type[T], arguments: Sequence[str], default: T, description: str |
     )
 
 
+def _is_bare(name: str, arguments: Sequence[str]) -> bool:
+    """Whether a flag is on a command line, and no value follows it."""
+    words = [word.replace("-", "_") for word in arguments]
+    return any(
+        word == f"__{name}" and following.startswith("__")
+        for word, following in zip(words, [*words[1:], "__"])
+    )
+
+
 def _paragraphs(text: str) -> str:
     """A docstring with a line for each paragraph; indented ones stay as they are."""
-    parts = text.strip().split("\n\n")
+    parts = inspect.cleandoc(text).split("\n\n")
     return "\n\n".join(part if part.startswith(" ") else " ".join(part.split()) for part in parts)
 
 

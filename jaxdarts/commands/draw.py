@@ -21,7 +21,7 @@ from jaxdarts.report import page
 from jaxdarts.runs import Stop, flag
 from jaxdarts.runs.flags import Bound
 
-SCALE = Bound("must be above 0 and at most 100", lambda x: 0 < x <= 100)
+SCALE = Bound("must be from 0.1 to 100", lambda x: 0.1 <= x <= 100)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +55,10 @@ def main(arguments: Sequence[str]) -> None:
     suffix = Path(config.output).suffix.lower()
     if suffix not in report.export.FORMATS:
         raise Stop(f"--output={config.output}: name a file that ends in .pdf, .png or .svg", 2)
+    for name, kinds in (("cell", ("cell", "weights")), ("curve", ("curves",))):
+        value = getattr(config, name)
+        if value is not None and config.what not in kinds:
+            raise Stop(f"--{name}={value}: only with --what={' or --what='.join(kinds)}", 2)
     pictures = PICTURES[config.what](config)
     picture = report.export.beside(pictures, columns=1 if config.what == "weights" else 2)
     try:

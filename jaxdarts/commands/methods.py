@@ -100,13 +100,17 @@ def space_of(config: Any) -> Space:
                 return narrowed_to(cells_from_json(text))
         if source is not None and keep is not None:
             return strongest_of(source, keep)
-        return (
-            spaces.BY_NAME[config.space]()
-            if config.space in NAMED
-            else spaces.darts(config.nodes, config.ops)
-        )
+        return spaces.BY_NAME[config.space]() if config.space in NAMED else darts_of(config)
     except (KeyError, OSError, ValueError) as error:
         raise Stop(str(error), 2) from error
+
+
+def darts_of(config: Any) -> Space:
+    """DARTS' space with the nodes and the operations that flags name."""
+    try:
+        return spaces.darts(config.nodes, config.ops)
+    except ValueError as error:
+        raise Stop(f"--ops={' '.join(config.ops)}: {error}", 2) from error
 
 
 def space_to_json(space: Space) -> str:
@@ -232,10 +236,25 @@ def of_space(config: Any, space: Space, steps_per_epoch: int) -> Algorithm:
         algorithm = METHODS[config.algorithm].make(config, space, 2 if config.unrolled else 1, ramp)
     except ValueError as error:
         raise Stop(f"--algorithm={config.algorithm}: {error}", 2) from error
+    check_alpha(algorithm, config)
     if config.temperature_end != 1:
         annealed = relax.annealed(algorithm.relax, ramp(1.0, config.temperature_end))
         algorithm = algorithm._replace(relax=annealed)
     return with_parts(algorithm, config, space, ramp)
+
+
+def check_alpha(algorithm: Algorithm, config: Any) -> None:
+    """Refuses flags that change alpha where the method has none."""
+    if jax.eval_shape(algorithm.relax.init, jax.random.key(0)):
+        return
+    for name, nothing in (("temperature_end", 1), ("cost_weight", 0), ("log_cost_weight", 0)):
+        value = getattr(config, name, nothing)
+        if value != nothing:
+            raise Stop(
+                f"--{name}={value} --algorithm={config.algorithm}: the method has no alpha; leave"
+                f" --{name} out",
+                2,
+            )
 
 
 def with_parts(algorithm: Algorithm, config: Any, space: Space, ramp: Callable) -> Algorithm:

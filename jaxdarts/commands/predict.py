@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdarts.commands import checks, command_line
-from jaxdarts.data import images
+from jaxdarts.data import pictures
 from jaxdarts.data.optional import require
 from jaxdarts.files import Damaged
 from jaxdarts.runs import Stop, flag, jitted
@@ -62,12 +62,13 @@ def main(arguments: Sequence[str]) -> None:
         read: list[tuple[str, np.ndarray | str]] = []
         for file in config.files[start : start + size]:
             try:
-                read.append((file, images.fitted(file, shape, facts.get("shorter_side"))))
+                read.append((file, pictures.fitted(file, shape, facts.get("shorter_side"))))
             except (Damaged, OSError) as error:
                 read.append((file, " ".join(str(error).split())))
         pixels = np.zeros((size, *shape), np.uint8)  # of one size, so that one program does
         good = [content for _, content in read if not isinstance(content, str)]
-        pixels[: len(good)] = good
+        if good:
+            pixels[: len(good)] = good
         rows = iter(np.asarray(probabilities(params, jnp.asarray(pixels))) if good else ())
         for file, content in read:
             if isinstance(content, str):

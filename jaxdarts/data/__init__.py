@@ -4,6 +4,7 @@ from jaxdarts.data import augment as augment
 from jaxdarts.data import benchmarks as benchmarks
 from jaxdarts.data import feed as feed
 from jaxdarts.data import images as images
+from jaxdarts.data import pictures as pictures
 from jaxdarts.data import stream as stream
 from jaxdarts.data import text as text
 from jaxdarts.data.benchmarks import nasbench101 as nasbench101

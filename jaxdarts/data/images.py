@@ -3,30 +3,18 @@
 They come by TFDS name, from an npz file, or from a folder of pictures.
 """
 
-import contextlib
-import os
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, Int32, Integer, UInt8
 
 from jaxdarts import files
+from jaxdarts.data import pictures
 from jaxdarts.data.optional import require
+from jaxdarts.data.order import mixed_order, permutation
 from jaxdarts.data.tfds import source as tfds_source
-
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"}
-MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK"}  # eight bits a channel or fewer
-
-_PARTS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("test", "testing"), "test"),
-    **dict.fromkeys(("val", "valid", "validation"), "val"),
-}
-"""What the folders of a set's parts are called, in any case."""
-_ORIENTATION = 0x0112  # EXIF: how a camera was held; 5 to 8 change height and width
 
 # What published searches normalise by: mean and standard deviation of each channel of the training
 # images.
@@ -87,9 +75,11 @@ def load(name: str, data_dir: str | None = None, size: int | None = None) -> Dat
               `images_test`, `labels_test` (or `x_train`, `y_train`, `x_test`, `y_test`, or, as in
               MedMNIST, `train_images`, `train_labels`, `test_images`, `test_labels`): images uint8
               [N, H, W, C] or [N, H, W], labels integers from 0, each of which occurs; the training
-              images are shuffled by a fixed permutation;
+              images are shuffled by a fixed permutation. Where there is no test part, `val` (or
+              `valid`, `validation`) takes its place; beside one it is left out, with a warning;
             - `folder:PATH`: pictures in `PATH/train/<class>/` and `PATH/test/<class>/` (`Training`,
-              `Testing`, `val`, `valid` and `validation` mean the same, in any case), or in
+              `Testing`, `val`, `valid` and `validation` mean the same, in any case; a `val` beside
+              a `test` is left out, with a warning), or in
               `PATH/<class>/`, a fifth of which then becomes the test set; shuffled by a fixed
               permutation. Files that cannot be read are left out, with a warning that counts and
               names them.
@@ -131,7 +121,7 @@ def load(name: str, data_dir: str | None = None, size: int | None = None) -> Dat
         )
     if kind == "npz":
         _check_labels(name, train.labels, test.labels)
-        order = _mixed_order(train.labels)
+        order = mixed_order(train.labels)
         train = Images(train.images[order], train.labels[order])
     if class_names is None:
         class_names = tuple(
@@ -205,6 +195,17 @@ def _checked(name: str, part: str, images: np.ndarray, labels: np.ndarray) -> Im
         raise ValueError(
             f"{name}: {part} images have shape {images.shape}; needed is [N, H, W, C] or [N, H, W]"
         )
+    _, height, width, channels = images.shape
+    if channels > 4 and height == width == channels:
+        raise ValueError(
+            f"{name}: {part} images have shape {images.shape}: volumes of {height} x {width} x"
+            f" {channels}; needed are pictures [N, H, W, C] or [N, H, W], such as one slice of each"
+        )
+    if channels > 4 and height in (1, 3, 4):
+        raise ValueError(
+            f"{name}: {part} images have shape {images.shape}: are the {height} channels first?"
+            " Needed is [N, H, W, C]: transpose by (0, 2, 3, 1)"
+        )
     if labels.ndim == 2 and labels.shape[1] == 1:  # as Keras stores them
         labels = labels[:, 0]
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
@@ -244,23 +245,6 @@ def _check_labels(name: str, train: np.ndarray, test: np.ndarray) -> None:
     )
 
 
-def _mixed_order(labels: np.ndarray) -> np.ndarray:
-    """A fixed permutation after which both halves have examples of every class that has two."""
-    order = _permutation(len(labels))
-    half = len(order) // 2
-    several = np.flatnonzero(np.bincount(labels) > 1)
-    if all(np.isin(several, labels[part]).all() for part in (order[:half], order[half:])):
-        return order
-    # The examples of each class are spread evenly over the order: theirs are the places
-    # (i + shift) / count, and with a shift below 1 the first half gets half of them.
-    shuffled = labels[order]
-    quantiles = np.empty(len(order))
-    for label in np.unique(labels):
-        (members,) = np.nonzero(shuffled == label)
-        quantiles[members] = (np.arange(len(members)) + 0.5) / len(members)
-    return order[np.argsort(quantiles, kind="stable")]
-
-
 def _moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     # By histograms: exact, and without a copy of the images in floating point.
     channels = images.shape[-1]
@@ -276,17 +260,11 @@ def _moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     )  # at least one grey level: a channel may be constant
 
 
-def _permutation(size: int) -> np.ndarray:
-    # RandomState, whose stream NumPy has frozen for good; default_rng's may change between
-    # versions.
-    return np.random.RandomState(0).permutation(size)
-
-
 def _digits() -> tuple[Mapping[str, np.ndarray], None]:
     images, labels = require("sklearn.datasets", "scikit-learn", "'digits'").load_digits(
         return_X_y=True
     )
-    order = _permutation(len(labels))
+    order = permutation(len(labels))
     images = np.rint(images * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)[order]
     return (
         _arrays((images[:1437], labels[order[:1437]]), (images[1437:], labels[order[1437:]])),
@@ -299,264 +277,45 @@ def _npz(path: Path) -> tuple[Mapping[str, np.ndarray], None]:
         raise FileNotFoundError(f"npz:{path}: no such file")
     try:
         present = files.array_names(path)
-        keys = {}
-        for part in ("train", "test"):
-            for field, other in (("images", "x"), ("labels", "y")):
-                options = (f"{field}_{part}", f"{part}_{field}", f"{other}_{part}")
-                key = next((key for key in options if key in present), None)
-                if key is None:
-                    raise ValueError(
-                        f"no array {field}_{part} (or {other}_{part}), only"
-                        f" {', '.join(present)[:200]}"
-                    )
-                keys[f"{field}_{part}"] = key
-        stored = files.read_arrays(path, [*keys.values()])
+        keys = {
+            f"{field}_{part}": _keys(present, field, part)
+            for part in ("train", "test", "val")
+            for field in ("images", "labels")
+        }
+        validation = keys.pop("images_val"), keys.pop("labels_val")
+        if all(validation) and not (keys["images_test"] or keys["labels_test"]):
+            keys |= {"images_test": validation[0], "labels_test": validation[1]}
+        elif validation[0]:
+            pictures.warn_of_validation(f"npz:{path}", f"the array {validation[0]}")
+        for name, key in keys.items():
+            if key is None:
+                raise ValueError(
+                    f"no array {name} (or {name.replace('images', 'x').replace('labels', 'y')}),"
+                    f" only {', '.join(present)[:200]}"
+                )
+        stored = files.read_arrays(path, [key for key in keys.values() if key])
     except (ValueError, OSError) as error:
         raise ValueError(f"npz:{path}: {error}") from error
-    return {name: stored[key] for name, key in keys.items()}, None
+    return {name: stored[key] for name, key in keys.items() if key}, None
+
+
+def _keys(present: Sequence[str], field: str, part: str) -> str | None:
+    """The name of an array of images or labels in an archive; None where it has none."""
+    other = {"images": "x", "labels": "y"}[field]
+    parts = ("val", "valid", "validation") if part == "val" else (part,)
+    options = [
+        key for one in parts for key in (f"{field}_{one}", f"{one}_{field}", f"{other}_{one}")
+    ]
+    return next((key for key in options if key in present), None)
 
 
 def _folder(root: Path, size: int | None) -> tuple[Mapping[str, np.ndarray], tuple[str, ...]]:
-    train, test, class_names = folder_files(root)
-    images, kept = _pictures([file for file, _ in train + test], size)
+    train, test, class_names = pictures.folder_files(root)
+    images, kept = pictures.in_memory([file for file, _ in train + test], size)
     labels = np.array([label for _, label in train + test], np.int32)[kept]
     count = int(np.sum(kept < len(train)))
-    for label, name in enumerate(class_names):
-        if not (labels[:count] == label).any():
-            raise files.Damaged(f"folder:{root}: no training image of {name} is readable")
-    if count == len(labels):
-        raise files.Damaged(f"folder:{root}: no test image is readable")
+    pictures.check_readable(root, class_names, labels[:count], labels[count:])
     return _arrays((images[:count], labels[:count]), (images[count:], labels[count:])), class_names
-
-
-def folder_files(
-    root: Path,
-) -> tuple[list[tuple[str, int]], list[tuple[str, int]], tuple[str, ...]]:
-    """The training and the test files of `folder:PATH`, and the names of the classes.
-
-    Files have their labels and are in a fixed order.
-
-    Warns of files that are no images, and how many they are.
-
-    Raises:
-        ValueError: if a class has test images only, or a folder no images.
-        FileNotFoundError: if there is no such folder, or a part of it is missing or empty.
-    """
-    if not root.is_dir():
-        raise FileNotFoundError(f"folder:{root}: no such folder")
-    parts: dict[str, Path] = {}
-    for path in sorted(root.iterdir()):
-        part = _PARTS.get(path.name.lower())
-        if part is None or not path.is_dir():
-            continue
-        if part in parts:
-            raise ValueError(f"{path} and {parts[part]} have the same meaning: remove one of them")
-        parts[part] = path
-    parts = {part: parts[part] for part in ("train", "test", "val") if part in parts}
-    if not parts:
-        class_names = _subfolders(root)
-        files = _files(root, class_names)
-        train, test = _four_fifths(files)
-    elif "train" not in parts or len(parts) == 1:
-        raise FileNotFoundError(
-            f"folder:{root} has only {', '.join(path.name for path in parts.values())}; needed are"
-            " train, and test, val or validation"
-        )
-    else:
-        to_train_on = parts.pop("train")
-        class_names = _subfolders(to_train_on)
-        held_out = next(iter(parts.values()))
-        if unknown := sorted(set(_subfolders(held_out)) - set(class_names)):
-            raise ValueError(f"{held_out / unknown[0]} is a class that {to_train_on} lacks")
-        # Sorted by class, the first half of the training set would lack the last classes.
-        files, others = _files(to_train_on, class_names), _files(held_out, class_names, False)
-        train, test = ([part[i] for i in _order(part)] for part in (files, others))
-    if not train or not test:
-        raise FileNotFoundError(
-            f"folder:{root}: {len(train)} training and {len(test)} test images; needed are files "
-            f"{', '.join(sorted(SUFFIXES))} in one folder per class"
-        )
-    return train, test, class_names
-
-
-def _subfolders(folder: Path) -> tuple[str, ...]:
-    return tuple(
-        sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-    )
-
-
-def _files(
-    folder: Path, class_names: Sequence[str], every_class: bool = True
-) -> list[tuple[str, int]]:
-    """The pictures of every class; text, since a million Path objects would take a gigabyte."""
-    pictures: list[tuple[str, int]] = []
-    skipped: list[str] = []
-    for label, name in enumerate(class_names):
-        if not (folder / name).is_dir():
-            continue
-        before, entries = len(pictures), sorted(os.listdir(folder / name))
-        for file in entries:
-            path = os.path.join(folder, name, file)
-            if file.startswith("."):
-                continue
-            if os.path.splitext(file)[1].lower() in SUFFIXES:
-                pictures.append((path, label))
-            else:
-                skipped.append(path)
-        if len(pictures) == before and every_class:
-            raise ValueError(
-                f"{folder / name} has no images and {len(entries)} other files, but each folder is"
-                f" a class: remove it, or put files {', '.join(sorted(SUFFIXES))} there"
-            )
-    if skipped:
-        inner = " (a folder inside a class is not read)" if os.path.isdir(skipped[0]) else ""
-        number = f"{len(skipped)} entries that are" if len(skipped) > 1 else "an entry that is"
-        warnings.warn(
-            f"{folder}: skipped {number} no file {', '.join(sorted(SUFFIXES))}, such as"
-            f" {skipped[0]}{inner}",
-            UserWarning,
-            stacklevel=2,
-        )
-    return pictures
-
-
-def _order(pictures: Sequence[tuple[str, int]]) -> np.ndarray:
-    return _mixed_order(np.array([label for _, label in pictures], np.int64))
-
-
-def _four_fifths(
-    pictures: list[tuple[str, int]],
-) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
-    """A training and a test set, with every class that has two examples in both."""
-    labels = np.array([label for _, label in pictures], np.int64)
-    order = _order(pictures)
-    train, test = order[: int(0.8 * len(order))], order[int(0.8 * len(order)) :]
-    counts = np.bincount(labels)
-    if not all(
-        np.isin(np.flatnonzero(counts > least), labels[part]).all()
-        for part, least in ((train, 0), (test, 1))
-    ):
-        # The last fifth of every class, at least one example of two.
-        left = {label: max(count // 5, count > 1) for label, count in enumerate(counts.tolist())}
-        held = []
-        for i in reversed(order.tolist()):
-            if left[label := int(labels[i])]:
-                left[label] -= 1
-                held.append(i)
-        test = np.array(held[::-1], np.int64)
-        train = order[~np.isin(order, test)]
-    return [pictures[i] for i in train], [pictures[i] for i in test]
-
-
-def _pictures(
-    paths: Sequence[str], size: int | None = None
-) -> tuple[UInt8[np.ndarray, "num height width channels"], Integer[np.ndarray, " num"]]:
-    """The readable pictures, and which of the files they are; warns of the others."""
-    pil = require("PIL.Image", "pillow", "'folder:PATH'")
-    shape, first, modes = None if size is None else (size, size), "", set()
-    broken: dict[int, str] = {}
-    for i, path in enumerate(paths):
-        try:
-            with _readable(path), pil.open(path) as picture:
-                if picture.mode not in MODES:
-                    raise ValueError(f"the mode is {picture.mode}; needed are 8 bits a channel")
-                turned = picture.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
-                own, mode = picture.size[::-1] if turned else picture.size, picture.mode
-        except files.Damaged as error:
-            broken[i] = str(error)
-            continue
-        modes.add(mode)
-        if shape is None:
-            shape, first = own, path
-        if size is None and own != shape:
-            raise files.Damaged(
-                f"{path} has {own[0]} x {own[1]} pixels, but {first} {shape[0]} x {shape[1]}; all"
-                " images must have the same size, or be resized and cut to N x N: --image_size=N"
-            )
-    mode, channels = ("L", 1) if modes <= {"1", "L"} else ("RGB", 3)
-    width, height = shape or (0, 0)
-    images = np.empty((len(paths), height, width, channels), np.uint8)
-    for i, path in enumerate(paths):
-        if i in broken:
-            continue
-        try:
-            with _readable(path), pil.open(path) as picture:
-                new = converted(picture, mode)
-                images[i] = np.asarray(new if size is None else square(new, size)).reshape(
-                    images.shape[1:]
-                )
-        except files.Damaged as error:
-            broken[i] = str(error)
-    if len(broken) == len(paths):
-        raise files.Damaged(next(iter(broken.values())))
-    if broken:
-        named = "; ".join(list(broken.values())[:5]) + ("; ..." if len(broken) > 5 else "")
-        number = f"{len(broken)} files that are" if len(broken) > 1 else "a file that is"
-        warnings.warn(f"skipped {number} no readable image: {named}", UserWarning, stacklevel=2)
-    kept = np.array([i for i in range(len(paths)) if i not in broken])
-    return images[kept] if broken else images, kept
-
-
-@contextlib.contextmanager
-def _readable(path: str) -> Iterator[None]:
-    """Names the picture that cannot be read; Pillow's decoders raise anything on broken data."""
-    try:
-        yield
-    except files.Damaged:
-        raise
-    except Exception as error:
-        raise files.Damaged(f"{path} is no readable image: {error}") from error
-
-
-def converted(picture: Any, mode: str) -> Any:
-    """An open picture, turned as its camera says, in the mode L or RGB.
-
-    Raises:
-        ValueError: if it has more than 8 bits a channel.
-    """
-    if picture.mode not in MODES:
-        raise ValueError(f"the mode is {picture.mode}; needed are 8 bits a channel")
-    # Pillow warns where a palette's transparency gets lost on the way to RGB, and not on this one.
-    with_alpha = picture.convert("RGBA") if picture.mode in ("P", "PA") else picture
-    turned = require("PIL.ImageOps", "pillow", "a picture").exif_transpose(with_alpha)
-    return turned.convert(mode)
-
-
-def fitted(
-    path: str, shape: tuple[int, int, int], shorter: int | None = None
-) -> UInt8[np.ndarray, "height width channels"]:
-    """A picture of any size and kind as a network takes it.
-
-    Its shorter side is resized to `shorter` pixels, by default to the height, and the central
-    square is cut out. Where a network takes no squares, the picture is resized to its shape.
-
-    Raises:
-        Damaged: if it is no readable picture; the message names it.
-    """
-    pil, (height, width, channels) = require("PIL.Image", "pillow", "a picture"), shape
-    with _readable(path), pil.open(path) as picture:
-        new = converted(picture, "L" if channels == 1 else "RGB")
-        if new.size == (width, height) and shorter is None:
-            pass
-        elif height == width:
-            new = square(new, height, shorter)
-        else:
-            new = new.resize((width, height), pil.Resampling.BILINEAR)
-        return np.asarray(new).reshape(shape)
-
-
-def square(picture: Any, size: int, shorter: int | None = None) -> Any:
-    """The shorter side resized to `shorter` pixels, by default `size`; then the central square."""
-    shorter = shorter or size
-    width, height = picture.size
-    if width <= height:
-        width, height = shorter, int(shorter * height / width)
-    else:
-        width, height = int(shorter * width / height), shorter
-    left, top = round((width - size) / 2), round((height - size) / 2)
-    bilinear = require("PIL.Image", "pillow", "an image").Resampling.BILINEAR
-    resized = picture.resize((width, height), bilinear)
-    return resized.crop((left, top, left + size, top + size))
 
 
 def _arrays(

@@ -19,9 +19,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float32, Integer
 
-from jaxdarts.data import images
+from jaxdarts.data import images, pictures
 from jaxdarts.data.optional import require
 from jaxdarts.data.tfds import source as tfds_source
+from jaxdarts.files import Damaged
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's channels, pixels scaled to [0, 1]: what published networks for large images
@@ -61,8 +62,8 @@ class Dataset(NamedTuple):
     std: Float32[np.ndarray, " channels"]
 
 
-def load(name: str, data_dir: str | None, size: int) -> Dataset:
-    """Finds the images of a set and reads none of them.
+def load(name: str, data_dir: str | None, size: int, check: bool = True) -> Dataset:
+    """Finds the images of a set and keeps none of them.
 
     Args:
         name: `folder:PATH` as for `images.load`, with images of any size; or the TFDS name of an
@@ -71,16 +72,22 @@ def load(name: str, data_dir: str | None, size: int) -> Dataset:
         data_dir: where TFDS keeps its folders; by default `$TFDS_DATA_DIR` or
           `~/tensorflow_datasets`.
         size: height and width that the images are cut to.
+        check: whether every file of a folder is decoded once, in threads, so that broken ones are
+          left out, with a warning that counts and names them.
 
     Raises:
-        ValueError: if the set is unknown, or cannot be read in any order.
+        ValueError: if the set is unknown, or cannot be read in any order, or nothing of a class is
+          readable.
         FileNotFoundError: if there are no such data.
         ModuleNotFoundError: if a package is missing; tells the pip command.
     """
     require("PIL.Image", "pillow", f"reading {name!r}")
     kind, _, path = name.partition(":")
     if kind == "folder" and path:
-        *files, class_names = images.folder_files(Path(path).expanduser())
+        root = Path(path).expanduser()
+        *files, class_names = pictures.folder_files(root)
+        if check:
+            files = _unbroken(root, files, class_names)
         train, test = (_files(part) for part in files)
     else:
         builder, class_names = tfds_source.opened(name, data_dir)
@@ -208,7 +215,7 @@ def central_crop(picture: Any, size: int) -> Any:
 
     They are `Resize(256)` and `CenterCrop(224)` of torchvision.
     """
-    return images.square(picture, size, shorter_side(size))
+    return pictures.square(picture, size, shorter_side(size))
 
 
 def shorter_side(size: int) -> int:
@@ -226,30 +233,57 @@ def _bilinear() -> Any:
 def _files(files: list[tuple[str, int]]) -> Stored:
     def read(index: int) -> tuple[Any, int]:
         file, label = files[index]
-        return _picture(lambda: file, file), label
+        try:
+            with pictures.opened(file) as picture:
+                return pictures.converted(picture, "RGB"), label
+        except Damaged as error:
+            raise Unreadable(str(error)) from error
 
     return Stored(len(files), read, np.array([label for _, label in files], np.int32))
 
 
+def _unbroken(
+    root: Path, parts: list[list[tuple[str, int]]], class_names: tuple[str, ...]
+) -> list[list[tuple[str, int]]]:
+    """The files of both parts that can be read; warns of the others."""
+
+    def errors_of(paths: list[str]) -> list[str | None]:
+        errors: list[str | None] = []
+        for path in paths:
+            try:
+                with pictures.opened(path) as picture:
+                    pictures.check_mode(picture)
+                    picture.draft(picture.mode, (1, 1))  # JPEG is decoded sooner at an eighth
+                    picture.load()
+                errors.append(None)
+            except Damaged as error:
+                errors.append(str(error))
+        return errors
+
+    paths = [path for part in parts for path, _ in part]
+    chunks = [paths[start : start + 64] for start in range(0, len(paths), 64)]
+    with threads() as pool:
+        errors = [error for chunk in pool.map(errors_of, chunks) for error in chunk]
+    pictures.warn_of_broken([error for error in errors if error], len(paths))
+    rest = iter(errors)
+    kept = [[one for one in part if next(rest) is None] for part in parts]
+    pictures.check_readable(root, class_names, *(np.array([y for _, y in part]) for part in kept))
+    return kept
+
+
 def _split(builder: Any, name: str) -> Stored:
+    pil = require("PIL.Image", "pillow", builder.name)
     num, record = tfds_source.random_access(builder, name)
 
     def read(index: int) -> tuple[Any, int]:
         encoded, label = record(index)
-        return (
-            _picture(
-                lambda: io.BytesIO(encoded), f"image {index} of {builder.info.full_name}, {name},"
-            ),
-            label,
-        )
+        try:
+            with (
+                pictures.readable(f"image {index} of {builder.info.full_name}, {name},"),
+                pil.open(io.BytesIO(encoded)) as picture,
+            ):
+                return pictures.converted(picture, "RGB"), label
+        except Damaged as error:
+            raise Unreadable(str(error)) from error
 
     return Stored(num, read)
-
-
-def _picture(source: Callable[[], Any], name: str) -> Any:
-    pil = require("PIL.Image", "pillow", name)
-    try:
-        with pil.open(source()) as picture:
-            return images.converted(picture, "RGB")
-    except Exception as error:  # Pillow's decoders raise anything on broken data
-        raise Unreadable(f"{name} is no readable image: {error}") from error

@@ -61,7 +61,8 @@ def _old_nni_fields(entries: dict[Any, Any]) -> dict[str, Any]:
 
 def _old_nni_node(entries: dict[Any, Any], node: str, state: int) -> Iterator[tuple[str, int]]:
     """The two pairs of a node."""
-    switch = entries[f"{node}_switch"]
+    slots = [f"{node}_p{source}" for source in range(state)]
+    switch = _chosen(entries[f"{node}_switch"], slots, state)
     sources: dict[Any, int] = {f"{node}_p{source}": source for source in range(state)}
     if not isinstance(switch, list) or len(switch) != 2 or len(set(map(str, switch))) != 2:
         raise ValueError(
@@ -75,7 +76,7 @@ def _old_nni_node(entries: dict[Any, Any], node: str, state: int) -> Iterator[tu
                 f"{node}_switch names {reprlib.repr(choice)}; node {state} reads {node}_p0 to"
                 f" {node}_p{state - 1}"
             )
-        op = entries.get(f"{node}_p{source}")
+        op = _chosen(entries.get(f"{node}_p{source}"), [*_OLD_NNI_OPS], 7)
         op = op[0] if isinstance(op, list) and len(op) == 1 else op
         if not isinstance(op, str) or op not in _OLD_NNI_OPS:
             raise ValueError(
@@ -83,6 +84,18 @@ def _old_nni_node(entries: dict[Any, Any], node: str, state: int) -> Iterator[tu
                 f" are {', '.join(_OLD_NNI_OPS)}"
             )
         yield _OLD_NNI_OPS[op], source
+
+
+def _chosen(value: Any, names: list[str], fewest: int) -> Any:
+    """A choice without the forms that NNI wraps it in: that of its search space, or true and false
+    for each of the names, at least the first `fewest`.
+    """
+    if isinstance(value, dict) and value.keys() <= {"_value", "_idx"} and "_value" in value:
+        value = value["_value"]
+    masked = isinstance(value, list) and value and all(isinstance(one, bool) for one in value)
+    if masked and fewest <= len(value) <= len(names):
+        return [name for name, taken in zip(names, value, strict=False) if taken]
+    return value
 
 
 def _nni_fields(entries: dict[Any, Any]) -> dict[str, Any]:

@@ -53,6 +53,7 @@ def flag(
     *,
     free: bool = False,
     positional: bool = False,
+    bare: bool = False,
 ) -> Any:
     """A field that is a flag.
 
@@ -65,8 +66,16 @@ def flag(
         free: whether a resumed run may change it. What is trained stays; what is made of it, or set
           beside it, may change.
         positional: whether it is given without its name.
+        bare: whether a flag of several values, none by default, may be given without any, to undo
+          what a preset has.
     """
-    metadata = {"text": text, "bound": bound, "free": free, "positional": positional}
+    metadata = {
+        "text": text,
+        "bound": bound,
+        "free": free,
+        "positional": positional,
+        "bare": bare,
+    }
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -80,6 +89,7 @@ class Declared(NamedTuple):
     bound: Bound | None
     free: bool
     positional: bool
+    bare: bool
     topic: str
 
 

@@ -166,6 +166,7 @@ def _check_tokens(tokens: Any, hidden: Any, width: int) -> None:
 def _read(folder: Path) -> tuple[Mapping[str, Any], Any, Any]:
     try:
         facts = files.read_json(folder / "network.json", ImageNetwork | LanguageModel)
+        _check_facts(facts, f"{folder / 'network.json'}")
         weights = files.read_arrays(folder / "weights.npz")
         params = unflatten_dict(
             {name: jnp.asarray(value) for name, value in weights.items()}, sep="/"
@@ -189,6 +190,35 @@ def _read(folder: Path) -> tuple[Mapping[str, Any], Any, Any]:
             reason = f"no file {Path(error.filename).name}{_way_out(folder)}"
         raise ValueError(f"{folder} holds no trained network: {reason}") from error
     return facts, net, params
+
+
+_MOST = {"width": 1 << 16, "depth": 1000, "num_classes": 1 << 24, "num_words": 1 << 24}
+"""The largest sizes of a network that is read."""
+
+
+def _check_facts(facts: Mapping[str, Any], where: str) -> None:
+    """Refuses facts that describe no network, or one that nothing could hold."""
+    for name, most in _MOST.items():
+        value = facts.get(name)
+        if value is not None and not 0 < value <= most:
+            raise ValueError(f"{where}: {name} is {value}, not from 1 to {most}")
+    if "num_words" in facts:
+        return
+    shape = height, width, channels = tuple(facts["image_shape"])
+    if min(shape) < 1 or max(shape) > 1 << 16:
+        raise ValueError(f"{where}: image_shape is {list(shape)}; sizes are from 1 to {1 << 16}")
+    for name in ("mean", "std"):
+        values = np.asarray(facts[name], np.float64)
+        if len(values) != channels or not np.isfinite(values).all():
+            raise ValueError(f"{where}: {name} is no list of {channels} numbers, one a channel")
+    if min(facts["std"]) <= 0:
+        raise ValueError(f"{where}: std is {list(facts['std'])}; deviations are positive")
+    names, classes = facts.get("class_names"), facts["num_classes"]
+    if names is not None and len(names) != classes:
+        raise ValueError(f"{where}: class_names has {len(names)} entries for {classes} classes")
+    side = facts.get("shorter_side")
+    if side is not None and not max(height, width) <= side <= 1 << 16:
+        raise ValueError(f"{where}: shorter_side is {side}, not from {max(height, width)} on")
 
 
 def _way_out(folder: Path) -> str:

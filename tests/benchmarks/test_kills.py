@@ -27,12 +27,31 @@ def test_no_kills_are_no_result():
 
 
 def test_the_steps_that_kills_lose():
-    """By hand: the second process resumes at 6 of 8, the last one at 9."""
-    log = "resumed at step 6\nresumed at step 9\n"
+    """By hand: the third process resumes at 6 of 8, the last one at 9."""
     deaths = [
-        {"begun_at": 0, "killed_at": 8},
-        {"begun_at": None, "killed_at": None},
-        {"begun_at": 6, "killed_at": 11},
+        {"begun_in": ".", "begun_at": 0, "killed_in": ".", "killed_at": 8},
+        {"begun_in": None, "begun_at": None, "killed_in": None, "killed_at": None},
+        {"begun_in": ".", "begun_at": 6, "killed_in": ".", "killed_at": 11},
     ]
-    kills.count_lost_steps(deaths, log)
+    kills.count_lost_steps(deaths, ".", 9)
     assert [death["lost_steps"] for death in deaths] == [2, 0, 2]
+
+
+def test_the_steps_that_kills_lose_in_stages():
+    """By hand: the second process goes from step 6 of stage 1 to step 4 of the last stage, the
+    third dies in it at 7 after a start at 3, and the last one starts at 5.
+    """
+    deaths = [
+        {"begun_in": "stage1", "begun_at": 0, "killed_in": "stage1", "killed_at": 8},
+        {"begun_in": "stage1", "begun_at": 6, "killed_in": ".", "killed_at": 4},
+        {"begun_in": ".", "begun_at": 3, "killed_in": ".", "killed_at": 7},
+    ]
+    kills.count_lost_steps(deaths, ".", 5)
+    assert [death["lost_steps"] for death in deaths] == [2, 1, 2]
+    logs = {"stage1": "", ".": "resumed at step 12, at once"}
+    assert kills.first_stage(logs) == (".", 12)
+    assert kills.first_stage(logs | {"stage1": "epoch 0 lr 1"}) == ("stage1", 0)
+    assert kills.first_stage({"stage1": "", ".": "stage 1 of 2"}) == (None, None)
+    # Nothing is lost where the next process begins with a later stage.
+    kills.count_lost_steps(deaths[:1], ".", 0)
+    assert deaths[0]["lost_steps"] == 0

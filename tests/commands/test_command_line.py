@@ -438,6 +438,13 @@ compare darts --epochs=1 | --epochs
 nats_to_csv | name the folder
 nats_to_csv /nowhere x.csv | /nowhere: not a folder named like
 nats_to_csv /nowhere x.csv y | y
+nats_to_csv --=3 | --=3: a flag without a name
+analyze topology /nowhere --=3 | --=3: a flag without a name
+analyze topology /nowhere --each=2147483647 | --each=2147483647: must be at most 10000
+analyze compare DARTS_V1 --output= | --output=: must not be empty
+draw DARTS_V2 --output=x.svg --curve=loss | --curve=loss: only with --what=curves
+draw DARTS_V2 --output=x.svg --what=curves --cell=normal | --cell=normal: only with --what=cell or
+predict NETWORK a.png --top=0 | --top=0: must be positive
 analyze nothing | nothing: no analysis
 analyze topology | name one run folder
 analyze topology /nowhere | /nowhere: not the folder of a run: there is no such folder
@@ -457,6 +464,17 @@ analyze ranking --truth_epochs=0 | --truth_epochs=0: must be positive
 analyze ranking --groups 0 | --groups=0: must be positive
 analyze ranking --train_images=-1 | --train_images=-1: must not be negative
 analyze ranking --last_steps=-1 | --last_steps=-1: must not be negative
+search --ops nothing none | --ops=nothing none: normal, edge
+search --ops | --ops=: normal, edge
+search --stop_size | --stop_size: give one value or more
+search --fork_epoch=3 | --fork_epoch=3: needs --fork
+evaluate --select | --select: give one value or more
+evaluate --select --epochs=1 | --select: give one value or more
+evaluate --ensemble=DARTS_V1,,DARTS_V2 | a name is missing between commas
+compare darts --page=x/ | --page=x/: must be a file
+export NETWORK --output=x/ | --output=x/: must be a file
+draw DARTS_V2 --output=x.svg/ | --output=x.svg/: must be a file
+analyze convergence /nowhere --widths | --widths: give one value or more
 analyze ensemble --fit_portion=1 | --fit_portion=1.0: must lie between 0 and 1
 """
 

@@ -5,11 +5,13 @@ selection, the hand-off.
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import jax
@@ -18,7 +20,8 @@ import numpy as np
 import pytest
 
 import jaxdarts as jd
-from jaxdarts.commands import command_line
+from jaxdarts.commands import command_line, export
+from jaxdarts.commands.analyze import planes, subjects
 from jaxdarts.commands.evaluate import image_program, recipes
 from jaxdarts.commands.evaluate import images as script
 from jaxdarts.data import images, stream
@@ -461,23 +464,68 @@ def test_pictures_of_several_sizes_in_memory(tiny, pictures, tmp_path, capsys):
     counts = np.array(json.loads((tmp_path / "run" / "confusion.json").read_text())["counts"][0])
     for i, name in enumerate(("bright", "dark")):
         assert f"test_acc of {name} {100 * counts[i, i] / counts[i].sum():f}" in log
-    assert "Share of the largest class" in (tmp_path / "run" / "report.html").read_text()
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "Share of the largest class" in page
+    assert not re.search("top.?5", page + log, re.IGNORECASE)  # always right for two classes
+    # Analyses see the same pictures.
+    run = subjects.open_run(f"{tmp_path}/run")
+    subject = subjects.subject(run, planes.Plane(batch_size=7, part="test"))
+    capsys.readouterr()
+    _, accuracy = subject.mean_loss(subject.point)
+    assert subject.batches["image"].shape == (1, 7, 8, 8, 3)
+    assert float(accuracy) == pytest.approx(np.trace(counts) / 7)
+    # The file for other programs: its size, its speed, and the same mistakes as in the report.
+    capsys.readouterr()
+    export.main([f"{tmp_path}/run", "--format=onnx", "--repeats=2"])
+    shown, file = capsys.readouterr().out, tmp_path / "run" / "network.onnx"
+    assert f"wrote {file}, {file.stat().st_size:,} bytes" in shown
+    times = re.findall(r"^an image on one core, (ONNX Runtime|JAX) +([\d.]+) ms$", shown, re.M)
+    assert [name for name, _ in times] == ["ONNX Runtime", "JAX"]
+    assert all(float(milliseconds) > 0 for _, milliseconds in times)
+    session = pytest.importorskip("onnxruntime").InferenceSession(file)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        test = images.load(data.removeprefix("--dataset="), size=8).test
+    (logits,) = session.run(None, {"images": test.images})
+    expected = np.zeros((2, 2), int)
+    np.add.at(expected, (test.labels, logits.argmax(-1)), 1)
+    np.testing.assert_array_equal(counts, expected)
     text, code = stopped([*tiny, data, "--image_size=224", f"--run_dir={tmp_path}/other"])
     assert "--image_size=224: pictures of this size are streamed" in text and code == 2
 
 
-def test_an_image_that_cannot_be_read(streaming, pictures, tmp_path):
+def test_an_image_that_cannot_be_read(streaming, tiny, pictures, tmp_path, capsys, monkeypatch):
+    """Streamed or not, a broken picture is left out, and one line names it; one that breaks later
+    ends the run.
+    """
     shutil.copytree(pictures, tmp_path / "pictures")
+    data = f"--dataset=folder:{tmp_path}/pictures"
     broken = tmp_path / "pictures" / "train" / "dark" / "1.jpg"
-    broken.write_bytes(broken.read_bytes()[:50])
-    text, code = stopped(
-        [*streaming, f"--dataset=folder:{tmp_path}/pictures", f"--run_dir={tmp_path}/run"]
-    )
+    content = broken.read_bytes()
+    broken.write_bytes(content[:-50])
+    for flags in ([*streaming, data], [*tiny, data, "--image_size=8"]):
+        capsys.readouterr()
+        dataset = script.load(recipes.check(recipes.parse(flags, None)))
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"warning: skipped a file that is no readable image: {broken}")
+        assert (dataset.train.num, dataset.test.num) == (25, 7)
+        assert np.bincount(dataset.train.labels).tolist() == [13, 12]
+    broken.write_bytes(content)
+    load = script.load
+
+    def breaking(config):
+        dataset = load(config)
+        broken.write_bytes(content[:50])
+        return dataset
+
+    monkeypatch.setattr(script, "load", breaking)
+    text, code = stopped([*streaming, data, f"--run_dir={tmp_path}/run"])
     assert (
         f"{broken} is no readable image" in text
         and f"--resume={tmp_path}/run" in text
         and code == 1
     )
+    monkeypatch.undo()
     text, code = stopped([*streaming, f"--dataset=folder:{tmp_path}/none"])
     assert "none: no such folder" in text
 

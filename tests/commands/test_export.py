@@ -89,6 +89,14 @@ def test_pictures_of_any_kind_and_a_broken_one(run, tmp_path, capsys):
         assert f"  class {best} {100 * chances[best]:.1f} %  " in line
 
 
+def test_pictures_that_are_all_broken_are_named(run, tmp_path, capsys):
+    (tmp_path / "empty.png").touch()
+    with pytest.raises(Stop, match="3 of 3 files could not be read"):
+        predict.main([str(run), *(str(tmp_path / name) for name in ("empty.png", "none.png", "."))])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3 and all("is no readable image" in line for line in lines)
+
+
 def test_a_folder_without_a_network_names_the_way_out(run, tmp_path):
     (tmp_path / "seeds").mkdir()
     (tmp_path / "seeds" / "seed-3").symlink_to(run)

@@ -147,6 +147,9 @@ def test_the_loss_of_alpha_is_that_of_its_method(loss, of_method, order):
         ("--alpha_loss=neighbourhood --algorithm=da2s", "the method learns weights of edges too"),
         ("--alpha_loss=neighbourhood --distance=99", "neighbours at distance 99"),
         ("--regularizer=entropy --algorithm=fixed_alpha", "the method has no alpha"),
+        ("--cost_weight=2 --algorithm=shapley_nas", "--cost_weight=2.0 .*the method has no alpha"),
+        ("--log_cost_weight=2 --algorithm=random_sharing", "leave --log_cost_weight out"),
+        ("--temperature_end=0.1 --algorithm=fixed_alpha", "leave --temperature_end out"),
     ],
 )
 def test_parts_that_do_not_go_together(flags, message):

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from jaxdarts.data import images, optional
+from jaxdarts.data import images, optional, pictures
 
 RNG = np.random.RandomState(0)
 
@@ -137,6 +137,87 @@ def test_npz_errors(tmp_path, changes, words):
     with pytest.raises(ValueError) as error:
         images.load(f"npz:{path}")
     assert_one_line(error, str(path), *words)
+
+
+def medmnist(**changes):
+    """Arrays with the names, types and label shapes of MedMNIST's files."""
+    rng = np.random.RandomState(0)
+    arrays = {}
+    for part, count in (("train", 8), ("val", 4), ("test", 6)):
+        arrays[f"{part}_images"] = rng.randint(0, 256, (count, 28, 28), np.uint8)
+        arrays[f"{part}_labels"] = (np.arange(count, dtype=np.uint8) % 2)[:, None]
+    return {name: value for name, value in (arrays | changes).items() if value is not None}
+
+
+def test_a_validation_part_beside_a_test_part_is_said_to_be_left_out(tmp_path):
+    arrays = medmnist()
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.warns(UserWarning) as warned:
+        data = images.load(f"npz:{tmp_path / 'a.npz'}")
+    (warning,) = warned
+    assert "the array val_images is not used" in str(warning.message)
+    assert (data.train.num, data.test.num) == (8, 6)
+    np.testing.assert_array_equal(data.test.images[..., 0], arrays["test_images"])
+    np.testing.assert_array_equal(data.test.labels, arrays["test_labels"][:, 0])
+    for part, count in (("train", 4), ("test", 2), ("val", 3)):
+        for name in "ab":
+            write_pictures(tmp_path / "folder" / part / name, count)
+    with pytest.warns(UserWarning) as warned:
+        data = images.load(f"folder:{tmp_path / 'folder'}")
+    (warning,) = warned
+    assert f"{tmp_path / 'folder' / 'val'} is not used" in str(warning.message)
+    assert (data.train.num, data.test.num) == (8, 4)
+
+
+@pytest.mark.parametrize("name", ["images_val", "val_images", "x_valid", "validation_images"])
+def test_a_validation_part_alone_is_tested_on(tmp_path, name):
+    arrays = medmnist(test_images=None, test_labels=None)
+    pixels, labels = arrays.pop("val_images"), arrays.pop("val_labels")
+    other = name.replace("images", "labels").replace("x_", "y_")
+    np.savez(tmp_path / "a.npz", **arrays, **{name: pixels, other: labels})
+    test = images.load(f"npz:{tmp_path / 'a.npz'}").test
+    np.testing.assert_array_equal(test.images[..., 0], pixels)
+    np.testing.assert_array_equal(test.labels, labels[:, 0])
+
+
+@pytest.mark.parametrize(
+    "shape, words",
+    [
+        ((28, 28, 28), "volumes of 28 x 28 x 28"),
+        ((28, 28, 28, 1), "needed is [N, H, W, C]"),
+        ((3, 28, 28), "are the 3 channels first?"),
+        ((1, 28, 28), "are the 1 channels first?"),
+    ],
+)
+def test_arrays_that_are_no_pictures(tmp_path, shape, words):
+    parts = {
+        f"{part}_images": np.zeros((n, *shape), np.uint8) for part, n in (("train", 8), ("test", 6))
+    }
+    np.savez(tmp_path / "a.npz", **medmnist(**parts, val_images=None, val_labels=None))
+    with pytest.raises(ValueError) as error:
+        images.load(f"npz:{tmp_path / 'a.npz'}")
+    assert_one_line(error, words, "a.npz")
+
+
+def test_several_labels_an_image_are_refused(tmp_path):
+    """As in MedMNIST's ChestMNIST."""
+    several = {
+        f"{part}_labels": np.zeros((n, 14), np.uint8) for part, n in (("train", 8), ("test", 6))
+    }
+    np.savez(tmp_path / "a.npz", **medmnist(**several, val_images=None, val_labels=None))
+    with pytest.raises(ValueError) as error:
+        images.load(f"npz:{tmp_path / 'a.npz'}")
+    assert_one_line(error, "(8, 14)", "needed are integers [N]")
+
+
+def test_pictures_of_many_channels_are_taken(tmp_path):
+    """A satellite's pictures have 13."""
+    parts = {
+        f"{part}_images": np.zeros((n, 16, 16, 13), np.uint8)
+        for part, n in (("train", 8), ("test", 6))
+    }
+    np.savez(tmp_path / "a.npz", **medmnist(**parts, val_images=None, val_labels=None))
+    assert images.load(f"npz:{tmp_path / 'a.npz'}").image_shape == (16, 16, 13)
 
 
 def test_npz_of_other_kinds(tmp_path):
@@ -349,9 +430,9 @@ def test_a_picture_is_turned_as_its_camera_says(tmp_path):
             pil.fromarray(upright).save(tmp_path / name / f"u{i}.png")
     data = images.load(f"folder:{tmp_path}")
     assert (data.train.images == upright[None]).all()
-    read = images.fitted(str(tmp_path / "a" / "0.png"), (8, 4, 3))
+    read = pictures.fitted(str(tmp_path / "a" / "0.png"), (8, 4, 3))
     np.testing.assert_array_equal(read, upright)
-    assert images.fitted(str(tmp_path / "a" / "0.png"), (4, 4, 1)).shape == (4, 4, 1)
+    assert pictures.fitted(str(tmp_path / "a" / "0.png"), (4, 4, 1)).shape == (4, 4, 1)
 
 
 @pytest.mark.parametrize("names", [("Training", "Testing"), ("TRAIN", "valid"), ("train", "Val")])
@@ -367,21 +448,6 @@ def test_other_names_of_the_parts(tmp_path, names):
         write_pictures(tmp_path / "train" / "a", 1)
         with pytest.raises(ValueError, match="have the same meaning"):
             images.load(f"folder:{tmp_path}")
-
-
-def test_keys_of_medmnist(tmp_path):
-    arrays = {}
-    for part, count in (("train", 6), ("val", 3), ("test", 4)):
-        arrays[f"{part}_images"] = np.random.RandomState(count).randint(
-            0, 256, (count, 5, 5), np.uint8
-        )
-        arrays[f"{part}_labels"] = (np.arange(count) % 2)[:, None].astype(np.uint8)
-    np.savez(tmp_path / "set.npz", **arrays)
-    data = images.load(f"npz:{tmp_path}/set.npz")
-    assert sorted(pairs(data.test)) == sorted(
-        (image.tobytes(), i % 2) for i, image in enumerate(arrays["test_images"])
-    )
-    assert data.train.num == 6
 
 
 def test_all_classes_take_turns():

@@ -3,13 +3,14 @@ they are asked for.
 """
 
 import math
+import os
 import threading
 
 import jax
 import numpy as np
 import pytest
 
-from jaxdarts.data import feed, images, stream
+from jaxdarts.data import feed, images, pictures, stream
 from jaxdarts.data.tfds import prepare as tfds_prepare
 
 Image = pytest.importorskip("PIL.Image")
@@ -133,7 +134,7 @@ def test_a_folder_of_many_sizes(folder):
     with stream.threads(2) as pool:
         batch = stream.batches(pool, data.test, np.arange(9)[None], 16)(0)
     assert batch["image"].shape == (9, 16, 16, 3) and batch["image"].dtype == np.uint8
-    files = images.folder_files(folder)[1]
+    files = pictures.folder_files(folder)[1]
     for (file, label), image, batch_label in zip(
         files, batch["image"], batch["label"], strict=True
     ):
@@ -220,7 +221,7 @@ def test_an_unreadable_image_is_named(folder, damage, tmp_path):
         path.write_text("no picture")
     elif damage == "deep":
         Image.fromarray(np.zeros((30, 30), np.uint16)).save(path)
-    data = stream.load(f"folder:{tmp_path}", None, 8)
+    data = stream.load(f"folder:{tmp_path}", None, 8, check=False)
     if damage == "gone":
         path.unlink()
     with stream.threads() as pool, pytest.raises(stream.Unreadable) as error:
@@ -230,6 +231,45 @@ def test_an_unreadable_image_is_named(folder, damage, tmp_path):
         and "no readable image" in str(error.value)
         and "\n" not in str(error.value)
     )
+
+
+def test_broken_files_of_every_kind_are_left_out(tmp_path):
+    """Streams and sets in memory hold the same pictures: those that Pillow reads to the end."""
+    suffixes = (".png", ".jpg", ".tif", ".gif", ".bmp", ".webp")
+    for part in ("train", "test"):
+        for name in "ab":
+            for suffix in suffixes:
+                path = write(tmp_path / part / name / f"sound{suffix}", 60, 40)
+                cut = path.with_name(f"cut{suffix}")
+                cut.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    for path in (tmp_path / "train" / "a" / "deep.tif", tmp_path / "test" / "b" / "deep.png"):
+        Image.fromarray(np.zeros((40, 60), np.uint16)).save(path)
+    os.mkfifo(tmp_path / "train" / "a" / "pipe.png")  # nobody writes: to open it would wait
+    (tmp_path / "train" / "b" / "device.png").symlink_to("/dev/zero")
+    with pytest.warns(UserWarning, match="skipped 28 files that are no readable image") as warned:
+        streamed = stream.load(f"folder:{tmp_path}", None, 8)
+    with pytest.warns(UserWarning, match="skipped 28 files") as others:
+        loaded = images.load(f"folder:{tmp_path}", size=8)
+    assert [str(one.message) for one in warned] == [str(one.message) for one in others]
+    for one, other in ((streamed.train, loaded.train), (streamed.test, loaded.test)):
+        assert one.num == other.num == 2 * len(suffixes)
+        np.testing.assert_array_equal(one.labels, other.labels)
+        assert [one.read(i)[1] for i in range(one.num)] == other.labels.tolist()
+
+
+def test_a_part_that_nobody_can_read_is_refused(tmp_path):
+    for part in ("train", "test"):
+        for name in "ab":
+            for i in range(2):
+                write(tmp_path / part / name / f"{i}.png", 8, 8)
+    for path in (tmp_path / "train" / "b").iterdir():
+        path.write_text("broken")
+    for load in (lambda name: stream.load(name, None, 8), lambda name: images.load(name, size=8)):
+        with (
+            pytest.warns(UserWarning, match="skipped 2 files"),
+            pytest.raises(ValueError, match="no training image of b is readable"),
+        ):
+            load(f"folder:{tmp_path}")
 
 
 def test_missing_folders(tmp_path):

@@ -643,6 +643,21 @@ def test_keys_of_older_nni():
     assert cell.reduce == (("max_pool_3x3", 0), ("skip_connect", 1))
 
 
+def test_forms_of_choices_in_older_nni():
+    """True and false for each candidate in NNI's order; with the values of its search space."""
+    masked = {
+        "normal_n2_p0": [one == 6 for one in range(7)],
+        "normal_n2_p1": [one == 3 for one in range(8)],
+        "normal_n3_p0": [one == 7 for one in range(8)],
+        "normal_n3_switch": [True, False, True],
+        "reduce_n2_switch": [True, True],
+    }
+    valued = {name: {"_value": value, "_idx": 0} for name, value in OLD_NNI.items()}
+    cell = parse(json.dumps(OLD_NNI))
+    assert parse(json.dumps(valued)) == cell
+    assert parse(json.dumps(OLD_NNI | masked)) == cell
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -650,7 +665,10 @@ def test_keys_of_older_nni():
         ({"normal_n2_switch": ["normal_n2_p0"]}, ["normal_n2_switch", "a list of two"]),
         ({"normal_n2_switch": ["normal_n2_p0", "normal_n2_p0"]}, ["a list of two"]),
         ({"normal_n2_switch": ["normal_n2_p0", "normal_n2_p2"]}, ["normal_n2_p2", "node 2 reads"]),
-        ({"normal_n2_switch": [True, False]}, ["node 2 reads"]),
+        ({"normal_n2_switch": [True, False]}, ["['normal_n2_p0']", "a list of two"]),
+        ({"normal_n3_switch": [True, True]}, ["a list of two"]),
+        ({"normal_n2_p0": [True, True, *[False] * 5]}, ["['maxpool', 'avgpool']", "no operation"]),
+        ({"normal_n2_p0": {"_value": "pool"}}, ["'pool' is no operation"]),
         ({"normal_n2_p0": None}, ["normal_n2_p0 = None", "maxpool"]),
         ({"normal_n2_p0": [True, False]}, ["normal_n2_p0", "maxpool"]),
         ({"normal_n9_p0": "maxpool"}, ["lacks 'normal_n4_switch'"]),

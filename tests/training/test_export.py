@@ -80,7 +80,7 @@ def copy_of(run, folder, facts=None, weights=None):
 @pytest.mark.parametrize(
     ("facts", "words"),
     [
-        ({"num_classes": 10}, "weights.npz has params/head .*5.*10"),
+        ({"num_classes": 10, "class_names": "left out"}, "weights.npz has params/head .*5.*10"),
         ({"num_classes": "ten"}, "num_classes|the content"),
         ({"width": 8}, "weights.npz has"),
         ({"depth": 4}, "weights.npz has"),
@@ -90,6 +90,15 @@ def copy_of(run, folder, facts=None, weights=None):
         ({"image_shape": [8, 8]}, "network.json"),
         ({"mean": None}, "network.json: mean is None, not a list"),
         ({"imagenet": "left out"}, "network.json: imagenet is missing"),
+        ({"image_shape": [0, 8, 3]}, "network.json: image_shape is .0, 8, 3.; sizes are from 1"),
+        ({"image_shape": [10**6, 10**6, 3]}, "sizes are from 1 to 65536"),
+        ({"depth": 10**6}, "network.json: depth is 1000000, not from 1 to 1000"),
+        ({"width": -1}, "network.json: width is -1, not from 1 to 65536"),
+        ({"num_classes": 10**9}, "network.json: num_classes is 1000000000, not from 1 to"),
+        ({"mean": [0.5]}, "network.json: mean is no list of"),
+        ({"std": [0.2, 0.0, 0.2]}, "network.json: std is .0.2, 0.0, 0.2.; deviations are positive"),
+        ({"class_names": ["one"]}, "network.json: class_names has 1 entries for 5 classes"),
+        ({"shorter_side": -3}, "network.json: shorter_side is -3, not from"),
     ],
 )
 def test_facts_that_do_not_fit(run, tmp_path, facts, words):

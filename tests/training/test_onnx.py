@@ -58,8 +58,8 @@ def saved(folder, genotype, width, depth, shape=(16, 16, 3), imagenet=False, cla
         depth=depth,
         num_classes=classes,
         imagenet=imagenet,
-        mean=[0.4, 0.5, 0.6][: shape[-1]],
-        std=[0.2, 0.25, 0.3][: shape[-1]],
+        mean=[0.4, 0.5, 0.6, 0.7][: shape[-1]],
+        std=[0.2, 0.25, 0.3, 0.35][: shape[-1]],
         image_shape=shape,
         class_names=[f"class {i}" for i in range(classes)],
     )

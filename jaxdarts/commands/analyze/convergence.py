@@ -13,7 +13,6 @@ import numpy as np
 
 from jaxdarts import files, report, runs
 from jaxdarts.analysis import topology
-from jaxdarts.commands import datasets
 from jaxdarts.commands.analyze import subjects
 from jaxdarts.commands.analyze.subjects import plain
 from jaxdarts.commands.evaluate import images as image_evaluation
@@ -36,7 +35,7 @@ class Convergence(subjects.Options):
 
     COMMAND: ClassVar[str] = "analyze convergence"
 
-    each: int = flag(3, "Number of variants for every width.", POSITIVE)
+    each: int = flag(3, "Number of variants for every width.", subjects.VARIANTS)
     widths: tuple[float, ...] = flag(
         (),
         "Widths of the variants' normal cells; default 2, 2.5, 3 and 3.5 for cells of four nodes,"
@@ -60,9 +59,11 @@ def convergence_of_runs(arguments: list[str]) -> None:
         data_flags = (
             [f"--data_dir={run.settings['data_dir']}"] if run.settings.get("data_dir") else []
         )
+        size = run.settings.get("image_size")
         training_arguments = [
             f"--dataset={run.settings['dataset']}",
             *data_flags,
+            *([f"--image_size={size}"] if size else []),
             *arguments[split + 1 :],
             f"--arch={genotype}",
         ]
@@ -71,7 +72,7 @@ def convergence_of_runs(arguments: list[str]) -> None:
             raise Stop("--stream and --num_seeds: not with convergence", 2)
         runs.use_cache(training)
         cells = {"this cell": genotype, **variants(genotype, config)}
-        dataset = datasets.load(training)
+        dataset = image_evaluation.load(training)
         try:
             kept = Kept(run.folder / "analysis" / "convergence", training)
         except (OSError, ValueError, KeyError) as error:

@@ -1,7 +1,7 @@
 """How much a supernet loses when its mix is perturbed, as SmoothDARTS does."""
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ KINDS = {"random": "random noise", "worst": "worst mix nearby"}
 
 
 @dataclasses.dataclass(frozen=True)
-class Perturbation(subjects.OnImages):
+class Perturbation(subjects.OfSearches, subjects.OnImages):
     """Loss and accuracy of a search's supernet at mixes near that of its end.
 
     Random noise is the mean over mixes drawn as SDARTS-RS draws them; the worst mix is that of
@@ -26,6 +26,11 @@ class Perturbation(subjects.OnImages):
 
     COMMAND: ClassVar[str] = "analyze perturbation"
 
+    part: Literal["train", "valid", "test", "own"] = flag(
+        "own",
+        "Images: train and valid are the halves of the search, test is the test images; own is the"
+        " same as valid.",
+    )
     epsilons: tuple[float, ...] = flag(
         (0.0, 0.03, 0.1, 0.2, 0.3, 0.5),
         "Largest changes of a weight of the mix (0.03 to 0.3 in SmoothDARTS).",

@@ -17,6 +17,7 @@ import optax
 from jaxdarts import data, files, runs
 from jaxdarts.analysis import landscape
 from jaxdarts.commands import checks, command_line, datasets, flags, methods, programs
+from jaxdarts.commands.evaluate import images as image_evaluation
 from jaxdarts.commands.evaluate import recipes
 from jaxdarts.commands.search import images as image_search
 from jaxdarts.data import images
@@ -27,6 +28,9 @@ from jaxdarts.runs.flags import NOT_NEGATIVE, POSITIVE
 from jaxdarts.search import last_step
 from jaxdarts.space import Choices
 from jaxdarts.training.export import load
+
+VARIANTS = POSITIVE._replace(most=10_000)
+"""Numbers of variants of a cell."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +45,19 @@ class Options(flags.Seed):
         positional=True,
     )
     seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class OfSearches(Options):
+    """Flags of analyses that only a search has the data for."""
+
+    TOPIC: ClassVar[str] = "subject"
+
+    runs: tuple[str, ...] = flag(
+        (),
+        "Run folders of searches; of a run with several seeds, a folder RUN/seed-N.",
+        positional=True,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -262,9 +279,12 @@ def _of_training(run: Opened, config: Measured) -> Subject:
     except ValueError as error:
         raise Stop(str(error), 2) from error
     data_config = recipes.Config(
-        dataset=run.settings["dataset"], data_dir=config.data_dir or run.settings["data_dir"]
+        dataset=run.settings["dataset"],
+        data_dir=config.data_dir or run.settings["data_dir"],
+        image_size=run.settings.get("image_size"),
     )
-    dataset, part = datasets.load(data_config), "train" if config.part == "train" else "test"
+    dataset = image_evaluation.load(data_config)
+    part = "train" if config.part == "train" else "test"
     batches, name = _batches(getattr(dataset, part), part, config, run.settings["batch_size"])
 
     def loss(params, batch):

@@ -19,7 +19,6 @@ from jaxdarts.data.benchmarks import tabular
 from jaxdarts.genotypes import Genotype
 from jaxdarts.report.page import CELLS
 from jaxdarts.runs import Stop, flag
-from jaxdarts.runs.flags import POSITIVE
 
 PUBLISHED = (
     "NASNet",
@@ -45,12 +44,12 @@ class Topology(subjects.Options):
         3,
         "Number of variants with other connections for every width; analysis/topology.json lists"
         " their genotypes.",
-        POSITIVE,
+        subjects.VARIANTS,
     )
 
 
 @dataclasses.dataclass(frozen=True)
-class Mixture(subjects.Options):
+class Mixture(subjects.OfSearches):
     """How decided a search is, what its cell keeps of the mix, and how stable the ranks of its
     operations are.
     """

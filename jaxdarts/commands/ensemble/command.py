@@ -165,7 +165,10 @@ def parse(arguments: Sequence[str] | command_line.Line) -> Config:
 
 def names(ensemble: str) -> list[str]:
     """The members that --ensemble names."""
-    return [part.strip() for part in ensemble.split(",") if part.strip()]
+    members = [part.strip() for part in ensemble.split(",")]
+    if any(members) and not all(members):
+        raise Stop(f"--ensemble={ensemble}: a name is missing between commas", 2)
+    return [name for name in members if name]
 
 
 def check(config: Config) -> Config:

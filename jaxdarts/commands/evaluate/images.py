@@ -308,7 +308,8 @@ def load(config: Config) -> Any:
     """The data set, in memory or on a disk."""
     if config.stream:
         size = config.image_size or sizes.STREAMED
-        return datasets.load(config, functools.partial(stream.load, size=size))
+        read = functools.partial(stream.load, size=size, check=not config.estimate)
+        return datasets.load(config, read)
     return datasets.load(config, functools.partial(images.load, size=size_in_memory(config)))
 
 

@@ -180,23 +180,27 @@ class Stages:
         "Numbers of operations that every edge keeps after the first stage, after the second, and"
         " so on (pdarts: 5 3; drnas: 4); each stage has --epochs epochs. Default one stage.",
         POSITIVE,
+        bare=True,
     )
     stage_layers: tuple[int, ...] = flag(
         (),
         "Number of cells in each stage (pdarts: 5 11 17); default --layers in all.",
         DEPTH,
+        bare=True,
     )
     stage_partial: tuple[int, ...] = flag(
         (),
         "Only 1/K of the channels go through the operations: K in each stage (drnas: 6 4); default"
         " --partial in all.",
         POSITIVE,
+        bare=True,
     )
     stage_skip_dropout: tuple[float, ...] = flag(
         (),
         "Rate of dropout after skip connections at the start of each stage (pdarts: 0.1 0.4 0.7);"
         " default --skip_dropout in all.",
         BELOW_ONE,
+        bare=True,
     )
     carry_weights: bool = flag(
         False,
@@ -477,5 +481,7 @@ def check(config: Any) -> None:
     if config.adapt_weight_decay and (config.keep_checkpoints or not config.stop_eigenvalue):
         needed = "--stop_eigenvalue, which goes back in time, and --keep_checkpoints=0"
         raise Stop(f"--adapt_weight_decay={config.adapt_weight_decay}: needs {needed}", 2)
+    if config.fork_epoch and not config.fork:
+        raise Stop(f"--fork_epoch={config.fork_epoch}: needs --fork, the search to go on from", 2)
     if config.fork and not (Path(config.fork) / "checkpoints").is_dir():
         raise Stop(f"--fork={config.fork}: not the folder of a search", 2)

@@ -106,7 +106,7 @@ def read(path: str | os.PathLike, epochs: int = 108) -> Table:
             continue
         after = metrics.evaluation_data[2]  # the first two are at the start and half way
         numbers = (after.validation_accuracy, after.test_accuracy, after.training_time)
-        if not all(math.isfinite(n) and n >= 0 for n in numbers):
+        if not all(0 <= n < math.inf for n in numbers) or max(numbers[:2]) > 1:
             raise ValueError(
                 f"{where}: accuracies and seconds are {numbers}, which no training gives"
             )

@@ -236,6 +236,7 @@ def test_bad_files_of_nasbench101(tmp_path):
         (good + framed(b'["a", 108, "0100", "input,output", "AAAA"]'), "record 1 is no training"),
         (training(FIRST, 108, 0.9, 0.9, 1, evaluations=2), "record 0 .* 2 evaluations, not 3"),
         (training(FIRST, 108, math.nan, 0.9, 1), "record 0: .*nan, .* which no training gives"),
+        (training(FIRST, 108, 0.9, 90.0, 1), "record 0: .*90.0, .* which no training gives"),
         (good.replace(b"0100110", b"1100110"), "is damaged"),
         (framed(good[12:-4].replace(b"0100110", b"1100110")), r"record 0: matrix\[0\]\[0\] = 1"),
         (training(FIRST, 4, 0.9, 0.9, 1), "no training of 108 epochs of ModelSpec"),

@@ -75,6 +75,7 @@ def test_a_cell_that_the_table_lacks(tmp_path):
             "line 2: cifar10_valid_12 is nan, which no training gives",
         ),
         ([ROWS[0].replace("1444.22", "-1")], "train_seconds_200 is -1.0"),
+        ([ROWS[0].replace("63.364", "100.5")], "cifar10_valid_12 is 100.5, which no training"),
         (["0"], "line 2: no genotype in ''"),
         ([ROWS[0][:90]], "line 2: "),
         (["0,|none~0|+|none~0|none~1|,1,1,1,1,1"], "which has three nodes and six edges"),
