@@ -151,7 +151,11 @@ class Skeleton(nn.Module):
                 y = conv(f"reduction{i}_first", rectified(x), width, 3, residual_normed, stride=2)
                 y = conv(f"reduction{i}_second", rectified(y), width, 3, residual_normed)
                 half = computed(self, averaged_pairs, x)
-                x = block(computed(self, jnp.add, y, conv(f"reduction{i}_shortcut", half, width, 1, False)))
+                x = block(
+                    computed(
+                        self, jnp.add, y, conv(f"reduction{i}_shortcut", half, width, 1, False)
+                    )
+                )
             x = stage(i, x)
         if normed:
             x = LastNorm(discrete, self.axis_name, name="last_norm")(x, train)
