@@ -101,6 +101,7 @@ def pytest_configure(config):
 
 def pytest_collection_finish():
     gc.freeze()  # what is imported stays; tracing would walk through it again and again
+    gc.set_threshold(50_000, 20, 50)
 
 
 def pytest_collection_modifyitems(items):

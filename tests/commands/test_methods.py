@@ -24,7 +24,9 @@ from jaxdarts.runs import Stop
 TINY = (
     "--layers=1 --nodes=1 --ops none skip_connect --init_channels=4 --epochs=2 --num_devices=1"
 ).split()
-SHORT = [*TINY, "--max_steps=3"]
+# Most of such a run would be the validation of cells: on a tenth of the images instead of a half.
+FEW_IMAGES = "--train_portion=0.9"
+SHORT = [*TINY, "--max_steps=3", FEW_IMAGES]
 
 
 def searched(tmp_path, *flags, base=SHORT):
@@ -51,6 +53,7 @@ TINY_STAGES = {
 
 
 TINY_SETTINGS = {
+    "joint": ["--train_portion=1"],  # as its preset
     "lambda_darts": ["--layers=4"],
     "fixed_alpha": ["--tune_steps=1"],
     "shapley_nas": ["--derive_batches=1", "--shapley_orders=2"],
@@ -386,7 +389,7 @@ def test_nasbench201(flags, tmp_path):
         "--space=nasbench201",
         "--no-unrolled",
         *flags.split(),
-        base=["--max_steps=2", "--num_devices=1"],
+        base=["--max_steps=2", "--num_devices=1", FEW_IMAGES],
     )
     genotype = jd.genotypes.from_json((folder / "genotype.json").read_text())
     assert isinstance(genotype, jd.TopologyGenotype) and len(genotype.cell) == 6
