@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "experiments" / "benchmarks")
 os.environ.setdefault("PJRT_NPROC", "16")
 _FLAGS = ["--xla_force_host_platform_device_count=4"]
 # Programs are compiled with the options of the scripts (`jaxdarts.parallel.XLA_FLAGS`, which can
-# only be imported when it is too late), and in an eighth of the time: without LLVM's optimisations,
+# only be imported when it is too late), and two to seven times as fast: without LLVM optimisations,
 # and with XLA's older way to write the loops of a fusion. What they compute stays, up to rounding.
 # An option that XLA_FLAGS names already holds, such as --xla_backend_optimization_level=3.
 _OURS = (
