@@ -174,7 +174,13 @@ def first(tree: Any) -> Any:
 
 def stack(trees: Sequence[Any]) -> Any:
     """Stacks several trees of the same structure, one a seed, along a new leading axis."""
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+    return jax.tree.map(_stacked, *trees)
+
+
+def _stacked(*leaves: Any) -> Any:
+    if any(is_key(leaf) or isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+        return jnp.stack(leaves)
+    return jax.device_put(np.stack(leaves))  # XLA would compile a program for every shape
 
 
 def split(batch: Array | np.ndarray, num_devices: int, axis: int = 0) -> Array | np.ndarray:

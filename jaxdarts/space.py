@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
@@ -110,7 +109,7 @@ def one_hot(cells: Mapping[str, Choices], genotype: AnyGenotype) -> Mix:
         weights = np.zeros(cells[name].shape, np.float32)
         for entry in entries:
             weights[entry] = 1
-        mix[name] = jnp.asarray(weights)
+        mix[name] = jax.device_put(weights)  # for which nothing is compiled
     return mix
 
 

@@ -74,7 +74,7 @@ TX = optax.chain(
 
 def started(function, net, params, params_tx=TX, arch_tx=None):
     search = jd.bilevel_search(
-        jd.objectives.language_model(net),
+        jax.jit(jd.objectives.language_model(net)),
         jd.Algorithm(relax.softmax(SPACE.cells, scale=1.0), function),
         params_tx,
         arch_tx or optax.sgd(1.0),
@@ -184,7 +184,7 @@ def test_other_algorithms_search_recurrent_cells(method):
         "gdas": lambda: jd.algorithms.gdas(SPACE, lambda step: 1.0),
     }
     search = jd.bilevel_search(
-        jd.objectives.language_model(net), make[method](), TX, optax.adam(1e-2)
+        jax.jit(jd.objectives.language_model(net)), make[method](), TX, optax.adam(1e-2)
     )
     state = search.init(jax.random.key(0), params, (net.start(BATCH), net.start(BATCH)))
     new, metrics = jax.jit(search.step)(state, batch(0), batch(1))

@@ -210,8 +210,13 @@ def read(kind: type[T], arguments: Sequence[str], default: T, description: str |
         "Flags",
         [(topic, box, dataclasses.field(default_factory=box)) for topic, box in boxes.items()],
     )
-    # None is a default only, not a value to give.
-    markers = (tyro.conf.DisallowNone, tyro.conf.OmitArgPrefixes)
+    # None is a default only, not a value to give. The classes made above stand in no source, which
+    # tyro would search for comments.
+    markers = (
+        tyro.conf.DisallowNone,
+        tyro.conf.OmitArgPrefixes,
+        tyro.conf.HelptextFromCommentsOff,
+    )
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):

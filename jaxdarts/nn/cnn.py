@@ -2,12 +2,13 @@
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
@@ -61,9 +62,37 @@ def uniform(fan_in: int):
         # for every shape.
         size = math.prod(shape)
         draw = jax.random.uniform(key, (1 << (size - 1).bit_length(),), jnp.float32, -1, 1)
-        return (draw[:size] * fan_in**-0.5).reshape(shape)
+        if not isinstance(draw, jax.core.Tracer):
+            draw = np.asarray(draw)  # NumPy cuts it without a program for every shape
+        return jnp.asarray((draw[:size] * fan_in**-0.5).reshape(shape), jnp.float32)
 
     return init
+
+
+def constant(shape: tuple[int, ...], dtype: Any, value: float = 0.0) -> Array:
+    """An array of one number; nothing is compiled for it, as for an eager `jnp.full`."""
+    return jnp.asarray(np.full(shape, value, dtype), dtype)
+
+
+def ones(key: Any, shape: tuple[int, ...]) -> Array:
+    """An initialisation with ones."""
+    return constant(shape, jnp.float32, 1.0)
+
+
+def zeros(key: Any, shape: tuple[int, ...]) -> Array:
+    """An initialisation with zeros."""
+    return constant(shape, jnp.float32)
+
+
+def computed(module: nn.Module, function: Callable[..., Any], *inputs: Any) -> Any:
+    """What a function without variables returns; zeros while the module is initialised.
+
+    Shapes are all that matters then: an eager forward pass would compile every operation apart.
+    """
+    if not module.is_initializing():
+        return function(*inputs)
+    shapes = jax.eval_shape(function, *inputs)
+    return jax.tree.map(lambda x: constant(x.shape, x.dtype), shapes)
 
 
 class Cells(nn.Module):
@@ -111,20 +140,27 @@ class Cells(nn.Module):
             for i, inputs in enumerate((inputs0, inputs1))
         ]
         weights = cell_weights(self, choices, width // self.partial, stride, repeats, self.ops)
-        if halve:
-            s0 = halved(s0)
-            preprocess[0][0] = halved_weights(preprocess[0][0])
-        wide = max(s0.shape[-1], s1.shape[-1], out_channels if repeats > 1 else 0)
+        channels = s0.shape[-1] * (2 if halve else 1)
+        wide = max(channels, s1.shape[-1], out_channels if repeats > 1 else 0)
 
         def pad(x, axis):
             return jnp.pad(
                 x, [(0, wide - x.shape[axis] if a == axis else 0) for a in range(x.ndim)]
             )
 
-        stacked = jax.tree.map(
-            lambda w: w.astype(self.dtype),
-            (jnp.stack([jnp.stack([pad(w, 0) for w in ws]) for ws in preprocess], axis=1), weights),
-        )
+        def started(s0, s1, preprocess, weights):
+            """The states that the first cell reads, and the weights of all cells."""
+            if halve:
+                s0 = halved(s0)
+                preprocess[0][0] = halved_weights(preprocess[0][0])
+            stacked = jax.tree.map(
+                lambda w: w.astype(self.dtype),
+                (
+                    jnp.stack([jnp.stack([pad(w, 0) for w in ws]) for ws in preprocess], axis=1),
+                    weights,
+                ),
+            )
+            return jnp.stack([pad(s0, 3), pad(s1, 3)]), stacked
 
         def one(carry, of_cell, mix, norms):
             (projections, operations), key = of_cell
@@ -136,14 +172,12 @@ class Cells(nn.Module):
                 out = cell(operations, inputs, mix, choices, stride, norms, *options)
             return jnp.stack([carry[1], pad(out, 3)]) if repeats > 1 else out
 
-        carry, stacked = jnp.stack([pad(s0, 3), pad(s1, 3)]), (stacked, keys)
+        carry, stacked = computed(self, started, s0, s1, preprocess, weights)
+        stacked = stacked, keys
         sites = norm_sites(self, repeats, one, carry, stacked, mix) if self.discrete else []
-        # Shapes are all that matters: an eager forward pass would compile every operation apart.
         if self.is_initializing():
-            out = jnp.zeros(
-                (s1.shape[0], -(-s1.shape[1] // stride), -(-s1.shape[2] // stride), out_channels),
-                s1.dtype,
-            )
+            shape = (s1.shape[0], -(-s1.shape[1] // stride), -(-s1.shape[2] // stride))
+            out = constant((*shape, out_channels), s1.dtype)
             return (out if repeats > 1 else s1), out
 
         out = over_cells(self, one, carry, stacked, sites, mix, train, repeats)
@@ -182,8 +216,11 @@ def norm_sites(module: nn.Module, repeats: int, one, carry, weights, mix) -> lis
         shapes.extend((repeats, *x.shape[:-4], x.shape[-1]) for x in bundles)
         return bundles
 
-    first, first_mix = jax.tree.map(lambda w: w[0], weights), mix[0] if mix.ndim > 2 else mix
-    jax.eval_shape(lambda: one(carry, first, first_mix, Norms(look, scaled)))
+    def look_at_the_first(carry, weights, mix):
+        first = jax.tree.map(lambda w: w[0], weights)
+        return one(carry, first, mix[0] if mix.ndim > 2 else mix, Norms(look, scaled))
+
+    jax.eval_shape(look_at_the_first, carry, weights, mix)
     return [norm_variables(module, f"norm{i}_", shape) for i, shape in enumerate(shapes)]
 
 
@@ -243,8 +280,8 @@ def over_cells(
 def norm_parameters(module: nn.Module, prefix: str, shape: tuple[int, ...]) -> dict[str, Array]:
     """Scale and shift of batch norms."""
     return {
-        "scale": module.param(f"{prefix}scale", nn.initializers.ones, shape),
-        "shift": module.param(f"{prefix}shift", nn.initializers.zeros, shape),
+        "scale": module.param(f"{prefix}scale", ones, shape),
+        "shift": module.param(f"{prefix}shift", zeros, shape),
     }
 
 
@@ -308,8 +345,8 @@ def norm_variables(module: nn.Module, prefix: str, shape: tuple[int, ...]) -> di
     `batch_stats`.
     """
     values = norm_parameters(module, prefix, shape)
-    for name, start in (("mean", jnp.zeros), ("variance", jnp.ones)):
-        values[name] = module.variable("batch_stats", f"{prefix}{name}", start, shape).value
+    for name, start in (("mean", zeros), ("variance", ones)):
+        values[name] = module.variable("batch_stats", f"{prefix}{name}", start, None, shape).value
     return values
 
 
@@ -319,7 +356,7 @@ def linear(
     """A linear classifier, its weights those of `module`."""
     weight = module.param("head", uniform(features.shape[-1]), (features.shape[-1], num_classes))
     bias = module.param("head_bias", uniform(features.shape[-1]), (num_classes,))
-    return features @ weight + bias[None]
+    return computed(module, lambda x, w, b: x @ w + b[None], features, weight, bias)
 
 
 class Supernet(OfMix, nn.Module):
@@ -393,21 +430,23 @@ class Supernet(OfMix, nn.Module):
         kernel = self.param(
             "stem", uniform(9 * images.shape[-1]), (3, 3, images.shape[-1], stem_width)
         )
-        x = lax.conv_general_dilated(
-            images.astype(self.dtype),
-            kernel.astype(self.dtype),
-            (1, 1),
-            "SAME",
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
-        scale = self.param("stem_scale", nn.initializers.ones, (stem_width,))
-        bias = self.param("stem_bias", nn.initializers.zeros, (stem_width,))
-        # In float32 at least, and so are the gradients of both, sums over all pixels.
-        x = batch_norm(x, axis_name=self.axis_name).astype(
-            jnp.promote_types(self.dtype, jnp.float32)
-        )
-        x = x * scale[None, None, None] + bias[None, None, None]
-        s0 = s1 = x.astype(self.dtype)
+        scale = self.param("stem_scale", ones, (stem_width,))
+        bias = self.param("stem_bias", zeros, (stem_width,))
+        wide = jnp.promote_types(self.dtype, jnp.float32)
+
+        def stem(images, kernel, scale, bias):
+            x = lax.conv_general_dilated(
+                images.astype(self.dtype),
+                kernel.astype(self.dtype),
+                (1, 1),
+                "SAME",
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            )
+            # In float32 at least, and so are the gradients of both, sums over all pixels.
+            x = batch_norm(x, axis_name=self.axis_name).astype(wide)
+            return (x * scale[None, None, None] + bias[None, None, None]).astype(self.dtype)
+
+        s0 = s1 = computed(self, stem, images, kernel, scale, bias)
         seen = dict.fromkeys(self.cells, 0)
         for i, run in enumerate(runs(self.width, self.depth)):
             choices = self.cells[run.kind]
@@ -433,5 +472,5 @@ class Supernet(OfMix, nn.Module):
             dropping = skip_dropout is not None
             keys = noise_keys(key, choices, run, i, self.axis_name, self.ops, dropping)
             s0, s1 = cells(s0, s1, run_mix, keys=keys, skip_dropout=skip_dropout)
-        features = jnp.mean(s1.astype(jnp.promote_types(self.dtype, jnp.float32)), axis=(1, 2))
+        features = computed(self, lambda x: jnp.mean(x.astype(wide), axis=(1, 2)), s1)
         return linear(self, features, self.num_classes)

@@ -17,6 +17,7 @@ from jaxdarts.nn.cell import stride_of
 from jaxdarts.nn.cnn import (
     Cells,
     Run,
+    computed,
     linear,
     noise_keys,
     norm_parameters,
@@ -48,14 +49,17 @@ class ConvNorm(nn.Module):
     def __call__(self, x, train: bool):
         shape = (self.size, self.size, x.shape[-1], self.width)
         kernel = self.param("kernel", uniform(self.size**2 * x.shape[-1]), shape)
-        x = lax.conv_general_dilated(
-            x.astype(self.dtype),
-            kernel.astype(self.dtype),
-            (self.stride, self.stride),
-            [(self.padding, self.padding)] * 2,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
-        x = layer(self, x, math.prod(shape[:-1]))
+
+        def convolved(x, kernel):
+            return lax.conv_general_dilated(
+                x.astype(self.dtype),
+                kernel.astype(self.dtype),
+                (self.stride, self.stride),
+                [(self.padding, self.padding)] * 2,
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            )
+
+        x = layer(self, computed(self, convolved, x, kernel), math.prod(shape[:-1]))
         return (
             scaled_norm(self, x, train, self.axis_name, self.averages, self.momentum)
             if self.norm
@@ -79,12 +83,17 @@ def scaled_norm(
     shape = (x.shape[-1],)
     if not averages:
         scale, shift = norm_parameters(module, "", shape).values()
+        if module.is_initializing():
+            return x
         if module.is_mutable_collection("variances"):
             tell(module, "variances", moments(x, axis_name)[1].reshape(-1))
         return batch_norm(x, scale[None, None, None], shift[None, None, None], axis_name=axis_name)
-    norm = Running([norm_variables(module, "", shape)], train, axis_name, momentum)
+    variables = norm_variables(module, "", shape)
+    if module.is_initializing():
+        return x
+    norm = Running([variables], train, axis_name, momentum)
     (y,) = norm([x])
-    if train and not module.is_initializing() and module.is_mutable_collection("batch_stats"):
+    if train and module.is_mutable_collection("batch_stats"):
         for name, value in norm.averages[0].items():
             module.put_variable("batch_stats", name, value)
     return y
@@ -175,9 +184,9 @@ class Network(OfImages, nn.Module):
             )
 
         if self.imagenet:
-            x = jax.nn.relu(conv("stem0_0", self.width // 2, 2)(images, train))
+            x = computed(self, jax.nn.relu, conv("stem0_0", self.width // 2, 2)(images, train))
             s0 = conv("stem0_1", self.width, 2)(x, train)
-            s1 = conv("stem1", self.width, 2)(jax.nn.relu(s0), train)
+            s1 = conv("stem1", self.width, 2)(computed(self, jax.nn.relu, s0), train)
         else:
             s0 = s1 = conv("stem", 3 * self.width, 1)(images, train)
         if self.is_initializing() and key is None:
@@ -217,7 +226,8 @@ class Network(OfImages, nn.Module):
                     name="auxiliary_head",
                 )
                 auxiliary = head(s1, train)
-        features = jnp.mean(s1.astype(jnp.promote_types(self.dtype, jnp.float32)), axis=(1, 2))
+        wide = jnp.promote_types(self.dtype, jnp.float32)
+        features = computed(self, lambda x: jnp.mean(x.astype(wide), axis=(1, 2)), s1)
         return linear(self, features, self.num_classes), auxiliary
 
 

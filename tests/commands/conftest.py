@@ -1,4 +1,4 @@
-"""A program that a module's commands run several times is built, traced and compiled once."""
+"""Programs: one that a module's commands run several times is built, traced and compiled once."""
 
 import dataclasses
 import functools
@@ -6,6 +6,7 @@ import hashlib
 import sys
 
 import jax
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -30,6 +31,7 @@ BUILDERS = (
 FREE = dict(
     run_dir=None,
     resume=None,
+    cache_dir="",
     max_steps=0,
     keep_checkpoints=1,
     checkpoint_freq=0,
@@ -78,6 +80,17 @@ def _programs():
                 if name.startswith("jaxdarts.") and vars(module).get("build") is build:
                     patch.setattr(module, "build", wrapper)
         yield programs
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _unchecked():
+    """Annotations are checked where the library is tested: programs only call it, and the checks
+    take a quarter of the time that tracing takes.
+    """
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", before)
 
 
 @pytest.fixture(autouse=True, scope="module")

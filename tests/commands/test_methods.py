@@ -24,7 +24,9 @@ from jaxdarts.runs import Stop
 TINY = (
     "--layers=1 --nodes=1 --ops none skip_connect --init_channels=4 --epochs=2 --num_devices=1"
 ).split()
-SHORT = [*TINY, "--max_steps=3"]
+# Most of such a run would be the validation of cells: on a tenth of the images instead of a half.
+FEW_IMAGES = "--train_portion=0.9"
+SHORT = [*TINY, "--max_steps=3", FEW_IMAGES]
 
 
 def searched(tmp_path, *flags, base=SHORT):
@@ -51,16 +53,31 @@ TINY_STAGES = {
 
 
 TINY_SETTINGS = {
+    "joint": ["--train_portion=1"],  # as its preset
     "lambda_darts": ["--layers=4"],
     "fixed_alpha": ["--tune_steps=1"],
     "shapley_nas": ["--derive_batches=1", "--shapley_orders=2"],
 }
+# One of each kind: a second derivative, a draw of one path, two sorts of stages, one level, a rule
+# for gradients of weights, none that learns alpha, and decisions of two kinds.
+# `test_parts_of_methods_go_together` and `test_nasbench201` run others.
+KINDS = (
+    "darts",
+    "gdas",
+    "drnas",
+    "pdarts",
+    "joint",
+    "oles",
+    "random_sharing",
+    "fixed_alpha",
+    "shapley_nas",
+)
 # An eigenvalue takes a program of its own, whose only part of a method is the derived mix.
 CURVED = ("darts", "drnas", "random_sharing")
 
 
-@pytest.mark.parametrize("name", methods.METHODS)
-def test_every_method_searches(name, tmp_path):
+@pytest.mark.parametrize("name", KINDS)
+def test_every_kind_of_method_searches(name, tmp_path):
     flags = [f"--algorithm={name}", *TINY_STAGES.get(name, []), *TINY_SETTINGS.get(name, [])]
     folder = searched(tmp_path, *flags, f"--eigenvalue_freq={int(name in CURVED)}")
     assert ("eigenvalue" in records(folder)[0]) == (name in ("darts", "drnas"))
@@ -69,6 +86,30 @@ def test_every_method_searches(name, tmp_path):
     jd.genotypes.check(jd.genotypes.from_json((folder / "genotype.json").read_text()))
     assert json.loads((folder / "config.json").read_text())["unrolled"] == (name == "darts")
     assert name in (folder / "report.html").read_text()
+
+
+@pytest.mark.parametrize("name", [name for name in methods.METHODS if name not in KINDS])
+def test_every_method_has_a_program(name):
+    """It is traced, not compiled: `test_every_kind_of_method_searches` does that, and the table in
+    tests/test_algorithms.py runs the step of every method.
+    """
+    flags = [*SHORT, f"--algorithm={name}", *TINY_SETTINGS.get(name, [])]
+    config = command_line.parse(flags, script.PRESETS, script.CIFAR, "", script.STARTS)
+    search_flags.check(config)
+    assert not config.unrolled
+    program = script.build(config, jd.data.images.load("digits"))
+    order, training = program.order(0), jax.eval_shape(program.init)
+    inputs = program.data, order.train[0, :, 0], order.val[0, :, 0], order.keys[0]
+    given = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype),  # of one device
+        (training, *inputs),
+    )
+    new = jax.eval_shape(program.step.mapped, *given)
+    assert jax.tree.map(jnp.shape, new) == jax.tree.map(jnp.shape, given[0])
+    assert {"train_loss", "valid_loss", "arch_gradient_norm"} <= set(new.sums)
+    mixes = jax.eval_shape(program.derive, training.state)
+    for cell, choices in program.space.cells.items():
+        assert mixes[cell].shape == (1, *choices.shape)
 
 
 def made(*flags):
@@ -351,7 +392,7 @@ def test_nasbench201(flags, tmp_path):
         "--space=nasbench201",
         "--no-unrolled",
         *flags.split(),
-        base=["--max_steps=2", "--num_devices=1"],
+        base=["--max_steps=2", "--num_devices=1", FEW_IMAGES],
     )
     genotype = jd.genotypes.from_json((folder / "genotype.json").read_text())
     assert isinstance(genotype, jd.TopologyGenotype) and len(genotype.cell) == 6

@@ -8,7 +8,6 @@ import signal
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
@@ -410,7 +409,7 @@ def test_a_training_that_diverges_ends_in_one_line(trained_flags, tmp_path):
 
 
 def test_a_trained_model_loaded_exported_and_tested_again(
-    finished_training, words, tmp_path, capsys, monkeypatch
+    finished_training, words, tmp_path, capsys
 ):
     perplexities = json.loads((finished_training / "test.json").read_text())
     assert 1 < perplexities["test_perplexity"] < 30 and perplexities["valid_perplexity"] > 1
@@ -438,11 +437,7 @@ def test_a_trained_model_loaded_exported_and_tested_again(
     np.testing.assert_allclose(np.concatenate([half, rest]), logits, atol=1e-5)
     np.testing.assert_allclose(last, hidden, atol=1e-5)
 
-    with (
-        monkeypatch.context() as patch
-    ):  # symbolic sizes are no `int`s, which the checks of annotations insist on
-        patch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-        jd.export(finished_training, tmp_path / "model.bin")
+    jd.export(finished_training, tmp_path / "model.bin")
     exported = jd.read_exported(tmp_path / "model.bin")
     for tokens in (column[:-1], column[:8].reshape(4, 2)):
         start = np.zeros((tokens.shape[1], 4), np.float32)

@@ -21,7 +21,15 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
 from jaxdarts.nn.cell import cell, edges_of
-from jaxdarts.nn.cnn import Run, cell_weights, linear, norm_sites, over_cells, uniform
+from jaxdarts.nn.cnn import (
+    Run,
+    cell_weights,
+    computed,
+    linear,
+    norm_sites,
+    over_cells,
+    uniform,
+)
 from jaxdarts.nn.inputs import OfImages, OfMix, OfPicks
 from jaxdarts.nn.network import ConvNorm, drop_paths, scaled_norm
 from jaxdarts.nn.ops import OPS, Norms
@@ -133,19 +141,28 @@ class Skeleton(nn.Module):
             }
             return ConvNorm(width, size, stride, padding, **options, name=name)(x, train)
 
+        def rectified(x):
+            return computed(self, rectify, x)
+
         x = block(conv("stem", images, self.width, 3, normed))
         for i in range(STAGES):
             if i:
                 width = self.width * 2**i
-                y = conv(f"reduction{i}_first", rectify(x), width, 3, residual_normed, stride=2)
-                y = conv(f"reduction{i}_second", rectify(y), width, 3, residual_normed)
-                x = block(y + conv(f"reduction{i}_shortcut", averaged_pairs(x), width, 1, False))
+                y = conv(f"reduction{i}_first", rectified(x), width, 3, residual_normed, stride=2)
+                y = conv(f"reduction{i}_second", rectified(y), width, 3, residual_normed)
+                half = computed(self, averaged_pairs, x)
+                x = block(
+                    computed(
+                        self, jnp.add, y, conv(f"reduction{i}_shortcut", half, width, 1, False)
+                    )
+                )
             x = stage(i, x)
         if normed:
             x = LastNorm(discrete, self.axis_name, name="last_norm")(x, train)
-        x = rectify(x)
+        x = rectified(x)
         tell(self, "features", x)
-        features = jnp.mean(x.astype(jnp.promote_types(self.dtype, jnp.float32)), axis=(1, 2))
+        wide = jnp.promote_types(self.dtype, jnp.float32)
+        features = computed(self, lambda x: jnp.mean(x.astype(wide), axis=(1, 2)), x)
         return layer(self, linear(self, features, self.num_classes), features.shape[-1])
 
     def mixed(

@@ -455,7 +455,7 @@ def test_searching_and_training():
     }
     net, algorithm = SPACE.supernet(2, 1, 3), jd.algorithms.darts(SPACE, order=1)
     search = jd.bilevel_search(
-        jd.objectives.classification(net), algorithm, optax.sgd(0.1), optax.adam(0.01)
+        jax.jit(jd.objectives.classification(net)), algorithm, optax.sgd(0.1), optax.adam(0.01)
     )
     state = search.init(
         jax.random.key(0), net.init(jax.random.key(1), batch["image"], net.example_mix())["params"]
