@@ -164,7 +164,7 @@ def foreign():
         jax.jit(foreign),
         functools.partial(foreign, 1),
     ],
-    ids=repr,
+    ids=lambda value: type(value).__name__,
 )
 def test_code_of_others_has_none(value):
     with pytest.raises(fingerprint.Unknown):
