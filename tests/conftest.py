@@ -73,6 +73,7 @@ CHECKED = [
 jaxtyping.install_import_hook(CHECKED, "beartype.beartype")
 
 from jaxdarts.genotypes import TOPOLOGY_OPS, TopologyGenotype  # noqa: E402
+from jaxdarts.runs.executables import SWITCH  # noqa: E402
 from tests.helpers import Golden  # noqa: E402
 
 # With several workers the last module decides when a run ends: the dearest ones come first.
@@ -112,9 +113,12 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(autouse=True)
-def same_cache():
+def same_cache(monkeypatch):
     """A script names its own cache of compiled programs; the suite's is back afterwards."""
     before = jax.config.jax_compilation_cache_dir
+    # A program that keeps its executables says so for its process, which here is the suite's.
+    monkeypatch.setenv(SWITCH, "")
+    monkeypatch.delenv(SWITCH)
     yield
     jax.config.update("jax_compilation_cache_dir", before)
 

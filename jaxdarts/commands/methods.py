@@ -59,6 +59,14 @@ def settings(name: str, small: bool, space: str = "darts") -> dict[str, Any]:
     changes = {**method.always, **method.on_images, **published, "algorithm": name}
     if space.startswith("nasbench1shot1"):
         changes = {flag: value for flag, value in changes.items() if flag not in TWO_CELLS}
+    keep = changes.get("stage_keep")
+    if keep and space in NAMED and max(map(len, stages.edges_of(space))) <= keep[0]:
+        # Nothing is left to drop between stages: S1 to S4 have two or three candidates an edge.
+        changes = {
+            flag: value
+            for flag, value in changes.items()
+            if not flag.startswith("stage_") and flag != "carry_weights"
+        }
     return changes
 
 
@@ -79,9 +87,9 @@ def space_settings(name: str, small: bool) -> dict[str, Any]:
 
     They are the size of the benchmarks' supernets, and what their searches are published with.
     """
-    if name not in SPACE_SETTINGS:
+    if name not in NAMED:
         return {}
-    return {"space": name, **SPACE_SETTINGS[name][0 if small else 1]}
+    return {"space": name, **SPACE_SETTINGS.get(name, ({}, {}))[0 if small else 1]}
 
 
 def space_of(config: Any) -> Space:

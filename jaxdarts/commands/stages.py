@@ -12,8 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
-from jaxdarts import files
-from jaxdarts.genotypes import TOPOLOGY_OPS
+from jaxdarts import files, spaces
 from jaxdarts.runs import Stop
 
 
@@ -72,17 +71,20 @@ def check(config: Any) -> None:
         raise Stop(
             f"--stage={config.stage}: must be at most {count - 1}, the number of --stage_keep", 2
         )
-    ops = TOPOLOGY_OPS if config.space == "nasbench201" else config.ops
-    sizes = [len(ops), *config.stage_keep]
-    if sorted(sizes, reverse=True) != sizes:
-        raise Stop(
-            f"--stage_keep={' '.join(map(str, config.stage_keep))}: no number may be above the one"
-            f" before, or above the {len(ops)} operations of an edge (--ops)",
-            2,
-        )
     if count == 1:
         return
-    if "none" in ops and min(config.stage_keep) < 2:
+    edges = [tuple(config.ops)] if config.space == "darts" else edges_of(config.space)
+    most = max(map(len, edges))
+    sizes = [most, *config.stage_keep]
+    if sorted(sizes, reverse=True) != sizes:
+        source = "--ops" if config.space == "darts" else f"--space={config.space}"
+        raise Stop(
+            f"--stage_keep={' '.join(map(str, config.stage_keep))}: no number may be above the one"
+            f" before, or above the {most} operations of an edge ({source}); --stage_keep without"
+            " numbers searches in one stage",
+            2,
+        )
+    if any("none" in ops for ops in edges) and min(config.stage_keep) < 2:
         raise Stop(
             f"--stage_keep={' '.join(map(str, config.stage_keep))}: must be at least 2, since none"
             " is one of --ops, or of the space: an edge of none alone has no weights",
@@ -116,6 +118,12 @@ def check(config: Any) -> None:
                 " operations wider, so no number may be above the one before",
                 2,
             )
+
+
+def edges_of(space: str) -> list[tuple[str, ...]]:
+    """The operations of every edge of a space without flags of its own."""
+    cells = spaces.BY_NAME[space]().cells
+    return [tuple(map(str, ops)) for choices in cells.values() for ops in choices.ops]
 
 
 def before_last(config: Any, folder: Path) -> Iterator[tuple[Stage, Any]]:

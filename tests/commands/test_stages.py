@@ -130,6 +130,8 @@ def test_dropout_fades_within_a_stage(warm_up):
         ),
         ("--space=nasbench201 --algorithm=pdarts", "not in --space=nasbench201"),
         ("--space=nasbench201 --stage_keep 6", "--stage_keep=6: no number may be above the one"),
+        ("--space=s1 --stage_keep 3", "--stage_keep=3: no number may be above the one before, or"),
+        ("--space=s1 --stage_keep 3", "above the 2 operations of an edge (--space=s1)"),
         ("--space=nasbench201 --stage_keep 1", "--stage_keep=1: must be at least 2, since none"),
         (
             "--space=nasbench201 --stage_keep 3 --stage_skip_dropout 0.1 0.2",
@@ -141,6 +143,15 @@ def test_stages_that_cannot_work(flags, line):
     with pytest.raises(Stop) as caught:
         script.main(["--num_devices=1", *flags.split()])
     assert line in str(caught.value) and caught.value.code == 2
+
+
+@pytest.mark.parametrize("algorithm", ["drnas", "pdarts"])
+@pytest.mark.parametrize("space", ["s1", "s2", "s3", "s4"])
+def test_few_candidates_an_edge_leave_one_stage(space, algorithm):
+    config = script.parse(["--dataset=cifar10", f"--space={space}", f"--algorithm={algorithm}"])
+    stages.check(config)
+    assert stages.of(config).count == 1 and not config.carry_weights
+    assert stages.of(script.parse(["--dataset=cifar10", f"--algorithm={algorithm}"])).count > 1
 
 
 def state_of(folder, program):
