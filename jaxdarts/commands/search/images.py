@@ -329,7 +329,7 @@ def search(
         init=init,
         lengths=np.full(config.epochs, program.steps_per_epoch),
         devices=program.devices,
-        about=about(config),
+        about=about(config, program.space),
         rate=rate,
         steps=steps,
         averages=averages,

@@ -14,6 +14,7 @@ from jaxdarts import files, hypergrad, parallel, runs
 from jaxdarts.commands import methods, programs
 from jaxdarts.commands.search import history as search_history
 from jaxdarts.commands.search import results as search_results
+from jaxdarts.commands.search import unread
 from jaxdarts.commands.search.history import History
 from jaxdarts.search import Algorithm, Search, SearchState, bilevel_search
 from jaxdarts.space import Space
@@ -64,10 +65,11 @@ def start_of(
     return programs.start(programs.seeds_of(config), init, metrics)
 
 
-def about(config: Any) -> Callable[[runs.Training[SearchState]], Sequence[str]]:
+def about(config: Any, space: Space) -> Callable[[runs.Training[SearchState]], Sequence[str]]:
     """Training -> lines at the beginning of a search's log."""
     return lambda training: [
-        f"param size = {search_results.num_params(config, training) / 1e6:f}MB"
+        f"param size = {search_results.num_params(config, training) / 1e6:f}MB",
+        *unread.warnings(config, space),
     ]
 
 

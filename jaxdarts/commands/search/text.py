@@ -286,7 +286,7 @@ def search(config: Config, words: text.Text, program: Program, run: Run) -> None
         init=program.init,
         lengths=program.lengths,
         devices=program.devices,
-        about=about(config),
+        about=about(config, program.space),
         rate=lambda epoch: config.learning_rate,
         reset=texts.with_zeros("carry"),
         steps=steps,
