@@ -56,7 +56,7 @@ def settings(name: str, small: bool, space: str = "darts") -> dict[str, Any]:
     published = method.small if small else method.published
     if space == "nasbench201" and method.nasbench201 is not None:
         published = {} if small else method.nasbench201
-    changes = {**method.always, **method.on_images, **published, "algorithm": name}
+    changes: dict[str, Any] = {**method.always, **method.on_images, **published, "algorithm": name}
     if space.startswith("nasbench1shot1"):
         changes = {flag: value for flag, value in changes.items() if flag not in TWO_CELLS}
     keep = changes.get("stage_keep")
