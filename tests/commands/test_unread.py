@@ -35,9 +35,7 @@ OTHER = {
 
 def documented():
     """The flags that the table names for each method."""
-    rows = re.findall(
-        r"^\| (`[a-z_0-9` ]+) \| [^|]+ \|([^|]*)\|$", DOCS.read_text(), re.MULTILINE
-    )
+    rows = re.findall(r"^\| (`[a-z_0-9` ]+) \| [^|]+ \|([^|]*)\|$", DOCS.read_text(), re.MULTILINE)
     table = {}
     for names, flags in rows:
         for name in re.findall(r"`(\w+)`", names):
