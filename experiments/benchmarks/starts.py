@@ -53,8 +53,10 @@ def measure(flags: list[str], repeats: int) -> list[dict[str, Any]]:
     results = []
     with tempfile.TemporaryDirectory() as name:
         root, random = Path(name), np.random.default_rng(0)
-        images = random.integers(0, 256, (256, 32, 32, 3), np.uint8)
-        np.savez(root / "random.npz", images=images, labels=np.arange(256) % 10)
+        images, labels = random.integers(0, 256, (256, 32, 32, 3), np.uint8), np.arange(256) % 10
+        arrays = {"images_train": images, "labels_train": labels}
+        arrays |= {"images_test": images[:16], "labels_test": labels[:16]}
+        np.savez(root / "random.npz", **arrays)
         flags = [f"--dataset=npz:{root / 'random.npz'}", "--epochs=2", *flags]
         number = 0
         for switch, kind in (("0", "JAX's cache"), ("1", "executables")):
