@@ -148,10 +148,9 @@ def network_cost(
     3349342
 
     Raises:
-        ValueError: if a size is not positive; if `imagenet` is asked for of a
-          benchmark's network, which has one stem only; if the costs of the space are not counted;
-          or if no such network can be built for images of
-          that size, as of `check_image_shape`.
+        ValueError: if a size is not positive; if `imagenet` is asked for of a benchmark's network,
+          which has one stem only; if the costs of the space are not counted; or if no such network
+          can be built for images of that size, as of `check_image_shape`.
     """
     space = spaces.of(genotype) if space is None else space
     if space.cost is None:

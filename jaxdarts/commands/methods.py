@@ -251,9 +251,14 @@ def of_space(config: Any, space: Space, steps_per_epoch: int) -> Algorithm:
     return with_parts(algorithm, config, space, ramp)
 
 
+def learnt(algorithm: Algorithm) -> Any:
+    """The shapes of the alpha that a method learns; empty where it has none."""
+    return jax.eval_shape(algorithm.relax.init, jax.random.key(0))
+
+
 def check_alpha(algorithm: Algorithm, config: Any) -> None:
     """Refuses flags that change alpha where the method has none."""
-    if jax.eval_shape(algorithm.relax.init, jax.random.key(0)):
+    if learnt(algorithm):
         return
     for name, nothing in (("temperature_end", 1), ("cost_weight", 0), ("log_cost_weight", 0)):
         value = getattr(config, name, nothing)
@@ -268,10 +273,10 @@ def check_alpha(algorithm: Algorithm, config: Any) -> None:
 def with_parts(algorithm: Algorithm, config: Any, space: Space, ramp: Callable) -> Algorithm:
     """An algorithm with the loss of alpha, perturbation and regularizer that flags add."""
     cells, named = space.cells, f"--algorithm={config.algorithm}"
-    learnt = jax.eval_shape(algorithm.relax.init, jax.random.key(0))
+    alpha = learnt(algorithm)
     if config.alpha_loss != "method":
         given, reason = f"--alpha_loss={config.alpha_loss} {named}", None
-        if not learnt:
+        if not alpha:
             reason = "the method has no alpha"
         elif algorithm.hypergrad is hypergrad.single_level:
             reason = "the method has one level: alpha descends the training loss"
@@ -279,7 +284,7 @@ def with_parts(algorithm: Algorithm, config: Any, space: Space, ramp: Callable) 
             reason = "the method has it already"
         elif config.alpha_loss == "uphill" and config.algorithm in ("drnas", "reinmax"):
             reason = "it needs a second derivative of the draw, which the method does not have"
-        elif config.alpha_loss == "neighbourhood" and any(map(is_tree, learnt.values())):
+        elif config.alpha_loss == "neighbourhood" and any(map(is_tree, alpha.values())):
             reason = "the method learns weights of edges too, and a neighbour has other operations"
         if reason:
             raise Stop(f"{given}: {reason}; leave --alpha_loss out", 2)
@@ -304,7 +309,7 @@ def with_parts(algorithm: Algorithm, config: Any, space: Space, ramp: Callable) 
         given, reason = f"--regularizer={config.regularizer} {named}", None
         if (config.algorithm, config.regularizer) in (("beta_darts", "beta"), ("da2s", "entropy")):
             reason = "the method has it already"
-        elif not learnt:
+        elif not alpha:
             reason = "the method has no alpha"
         if reason:
             raise Stop(f"{given}: {reason}; leave --regularizer out", 2)

@@ -67,7 +67,7 @@ def command(name: str, config: Any, start: Start) -> str:
     for field in dataclasses.fields(config):
         value, before = getattr(config, field.name), getattr(start.settings, field.name)
         if value != before and field.name not in NOT_SHOWN | set(start.names):
-            flags += _flag(field.name, value)
+            flags += words(field.name, value)
     return " ".join(["jaxdarts", name, *map(quoted, flags)])
 
 
@@ -78,7 +78,8 @@ def quoted(word: str) -> str:
     return shlex.quote(word)
 
 
-def _flag(name: str, value: Any) -> list[str]:
+def words(name: str, value: Any) -> list[str]:
+    """A flag with its value, as the words of a command line."""
     if isinstance(value, bool):
         return [f"--{name}" if value else f"--no-{name}"]
     if isinstance(value, tuple):

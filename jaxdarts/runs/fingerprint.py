@@ -172,9 +172,12 @@ class _Walk:
         self.all(value.__code__, value.__defaults__, value.__kwdefaults__)
         for name, cell in zip(value.__code__.co_freevars, value.__closure__ or ()):
             try:
-                self.add(cell.cell_contents)
+                content = cell.cell_contents
             except ValueError:  # a name that is not bound yet
                 self.word("empty")
+                continue
+            try:
+                self.add(content)
             except Unknown as error:
                 raise Unknown(f"{name} of {value.__qualname__}: {error}") from None
 

@@ -12,7 +12,7 @@ from jaxdarts.commands import sizes
 from jaxdarts.count import Costs
 from jaxdarts.data import images
 from jaxdarts.runs import Stop, flag
-from jaxdarts.runs.flags import POSITIVE
+from jaxdarts.runs.flags import DEPTH, POSITIVE
 from jaxdarts.space import Space
 
 
@@ -47,7 +47,7 @@ class Flags:
         None,
         "Cells (nasbench201: cells a stage) of the network that will be trained, its --layers;"
         " default those of jaxdarts evaluate.",
-        POSITIVE._replace(most=1000),
+        DEPTH,
         free=True,
     )
 

@@ -4,10 +4,8 @@ something.
 
 from typing import Any
 
-import jax
-
 from jaxdarts import runs
-from jaxdarts.commands import methods
+from jaxdarts.commands import methods, reproduce
 from jaxdarts.space import Space
 
 _OF_THE_NETWORK = ("partial", "drop_path_prob", "drop_path_start", "skip_dropout")
@@ -41,7 +39,7 @@ def unread(config: Any, space: Space) -> list[str]:
         for name, one in runs.declared(type(config)).items()
         if one.topic == "method" and name not in (*_OF_THE_NETWORK, "algorithm")
     }
-    if not jax.eval_shape(algorithm.relax.init, jax.random.key(0)):
+    if not methods.learnt(algorithm):
         flags |= set(_OF_ALPHA) & runs.declared(type(config)).keys()
         read.names -= set(_OF_ALPHA)
     before = config.start().settings
@@ -53,11 +51,7 @@ def unread(config: Any, space: Space) -> list[str]:
 def warnings(config: Any, space: Space) -> list[str]:
     """A line for each flag that does nothing."""
     return [
-        f"warning: --{name}={_shown(getattr(config, name))} does nothing with"
+        f"warning: {' '.join(reproduce.words(name, getattr(config, name)))} does nothing with"
         f" --algorithm={config.algorithm}"
         for name in unread(config, space)
     ]
-
-
-def _shown(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
