@@ -14,12 +14,13 @@ import reprlib
 import shutil
 import stat
 import tempfile
+import textwrap
 import types
 import typing
 import warnings
 import zipfile
 import zlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -32,6 +33,11 @@ MAX_LINE = 1 << 20
 _MAX_HEADER = 10_000
 _LARGEST_INT = 2**63
 _RATIO = 1100  # deflate packs no more than 1,032 bytes into one
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names out of a file for a message: as many as 200 characters hold, in one line."""
+    return textwrap.shorten(", ".join(map(str, names)), 200, placeholder=" ...")
 
 
 class Damaged(ValueError):
@@ -362,7 +368,7 @@ def read_arrays(
         wanted = list(members if names is None else names)
         for name in wanted:
             if name not in members:
-                raise Damaged(f"{path} has no array {name}, only {', '.join(members)[:200]}")
+                raise Damaged(f"{path} has no array {name}, only {listed(members)}")
         check_members(path, [members[name] for name in wanted], size)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of headers that an older Python wrote

@@ -337,6 +337,17 @@ def test_tables_with_a_mark_or_packed(tmp_path):
     refuses(lambda: tabular.read(tmp_path / "t.csv"), "line 3: longer than")
 
 
+@pytest.mark.parametrize("read", [tabular.read, tabular.test_accuracies])
+@pytest.mark.parametrize("header", [b'"arch_str,a\nb,c\n', b"a" * 5000 + b",b\n", b"\r,a\n"])
+def test_header_of_a_table(read, header, tmp_path):
+    """Whatever the columns are called, the message is one short line."""
+    (tmp_path / "t.csv").write_bytes(header)
+    with pytest.raises(files.Damaged) as error:
+        read(tmp_path / "t.csv")
+    assert "t.csv" in str(error.value)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 500
+
+
 @pytest.mark.parametrize("name", ["params", "flops"])
 @pytest.mark.parametrize("value", ["1e999", "-1", "NaN", "null", '"x"', "true", "[1]"])
 def test_counts_of_a_design_space(tmp_path, name, value):

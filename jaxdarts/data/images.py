@@ -291,7 +291,7 @@ def _npz(path: Path) -> tuple[Mapping[str, np.ndarray], None]:
             if key is None:
                 raise ValueError(
                     f"no array {name} (or {name.replace('images', 'x').replace('labels', 'y')}),"
-                    f" only {', '.join(present)[:200]}"
+                    f" only {files.listed(present)}"
                 )
         stored = files.read_arrays(path, [key for key in keys.values() if key])
     except (ValueError, OSError) as error:

@@ -232,9 +232,9 @@ def _lines(path: Path, content: bytes) -> list[str]:
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8: {error}") from error
+        raise files.Damaged(f"{path} is not UTF-8: {error}") from error
     if not text.strip():
-        raise ValueError(f"{path} is empty")
+        raise files.Damaged(f"{path} is empty")
     # Not splitlines, which also breaks at form feeds and the like.
     lines = text.split("\n")
     return lines if lines[-1] else lines[:-1]

@@ -10,6 +10,8 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
+from jaxdarts.runs.executables import SWITCH
+
 ROOT = Path(__file__).parents[2]
 PAGE = os.sysconf("SC_PAGE_SIZE")
 MEGABYTES_PER_PART = 12
@@ -105,7 +107,8 @@ def test_more_epochs_compile_nothing_more(words, tmp_path):
                 *(f"--epochs={epochs}", f"--run_dir={tmp_path / str(epochs)}"),
                 f"--cache_dir={os.environ['JAX_COMPILATION_CACHE_DIR']}",
             ],
-            env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_LOG_COMPILES": "1"},
+            # The second process would load what the first one compiled.
+            env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_LOG_COMPILES": "1", SWITCH: "0"},
             capture_output=True,
             text=True,
             check=True,

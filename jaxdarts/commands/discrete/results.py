@@ -68,7 +68,7 @@ def recorded(path: Path, options: evaluators.Options) -> dict[int, list[tuple[in
             genotype, epochs = genotypes.parse(record["genotype"]), record.get("epochs")
             trial = Trial(genotype, value, final, record["seconds"], epochs)
             if options.evaluate == "table" and trial != evaluators.trial(options, genotype, epochs):
-                raise ValueError(f"{path}: {genotype} is another one in the table")
+                raise files.Damaged(f"{path}: {genotype} is another one in the table")
             trials[record["run"]].append((record["step"], trial))
     except (ValueError, KeyError, TypeError) as error:
         raise Stop(f"{error}; remove {path} to start again") from error

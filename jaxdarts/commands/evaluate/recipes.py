@@ -349,7 +349,7 @@ def read(path: Path) -> Any:
     except files.Damaged:
         raise
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise files.Damaged(f"{path}: {error}") from error
 
 
 def _is_there(path: Path, kind: Callable[[Path], bool]) -> bool:

@@ -109,11 +109,11 @@ def _alphas(path: Path, space: Space) -> dict[str, np.ndarray]:
     saved = files.read_arrays(path, ("step", *space.cells))
     steps = saved["step"]
     if steps.ndim != 1 or steps.dtype.kind != "i":
-        raise ValueError(f"{path}: step is no list of integers")
+        raise files.Damaged(f"{path}: step is no list of integers")
     for name, choices in space.cells.items():
         shape, values = (len(steps), *choices.shape), saved[name]
         if values.shape != shape or values.dtype.kind != "f" or not np.all(np.isfinite(values)):
-            raise ValueError(f"{path}: {name} is not of {shape} finite numbers")
+            raise files.Damaged(f"{path}: {name} is not of {shape} finite numbers")
     return saved
 
 

@@ -107,7 +107,7 @@ def read(path: str | os.PathLike, epochs: int = 108) -> Table:
         after = metrics.evaluation_data[2]  # the first two are at the start and half way
         numbers = (after.validation_accuracy, after.test_accuracy, after.training_time)
         if not all(0 <= n < math.inf for n in numbers) or max(numbers[:2]) > 1:
-            raise ValueError(
+            raise files.Damaged(
                 f"{where}: accuracies and seconds are {numbers}, which no training gives"
             )
         if fingerprint not in graphs:
@@ -127,7 +127,7 @@ def read(path: str | os.PathLike, epochs: int = 108) -> Table:
     for fingerprint, (adjacency, operations, parameters) in graphs.items():
         for length, records in ((epochs, searched), (108, tested)):
             if fingerprint not in records:
-                raise ValueError(
+                raise files.Damaged(
                     f"{path} has no training of {length} epochs of {_graph(adjacency, operations)}"
                 )
         value, seconds = (math.fsum(column) / len(column) for column in zip(*searched[fingerprint]))
@@ -138,7 +138,7 @@ def read(path: str | os.PathLike, epochs: int = 108) -> Table:
             Row(100 * value, 100 * final, seconds, parameters),
         )
     if not rows:
-        raise ValueError(f"{path} has no trainings of {epochs} epochs")
+        raise files.Damaged(f"{path} has no trainings of {epochs} epochs")
     return Table(rows)
 
 
@@ -151,7 +151,7 @@ def _fields(where: str, record: bytes) -> tuple[str, int, str, str, Any]:
         if len(metrics.evaluation_data) < 3:
             raise ValueError(f"{len(metrics.evaluation_data)} evaluations, not 3")
     except (ValueError, TypeError, RecursionError, DecodeError) as error:
-        raise ValueError(f"{where} is no training of NAS-Bench-101: {error}") from error
+        raise files.Damaged(f"{where} is no training of NAS-Bench-101: {error}") from error
     return fingerprint, epochs, adjacency, operations, metrics
 
 
@@ -165,7 +165,7 @@ def _checked(where: str, adjacency: str, operations: str) -> None:
     try:
         genotypes.check(_graph(adjacency, operations))
     except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
+        raise files.Damaged(f"{where}: {error}") from error
 
 
 def _metrics_class() -> Any:

@@ -66,18 +66,18 @@ def read(path: str | os.PathLike) -> dict[Design, Row]:
             )
     except (ValueError, KeyError, TypeError) as error:
         reason = error if isinstance(error, ValueError) else repr(error)
-        raise ValueError(f"{path} has no trainings of a design space: {reason}") from error
+        raise files.Damaged(f"{path} has no trainings of a design space: {reason}") from error
     table: dict[Design, Row] = {}
     for number, record in enumerate(records):
         try:
             design, row = _design(record["net"]), _row(record)
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-            raise ValueError(
+            raise files.Damaged(
                 f"{path}, record {number}:"
                 f" {error if isinstance(error, ValueError) else repr(error)}"
             ) from error
         if design in table:
-            raise ValueError(
+            raise files.Damaged(
                 f"{path}, record {number}: a network that an earlier record has trained too"
             )
         table[design] = row

@@ -149,7 +149,7 @@ def _read(
         for name, value in zip(names, values, strict=True):
             is_time = name.startswith("train_seconds")
             if not 0 <= value < math.inf or value > 100 and not is_time:
-                raise ValueError(f"{where}: {name} is {value}, which no training gives")
+                raise files.Damaged(f"{where}: {name} is {value}, which no training gives")
         table[genotype] = row(*values[:3], seconds=values[3] * EPOCHS / epochs)
     return table
 
@@ -174,11 +174,16 @@ def test_accuracies(path: str | os.PathLike) -> dict[str, dict[TopologyGenotype,
         OSError, ValueError: as `read`; also if there is no such column.
     """
     ending = f"_test_{LONG}"
-    with files.open_lines(Path(path)) as file:
-        header = next(csv.reader(file), [])
+    try:
+        with files.open_lines(Path(path)) as file:
+            header = next(csv.reader(file), [])
+    except csv.Error as error:
+        raise files.Damaged(f"{path} is damaged, or no table: {error}") from error
     names = [name for name in header if name.endswith(ending)]
     if not names:
-        raise ValueError(f"{path} has no column DATASET{ending}; there are {', '.join(header)}")
+        raise files.Damaged(
+            f"{path} has no column DATASET{ending}; there are {files.listed(header)}"
+        )
     accuracies: dict[str, dict[TopologyGenotype, float]] = {
         name.removesuffix(ending): {} for name in names
     }
@@ -230,34 +235,34 @@ def _lines(
             reader = csv.DictReader(file)
             for name in ("arch_str", *names):
                 if name not in (reader.fieldnames or ()):
-                    raise ValueError(
+                    raise files.Damaged(
                         f"{path} has no column {name!r}; there are"
-                        f" {', '.join(reader.fieldnames or ())}"
+                        f" {files.listed(reader.fieldnames or ())}"
                     )
             for row in reader:
                 where = f"{path}, line {reader.line_num}"
                 genotype = _genotype(where, row["arch_str"], kinds)
                 if genotype in seen:
-                    raise ValueError(f"{where}: {genotype} is in line {seen[genotype]} too")
+                    raise files.Damaged(f"{where}: {genotype} is in line {seen[genotype]} too")
                 seen[genotype] = reader.line_num
                 yield where, genotype, [_number(where, name, row[name]) for name in names]
     except csv.Error as error:
-        raise ValueError(f"{path} is damaged, or no table: {error}") from error
+        raise files.Damaged(f"{path} is damaged, or no table: {error}") from error
     if not seen:
-        raise ValueError(f"{path} has a header and no cells")
+        raise files.Damaged(f"{path} has a header and no cells")
 
 
 def _genotype(where: str, text: str | None, kinds: tuple[type, ...]) -> Any:
     try:
         genotype = genotypes.parse(text or "")
     except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
+        raise files.Damaged(f"{where}: {error}") from error
     if (
         not isinstance(genotype, kinds)
         or isinstance(genotype, TopologyGenotype)
         and len(genotype.cell) != 6
     ):
-        raise ValueError(
+        raise files.Damaged(
             f"{where}: {genotype} is no {', and no '.join(_WHAT[kind] for kind in kinds)}"
         )
     return genotype
@@ -267,7 +272,7 @@ def _number(where: str, name: str, text: str | None) -> float:
     try:
         return float(text or "")
     except ValueError:
-        raise ValueError(f"{where}: {name} is {text!r}, not a number") from None
+        raise files.Damaged(f"{where}: {name} is {text!r}, not a number") from None
 
 
 def canonical(genotype: TopologyGenotype) -> str:

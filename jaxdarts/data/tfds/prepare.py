@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxdarts import files
 from jaxdarts.data.optional import require
 
 _PROBE_SECONDS = 8.0
@@ -176,7 +177,7 @@ def read_idx(path: Path) -> np.ndarray:
         np.frombuffer(data[4:start], ">u4").astype(int) if len(data) >= start else np.zeros(0, int)
     )
     if not rank or len(data) != start + shape.prod():
-        raise ValueError(f"{path} is no complete IDX file of unsigned bytes")
+        raise files.Damaged(f"{path} is no complete IDX file of unsigned bytes")
     return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
 
 
@@ -246,7 +247,7 @@ def _find_by_hand(manual: Path, name: str, infos: Mapping[str, tuple[str, Any]])
         with path.open("rb") as file:
             checksum = hashlib.file_digest(file, "sha256").hexdigest()
         if checksum != info.checksum:
-            raise ValueError(
+            raise files.Damaged(
                 f"{path} is not the archive of {name}: its sha256 is {checksum}"
                 f" ({path.stat().st_size} bytes), TFDS expects {info.checksum} ({int(info.size)}"
                 f" bytes); put {url} into {manual / name} or remove the file"

@@ -15,6 +15,8 @@ from typing import BinaryIO
 
 import numpy as np
 
+from jaxdarts import files
+
 _POLYNOMIAL = 0x82F63B78  # Castagnoli's, bits reversed
 _TABLE = np.arange(256, dtype=np.uint32)
 for _ in range(8):
@@ -40,7 +42,7 @@ def read(path: str | os.PathLike) -> Iterator[bytes]:
             checksums = masked_checksums([data for _, data, _ in batch])
             for (offset, data, expected), checksum in zip(batch, checksums.tolist(), strict=True):
                 if checksum != expected:
-                    raise ValueError(
+                    raise files.Damaged(
                         f"{path} is damaged: the record at byte {offset} does not have its checksum"
                     )
                 yield data
@@ -54,18 +56,18 @@ def _split(path: Path, file: BinaryIO) -> Iterator[tuple[int, bytes, int]]:
     offset = 0
     while head := file.read(12):
         if len(head) < 12:
-            raise ValueError(
+            raise files.Damaged(
                 f"{path} is cut off, or no TFRecord file: the record at byte {offset} has no length"
             )
         length, checksum = struct.unpack("<QI", head)
         if _masked_checksum(head[:8]) != checksum or length > _LONGEST:
-            raise ValueError(
+            raise files.Damaged(
                 f"{path} is damaged, or no TFRecord file: the length of the record at byte {offset}"
                 " is wrong"
             )
         body = file.read(length + 4)
         if len(body) < length + 4:
-            raise ValueError(f"{path} is cut off: the record at byte {offset} is not whole")
+            raise files.Damaged(f"{path} is cut off: the record at byte {offset} is not whole")
         yield offset, body[:length], struct.unpack("<I", body[length:])[0]
         offset += 16 + length
 
