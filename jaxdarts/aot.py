@@ -25,6 +25,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxdarts import parallel
+from jaxdarts.nn.primitives.platforms import every_platform
 
 
 class Gpu(NamedTuple):
@@ -158,9 +159,9 @@ def lowered(
     It is a `jax.stages.Lowered`.
     """
     there = NamedSharding(Mesh(np.array(target.devices[:1]), ("device",)), PartitionSpec())
-    return jax.jit(function, out_shardings=there, donate_argnums=donate).lower(
-        *_shapes(arguments, there)
-    )
+    jitted = jax.jit(function, out_shardings=there, donate_argnums=donate)
+    with every_platform():
+        return jitted.lower(*_shapes(arguments, there))
 
 
 def over_devices(function: Callable, *arguments: Any, target: Target) -> Any:
@@ -177,7 +178,8 @@ def over_devices(function: Callable, *arguments: Any, target: Target) -> Any:
 
     mapped = jax.shard_map(part, mesh=mesh, in_specs=split, out_specs=split, check_vma=False)
     shapes = _shapes(arguments, NamedSharding(mesh, split))
-    return jax.jit(mapped).lower(*shapes)
+    with every_platform():
+        return jax.jit(mapped).lower(*shapes)
 
 
 def _shapes(arguments: Any, sharding: NamedSharding) -> Any:

@@ -29,6 +29,7 @@ from jaxdarts.nn.primitives.barrier import once_on_cpu
 from jaxdarts.nn.primitives.convolution import convolution
 from jaxdarts.nn.primitives.depthwise import depthwise, wide
 from jaxdarts.nn.primitives.norm import scaled
+from jaxdarts.nn.primitives.platforms import per_platform
 from jaxdarts.nn.primitives.pooling import max_pool
 
 Weights = Mapping[str, Array]
@@ -170,7 +171,7 @@ def separable(
     it took 1.11 ms where one after the other took 0.21 ms, and cuDNN's algorithm for it
     (Winograd's) was wrong by 1e-3 of the result's norm.
     """
-    return lax.platform_dependent(x, kernels, weights, **_separable_forms(stride, dilation))
+    return per_platform(x, kernels, weights, **_separable_forms(stride, dilation))
 
 
 @functools.cache

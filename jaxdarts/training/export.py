@@ -20,6 +20,7 @@ from jaxtyping import Array, Int
 from jaxdarts import files, genotypes, objectives, spaces
 from jaxdarts.data import augment, feed, images, stream, text
 from jaxdarts.genotypes import RecurrentGenotype
+from jaxdarts.nn.primitives.platforms import every_platform
 from jaxdarts.training.text import over_stream
 
 
@@ -384,9 +385,9 @@ def export(
     """
     facts, net, params = _read(Path(run))
     apply, params = _functions(facts, net, params)
-    exported = jax.export.export(
-        jax.jit(lambda *inputs: apply(params, *inputs)), platforms=platforms
-    )(*_inputs(facts).values())
+    function = jax.jit(lambda *inputs: apply(params, *inputs))
+    with every_platform():
+        exported = jax.export.export(function, platforms=platforms)(*_inputs(facts).values())
     content = bytes(exported.serialize())
     about = {
         "run": Path(run).resolve().name,

@@ -22,15 +22,18 @@ from jaxdarts.nn.primitives.barrier import once_on_cpu
 from jaxdarts.nn.primitives.convolution import convolution
 from jaxdarts.nn.primitives.depthwise import depthwise
 from jaxdarts.nn.primitives.norm import affine, batch_norms
+from jaxdarts.nn.primitives.platforms import every_platform
 from jaxdarts.nn.primitives.pooling import max_pool
 from tests.nn.primitives.test_depthwise import reference
 
 
 def lowered(function, platform, arguments):
     unchecked = [export.DisabledSafetyCheck.platform()]
-    return export.export(jax.jit(function), platforms=[platform], disabled_checks=unchecked)(
-        *arguments
+    exported = export.export(
+        jax.jit(lambda *x: function(*x)), platforms=[platform], disabled_checks=unchecked
     )
+    with every_platform():
+        return exported(*arguments)
 
 
 def elsewhere(function, arguments):
@@ -217,3 +220,20 @@ def test_a_search_step(x64):
     assert len(results) == 2
     for result in results:
         chex.assert_trees_all_close(result, on_cpu, rtol=1e-8, atol=1e-10)
+
+
+def test_only_what_this_process_runs_on_is_traced():
+    """The dense form is a TPU's: it is in a program for one, and is not even traced for a CPU."""
+
+    def separable(x, kernels, weights):
+        return ops.separable(x, kernels, weights)
+
+    arguments = draw(1, 2, 8, 8, 4), draw(1, 3, 3, 3, 4), draw(1, 3, 4, 4)
+    here = jax.make_jaxpr(separable)(*arguments)
+    assert "depthwise" in str(here) and "branches" not in str(here)
+    assert "conv_general_dilated" not in str(here)
+    with every_platform():
+        both = jax.make_jaxpr(lambda *x: separable(*x))(*arguments)
+    assert "branches_platforms" in str(both) and "conv_general_dilated" in str(both)
+    tpu = lowered(separable, "tpu", arguments).mlir_module()
+    assert tpu.count("stablehlo.convolution") == 1 and "feature_group_count = 1 " in tpu
