@@ -1,5 +1,6 @@
 """Estimates of a run's memory on a device, from the compilation of its step."""
 
+import contextlib
 import math
 import time
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ import jax
 import numpy as np
 
 from jaxdarts import aot, parallel
+from jaxdarts.nn.primitives.platforms import every_platform
 from jaxdarts.runs.loop import total_steps
 from jaxdarts.runs.process import Stop
 
@@ -61,7 +63,11 @@ def estimate(
     lower = "lower --batch_size" if config.remat else "lower --batch_size or give --remat"
     start = time.time()
     try:
-        compiled = step.compile(*abstract)
+        with contextlib.ExitStack() as stack:
+            if config.device is not None:  # its own forms, and no cache that cannot read it back
+                stack.enter_context(every_platform())
+                stack.enter_context(aot.without_cache())
+            compiled = step.compile(*abstract)
     except jax.errors.JaxRuntimeError as error:  # of a TPU's compiler, which places every array
         if config.device is None or "RESOURCE_EXHAUSTED" not in str(error):
             raise

@@ -3,6 +3,7 @@
 import re
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 import jaxdarts as jd
@@ -10,6 +11,7 @@ from jaxdarts import aot, runs
 from jaxdarts.commands.evaluate import command as evaluate_command
 from jaxdarts.commands.search import command as search_command
 from jaxdarts.commands.search import images as image_search
+from jaxdarts.nn.primitives.platforms import per_platform
 
 CELL = jd.Genotype(
     (("skip_connect", 0), ("skip_connect", 1)),
@@ -87,12 +89,20 @@ def test_the_sentence(monkeypatch):
     assert runs.fits("v5e", 31 << 30, "") == "fits in the 40 GiB of one v5e"
 
 
+FORMS = {"default": jnp.sin, "tpu": jnp.cos}
+
+
 @pytest.mark.parametrize("remat", [False, True])
 def test_no_room_while_it_compiles(monkeypatch, capsys, remat):
     """The compiler for TPUs places every array, and says so where it cannot."""
 
     class Step:
         def compile(self, *arguments):
+            # Traced for a TPU, and not kept in a cache that cannot read it back.
+            assert "branches_platforms" in str(
+                jax.make_jaxpr(lambda x: per_platform(x, **FORMS))(1.0)
+            )
+            assert not jax.config.jax_enable_compilation_cache
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Used 20.1G of 15.75G hbm.\nmore")
 
     config = image_search.Config(device="v5e", estimate=True, remat=remat)
