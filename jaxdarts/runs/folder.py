@@ -10,8 +10,8 @@ import os
 import re
 import shlex
 import signal
-import sys
 import time
+import types
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ import jax
 from jaxdarts import files
 from jaxdarts.data import stream
 from jaxdarts.report import sections
-from jaxdarts.runs import checkpoint, locks, signals, writers
+from jaxdarts.runs import checkpoint, locks, signals, trackers, writers
 from jaxdarts.runs.flags import free
 from jaxdarts.runs.process import Stop
 from jaxdarts.runs.signals import Interruption
@@ -232,26 +232,34 @@ def open_run(config: Any, kind: str, way: str = "") -> Iterator[Run]:
 
 
 class Records:
-    """metrics.jsonl and TensorBoard events; a resumed run drops what was written after
+    """metrics.jsonl and what a tracker gets of it; a resumed run drops what was written after
     `resume_step`, its checkpoint.
+
+    Args:
+        folder: of the run.
+        resume_step: step of the checkpoint that it goes on from, 0 for a new run.
+        tracker: name of one of `trackers`.
+        settings: of the run, for the tracker.
     """
 
-    def __init__(self, folder: Path, resume_step: int):
+    def __init__(
+        self,
+        folder: Path,
+        resume_step: int,
+        tracker: str = "tensorboard",
+        settings: Mapping[str, Any] = types.MappingProxyType({}),
+    ):
         self.path = folder / "metrics.jsonl"
         try:
             lines = writers.json_lines(self.path, resume_step)
             self.all = files.read_json_lines(self.path, writers.METRICS)
         except ValueError as error:
             raise Stop(f"{error}; remove the file to continue without it", 2) from error
-        # Events may have died in a buffer: a resumed run hides the old ones and writes all of them
-        # again.
         try:
-            events = writers.tensorboard(
-                folder / "tensorboard", 0 if (folder / "tensorboard").exists() else None
-            )
-        except ImportError as error:
-            print(f"{folder}: no events: {error}", file=sys.stderr)
-            events = writers.combine()
+            events = trackers.open_tracker(tracker, folder, settings)
+        except Stop:
+            lines.close()
+            raise
         for record in self.all:
             values = {
                 name: value

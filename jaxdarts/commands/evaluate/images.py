@@ -105,7 +105,7 @@ def train(
                 f"multiply-adds = {cost[1] / 1e6:f}M",
             ],
             rate=lambda epoch: float(table[epoch]),
-            open_records=records_of(run, genotype),
+            open_records=records_of(config, run, genotype),
             end=end,
             finish=finish,
         )

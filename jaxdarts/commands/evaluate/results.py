@@ -18,11 +18,11 @@ LOWER = "--learning_rate"
 """The flag to lower where a number is not finite."""
 
 
-def records_of(run: runs.Run, genotype: Any) -> Callable[[int], tuple[runs.Records]]:
+def records_of(config: Any, run: runs.Run, genotype: Any) -> Callable[[int], tuple[runs.Records]]:
     """Step -> the records of a training up to there; writes down which cell is trained."""
 
     def open_records(step: int) -> tuple[runs.Records]:
-        records = runs.Records(run.folder, step)
+        records = runs.Records(run.folder, step, config.tracker, dataclasses.asdict(config))
         files.replace_text(run.folder / "genotype.json", genotypes.to_json(genotype))
         return (records,)
 

@@ -83,7 +83,7 @@ def records_of(config: Any, run: runs.Run, space: Space) -> Callable[[int], list
 
     def open_records(step: int) -> list[History]:
         folders = search_history.folders(config, run.folder)
-        histories = [History(folder, step, space, run.log) for folder in folders]
+        histories = [History(config, folder, step, space, run.log) for folder in folders]
         files.replace_text(run.folder / "space.json", methods.space_to_json(space))
         return histories
 
