@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 IDEA = (
-    "search",
+    "bilevel",
     "algorithms",
     "relax",
     "hypergrad",
@@ -76,7 +76,7 @@ def test_a_module_imports_only_what_its_folder_may(module):
 
 
 def test_the_rules_refuse_what_they_should():
-    assert not allowed("jaxdarts.search", "jaxdarts.nn.ops") and not allowed(
+    assert not allowed("jaxdarts.bilevel", "jaxdarts.nn.ops") and not allowed(
         "jaxdarts.nn.ops", "jaxdarts.data.images"
     )
     assert not allowed("jaxdarts.commands.search.images", "jaxdarts.commands.evaluate.recipes")

@@ -22,6 +22,7 @@ import jax
 import numpy as np
 
 from jaxdarts import parallel, runs, spaces
+from jaxdarts.bilevel import SearchState
 from jaxdarts.commands import (
     checks,
     command_line,
@@ -43,7 +44,6 @@ from jaxdarts.commands.search.program import LOWER, about, checked, records_of
 from jaxdarts.data import images
 from jaxdarts.runs import Run, Stop, flag, hosts
 from jaxdarts.runs.flags import POSITIVE
-from jaxdarts.search import SearchState
 from jaxdarts.types import Metrics
 
 

@@ -11,12 +11,12 @@ import optax
 from jaxtyping import Array, Key
 
 from jaxdarts import files, hypergrad, parallel, runs
+from jaxdarts.bilevel import Algorithm, Search, SearchState, bilevel_search
 from jaxdarts.commands import methods, programs
 from jaxdarts.commands.search import history as search_history
 from jaxdarts.commands.search import results as search_results
 from jaxdarts.commands.search import unread
 from jaxdarts.commands.search.history import History
-from jaxdarts.search import Algorithm, Search, SearchState, bilevel_search
 from jaxdarts.space import Space
 from jaxdarts.types import Carry, Objective, Params
 
