@@ -54,6 +54,8 @@ if TYPE_CHECKING:  # what type checkers and editors see; __getattr__ imports the
     from jaxdarts.bilevel import Search as Search
     from jaxdarts.bilevel import SearchState as SearchState
     from jaxdarts.bilevel import bilevel_search as bilevel_search
+    from jaxdarts.commands.arrays import search as search
+    from jaxdarts.commands.arrays import train as train
     from jaxdarts.count import count_params as count_params
     from jaxdarts.count import multiply_adds as multiply_adds
     from jaxdarts.count import network_cost as network_cost
@@ -97,6 +99,8 @@ _MODULE_OF = {
     "export": "training.export",
     "load": "training.export",
     "read_exported": "training.export",
+    "search": "commands.arrays",
+    "train": "commands.arrays",
     "Trial": "types",
 }
 """The module in which each exported function or class lies."""
