@@ -7,6 +7,7 @@ import gc
 import json
 import os
 import re
+import shutil
 import signal
 import tempfile
 import threading
@@ -229,11 +230,20 @@ def test_a_folder_of_another_run_is_refused(found, model):
         image_search.main([f"--resume={found.run_dir}"])
 
 
-def test_the_best_of_several_seeds_is_found(tmp_path):
-    both = jd.search(IMAGES, LABELS, **TEST, **SEARCH, num_seeds=2, run_dir=tmp_path / "run")
-    assert jd.genotypes.to_json(both.genotype) == (tmp_path / "run/genotype.json").read_text()
-    reports = [(tmp_path / "run" / f"seed-{seed}/report.html").read_text() for seed in (2, 3)]
-    assert both.report in reports
+def test_the_best_of_several_seeds_is_found(found, tmp_path):
+    files = "facts.json genotype.json metrics.jsonl report.html".split()
+    for seed, loss in ((2, 1.5), (3, 0.5), (4, 2.5)):
+        folder = tmp_path / f"seed-{seed}"
+        folder.mkdir()
+        for name in files:
+            shutil.copy(found.run_dir / name, folder)
+        facts = json.loads((folder / "facts.json").read_text())
+        facts |= {"found_cell_supernet_loss": loss, "found_cell_supernet_accuracy": seed / 10}
+        (folder / "facts.json").write_text(json.dumps(facts))
+    config = image_search.Config(nodes=1, num_seeds=3, seed=2)
+    best = arrays._found(config, tmp_path, None)
+    assert best.validation_accuracy == 0.3 and best.run_dir is None
+    assert best.genotype == found.genotype and best.history == found.history
 
 
 @pytest.mark.parametrize(
