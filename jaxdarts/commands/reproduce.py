@@ -70,8 +70,9 @@ def command(name: str, config: Any, start: Start) -> str:
             settings[field.name] = value
     if config.dataset.startswith(ARRAYS):
         return call(name, settings)
-    flags = [word for one, value in settings.items() for word in words(one, value)]
-    return " ".join(["jaxdarts", name, f"--dataset={config.dataset}", *map(quoted, flags)])
+    flags = [f"--dataset={config.dataset}"]
+    flags += [word for one, value in settings.items() for word in words(one, value)]
+    return " ".join(["jaxdarts", name, *map(quoted, flags)])
 
 
 def call(name: str, settings: Mapping[str, Any]) -> str:
