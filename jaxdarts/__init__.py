@@ -50,6 +50,12 @@ if TYPE_CHECKING:  # what type checkers and editors see; __getattr__ imports the
     from jaxdarts import runs as runs
     from jaxdarts import spaces as spaces
     from jaxdarts import training as training
+    from jaxdarts.bilevel import Algorithm as Algorithm
+    from jaxdarts.bilevel import Search as Search
+    from jaxdarts.bilevel import SearchState as SearchState
+    from jaxdarts.bilevel import bilevel_search as bilevel_search
+    from jaxdarts.commands.arrays import search as search
+    from jaxdarts.commands.arrays import train as train
     from jaxdarts.count import count_params as count_params
     from jaxdarts.count import multiply_adds as multiply_adds
     from jaxdarts.count import network_cost as network_cost
@@ -58,10 +64,6 @@ if TYPE_CHECKING:  # what type checkers and editors see; __getattr__ imports the
     from jaxdarts.genotypes import GraphGenotype as GraphGenotype
     from jaxdarts.genotypes import SizeGenotype as SizeGenotype
     from jaxdarts.genotypes import TopologyGenotype as TopologyGenotype
-    from jaxdarts.search import Algorithm as Algorithm
-    from jaxdarts.search import Search as Search
-    from jaxdarts.search import SearchState as SearchState
-    from jaxdarts.search import bilevel_search as bilevel_search
     from jaxdarts.space import Choices as Choices
     from jaxdarts.space import Space as Space
     from jaxdarts.space import one_hot as one_hot
@@ -87,16 +89,18 @@ _MODULE_OF = {
     "GraphGenotype": "genotypes",
     "SizeGenotype": "genotypes",
     "TopologyGenotype": "genotypes",
-    "Algorithm": "search",
-    "Search": "search",
-    "SearchState": "search",
-    "bilevel_search": "search",
+    "Algorithm": "bilevel",
+    "Search": "bilevel",
+    "SearchState": "bilevel",
+    "bilevel_search": "bilevel",
     "Choices": "space",
     "Space": "space",
     "one_hot": "space",
     "export": "training.export",
     "load": "training.export",
     "read_exported": "training.export",
+    "search": "commands.arrays",
+    "train": "commands.arrays",
     "Trial": "types",
 }
 """The module in which each exported function or class lies."""

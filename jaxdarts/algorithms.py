@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from jaxdarts import descent, hypergrad, implicit, penalty, perturb, relax
+from jaxdarts.bilevel import Algorithm
 from jaxdarts.count import Costs
-from jaxdarts.search import Algorithm
 from jaxdarts.space import Space
 from jaxdarts.types import Schedule
 

@@ -40,7 +40,7 @@ import pytest  # noqa: E402
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Shapes and types in signatures are checked at run time. Left out: `types` and what names its
-# protocols (they are not runtime-checkable), `search` and `analysis.sharing` (JAX rebuilds a
+# protocols (they are not runtime-checkable), `bilevel` and `analysis.sharing` (JAX rebuilds a
 # dataclass with placeholders for arrays), and modules without arrays.
 CHECKED = [
     "jaxdarts.nn.primitives.convolution",

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 IDEA = (
-    "search",
+    "bilevel",
     "algorithms",
     "relax",
     "hypergrad",
@@ -70,13 +70,24 @@ def allowed(importer: str, imported: str) -> bool:
     return b not in ("runs", "report") or a in ("runs", "report", "commands", "__main__")
 
 
+def test_the_package_offers_two_functions_of_the_commands():
+    """They are imported when they are first used: `import jaxdarts` alone loads no command."""
+    package = importlib.import_module("jaxdarts")
+    from_commands = {
+        name: module
+        for name, module in package._MODULE_OF.items()
+        if part(f"jaxdarts.{module}") == "commands"
+    }
+    assert from_commands == {"search": "commands.arrays", "train": "commands.arrays"}
+
+
 @pytest.mark.parametrize("module", sorted(GRAPH))
 def test_a_module_imports_only_what_its_folder_may(module):
     assert not [imported for imported in GRAPH[module] if not allowed(module, imported)]
 
 
 def test_the_rules_refuse_what_they_should():
-    assert not allowed("jaxdarts.search", "jaxdarts.nn.ops") and not allowed(
+    assert not allowed("jaxdarts.bilevel", "jaxdarts.nn.ops") and not allowed(
         "jaxdarts.nn.ops", "jaxdarts.data.images"
     )
     assert not allowed("jaxdarts.commands.search.images", "jaxdarts.commands.evaluate.recipes")

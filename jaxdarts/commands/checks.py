@@ -9,7 +9,7 @@ import jax
 
 from jaxdarts import count
 from jaxdarts.commands import datasets
-from jaxdarts.runs import flags
+from jaxdarts.runs import flags, trackers
 from jaxdarts.runs.estimate import devices
 from jaxdarts.runs.process import Stop
 from jaxdarts.types import Choices
@@ -27,6 +27,7 @@ def check_flags(config: Any) -> None:
         folder = getattr(config, name, None)
         if folder and Path(folder).expanduser().exists() and not Path(folder).expanduser().is_dir():
             raise Stop(f"--{name}={folder}: must be a folder, and is a file", 2)
+    trackers.check(getattr(config, "tracker", "none"))
     if getattr(config, "checkpoint", None) and not (config.test_only or config.resume):
         raise Stop(f"--checkpoint={config.checkpoint}: only with --test_only", 2)
     rate, last_rate = (getattr(config, f"learning_rate{end}", 0) for end in ("", "_min"))

@@ -397,7 +397,9 @@ def search(config: Config, dataset: images.Dataset, program: Program, run: Run) 
         shown=programs.shown_of_images,
         checked=lambda state: {"a weight": state.params, "the policy": state.policy},
         lower="--learning_rate or --policy_learning_rate",
-        open_records=lambda step: [runs.Records(run.folder, step)],
+        open_records=lambda step: [
+            runs.Records(run.folder, step, config.tracker, dataclasses.asdict(config))
+        ],
         end=end,
         finish=finish,
     )

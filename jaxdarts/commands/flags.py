@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from jaxdarts.runs import trackers
 from jaxdarts.runs.flags import (
     BELOW_ONE,
     CHANNELS,
@@ -302,6 +303,12 @@ class Saving:
     )
     keep_checkpoints: int = flag(
         2, "Number of newest checkpoints to keep; 0 for all.", NOT_NEGATIVE, free=True
+    )
+    tracker: trackers.Name = flag(
+        "tensorboard",
+        "Where metrics go besides metrics.jsonl: tensorboard (files in the run folder), wandb"
+        " (Weights & Biases), trackio (on this machine), or none.",
+        free=True,
     )
 
 

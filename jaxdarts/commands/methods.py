@@ -13,6 +13,7 @@ import numpy as np
 import optax
 
 from jaxdarts import algorithms, files, hypergrad, penalty, perturb, relax, spaces
+from jaxdarts.bilevel import Algorithm
 from jaxdarts.commands import stages
 from jaxdarts.commands.published import (
     AGGREGATES,
@@ -25,7 +26,6 @@ from jaxdarts.commands.published import METHODS as METHODS
 from jaxdarts.commands.published import ONLY_ON_IMAGES as ONLY_ON_IMAGES
 from jaxdarts.count import operation_costs
 from jaxdarts.runs import Stop
-from jaxdarts.search import Algorithm
 from jaxdarts.space import Choices, Space
 from jaxdarts.training.schedules import clip_by_global_norm
 from jaxdarts.types import Hypergradient

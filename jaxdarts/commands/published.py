@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from jaxdarts import algorithms, hypergrad, spaces
+from jaxdarts.bilevel import Algorithm
 from jaxdarts.commands import stages
-from jaxdarts.search import Algorithm
 from jaxdarts.space import Space
 from jaxdarts.types import Schedule
 

@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from jaxdarts.commands import command_line
+from jaxdarts.data.images import ARRAYS
 from jaxdarts.runs.folder import OF_A_START
 
 NOT_SHOWN = OF_A_START | frozenset("dataset preset estimate device cache_dir".split())
@@ -54,21 +55,33 @@ def changed(config: Any, start: Start) -> list[tuple[str, str, str]]:
 
 
 def command(name: str, config: Any, start: Start) -> str:
-    """The command line that reads as a configuration.
+    """The command line, or the call in Python, that reads as a configuration.
 
     Args:
         name: of the command.
         config: the configuration.
         start: what it started from.
     """
-    flags = [f"--dataset={config.dataset}"]
-    flags += [f"--preset={config.preset}"] if config.preset else []
-    flags += [f"--{name}={getattr(config, name)}" for name in start.names]
+    settings = {"preset": config.preset} if config.preset else {}
+    settings |= {one: getattr(config, one) for one in start.names}
     for field in dataclasses.fields(config):
         value, before = getattr(config, field.name), getattr(start.settings, field.name)
         if value != before and field.name not in NOT_SHOWN | set(start.names):
-            flags += words(field.name, value)
+            settings[field.name] = value
+    if config.dataset.startswith(ARRAYS):
+        return call(name, settings)
+    flags = [f"--dataset={config.dataset}"]
+    flags += [word for one, value in settings.items() for word in words(one, value)]
     return " ".join(["jaxdarts", name, *map(quoted, flags)])
+
+
+def call(name: str, settings: Mapping[str, Any]) -> str:
+    """The call of the function over arrays that stands for a command."""
+    function, first = {"search": ("search", ()), "evaluate": ("train", ("found",))}[name]
+    named = [
+        f"{one}={value!r}" for one, value in settings.items() if one not in ("arch", "tracker")
+    ]
+    return f"jd.{function}({', '.join([*first, 'images', 'labels', *named])})"
 
 
 def quoted(word: str) -> str:

@@ -1,11 +1,12 @@
 """Image-classification sets as arrays of bytes in memory.
 
-They come by TFDS name, from an npz file, or from a folder of pictures.
+They come by TFDS name, from an npz file, from a folder of pictures, or as arrays.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, Int32, Integer, UInt8
@@ -13,7 +14,7 @@ from jaxtyping import Float32, Int32, Integer, UInt8
 from jaxdarts import files
 from jaxdarts.data import pictures
 from jaxdarts.data.optional import require
-from jaxdarts.data.order import mixed_order, permutation
+from jaxdarts.data.order import four_fifths, mixed_order, permutation
 from jaxdarts.data.tfds import source as tfds_source
 
 # What published searches normalise by: mean and standard deviation of each channel of the training
@@ -23,6 +24,10 @@ _MOMENTS = {
     "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
     "svhn_cropped": ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
 }
+
+
+ARRAYS = "arrays:"
+"""Beginning of the name of a set that was given as arrays."""
 
 
 class Images(NamedTuple):
@@ -102,6 +107,8 @@ def load(name: str, data_dir: str | None = None, size: int | None = None) -> Dat
     kind, _, path = name.partition(":")
     if size is not None and kind != "folder":
         raise ValueError(f"{name}: a size is for folder:PATH only")
+    if name.startswith(ARRAYS):
+        raise ValueError("arrays given to a function in Python; call it again with them")
     if name == "digits":
         arrays, class_names = _digits()
     elif kind == "npz" and path:
@@ -114,23 +121,90 @@ def load(name: str, data_dir: str | None = None, size: int | None = None) -> Dat
         _checked(name, split, arrays[f"images_{split}"], arrays[f"labels_{split}"])
         for split in ("train", "test")
     )
+    _check_shapes(name, train, test)
+    if kind == "npz":
+        _check_labels(name, train.labels, test.labels)
+        train = _mixed(train)
+    return _dataset(name, train, test, class_names, _MOMENTS.get(kind))
+
+
+def of_arrays(
+    images: Any,
+    labels: Any,
+    test_images: Any = None,
+    test_labels: Any = None,
+    class_names: Sequence[str] | None = None,
+) -> Dataset:
+    """A data set from arrays in memory; as from `npz:PATH`, training images are shuffled.
+
+    Args:
+        images: uint8 [N, height, width, channels], or [N, height, width] of grey ones.
+        labels: integers [N] from 0, each of which occurs.
+        test_images, test_labels: the test set; None to hold a fifth of the images out, the same one
+            for the same labels, with examples of every class that has two.
+        class_names: one name for each label; by default the labels themselves.
+
+    Returns:
+        The data set; its name has a checksum of the arrays.
+
+    Raises:
+        ValueError: if the arrays are no such images and labels.
+    """
+    name = ARRAYS.rstrip(":")
+    if (test_images is None) != (test_labels is None):
+        raise ValueError(f"{name}: test images and test labels come together")
+    train = _checked(name, "train", np.asarray(images), np.asarray(labels))
+    if test_images is None:
+        first, held_out = four_fifths(train.labels)
+        if not len(first) or not len(held_out):
+            raise ValueError(f"{name}: {train.num} images; too few to hold a fifth out for a test")
+        train, test = (Images(train.images[part], train.labels[part]) for part in (first, held_out))
+    else:
+        test = _checked(name, "test", np.asarray(test_images), np.asarray(test_labels))
+    _check_shapes(name, train, test)
+    _check_labels(name, train.labels, test.labels)
+    if class_names is not None:
+        class_names = tuple(map(str, class_names))
+        if len(class_names) != int(train.labels.max()) + 1:
+            raise ValueError(
+                f"{name}: {len(class_names)} class names, but {int(train.labels.max()) + 1} classes"
+            )
+    digest = hashlib.sha256(repr(class_names).encode())
+    for part in (*train, *test):
+        digest.update(f"{part.shape}".encode())
+        digest.update(np.ascontiguousarray(part).data)
+    return _dataset(f"{ARRAYS}{digest.hexdigest()[:12]}", _mixed(train), test, class_names)
+
+
+def _dataset(
+    name: str,
+    train: Images,
+    test: Images,
+    class_names: tuple[str, ...] | None,
+    moments: tuple[Sequence[float], Sequence[float]] | None = None,
+) -> Dataset:
+    """A set of checked images; by default the names of the classes are their numbers."""
+    if class_names is None:
+        class_names = tuple(
+            str(label) for label in range(1 + max(train.labels.max(), test.labels.max()))
+        )
+    mean, std = moments or _moments(train.images)
+    return Dataset(
+        name, train, test, class_names, np.asarray(mean, np.float32), np.asarray(std, np.float32)
+    )
+
+
+def _mixed(train: Images) -> Images:
+    order = mixed_order(train.labels)
+    return Images(train.images[order], train.labels[order])
+
+
+def _check_shapes(name: str, train: Images, test: Images) -> None:
     if train.images.shape[1:] != test.images.shape[1:]:
         raise ValueError(
             f"{name}: train images are {train.images.shape[1:]}, but test images"
             f" {test.images.shape[1:]}"
         )
-    if kind == "npz":
-        _check_labels(name, train.labels, test.labels)
-        order = mixed_order(train.labels)
-        train = Images(train.images[order], train.labels[order])
-    if class_names is None:
-        class_names = tuple(
-            str(label) for label in range(1 + max(train.labels.max(), test.labels.max()))
-        )
-    mean, std = _MOMENTS.get(kind) or _moments(train.images)
-    return Dataset(
-        name, train, test, class_names, np.asarray(mean, np.float32), np.asarray(std, np.float32)
-    )
 
 
 def split(images: Images, portion: float) -> tuple[Images, Images]:
@@ -188,7 +262,10 @@ def balanced(
 
 def _checked(name: str, part: str, images: np.ndarray, labels: np.ndarray) -> Images:
     if images.dtype != np.uint8:
-        raise ValueError(f"{name}: {part} images are {images.dtype}; needed is uint8 (0 to 255)")
+        way = "; scale those from 0 to 1 by 255 and round" if images.dtype.kind == "f" else ""
+        raise ValueError(
+            f"{name}: {part} images are {images.dtype}; needed is uint8 (0 to 255){way}"
+        )
     if images.ndim == 3:
         images = images[..., None]
     if images.ndim != 4:

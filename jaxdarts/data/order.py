@@ -25,3 +25,27 @@ def permutation(size: int) -> np.ndarray:
     # RandomState, whose stream NumPy has frozen for good; default_rng's may change between
     # versions.
     return np.random.RandomState(0).permutation(size)
+
+
+def four_fifths(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A training and a test set in a mixed order, as numbers of the examples.
+
+    Every class that has two examples is in both.
+    """
+    order = mixed_order(labels)
+    train, test = order[: int(0.8 * len(order))], order[int(0.8 * len(order)) :]
+    counts = np.bincount(labels)
+    if not all(
+        np.isin(np.flatnonzero(counts > least), labels[part]).all()
+        for part, least in ((train, 0), (test, 1))
+    ):
+        # The last fifth of every class, at least one example of two.
+        left = {label: max(count // 5, count > 1) for label, count in enumerate(counts.tolist())}
+        held = []
+        for i in reversed(order.tolist()):
+            if left[label := int(labels[i])]:
+                left[label] -= 1
+                held.append(i)
+        test = np.array(held[::-1], np.int64)
+        train = order[~np.isin(order, test)]
+    return train, test

@@ -12,7 +12,7 @@ from jaxtyping import Integer, UInt8
 
 from jaxdarts import files
 from jaxdarts.data.optional import require
-from jaxdarts.data.order import mixed_order
+from jaxdarts.data.order import four_fifths, mixed_order
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK"}  # eight bits a channel or fewer
@@ -53,7 +53,8 @@ def folder_files(
     if not parts:
         class_names = _subfolders(root)
         files = _files(root, class_names)
-        train, test = _four_fifths(files)
+        parts_of_all = four_fifths(np.array([label for _, label in files], np.int64))
+        train, test = ([files[i] for i in part] for part in parts_of_all)
     elif "train" not in parts or len(parts) == 1:
         raise FileNotFoundError(
             f"folder:{root} has only {', '.join(path.name for path in parts.values())}; needed are"
@@ -121,30 +122,6 @@ def _files(
 
 def _order(pictures: Sequence[tuple[str, int]]) -> np.ndarray:
     return mixed_order(np.array([label for _, label in pictures], np.int64))
-
-
-def _four_fifths(
-    pictures: list[tuple[str, int]],
-) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
-    """A training and a test set, with every class that has two examples in both."""
-    labels = np.array([label for _, label in pictures], np.int64)
-    order = _order(pictures)
-    train, test = order[: int(0.8 * len(order))], order[int(0.8 * len(order)) :]
-    counts = np.bincount(labels)
-    if not all(
-        np.isin(np.flatnonzero(counts > least), labels[part]).all()
-        for part, least in ((train, 0), (test, 1))
-    ):
-        # The last fifth of every class, at least one example of two.
-        left = {label: max(count // 5, count > 1) for label, count in enumerate(counts.tolist())}
-        held = []
-        for i in reversed(order.tolist()):
-            if left[label := int(labels[i])]:
-                left[label] -= 1
-                held.append(i)
-        test = np.array(held[::-1], np.int64)
-        train = order[~np.isin(order, test)]
-    return [pictures[i] for i in train], [pictures[i] for i in test]
 
 
 def warn_of_validation(name: str, what: str) -> None:

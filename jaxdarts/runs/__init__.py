@@ -13,6 +13,7 @@ from jaxdarts.runs.flags import declared as declared
 from jaxdarts.runs.flags import flag as flag
 from jaxdarts.runs.flags import free as free
 from jaxdarts.runs.folder import OF_A_START as OF_A_START
+from jaxdarts.runs.folder import Frontend as Frontend
 from jaxdarts.runs.folder import Records as Records
 from jaxdarts.runs.folder import Run as Run
 from jaxdarts.runs.folder import again as again

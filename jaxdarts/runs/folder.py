@@ -10,9 +10,10 @@ import os
 import re
 import shlex
 import signal
-import sys
+import threading
 import time
-from collections.abc import Iterator, Mapping
+import types
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,10 +22,11 @@ import jax
 from jaxdarts import files
 from jaxdarts.data import stream
 from jaxdarts.report import sections
-from jaxdarts.runs import checkpoint, locks, signals, writers
+from jaxdarts.runs import checkpoint, locks, signals, trackers, writers
 from jaxdarts.runs.flags import free
 from jaxdarts.runs.process import Stop
 from jaxdarts.runs.signals import Interruption
+from jaxdarts.runs.writers import Writer
 
 OF_A_START = frozenset(("resume", "run_dir", "coordinator", "num_hosts", "host"))
 """Settings that a run folder does not keep."""
@@ -80,9 +82,23 @@ def defaults(config: Any) -> dict[str, Any]:
     )
 
 
+class Frontend(NamedTuple):
+    """How a run meets its user; by default as a program in a terminal.
+
+    messages: whether the log is repeated on standard output.
+    signals: whether signals ask to save and leave. Where not, what they do is up to the process: a
+        KeyboardInterrupt goes through the run, as through any function.
+    progress: number of steps -> the bar.
+    """
+
+    messages: bool = True
+    signals: bool = True
+    progress: Callable[[int], Writer] = writers.console
+
+
 class Run(NamedTuple):
-    """An open run: its folder, its log, its checkpoints, what was asked of it, and how to continue
-    it.
+    """An open run: its folder, its log, its checkpoints, what was asked of it, how to continue it,
+    and its bar.
     """
 
     folder: Path
@@ -90,6 +106,7 @@ class Run(NamedTuple):
     checkpoints: Any
     interruption: Interruption
     way: str
+    progress: Callable[[int], Writer] = writers.console
 
     def leave(self, number: int, step: int, total: int) -> Stop:
         """The end that a signal asked for, once everything is saved."""
@@ -195,20 +212,26 @@ def open_study(config: Any, kind: str) -> Iterator[tuple[Path, logging.Logger]]:
 
 
 @contextlib.contextmanager
-def open_run(config: Any, kind: str, way: str = "") -> Iterator[Run]:
+def open_run(
+    config: Any, kind: str, way: str = "", frontend: Frontend = Frontend()
+) -> Iterator[Run]:
     """Opens the run, and turns what can go wrong in it into one line; `way` tells how to continue
     the run that it is a part of.
     """
     folder, log = open_folder(config, kind)
     way = way or again(folder)
+    if not frontend.messages:
+        writers.mute(log)
     try:
         with (
             checkpoint.open_folder(
                 folder / "checkpoints", config.keep_checkpoints or None
             ) as checkpoints,
-            signals.interruptible(way, log) as interruption,
+            signals.interruptible(way, log)
+            if frontend.signals
+            else contextlib.nullcontext(Interruption([], threading.Event())) as interruption,
         ):
-            yield Run(folder, log, checkpoints, interruption, way)
+            yield Run(folder, log, checkpoints, interruption, way, frontend.progress)
     except checkpoint.Unusable as error:
         raise Stop(f"{error}; start anew with another --run_dir", 2) from error
     except checkpoint.CheckpointError as error:
@@ -216,6 +239,8 @@ def open_run(config: Any, kind: str, way: str = "") -> Iterator[Run]:
     except stream.Unreadable as error:
         raise Stop(f"{error}; with the image restored, {way}") from error
     except KeyboardInterrupt as interrupt:  # before or after the time in which signals are asked
+        if not frontend.signals:
+            raise
         name, code = signals.named(interrupt)
         raise Stop(f"{name}: what is finished is saved; {way}", code) from None
     except OSError as error:
@@ -232,26 +257,34 @@ def open_run(config: Any, kind: str, way: str = "") -> Iterator[Run]:
 
 
 class Records:
-    """metrics.jsonl and TensorBoard events; a resumed run drops what was written after
+    """metrics.jsonl and what a tracker gets of it; a resumed run drops what was written after
     `resume_step`, its checkpoint.
+
+    Args:
+        folder: of the run.
+        resume_step: step of the checkpoint that it goes on from, 0 for a new run.
+        tracker: name of one of `trackers`.
+        settings: of the run, for the tracker.
     """
 
-    def __init__(self, folder: Path, resume_step: int):
+    def __init__(
+        self,
+        folder: Path,
+        resume_step: int,
+        tracker: str = "tensorboard",
+        settings: Mapping[str, Any] = types.MappingProxyType({}),
+    ):
         self.path = folder / "metrics.jsonl"
         try:
             lines = writers.json_lines(self.path, resume_step)
             self.all = files.read_json_lines(self.path, writers.METRICS)
         except ValueError as error:
             raise Stop(f"{error}; remove the file to continue without it", 2) from error
-        # Events may have died in a buffer: a resumed run hides the old ones and writes all of them
-        # again.
         try:
-            events = writers.tensorboard(
-                folder / "tensorboard", 0 if (folder / "tensorboard").exists() else None
-            )
-        except ImportError as error:
-            print(f"{folder}: no events: {error}", file=sys.stderr)
-            events = writers.combine()
+            events = trackers.open_tracker(tracker, folder, settings)
+        except Stop:
+            lines.close()
+            raise
         for record in self.all:
             values = {
                 name: value

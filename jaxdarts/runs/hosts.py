@@ -102,7 +102,10 @@ def joined(config: Any, kind: str) -> Iterator[tuple[Any, Path | None]]:
                 contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w")))
             )
             config = dataclasses.replace(
-                config, run_dir=temporary, resume=temporary if config.resume else None
+                config,
+                run_dir=temporary,
+                resume=temporary if config.resume else None,
+                tracker="none",
             )
         if config.resume:
             hand_out(Path(config.run_dir))

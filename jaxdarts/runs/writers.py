@@ -119,6 +119,7 @@ def console(
     every: float = 10.0,
     stream: TextIO | None = None,
     clock: Callable[[], float] = time.monotonic,
+    alone: bool = False,
 ) -> Writer:
     """Shows progress: a live bar on a terminal, plain lines elsewhere.
 
@@ -129,9 +130,18 @@ def console(
         every: seconds between plain lines at least; the last one always comes.
         stream: where to write; standard output by default.
         clock: seconds, for the speed.
+        alone: whether nothing else is written there meanwhile; then the bar says from its beginning
+            that the first step is being compiled, and in a notebook one line is written over.
     """
     stream = sys.stdout if stream is None else stream
-    show, stop = _bar(total, stream) if stream.isatty() else _lines(total, stream, every, clock)
+    if stream.isatty():
+        show, stop = _bar(total, stream)
+    elif alone and _is_notebook(stream):
+        show, stop = _one_line(total, stream, clock)
+    else:
+        show, stop = _lines(total, stream, every, clock)
+    if alone:
+        show(0, "compiling the first step")
     first: list[tuple[int, float]] = []
 
     def write(step: int, values: Mapping[str, Any]) -> None:
@@ -186,6 +196,33 @@ def _lines(
     return show, stop
 
 
+def _is_notebook(stream: TextIO) -> bool:
+    """Whether a stream is the standard output of a Jupyter kernel."""
+    return type(stream).__module__.partition(".")[0] == "ipykernel"
+
+
+def _one_line(
+    total: int, stream: TextIO, clock: Callable[[], float]
+) -> tuple[Callable[[int, str], None], Callable[[], None]]:
+    """A bar of characters that is written over twice a second at most."""
+    due, width, pending = -math.inf, 0, ""
+
+    def write(line: str, end: str) -> None:
+        nonlocal width
+        print("\r" + line.ljust(width), end=end, file=stream, flush=True)
+        width = len(line)
+
+    def show(step: int, line: str) -> None:
+        nonlocal due, pending
+        done = 24 * step // max(total, 1)
+        pending = f"{'█' * done}{'░' * (24 - done)} {step}/{total}  {line}".rstrip()
+        if clock() >= due:
+            due = clock() + 0.5
+            write(pending, "")
+
+    return show, lambda: write(pending, "\n")
+
+
 def logger(path: str | os.PathLike) -> logging.Logger:
     """Makes a logger that appends to a file and repeats each message on standard output.
 
@@ -204,6 +241,13 @@ def logger(path: str | os.PathLike) -> logging.Logger:
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%m/%d %I:%M:%S %p"))
         log.addHandler(handler)
     return log
+
+
+def mute(log: logging.Logger) -> None:
+    """Ends a logger's messages on standard output; those in its file go on."""
+    for handler in list(log.handlers):
+        if isinstance(handler, _Stdout):
+            log.removeHandler(handler)
 
 
 def close_logger(log: logging.Logger) -> None:

@@ -123,7 +123,7 @@ def load(run: str | Path) -> Trained:
 
 def _functions(facts: Mapping[str, Any], net: Any, params: Any) -> Trained:
     def classify(params, images):
-        _check_images(images, facts["image_shape"])
+        check_images(images, facts["image_shape"])
         mean, std = (np.asarray(facts[name], np.float32) for name in ("mean", "std"))
         pixels = augment.normalize(jnp.asarray(images), mean, std)
         logits, _ = net.apply(
@@ -140,7 +140,7 @@ def _functions(facts: Mapping[str, Any], net: Any, params: Any) -> Trained:
     return Trained(predict if "num_words" in facts else classify, params)
 
 
-def _check_images(images: Any, shape: Sequence[int]) -> None:
+def check_images(images: Any, shape: Sequence[int]) -> None:
     """Refuses what would give other numbers without an error, such as pixels scaled to [0, 1]."""
     dtype, given = getattr(images, "dtype", None), np.shape(images)
     if dtype != np.uint8 or given[1:] != tuple(shape) or len(given) != 4:

@@ -97,7 +97,7 @@ def test_names_of_algorithms_are_those_of_the_table():
     assert typing.get_args(types["evaluate"]) == tuple(discrete.evaluators.EVALUATIONS)
 
 
-SAVING = "max_steps report_freq checkpoint_freq keep_checkpoints"
+SAVING = "max_steps report_freq checkpoint_freq keep_checkpoints tracker"
 ALL = "run_dir resume data_dir cache_dir"
 TRAINED = f"{ALL} {SAVING} num_devices estimate device"
 FREE = {

@@ -481,3 +481,60 @@ def test_pictures_of_several_sizes_are_resized_and_cut(tmp_path):
     assert sum((image == 200).all() for image in every) == 4
     with pytest.raises(ValueError, match="a size is for folder:PATH only"):
         images.load("digits", size=8)
+
+
+# ------------------------------------------------------------------------------------------- arrays
+
+
+def test_arrays_are_what_an_npz_with_them_is(tmp_path):
+    train, test = random_images(12, 4, 5), random_images(6, 4, 5)
+    labels = np.arange(12) % 3, np.arange(6) % 3
+    np.savez(tmp_path / "a.npz", x_train=train, y_train=labels[0], x_test=test, y_test=labels[1])
+    stored = images.load(f"npz:{tmp_path / 'a.npz'}")
+    given = images.of_arrays(train, labels[0].tolist(), test, labels[1][:, None])
+    for part in ("train", "test"):
+        for one, other in zip(getattr(given, part), getattr(stored, part), strict=True):
+            np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal((given.mean, given.std), (stored.mean, stored.std))
+    assert given.class_names == stored.class_names == ("0", "1", "2")
+    names = {given.name, images.of_arrays(train, labels[0], test, labels[1]).name}
+    assert len(names) == 1 and given.name.startswith(images.ARRAYS)
+    assert images.of_arrays(255 - train, labels[0], test, labels[1]).name not in names
+    named = images.of_arrays(train, labels[0], test, labels[1], ["a", "b", "c"])
+    assert named.class_names == ("a", "b", "c") and named.name not in names
+    with pytest.raises(ValueError) as error:
+        images.load(given.name)
+    assert_one_line(error, "call it again with them")
+
+
+def test_a_fifth_of_the_arrays_is_held_out_without_test_images():
+    pixels, labels = np.arange(40, dtype=np.uint8).reshape(40, 1, 1, 1), np.arange(40) // 10
+    dataset = images.of_arrays(pixels, labels)
+    train, test = ({int(one) for one in part.images.flat} for part in dataset[1:3])
+    assert len(test) == 8 and not train & test and len(train | test) == 40
+    again = images.of_arrays(255 - pixels, labels)
+    assert {255 - int(one) for one in again.test.images.flat} == test
+    for part in (dataset.train, dataset.test):
+        assert set(part.labels.tolist()) == {0, 1, 2, 3}
+        np.testing.assert_array_equal(part.labels, part.images.reshape(-1) // 10)
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"images": np.zeros((4, 2, 2), np.float32)}, "scale those from 0 to 1 by 255 and round"),
+        ({"images": np.zeros((4, 2), np.uint8)}, "needed is [N, H, W, C]"),
+        ({"images": np.zeros((3, 2, 2), np.uint8)}, "3 train images, but 4 labels"),
+        ({"labels": [1, 2, 1, 2]}, "do they start at 1?"),
+        ({"labels": [0.0, 1.0, 0.0, 1.0]}, "needed are integers"),
+        ({"class_names": ("a",)}, "1 class names, but 2 classes"),
+        ({"test_images": np.zeros((4, 2, 2), np.uint8)}, "come together"),
+        ({"test_images": np.zeros((1, 2, 3), np.uint8), "test_labels": [0]}, "but test images"),
+        ({"images": np.zeros((1, 2, 2), np.uint8), "labels": [0]}, "too few to hold a fifth out"),
+    ],
+)
+def test_wrong_arrays_are_one_line(changes, words):
+    arguments = {"images": np.zeros((4, 2, 2), np.uint8), "labels": [0, 1, 0, 1]}
+    with pytest.raises(ValueError) as error:
+        images.of_arrays(**arguments | changes)
+    assert_one_line(error, words)

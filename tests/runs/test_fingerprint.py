@@ -246,7 +246,7 @@ def test_a_step_does_not_depend_on_the_flags_that_are_left_out(tmp_path):
 
     other = [f"--{name}={tmp_path}" for name in ("run_dir", "cache_dir")]
     other += [f"--{name}=7" for name in ("seed", "max_steps", "report_freq", "checkpoint_freq")]
-    other += ["--keep_checkpoints=7"]
+    other += ["--keep_checkpoints=7", "--tracker=none"]
     names = {flag.partition("=")[0].removeprefix("--") for flag in other}
     assert names | {"resume"} == flags.not_compiled(images.Config)
     assert lowered() == lowered(*other) != lowered("--learning_rate=0.3")

@@ -220,6 +220,35 @@ def test_console_shows_a_bar_on_a_terminal(monkeypatch):
     assert "loss 0.25  [bold] 1" in stream.getvalue()
 
 
+def test_console_writes_over_one_line_in_a_notebook():
+    class OutStream(io.StringIO):
+        """Standard output of a kernel."""
+
+    OutStream.__module__ = "ipykernel.iostream"
+    now, stream = 0.0, OutStream()
+    writer = writers.console(10, stream=stream, clock=lambda: now, alone=True)
+    for step in range(11):
+        now += 0.2
+        writer.write(step, {"loss": 1.0} if step < 10 else {})
+    writer.close()
+    shown = stream.getvalue()
+    assert shown.count("\n") == 1 and shown.endswith("\n")
+    lines = [line.rstrip() for line in shown.split("\r")[1:]]
+    assert lines[0] == f"{'░' * 24} 0/10  compiling the first step"
+    assert lines[2].startswith(f"{'█' * 12}{'░' * 12} 5/10  loss 1  5 steps/s")
+    assert lines[-1] == f"{'█' * 24} 10/10  5 steps/s  0:00 left" and 4 <= len(lines) <= 7
+    widths = [len(line) for line in shown.rstrip("\n").split("\r")[1:]]
+    assert all(b >= len(a.rstrip()) for a, b in zip(shown.split("\r")[1:], widths[1:]))
+
+
+def test_console_alone_says_that_it_compiles():
+    stream = io.StringIO()
+    writer = writers.console(2, stream=stream, clock=lambda: 0.0, alone=True)
+    writer.write(2, {})
+    writer.close()
+    assert stream.getvalue() == "step 0/2  compiling the first step\nstep 2/2\n"
+
+
 def test_logger_appends_echoes_and_closes(tmp_path, capsys):
     path = tmp_path / "run" / "log.txt"
     for message in ("epoch %d lr %e", "genotype = %d %e"):

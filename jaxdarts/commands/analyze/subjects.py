@@ -16,6 +16,7 @@ import optax
 
 from jaxdarts import data, files, runs
 from jaxdarts.analysis import landscape
+from jaxdarts.bilevel import last_step
 from jaxdarts.commands import checks, command_line, datasets, flags, methods, programs
 from jaxdarts.commands.evaluate import images as image_evaluation
 from jaxdarts.commands.evaluate import recipes
@@ -25,7 +26,6 @@ from jaxdarts.report import sections
 from jaxdarts.report.page import extend
 from jaxdarts.runs import Stop, flag
 from jaxdarts.runs.flags import NOT_NEGATIVE, POSITIVE
-from jaxdarts.search import last_step
 from jaxdarts.space import Choices
 from jaxdarts.training.export import load
 

@@ -105,7 +105,7 @@ def train(
                 f"multiply-adds = {cost[1] / 1e6:f}M",
             ],
             rate=lambda epoch: float(table[epoch]),
-            open_records=records_of(run, genotype),
+            open_records=records_of(config, run, genotype),
             end=end,
             finish=finish,
         )
@@ -330,11 +330,17 @@ def main(arguments: Sequence[str] | command_line.Line) -> None:
         )
     if config.balance_classes and dataset.train.labels is None:
         raise Stop(f"--balance_classes: {config.dataset} is streamed and tells no labels", 2)
+    if config.estimate:
+        genotype = resolve(config.arch)
+        return estimate(config, genotype, dataset, build(config, genotype, dataset))
+    start(config, dataset)
+
+
+def start(config: Config, dataset: Dataset, frontend: runs.Frontend = runs.Frontend()) -> None:
+    """Trains the cell of --arch."""
     genotype = resolve(config.arch)
     program = build(config, genotype, dataset)
-    if config.estimate:
-        return estimate(config, genotype, dataset, program)
-    with runs.open_run(config, "eval") as opened:
+    with runs.open_run(config, "eval", frontend=frontend) as opened:
         train(
             dataclasses.replace(config, run_dir=str(opened.folder)),
             genotype,

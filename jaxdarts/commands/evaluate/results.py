@@ -12,17 +12,18 @@ import numpy as np
 
 from jaxdarts import files, genotypes, report, runs, spaces
 from jaxdarts.commands import degenerate, reproduce
+from jaxdarts.data import images
 from jaxdarts.report.page import Confusion, Summary
 
 LOWER = "--learning_rate"
 """The flag to lower where a number is not finite."""
 
 
-def records_of(run: runs.Run, genotype: Any) -> Callable[[int], tuple[runs.Records]]:
+def records_of(config: Any, run: runs.Run, genotype: Any) -> Callable[[int], tuple[runs.Records]]:
     """Step -> the records of a training up to there; writes down which cell is trained."""
 
     def open_records(step: int) -> tuple[runs.Records]:
-        records = runs.Records(run.folder, step)
+        records = runs.Records(run.folder, step, config.tracker, dataclasses.asdict(config))
         files.replace_text(run.folder / "genotype.json", genotypes.to_json(genotype))
         return (records,)
 
@@ -85,13 +86,20 @@ def write_result(
         summary=Summary(
             figures=figures(config, part, results, facts),
             warnings=wrong,
-            next_command=f"jaxdarts draw {shlex.quote(str(run.folder))} --output=cell.pdf",
+            next_command=after(config, run.folder),
             command=reproduce.command("evaluate", config, start),
             changed=reproduce.changed(config, start),
         ),
         confusion=confusion,
     )
     run.log.info("report %s", run.folder / "report.html")
+
+
+def after(config: Any, folder: Path) -> str:
+    """What may follow a training: a command, or a call where the images were given in Python."""
+    if config.dataset.startswith(images.ARRAYS):
+        return 'model.save("network")'
+    return f"jaxdarts draw {shlex.quote(str(folder))} --output=cell.pdf"
 
 
 def figures(

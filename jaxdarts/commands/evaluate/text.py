@@ -193,7 +193,7 @@ def train(
         shown=texts.shown,
         checked=lambda state: {"a weight": state.average},
         lower=LOWER,
-        open_records=records_of(run, genotype),
+        open_records=records_of(config, run, genotype),
         end=end,
         finish=result,
     )

@@ -10,9 +10,9 @@ import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
+from jaxdarts.bilevel import SearchState
 from jaxdarts.commands import programs
 from jaxdarts.nn import widening
-from jaxdarts.search import SearchState
 
 
 def restored(folder: Path, like: Any) -> SearchState:

@@ -1,5 +1,6 @@
 """The records of a search, one history for each seed; and what another search hands over."""
 
+import dataclasses
 import json
 import logging
 import shutil
@@ -17,15 +18,19 @@ from jaxdarts.space import Space
 
 
 class History:
-    """One seed's folder: metrics.jsonl, TensorBoard events, alphas.npz, genotype.json and
+    """One seed's folder: metrics.jsonl, the tracker's run, alphas.npz, genotype.json and
     sizes.json, after every epoch.
 
     A resumed run drops what was written after `resume_step`, its checkpoint; alphas.npz tells the
     step of every entry.
     """
 
-    def __init__(self, folder: Path, resume_step: int, space: Space, log: logging.Logger):
-        self.folder, self.space, self.records = folder, space, runs.Records(folder, resume_step)
+    def __init__(
+        self, config: Any, folder: Path, resume_step: int, space: Space, log: logging.Logger
+    ):
+        self.folder, self.space = folder, space
+        settings = dataclasses.asdict(config)
+        self.records = runs.Records(folder, resume_step, config.tracker, settings)
         self.alphas: dict[str, list[np.ndarray]] = {}
         if resume_step:
             try:

@@ -15,6 +15,7 @@ import optax
 
 from jaxdarts import algorithms, derive, objectives, parallel, relax, runs
 from jaxdarts.analysis import curvature
+from jaxdarts.bilevel import Search, SearchState, last_step
 from jaxdarts.commands import checks, methods, programs, stages
 from jaxdarts.commands.optimizers import cosine_rate, weights_optimizer
 from jaxdarts.commands.search import limited
@@ -23,7 +24,6 @@ from jaxdarts.commands.search.results import steps_of_tuning
 from jaxdarts.data import augment, images
 from jaxdarts.parallel import OnDevices
 from jaxdarts.runs import Stop
-from jaxdarts.search import Search, SearchState, last_step
 from jaxdarts.space import Space
 from jaxdarts.types import Mix
 

@@ -22,6 +22,7 @@ import jax
 import numpy as np
 
 from jaxdarts import parallel, runs, spaces
+from jaxdarts.bilevel import SearchState
 from jaxdarts.commands import (
     checks,
     command_line,
@@ -43,7 +44,6 @@ from jaxdarts.commands.search.program import LOWER, about, checked, records_of
 from jaxdarts.data import images
 from jaxdarts.runs import Run, Stop, flag, hosts
 from jaxdarts.runs.flags import POSITIVE
-from jaxdarts.search import SearchState
 from jaxdarts.types import Metrics
 
 
@@ -199,30 +199,40 @@ def main(arguments: Sequence[str] | command_line.Line) -> None:
         check(config)
         runs.use_cache(config)
         dataset = datasets.load(config)
-        stage = stages.of(config)
         if config.estimate:
+            stage = stages.of(config)
             if stage.count > 1 and not config.stage:
                 print(f"stage 1 of {stage.count}; the others have fewer operations on every edge")
                 config = dataclasses.replace(config, stage=1)
             return estimate(config, dataset)
-        if stage.count > 1 and not config.stage:
-            return run_stages(config, dataset)
-        run_search(config, dataset, folder)
+        start(config, dataset, folder)
 
 
-def run_stages(config: Config, dataset: images.Dataset) -> None:
+def start(
+    config: Config,
+    dataset: images.Dataset,
+    folder: Path | None = None,
+    frontend: runs.Frontend = runs.Frontend(),
+) -> None:
+    """Searches, in stages where the configuration has several; `folder` is the first host's."""
+    if stages.of(config).count > 1 and not config.stage:
+        return run_stages(config, dataset, frontend)
+    run_search(config, dataset, folder, frontend)
+
+
+def run_stages(config: Config, dataset: images.Dataset, frontend: runs.Frontend) -> None:
     """Searches in stages, each in a folder of its own but the last one, whose folder is the run's.
 
     A stage that has ended already is left as it is.
     """
-    with runs.open_run(config, "search") as opened:
+    with runs.open_run(config, "search", frontend=frontend) as opened:
         config = dataclasses.replace(config, run_dir=str(opened.folder))
         for stage, of_stage in stages.before_last(config, opened.folder):
             folder = Path(of_stage.run_dir)
             opened.log.info("stage %d of %d: %s", stage.number, stage.count, folder)
             if not stages.is_finished(folder):
                 program = build(of_stage, dataset)
-                with runs.open_run(of_stage, "search", opened.way) as inner:
+                with runs.open_run(of_stage, "search", opened.way, frontend) as inner:
                     search(of_stage, dataset, program, inner)
         last = stages.of(config)
         opened.log.info("stage %d of %d: %s", last.number, last.count, opened.folder)
@@ -243,7 +253,12 @@ def carried(config: Config, dataset: images.Dataset, new: Searched, program: Pro
     return runs.Training(carry.carried(new.state, before, *nets, config.seed), new.sums)
 
 
-def run_search(config: Config, dataset: images.Dataset, folder: Path | None = None) -> None:
+def run_search(
+    config: Config,
+    dataset: images.Dataset,
+    folder: Path | None = None,
+    frontend: runs.Frontend = runs.Frontend(),
+) -> None:
     """Searches, and again with more weight decay while the search stops early (DARTS-ADA).
 
     It repeats for as long as that is asked for.
@@ -251,7 +266,8 @@ def run_search(config: Config, dataset: images.Dataset, folder: Path | None = No
     program = build(config, dataset)
     if config.fork and not config.resume:
         check_fork(config, program.steps_per_epoch)
-    with runs.open_run(config, "search", runs.again(folder) if folder else "") as opened:
+    way = runs.again(folder) if folder else ""
+    with runs.open_run(config, "search", way, frontend) as opened:
         stop = search(
             dataclasses.replace(config, run_dir=str(opened.folder)), dataset, program, opened
         )
@@ -265,7 +281,8 @@ def run_search(config: Config, dataset: images.Dataset, folder: Path | None = No
             "run_dir": new_folder,
         }
         resume = new_folder if os.path.exists(new_folder) else None
-        run_search(dataclasses.replace(config, **changes, resume=resume), dataset)
+        again = dataclasses.replace(config, **changes, resume=resume)
+        run_search(again, dataset, frontend=frontend)
 
 
 def search(

@@ -11,12 +11,12 @@ import optax
 from jaxtyping import Array, Key
 
 from jaxdarts import files, hypergrad, parallel, runs
+from jaxdarts.bilevel import Algorithm, Search, SearchState, bilevel_search
 from jaxdarts.commands import methods, programs
 from jaxdarts.commands.search import history as search_history
 from jaxdarts.commands.search import results as search_results
 from jaxdarts.commands.search import unread
 from jaxdarts.commands.search.history import History
-from jaxdarts.search import Algorithm, Search, SearchState, bilevel_search
 from jaxdarts.space import Space
 from jaxdarts.types import Carry, Objective, Params
 
@@ -83,7 +83,7 @@ def records_of(config: Any, run: runs.Run, space: Space) -> Callable[[int], list
 
     def open_records(step: int) -> list[History]:
         folders = search_history.folders(config, run.folder)
-        histories = [History(folder, step, space, run.log) for folder in folders]
+        histories = [History(config, folder, step, space, run.log) for folder in folders]
         files.replace_text(run.folder / "space.json", methods.space_to_json(space))
         return histories
 

@@ -15,6 +15,7 @@ import numpy as np
 from jaxdarts.commands import degenerate, reproduce, sizes
 from jaxdarts.commands.methods import evaluated
 from jaxdarts.count import network_cost
+from jaxdarts.data.images import ARRAYS
 from jaxdarts.report import page
 from jaxdarts.space import Space
 
@@ -120,6 +121,8 @@ def warnings(
 
 def next_command(config: Any, folder: Path) -> str:
     """The command that trains the cell of a search."""
+    if config.dataset.startswith(ARRAYS):
+        return reproduce.call("evaluate", {})
     flags = [f"--arch={folder}", f"--dataset={config.dataset}"]
     flags += [f"--data_dir={config.data_dir}"] if config.data_dir else []
     if getattr(config, "image_size", None) is not None:

@@ -22,6 +22,7 @@ import numpy as np
 from jaxtyping import Array
 
 from jaxdarts import objectives, parallel, runs, spaces
+from jaxdarts.bilevel import Search, SearchState
 from jaxdarts.commands import command_line, methods, programs, reproduce, texts
 from jaxdarts.commands.search import flags as search_flags
 from jaxdarts.commands.search import results as search_results
@@ -38,7 +39,6 @@ from jaxdarts.data import text
 from jaxdarts.parallel import OnDevices
 from jaxdarts.runs import Run, Stop, flag
 from jaxdarts.runs.flags import POSITIVE
-from jaxdarts.search import Search, SearchState
 from jaxdarts.space import Space, one_hot
 from jaxdarts.spaces.darts_rnn import PRIMITIVES
 from jaxdarts.training.text import over_stream
