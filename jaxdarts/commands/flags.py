@@ -98,6 +98,19 @@ class Augmentation:
 
 
 @dataclasses.dataclass(frozen=True)
+class Balance:
+    """The order of the images."""
+
+    TOPIC: ClassVar[str] = "data"
+
+    balance_classes: bool = flag(
+        False,
+        "All classes take turns in an epoch: pictures of rare classes come several times, of common"
+        " ones not all.",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class Cutout:
     """Erasing a part of training images."""
 

@@ -20,8 +20,8 @@ from PIL import Image
 
 import jaxdarts as jd
 from jaxdarts.commands import command_line
+from jaxdarts.commands.search import image_program, summary
 from jaxdarts.commands.search import images as script
-from jaxdarts.commands.search import summary
 from jaxdarts.runs import Stop
 
 ROOT = Path(__file__).parents[2]
@@ -712,3 +712,16 @@ def test_limits_of_the_network_that_is_trained(tmp_path, capsys):
         Stop, match="--max_parameters=1 --derive=samples|--max_parameters=1.0 --der"
     ):
         script.main([*flags, "--max_parameters=1", "--derive=samples", f"--run_dir={tmp_path}/x"])
+
+
+def test_classes_take_turns_in_both_halves():
+    """A rare class comes as often as a common one, to the weights and to alpha alike."""
+    labels = np.array([0] * 9 + [1] * 3), np.array([0] * 8 + [1] * 2 + [2] * 2)
+    config = script.Config(balance_classes=True, batch_size=6, num_seeds=2)
+    order = image_program.epoch_order(config, labels, jax.devices()[:1], 3)
+    for of_part, numbers in zip(labels, (order.train, order.val), strict=True):
+        assert numbers.shape == (1, 2, 2, 6)
+        for seed in np.asarray(numbers).reshape(2, -1):
+            counts = np.bincount(of_part[seed])
+            assert counts.max() - counts.min() <= 1, counts
+    assert (order.train[0, 0] != order.train[0, 1]).any()

@@ -35,11 +35,6 @@ class Streaming:
         " change, and 224 with --stream, where test images are resized to 8/7 of it first.",
         POSITIVE,
     )
-    balance_classes: bool = flag(
-        False,
-        "All classes take turns in an epoch: pictures of rare classes come several times, of common"
-        " ones not all.",
-    )
     color_jitter: bool = flag(
         False,
         "Change brightness, contrast, saturation and hue of every training image, as published for"
@@ -101,6 +96,7 @@ class Recipe:
 class Training(
     flags.ImageData,
     flags.Augmentation,
+    flags.Balance,
     flags.Cutout,
     Streaming,
     flags.Size,

@@ -242,7 +242,7 @@ def build(config: "Config", dataset: images.Dataset) -> Program:
         eigenvalue=programs.evaluation(eigenvalue, devices, (0, None, None)),
         tune_init=programs.evaluation(tune_init, devices, 0),
         tune=programs.evaluation(tune, devices, (0, 0, None, None, 0, 0, 0)),
-        order=lambda epoch: epoch_order(config, sizes, devices, epoch),
+        order=lambda epoch: epoch_order(config, (train.labels, val.labels), devices, epoch),
         devices=devices,
         data={
             name: {"image": part.images, "label": part.labels}
@@ -291,22 +291,25 @@ def learning_rate(config: "Config", epoch: Any, cos: Callable = jnp.cos) -> Any:
 
 
 def epoch_order(
-    config: "Config", sizes: tuple[int, int], devices: list[jax.Device], epoch: int
+    config: "Config", labels: tuple[np.ndarray, ...], devices: list[jax.Device], epoch: int
 ) -> Order:
-    """The batches of one epoch."""
+    """The batches of one epoch, of the halves with these labels."""
     seeds = config.seed + jnp.arange(config.num_seeds)
     keys = jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), 1))(seeds)
     number = stages.of(config).number
     if number > 1:  # a later stage sees the images in other orders
         keys = jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
-    needed = sizes[0] // config.batch_size * config.batch_size
+    needed = len(labels[0]) // config.batch_size * config.batch_size
     batches = []
-    for part, size in enumerate(sizes):
+    for part, of_part in enumerate(labels):
+        size = len(of_part)
         # The validation stream starts over as often as an epoch of the training stream needs.
         rounds = range(epoch * -(-needed // size), (epoch + 1) * -(-needed // size))
         orders = [
             [augment.order(jax.random.fold_in(key, part), r, size) for r in rounds] for key in keys
         ]
+        if config.balance_classes:
+            orders = [[images.balanced(of_part, np.asarray(o)) for o in order] for order in orders]
         indices = np.stack([np.concatenate(order)[:needed] for order in orders])
         parts = parallel.split(
             indices.reshape(config.num_seeds, -1, config.batch_size), len(devices), axis=2

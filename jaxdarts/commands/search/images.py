@@ -55,6 +55,7 @@ class Config(
     flags.Resized,
     flags.Halves,
     flags.Augmentation,
+    flags.Balance,
     flags.Cutout,
     flags.Size,
     flags.ImageWeights,
