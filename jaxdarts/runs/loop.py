@@ -147,7 +147,7 @@ def train(config: Any, run: Run, task: Task[State, Book, Result]) -> Result:
         training = _on_devices(task, training)
         _write_lost_record(task, training, records, step, total, log)
         if step == 0 or not task.stopped(records):
-            bar = run.progress(total)
+            bar = run.progress(total) if step < total else writers.combine()
             try:
                 training = _epochs(config, run, task, training, records, step, seconds, bar)
             finally:

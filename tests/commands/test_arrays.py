@@ -84,6 +84,13 @@ def test_a_search_in_two_calls_finds_what_the_program_finds(folder, found):
     assert found.summary in log and str(found) == f"{found.summary}\n{found.genotype}"
 
 
+def test_a_finished_search_is_found_again(found, capsys):
+    again = jd.search(IMAGES, LABELS, **TEST, **SEARCH, run_dir=found.run_dir)
+    assert again.genotype == found.genotype and again.history == found.history
+    assert again.validation_accuracy == found.validation_accuracy
+    assert capsys.readouterr().out == ""
+
+
 def test_a_model_is_what_the_program_trains(folder, model):
     apply, params = jd.load(folder / "evaluate")
     expected = np.asarray(apply(params, TEST["test_images"]))
