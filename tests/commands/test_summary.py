@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import jaxdarts as jd
-from jaxdarts.commands import command_line, methods, reproduce, sizes
+from jaxdarts.commands import command_line, reproduce, sizes
 from jaxdarts.commands.evaluate import recipes, text_recipes
 from jaxdarts.commands.evaluate import results as training_results
 from jaxdarts.commands.search import images, summary, text
@@ -166,7 +166,7 @@ def test_the_last_sentence_and_the_next_command():
     config = images.Config(dataset="npz:a b.npz", data_dir="d")
     words = shlex.split(summary.next_command(config, Path("my run")))
     assert words[2:] == ["--arch=my run", "--dataset=npz:a b.npz", "--data_dir=d"]
-    assert methods.evaluated(space) == (36, 20)
+    assert sizes.evaluated(space) == (36, 20)
 
 
 def test_quoted_words_are_one_word_of_a_shell():

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, TypedDict
 
 from jaxdarts import files, genotypes, report
 from jaxdarts.analysis import mixture, topology
-from jaxdarts.commands import methods
+from jaxdarts.commands import sizes
 from jaxdarts.commands.analyze import subjects
 from jaxdarts.commands.evaluate import recipes
 from jaxdarts.count import network_cost
@@ -142,7 +142,7 @@ def cost_of(run: subjects.Opened, genotype: Any) -> dict[str, int]:
     space = space_of(genotype)
     if space.name not in FULL_SIZE:
         return {}
-    size = methods.evaluated(space)
+    size = sizes.evaluated(space)
     full, as_trained = (
         network_cost(
             genotype, *size, net["num_classes"], tuple(net["image_shape"]), net["imagenet"]

@@ -373,6 +373,7 @@ def finish(
             "epochs": len(seed_history.records.all),
             "supernet_parameters": num_params(config, parallel.first(training)),
             **summary.costs(genotype, space, config, classes, shape),
+            **summary.latency(genotype, space, config, classes, shape),
             **losses,
             "found_cell_supernet_accuracy": accuracy,
             "discretisation_gap_accuracy": gap,
