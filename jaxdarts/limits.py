@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdarts.count import Costs
+from jaxdarts.genotypes import AnyGenotype
+from jaxdarts.space import one_hot
 from jaxdarts.types import Choices, Mix
 
 TINY = 1e-30
@@ -37,6 +39,17 @@ def least(cells: Mapping[str, Choices], costs: Costs) -> int:
     flat = {name: np.zeros(choices.shape, np.float32) for name, choices in cells.items()}
     parts = _parts(cells, flat, [costs])
     return costs.fixed + sum(int(part.costs.min()) for part in parts)
+
+
+def total(cells: Mapping[str, Choices], costs: Costs, genotype: AnyGenotype) -> int:
+    """The cost of a network of a space.
+
+    Raises:
+        ValueError: if the space does not have it.
+    """
+    mix = one_hot(cells, genotype)
+    kept = (costs.operations[name][np.asarray(mix[name]) > 0] for name in cells)
+    return int(costs.fixed + sum(prices.sum() for prices in kept))
 
 
 def under_limits(

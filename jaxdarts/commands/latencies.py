@@ -6,12 +6,12 @@ from typing import Any, TypedDict
 
 import numpy as np
 
-from jaxdarts import files
+from jaxdarts import files, limits
 from jaxdarts.commands import sizes
 from jaxdarts.nn import latency
 from jaxdarts.nn.costs import Costs
 from jaxdarts.runs import Stop
-from jaxdarts.space import Space, one_hot
+from jaxdarts.space import Space
 
 NANOSECONDS = 1e6
 """In a millisecond. Costs are whole numbers, and a nanosecond is less than any clock tells."""
@@ -162,9 +162,7 @@ def words_of(part: latency.Part) -> str:
 
 def of_genotype(costs: Costs, space: Space, genotype: Any) -> float:
     """The milliseconds of a network, from the latencies of its space in nanoseconds."""
-    mix = one_hot(space.cells, genotype)
-    total = sum(int((np.asarray(mix[name]) * costs.operations[name]).sum()) for name in space.cells)
-    return (costs.fixed + total) / NANOSECONDS
+    return limits.total(space.cells, costs, genotype) / NANOSECONDS
 
 
 class Agreement(TypedDict):

@@ -110,7 +110,7 @@ ZERO = set(
     deviation distance drop_path_prob drop_path_start dropout
     dropoute dropouth dropouti dropoutx ema_decay eigenvalue_freq
     entropy_weight epsilon_alpha epsilons
-    fork_epoch instances keep_checkpoints label_smooth lambda_valid
+    fork_epoch front instances keep_checkpoints label_smooth lambda_valid
     agreement alignment_weight beta_weight
     last_steps learning_rate_min log_cost_weight max_seq_len_delta max_skips max_steps momentum
     neighbours networks policy_beta1 policy_steps prefixes radius random_cells random_fraction

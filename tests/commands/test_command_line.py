@@ -111,7 +111,8 @@ TRAINED = f"{ALL} {SAVING} num_devices estimate device"
 FREE = {
     "search on images": f"{TRAINED} derive num_samples derive_batches tune_steps max_skips flatness"
     " sample_batches num_finalists shapley_orders ranked_cells coordinator num_hosts host"
-    " max_parameters max_multiply_adds max_latency_ms latency_table trained_channels trained_layers",
+    " max_parameters max_multiply_adds max_latency_ms latency_table"
+    " front trained_channels trained_layers",
     "search on text": f"{TRAINED} derive num_samples shapley_orders",
     "evaluate on images": f"{TRAINED} random_cells",
     "evaluate on text": f"{TRAINED} random_cells",

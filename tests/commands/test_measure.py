@@ -27,27 +27,31 @@ def space():
     return jd.spaces.darts(2, ("none", "skip_connect", "sep_conv_3x3"))
 
 
-@pytest.fixture
-def table(tmp_path):
-    """A file of times that are no two alike, and what is in it."""
-    uses = latency.uses(space().cells, 4, 3, 10, SHAPE)
+def content_of(searched, width, depth, shape):
+    """A table of times that are no two alike, as jaxdarts measure writes it."""
+    uses = latency.uses(searched.cells, width, depth, 10, shape)
     parts = dict.fromkeys(use.part for use in uses)
     rows = [
         latencies.Row(**part._asdict(), milliseconds=0.01 * (i + 1) ** 2)
         for i, part in enumerate(parts)
     ]
-    content = latencies.Table(
+    return latencies.Table(
         device="cpu: test",
         space="darts",
-        width=4,
-        depth=3,
-        image_shape=SHAPE,
+        width=width,
+        depth=depth,
+        image_shape=shape,
         num_classes=10,
         imagenet=False,
         batch_size=1,
         parts=rows,
     )
-    path = tmp_path / "latency.json"
+
+
+@pytest.fixture
+def table(tmp_path):
+    """A file with a table, and what is in it."""
+    path, content = tmp_path / "latency.json", content_of(space(), 4, 3, SHAPE)
     path.write_text(json.dumps(content))
     return path, content
 

@@ -8,11 +8,11 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from jaxdarts import limits, parallel
-from jaxdarts.commands import latencies, sizes
+from jaxdarts.commands import command_line, latencies, sizes
 from jaxdarts.count import Costs
 from jaxdarts.data import images
 from jaxdarts.runs import Stop, flag
-from jaxdarts.runs.flags import DEPTH, POSITIVE
+from jaxdarts.runs.flags import DEPTH, NOT_NEGATIVE, POSITIVE
 from jaxdarts.space import Space
 
 
@@ -45,8 +45,15 @@ class Flags:
     )
     latency_table: str | None = flag(
         None,
-        "Table of latencies for --max_latency_ms and --cost_of=latency, of jaxdarts measure;"
-        " default none.",
+        "Table of latencies for --max_latency_ms, --front and --cost_of=latency, of jaxdarts"
+        " measure; default none.",
+        free=True,
+    )
+    front: int = flag(
+        0,
+        "Number of limits, of parameters, multiply-adds and latency each, whose best cells are"
+        " validated with the shared weights and shown in the report; 0: none.",
+        NOT_NEGATIVE._replace(most=1000),
         free=True,
     )
     trained_channels: int | None = flag(
@@ -85,11 +92,12 @@ class Limit(NamedTuple):
 
 def check(config: Any) -> None:
     """Refuses limits that cannot be kept, and a table that nothing reads."""
-    for name in FLAGS:
-        if getattr(config, name) is not None and config.derive != "strongest":
+    for name in (*FLAGS, "front"):
+        value = getattr(config, name)
+        if value not in (None, 0) and config.derive != "strongest":
             raise Stop(
-                f"--{name}={getattr(config, name)} --derive={config.derive}: a limit needs the"
-                " strengths of all operations; use --derive=strongest",
+                f"--{name}={value} --derive={config.derive}: a limit needs the strengths of all"
+                " operations; use --derive=strongest",
                 2,
             )
     priced = config.cost_of == "latency"
@@ -101,12 +109,20 @@ def check(config: Any) -> None:
             raise Stop(
                 f"{flag_of_it}: needs --latency_table, the file that jaxdarts measure writes", 2
             )
-    elif not priced and config.max_latency_ms is None:
+    elif not priced and config.max_latency_ms is None and not config.front:
         raise Stop(
-            f"--latency_table={config.latency_table}: only with --max_latency_ms or"
+            f"--latency_table={config.latency_table}: only with --max_latency_ms, --front or"
             " --cost_of=latency",
             2,
         )
+    elif priced and config.resume:
+        trained = command_line.saved(config.resume, "--resume").settings.get("latency_table")
+        if trained != config.latency_table:
+            raise Stop(
+                f"--resume={config.resume}: alpha was trained with --latency_table={trained}; leave"
+                " --latency_table out",
+                2,
+            )
 
 
 def limits_of(config: Any, space: Space, dataset: images.Dataset) -> list[Limit]:
