@@ -2,6 +2,7 @@
 hand.
 """
 
+import dataclasses
 import json
 import os
 import types
@@ -12,7 +13,8 @@ import pytest
 
 import jaxdarts as jd
 from jaxdarts import limits
-from jaxdarts.commands import latencies, measure, timing
+from jaxdarts.commands import latencies, measure, methods, timing
+from jaxdarts.commands.search import images
 from jaxdarts.nn import latency
 from jaxdarts.runs import Stop
 from tests.test_limits import mixes
@@ -211,6 +213,49 @@ def test_random_limits_are_kept_or_said_to_be_missed(table):
             params, adds = jd.network_cost(cell, *sizes)
             assert params <= 3000 and adds <= 2e5
     assert 0 < missed < 20
+
+
+def test_a_price_of_latency_is_in_milliseconds_of_the_network_that_is_trained(table):
+    path, content = table
+    path.write_text(json.dumps(content | content_of(space(), 8, 3, SHAPE)))
+    words = "--cost_of=latency --cost_weight=2 --cost_target=0.5 --ops none skip_connect".split()
+    config = images.parse([*words, "sep_conv_3x3", f"--latency_table={path}"])  # of digits: 8, 3
+    images.check(config)
+    algorithm = methods.make(config, space(), 5, 10, SHAPE)
+    costs = latencies.costs(config, space(), 10, SHAPE)
+    cell = space().sample(jax.random.key(0))
+    milliseconds = latencies.of_genotype(costs, space(), cell)
+    price, about = algorithm.penalty({}, jd.space.one_hot(space().cells, cell), 0)
+    assert float(price) == pytest.approx(2 * (milliseconds / 0.5 - 1), rel=1e-5)
+    assert milliseconds > 0.5
+    assert float(about["expected_cost"]) == pytest.approx(1e6 * milliseconds, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ("--max_latency_ms=1", "--max_latency_ms=1.0: needs --latency_table, the file"),
+        ("--cost_of=latency --cost_weight=1", "--cost_of=latency: needs --latency_table"),
+        ("--cost_of=latency", "--cost_of=latency: only with --cost_weight or --log_cost_weight"),
+        ("--latency_table=x.json", "--latency_table=x.json: only with --max_latency_ms, --front"),
+        ("--front=2 --derive=samples", "--front=2 --derive=samples: a limit needs the strengths"),
+    ],
+)
+def test_flags_of_limits_that_cannot_work(line, message):
+    with pytest.raises(Stop, match=message):
+        images.check(images.parse(line.split()))
+
+
+def test_a_search_with_a_price_keeps_its_table(table, tmp_path):
+    config = images.parse(["--cost_of=latency", "--cost_weight=1", "--latency_table=old.json"])
+    folder = tmp_path / "run"
+    folder.mkdir()
+    saved = {"command": "search", "kind": "images", **dataclasses.asdict(config)}
+    (folder / "config.json").write_text(json.dumps(saved))
+    resumed = images.parse([f"--resume={folder}", "--latency_table=new.json"])
+    with pytest.raises(Stop, match="alpha was trained with --latency_table=old.json; leave"):
+        images.check(resumed)
+    images.check(images.parse([f"--resume={folder}", "--max_latency_ms=3"]))
 
 
 def test_agreement():

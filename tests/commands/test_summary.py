@@ -134,6 +134,15 @@ def test_nothing_is_warned_of_a_good_cell():
         ({"cell": {"normal": ["skip_connect"] * 3 + ["sep_conv_3x3"]}}, "3 of its 4 operations"),
         ({"cell": {"normal": ["max_pool_3x3"] * 4}}, "4 have no weights"),
         ({"cost_weight": 1.0, "cost_target": 2.5}, "misses --cost_target=2.5.*3.000 million"),
+        (
+            {
+                "cost_weight": 1.0,
+                "cost_target": 2.5,
+                "cost_of": "latency",
+                "facts": FACTS | {"latency_ms": 2.6},
+            },
+            "misses --cost_target=2.5: its network has a latency of 2.600 ms. Raise",
+        ),
         ({"facts": FACTS | {"found_cell_supernet_loss": 2.5}}, "worse than random cells"),
         ({"facts": FACTS | {"found_cell_supernet_accuracy": 0.5}}, "largest class, 50.00%"),
     ],

@@ -166,6 +166,8 @@ def sentence(facts: Mapping[str, Any], space: Space, config: Any) -> str:
     if "trained_parameters" in facts:
         size = sizes.words(space, sizes.trained(config, space))
         text += f"; its network has {facts['trained_parameters']:,} parameters at {size}"
+        if "latency_ms" in facts:
+            text += f", and takes {facts['latency_ms']:.3g} ms by the table of latencies"
     return text
 
 
@@ -187,7 +189,8 @@ def head(
         perplexity = math.exp(facts["found_cell_supernet_loss"])
         figures["Validation perplexity of the cell, with the supernet's weights"] = perplexity
     named = labelled(facts, space, config)
-    figures |= {name: value for name, value in named.items() if name.startswith("Parameters of")}
+    shown = "Parameters of", "Latency of"
+    figures |= {name: value for name, value in named.items() if name.startswith(shown)}
     start = config.start()
     return page.Summary(
         figures=figures,
