@@ -30,10 +30,10 @@ class Row(TypedDict):
 
 
 class Checked(TypedDict):
-    """A random network: what the table says of it, and its own median time."""
+    """A random network: the sum of its parts, not scaled, and its own median time."""
 
     genotype: str
-    predicted_milliseconds: float
+    summed_milliseconds: float
     measured_milliseconds: float
 
 
@@ -41,7 +41,8 @@ class Table(TypedDict):
     """What jaxdarts measure writes, as far as it is read again.
 
     The network is told by the space, its width and depth, the images, and its stem; times are
-    those of a batch on the device.
+    those of a batch on the device. A network takes `scale` times the sum of its parts: states are
+    in a cache where the part before has just made them. It is 1 where no network was measured.
     """
 
     device: str
@@ -52,6 +53,7 @@ class Table(TypedDict):
     num_classes: int
     imagenet: bool
     batch_size: int
+    scale: float
     parts: list[Row]
 
 
@@ -59,6 +61,8 @@ def read(path: str) -> Table:
     """A table of latencies; Stop if it is none."""
     try:
         table = files.read_json(path, Table, "jaxdarts measure writes it")
+        if not 0 < table["scale"] < math.inf:
+            raise files.Damaged(f"{path}: scale is {table['scale']}, no positive number")
         for i, row in enumerate(table["parts"]):
             if not 0 <= row["milliseconds"] < math.inf:
                 raise files.Damaged(
@@ -119,7 +123,10 @@ def _shown(words: str, value: Any) -> str:
 
 def of_table(table: Table, space: Space, path: str = "the table") -> Costs:
     """The latencies of a space from a table, in nanoseconds; Stop if one is missing."""
-    nanoseconds = {part_of(row): round(NANOSECONDS * row["milliseconds"]) for row in table["parts"]}
+    nanoseconds = {
+        part_of(row): round(NANOSECONDS * table["scale"] * row["milliseconds"])
+        for row in table["parts"]
+    }
     uses = uses_of(
         space,
         table["width"],
@@ -170,33 +177,38 @@ class Agreement(TypedDict):
 
     pearson, spearman, kendall: correlations; None where there are fewer than three networks, or
       all are alike.
-    mean_error: mean of |predicted / measured - 1|.
-    mean_ratio: mean of predicted / measured.
+    mean_error_of_sums: mean of |sum / measured - 1|.
+    mean_error: the same of predictions, which are sums times the scale.
     """
 
     networks: int
     pearson: float | None
     spearman: float | None
     kendall: float | None
+    mean_error_of_sums: float
     mean_error: float
-    mean_ratio: float
 
 
-def agreement(predicted: np.ndarray, measured: np.ndarray) -> Agreement:
-    """Compares times that a table predicts with measured ones, [networks] each."""
+def agreement(summed: np.ndarray, measured: np.ndarray) -> tuple[float, Agreement]:
+    """Compares sums of a table with measured times, [networks] each.
+
+    Returns:
+        The scale: the mean of the times over the mean of the sums. How well the sums and the
+        predictions agree with the times.
+    """
     from scipy import stats  # half a second, which few need
 
-    ratio = predicted / measured
+    scale = float(np.mean(measured) / np.mean(summed))
     correlations: list[float | None] = [None] * 3
-    if len(ratio) > 2 and np.ptp(predicted) and np.ptp(measured):
+    if len(summed) > 2 and np.ptp(summed) and np.ptp(measured):
         functions = stats.pearsonr, stats.spearmanr, stats.kendalltau
-        correlations = [float(one(predicted, measured).statistic) for one in functions]
+        correlations = [float(one(summed, measured).statistic) for one in functions]
     pearson, spearman, kendall = correlations
-    return Agreement(
-        networks=len(ratio),
+    return scale, Agreement(
+        networks=len(summed),
         pearson=pearson,
         spearman=spearman,
         kendall=kendall,
-        mean_error=float(np.mean(np.abs(ratio - 1))),
-        mean_ratio=float(np.mean(ratio)),
+        mean_error_of_sums=float(np.mean(np.abs(summed / measured - 1))),
+        mean_error=float(np.mean(np.abs(scale * summed / measured - 1))),
     )

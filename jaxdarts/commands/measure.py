@@ -6,8 +6,8 @@
 
 Every operation is timed at the shapes at which the network that will be trained has it, forward
 only, and so are stem, preprocessing, reductions and head. The latency of a network is then their
-sum. How well that holds is measured too, with random networks, and printed: correlations, and the
-mean error.
+sum, times a factor that random networks give, whose times are measured too. How well that holds is
+printed: correlations, and the mean error.
 
 Times are medians of a batch of --batch_size images. On a CPU they are of --cores cores.
 """
@@ -131,6 +131,7 @@ def measure(config: Config, space: Space) -> None:
         num_classes=config.num_classes,
         imagenet=config.imagenet,
         batch_size=config.batch_size,
+        scale=1.0,
         parts=rows,
     )
     for row in rows:
@@ -144,7 +145,8 @@ def measure(config: Config, space: Space) -> None:
     files.replace_text(config.output, json.dumps(result, indent=1) + "\n")
     if config.networks:
         checked = compared(config, space, table, genotypes)
-        result |= {"networks": checked, "agreement": agreement(checked)}
+        scale, found = agreement(checked)
+        result |= {"scale": scale, "networks": checked, "agreement": found}
         files.replace_text(config.output, json.dumps(result, indent=1) + "\n")
     print(f"wrote {config.output}", flush=True)
 
@@ -198,7 +200,7 @@ def called(function: Callable, *arguments: Any) -> Callable[[], Any]:
 
 
 def compared(config: Config, space: Space, table: Table, genotypes: Sequence[Any]) -> list[Checked]:
-    """Times of whole networks beside those that the table predicts."""
+    """Times of whole networks beside the sums of the table."""
     calls = []
     for i, genotype in enumerate(genotypes, 1):
         apply, variables, images = network(config, space, genotype)
@@ -210,25 +212,25 @@ def compared(config: Config, space: Space, table: Table, genotypes: Sequence[Any
     return [
         Checked(
             genotype=str(genotype),
-            predicted_milliseconds=latencies.of_genotype(costs, space, genotype),
+            summed_milliseconds=latencies.of_genotype(costs, space, genotype),
             measured_milliseconds=1e3 * float(seconds),
         )
         for genotype, seconds in zip(genotypes, measured, strict=True)
     ]
 
 
-def agreement(checked: Sequence[Checked]) -> latencies.Agreement:
-    """How well the table predicts; printed too."""
-    predicted, measured = (
-        np.array([row[name] for row in checked])
-        for name in ("predicted_milliseconds", "measured_milliseconds")
-    )
-    found = latencies.agreement(predicted, measured)
+def agreement(checked: Sequence[Checked]) -> tuple[float, latencies.Agreement]:
+    """The scale of a table, and how well it predicts; printed too."""
+    summed = np.array([row["summed_milliseconds"] for row in checked])
+    measured = np.array([row["measured_milliseconds"] for row in checked])
+    scale, found = latencies.agreement(summed, measured)
+    predicted = scale * summed
     print(f"random networks              {found['networks']}")
     print(f"measured                     {measured.min():.3f} to {measured.max():.3f} ms")
     print(f"predicted                    {predicted.min():.3f} to {predicted.max():.3f} ms")
+    print(f"scale of the sums            {scale:.3f}")
     for name in ("pearson", "spearman", "kendall"):
         if (value := {**found}[name]) is not None:
             print(f"{name.capitalize():28} {value:.3f}")
     print(f"mean error                   {100 * found['mean_error']:.1f} %")
-    return found
+    return scale, found

@@ -46,6 +46,7 @@ def content_of(searched, width, depth, shape):
         num_classes=10,
         imagenet=False,
         batch_size=1,
+        scale=1.0,
         parts=rows,
     )
 
@@ -168,6 +169,7 @@ def test_a_table_of_other_images_or_operations_is_refused(table):
         (lambda content: "[", "is not JSON"),
         (lambda content: json.dumps(content | {"width": "4"}), "width is '4', not an integer"),
         (lambda content: json.dumps({"parts": []}), "is missing; jaxdarts measure writes it"),
+        (lambda content: json.dumps(content | {"scale": 0}), "scale is 0, no positive number"),
         (
             lambda content: json.dumps(
                 content | {"parts": [content["parts"][0] | {"milliseconds": -1.0}]}
@@ -260,11 +262,23 @@ def test_a_search_with_a_price_keeps_its_table(table, tmp_path):
 
 def test_agreement():
     measured = np.array([1.0, 2.0, 3.0, 4.0])
-    found = latencies.agreement(1.1 * measured, measured)
+    scale, found = latencies.agreement(1.1 * measured, measured)
+    assert scale == pytest.approx(1 / 1.1)
     assert found["spearman"] == found["kendall"] == pytest.approx(1)
-    assert found["mean_error"] == pytest.approx(0.1) and found["mean_ratio"] == pytest.approx(1.1)
-    assert latencies.agreement(measured[:2], measured[:2])["pearson"] is None
-    assert latencies.agreement(measured, np.ones(4))["spearman"] is None
+    assert found["mean_error_of_sums"] == pytest.approx(0.1)
+    assert found["mean_error"] == pytest.approx(0, abs=1e-9)
+    assert latencies.agreement(measured[:2], measured[:2])[1]["pearson"] is None
+    assert latencies.agreement(measured, np.ones(4))[1]["spearman"] is None
+
+
+def test_the_scale_of_a_table_is_that_of_all_its_costs(table):
+    path, content = table
+    plain = latencies.costs(given(path), space(), 10, SHAPE)
+    path.write_text(json.dumps(content | {"scale": 0.5}))
+    scaled = latencies.costs(given(path), space(), 10, SHAPE)
+    assert scaled.fixed == pytest.approx(plain.fixed / 2, abs=9)
+    for name, prices in plain.operations.items():
+        np.testing.assert_allclose(scaled.operations[name], prices / 2, atol=9)
 
 
 # The program
@@ -288,7 +302,8 @@ def test_the_program_writes_a_table_that_a_search_reads(tmp_path, monkeypatch, c
     for row in result["networks"]:
         cell = jd.genotypes.parse(row["genotype"])
         predicted = latencies.of_genotype(costs, tiny, cell)
-        assert predicted == pytest.approx(row["predicted_milliseconds"], rel=1e-6)
+        scaled = result["scale"] * row["summed_milliseconds"]
+        assert predicted == pytest.approx(scaled, rel=1e-4)
         assert row["measured_milliseconds"] > 0
 
 
