@@ -33,6 +33,7 @@ class Checked(TypedDict):
     """A random network: the sum of its parts, not scaled, and its own median time."""
 
     genotype: str
+    multiply_adds: int
     summed_milliseconds: float
     measured_milliseconds: float
 
@@ -80,6 +81,10 @@ def costs(config: Any, space: Space, num_classes: int, image_shape: tuple[int, i
     Stop if the table is of another network.
     """
     path = config.latency_table
+    try:
+        latency.check(space.cells)
+    except ValueError as error:
+        raise Stop(f"--latency_table={path} --space={config.space}: {error}", 2) from error
     table, size = read(path), sizes.trained(config, space)
     wanted: dict[str, tuple[str, Any]] = {
         "space": ("--space", config.space),
@@ -144,8 +149,6 @@ def of_table(table: Table, space: Space, path: str = "the table") -> Costs:
             " and --ops of this search",
             2,
         ) from error
-    except ValueError as error:
-        raise Stop(f"--latency_table={path}: {error}", 2) from error
 
 
 def part_of(row: Row) -> latency.Part:
@@ -177,6 +180,7 @@ class Agreement(TypedDict):
 
     pearson, spearman, kendall: correlations; None where there are fewer than three networks, or
       all are alike.
+    spearman_of_multiply_adds: what counting multiply-adds gives instead.
     mean_error_of_sums: mean of |sum / measured - 1|.
     mean_error: the same of predictions, which are sums times the scale.
     """
@@ -185,12 +189,15 @@ class Agreement(TypedDict):
     pearson: float | None
     spearman: float | None
     kendall: float | None
+    spearman_of_multiply_adds: float | None
     mean_error_of_sums: float
     mean_error: float
 
 
-def agreement(summed: np.ndarray, measured: np.ndarray) -> tuple[float, Agreement]:
-    """Compares sums of a table with measured times, [networks] each.
+def agreement(
+    summed: np.ndarray, measured: np.ndarray, multiply_adds: np.ndarray
+) -> tuple[float, Agreement]:
+    """Compares sums of a table with measured times, and multiply-adds too, [networks] each.
 
     Returns:
         The scale: the mean of the times over the mean of the sums. How well the sums and the
@@ -198,17 +205,18 @@ def agreement(summed: np.ndarray, measured: np.ndarray) -> tuple[float, Agreemen
     """
     from scipy import stats  # half a second, which few need
 
+    def correlation(function: Any, values: np.ndarray) -> float | None:
+        if len(values) < 3 or not (np.ptp(values) and np.ptp(measured)):
+            return None
+        return float(function(values, measured).statistic)
+
     scale = float(np.mean(measured) / np.mean(summed))
-    correlations: list[float | None] = [None] * 3
-    if len(summed) > 2 and np.ptp(summed) and np.ptp(measured):
-        functions = stats.pearsonr, stats.spearmanr, stats.kendalltau
-        correlations = [float(one(summed, measured).statistic) for one in functions]
-    pearson, spearman, kendall = correlations
     return scale, Agreement(
         networks=len(summed),
-        pearson=pearson,
-        spearman=spearman,
-        kendall=kendall,
+        pearson=correlation(stats.pearsonr, summed),
+        spearman=correlation(stats.spearmanr, summed),
+        kendall=correlation(stats.kendalltau, summed),
+        spearman_of_multiply_adds=correlation(stats.spearmanr, multiply_adds),
         mean_error_of_sums=float(np.mean(np.abs(summed / measured - 1))),
         mean_error=float(np.mean(np.abs(scale * summed / measured - 1))),
     )

@@ -209,9 +209,13 @@ def compared(config: Config, space: Space, table: Table, genotypes: Sequence[Any
         print(f"network {i} of {len(genotypes)}: compiled", flush=True)
     measured = np.median(timing.seconds_of_calls(calls, config.repeats), axis=0)
     costs = latencies.of_table(table, space)
+    size = config.init_channels, config.layers, config.num_classes
     return [
         Checked(
             genotype=str(genotype),
+            multiply_adds=count.multiply_adds(
+                genotype, *size, shape_of(config), config.imagenet, space
+            ),
             summed_milliseconds=latencies.of_genotype(costs, space, genotype),
             measured_milliseconds=1e3 * float(seconds),
         )
@@ -223,14 +227,15 @@ def agreement(checked: Sequence[Checked]) -> tuple[float, latencies.Agreement]:
     """The scale of a table, and how well it predicts; printed too."""
     summed = np.array([row["summed_milliseconds"] for row in checked])
     measured = np.array([row["measured_milliseconds"] for row in checked])
-    scale, found = latencies.agreement(summed, measured)
+    adds = np.array([row["multiply_adds"] for row in checked])
+    scale, found = latencies.agreement(summed, measured, adds)
     predicted = scale * summed
     print(f"random networks              {found['networks']}")
     print(f"measured                     {measured.min():.3f} to {measured.max():.3f} ms")
     print(f"predicted                    {predicted.min():.3f} to {predicted.max():.3f} ms")
     print(f"scale of the sums            {scale:.3f}")
-    for name in ("pearson", "spearman", "kendall"):
+    for name in ("pearson", "spearman", "kendall", "spearman_of_multiply_adds"):
         if (value := {**found}[name]) is not None:
-            print(f"{name.capitalize():28} {value:.3f}")
+            print(f"{name.replace('_', ' ').capitalize():28} {value:.3f}")
     print(f"mean error                   {100 * found['mean_error']:.1f} %")
     return scale, found

@@ -80,11 +80,7 @@ def uses(
     Raises:
         ValueError: if these are not the cells `normal` and `reduce`.
     """
-    if sorted(cells) != ["normal", "reduce"]:
-        raise ValueError(
-            f"a space of the cells {', '.join(cells)}: latencies are summed up for networks of a"
-            " normal and a reduction cell only"
-        )
+    check(cells)
     height, image_width, _ = image_shape
     yield Use(Part(CALL, (image_shape,), num_classes))
     if imagenet:
@@ -108,6 +104,15 @@ def uses(
         made = height, image_width, len(choices.concat) * run.width
         older, last = (made if run.repeats > 1 else last), made
     yield Use(Part(HEAD, (last,), num_classes))
+
+
+def check(cells: Mapping[str, Choices]) -> None:
+    """Refuses cells whose networks are not summed up here; errors as of `uses`."""
+    if sorted(cells) != ["normal", "reduce"]:
+        raise ValueError(
+            f"a space of the cells {', '.join(cells)}: latencies are summed up for networks of a"
+            " normal and a reduction cell only"
+        )
 
 
 def costs(

@@ -130,7 +130,7 @@ def _command() -> str:
 
 def _without_paths(flags: Sequence[str]) -> list[str]:
     """Flags without those that name files of this machine, which are no part of a result."""
-    names = "output page run_dir resume peer data_dir cache_dir table scheduler"
+    names = "output page run_dir resume peer data_dir cache_dir table latency_table scheduler"
     path_flags = tuple(f"--{name}" for name in names.split())
     kept: list[str] = []
     value_of_path = False

@@ -158,6 +158,8 @@ def test_a_table_of_other_images_or_operations_is_refused(table):
         latencies.costs(given(table[0]), space(), 10, (16, 8, 3))
     with pytest.raises(Stop, match="--num_classes=10, .* --num_classes=3"):
         latencies.costs(given(table[0]), space(), 3, SHAPE)
+    with pytest.raises(Stop, match="--space=nasbench201: a space of the cells cell: latencies are"):
+        latencies.costs(given(table[0], space="nasbench201"), jd.spaces.nasbench201(), 10, SHAPE)
     other = jd.spaces.darts(2, ("none", "skip_connect", "dil_conv_3x3"))
     with pytest.raises(Stop, match="has no time of dil_conv_3x3 at 8x8x4; measure it with the"):
         latencies.costs(given(table[0]), other, 10, SHAPE)
@@ -262,13 +264,14 @@ def test_a_search_with_a_price_keeps_its_table(table, tmp_path):
 
 def test_agreement():
     measured = np.array([1.0, 2.0, 3.0, 4.0])
-    scale, found = latencies.agreement(1.1 * measured, measured)
+    scale, found = latencies.agreement(1.1 * measured, measured, -measured)
     assert scale == pytest.approx(1 / 1.1)
     assert found["spearman"] == found["kendall"] == pytest.approx(1)
+    assert found["spearman_of_multiply_adds"] == pytest.approx(-1)
     assert found["mean_error_of_sums"] == pytest.approx(0.1)
     assert found["mean_error"] == pytest.approx(0, abs=1e-9)
-    assert latencies.agreement(measured[:2], measured[:2])[1]["pearson"] is None
-    assert latencies.agreement(measured, np.ones(4))[1]["spearman"] is None
+    assert latencies.agreement(*[measured[:2]] * 3)[1]["pearson"] is None
+    assert latencies.agreement(measured, np.ones(4), measured)[1]["spearman"] is None
 
 
 def test_the_scale_of_a_table_is_that_of_all_its_costs(table):
@@ -305,6 +308,7 @@ def test_the_program_writes_a_table_that_a_search_reads(tmp_path, monkeypatch, c
         scaled = result["scale"] * row["summed_milliseconds"]
         assert predicted == pytest.approx(scaled, rel=1e-4)
         assert row["measured_milliseconds"] > 0
+        assert row["multiply_adds"] == jd.count.multiply_adds(cell, 2, 1, 10, SHAPE)
 
 
 @pytest.mark.parametrize(

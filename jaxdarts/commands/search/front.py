@@ -16,7 +16,6 @@ from jaxdarts import limits, parallel, report, runs
 from jaxdarts.commands import latencies, sizes
 from jaxdarts.count import Costs
 from jaxdarts.data import images
-from jaxdarts.runs import Stop
 from jaxdarts.space import Space, one_hot
 from jaxdarts.types import Mix
 
@@ -87,12 +86,8 @@ def write(
 def costs_of(
     config: Any, space: Space, shape: tuple[int, int, int], classes: int
 ) -> dict[str, Costs]:
-    """What operations cost in the network that will be trained; latencies where there is a table.
-
-    Stop where operations have no costs of their own.
-    """
-    if space.costs is None:
-        raise Stop(f"--front={config.front}: an operation has no cost of its own: {space.title}", 2)
+    """What operations cost in the network that will be trained, and how long they take."""
+    assert space.costs is not None  # `limited.limits_of` refuses what has none
     stem = sizes.has_imagenet_stem(space, config.dataset)
     counted = space.costs(*sizes.trained(config, space), classes, shape, stem)
     found = dict(zip(("parameters", "multiply_adds"), counted))

@@ -128,17 +128,18 @@ def check(config: Any) -> None:
 def limits_of(config: Any, space: Space, dataset: images.Dataset) -> list[Limit]:
     """The limits of a configuration; Stop if nothing of the space is under one."""
     given = {name: getattr(config, name) for name in FLAGS if getattr(config, name) is not None}
-    if not given:
-        return []
-    first = next(f"--{name}={value:g}" for name, value in given.items())
+    words = [f"--{name}={value:g}" for name, value in given.items()]
+    words += [f"--front={config.front}"] * bool(config.front)
     size, classes = sizes.trained(config, space), len(dataset.class_names)
     shape = dataset.train.images.shape[1:]
-    if space.costs is None:
-        raise Stop(f"{first}: an operation has no cost of its own in {space.title}", 2)
-    stem = sizes.has_imagenet_stem(space, config.dataset)
-    counted = dict(zip(FLAGS, space.costs(*size, classes, shape, stem)))
-    if "max_latency_ms" in given:
+    if words and space.costs is None:
+        raise Stop(f"{words[0]}: an operation has no cost of its own in {space.title}", 2)
+    counted = {}
+    if config.latency_table is not None:  # refused before the search if it is of another network
         counted["max_latency_ms"] = latencies.costs(config, space, classes, shape)
+    if given and space.costs is not None:
+        stem = sizes.has_imagenet_stem(space, config.dataset)
+        counted |= dict(zip(FLAGS, space.costs(*size, classes, shape, stem)))
     found = []
     for name, value in given.items():
         least = limits.least(space.cells, counted[name])
