@@ -34,6 +34,7 @@ TWO_CELLS = tuple(
 )
 """Spaces whose networks are sums of parts, besides darts."""
 NUMBER = POSITIVE._replace(most=10_000)
+NODES = POSITIVE._replace(most=50)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Config(flags.Size, flags.Seed, flags.Cache):
     space: Literal["darts", *TWO_CELLS] = flag(  # type: ignore[valid-type]
         "darts", "Search space: darts (with --nodes and --ops), s1 to s4 (RobustDARTS)."
     )
-    nodes: int = flag(4, "Number of intermediate nodes of a cell (--space=darts).", POSITIVE)
+    nodes: int = flag(4, "Number of intermediate nodes of a cell (--space=darts).", NODES)
     ops: tuple[str, ...] = flag(
         spaces.PRIMITIVES, "Candidate operations of every edge (--space=darts)."
     )
