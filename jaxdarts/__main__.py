@@ -19,6 +19,7 @@ COMMANDS = {
     ),
     "enas": ("enas", "search a cell by a policy over shared weights"),
     "score": ("score", "score untrained networks, and compare the ranking with true accuracies"),
+    "measure": ("measure", "time the operations of a space on this device, for limits on latency"),
     "analyze": ("analyze.command", "look into finished runs"),
     "compare": ("compare", "run several search algorithms and compare what they find"),
     "draw": ("draw", "draw a cell or the curves of a run as PDF, PNG or SVG, for a paper"),

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdarts.count import Costs
+from jaxdarts.genotypes import AnyGenotype
+from jaxdarts.space import one_hot
 from jaxdarts.types import Choices, Mix
 
 TINY = 1e-30
@@ -39,6 +41,17 @@ def least(cells: Mapping[str, Choices], costs: Costs) -> int:
     return costs.fixed + sum(int(part.costs.min()) for part in parts)
 
 
+def total(cells: Mapping[str, Choices], costs: Costs, genotype: AnyGenotype) -> int:
+    """The cost of a network of a space.
+
+    Raises:
+        ValueError: if the space does not have it.
+    """
+    mix = one_hot(cells, genotype)
+    kept = (costs.operations[name][np.asarray(mix[name]) > 0] for name in cells)
+    return int(costs.fixed + sum(prices.sum() for prices in kept))
+
+
 def under_limits(
     cells: Mapping[str, Choices], mix: Mix, costs: Sequence[Costs], limits: Sequence[float]
 ) -> Mix:
@@ -51,18 +64,20 @@ def under_limits(
     Args:
         cells: of the space.
         mix: weights of the operations.
-        costs: of every operation on every edge, one for each limit (`Space.costs`), at most two.
+        costs: of every operation on every edge, one for each limit (`Space.costs`).
         limits: the largest costs of the network.
 
     Returns:
         The mix, with zero for what is not kept.
 
     Raises:
-        ValueError: if no cell is under the limits; if there are more than two; or if a row of the
-          space keeps several candidates.
+        ValueError: if no cell is under the limits; if there are none, or not as many as costs; or
+          if a row of the space keeps several candidates.
     """
-    if not 1 <= len(costs) == len(limits) <= 2:
-        raise ValueError(f"{len(costs)} costs and {len(limits)} limits: one or two of each")
+    if not 1 <= len(costs) == len(limits):
+        raise ValueError(
+            f"{len(costs)} costs and {len(limits)} limits: as many of each, one or more"
+        )
     parts = _parts(cells, {name: np.asarray(mix[name], np.float64) for name in cells}, costs)
     cheapest = np.array([part.costs.min(0) for part in parts])
     room = np.array(limits, np.float64) - [one.fixed for one in costs]
@@ -139,10 +154,19 @@ def _joined(first: Options, second: Options, room: np.ndarray | None = None) -> 
 
 def _undominated(score: np.ndarray, costs: np.ndarray, picks: list) -> Options:
     """Without the ways that another one beats, or equals, in score and in all costs."""
-    first, last = costs[:, 0], costs[:, -1]
+    # From good to bad, and from cheap to dear among equals: a way is beaten by earlier ones only.
+    order = np.lexsort((*costs.T[::-1], -score))
+    keep = _stairs if costs.shape[1] <= 2 else _front
+    kept = order[keep(costs[order])].tolist()
+    return Options(score[kept], costs[kept], [picks[i] for i in kept])
+
+
+def _stairs(costs: np.ndarray) -> list[int]:
+    """The rows of one or two costs that no earlier row undercuts or equals."""
+    first, last = costs[:, 0].tolist(), costs[:, -1].tolist()
     kept: list[int] = []
-    stairs: list[tuple[float, float]] = []  # costs of the kept ways, one up where the other is down
-    for i in np.lexsort((last, first, -score)).tolist():
+    stairs: list[tuple[float, float]] = []  # costs of the kept rows, one up where the other is down
+    for i in range(len(costs)):
         at = bisect.bisect_right(stairs, (first[i], np.inf))
         if at and stairs[at - 1][1] <= last[i]:
             continue
@@ -152,4 +176,20 @@ def _undominated(score: np.ndarray, costs: np.ndarray, picks: list) -> Options:
             end += 1
         start = at - 1 if at and stairs[at - 1][0] == first[i] else at
         stairs[start:end] = [(first[i], last[i])]
-    return Options(score[kept], costs[kept], [picks[i] for i in kept])
+    return kept
+
+
+def _front(costs: np.ndarray, size: int = 1024) -> list[int]:
+    """The same of any number of costs; rows are compared with those kept in blocks of a size."""
+    rows: list[int] = []
+    for start in range(0, len(costs), size):
+        block = costs[start : start + size]
+        free = np.ones(len(block), bool)
+        for i in range(0, len(rows), size):
+            left, earlier = np.flatnonzero(free), costs[rows[i : i + size]]
+            free[left] = ~np.all(earlier[None] <= block[left, None], axis=2).any(axis=1)
+        left = np.flatnonzero(free)
+        beaten = np.all(block[None, left] <= block[left, None], axis=2)
+        # A row that is beaten beats no row that the one which beats it would not beat.
+        rows += (start + left[~np.tril(beaten, -1).any(axis=1)]).tolist()
+    return rows

@@ -8,6 +8,8 @@ import pytest
 import jaxdarts as jd
 from jaxdarts import limits
 from jaxdarts.count import network_cost
+from jaxdarts.nn.costs import Costs
+from jaxdarts.space import one_hot
 
 SHAPE = (32, 32, 3)
 SIZES = {"cell": (4, 1), "normal": (4, 3)}
@@ -51,10 +53,12 @@ def every_cell(space):
 
 @pytest.mark.parametrize("name", ["nasbench201", "darts"])
 def test_it_is_the_best_of_all_cells_under_a_limit(name):
-    """Ten limits of parameters, and ten of parameters and multiply-adds."""
+    """Limits of parameters, of multiply-adds too, and of a third cost that is nothing like them."""
     space, rng = space_of(name), np.random.default_rng(1)
     size = (*SIZES[next(iter(space.cells))], 10, SHAPE)
-    both, mix = space.costs(*size), mixes(space, 0)
+    mix = mixes(space, 0)
+    random = {name: rng.integers(0, 1000, c.shape) for name, c in space.cells.items()}
+    both = *space.costs(*size), Costs(500, random)
     scores, prices = [], []
     for way in every_cell(space):
         kept = {cell: np.log(mix[cell])[rows > 0].sum() for cell, rows in way.items()}
@@ -64,8 +68,8 @@ def test_it_is_the_best_of_all_cells_under_a_limit(name):
     low, high = prices.min(0), prices.max(0)
     for i in range(20):
         # Never exactly a cost, where rounding would decide.
-        wanted = low + (high - low) * rng.uniform(0.02, 1, 2) + 0.5
-        number = 1 + i % 2
+        wanted = low + (high - low) * rng.uniform(0.02, 1, 3) + 0.5
+        number = 1 + i % 3
         fits = np.all(prices[:, :number] <= wanted[:number], axis=1)
         if not fits.any():
             with pytest.raises(ValueError, match="no cell costs at most"):
@@ -74,7 +78,9 @@ def test_it_is_the_best_of_all_cells_under_a_limit(name):
         best = limits.under_limits(space.cells, mix, both[:number], wanted[:number])
         score = sum(np.log(mix[n])[np.asarray(best[n]) > 0].sum() for n in best)
         np.testing.assert_allclose(score, scores[fits].max(), rtol=1e-9)
-        cost = network_cost(space.discretize(best), *size)
+        kept = one_hot(space.cells, space.discretize(best))
+        cost = [c.fixed + sum((c.operations[n] * kept[n]).sum() for n in kept) for c in both]
+        assert network_cost(space.discretize(best), *size) == tuple(cost[:2])
         assert all(c <= w for c, w in zip(cost[:number], wanted[:number]))
     assert limits.least(space.cells, both[0]) == low[0]
 
@@ -105,3 +111,11 @@ def test_what_has_no_cell_is_told_with_the_smallest():
     smallest = limits.least(space.cells, costs[0])
     with pytest.raises(ValueError, match=f"at most 1,000; the cheapest costs {smallest:,}"):
         limits.under_limits(space.cells, mixes(space, 0), costs[:1], [1000])
+
+
+@pytest.mark.parametrize("limits_and_costs", [0, 1])
+def test_costs_and_limits_must_be_as_many(limits_and_costs):
+    space = space_of("nasbench201")
+    costs = space.costs(16, 5, 10, SHAPE)[:limits_and_costs]
+    with pytest.raises(ValueError, match=f"{limits_and_costs} costs and 0 limits"):
+        limits.under_limits(space.cells, mixes(space, 0), costs, [])

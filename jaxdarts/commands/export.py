@@ -11,20 +11,17 @@ An ONNX file lasts. A file of jax.export can be read for six months of JAX' rele
 run folder, of which it can be made again.
 """
 
-import contextlib
 import dataclasses
 import os
-import statistics
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import jax
 import numpy as np
 
-from jaxdarts.commands import checks, command_line
+from jaxdarts.commands import checks, command_line, timing
 from jaxdarts.data.optional import require
 from jaxdarts.runs import Stop, flag, jitted
 from jaxdarts.runs.flags import POSITIVE
@@ -61,7 +58,7 @@ def main(arguments: Sequence[str]) -> None:
     name = {"jax": "network.bin", "onnx": "network.onnx"}[config.format]
     path = Path(config.output) if config.output else Path(config.run) / name
     try:
-        with one_core():
+        with timing.on_cores(1):
             FORMATS[config.format](config, path)
     except (ValueError, ModuleNotFoundError) as error:
         text = str(error)  # that of a folder without a network names it
@@ -117,7 +114,7 @@ def write_onnx(config: Config, path: Path) -> None:
             ("ONNX Runtime", lambda: session.run(None, one)),
             ("JAX", lambda: jax.block_until_ready(function(params, *one.values()))),
         ):
-            milliseconds = 1e3 * median_time(call, config.repeats)
+            milliseconds = 1e3 * timing.median_time(call, config.repeats)
             print(f"{subject} on one core, {runs_in:12} {milliseconds:.2f} ms")
         os.replace(written, path)
 
@@ -135,28 +132,3 @@ def examples(facts: Mapping[str, Any]) -> dict[str, np.ndarray]:
             "hidden": np.zeros((4, facts["width"]), np.float32),
         }
     return {"images": random.randint(0, 256, (4, *facts["image_shape"])).astype(np.uint8)}
-
-
-def median_time(call: Callable[[], Any], repeats: int) -> float:
-    """Median of the seconds that a call takes; a first call, which may compile, does not count."""
-    call()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
-
-
-@contextlib.contextmanager
-def one_core() -> Iterator[None]:
-    """Keeps the threads that begin from here on one core, where the system can."""
-    if not hasattr(os, "sched_setaffinity"):
-        yield
-        return
-    cores = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {min(cores)})
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, cores)

@@ -14,7 +14,7 @@ import optax
 
 from jaxdarts import algorithms, files, hypergrad, penalty, perturb, relax, spaces
 from jaxdarts.bilevel import Algorithm
-from jaxdarts.commands import stages
+from jaxdarts.commands import latencies, sizes, stages
 from jaxdarts.commands.published import (
     AGGREGATES,
     DRAWS_ONE,
@@ -194,15 +194,6 @@ def narrowed_to(cells: Mapping[str, Choices]) -> Space:
     return spaces.of_cells(cells["normal"], cells["reduce"])
 
 
-def evaluated(space: Space) -> tuple[int, int]:
-    """Width and depth of the networks whose parameters and multiply-adds are reported.
-
-    They are the papers' for CIFAR-10.
-    """
-    assert space.size is not None  # every space with a supernet has one
-    return space.size
-
-
 def make(
     config: Any,
     space: Space,
@@ -214,9 +205,11 @@ def make(
     algorithm = of_space(config, space, steps_per_epoch)
     if not (config.cost_weight or config.log_cost_weight):
         return algorithm
-    costs = operation_costs(space.cells, *evaluated(space), num_classes, shape)[
-        config.cost_of == "multiply_adds"
-    ]
+    if config.cost_of == "latency":
+        costs = latencies.costs(config, space, num_classes, shape)
+    else:
+        both = operation_costs(space.cells, *sizes.evaluated(space), num_classes, shape)
+        costs = both[config.cost_of == "multiply_adds"]
     prices = []
     if config.cost_weight:
         prices = [penalty.cost(space.cells, costs, config.cost_target * 1e6, config.cost_weight)]

@@ -2,16 +2,24 @@
 
 from typing import Any
 
-from jaxdarts.commands import methods
 from jaxdarts.space import Space
 
 STREAMED = 224
 """Height and width of streamed pictures where no flag says otherwise."""
 
 
+def evaluated(space: Space) -> tuple[int, int]:
+    """Width and depth of the networks whose parameters and multiply-adds are reported.
+
+    They are the papers' for CIFAR-10.
+    """
+    assert space.size is not None  # every space with a supernet has one
+    return space.size
+
+
 def trained(config: Any, space: Space) -> tuple[int, int]:
     """Width and depth of the network that is trained from the cell of a search."""
-    size = methods.evaluated(space)
+    size = evaluated(space)
     if config.dataset == "digits":
         size = 8, 3
     elif has_imagenet_stem(space, config.dataset):
@@ -22,10 +30,10 @@ def trained(config: Any, space: Space) -> tuple[int, int]:
 
 def has_imagenet_stem(space: Space, dataset: str) -> bool:
     """Whether the network that is trained has the stem for large images."""
-    return dataset == "imagenet2012" and methods.evaluated(space) == (36, 20)
+    return dataset == "imagenet2012" and evaluated(space) == (36, 20)
 
 
 def words(space: Space, size: tuple[int, int]) -> str:
     """A width and a depth of a space's network in words, for labels."""
-    of_stage = " a stage" if methods.evaluated(space) != (36, 20) else ""
+    of_stage = " a stage" if evaluated(space) != (36, 20) else ""
     return f"{size[0]} channels and {size[1]} cells{of_stage}"

@@ -38,6 +38,7 @@ from jaxdarts.runs.loop import train as train
 from jaxdarts.runs.loop import train_unattended as train_unattended
 from jaxdarts.runs.process import Stop as Stop
 from jaxdarts.runs.process import jitted as jitted
+from jaxdarts.runs.process import processor as processor
 from jaxdarts.runs.process import set_up as set_up
 from jaxdarts.runs.process import start as start
 from jaxdarts.runs.process import use_cache as use_cache

@@ -104,6 +104,15 @@ def versions() -> dict[str, Any]:
     }
 
 
+def processor() -> str:
+    """The name of this machine's CPU, as far as the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line for line in lines if line.startswith("model name")).partition(": ")[2]
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
 def _command() -> str:
     """The command line of this process, with the script's path from the root of the repository."""
     script, root = Path(sys.argv[0]), Path(__file__).resolve().parents[2]
@@ -121,7 +130,7 @@ def _command() -> str:
 
 def _without_paths(flags: Sequence[str]) -> list[str]:
     """Flags without those that name files of this machine, which are no part of a result."""
-    names = "output page run_dir resume peer data_dir cache_dir table scheduler"
+    names = "output page run_dir resume peer data_dir cache_dir table latency_table scheduler"
     path_flags = tuple(f"--{name}" for name in names.split())
     kept: list[str] = []
     value_of_path = False

@@ -19,7 +19,17 @@ from PIL import Image
 
 from jaxdarts import __main__ as program
 from jaxdarts import runs
-from jaxdarts.commands import compare, datasets, draw, enas, export, nats_to_csv, predict, score
+from jaxdarts.commands import (
+    compare,
+    datasets,
+    draw,
+    enas,
+    export,
+    measure,
+    nats_to_csv,
+    predict,
+    score,
+)
 from jaxdarts.commands.analyze import (
     comparison,
     convergence,
@@ -53,6 +63,7 @@ COMMANDS: dict[str, type] = {
     "draw DARTS_V2 --output=cell.svg": draw.Config,
     "export NETWORK": export.Config,
     "predict NETWORK PICTURE.png": predict.Config,
+    "measure": measure.Config,
     "analyze topology NETWORK": tables.Topology,
     "analyze mixture NETWORK": tables.Mixture,
     "analyze landscape NETWORK": planes.Plane,
@@ -99,10 +110,10 @@ ZERO = set(
     deviation distance drop_path_prob drop_path_start dropout
     dropoute dropouth dropouti dropoutx ema_decay eigenvalue_freq
     entropy_weight epsilon_alpha epsilons
-    fork_epoch instances keep_checkpoints label_smooth lambda_valid
+    fork_epoch front instances keep_checkpoints label_smooth lambda_valid
     agreement alignment_weight beta_weight
     last_steps learning_rate_min log_cost_weight max_seq_len_delta max_skips max_steps momentum
-    neighbours policy_beta1 policy_steps prefixes radius random_cells random_fraction
+    neighbours networks policy_beta1 policy_steps prefixes radius random_cells random_fraction
     ranked_cells retries
     sample_batches seed size skip_dropout stage
     stage_skip_dropout stop_eigenvalue
@@ -132,7 +143,7 @@ AMOUNTS = set(
     auxiliary_skip
     auxiliary_weight beta budget_seconds cost_target cost_weight dense_learning_rate deviation
     entropy_weight epsilon_alpha grad_clip lambda_valid learning_rate log_cost_weight
-    max_multiply_adds max_parameters policy_epsilon
+    max_latency_ms max_multiply_adds max_parameters policy_epsilon
     policy_grad_clip policy_learning_rate radius span
     alignment_weight beta_weight
     stop_eigenvalue tanh_constant tau_end tau_start temperature temperature_end weight_decay

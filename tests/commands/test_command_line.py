@@ -14,7 +14,7 @@ import pytest
 
 from jaxdarts import __main__ as program
 from jaxdarts import runs
-from jaxdarts.commands import command_line, compare, enas, flags, nats_to_csv, score
+from jaxdarts.commands import command_line, compare, enas, flags, measure, nats_to_csv, score
 from jaxdarts.commands.analyze import command as analyze
 from jaxdarts.commands.analyze import (
     comparison,
@@ -48,7 +48,14 @@ RUNS = {
 }
 CONFIGS = [
     *(module.Config for module in RUNS.values()),
-    *(compare.Config, nats_to_csv.Config, planes.Plane, planes.Variance, curvatures.Curvature),
+    *(
+        compare.Config,
+        nats_to_csv.Config,
+        measure.Config,
+        planes.Plane,
+        planes.Variance,
+        curvatures.Curvature,
+    ),
     *(convergence.Convergence, comparison.Comparison, tables.Topology, tables.Mixture),
 ]
 LINES = [
@@ -61,6 +68,7 @@ LINES = [
     "enas",
     "score",
     "compare",
+    "measure",
     "nats_to_csv",
     *(f"analyze {name}" for name in analyze.COMMANDS),
 ]
@@ -103,7 +111,8 @@ TRAINED = f"{ALL} {SAVING} num_devices estimate device"
 FREE = {
     "search on images": f"{TRAINED} derive num_samples derive_batches tune_steps max_skips flatness"
     " sample_batches num_finalists shapley_orders ranked_cells coordinator num_hosts host"
-    " max_parameters max_multiply_adds trained_channels trained_layers",
+    " max_parameters max_multiply_adds max_latency_ms latency_table"
+    " front trained_channels trained_layers",
     "search on text": f"{TRAINED} derive num_samples shapley_orders",
     "evaluate on images": f"{TRAINED} random_cells",
     "evaluate on text": f"{TRAINED} random_cells",

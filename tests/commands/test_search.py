@@ -19,10 +19,12 @@ import pytest
 from PIL import Image
 
 import jaxdarts as jd
-from jaxdarts.commands import command_line
+from jaxdarts import limits
+from jaxdarts.commands import command_line, latencies
 from jaxdarts.commands.search import image_program, summary
 from jaxdarts.commands.search import images as script
 from jaxdarts.runs import Stop
+from tests.commands.test_measure import content_of
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "experiments" / "search.py"
@@ -706,6 +708,25 @@ def test_limits_of_the_network_that_is_trained(tmp_path, capsys):
         sizes[limit] = jd.count.network_cost(cell, 4, 3, 10, (8, 8, 1))
         assert facts["trained_parameters"] == sizes[limit][0] <= 1e6 * limit
     assert sizes[1.0][0] >= sizes[0.0025][0] >= sizes[0.0016][0] == 1566  # skips everywhere
+    table, searched = tmp_path / "latency.json", jd.spaces.darts(1, tuple(ops[1:]))
+    table.write_text(json.dumps(content_of(searched, 4, 3, (8, 8, 1))))
+    known = latencies.of_table(latencies.read(str(table)), searched)
+    least = limits.least(searched.cells, known) / 1e6
+    extra = [f"--resume={folder}", f"--latency_table={table}", "--trained_channels=4"]
+    extra += ["--trained_layers=3", "--max_parameters=1", "--max_multiply_adds=1"]
+    with pytest.raises(Stop, match="--max_latency_ms=0.01: .* has a latency of .* ms; lower"):
+        script.main([*extra, "--max_latency_ms=0.01"])
+    script.main([*extra, f"--max_latency_ms={1.01 * least}", "--front=3"])
+    facts = json.loads((folder / "facts.json").read_text())
+    cell = jd.genotypes.from_json((folder / "genotype.json").read_text())
+    assert facts["latency_ms"] == pytest.approx(latencies.of_genotype(known, searched, cell))
+    assert least <= facts["latency_ms"] <= 1.01 * least
+    front = json.loads((folder / "analysis" / "front.json").read_text())["numbers"]["cells"]
+    assert min(one["latency_ms"] for one in front) == pytest.approx(least)
+    assert len(front) == len({one["genotype"] for one in front}) > 1
+    assert any(one["on_the_front"] for one in front)
+    report = (folder / "report.html").read_text()
+    assert "Accuracy against size and latency" in report and "by the table" in report
     printed = capsys.readouterr().out
     assert "the strongest cell is larger" in printed and "--init_channels=4 --layers=3" in printed
     with pytest.raises(

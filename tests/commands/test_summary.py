@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import jaxdarts as jd
-from jaxdarts.commands import command_line, methods, reproduce, sizes
+from jaxdarts.commands import command_line, reproduce, sizes
 from jaxdarts.commands.evaluate import recipes, text_recipes
 from jaxdarts.commands.evaluate import results as training_results
 from jaxdarts.commands.search import images, summary, text
@@ -134,6 +134,15 @@ def test_nothing_is_warned_of_a_good_cell():
         ({"cell": {"normal": ["skip_connect"] * 3 + ["sep_conv_3x3"]}}, "3 of its 4 operations"),
         ({"cell": {"normal": ["max_pool_3x3"] * 4}}, "4 have no weights"),
         ({"cost_weight": 1.0, "cost_target": 2.5}, "misses --cost_target=2.5.*3.000 million"),
+        (
+            {
+                "cost_weight": 1.0,
+                "cost_target": 2.5,
+                "cost_of": "latency",
+                "facts": FACTS | {"latency_ms": 2.6},
+            },
+            "misses --cost_target=2.5: its network has a latency of 2.600 ms. Raise",
+        ),
         ({"facts": FACTS | {"found_cell_supernet_loss": 2.5}}, "worse than random cells"),
         ({"facts": FACTS | {"found_cell_supernet_accuracy": 0.5}}, "largest class, 50.00%"),
     ],
@@ -166,7 +175,7 @@ def test_the_last_sentence_and_the_next_command():
     config = images.Config(dataset="npz:a b.npz", data_dir="d")
     words = shlex.split(summary.next_command(config, Path("my run")))
     assert words[2:] == ["--arch=my run", "--dataset=npz:a b.npz", "--data_dir=d"]
-    assert methods.evaluated(space) == (36, 20)
+    assert sizes.evaluated(space) == (36, 20)
 
 
 def test_quoted_words_are_one_word_of_a_shell():

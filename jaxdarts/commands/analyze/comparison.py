@@ -7,7 +7,7 @@ from typing import Any, ClassVar, TypedDict
 
 from jaxdarts import files, genotypes, report
 from jaxdarts.analysis import mixture, topology
-from jaxdarts.commands import methods
+from jaxdarts.commands import sizes
 from jaxdarts.commands.analyze import subjects
 from jaxdarts.commands.evaluate import recipes
 from jaxdarts.count import network_cost
@@ -76,7 +76,7 @@ def main(arguments: list[str]) -> None:
             entries,
             title=config.title,
             tables=alike(opened),
-            pictures=against_error(entries, opened),
+            pictures=[*against_error(entries, opened), *against_size(entries, opened)],
         )
     except (OSError, ValueError) as error:
         raise Stop(f"--output={config.output}: {error}") from error
@@ -142,7 +142,7 @@ def cost_of(run: subjects.Opened, genotype: Any) -> dict[str, int]:
     space = space_of(genotype)
     if space.name not in FULL_SIZE:
         return {}
-    size = methods.evaluated(space)
+    size = sizes.evaluated(space)
     full, as_trained = (
         network_cost(
             genotype, *size, net["num_classes"], tuple(net["image_shape"]), net["imagenet"]
@@ -254,3 +254,23 @@ def against_error(
         for title, series in charts.items()
         if series
     ]
+
+
+def against_size(
+    entries: list[report.comparison.Entry], opened: dict[str, subjects.Opened]
+) -> list[str]:
+    """A chart of the test accuracy of trained networks against their parameters.
+
+    Each data set is a series; there is no chart of fewer than two networks.
+    """
+    series: dict[str, list[tuple[float, float]]] = {}
+    for entry in entries:
+        run, parameters = opened.get(entry.name), entry.facts.get("parameters_as_trained")
+        error = test_error(run) if run else None
+        if run and error is not None and parameters is not None:
+            at = float(parameters) / 1e6, 100 * (1 - error)
+            series.setdefault(str(run.settings["dataset"]), []).append(at)
+    if sum(map(len, series.values())) < 2:
+        return []
+    labels = {"xlabel": "parameters of the trained network, millions", "ylabel": "percent"}
+    return [report.charts.scatter(series, title="Test accuracy", **labels)]

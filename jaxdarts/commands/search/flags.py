@@ -284,12 +284,14 @@ class Cost:
     cost_target: float = flag(
         3.3,
         "Expected cost up to which there is no penalty, in millions, of the space's published"
-        " network (darts: 36 channels, 20 cells).",
+        " network (darts: 36 channels, 20 cells); in milliseconds, of the network that will be"
+        " trained, with --cost_of=latency.",
         POSITIVE,
     )
-    cost_of: Literal["parameters", "multiply_adds"] = flag(
+    cost_of: Literal["parameters", "multiply_adds", "latency"] = flag(
         "parameters",
-        "Cost that --cost_weight and --log_cost_weight penalise: parameters or multiply-adds.",
+        "Cost that --cost_weight and --log_cost_weight penalise: parameters, multiply-adds, or the"
+        " latency of --latency_table.",
     )
     log_cost_weight: float = flag(
         0.0,
@@ -464,13 +466,7 @@ def check(config: Any) -> None:
                 " more",
                 2,
             )
-    for name in limited.FLAGS:
-        if getattr(config, name) is not None and config.derive != "strongest":
-            raise Stop(
-                f"--{name}={getattr(config, name)} --derive={config.derive}: a limit needs the"
-                " strengths of all operations; use --derive=strongest",
-                2,
-            )
+    limited.check(config)
     stages.check(config)
     if config.num_seeds > 1 and (config.fork or config.adapt_weight_decay):
         raise Stop(

@@ -17,7 +17,7 @@ from jaxdarts import derive, files, genotypes, parallel, report, runs
 from jaxdarts.analysis import curvature, flatness
 from jaxdarts.commands import stages
 from jaxdarts.commands.degenerate import convolutions, degenerate, operations
-from jaxdarts.commands.search import limited, summary
+from jaxdarts.commands.search import front, limited, summary
 from jaxdarts.commands.search.history import History
 from jaxdarts.data import images
 from jaxdarts.space import Space, one_hot
@@ -341,6 +341,13 @@ def finish(
     log = run.log
     space, params = program.space, training.state.params
     mixes = derived(config, program, training, data, history, run)
+    if config.front:
+
+        def accuracy(mixes):
+            return validate(program, params, mixes, data, config)["accuracy"]
+
+        folders = [one.folder for one in history]
+        front.write(config, space, dataset, split_seeds(mixes), accuracy, folders, log)
     mixes = limited.under_limits(config, space, dataset, mixes, log)
     found_cells = [space.discretize(mix) for mix in split_seeds(mixes)]
     others, alone = random_cells(config, space), []
@@ -373,6 +380,7 @@ def finish(
             "epochs": len(seed_history.records.all),
             "supernet_parameters": num_params(config, parallel.first(training)),
             **summary.costs(genotype, space, config, classes, shape),
+            **summary.latency(genotype, space, config, classes, shape),
             **losses,
             "found_cell_supernet_accuracy": accuracy,
             "discretisation_gap_accuracy": gap,

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxdarts.commands import degenerate, reproduce, sizes
-from jaxdarts.commands.methods import evaluated
+from jaxdarts.commands import degenerate, latencies, reproduce, sizes
+from jaxdarts.commands.sizes import evaluated
 from jaxdarts.count import network_cost
 from jaxdarts.data.images import ARRAYS
 from jaxdarts.report import page
@@ -23,7 +23,12 @@ GAP = (
     "the supernet's weights were trained for the mix of all operations, not for this cell alone, so"
     " a gap is normal; only training from scratch (jaxdarts evaluate) tells how good the cell is"
 )
-COSTS = {"parameters": "parameters", "multiply_adds": "multiply-adds"}
+COSTS = {
+    "parameters": "{:.3f} million parameters",
+    "multiply_adds": "{:.3f} million multiply-adds",
+    "latency": "a latency of {:.3f} ms",
+}
+"""What --cost_of names, as a number of millions or of milliseconds."""
 
 
 def costs(
@@ -45,6 +50,16 @@ def costs(
     return costs_by_name
 
 
+def latency(
+    genotype: Any, space: Space, config: Any, num_classes: int, shape: tuple[int, int, int]
+) -> dict[str, float]:
+    """Milliseconds of the network of a cell; nothing where there is no --latency_table."""
+    if getattr(config, "latency_table", None) is None:
+        return {}
+    known = latencies.costs(config, space, num_classes, shape)
+    return {"latency_ms": latencies.of_genotype(known, space, genotype)}
+
+
 def labelled(facts: Mapping[str, Any], space: Space, config: Any) -> dict[str, Any]:
     """Facts with the size of the network in the names of its costs, as the report shows them."""
     names = {
@@ -53,6 +68,7 @@ def labelled(facts: Mapping[str, Any], space: Space, config: Any) -> dict[str, A
         "found_cell_supernet_accuracy": "Accuracy of the found cell, supernet's weights",
         "discretisation_gap_accuracy": "Accuracy lost from the mix to the cell",
         "largest_class_share": "Largest class",
+        "latency_ms": "Latency of the network to train, ms, by the table",
     }
     if "parameters" in facts or "trained_parameters" in facts:
         published, trained = (
@@ -102,12 +118,15 @@ def warnings(
             f" {loss:.3f}, mean of random cells {random_loss:.3f}."
         )
     weight, target = getattr(config, "cost_weight", 0.0), getattr(config, "cost_target", math.inf)
-    cost = facts.get(getattr(config, "cost_of", ""))
-    if weight and cost is not None and cost > target * 1e6:
-        wrong.append(
-            f"The cell misses --cost_target={target:g}: its network has {cost / 1e6:.3f} million"
-            f" {COSTS[config.cost_of]}. Raise --cost_weight or the target."
-        )
+    kind = getattr(config, "cost_of", "")
+    cost = facts.get("latency_ms") if kind == "latency" else facts.get(kind)
+    if weight and cost is not None:
+        cost = cost if kind == "latency" else cost / 1e6
+        if cost > target:
+            wrong.append(
+                f"The cell misses --cost_target={target:g}: its network has"
+                f" {COSTS[kind].format(cost)}. Raise --cost_weight or the target."
+            )
     accuracy, share = (
         facts.get(key) for key in ("found_cell_supernet_accuracy", "largest_class_share")
     )
@@ -150,6 +169,8 @@ def sentence(facts: Mapping[str, Any], space: Space, config: Any) -> str:
     if "trained_parameters" in facts:
         size = sizes.words(space, sizes.trained(config, space))
         text += f"; its network has {facts['trained_parameters']:,} parameters at {size}"
+        if "latency_ms" in facts:
+            text += f", and takes {facts['latency_ms']:.3g} ms by the table of latencies"
     return text
 
 
@@ -171,7 +192,8 @@ def head(
         perplexity = math.exp(facts["found_cell_supernet_loss"])
         figures["Validation perplexity of the cell, with the supernet's weights"] = perplexity
     named = labelled(facts, space, config)
-    figures |= {name: value for name, value in named.items() if name.startswith("Parameters of")}
+    shown = "Parameters of", "Latency of"
+    figures |= {name: value for name, value in named.items() if name.startswith(shown)}
     start = config.start()
     return page.Summary(
         figures=figures,
