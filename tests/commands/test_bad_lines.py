@@ -167,7 +167,7 @@ def may_be_accepted(word: str, start: str) -> bool:
         return True
     if name in READ_LATER:
         return value not in NEVER.get(name, set()) and not {"\udcff", "\0"} & set(value)
-    if name in ("scheduler", "") and value == "":
+    if name in ("scheduler", "evaluate_command", "") and value == "":
         return True
     if value == "0":
         return name in ZERO

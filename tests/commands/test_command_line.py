@@ -111,7 +111,8 @@ FREE = {
     " iterations output",
     "enas": f"{ALL} {SAVING} num_samples",
     "analyze ranking": f"{ALL} output",
-    "discrete": f"{ALL} output workers scheduler retries table",
+    "discrete": f"{ALL} output workers scheduler retries table evaluate_command evaluate_stays"
+    " evaluate_timeout",
     "score": f"{ALL} count table output rank_sums log_rank_sums swap_mu swap_sigma",
 }
 

@@ -3,9 +3,10 @@
     jaxdarts discrete --algorithm=rea --table=PATH --budget_seconds=12000 --runs=100
     jaxdarts discrete --evaluate=supernet --space=darts --run=RUN --budget_evaluations=200
     jaxdarts discrete --evaluate=training --dataset=cifar10 --budget_evaluations=50 --workers=4
+    jaxdarts discrete --evaluate=command --evaluate_command="python my.py" --budget_evaluations=200
 
-An algorithm proposes cells, and a table, a trained supernet, a score or a short training evaluates
-them, until the budget is spent.
+An algorithm proposes cells, and a table, a trained supernet, a score, a short training or a program
+of your own evaluates them, until the budget is spent.
 
 A run folder holds config.json, log.txt, history.jsonl (every trial: run, genotype, value, seconds),
 summary.json (mean and deviation over the runs of the chosen cells), genotype.json (the best of
@@ -257,6 +258,9 @@ def main(arguments: Sequence[str] | command_line.Line) -> None:
             value = summary[name]
             deviation = "" if value["deviation"] is None else f" +- {value['deviation']:.2f}"
             log.info("%s: %.2f%s over %d runs", name, value["mean"], deviation, config.runs)
+        bad = [sum(math.isnan(trial.value) for trial in one.values()) for one in histories]
+        if any(bad):
+            log.info("%d trials have a value that is not finite; they rank last", sum(bad))
         log.info(
             "%.1f trials and %.0f seconds a run; all in %s",
             summary["trials"],

@@ -1,5 +1,5 @@
 """What a cell is worth, for searches among discrete cells: by a table, a trained supernet, a score,
-or a short training.
+a short training, or a program of the user's own.
 
 Each row of EVALUATIONS makes a function (genotype, epochs or None) -> Trial of the flags. `trial`
 is that function for workers in other processes and on other machines: it prepares itself there,
@@ -20,6 +20,7 @@ import numpy as np
 
 from jaxdarts import Trial, parallel, proxies, runs, spaces
 from jaxdarts.commands import checks, command_line, datasets, flags, methods, programs
+from jaxdarts.commands.discrete import external
 from jaxdarts.commands.evaluate import images as training
 from jaxdarts.commands.evaluate import recipes
 from jaxdarts.commands.search import images as image_search
@@ -62,11 +63,11 @@ class Options(flags.Halves, flags.Seed, flags.Cache):
     space: Literal[tuple(SPACES)] = flag(  # type: ignore[valid-type]
         "nasbench201", "Search space; the spaces of benchmarks have tables."
     )
-    evaluate: Literal["table", "supernet", "proxy", "training"] = flag(
+    evaluate: Literal["table", "supernet", "proxy", "training", "command"] = flag(
         "table",
         "How a cell is evaluated: table (accuracies in a file), supernet (validation accuracy with"
         " shared weights), proxy (a score of the untrained network), training (validation accuracy"
-        " after a short training).",
+        " after a short training), command (a number that a program of your own prints).",
     )
     dataset: str = flag(
         "cifar10",
@@ -121,6 +122,26 @@ class Options(flags.Halves, flags.Seed, flags.Cache):
     )
     batches: int = flag(
         0, "Number of validation batches (--evaluate=supernet); 0 for all.", NOT_NEGATIVE
+    )
+    evaluate_command: str = flag(
+        "",
+        "Program that gives a cell its value (--evaluate=command), such as 'python my.py': it reads"
+        " a line of JSON with the fields arch (the cell as text), genotype (as JSON) and epochs"
+        " from standard input, and prints a number, larger is better, as its last line. It is"
+        " started once for each cell, without a shell.",
+        free=True,
+    )
+    evaluate_stays: bool = flag(
+        False,
+        "Start --evaluate_command once and let it answer many cells, each line of JSON by one line"
+        " with a number, for a program that takes long to start.",
+        free=True,
+    )
+    evaluate_timeout: float = flag(
+        3600.0,
+        "Seconds that --evaluate_command may take for a cell.",
+        POSITIVE._replace(most=1e7),
+        free=True,
     )
     seed: int = 0
 
@@ -324,6 +345,24 @@ def tabled(options: Options, trial: Trial) -> dict[str, float]:
     }
 
 
+def by_command(options: Options):
+    """The number that a program of the user's own prints for a cell, and the seconds it takes."""
+    try:
+        value = external.value_of(
+            options.evaluate_command, options.evaluate_timeout, options.evaluate_stays
+        )
+    except ValueError as error:
+        raise Stop(str(error), 2) from error
+
+    def evaluate(genotype: Any, epochs: int | None) -> Trial:
+        start = time.monotonic()
+        number = value(genotype, epochs)
+        number = number if math.isfinite(number) else math.nan
+        return Trial(genotype, number, math.nan, time.monotonic() - start, epochs)
+
+    return evaluate
+
+
 SIZES = ("init_channels", "layers", "batch_size")
 EVALUATIONS = {
     "table": Evaluation(
@@ -335,6 +374,9 @@ EVALUATIONS = {
     "proxy": Evaluation(by_proxy, ("score", *SIZES), "score"),
     "training": Evaluation(
         by_training, ("epochs", "train_portion", *SIZES), "validation accuracy (%)", lengths=True
+    ),
+    "command": Evaluation(
+        by_command, ("evaluate_command",), "value of --evaluate_command", lengths=True
     ),
 }
 
@@ -358,6 +400,15 @@ def check(options: Options) -> None:
         raise Stop(f"--score={options.score}: there are {', '.join(SCORES)}", 2)
     if options.evaluate == "training":
         recipe(options)
+    if options.evaluate == "command":
+        try:
+            external.words_of(options.evaluate_command)
+        except ValueError as error:
+            raise Stop(str(error), 2) from error
+    elif options.evaluate_command:
+        raise Stop(
+            f"--evaluate_command={options.evaluate_command}: only with --evaluate=command", 2
+        )
 
 
 def space_of(options: Options) -> Space:
