@@ -14,7 +14,7 @@ import pytest
 
 from jaxdarts import __main__ as program
 from jaxdarts import runs
-from jaxdarts.commands import command_line, compare, enas, flags, nats_to_csv, score
+from jaxdarts.commands import command_line, compare, convert, enas, flags, nats_to_csv, score
 from jaxdarts.commands.analyze import command as analyze
 from jaxdarts.commands.analyze import (
     comparison,
@@ -48,7 +48,14 @@ RUNS = {
 }
 CONFIGS = [
     *(module.Config for module in RUNS.values()),
-    *(compare.Config, nats_to_csv.Config, planes.Plane, planes.Variance, curvatures.Curvature),
+    *(
+        compare.Config,
+        convert.Config,
+        nats_to_csv.Config,
+        planes.Plane,
+        planes.Variance,
+        curvatures.Curvature,
+    ),
     *(convergence.Convergence, comparison.Comparison, tables.Topology, tables.Mixture),
 ]
 LINES = [
@@ -61,6 +68,7 @@ LINES = [
     "enas",
     "score",
     "compare",
+    "convert",
     "nats_to_csv",
     *(f"analyze {name}" for name in analyze.COMMANDS),
 ]
@@ -113,7 +121,7 @@ FREE = {
     "analyze ranking": f"{ALL} output",
     "discrete": f"{ALL} output workers scheduler retries table evaluate_command evaluate_stays"
     " evaluate_timeout",
-    "score": f"{ALL} count table output rank_sums log_rank_sums swap_mu swap_sigma",
+    "score": f"{ALL} count table table_columns output rank_sums log_rank_sums swap_mu swap_sigma",
 }
 
 
@@ -436,6 +444,12 @@ compare darts -- --resume=x | --resume
 compare darts -- --epochs=0 | --epochs=0: must be positive
 compare darts -- --algorithm=gdas | --algorithm: not a flag of one search
 compare darts --epochs=1 | --epochs
+convert | name the file
+convert /nowhere x.csv | /nowhere: No such file
+convert . x.csv | .: not a folder named like
+convert . x.csv --dataset=svhn | --dataset=svhn: NATS-Bench has cifar10
+convert /nowhere x.csv y | y
+score --table_columns=a | --table_columns=a: say which --table has them
 nats_to_csv | name the folder
 nats_to_csv /nowhere x.csv | /nowhere: not a folder named like
 nats_to_csv /nowhere x.csv y | y
