@@ -119,7 +119,7 @@ FREE = {
     " iterations output",
     "enas": f"{ALL} {SAVING} num_samples",
     "analyze ranking": f"{ALL} output",
-    "discrete": f"{ALL} output workers scheduler retries table evaluate_command evaluate_stays"
+    "discrete": f"{ALL} output workers scheduler retries top table evaluate_command evaluate_stays"
     " evaluate_timeout",
     "score": f"{ALL} count table table_columns output rank_sums log_rank_sums swap_mu swap_sigma",
 }

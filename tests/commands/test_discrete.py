@@ -105,8 +105,18 @@ def test_every_algorithm_runs(name, table, tmp_path):
             "trains for some epochs, which --evaluate=proxy does not",
         ),
         (
-            "--evaluate=training --algorithm=area --table= --budget_evaluations=9",
-            "--scores: --algorithm=area needs a file",
+            "--evaluate=training --algorithm=area --table= --budget_evaluations=9 --score=foo",
+            "--score=foo: there are grad_norm",
+        ),
+        (
+            "--evaluate=training --algorithm=area --table= --budget_evaluations=9 --scored_only",
+            "--scored_only: needs a file of scores, --scores",
+        ),
+        ("--evaluate=proxy --score=snip+ --runs=1", "--score=snip+: no '', there are grad_norm"),
+        ("--evaluate=proxy --score=snip+snip --runs=1", "--score=snip+snip: one is named twice"),
+        (
+            "--evaluate=proxy --reference=0 --budget_evaluations=9",
+            "--reference=0: must be positive",
         ),
         ("--evaluate=training --dataset=nowhere --budget_evaluations=9", "--dataset=nowhere"),
         (

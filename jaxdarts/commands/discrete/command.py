@@ -10,7 +10,8 @@ of your own evaluates them, until the budget is spent.
 
 A run folder holds config.json, log.txt, history.jsonl (every trial: run, genotype, value, seconds),
 summary.json (mean and deviation over the runs of the chosen cells), genotype.json (the best of
-them, for jaxdarts evaluate --arch=RUN), its drawing and curve.svg. Killed at any moment, the study
+them, for jaxdarts evaluate --arch=RUN), its drawing, curve.svg and the best cells of all runs, for
+jaxdarts evaluate --select RUN/best/*.json. Killed at any moment, the study
 continues with --resume=RUN and loses no trial that finished.
 """
 
@@ -29,7 +30,7 @@ import jax
 from jaxdarts import Trial, discrete, files, genotypes, report, runs
 from jaxdarts.commands import checks, command_line
 from jaxdarts.commands import flags as shared_flags
-from jaxdarts.commands.discrete import evaluators
+from jaxdarts.commands.discrete import evaluators, scoring
 from jaxdarts.commands.discrete import results as study_results
 from jaxdarts.commands.published import AGGREGATES
 from jaxdarts.discrete import studies
@@ -63,8 +64,8 @@ class Search:
     candidates: int = flag(100, "Number of random cells that are scored (best_of).", POSITIVE)
     scores: str = flag(
         "",
-        "CSV file with arch_str and the column --score (area, best_of); default --table. Scores"
-        " cost no simulated time.",
+        "CSV file with arch_str and the column --score (area, best_of); default --table, and"
+        " without either the score is computed. Scores cost no simulated time.",
     )
     scored_only: bool = flag(
         False,
@@ -137,6 +138,13 @@ class Study:
         " default none.",
         free=True,
     )
+    top: int = flag(
+        10,
+        "Number of the best different cells that are written into the folder best, for jaxdarts"
+        " evaluate --select.",
+        POSITIVE,
+        free=True,
+    )
     retries: int = flag(
         2,
         "How often a trial is started again when its worker dies.",
@@ -176,7 +184,8 @@ def in_order(history: discrete.History) -> list[Trial]:
     ]
 
 
-EVOLUTION, SCORED = ("population", "sample_size"), ("score", "scores", "scored_only")
+EVOLUTION = ("population", "sample_size")
+SCORED = ("score", "scores", "scored_only", "reference")
 METHODS = {
     "random": Method(lambda c, key, space, score: discrete.random_search(key, space)),
     "rea": Method(
@@ -232,7 +241,7 @@ def main(arguments: Sequence[str] | command_line.Line) -> None:
             for field in dataclasses.fields(evaluators.Options)
         }
     )
-    column = scores_of(config)
+    column = {} if scores_here(config) else scores_of(config)
     if config.evaluate == "table" or not (config.workers or config.scheduler):
         evaluators.prepared(
             options
@@ -250,6 +259,7 @@ def main(arguments: Sequence[str] | command_line.Line) -> None:
         files.replace_text(folder / "curve.svg", study_results.curve(config, histories))
         winner = discrete.best(chosen).genotype
         files.replace_text(folder / "genotype.json", genotypes.to_json(winner))
+        study_results.write_best(folder / "best", histories, config.top)
         for name, svg in report.cells.cell(winner).items():
             files.replace_text(folder / f"{name}.svg", svg)
         if config.output:
@@ -278,9 +288,14 @@ def check(config: Config) -> Config:
     checks.check_flags(config)
     config = dataclasses.replace(
         config,
-        score=config.score or ("naswot" if config.evaluate == "proxy" else "params_millions"),
+        score=config.score
+        or ("naswot" if config.evaluate == "proxy" or scores_here(config) else "params_millions"),
     )
     evaluators.check(config)
+    if scores_here(config):
+        scoring.check(config)
+    if config.scored_only and scores_here(config):
+        raise Stop("--scored_only: needs a file of scores, --scores", 2)
     budgets = [
         name
         for name in ("budget_seconds", "budget_evaluations")
@@ -345,6 +360,12 @@ def flags(config: Config) -> tuple[str, ...]:
     )
 
 
+def scores_here(config: Config) -> bool:
+    """Whether the algorithm looks at scores that are computed here, and not in a file."""
+    reads = "score" in METHODS[config.algorithm].flags
+    return reads and config.evaluate != "table" and not (config.scores or config.table)
+
+
 def scores_of(config: Config) -> Mapping[Any, float]:
     """The scores that the algorithm looks at, if it does."""
     if "score" not in METHODS[config.algorithm].flags:
@@ -400,7 +421,9 @@ def search(
     )
     if column and config.scored_only:
         space = drawn_among(space, column)
-    score = functools.partial(scored, column)
+    score: Callable[[Any], float] = functools.partial(scored, column)
+    if scores_here(config):
+        score = scoring.score_of(options, space)
     schedules = (
         discrete.schedule(
             make(config, jax.random.fold_in(key, run), space, score),

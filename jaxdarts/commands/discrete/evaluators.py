@@ -15,17 +15,16 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jaxdarts import Trial, parallel, proxies, runs, spaces
+from jaxdarts import Trial, parallel, runs, spaces
 from jaxdarts.commands import checks, command_line, datasets, flags, methods, programs
-from jaxdarts.commands.discrete import external
+from jaxdarts.commands.discrete import external, scoring
 from jaxdarts.commands.evaluate import images as training
 from jaxdarts.commands.evaluate import recipes
 from jaxdarts.commands.search import images as image_search
 from jaxdarts.commands.search import results as search_results
-from jaxdarts.data import augment, feed, images, stream
+from jaxdarts.data import feed, images, stream
 from jaxdarts.data.benchmarks import tabular
 from jaxdarts.runs import Stop, flag
 from jaxdarts.runs.flags import CHANNELS, DEPTH, EPOCHS, NOT_NEGATIVE, POSITIVE
@@ -35,23 +34,6 @@ SPACES: Mapping[str, Space] = {
     name: space for name, build in spaces.BY_NAME.items() if (space := build()).cost
 }
 """Spaces of images whose cells `evaluate` trains, by name."""
-
-
-def of_images(score: Callable) -> Callable:
-    """A score that takes images alone, as one that takes a batch."""
-    return lambda apply, params, batch: score(apply, params, batch["image"])
-
-
-SCORES: dict[str, Callable] = {
-    **{
-        name: getattr(proxies, name)
-        for name in ("grad_norm", "snip", "grasp", "plain", "l2_norm", "epe_nas", "gradsign")
-    },
-    **{
-        name: of_images(getattr(proxies, name))
-        for name in ("naswot", "linear_regions", "swap", "synflow", "jacob_cov", "ntk_condition")
-    },
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,8 +76,14 @@ class Options(flags.Halves, flags.Seed, flags.Cache):
     score: str = flag(
         "",
         "Score (--evaluate=proxy): naswot (default), grad_norm, snip, grasp, plain, l2_norm,"
-        " epe_nas, gradsign, linear_regions, swap, synflow, jacob_cov, ntk_condition. For area and"
-        " best_of: column of --scores, default params_millions. Larger is better, nan is worst.",
+        " epe_nas, gradsign, linear_regions, swap, synflow, jacob_cov, ntk_condition; or a sum of"
+        " ranks, such as naswot+synflow. For area and best_of: column of --scores, default"
+        " params_millions, or without a file one of these scores. Larger is better, nan is worst.",
+    )
+    reference: int = flag(
+        100,
+        "Number of random cells among which the parts of a sum of ranks are ranked (--score).",
+        POSITIVE,
     )
     epochs: int = flag(
         12,
@@ -238,48 +226,7 @@ def by_supernet(options: Options):
 
 def by_proxy(options: Options):
     """Score of untrained networks: every cell takes its weights from one supernet."""
-    dataset, space = datasets.load(options), SPACES[options.space]
-    published = space.supernet_size or (16, 8)  # the space refuses below if it has no supernet
-    few = any(choices.picks for choices in space.cells.values())  # one cell of each width then
-    width = options.init_channels or published[0]
-    depth = options.layers or (3 if few else published[1])
-    size = options.batch_size or 128
-    if size > dataset.train.num:
-        raise Stop(
-            f"--batch_size={size}: larger than the training set, {dataset.train.num} images", 2
-        )
-    try:
-        net: Any = space.supernet(width=width, depth=depth, num_classes=len(dataset.class_names))
-    except ValueError as error:
-        raise Stop(
-            f"--space={options.space}: {error}; --evaluate=proxy scores parts of a supernet", 2
-        ) from error
-    indices = np.random.default_rng(options.seed).choice(dataset.train.num, size, replace=False)
-    pixels, labels = (jnp.asarray(field[indices]) for field in dataset.train)
-    batch = {"image": augment.normalize(pixels, dataset.mean, dataset.std), "label": labels}
-    noise = jax.random.key(options.seed)  # all cells see the same (S4)
-    try:
-        params = net.init(jax.random.key(options.seed), batch["image"][:1], net.example_mix())[
-            "params"
-        ]
-    except ValueError as error:
-        raise Stop(
-            f"--layers={depth} do not fit the images of {options.dataset}: {error}", 2
-        ) from error
-
-    def score(params, mix, batch):
-        return SCORES[options.score](
-            lambda weights, x: net.apply({"params": weights}, x, mix, noise), params, batch
-        )
-
-    compiled = runs.jitted(score)
-    jax.block_until_ready(compiled(params, net.example_mix(), batch))
-
-    def value(genotype) -> float:
-        score_of_cell = float(compiled(params, one_hot(space.cells, genotype), batch))
-        return score_of_cell if math.isfinite(score_of_cell) else math.nan
-
-    return timed(value)
+    return timed(scoring.score_of(options, SPACES[options.space]))
 
 
 def timed(value: Callable[[Any], float]):
@@ -371,7 +318,7 @@ EVALUATIONS = {
     "supernet": Evaluation(
         by_supernet, ("run", "batches"), "validation accuracy with shared weights (%)"
     ),
-    "proxy": Evaluation(by_proxy, ("score", *SIZES), "score"),
+    "proxy": Evaluation(by_proxy, ("score", "reference", *SIZES), "score"),
     "training": Evaluation(
         by_training, ("epochs", "train_portion", *SIZES), "validation accuracy (%)", lengths=True
     ),
@@ -396,8 +343,8 @@ def check(options: Options) -> None:
         raise Stop("--run: say which folder of jaxdarts search has the supernet", 2)
     if options.evaluate == "supernet":
         searched(options)
-    if options.evaluate == "proxy" and options.score not in SCORES:
-        raise Stop(f"--score={options.score}: there are {', '.join(SCORES)}", 2)
+    if options.evaluate == "proxy":
+        scoring.check(options)
     if options.evaluate == "training":
         recipe(options)
     if options.evaluate == "command":
