@@ -30,13 +30,13 @@ import jax
 from jaxdarts import Trial, discrete, files, genotypes, report, runs
 from jaxdarts.commands import checks, command_line
 from jaxdarts.commands import flags as shared_flags
-from jaxdarts.commands.discrete import evaluators, scoring
+from jaxdarts.commands.discrete import columns, evaluators, scoring
 from jaxdarts.commands.discrete import results as study_results
 from jaxdarts.commands.published import AGGREGATES
 from jaxdarts.discrete import studies
 from jaxdarts.runs import Stop, flag, workers
 from jaxdarts.runs.flags import BELOW_ONE, EPOCHS, NOT_NEGATIVE, POSITIVE, WITHIN_ONE
-from jaxdarts.space import Space, seeded
+from jaxdarts.space import Space
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,6 +118,11 @@ class Study:
     )
     budget_evaluations: int | None = flag(
         None, "Budget of a search in trials; default no limit.", POSITIVE
+    )
+    table_limits: tuple[str, ...] = flag(
+        (),
+        "Largest values of columns of --table, such as edgegpu_latency=5 (jaxdarts convert): no"
+        " other cells are proposed (random, rea, area, best_of, halving); default none.",
     )
     runs: int | None = flag(
         None, "Number of independent searches; default 100 with a table, else 1.", POSITIVE
@@ -241,7 +246,9 @@ def main(arguments: Sequence[str] | command_line.Line) -> None:
             for field in dataclasses.fields(evaluators.Options)
         }
     )
-    column = {} if scores_here(config) else scores_of(config)
+    reads_file = "score" in METHODS[config.algorithm].flags and not scores_here(config)
+    column = columns.scores_of(config) if reads_file else {}
+    allowed = columns.within_limits(config)
     if config.evaluate == "table" or not (config.workers or config.scheduler):
         evaluators.prepared(
             options
@@ -249,7 +256,7 @@ def main(arguments: Sequence[str] | command_line.Line) -> None:
     job_workers = workers.find(config.workers, config.scheduler)
     with runs.open_study(config, "discrete") as (folder, log):
         try:
-            histories = search(config, options, column, job_workers, folder)
+            histories = search(config, options, column, allowed, job_workers, folder)
         except studies.Failure as failure:
             again = runs.again(folder)
             raise Stop(f"{failure}; what was finished is saved: {again}") from failure
@@ -351,6 +358,7 @@ def flags(config: Config) -> tuple[str, ...]:
         "runs",
         "seed",
         "concurrent",
+        *(("table_limits",) if config.table_limits else ()),
     )
     return (
         *always,
@@ -366,43 +374,11 @@ def scores_here(config: Config) -> bool:
     return reads and config.evaluate != "table" and not (config.scores or config.table)
 
 
-def scores_of(config: Config) -> Mapping[Any, float]:
-    """The scores that the algorithm looks at, if it does."""
-    if "score" not in METHODS[config.algorithm].flags:
-        return {}
-    of_space = evaluators.SPACES[config.space].table
-    read = of_space and of_space.column
-    if not read or not (config.scores or config.table):
-        raise Stop(
-            f"--scores: --algorithm={config.algorithm} needs a file of scores, of cells of"
-            f" --space={config.space}",
-            2,
-        )
-    flag = "scores" if config.scores else "table"
-    name = config.score or "params_millions"
-    return evaluators.opened(flag, config.scores or config.table, lambda path: read(path, name))
-
-
-def scored(column: Mapping[Any, float], genotype: Any) -> float:
-    """The score of a cell."""
-    if genotype not in column:
-        raise ValueError(
-            f"the scores have {len(column)} cells, and {genotype} is none of them; --scored_only"
-            " draws among those there are"
-        )
-    return column[genotype]
-
-
-def drawn_among(space: Space, column: Mapping[Any, float]) -> Space:
-    """The space, but random cells are those of the column."""
-    cells = list(column)
-    return space._replace(sample=lambda key: cells[seeded(key).integers(len(cells))])
-
-
 def search(
     config: Config,
     options: evaluators.Options,
     column: Mapping[Any, float],
+    allowed: frozenset[Any] | None,
     job_workers: workers.Workers,
     folder: Path,
 ) -> list[discrete.History]:
@@ -420,8 +396,11 @@ def search(
         jax.random.key(config.seed),
     )
     if column and config.scored_only:
-        space = drawn_among(space, column)
-    score: Callable[[Any], float] = functools.partial(scored, column)
+        space = columns.drawn_among(space, column)
+        allowed = allowed and allowed & column.keys()
+    if allowed is not None:
+        space = columns.limited(space, allowed)
+    score: Callable[[Any], float] = functools.partial(columns.scored, column)
     if scores_here(config):
         score = scoring.score_of(options, space)
     schedules = (
