@@ -91,8 +91,8 @@ def test_every_algorithm_runs(name, table, tmp_path):
         (
             "--space=darts",
             (
-                "tables are of nasbench201, nats_size, nasbench101, nasbench1shot1_s1,"
-                " nasbench1shot1_s2, nasbench1shot1_s3 only"
+                "tables are of nasbench201, transnas_micro, nats_size, nasbench101,"
+                " nasbench1shot1_s1, nasbench1shot1_s2, nasbench1shot1_s3 only"
             ),
         ),
         ("--evaluate=foo", "invalid choice 'foo' for argument '--evaluate'"),

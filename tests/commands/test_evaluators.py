@@ -175,9 +175,10 @@ def test_a_sum_of_ranks_guides_a_search_and_leaves_its_best_cells(cache, tmp_pat
 def test_area_scores_its_pool_by_a_program_here(cache, tmp_path, monkeypatch):
     monkeypatch.setitem(scoring.SCORES, "snip", params_of_a_cell("snip"))
     sizes = "--layers=1 --init_channels=2 --batch_size=6 --dataset=digits"
-    area = "--algorithm=area --pool=6 --population=2 --score=snip --budget_evaluations=3"
+    area = "--algorithm=area --pool=6 --population=2 --sample_size=2 --score=snip"
     command = f"--evaluate_command={shlex.join([sys.executable, '-SE', '-c', 'print(1)'])}"
-    flags = [*f"--evaluate=command {area} {sizes} --cache_dir={cache}".split(), command]
+    start = f"--evaluate=command --budget_evaluations=3 {area} {sizes} --cache_dir={cache}"
+    flags = [*start.split(), command]
     script.main([*flags, f"--run_dir={tmp_path / 'run'}"])
     records = jd.files.read_json_lines(tmp_path / "run" / "history.jsonl")
     options = Options(evaluate="proxy", batch_size=6, score="snip", cache_dir=cache, **SMALL)

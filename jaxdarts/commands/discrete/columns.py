@@ -1,4 +1,4 @@
-"""What columns of tables are to a search: scores that an algorithm looks at, and limits of cells."""
+"""Columns of tables in a search: scores that an algorithm looks at, and limits of cells."""
 
 import math
 from collections.abc import Mapping

@@ -83,7 +83,7 @@ class Options(flags.Halves, flags.Seed, flags.Cache):
     reference: int = flag(
         100,
         "Number of random cells among which the parts of a sum of ranks are ranked (--score).",
-        POSITIVE,
+        POSITIVE._replace(most=100_000),
     )
     epochs: int = flag(
         12,
