@@ -23,6 +23,7 @@ COMMANDS = {
     "analyze": ("analyze.command", "look into finished runs"),
     "compare": ("compare", "run several search algorithms and compare what they find"),
     "draw": ("draw", "draw a cell or the curves of a run as PDF, PNG or SVG, for a paper"),
+    "convert": ("convert", "turn the file of a benchmark into a table, or add it to one"),
     "nats_to_csv": ("nats_to_csv", "turn the files of NATS-Bench into a table"),
 }
 """Name of each command: (module in jaxdarts.commands with `main(arguments)`, summary)."""

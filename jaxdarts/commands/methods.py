@@ -39,7 +39,10 @@ NAMED = tuple(
 has flags of its own.
 """
 SPACE_SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "nasbench201": ({"layers": 1}, {"layers": 5, "weight_decay": 5e-4, "nesterov": True}),
+    **dict.fromkeys(
+        ("nasbench201", "transnas_micro"),
+        ({"layers": 1}, {"layers": 5, "weight_decay": 5e-4, "nesterov": True}),
+    ),
     **dict.fromkeys(
         ("nasbench1shot1_s1", "nasbench1shot1_s2", "nasbench1shot1_s3"),
         ({"layers": 3}, {"layers": 9, "batch_size": 96}),

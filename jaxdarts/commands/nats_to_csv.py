@@ -2,7 +2,8 @@
 table.csv
 
 The benchmark comes as pickles, which may run anything when they are read; this script leaves that
-to the authors' package (pip install nats_bench) and to whoever trusts the files. The folder is one
+to the authors' package (pip install nats_bench) and to whoever trusts the files. jaxdarts convert
+does the same, and reads other benchmarks. The folder is one
 whose name ends in `-simple`, of the topology (`tss`) or the size space (`sss`). All else here reads
 the CSV file that comes of it: `jaxdarts.data.benchmarks.tabular` tells its columns.
 """
@@ -44,10 +45,19 @@ def main(arguments: Sequence[str]) -> None:
     checks.check_flags(config)
     if not config.folder or not config.output:
         raise Stop("name the folder of the benchmark and the CSV file to write", 2)
-    space = next((space for space in EPOCHS if f"-{space}-" in Path(config.folder).name), None)
-    if space is None or not Path(config.folder).is_dir():
+    write(Path(config.output), read(config.folder, config.dataset))
+
+
+def read(folder: str, dataset: str) -> Iterator[dict[str, Any]]:
+    """The rows of a folder of the benchmark.
+
+    Raises:
+        Stop: if it cannot be read.
+    """
+    space = next((space for space in EPOCHS if f"-{space}-" in Path(folder).name), None)
+    if space is None or not Path(folder).is_dir():
         raise Stop(
-            f"{config.folder}: not a folder named like NATS-tss-v1_0-3ffb9-simple or"
+            f"{folder}: not a folder named like NATS-tss-v1_0-3ffb9-simple or"
             " NATS-sss-v1_0-50262-simple",
             2,
         )
@@ -58,16 +68,15 @@ def main(arguments: Sequence[str]) -> None:
             "the files are read by the authors' package: pip install nats_bench", 2
         ) from error
     try:
-        api = package.create(config.folder, space, fast_mode=True, verbose=False)
+        api = package.create(folder, space, fast_mode=True, verbose=False)
         if not len(api):
             raise ValueError("no architectures")
     except Exception as error:  # the authors' package and its pickles raise anything
         raise Stop(
-            f"{config.folder}: the authors' package cannot read it:"
-            f" {type(error).__name__}: {error}",
+            f"{folder}: the authors' package cannot read it: {type(error).__name__}: {error}",
             2,
         ) from error
-    write(Path(config.output), rows(api, EPOCHS[space], config.dataset, range(len(api))))
+    return rows(api, EPOCHS[space], dataset, range(len(api)))
 
 
 def rows(api: Any, epochs: int, dataset: str, indices: range) -> Iterator[dict[str, Any]]:

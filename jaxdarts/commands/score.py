@@ -56,6 +56,13 @@ class Scored:
         " default none.",
         free=True,
     )
+    table_columns: str = flag(
+        "",
+        "Further columns of --table, separated by commas, such as latencies or scores of others"
+        " (jaxdarts convert): the scores are correlated with them, and they with the accuracies;"
+        " default none.",
+        free=True,
+    )
     accuracies: str = flag(
         "cifar10", "Data set of the accuracies: the prefix of the columns of --table."
     )
@@ -121,6 +128,7 @@ def main(arguments: Sequence[str] | command_line.Line) -> None:
     runs.use_cache(config)
     read = functools.partial(tabular.read, dataset=config.accuracies)
     table = evaluators.opened("table", config.table, read) if config.table else {}
+    others = score_summary.table_columns(config)
     dataset = datasets.load(config)
     for name in names(config):
         if num_images(config, name) > dataset.train.num:
@@ -146,7 +154,9 @@ def main(arguments: Sequence[str] | command_line.Line) -> None:
         combined = score_summary.combined(config, cells, values, shape)
         lines = [["arch_str", *combined], *map(list, zip(cells, *combined.values()))]
         files.replace_text(folder / "combined.csv", "".join(map(line, lines)))
-        summary = score_summary.summarize(config, cells, values | combined, table, speeds)
+        others = {name: score_summary.of_cells(cells, column) for name, column in others.items()}
+        everything = values | combined | others
+        summary = score_summary.summarize(config, cells, everything, table, speeds, list(others))
         files.replace_text(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
         for name, column in values.items() if table else ():
             text = score_summary.picture(name, column, cells, table)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdarts import proxies
-from jaxdarts.commands.discrete import evaluators
+from jaxdarts.commands.discrete import scoring
 from jaxdarts.nn.benchmarks import nasbench201
 
 Net = nasbench201.Picked
@@ -60,7 +60,7 @@ def different(k: np.ndarray) -> float:
 
 def by_outputs(name: str) -> Callable:
     """A score that looks at the network's outputs alone."""
-    score = evaluators.SCORES[name]
+    score = scoring.SCORES[name]
     return lambda net, picks, params, batch, key: score(
         lambda params, x: net.apply(params, x, picks), params, batch
     )

@@ -48,6 +48,27 @@ def check(config: Any, known: Sequence[str]) -> None:
         raise Stop("--swap_mu and --swap_sigma: the regularised SWAP needs both", 2)
     if config.swap_mu is not None and "swap" not in known:
         raise Stop(f"--swap_mu={config.swap_mu}: --scores does not ask for swap", 2)
+    if config.table_columns and not config.table:
+        raise Stop(f"--table_columns={config.table_columns}: say which --table has them", 2)
+
+
+def table_columns(config: Any) -> dict[str, Mapping[Any, float]]:
+    """Columns of --table by the names of their rows in the summary.
+
+    Raises:
+        Stop: if the table has no such column.
+    """
+    return {
+        f"table_{name}": evaluators.opened(
+            "table", config.table, lambda path, name=name: tabular.column(path, name)
+        )
+        for name in filter(None, config.table_columns.split(","))
+    }
+
+
+def of_cells(cells: Sequence[Any], column: Mapping[Any, float]) -> np.ndarray:
+    """Values of the cells; nan where the column has none."""
+    return np.array([column.get(cell, np.nan) for cell in cells])
 
 
 def combined(config: Any, cells: Sequence[Any], values: Values, shape: Sequence[Any]) -> Values:
@@ -82,20 +103,18 @@ def combined(config: Any, cells: Sequence[Any], values: Values, shape: Sequence[
 
 def correlations(values: np.ndarray, accuracies: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Kendall's tau-b and Spearman's rho with accuracies; what is not finite ranks last, and is
-    counted.
+    counted. Cells of which a column to compare with is not finite are left out for that column.
     """
     finite = np.isfinite(values)
     # Ranks, so that there is a number below all others.
     ranks = np.where(finite, scipy.stats.rankdata(np.where(finite, values, 0)), 0)
     facts: dict[str, Any] = {}
     for name, accuracy in accuracies.items():
-        tied = len(set(ranks)) < 2 or len(set(accuracy)) < 2
-        facts[f"kendall_{name}"] = (
-            None if tied else float(scipy.stats.kendalltau(ranks, accuracy).statistic)
-        )
-        facts[f"spearman_{name}"] = (
-            None if tied else float(scipy.stats.spearmanr(ranks, accuracy).statistic)
-        )
+        known = np.isfinite(accuracy)
+        pair = ranks[known], accuracy[known]
+        tied = any(len(set(one)) < 2 for one in pair)
+        facts[f"kendall_{name}"] = None if tied else float(scipy.stats.kendalltau(*pair).statistic)
+        facts[f"spearman_{name}"] = None if tied else float(scipy.stats.spearmanr(*pair).statistic)
     return facts | {"not_finite": int(np.sum(~finite))}
 
 
@@ -119,8 +138,12 @@ def summarize(
     columns: Values,
     table: Mapping[Any, tabular.Row],
     speeds: dict,
+    others: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """What was scored how fast, and how the scores rank the cells."""
+    """What was scored how fast, and how the scores rank the cells.
+
+    others: which of the columns are of the table: what the rest is correlated with, too.
+    """
     fields = (
         "scores",
         "space",
@@ -147,9 +170,10 @@ def summarize(
         raise Stop(
             f"--table={config.table}: has {len(table)} cells, and {missing[0]} is none of them", 2
         )
-    accuracies = accuracies_of(config, cells, table)
+    accuracies = accuracies_of(config, cells, table) | {name: columns[name] for name in others}
     for name, values in columns.items():
-        row = summary["correlations"][name] = correlations(values, accuracies)
+        compared = {other: column for other, column in accuracies.items() if other != name}
+        row = summary["correlations"][name] = correlations(values, compared)
         published = SCORES[name].published if name in SCORES else {}
         for kind, (value, source) in published.items():
             row["published"] = {"kind": kind, "value": value, "source": source}

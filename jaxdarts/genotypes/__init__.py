@@ -39,3 +39,6 @@ from jaxdarts.genotypes.kinds import KINDS as KINDS
 from jaxdarts.genotypes.kinds import check as check
 from jaxdarts.genotypes.published import *  # noqa: F403  every name of it is a published genotype
 from jaxdarts.genotypes.published import PUBLISHED as PUBLISHED
+from jaxdarts.genotypes.transnas import TRANSNAS_OPS as TRANSNAS_OPS
+from jaxdarts.genotypes.transnas import from_transnas as from_transnas
+from jaxdarts.genotypes.transnas import to_transnas as to_transnas

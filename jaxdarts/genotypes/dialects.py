@@ -9,6 +9,7 @@ Nothing that is read is evaluated.
 | NNI's dictionary, of versions 1 to 3 | `parse` | `to_nni` |
 | NAS-Bench-201's string | `parse` | `str` |
 | the string of NATS-Bench's sizes | `parse` | `str` |
+| the string of TransNAS-Bench-101's micro cells | `parse` | `to_transnas` |
 | NAS-Bench-101's `ModelSpec(matrix=..., ops=...)` | `parse` | `str` |
 | `ChoiceGenotype(choices={...})` of a network of your own | `parse` | `str` |
 | JSON | `parse`, `from_json` | `to_json` |
@@ -35,6 +36,7 @@ from jaxdarts.genotypes.cells import (
 from jaxdarts.genotypes.kinds import KINDS, check
 from jaxdarts.genotypes.nni import dictionary_fields
 from jaxdarts.genotypes.rules import hint
+from jaxdarts.genotypes.transnas import from_transnas
 
 MAX_LENGTH = 100_000
 """Longest text that the readers look at; Python's parser may need much memory and stack for longer
@@ -43,16 +45,16 @@ ones.
 
 
 def parse(text: str, ops: Iterable[str] | None = None) -> AnyGenotype:
-    """Reads a genotype from text in one of eight dialects, none of which is evaluated.
+    """Reads a genotype from text in one of nine dialects, none of which is evaluated.
 
     These are quark0/darts' flat `Genotype(normal=[('sep_conv_3x3', 0), ...], normal_concat=range(2,
     6), ...)`, both kinds; the same with a list of pairs for each node, as pt.darts writes it; NNI's
     dictionary, `{'normal/op_2_0': 'sep_conv_3x3', 'normal/input_2_0': 1, ...}`, where an input may
     also be a list of one; NAS-Bench-201's `|nor_conv_3x3~0|+|none~0|skip_connect~1|+...`; the
-    `8:16:24:32:64` of NATS-Bench's sizes; and NAS-Bench-101's `ModelSpec(matrix=[[0, 1], [0, 0]],
-    ops=['input', 'output'])`; `ChoiceGenotype(choices={'kernel': '3x3', ...})`; and the JSON of
-    `to_json`. In front of it, on the same line, may stand a name with an equals sign or whatever a
-    logger writes.
+    `8:16:24:32:64` of NATS-Bench's sizes; TransNAS-Bench-101's `64-41414-1_02_333`; NAS-Bench-101's
+    `ModelSpec(matrix=[[0, 1], [0, 0]], ops=['input', 'output'])`;
+    `ChoiceGenotype(choices={'kernel': '3x3', ...})`; and the JSON of `to_json`. In front of it, on
+    the same line, may stand a name with an equals sign or whatever a logger writes.
 
     Some variants say the same and are read too: a class with its module
     (`genotypes.Genotype(...)`), fields in their order without names, `Structure(4 nodes with
@@ -162,6 +164,7 @@ _FORMS: Mapping[str, Callable[[str], AnyGenotype]] = {
     r"\|\s*\w+\s*~": _read_string,
     # A logger's time of day has three numbers.
     r"\b[0-9]+(?::[0-9]+){4}": _read_sizes,
+    r"\b[0-9]+-[0-9]+-[0-9]_[0-9]": from_transnas,
 }
 """How the dialects start, and who reads them; `parse` checks what comes out."""
 

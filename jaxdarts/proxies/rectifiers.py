@@ -1,13 +1,14 @@
 """The rectifiers in the program of a function.
 
-They are `jax.nn.relu`, `relu6` and `max(x, 0)` with a constant 0.
+They are `jax.nn.relu`, `relu6`, `max(x, 0)` and `select(x > 0, x, 0)` with a constant 0. The last
+is how `nn.ops` writes it.
 
 The program is interpreted equation by equation, into jitted and rematerialised functions, functions
 with a derivative of their own, and scans. `proxies.agreements` looks at what is rectified, and at
 the derivatives by what comes out.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -61,13 +62,14 @@ def rectified(
 
 def _evaluate(jaxpr: Jaxpr, consts: Sequence, arguments: Sequence, rectifier: Callable) -> list:
     env = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *arguments], strict=True))
+    made = _made(jaxpr)
 
     def read(variable):
         return variable.val if isinstance(variable, Literal) else env[variable]
 
     for eqn in jaxpr.eqns:
         values = [read(variable) for variable in eqn.invars]
-        argument = _rectifies(eqn)
+        argument = _rectifies(eqn, made)
         if argument is not None:
             out = [rectifier(values[argument], _bind(eqn, values)[0])]
         elif not any(map(_has_rectifier, _inner(eqn))):
@@ -118,17 +120,46 @@ def _opened(jaxpr: Jaxpr | ClosedJaxpr) -> tuple[Jaxpr, Sequence]:
 
 
 def _has_rectifier(jaxpr: Jaxpr | ClosedJaxpr) -> bool:
-    eqns = _opened(jaxpr)[0].eqns
-    return any(_rectifies(eqn) is not None or any(map(_has_rectifier, _inner(eqn))) for eqn in eqns)
+    opened = _opened(jaxpr)[0]
+    made = _made(opened)
+    return any(
+        _rectifies(eqn, made) is not None or any(map(_has_rectifier, _inner(eqn)))
+        for eqn in opened.eqns
+    )
 
 
-def _rectifies(eqn: JaxprEqn) -> int | None:
+def _made(jaxpr: Jaxpr) -> dict[Any, JaxprEqn]:
+    """The equation that makes each variable."""
+    return {variable: eqn for eqn in jaxpr.eqns for variable in eqn.outvars}
+
+
+def _is_zero(variable: Any, made: Mapping[Any, JaxprEqn]) -> bool:
+    """Whether this is the constant 0, of any shape."""
+    if isinstance(variable, Literal):
+        return not jnp.shape(variable.val) and variable.val == 0
+    eqn = made.get(variable)
+    if eqn is None or eqn.primitive.name != "broadcast_in_dim":
+        return False
+    return _is_zero(eqn.invars[0], made)
+
+
+def _rectifies(eqn: JaxprEqn, made: Mapping[Any, JaxprEqn]) -> int | None:
     """Index of the argument that an equation rectifies, None if it rectifies none.
 
-    It is `max(x, 0)`, or a call of nothing else.
+    It is `max(x, 0)`, `select(x > 0, x, 0)`, or a call of nothing else.
 
     Such a call is not opened, since `jax.nn.relu` has a derivative of its own at 0.
+
+    Args:
+        eqn: the equation.
+        made: of the program that it is in, `_made`.
     """
+    if eqn.primitive.name == "select_n" and len(eqn.invars) == 3:
+        test, low, x = eqn.invars
+        above = None if isinstance(test, Literal) else made.get(test)
+        if above is None or above.primitive.name != "gt" or above.invars[0] is not x:
+            return None
+        return 2 if _is_zero(above.invars[1], made) and _is_zero(low, made) else None
     if eqn.primitive.name == "max":
         zero = [isinstance(v, Literal) and not jnp.shape(v.val) and v.val == 0 for v in eqn.invars]
         return zero.index(False) if sum(zero) == 1 else None
@@ -136,6 +167,6 @@ def _rectifies(eqn: JaxprEqn) -> int | None:
     if eqn.primitive.name not in _CALLS or len(inner) != 1:
         return None
     jaxpr, _ = _opened(inner[0])
-    argument = _rectifies(jaxpr.eqns[0]) if len(jaxpr.eqns) == 1 else None
+    argument = _rectifies(jaxpr.eqns[0], {}) if len(jaxpr.eqns) == 1 else None
     x = None if argument is None else jaxpr.eqns[0].invars[argument]
     return jaxpr.invars.index(x) if x in jaxpr.invars else None

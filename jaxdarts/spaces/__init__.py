@@ -23,6 +23,7 @@ from jaxdarts.spaces.nasbench1shot1 import nasbench1shot1_s2 as nasbench1shot1_s
 from jaxdarts.spaces.nasbench1shot1 import nasbench1shot1_s3 as nasbench1shot1_s3
 from jaxdarts.spaces.nasbench101 import nasbench101 as nasbench101
 from jaxdarts.spaces.nasbench201 import nasbench201 as nasbench201
+from jaxdarts.spaces.nasbench201 import transnas_micro as transnas_micro
 from jaxdarts.spaces.nats_size import nats_size as nats_size
 from jaxdarts.spaces.of_network import of_network as of_network
 from jaxdarts.spaces.robust import s1 as s1
@@ -39,6 +40,7 @@ BY_NAME: Mapping[str, Callable[..., Space]] = MappingProxyType(
         "s3": s3,
         "s4": s4,
         "nasbench201": nasbench201,
+        "transnas_micro": transnas_micro,
         "nats_size": nats_size,
         "nasbench101": nasbench101,
         "nasbench1shot1_s1": nasbench1shot1_s1,

@@ -1,6 +1,6 @@
-"""The topology space of NAS-Bench-201 and NATS-Bench: 5^6 = 15,625 cells.
+"""The topology space of NAS-Bench-201 and NATS-Bench, 5^6 = 15,625 cells, and its smaller sister.
 
-The benchmark has trained each of them.
+The benchmarks have trained each of the cells.
 """
 
 import functools
@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxdarts import genotypes
 from jaxdarts.data.benchmarks import tabular
-from jaxdarts.genotypes import TOPOLOGY_OPS, TopologyGenotype
+from jaxdarts.genotypes import TOPOLOGY_OPS, TRANSNAS_OPS, TopologyGenotype
 from jaxdarts.genotypes.cells import all_edges
 from jaxdarts.nn import costs
 from jaxdarts.nn.benchmarks.nasbench201 import Network, Supernet
@@ -38,13 +38,46 @@ def nasbench201(ops: Sequence[Sequence[str]] = ()) -> Space:
     >>> print(space.discretize(space.supernet().example_mix()))
     |none~0|+|none~0|none~1|+|none~0|none~1|none~2|
     """
+    return _space(ops, TOPOLOGY_OPS)
+
+
+def transnas_micro(ops: Sequence[Sequence[str]] = ()) -> Space:
+    """The 4^6 = 4,096 cells of TransNAS-Bench-101's micro space.
+
+    They have the edges of NAS-Bench-201's and no pooling: `none`, `skip_connect`, `nor_conv_1x1`
+    and `nor_conv_3x3`. Networks here are those that NAS-Bench-201 makes of a cell. The benchmark's
+    own have a stem that divides the map by four, and five modules of two cells, of which the first
+    of three modules halve the map inside the cell; they are not built here.
+
+    Args:
+        ops: as of `nasbench201`.
+
+    Raises:
+        ValueError: as `nasbench201`.
+
+    >>> from jaxdarts import genotypes
+    >>> space = transnas_micro()
+    >>> genotypes.to_transnas(space.discretize(space.supernet().example_mix()))
+    '64-41414-0_00_000'
+
+    Duan et al., `TransNAS-Bench-101 <https://arxiv.org/abs/2105.11871>`_, CVPR 2021.
+    """
+    return _space(ops, TRANSNAS_OPS)._replace(
+        name="transnas_micro",
+        title="TransNAS-Bench-101's micro space",
+        table=Table(tabular.read_transnas, tabular.column),
+    )
+
+
+def _space(ops: Sequence[Sequence[str]], known: tuple[str, ...]) -> Space:
+    """The space of some of the known operations on each edge."""
     edges = tuple(itertools.islice(all_edges(), 6))
-    by_edge = tuple(map(tuple, ops)) or (TOPOLOGY_OPS,) * len(edges)
+    by_edge = tuple(map(tuple, ops)) or (known,) * len(edges)
     for names in by_edge:
-        if not set(names) <= set(TOPOLOGY_OPS) or len(names) != len(by_edge[0]) or not names:
+        if not set(names) <= set(known) or len(names) != len(by_edge[0]) or not names:
             raise ValueError(
                 f"candidates {', '.join(names)}: needed are equally many on every edge, among"
-                f" {', '.join(TOPOLOGY_OPS)}"
+                f" {', '.join(known)}"
             )
     if len(by_edge) != len(edges):
         raise ValueError(f"candidates of {len(by_edge)} edges; the cell has {len(edges)}")

@@ -21,6 +21,7 @@ from jaxdarts import __main__ as program
 from jaxdarts import runs
 from jaxdarts.commands import (
     compare,
+    convert,
     datasets,
     draw,
     enas,
@@ -59,6 +60,7 @@ COMMANDS: dict[str, type] = {
     "score": score.Config,
     "compare darts --": images.Config,
     "compare darts": compare.Config,
+    "convert FILE x.csv": convert.Config,
     "nats_to_csv FOLDER x.csv": nats_to_csv.Config,
     "draw DARTS_V2 --output=cell.svg": draw.Config,
     "export NETWORK": export.Config,
@@ -176,9 +178,11 @@ def may_be_accepted(word: str, start: str) -> bool:
     name, _, value = word.removeprefix("--").partition("=")
     if start.startswith("analyze") and word in OF_ANALYSES:
         return True
+    if start.startswith("convert") and name in ("dataset", "prefix"):  # of a file with other keys
+        return not {"\udcff", "\0"} & set(value)
     if name in READ_LATER:
         return value not in NEVER.get(name, set()) and not {"\udcff", "\0"} & set(value)
-    if name in ("scheduler", "") and value == "":
+    if name in ("scheduler", "evaluate_command", "") and value == "":
         return True
     if value == "0":
         return name in ZERO

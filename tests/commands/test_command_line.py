@@ -14,7 +14,16 @@ import pytest
 
 from jaxdarts import __main__ as program
 from jaxdarts import runs
-from jaxdarts.commands import command_line, compare, enas, flags, measure, nats_to_csv, score
+from jaxdarts.commands import (
+    command_line,
+    compare,
+    convert,
+    enas,
+    flags,
+    measure,
+    nats_to_csv,
+    score,
+)
 from jaxdarts.commands.analyze import command as analyze
 from jaxdarts.commands.analyze import (
     comparison,
@@ -50,6 +59,7 @@ CONFIGS = [
     *(module.Config for module in RUNS.values()),
     *(
         compare.Config,
+        convert.Config,
         nats_to_csv.Config,
         measure.Config,
         planes.Plane,
@@ -68,6 +78,7 @@ LINES = [
     "enas",
     "score",
     "compare",
+    "convert",
     "measure",
     "nats_to_csv",
     *(f"analyze {name}" for name in analyze.COMMANDS),
@@ -120,8 +131,9 @@ FREE = {
     " iterations output",
     "enas": f"{ALL} {SAVING} num_samples",
     "analyze ranking": f"{ALL} output",
-    "discrete": f"{ALL} output workers scheduler retries table",
-    "score": f"{ALL} count table output rank_sums log_rank_sums swap_mu swap_sigma",
+    "discrete": f"{ALL} output workers scheduler retries top table evaluate_command evaluate_stays"
+    " evaluate_timeout",
+    "score": f"{ALL} count table table_columns output rank_sums log_rank_sums swap_mu swap_sigma",
 }
 
 
@@ -444,6 +456,12 @@ compare darts -- --resume=x | --resume
 compare darts -- --epochs=0 | --epochs=0: must be positive
 compare darts -- --algorithm=gdas | --algorithm: not a flag of one search
 compare darts --epochs=1 | --epochs
+convert | name the file
+convert /nowhere x.csv | /nowhere: No such file
+convert . x.csv | .: not a folder named like
+convert . x.csv --dataset=svhn | --dataset=svhn: NATS-Bench has cifar10
+convert /nowhere x.csv y | y
+score --table_columns=a | --table_columns=a: say which --table has them
 nats_to_csv | name the folder
 nats_to_csv /nowhere x.csv | /nowhere: not a folder named like
 nats_to_csv /nowhere x.csv y | y

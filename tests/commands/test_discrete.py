@@ -91,8 +91,8 @@ def test_every_algorithm_runs(name, table, tmp_path):
         (
             "--space=darts",
             (
-                "tables are of nasbench201, nats_size, nasbench101, nasbench1shot1_s1,"
-                " nasbench1shot1_s2, nasbench1shot1_s3 only"
+                "tables are of nasbench201, transnas_micro, nats_size, nasbench101,"
+                " nasbench1shot1_s1, nasbench1shot1_s2, nasbench1shot1_s3 only"
             ),
         ),
         ("--evaluate=foo", "invalid choice 'foo' for argument '--evaluate'"),
@@ -105,8 +105,18 @@ def test_every_algorithm_runs(name, table, tmp_path):
             "trains for some epochs, which --evaluate=proxy does not",
         ),
         (
-            "--evaluate=training --algorithm=area --table= --budget_evaluations=9",
-            "--scores: --algorithm=area needs a file",
+            "--evaluate=training --algorithm=area --table= --budget_evaluations=9 --score=foo",
+            "--score=foo: there are grad_norm",
+        ),
+        (
+            "--evaluate=training --algorithm=area --table= --budget_evaluations=9 --scored_only",
+            "--scored_only: needs a file of scores, --scores",
+        ),
+        ("--evaluate=proxy --score=snip+ --runs=1", "--score=snip+: no '', there are grad_norm"),
+        ("--evaluate=proxy --score=snip+snip --runs=1", "--score=snip+snip: one is named twice"),
+        (
+            "--evaluate=proxy --reference=0 --budget_evaluations=9",
+            "--reference=0: must be positive",
         ),
         ("--evaluate=training --dataset=nowhere --budget_evaluations=9", "--dataset=nowhere"),
         (
@@ -163,6 +173,37 @@ def test_bad_input_takes_one_line(flags, message, tmp_path):
     with pytest.raises(Stop) as caught:
         run(f"--table={small}", f"--run_dir={tmp_path / 'run'}", *flags.split())
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["random", "rea", "area", "best_of", "halving"])
+def test_no_cell_beyond_a_limit_is_proposed(name, table, tmp_path):
+    flags = ["--score=convs", "--candidates=9", "--pool=9", "--population=4", "--starters=6"]
+    limits = ["--table_limits", "convs=2", "train_seconds_200=1e9", "--budget_evaluations=15"]
+    run(f"--algorithm={name}", f"--table={table}", f"--run_dir={tmp_path}", *flags, *limits)
+    records = jd.files.read_json_lines(tmp_path / "history.jsonl")
+    convs = [record["genotype"].count("nor_conv") for record in records]
+    assert max(convs) == 2 and all(count <= 2 for count in convs)
+    assert summary(tmp_path)["config"]["table_limits"] == ["convs=2", "train_seconds_200=1e9"]
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--table_limits=convs"], "--table_limits=convs: must be COLUMN=NUMBER"),
+        (["--table_limits==3"], "--table_limits==3: must be COLUMN=NUMBER"),
+        (["--table_limits=convs=nan"], "--table_limits=convs=nan: must be COLUMN=NUMBER"),
+        (["--table_limits=flops=3"], "no column 'flops'; there are arch_str"),
+        (["--table_limits=convs=-1"], "--table_limits=convs=-1: no cell of the table keeps it"),
+        (["--table_limits=convs=3", "--algorithm=bohb"], "only with --algorithm=random, rea"),
+        (["--table_limits=a=3", "--evaluate=proxy", "--table="], "needs a --table of cells of"),
+    ],
+)
+def test_limits_that_cannot_be_used(flags, message, table, tmp_path):
+    with pytest.raises(Stop) as caught:
+        budget = "--budget_evaluations=3"
+        run(f"--table={table}", f"--run_dir={tmp_path / 'run'}", budget, *flags)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+    assert caught.value.code == 2 and not (tmp_path / "run").exists()
 
 
 def test_rows_of_the_same_settings_are_replaced(tmp_path):

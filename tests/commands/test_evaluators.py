@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import math
+import shlex
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +14,7 @@ import pytest
 import jaxdarts as jd
 from jaxdarts import runs
 from jaxdarts.commands.discrete import command as script
-from jaxdarts.commands.discrete import evaluators
+from jaxdarts.commands.discrete import evaluators, scoring
 from jaxdarts.commands.discrete.evaluators import Options
 from jaxdarts.commands.evaluate import images as training
 from jaxdarts.commands.evaluate import recipes
@@ -94,7 +96,7 @@ def test_a_score_of_untrained_networks(cache, monkeypatch):
         traced.append(batch["image"].shape)
         return jnp.log(jnp.var(apply(params, batch["image"])[:, 0])) + jnp.mean(batch["label"])
 
-    monkeypatch.setitem(evaluators.SCORES, "naswot", score)
+    monkeypatch.setitem(scoring.SCORES, "naswot", score)
     options = Options(
         evaluate="proxy", score="naswot", batch_size=6, seed=3, cache_dir=cache, **SMALL
     )
@@ -116,6 +118,76 @@ def test_a_score_of_untrained_networks(cache, monkeypatch):
     assert values[0] != values[1] and math.isnan(
         values[2]
     )  # where all images look alike: the logarithm of zero
+
+
+def test_ranks_among_reference_cells():
+    reference = np.array([3.0, 1, 2, 2, np.nan])
+    ranks = [scoring.rank_among(reference, value) for value in (np.nan, 0, 1, 2, 2.5, 3)]
+    assert ranks == [0, 1, 1.5, 3, 4, 4.5]
+    # Above all: the larger the better, by less than one.
+    above = [scoring.rank_among(reference, value) for value in (3.1, 4, 1e9)]
+    assert 5 < above[0] < above[1] < above[2] <= 6
+    assert scoring.rank_among(np.full(3, np.nan), 1.0) == 3
+    assert 2 < scoring.rank_among(np.array([1.0, 1]), 2) <= 3
+
+
+def params_of_a_cell(name):
+    """A score that is cheap: how many of the cell's outputs are positive, by another number."""
+
+    def score(apply, params, batch):
+        logits = apply(params, batch["image"])
+        return jnp.sum(logits[:, :5]) if name == "snip" else -jnp.sum(jnp.abs(logits[:, 5:]))
+
+    return score
+
+
+def test_a_sum_of_ranks_guides_a_search_and_leaves_its_best_cells(cache, tmp_path, monkeypatch):
+    for name in ("snip", "plain"):
+        monkeypatch.setitem(scoring.SCORES, name, params_of_a_cell(name))
+    sizes = "--layers=1 --init_channels=2 --batch_size=6 --dataset=digits --reference=5"
+    flags = f"--evaluate=proxy --score=snip+plain {sizes} --cache_dir={cache}".split()
+    budget = ["--algorithm=rea", "--population=3", "--budget_evaluations=6", "--top=3"]
+    script.main([*flags, *budget, f"--run_dir={tmp_path / 'run'}"])
+    records = jd.files.read_json_lines(tmp_path / "run" / "history.jsonl")
+    options = Options(
+        evaluate="proxy", batch_size=6, score="snip+plain", reference=5, cache_dir=cache, **SMALL
+    )
+    space = evaluators.SPACES["nasbench201"]
+    single = scoring.scores_of(options, space)
+    key = jax.random.fold_in(jax.random.key(0), 1)
+    cells = [space.sample(jax.random.fold_in(key, i)) for i in range(5)]
+    for record in records:
+        cell = jd.genotypes.parse(record["genotype"])
+        expected = 0
+        for value in single.values():
+            others = sorted(value(other) for other in cells)
+            expected += sum(other < value(cell) for other in others)
+            expected += sum(other == value(cell) for other in others) / 2
+        assert 0 <= record["value"] - expected <= 2  # cells above all others
+    # The best different cells, from which jaxdarts evaluate --select chooses.
+    best = sorted((tmp_path / "run" / "best").iterdir())
+    assert [path.name for path in best] == ["01.json", "02.json", "03.json"]
+    read = [str(recipes.resolve(str(path))) for path in best]
+    values = {record["genotype"]: record["value"] for record in records}
+    assert [values[cell] for cell in read] == sorted(values.values(), reverse=True)[:3]
+
+
+def test_area_scores_its_pool_by_a_program_here(cache, tmp_path, monkeypatch):
+    monkeypatch.setitem(scoring.SCORES, "snip", params_of_a_cell("snip"))
+    sizes = "--layers=1 --init_channels=2 --batch_size=6 --dataset=digits"
+    area = "--algorithm=area --pool=6 --population=2 --sample_size=2 --score=snip"
+    command = f"--evaluate_command={shlex.join([sys.executable, '-SE', '-c', 'print(1)'])}"
+    start = f"--evaluate=command --budget_evaluations=3 {area} {sizes} --cache_dir={cache}"
+    flags = [*start.split(), command]
+    script.main([*flags, f"--run_dir={tmp_path / 'run'}"])
+    records = jd.files.read_json_lines(tmp_path / "run" / "history.jsonl")
+    options = Options(evaluate="proxy", batch_size=6, score="snip", cache_dir=cache, **SMALL)
+    score = scoring.score_of(options, evaluators.SPACES["nasbench201"])
+    first = [score(jd.genotypes.parse(record["genotype"])) for record in records[:2]]
+    space = evaluators.SPACES["nasbench201"]
+    assert first == sorted(first, reverse=True)
+    drawn = [score(space.sample(jax.random.key(seed))) for seed in range(30)]
+    assert min(first) > np.median(drawn)  # the best two of six
 
 
 def test_a_short_training_is_that_of_the_script(cache, tmp_path):

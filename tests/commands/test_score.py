@@ -57,14 +57,15 @@ def test_file_resume_and_correlations(table, tmp_path, capsys):
     # Killed within a line, and asked for more cells: the scores of a cell do not depend on how it
     # came to them.
     path.write_text(text[:-9], encoding="utf-8")
-    run(f"--resume={folder}", "--count=5")
+    run(f"--resume={folder}", "--count=5", "--table_columns=cifar100_test_200")
     resumed_text = path.read_text(encoding="utf-8")
     assert resumed_text.startswith(text) and len(resumed_text.splitlines()) == 6
     rows = list(csv.DictReader(resumed_text.splitlines()))
-    score_by_cell = {
-        row["arch_str"]: float(row["cifar10_valid_200"])
-        for row in csv.DictReader(table.read_text().splitlines())
+    of_table = {
+        row["arch_str"]: row
+        for row in csv.DictReader(table.read_text(encoding="utf-8").splitlines())
     }
+    score_by_cell = {cell: float(row["cifar10_valid_200"]) for cell, row in of_table.items()}
     scores, accuracies = (
         [float(row["naswot"]) for row in rows],
         [score_by_cell[row["arch_str"]] for row in rows],
@@ -74,6 +75,17 @@ def test_file_resume_and_correlations(table, tmp_path, capsys):
         scipy.stats.kendalltau(scores, accuracies)[0]
     )
     assert result["correlations"]["naswot"]["published"]["value"] == 0.574
+    # A column of the table: beside the accuracies, and as one more score.
+    column = [float(of_table[row["arch_str"]]["cifar100_test_200"]) for row in rows]
+    for name, key, pair in (
+        ("naswot", "kendall_table_cifar100_test_200", (scores, column)),
+        ("table_cifar100_test_200", "kendall_valid", (column, accuracies)),
+    ):
+        expected = scipy.stats.kendalltau(*pair)[0]
+        assert result["correlations"][name][key] == pytest.approx(expected)
+    assert (
+        "kendall_table_cifar100_test_200" not in result["correlations"]["table_cifar100_test_200"]
+    )
     assert result["speed"]["naswot"]["cells"] == 3  # in this process
     assert {"parameters", "multiply_adds"} < set(result["correlations"])
     assert (folder / "naswot.svg").read_text(encoding="utf-8").startswith("<svg")
@@ -187,6 +199,10 @@ def test_what_is_not_finite_ranks_last_and_is_counted():
     assert (
         score_summary.correlations(np.full(5, np.nan), {"valid": accuracy})["kendall_valid"] is None
     )
+    known = score_summary.correlations(accuracy, {"table_a": np.array([3, np.nan, 2, 1, 9])})
+    assert known["kendall_table_a"] == pytest.approx(
+        scipy.stats.kendalltau([1, 3, 4, 5], [3, 2, 1, 9])[0]
+    )
 
 
 @pytest.mark.parametrize(
@@ -216,6 +232,7 @@ def test_what_is_not_finite_ranks_last_and_is_counted():
         ("--batch_size=5000", "digits has 1437 images"),
         ("--seed=-1", "--seed=-1: must not be negative"),
         ("--table=nowhere.csv", "--table=nowhere.csv: No such file"),
+        ("--table_columns=a", "--table_columns=a: say which --table has them"),
         ("--dataset=npz:nowhere", "no such file"),
     ],
 )

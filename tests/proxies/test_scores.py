@@ -11,6 +11,8 @@ import pytest
 
 import jaxdarts as jd
 from jaxdarts import proxies
+from jaxdarts.nn import ops
+from jaxdarts.nn.benchmarks.nasbench201 import Picked
 from jaxdarts.nn.primitives.norm import batch_norm
 
 
@@ -70,12 +72,15 @@ relu_with_derivative.defvjp(lambda x: (relu_with_derivative(x), x), lambda x, g:
         jax.jit(lambda x: 2 * jax.nn.relu(x) - x * 0),
         jax.checkpoint(lambda x: jax.nn.relu(jnp.sin(x) + x - jnp.sin(x))),
         relu_with_derivative,
+        ops.relu,
+        jax.vmap(ops.relu),
+        jax.checkpoint(ops.relu),
     ],
 )
 def test_layers_are_found_in_functions_of_the_user(rectifier):
     images = normal(4, 5)
     first = np.asarray(images @ MLP["first"])
-    hidden = np.asarray(rectifier(first)) @ np.asarray(MLP["second"])
+    hidden = np.asarray(rectifier(jnp.asarray(first))) @ np.asarray(MLP["second"])
     expected = reference_agreements(first, hidden)
     np.testing.assert_array_equal(proxies.agreements(mlp(rectifier), MLP, images), expected)
     score = jax.jit(functools.partial(proxies.naswot, mlp(rectifier)))(MLP, images)
@@ -167,6 +172,27 @@ def test_units_that_cannot_be_followed():
     ):
         with pytest.raises(ValueError, match=message):
             proxies.naswot(apply, jnp.ones((4, 2)), images)
+
+
+def test_a_supernet_has_the_units_of_the_picked_cell():
+    space, images = jd.spaces.nasbench201(), normal(4, 8, 8, 3)
+    # One convolution reads a state: the network of one path has a rectifier for each edge.
+    cell = jd.genotypes.parse(
+        "|nor_conv_3x3~0|+|none~0|nor_conv_1x1~1|+|skip_connect~0|none~1|nor_conv_3x3~2|"
+    )
+    net = space.supernet(width=2, depth=1, num_classes=3)
+    mix = jd.one_hot(space.cells, cell)
+    params = net.init(jax.random.key(0), images[:1], mix)
+    picks = jnp.argmax(mix["cell"], axis=1)
+    picked = Picked(space.cells, 2, 1, 3)
+
+    @jax.jit
+    def both(params):
+        k = proxies.agreements(lambda params, x: net.apply(params, x, mix), params, images)
+        recorded = functools.partial(picked.apply, mutable=["units"])
+        return k, proxies.declared(lambda params, x: recorded(params, x, picks), params, images)
+
+    np.testing.assert_array_equal(*both(params))
 
 
 class Own(nn.Module):

@@ -11,19 +11,21 @@ TWO_CELLS = ((36, 20), (16, 8))
 SIZES = {
     **dict.fromkeys(("darts", "s1", "s2", "s3", "s4"), TWO_CELLS),
     "nasbench201": ((16, 5), (16, 5)),
+    "transnas_micro": ((16, 5), (16, 5)),
     "nats_size": (None, None),
     "nasbench101": ((128, 3), None),
     **{f"nasbench1shot1_s{i}": ((128, 3), (16, 9)) for i in (1, 2, 3)},
     "weight_sharing64": ((16, 4), (16, 4)),
     "darts_rnn": (None, None),
 }
-NUMBERS = {"nasbench201": 15_625, "nats_size": 32_768, "weight_sharing64": 64}
+NUMBERS = {"nasbench201": 15_625, "transnas_micro": 4_096, "nats_size": 32_768}
+NUMBERS["weight_sharing64"] = 64
 
 
 def test_every_space_has_a_name():
     assert list(jd.spaces.BY_NAME) == list(SIZES)
     tables = [name for name, build in jd.spaces.BY_NAME.items() if build().table]
-    assert tables == [name for name in SIZES if name.startswith(("nasbench", "nats"))]
+    assert tables == [name for name in SIZES if name.startswith(("nasbench", "nats", "transnas"))]
 
 
 @pytest.mark.parametrize("name", SIZES)

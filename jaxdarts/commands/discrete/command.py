@@ -3,13 +3,15 @@
     jaxdarts discrete --algorithm=rea --table=PATH --budget_seconds=12000 --runs=100
     jaxdarts discrete --evaluate=supernet --space=darts --run=RUN --budget_evaluations=200
     jaxdarts discrete --evaluate=training --dataset=cifar10 --budget_evaluations=50 --workers=4
+    jaxdarts discrete --evaluate=command --evaluate_command="python my.py" --budget_evaluations=200
 
-An algorithm proposes cells, and a table, a trained supernet, a score or a short training evaluates
-them, until the budget is spent.
+An algorithm proposes cells, and a table, a trained supernet, a score, a short training or a program
+of your own evaluates them, until the budget is spent.
 
 A run folder holds config.json, log.txt, history.jsonl (every trial: run, genotype, value, seconds),
 summary.json (mean and deviation over the runs of the chosen cells), genotype.json (the best of
-them, for jaxdarts evaluate --arch=RUN), its drawing and curve.svg. Killed at any moment, the study
+them, for jaxdarts evaluate --arch=RUN), its drawing, curve.svg and the best cells of all runs, for
+jaxdarts evaluate --select RUN/best/*.json. Killed at any moment, the study
 continues with --resume=RUN and loses no trial that finished.
 """
 
@@ -28,13 +30,13 @@ import jax
 from jaxdarts import Trial, discrete, files, genotypes, report, runs
 from jaxdarts.commands import checks, command_line
 from jaxdarts.commands import flags as shared_flags
-from jaxdarts.commands.discrete import evaluators
+from jaxdarts.commands.discrete import columns, evaluators, scoring
 from jaxdarts.commands.discrete import results as study_results
 from jaxdarts.commands.published import AGGREGATES
 from jaxdarts.discrete import studies
 from jaxdarts.runs import Stop, flag, workers
 from jaxdarts.runs.flags import BELOW_ONE, EPOCHS, NOT_NEGATIVE, POSITIVE, WITHIN_ONE
-from jaxdarts.space import Space, seeded
+from jaxdarts.space import Space
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,8 +64,8 @@ class Search:
     candidates: int = flag(100, "Number of random cells that are scored (best_of).", POSITIVE)
     scores: str = flag(
         "",
-        "CSV file with arch_str and the column --score (area, best_of); default --table. Scores"
-        " cost no simulated time.",
+        "CSV file with arch_str and the column --score (area, best_of); default --table, and"
+        " without either the score is computed. Scores cost no simulated time.",
     )
     scored_only: bool = flag(
         False,
@@ -117,6 +119,11 @@ class Study:
     budget_evaluations: int | None = flag(
         None, "Budget of a search in trials; default no limit.", POSITIVE
     )
+    table_limits: tuple[str, ...] = flag(
+        (),
+        "Largest values of columns of --table, such as edgegpu_latency=5 (jaxdarts convert): no"
+        " other cells are proposed (random, rea, area, best_of, halving); default none.",
+    )
     runs: int | None = flag(
         None, "Number of independent searches; default 100 with a table, else 1.", POSITIVE
     )
@@ -134,6 +141,13 @@ class Study:
         "",
         "Address of a running Dask scheduler (tcp://HOST:8786), whose workers evaluate the trials;"
         " default none.",
+        free=True,
+    )
+    top: int = flag(
+        10,
+        "Number of the best different cells that are written into the folder best, for jaxdarts"
+        " evaluate --select.",
+        POSITIVE,
         free=True,
     )
     retries: int = flag(
@@ -175,7 +189,8 @@ def in_order(history: discrete.History) -> list[Trial]:
     ]
 
 
-EVOLUTION, SCORED = ("population", "sample_size"), ("score", "scores", "scored_only")
+EVOLUTION = ("population", "sample_size")
+SCORED = ("score", "scores", "scored_only", "reference")
 METHODS = {
     "random": Method(lambda c, key, space, score: discrete.random_search(key, space)),
     "rea": Method(
@@ -231,7 +246,9 @@ def main(arguments: Sequence[str] | command_line.Line) -> None:
             for field in dataclasses.fields(evaluators.Options)
         }
     )
-    column = scores_of(config)
+    reads_file = "score" in METHODS[config.algorithm].flags and not scores_here(config)
+    column = columns.scores_of(config) if reads_file else {}
+    allowed = columns.within_limits(config)
     if config.evaluate == "table" or not (config.workers or config.scheduler):
         evaluators.prepared(
             options
@@ -239,7 +256,7 @@ def main(arguments: Sequence[str] | command_line.Line) -> None:
     job_workers = workers.find(config.workers, config.scheduler)
     with runs.open_study(config, "discrete") as (folder, log):
         try:
-            histories = search(config, options, column, job_workers, folder)
+            histories = search(config, options, column, allowed, job_workers, folder)
         except studies.Failure as failure:
             again = runs.again(folder)
             raise Stop(f"{failure}; what was finished is saved: {again}") from failure
@@ -249,6 +266,7 @@ def main(arguments: Sequence[str] | command_line.Line) -> None:
         files.replace_text(folder / "curve.svg", study_results.curve(config, histories))
         winner = discrete.best(chosen).genotype
         files.replace_text(folder / "genotype.json", genotypes.to_json(winner))
+        study_results.write_best(folder / "best", histories, config.top)
         for name, svg in report.cells.cell(winner).items():
             files.replace_text(folder / f"{name}.svg", svg)
         if config.output:
@@ -257,6 +275,9 @@ def main(arguments: Sequence[str] | command_line.Line) -> None:
             value = summary[name]
             deviation = "" if value["deviation"] is None else f" +- {value['deviation']:.2f}"
             log.info("%s: %.2f%s over %d runs", name, value["mean"], deviation, config.runs)
+        bad = [sum(math.isnan(trial.value) for trial in one.values()) for one in histories]
+        if any(bad):
+            log.info("%d trials have a value that is not finite; they rank last", sum(bad))
         log.info(
             "%.1f trials and %.0f seconds a run; all in %s",
             summary["trials"],
@@ -274,9 +295,14 @@ def check(config: Config) -> Config:
     checks.check_flags(config)
     config = dataclasses.replace(
         config,
-        score=config.score or ("naswot" if config.evaluate == "proxy" else "params_millions"),
+        score=config.score
+        or ("naswot" if config.evaluate == "proxy" or scores_here(config) else "params_millions"),
     )
     evaluators.check(config)
+    if scores_here(config):
+        scoring.check(config)
+    if config.scored_only and scores_here(config):
+        raise Stop("--scored_only: needs a file of scores, --scores", 2)
     budgets = [
         name
         for name in ("budget_seconds", "budget_evaluations")
@@ -332,6 +358,7 @@ def flags(config: Config) -> tuple[str, ...]:
         "runs",
         "seed",
         "concurrent",
+        *(("table_limits",) if config.table_limits else ()),
     )
     return (
         *always,
@@ -341,43 +368,17 @@ def flags(config: Config) -> tuple[str, ...]:
     )
 
 
-def scores_of(config: Config) -> Mapping[Any, float]:
-    """The scores that the algorithm looks at, if it does."""
-    if "score" not in METHODS[config.algorithm].flags:
-        return {}
-    of_space = evaluators.SPACES[config.space].table
-    read = of_space and of_space.column
-    if not read or not (config.scores or config.table):
-        raise Stop(
-            f"--scores: --algorithm={config.algorithm} needs a file of scores, of cells of"
-            f" --space={config.space}",
-            2,
-        )
-    flag = "scores" if config.scores else "table"
-    name = config.score or "params_millions"
-    return evaluators.opened(flag, config.scores or config.table, lambda path: read(path, name))
-
-
-def scored(column: Mapping[Any, float], genotype: Any) -> float:
-    """The score of a cell."""
-    if genotype not in column:
-        raise ValueError(
-            f"the scores have {len(column)} cells, and {genotype} is none of them; --scored_only"
-            " draws among those there are"
-        )
-    return column[genotype]
-
-
-def drawn_among(space: Space, column: Mapping[Any, float]) -> Space:
-    """The space, but random cells are those of the column."""
-    cells = list(column)
-    return space._replace(sample=lambda key: cells[seeded(key).integers(len(cells))])
+def scores_here(config: Config) -> bool:
+    """Whether the algorithm looks at scores that are computed here, and not in a file."""
+    reads = "score" in METHODS[config.algorithm].flags
+    return reads and config.evaluate != "table" and not (config.scores or config.table)
 
 
 def search(
     config: Config,
     options: evaluators.Options,
     column: Mapping[Any, float],
+    allowed: frozenset[Any] | None,
     job_workers: workers.Workers,
     folder: Path,
 ) -> list[discrete.History]:
@@ -395,8 +396,13 @@ def search(
         jax.random.key(config.seed),
     )
     if column and config.scored_only:
-        space = drawn_among(space, column)
-    score = functools.partial(scored, column)
+        space = columns.drawn_among(space, column)
+        allowed = allowed and allowed & column.keys()
+    if allowed is not None:
+        space = columns.limited(space, allowed)
+    score: Callable[[Any], float] = functools.partial(columns.scored, column)
+    if scores_here(config):
+        score = scoring.score_of(options, space)
     schedules = (
         discrete.schedule(
             make(config, jax.random.fold_in(key, run), space, score),

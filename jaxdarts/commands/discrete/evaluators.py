@@ -1,5 +1,5 @@
 """What a cell is worth, for searches among discrete cells: by a table, a trained supernet, a score,
-or a short training.
+a short training, or a program of the user's own.
 
 Each row of EVALUATIONS makes a function (genotype, epochs or None) -> Trial of the flags. `trial`
 is that function for workers in other processes and on other machines: it prepares itself there,
@@ -15,16 +15,16 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jaxdarts import Trial, parallel, proxies, runs, spaces
+from jaxdarts import Trial, parallel, runs, spaces
 from jaxdarts.commands import checks, command_line, datasets, flags, methods, programs
+from jaxdarts.commands.discrete import external, scoring
 from jaxdarts.commands.evaluate import images as training
 from jaxdarts.commands.evaluate import recipes
 from jaxdarts.commands.search import images as image_search
 from jaxdarts.commands.search import results as search_results
-from jaxdarts.data import augment, feed, images, stream
+from jaxdarts.data import feed, images, stream
 from jaxdarts.data.benchmarks import tabular
 from jaxdarts.runs import Stop, flag
 from jaxdarts.runs.flags import CHANNELS, DEPTH, EPOCHS, NOT_NEGATIVE, POSITIVE
@@ -36,23 +36,6 @@ SPACES: Mapping[str, Space] = {
 """Spaces of images whose cells `evaluate` trains, by name."""
 
 
-def of_images(score: Callable) -> Callable:
-    """A score that takes images alone, as one that takes a batch."""
-    return lambda apply, params, batch: score(apply, params, batch["image"])
-
-
-SCORES: dict[str, Callable] = {
-    **{
-        name: getattr(proxies, name)
-        for name in ("grad_norm", "snip", "grasp", "plain", "l2_norm", "epe_nas", "gradsign")
-    },
-    **{
-        name: of_images(getattr(proxies, name))
-        for name in ("naswot", "linear_regions", "swap", "synflow", "jacob_cov", "ntk_condition")
-    },
-}
-
-
 @dataclasses.dataclass(frozen=True)
 class Options(flags.Halves, flags.Seed, flags.Cache):
     """How a cell is evaluated."""
@@ -62,11 +45,11 @@ class Options(flags.Halves, flags.Seed, flags.Cache):
     space: Literal[tuple(SPACES)] = flag(  # type: ignore[valid-type]
         "nasbench201", "Search space; the spaces of benchmarks have tables."
     )
-    evaluate: Literal["table", "supernet", "proxy", "training"] = flag(
+    evaluate: Literal["table", "supernet", "proxy", "training", "command"] = flag(
         "table",
         "How a cell is evaluated: table (accuracies in a file), supernet (validation accuracy with"
         " shared weights), proxy (a score of the untrained network), training (validation accuracy"
-        " after a short training).",
+        " after a short training), command (a number that a program of your own prints).",
     )
     dataset: str = flag(
         "cifar10",
@@ -93,8 +76,14 @@ class Options(flags.Halves, flags.Seed, flags.Cache):
     score: str = flag(
         "",
         "Score (--evaluate=proxy): naswot (default), grad_norm, snip, grasp, plain, l2_norm,"
-        " epe_nas, gradsign, linear_regions, swap, synflow, jacob_cov, ntk_condition. For area and"
-        " best_of: column of --scores, default params_millions. Larger is better, nan is worst.",
+        " epe_nas, gradsign, linear_regions, swap, synflow, jacob_cov, ntk_condition; or a sum of"
+        " ranks, such as naswot+synflow. For area and best_of: column of --scores, default"
+        " params_millions, or without a file one of these scores. Larger is better, nan is worst.",
+    )
+    reference: int = flag(
+        100,
+        "Number of random cells among which the parts of a sum of ranks are ranked (--score).",
+        POSITIVE._replace(most=100_000),
     )
     epochs: int = flag(
         12,
@@ -121,6 +110,26 @@ class Options(flags.Halves, flags.Seed, flags.Cache):
     )
     batches: int = flag(
         0, "Number of validation batches (--evaluate=supernet); 0 for all.", NOT_NEGATIVE
+    )
+    evaluate_command: str = flag(
+        "",
+        "Program that gives a cell its value (--evaluate=command), such as 'python my.py': it reads"
+        " a line of JSON with the fields arch (the cell as text), genotype (as JSON) and epochs"
+        " from standard input, and prints a number, larger is better, as its last line. It is"
+        " started once for each cell, without a shell.",
+        free=True,
+    )
+    evaluate_stays: bool = flag(
+        False,
+        "Start --evaluate_command once and let it answer many cells, each line of JSON by one line"
+        " with a number, for a program that takes long to start.",
+        free=True,
+    )
+    evaluate_timeout: float = flag(
+        3600.0,
+        "Seconds that --evaluate_command may take for a cell.",
+        POSITIVE._replace(most=1e7),
+        free=True,
     )
     seed: int = 0
 
@@ -217,48 +226,7 @@ def by_supernet(options: Options):
 
 def by_proxy(options: Options):
     """Score of untrained networks: every cell takes its weights from one supernet."""
-    dataset, space = datasets.load(options), SPACES[options.space]
-    published = space.supernet_size or (16, 8)  # the space refuses below if it has no supernet
-    few = any(choices.picks for choices in space.cells.values())  # one cell of each width then
-    width = options.init_channels or published[0]
-    depth = options.layers or (3 if few else published[1])
-    size = options.batch_size or 128
-    if size > dataset.train.num:
-        raise Stop(
-            f"--batch_size={size}: larger than the training set, {dataset.train.num} images", 2
-        )
-    try:
-        net: Any = space.supernet(width=width, depth=depth, num_classes=len(dataset.class_names))
-    except ValueError as error:
-        raise Stop(
-            f"--space={options.space}: {error}; --evaluate=proxy scores parts of a supernet", 2
-        ) from error
-    indices = np.random.default_rng(options.seed).choice(dataset.train.num, size, replace=False)
-    pixels, labels = (jnp.asarray(field[indices]) for field in dataset.train)
-    batch = {"image": augment.normalize(pixels, dataset.mean, dataset.std), "label": labels}
-    noise = jax.random.key(options.seed)  # all cells see the same (S4)
-    try:
-        params = net.init(jax.random.key(options.seed), batch["image"][:1], net.example_mix())[
-            "params"
-        ]
-    except ValueError as error:
-        raise Stop(
-            f"--layers={depth} do not fit the images of {options.dataset}: {error}", 2
-        ) from error
-
-    def score(params, mix, batch):
-        return SCORES[options.score](
-            lambda weights, x: net.apply({"params": weights}, x, mix, noise), params, batch
-        )
-
-    compiled = runs.jitted(score)
-    jax.block_until_ready(compiled(params, net.example_mix(), batch))
-
-    def value(genotype) -> float:
-        score_of_cell = float(compiled(params, one_hot(space.cells, genotype), batch))
-        return score_of_cell if math.isfinite(score_of_cell) else math.nan
-
-    return timed(value)
+    return timed(scoring.score_of(options, SPACES[options.space]))
 
 
 def timed(value: Callable[[Any], float]):
@@ -324,6 +292,24 @@ def tabled(options: Options, trial: Trial) -> dict[str, float]:
     }
 
 
+def by_command(options: Options):
+    """The number that a program of the user's own prints for a cell, and the seconds it takes."""
+    try:
+        value = external.value_of(
+            options.evaluate_command, options.evaluate_timeout, options.evaluate_stays
+        )
+    except ValueError as error:
+        raise Stop(str(error), 2) from error
+
+    def evaluate(genotype: Any, epochs: int | None) -> Trial:
+        start = time.monotonic()
+        number = value(genotype, epochs)
+        number = number if math.isfinite(number) else math.nan
+        return Trial(genotype, number, math.nan, time.monotonic() - start, epochs)
+
+    return evaluate
+
+
 SIZES = ("init_channels", "layers", "batch_size")
 EVALUATIONS = {
     "table": Evaluation(
@@ -332,9 +318,12 @@ EVALUATIONS = {
     "supernet": Evaluation(
         by_supernet, ("run", "batches"), "validation accuracy with shared weights (%)"
     ),
-    "proxy": Evaluation(by_proxy, ("score", *SIZES), "score"),
+    "proxy": Evaluation(by_proxy, ("score", "reference", *SIZES), "score"),
     "training": Evaluation(
         by_training, ("epochs", "train_portion", *SIZES), "validation accuracy (%)", lengths=True
+    ),
+    "command": Evaluation(
+        by_command, ("evaluate_command",), "value of --evaluate_command", lengths=True
     ),
 }
 
@@ -354,10 +343,19 @@ def check(options: Options) -> None:
         raise Stop("--run: say which folder of jaxdarts search has the supernet", 2)
     if options.evaluate == "supernet":
         searched(options)
-    if options.evaluate == "proxy" and options.score not in SCORES:
-        raise Stop(f"--score={options.score}: there are {', '.join(SCORES)}", 2)
+    if options.evaluate == "proxy":
+        scoring.check(options)
     if options.evaluate == "training":
         recipe(options)
+    if options.evaluate == "command":
+        try:
+            external.words_of(options.evaluate_command)
+        except ValueError as error:
+            raise Stop(str(error), 2) from error
+    elif options.evaluate_command:
+        raise Stop(
+            f"--evaluate_command={options.evaluate_command}: only with --evaluate=command", 2
+        )
 
 
 def space_of(options: Options) -> Space:

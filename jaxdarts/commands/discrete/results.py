@@ -114,6 +114,20 @@ def summarize(
     return summary
 
 
+def write_best(folder: Path, histories: list[discrete.History], number: int) -> None:
+    """Writes the best different cells of all histories as 01.json, 02.json, ..."""
+    cells: list[Any] = []
+    left = [trial for history in histories for trial in history.values()]
+    while left and len(cells) < number:
+        cells.append(discrete.best(left).genotype)
+        left = [trial for trial in left if trial.genotype != cells[-1]]
+    folder.mkdir(exist_ok=True)
+    for path in folder.glob("[0-9]*.json"):
+        path.unlink()
+    for i, genotype in enumerate(cells, 1):
+        files.replace_text(folder / f"{i:02d}.json", genotypes.to_json(genotype))
+
+
 def add_row(path: Path, summary: dict[str, Any]) -> None:
     """Adds a summary to a file of many, in place of one with the same settings."""
     try:

@@ -329,7 +329,7 @@ def named(arch: str, flag: str = "--arch") -> Any:
             genotype = read(path)
         elif _is_there(path, Path.exists):
             genotype = read(path)
-        elif "(" in arch or "{" in arch or "|" in arch or re.fullmatch(r"\d+(:\d+)+", arch):
+        elif set("({|") & set(arch) or re.fullmatch(r"\d+(:\d+)+|\d+-\d+-\d+_.*", arch):
             genotype = genotypes.parse(arch)
         else:
             raise Stop(f"{flag}={arch}: no such file, and no published cell{nearest(arch)}", 2)

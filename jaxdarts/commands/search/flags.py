@@ -159,7 +159,7 @@ class Spaces:
     space: Literal["darts", *NAMED] = flag(  # type: ignore[valid-type]
         "darts",
         "Search space: darts (with --nodes and --ops), s1 to s4 (RobustDARTS), nasbench201"
-        " (--layers cells a stage), nasbench1shot1_s1 to _s3.",
+        " and transnas_micro (--layers cells a stage), nasbench1shot1_s1 to _s3.",
     )
     candidates: str | None = flag(
         None,
@@ -438,7 +438,7 @@ def check(config: Any) -> None:
         "stage_skip_dropout",
     )
     for name in only_two:
-        if name in ("partial", "stage_keep") and config.space == "nasbench201":
+        if name in ("partial", "stage_keep") and config.space in ("nasbench201", "transnas_micro"):
             continue
         if alone and getattr(config, name) not in (1, 0.0, None, ()):
             raise Stop(f"--{name}={getattr(config, name)}: not in --space={config.space}", 2)

@@ -14,10 +14,10 @@ what they report |
 | `train_seconds_200` | seconds of training for 200 epochs on the images that a search trains on,
 for CIFAR-10 half of the set |
 
-The size space has 90 epochs where this has 200. All accuracies are percentages. Other columns are
+The size space has 90 epochs where this has 200. A table of TransNAS-Bench-101's micro space has
+`TASK_valid`, `TASK_test` and `TASK_seconds`. All accuracies are percentages. Other columns are
 left alone; `column` reads one of them. The benchmark's own files are pickles, which are programs:
-nothing here reads them. `jaxdarts nats_to_csv` makes a CSV file of them with the authors'
-package.
+nothing here reads them. `jaxdarts convert` makes a CSV file of them with the authors' package.
 
 NAS-Bench-101's record file is read by `data.nasbench101`, the trainings of the network design
 spaces by `data.nds`; `evaluate` takes any of these tables.
@@ -116,6 +116,30 @@ class SizeRow(NamedTuple):
         }
 
 
+class TaskRow(NamedTuple):
+    """One cell of TransNAS-Bench-101 on one task.
+
+    valid, test: its metrics after the last epoch, larger is better, not all of them percentages.
+    seconds: of the whole training, which a search pays for.
+    """
+
+    valid: float
+    test: float
+    seconds: float
+
+    @property
+    def value(self) -> float:
+        return self.valid
+
+    @property
+    def final(self) -> float:
+        return self.test
+
+    @property
+    def trainings(self) -> Mapping[int, tuple[float, float]]:
+        return {}
+
+
 def read(path: str | os.PathLike, dataset: str = "cifar10") -> dict[TopologyGenotype, Row]:
     """Reads a table of NAS-Bench-201.
 
@@ -133,6 +157,28 @@ def read(path: str | os.PathLike, dataset: str = "cifar10") -> dict[TopologyGeno
 def read_sizes(path: str | os.PathLike, dataset: str = "cifar10") -> dict[SizeGenotype, SizeRow]:
     """Reads a table of the size space; arguments and errors are those of `read`."""
     return _read(path, dataset, 90, SizeGenotype, SizeRow)
+
+
+def read_transnas(path: str | os.PathLike, task: str) -> dict[TopologyGenotype, TaskRow]:
+    """Reads a table of TransNAS-Bench-101's micro space, as `jaxdarts convert` writes it.
+
+    Its columns are `arch_str`, `TASK_valid`, `TASK_test` and `TASK_seconds`.
+
+    Args:
+        path: the file.
+        task: such as class_object.
+
+    Raises:
+        OSError, ValueError: as `read`.
+    """
+    names = [f"{task}_{name}" for name in TaskRow._fields]
+    table = {}
+    for where, genotype, values in _lines(path, names, (TopologyGenotype,)):
+        for name, value in zip(names, values, strict=True):
+            if not math.isfinite(value) or (name.endswith("_seconds") and value < 0):
+                raise files.Damaged(f"{where}: {name} is {value}, which no training gives")
+        table[genotype] = TaskRow(*values)
+    return table
 
 
 def _read(
