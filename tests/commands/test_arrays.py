@@ -170,8 +170,14 @@ def test_ctrl_c_goes_through(tmp_path, monkeypatch):
         raise AssertionError("not interrupted")
 
     monkeypatch.setattr(image_search, "search", stop)
-    with pytest.raises(KeyboardInterrupt):
-        jd.search(IMAGES, LABELS, **TEST, **SEARCH)
+    # A suite that a shell has put into the background ignores the signal.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            jd.search(IMAGES, LABELS, **TEST, **SEARCH)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert not list(tmp_path.iterdir())
 
 
