@@ -81,7 +81,9 @@ def test_a_long_run_is_flat(name, flags, records, count, tmp_path):
     assert len(middle) > 3 and len(last) > 3
     growth = np.median([one.memory for one in last]) - np.median([one.memory for one in middle])
     assert growth < MEGABYTES_PER_PART * 2**20, f"{growth / 2**20:.1f} MiB"
-    assert max(one.files for one in last) <= max(one.files for one in middle)
+    # Not the largest numbers: a look that falls into the writing of a checkpoint sees its files.
+    files = [np.median([one.files for one in part]) for part in (middle, last)]
+    assert files[1] <= files[0], files
 
 
 TINY = "--nodes=1 --ops none skip_connect --init_channels=2 --layers=1 --no-unrolled"
