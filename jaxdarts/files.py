@@ -5,6 +5,7 @@ names the file. A file that is missing or cannot be opened is an OSError.
 """
 
 import contextlib
+import csv
 import gzip
 import io
 import json
@@ -141,7 +142,7 @@ def open_lines(path: str | os.PathLike, limit: int = 1 << 30) -> Iterator[Iterat
     """The lines of a text in UTF-8, compressed by gzip or not, with their ends; for csv.reader.
 
     Lines are at most `MAX_LINE` characters long, and all together at most `limit`. Errors as of
-    `read_text`, also while the lines are read.
+    `read_text`, also while the lines are read; those of the csv module are a `Damaged` too.
     """
     with open_regular(path) as raw, contextlib.ExitStack() as stack:
         # Not by the file's name: a renamed file would be read as garbage.
@@ -164,6 +165,8 @@ def open_lines(path: str | os.PathLike, limit: int = 1 << 30) -> Iterator[Iterat
             yield lines()
         except (EOFError, zlib.error, gzip.BadGzipFile, UnicodeDecodeError) as error:
             raise Damaged(f"{path} is damaged, or no table in UTF-8: {error}") from error
+        except csv.Error as error:
+            raise Damaged(f"{path} is damaged, or no table: {error}") from error
 
 
 # --------------------------------------------------------------------------------------------- JSON

@@ -92,31 +92,28 @@ def joined(rows: Sequence[dict[str, Any]], table: str) -> list[dict[str, Any]]:
     """
     by_cell = {genotypes.parse(row["arch_str"]): row for row in rows}
     both = []
-    try:
-        with files.open_lines(Path(table)) as file:
-            reader = csv.DictReader(file)
-            names = reader.fieldnames or ()
-            if "arch_str" not in names:
-                raise files.Damaged(
-                    f"--table={table} has no column 'arch_str'; there are {files.listed(names)}"
-                )
-            twice = [name for name in (rows[0] if rows else {}) if name in {*names} - {"arch_str"}]
-            if twice:
-                raise files.Damaged(
-                    f"--table={table} has the columns {files.listed(twice)} already; give --prefix"
-                )
-            for line in reader:
-                where = f"--table={table}, line {reader.line_num}"
-                if None in line or None in line.values():
-                    raise files.Damaged(f"{where}: must have {len(names)} values")
-                try:
-                    row = by_cell.get(genotypes.parse(line["arch_str"]))
-                except ValueError as error:
-                    raise files.Damaged(f"{where}: {error}") from error
-                if row is not None:
-                    both.append(row | line)
-    except csv.Error as error:
-        raise files.Damaged(f"--table={table} is damaged, or no table: {error}") from error
+    with files.open_lines(Path(table)) as file:
+        reader = csv.DictReader(file)
+        names = reader.fieldnames or ()
+        if "arch_str" not in names:
+            raise files.Damaged(
+                f"--table={table} has no column 'arch_str'; there are {files.listed(names)}"
+            )
+        twice = [name for name in (rows[0] if rows else {}) if name in {*names} - {"arch_str"}]
+        if twice:
+            raise files.Damaged(
+                f"--table={table} has the columns {files.listed(twice)} already; give --prefix"
+            )
+        for line in reader:
+            where = f"--table={table}, line {reader.line_num}"
+            if None in line or None in line.values():
+                raise files.Damaged(f"{where}: must have {len(names)} values")
+            try:
+                row = by_cell.get(genotypes.parse(line["arch_str"]))
+            except ValueError as error:
+                raise files.Damaged(f"{where}: {error}") from error
+            if row is not None:
+                both.append(row | line)
     if not both:
         raise files.Damaged(f"--table={table}: has none of the {len(rows)} cells")
     return [{name: row[name] for name in (*names, *row) if name} for row in both]

@@ -71,7 +71,7 @@ def limited(space: Space, allowed: frozenset[Any]) -> Space:
     A mutation that is not allowed is drawn again; after a hundred of them any allowed cell is
     taken.
     """
-    space = drawn_among(space, dict.fromkeys(sorted(allowed, key=str), 0.0))
+    space = drawn_among(space, sorted(allowed, key=str))
 
     def mutate(key, genotype):
         for i in range(100):
@@ -94,9 +94,8 @@ def scored(column: Mapping[Any, float], genotype: Any) -> float:
     return column[genotype]
 
 
-def drawn_among(space: Space, column: Mapping[Any, float]) -> Space:
-    """The space, but random cells are those of the column."""
-    cells = list(column)
+def drawn_among(space: Space, cells: list[Any]) -> Space:
+    """The space, but random cells are these."""
     if not cells:
         raise Stop("--table_limits and --scored_only: no cell keeps the limits and has a score", 2)
     return space._replace(sample=lambda key: cells[seeded(key).integers(len(cells))])

@@ -396,7 +396,7 @@ def search(
         jax.random.key(config.seed),
     )
     if column and config.scored_only:
-        space = columns.drawn_among(space, column)
+        space = columns.drawn_among(space, list(column))
         allowed = allowed and allowed & column.keys()
     if allowed is not None:
         space = columns.limited(space, allowed)

@@ -220,11 +220,8 @@ def test_accuracies(path: str | os.PathLike) -> dict[str, dict[TopologyGenotype,
         OSError, ValueError: as `read`; also if there is no such column.
     """
     ending = f"_test_{LONG}"
-    try:
-        with files.open_lines(Path(path)) as file:
-            header = next(csv.reader(file), [])
-    except csv.Error as error:
-        raise files.Damaged(f"{path} is damaged, or no table: {error}") from error
+    with files.open_lines(Path(path)) as file:
+        header = next(csv.reader(file), [])
     names = [name for name in header if name.endswith(ending)]
     if not names:
         raise files.Damaged(
@@ -276,24 +273,21 @@ def _lines(
     """(place for messages, genotype of one of these kinds, the named numbers) of every line."""
     path = Path(path)
     seen: dict[Any, int] = {}
-    try:
-        with files.open_lines(path) as file:
-            reader = csv.DictReader(file)
-            for name in ("arch_str", *names):
-                if name not in (reader.fieldnames or ()):
-                    raise files.Damaged(
-                        f"{path} has no column {name!r}; there are"
-                        f" {files.listed(reader.fieldnames or ())}"
-                    )
-            for row in reader:
-                where = f"{path}, line {reader.line_num}"
-                genotype = _genotype(where, row["arch_str"], kinds)
-                if genotype in seen:
-                    raise files.Damaged(f"{where}: {genotype} is in line {seen[genotype]} too")
-                seen[genotype] = reader.line_num
-                yield where, genotype, [_number(where, name, row[name]) for name in names]
-    except csv.Error as error:
-        raise files.Damaged(f"{path} is damaged, or no table: {error}") from error
+    with files.open_lines(path) as file:
+        reader = csv.DictReader(file)
+        for name in ("arch_str", *names):
+            if name not in (reader.fieldnames or ()):
+                raise files.Damaged(
+                    f"{path} has no column {name!r}; there are"
+                    f" {files.listed(reader.fieldnames or ())}"
+                )
+        for row in reader:
+            where = f"{path}, line {reader.line_num}"
+            genotype = _genotype(where, row["arch_str"], kinds)
+            if genotype in seen:
+                raise files.Damaged(f"{where}: {genotype} is in line {seen[genotype]} too")
+            seen[genotype] = reader.line_num
+            yield where, genotype, [_number(where, name, row[name]) for name in names]
     if not seen:
         raise files.Damaged(f"{path} has a header and no cells")
 
